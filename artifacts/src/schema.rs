@@ -1,0 +1,102 @@
+//! What a tower takes in: the contract between encoders, models and inference.
+
+use crate::fingerprint::Fingerprint;
+use serde::{Deserialize, Serialize};
+
+/// Slot of padding in every vocabulary; never a real value, excluded from pooling.
+pub const PADDING: u32 = 0;
+/// Slot of a missing (null) value; a trained row.
+pub const MISSING: u32 = 1;
+/// Slot of a value that is not in the vocabulary; a trained row.
+pub const UNKNOWN: u32 = 2;
+/// First slot of a real value.
+pub const FIRST_VALUE: u32 = 3;
+
+/// One of the two towers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// The query side.
+    User,
+    /// The candidate side.
+    Item,
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Side::User => "user",
+            Side::Item => "item",
+        })
+    }
+}
+
+/// The shape of one encoded field, per row.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "shape", rename_all = "lowercase")]
+pub enum FieldShape {
+    /// One code (categorical, boolean, hashed, quantile bucket).
+    Code {
+        /// Embedding table; fields of one vocabulary share a table, across towers too.
+        table: String,
+        /// Number of slots, padding, missing and unknown included.
+        cardinality: u32,
+    },
+    /// Zero or more codes, order without meaning (multi-valued).
+    Bag {
+        /// Embedding table.
+        table: String,
+        /// Number of slots.
+        cardinality: u32,
+        /// The most elements kept per row.
+        max_len: u32,
+    },
+    /// The user's most recent items, oldest first; codes of the item id vocabulary.
+    /// Filled from interactions, never from a table's column.
+    Sequence {
+        /// Embedding table.
+        table: String,
+        /// Number of slots.
+        cardinality: u32,
+        /// The most recent items kept per row.
+        max_len: u32,
+    },
+    /// `width` finite floats (numerics with their missing flag, vectors).
+    Dense {
+        /// Floats per row.
+        width: u32,
+    },
+}
+
+impl FieldShape {
+    /// Embedding table and number of slots, for shapes that hold codes.
+    pub fn table(&self) -> Option<(&str, u32)> {
+        match self {
+            FieldShape::Code { table, cardinality }
+            | FieldShape::Bag { table, cardinality, .. }
+            | FieldShape::Sequence { table, cardinality, .. } => Some((table, *cardinality)),
+            FieldShape::Dense { .. } => None,
+        }
+    }
+}
+
+/// One input of a tower.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FieldSchema {
+    /// The feature's name; also the name of the ONNX input.
+    pub name: String,
+    /// Its encoded form.
+    #[serde(flatten)]
+    pub shape: FieldShape,
+}
+
+/// The inputs of one tower, in order, and the encoder state they come from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TowerSchema {
+    /// Which tower.
+    pub side: Side,
+    /// Fingerprint of the whole encoder state.
+    pub encoder: Fingerprint,
+    /// Inputs in order.
+    pub fields: Vec<FieldSchema>,
+}

@@ -1,0 +1,1 @@
+//! Item indexes of twotower: exact search and HNSW behind one trait.

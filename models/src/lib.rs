@@ -1,0 +1,3 @@
+//! Two-tower models: layers, losses, samplers, optimisers, training, ONNX export and inference engines.
+
+pub mod tower;

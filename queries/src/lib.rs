@@ -1,0 +1,1 @@
+//! Queries over interactions, in polars.

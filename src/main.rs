@@ -1,0 +1,2 @@
+//! twotower: batch two-tower recall.
+fn main() {}
