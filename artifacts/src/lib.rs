@@ -4,9 +4,12 @@
 //! stages must agree on is defined here once.
 
 pub mod batch;
+pub mod codec;
 pub mod error;
 pub mod fingerprint;
+pub mod hashing;
 pub mod interactions;
+pub mod publish;
 pub mod schema;
 
 pub use batch::{CodeBatch, Column, Ragged};

@@ -1,0 +1,201 @@
+//! Versioned binary files: the only place that knows bincode.
+//!
+//! Layout, which never changes whatever the version of the payload:
+//! magic bytes, version (u32 LE), payload (bincode 2, standard configuration), payload length (u64 LE),
+//! BLAKE3 of everything before it (32 bytes). Writing and reading stream: memory is that of the value.
+
+use crate::error::ArtifactError;
+use crate::hashing::HashingWriter;
+use crate::publish::{io_error, publish_file};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fs::File;
+use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+/// The largest single length (in bytes) a payload may claim; a crafted length fails here.
+const LENGTH_LIMIT: usize = 1 << 34;
+const TRAILER: u64 = 8 + 32;
+
+fn config() -> impl bincode::config::Config {
+    bincode::config::standard().with_limit::<LENGTH_LIMIT>()
+}
+
+/// Publishes `value` under `path`.
+///
+/// # Errors
+/// [`ArtifactError::Io`], also when the value cannot be serialised.
+pub fn write_versioned(
+    path: impl AsRef<Path>,
+    magic: &str,
+    version: u32,
+    value: &impl Serialize,
+) -> Result<(), ArtifactError> {
+    publish_file(path, |w| encode_into(w, magic, version, value))
+}
+
+/// Reads a file of [`write_versioned`]: its format version and its value.
+///
+/// # Errors
+/// [`ArtifactError::Io`] when it cannot be opened, [`ArtifactError::Corrupt`] when it has another magic,
+/// is truncated or altered, [`ArtifactError::Version`] when it is newer than `supported`.
+pub fn read_versioned<T: DeserializeOwned>(
+    path: impl AsRef<Path>,
+    magic: &str,
+    supported: u32,
+) -> Result<(u32, T), ArtifactError> {
+    let path = path.as_ref();
+    let file = File::open(path).map_err(io_error("open", path))?;
+    decode_from(BufReader::with_capacity(1 << 16, file), path, magic, supported)
+}
+
+/// The bytes of a file of [`write_versioned`].
+///
+/// # Errors
+/// [`ArtifactError::Io`] when the value cannot be serialised.
+pub fn encode(magic: &str, version: u32, value: &impl Serialize) -> Result<Vec<u8>, ArtifactError> {
+    let mut bytes = Vec::new();
+    encode_into(&mut bytes, magic, version, value).map_err(io_error("encode", Path::new(magic)))?;
+    Ok(bytes)
+}
+
+/// Reads bytes of [`encode`]; `path` is named in errors.
+///
+/// # Errors
+/// As [`read_versioned`].
+pub fn decode<T: DeserializeOwned>(
+    bytes: &[u8],
+    path: impl AsRef<Path>,
+    magic: &str,
+    supported: u32,
+) -> Result<(u32, T), ArtifactError> {
+    decode_from(Cursor::new(bytes), path.as_ref(), magic, supported)
+}
+
+fn encode_into(w: impl Write, magic: &str, version: u32, value: &impl Serialize) -> io::Result<()> {
+    let mut w = HashingWriter::new(w);
+    w.write_all(magic.as_bytes())?;
+    w.write_all(&version.to_le_bytes())?;
+    let header = w.bytes();
+    bincode::serde::encode_into_std_write(value, &mut w, config()).map_err(io::Error::other)?;
+    let payload = w.bytes() - header;
+    w.write_all(&payload.to_le_bytes())?;
+    let digest = w.digest();
+    w.into_inner().write_all(digest.as_bytes())
+}
+
+fn decode_from<T: DeserializeOwned>(
+    mut r: impl Read + Seek,
+    path: &Path,
+    magic: &str,
+    supported: u32,
+) -> Result<(u32, T), ArtifactError> {
+    let corrupt = |reason: String| ArtifactError::Corrupt { path: path.to_path_buf(), reason };
+    let size = r.seek(SeekFrom::End(0)).map_err(io_error("read", path))?;
+    r.rewind().map_err(io_error("read", path))?;
+    let header = magic.len() as u64 + 4;
+    let Some(payload) = size.checked_sub(header + TRAILER) else {
+        return Err(corrupt(format!("{size} bytes are too few for a `{magic}` file; it is truncated")));
+    };
+
+    // First pass: magic, version and checksum. Nothing is decoded before they hold.
+    let mut hasher = HashingWriter::new(io::sink());
+    let mut head = vec![0; header as usize];
+    r.read_exact(&mut head).map_err(io_error("read", path))?;
+    let (found_magic, version) = head.split_at(magic.len());
+    if found_magic != magic.as_bytes() {
+        return Err(corrupt(format!("not a `{magic}` file")));
+    }
+    let version = u32::from_le_bytes([version[0], version[1], version[2], version[3]]);
+    let mut trailer = [0; TRAILER as usize];
+    hasher
+        .write_all(&head)
+        .and_then(|()| io::copy(&mut (&mut r).take(payload), &mut hasher))
+        .and_then(|_| r.read_exact(&mut trailer))
+        .and_then(|()| hasher.write_all(&trailer[..8]))
+        .map_err(io_error("read", path))?;
+    if hasher.digest().as_bytes() != &trailer[8..] || trailer[..8] != payload.to_le_bytes() {
+        return Err(corrupt("the checksum does not fit the content; it is truncated or altered".to_string()));
+    }
+    if version > supported {
+        return Err(ArtifactError::Version { path: path.to_path_buf(), found: version, supported });
+    }
+
+    r.seek(SeekFrom::Start(header)).map_err(io_error("read", path))?;
+    let mut body = r.take(payload);
+    let value = bincode::serde::decode_from_std_read(&mut body, config())
+        .map_err(|e| corrupt(format!("`{magic}` version {version}: {e}")))?;
+    match body.limit() {
+        0 => Ok((version, value)),
+        left => Err(corrupt(format!("`{magic}` version {version}: {left} bytes after the value"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    const MAGIC: &str = "twotower-test";
+
+    fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<(u32, T), ArtifactError> {
+        decode(bytes, "sample.bin", MAGIC, 3)
+    }
+
+    #[test]
+    fn a_file_reads_back_and_names_its_version() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("v.bin");
+        let value = BTreeMap::from([("a".to_string(), vec![1.5f32, f32::MIN]), ("b".to_string(), vec![])]);
+        write_versioned(&path, MAGIC, 2, &value).unwrap();
+        let (version, back): (u32, BTreeMap<String, Vec<f32>>) = read_versioned(&path, MAGIC, 3).unwrap();
+        assert_eq!((version, back), (2, value));
+        assert_eq!(std::fs::read(&path).unwrap().len() as u64, path.metadata().unwrap().len());
+    }
+
+    #[test]
+    fn every_truncation_and_every_flipped_bit_is_corrupt() {
+        let bytes = encode(MAGIC, 1, &vec!["some".to_string(), "text".to_string()]).unwrap();
+        for len in 0..bytes.len() {
+            assert!(matches!(read::<Vec<String>>(&bytes[..len]), Err(ArtifactError::Corrupt { .. })), "{len} bytes");
+        }
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(matches!(read::<Vec<String>>(&flipped), Err(ArtifactError::Corrupt { .. })), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn newer_versions_and_other_magics_are_refused() {
+        let newer = encode(MAGIC, 4, &1u8).unwrap();
+        assert!(matches!(read::<u8>(&newer), Err(ArtifactError::Version { found: 4, supported: 3, .. })));
+        let other = encode("twotower-tesu", 1, &1u8).unwrap();
+        assert!(read::<u8>(&other).unwrap_err().to_string().contains("not a `twotower-test` file"));
+    }
+
+    #[test]
+    fn a_crafted_length_is_an_error_and_not_an_allocation() {
+        // A payload that claims a string of 2^60 bytes, under a valid checksum.
+        let payload = {
+            let mut p = vec![253u8];
+            p.extend_from_slice(&(1u64 << 60).to_le_bytes());
+            p
+        };
+        let mut bytes = [MAGIC.as_bytes(), &1u32.to_le_bytes(), &payload, &9u64.to_le_bytes()].concat();
+        let digest = blake3::hash(&bytes);
+        bytes.extend_from_slice(digest.as_bytes());
+        assert!(matches!(read::<String>(&bytes), Err(ArtifactError::Corrupt { .. })));
+        assert!(matches!(read::<Vec<u64>>(&bytes), Err(ArtifactError::Corrupt { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn any_value_survives(value: Vec<(String, Option<i64>, Vec<f64>)>) {
+            let bytes = encode(MAGIC, 3, &value).unwrap();
+            let (_, back): (u32, Vec<(String, Option<i64>, Vec<f64>)>) = read(&bytes).unwrap();
+            prop_assert_eq!(encode(MAGIC, 3, &back).unwrap(), bytes);
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! Publishing files: nothing stands under a final name before it is complete and on disk.
+//!
+//! A writer fills a sibling temp file, which is flushed, synced and renamed. The temp file is locked
+//! (`flock`) while its writer lives, so that leftovers of a killed run can be told from the work of
+//! a shard still running.
+
+use crate::error::ArtifactError;
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+static NEXT_TEMP: AtomicU64 = AtomicU64::new(0);
+
+/// A file being written; it gets its final name by [`Staged::commit`], or vanishes when dropped.
+#[derive(Debug)]
+pub struct Staged {
+    file: File,
+    temp: PathBuf,
+    path: PathBuf,
+}
+
+impl Staged {
+    /// Creates a temp file beside `path`, and the folder where it is missing.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`] when the folder or the file cannot be made.
+    pub fn create(path: impl AsRef<Path>) -> Result<Self, ArtifactError> {
+        let path = path.as_ref();
+        let folder = folder_of(path);
+        fs::create_dir_all(folder).map_err(io_error("create folder", folder))?;
+        loop {
+            let temp = temp_name(path);
+            let file = match OpenOptions::new().write(true).read(true).create_new(true).open(&temp) {
+                Ok(file) => file,
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => continue,
+                Err(e) => return Err(io_error("create", &temp)(e)),
+            };
+            // A file system without locks leaves the temp file unlocked; it is then never removed as stale.
+            let _ = file.try_lock();
+            // A sweep for stale temps may have removed it before it was locked: take another name.
+            if temp.exists() {
+                return Ok(Self { file, temp, path: path.to_path_buf() });
+            }
+        }
+    }
+
+    /// The final name.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Another handle on the temp file, for writers that own their file.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`] when the handle cannot be duplicated.
+    pub fn file(&self) -> Result<File, ArtifactError> {
+        self.file.try_clone().map_err(io_error("open", &self.temp))
+    }
+
+    /// Syncs the content, gives it its final name (replacing what stood there) and syncs the folder.
+    ///
+    /// Buffers of writers on [`Staged::file`] must have been flushed.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`]; the temp file is removed and an earlier file of that name stays.
+    pub fn commit(self) -> Result<(), ArtifactError> {
+        self.file.sync_all().map_err(io_error("sync", &self.path))?;
+        fs::rename(&self.temp, &self.path).map_err(io_error("rename to", &self.path))?;
+        sync_folder(folder_of(&self.path))
+    }
+}
+
+impl Write for Staged {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // After a commit the temp name is gone, and this finds nothing.
+        let _ = fs::remove_file(&self.temp);
+    }
+}
+
+/// Writes a whole file and publishes it under `path`.
+///
+/// # Errors
+/// [`ArtifactError::Io`] of the closure or of publishing; then nothing new stands under `path`.
+pub fn publish_file(
+    path: impl AsRef<Path>,
+    write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<(), ArtifactError> {
+    let staged = Staged::create(path)?;
+    let mut writer = BufWriter::new(staged.file()?);
+    write(&mut writer).and_then(|()| writer.flush()).map_err(io_error("write", staged.path()))?;
+    staged.commit()
+}
+
+/// Publishes `bytes` under `path`.
+///
+/// # Errors
+/// As [`publish_file`].
+pub fn publish_bytes(path: impl AsRef<Path>, bytes: &[u8]) -> Result<(), ArtifactError> {
+    publish_file(path, |w| w.write_all(bytes))
+}
+
+/// Removes temp files of writers that no longer live, and returns how many; subfolders are not visited.
+///
+/// A missing folder counts as empty.
+///
+/// # Errors
+/// [`ArtifactError::Io`] when the folder cannot be listed or a file cannot be removed.
+pub fn remove_stale_temps(folder: impl AsRef<Path>) -> Result<usize, ArtifactError> {
+    let folder = folder.as_ref();
+    let entries = match fs::read_dir(folder) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(0),
+        entries => entries.map_err(io_error("list", folder))?,
+    };
+    let mut removed = 0;
+    for entry in entries {
+        let entry = entry.map_err(io_error("list", folder))?;
+        let path = entry.path();
+        if !is_temp_name(&entry.file_name()) {
+            continue;
+        }
+        let is_link = entry.file_type().is_ok_and(|t| t.is_symlink());
+        if is_link || is_unlocked(&path) {
+            match fs::remove_file(&path) {
+                Ok(()) => removed += 1,
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => return Err(io_error("remove", &path)(e)),
+            }
+        }
+    }
+    Ok(removed)
+}
+
+/// Points the symbolic link `link` at `target` in one step; a reader sees the old target or the new one.
+///
+/// A relative `target` is relative to the link's folder, as always with links.
+///
+/// # Errors
+/// [`ArtifactError::Io`], also when something other than a link stands under that name.
+pub fn switch_link(link: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<(), ArtifactError> {
+    let link = link.as_ref();
+    match fs::symlink_metadata(link) {
+        Ok(found) if !found.file_type().is_symlink() => {
+            let reason = io::Error::new(ErrorKind::AlreadyExists, "the name is taken by something that is not a link");
+            return Err(io_error("link", link)(reason));
+        }
+        _ => {}
+    }
+    let temp = loop {
+        let temp = temp_name(link);
+        match std::os::unix::fs::symlink(target.as_ref(), &temp) {
+            Ok(()) => break temp,
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => continue,
+            Err(e) => return Err(io_error("link", link)(e)),
+        }
+    };
+    fs::rename(&temp, link).map_err(|e| {
+        let _ = fs::remove_file(&temp);
+        io_error("link", link)(e)
+    })?;
+    sync_folder(folder_of(link))
+}
+
+/// Wraps an I/O error with what was attempted and where.
+pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ArtifactError {
+    move |source| ArtifactError::Io { action, path: path.to_path_buf(), source }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+fn temp_name(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let n = NEXT_TEMP.fetch_add(1, Ordering::Relaxed);
+    folder_of(path).join(format!(".{name}.tmp-{}-{n}", std::process::id()))
+}
+
+fn is_temp_name(name: &OsStr) -> bool {
+    let Some((stem, tail)) = name.to_str().and_then(|n| n.rsplit_once(".tmp-")) else { return false };
+    let is_number = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+    stem.starts_with('.') && tail.split_once('-').is_some_and(|(pid, n)| is_number(pid) && is_number(n))
+}
+
+/// Whether the file exists and no living writer holds it; `false` where locks are not to be had.
+fn is_unlocked(path: &Path) -> bool {
+    let Ok(file) = OpenOptions::new().write(true).open(path) else { return false };
+    match file.try_lock() {
+        Ok(()) => true,
+        Err(TryLockError::WouldBlock | TryLockError::Error(_)) => false,
+    }
+}
+
+/// Makes renames within a folder durable; file systems that cannot sync a folder are left alone.
+fn sync_folder(folder: &Path) -> Result<(), ArtifactError> {
+    match File::open(folder).and_then(|f| f.sync_all()) {
+        Err(e) if matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
+        result => result.map_err(io_error("sync folder", folder)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_and_no_temp() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("new/a.txt");
+        publish_bytes(&path, b"old").unwrap();
+        let failed = publish_file(&path, |w| {
+            w.write_all(b"half of it")?;
+            Err(io::Error::other("disk gone"))
+        });
+        let message = failed.unwrap_err().to_string();
+        assert!(message.contains("a.txt") && message.contains("disk gone"), "{message}");
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(names(&dir.path().join("new")), ["a.txt"]);
+    }
+
+    #[test]
+    fn a_staged_file_appears_only_on_commit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("part.parquet");
+        let mut dropped = Staged::create(&path).unwrap();
+        dropped.write_all(b"x").unwrap();
+        assert!(!path.exists());
+        drop(dropped);
+        assert!(names(dir.path()).is_empty());
+        let mut staged = Staged::create(&path).unwrap();
+        staged.write_all(b"y").unwrap();
+        staged.commit().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"y");
+        assert_eq!(names(dir.path()), ["part.parquet"]);
+    }
+
+    #[test]
+    fn only_temps_without_a_living_writer_are_stale() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(".part.parquet.tmp-12-0"), b"leftover").unwrap();
+        fs::write(dir.path().join(".notes.tmp-of-mine"), b"kept").unwrap();
+        fs::write(dir.path().join("part.tmp-12-0"), b"kept").unwrap();
+        let live = Staged::create(dir.path().join("live")).unwrap();
+        assert_eq!(remove_stale_temps(dir.path()).unwrap(), 1);
+        assert_eq!(remove_stale_temps(dir.path().join("missing")).unwrap(), 0);
+        live.commit().unwrap();
+        assert_eq!(names(dir.path()), [".notes.tmp-of-mine", "live", "part.tmp-12-0"]);
+    }
+
+    #[test]
+    fn a_link_is_switched_and_never_replaces_a_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("latest");
+        switch_link(&link, "run-1").unwrap();
+        switch_link(&link, "run-2").unwrap();
+        assert_eq!(fs::read_link(&link).unwrap(), Path::new("run-2"));
+        assert_eq!(names(dir.path()), ["latest"]);
+        let folder = dir.path().join("folder");
+        fs::create_dir(&folder).unwrap();
+        assert!(switch_link(&folder, "run-1").is_err());
+        assert!(folder.is_dir());
+    }
+}
