@@ -1,0 +1,149 @@
+//! The folder of a data set: whether it can be reused, and clearing it for a new one.
+//!
+//! `meta.json` stands there only when the data set is complete; `meta.json.partial` stands there
+//! while one is being generated, and tells an interrupted one from a folder of somebody's own data.
+
+use crate::error::{SynthError, io_error};
+use crate::{SynthConfig, SynthReport};
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use twotower_artifacts::ArtifactError;
+use twotower_artifacts::publish::{publish_bytes, remove_stale_temps};
+
+/// Raised when the same settings give other bytes.
+const VERSION: u32 = 1;
+const META: &str = "meta.json";
+const PARTIAL: &str = "meta.json.partial";
+pub(crate) const ITEMS: &str = "items.parquet";
+pub(crate) const TABLES: [&str; 2] = ["users", "interactions"];
+
+/// The content of `meta.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Meta {
+    generator: String,
+    version: u32,
+    config: SynthConfig,
+    #[serde(default)]
+    report: SynthReport,
+}
+
+fn meta(config: &SynthConfig, report: SynthReport) -> Meta {
+    // As they are read back: settings that do not change the data are not stored.
+    let config = SynthConfig { threads: 0, force: false, ..config.clone() };
+    Meta { generator: "twotower synth".into(), version: VERSION, config, report }
+}
+
+fn publish(path: PathBuf, meta: &Meta) -> Result<(), SynthError> {
+    let io = |e: serde_json::Error| io_error("write", &path)(e.into());
+    let mut text = serde_json::to_vec_pretty(meta).map_err(io)?;
+    text.push(b'\n');
+    Ok(publish_bytes(&path, &text)?)
+}
+
+/// The path of one part of a table.
+pub(crate) fn part(dir: &Path, table: &str, number: u64) -> PathBuf {
+    dir.join(table).join(format!("part-{number:05}.parquet"))
+}
+
+/// The parts of one table that stand in the folder, and their bytes.
+fn parts(dir: &Path, table: &str) -> Result<Vec<(PathBuf, u64)>, SynthError> {
+    let folder = dir.join(table);
+    let entries = match fs::read_dir(&folder) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(io_error("list", &folder))?,
+    };
+    let mut parts = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(io_error("list", &folder))?;
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|n| n.starts_with("part-") && n.ends_with(".parquet")) {
+            let path = entry.path();
+            let bytes = entry.metadata().map_err(io_error("read the size of", &path))?.len();
+            parts.push((path, bytes));
+        }
+    }
+    Ok(parts)
+}
+
+fn remove(path: &Path) -> Result<(), SynthError> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(io_error("remove", path)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// The report of the complete data set in `dir`, if it was made by these settings.
+///
+/// # Errors
+/// [`SynthError::Occupied`] when the folder holds another data set, or tables that no `synth` made;
+/// an unreadable folder.
+pub(crate) fn find_complete(dir: &Path, config: &SynthConfig) -> Result<Option<SynthReport>, SynthError> {
+    let occupied = |holds: String| SynthError::Occupied { dir: dir.to_path_buf(), holds };
+    let path = dir.join(META);
+    let mut bytes = fs::metadata(dir.join(ITEMS)).map_or(0, |m| m.len());
+    let mut files = 0;
+    for table in TABLES {
+        for (_, size) in parts(dir, table)? {
+            bytes += size;
+            files += 1;
+        }
+    }
+    match fs::read(&path) {
+        Ok(text) => {
+            let found: Meta = serde_json::from_slice(&text)
+                .map_err(|e| occupied(format!("a {META} that synth did not write ({e})")))?;
+            let same = meta(config, found.report.clone()) == found;
+            if same && found.report.bytes == bytes {
+                return Ok(Some(found.report));
+            }
+            let c = &found.config;
+            let damage = if same { "a damaged" } else { "another" };
+            Err(occupied(format!(
+                "{damage} data set (users {}, items {}, seed {}, day {}, version {})",
+                c.users, c.items, c.seed, c.day, found.version
+            )))
+        }
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            if (files > 0 || bytes > 0) && !dir.join(PARTIAL).exists() {
+                return Err(occupied("tables that synth did not write".into()));
+            }
+            Ok(None)
+        }
+        Err(e) => Err(io_error("read", &path)(e)),
+    }
+}
+
+/// Marks the folder as being generated and removes an earlier data set.
+pub(crate) fn begin(dir: &Path, config: &SynthConfig) -> Result<(), SynthError> {
+    publish(dir.join(PARTIAL), &meta(config, SynthReport::default()))?;
+    remove(&dir.join(META))?;
+    remove(&dir.join(ITEMS))?;
+    remove_stale_temps(dir)?;
+    for table in TABLES {
+        remove_stale_temps(dir.join(table))?;
+        for (path, _) in parts(dir, table)? {
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Marks the folder as complete.
+pub(crate) fn finish(dir: &Path, config: &SynthConfig, report: &SynthReport) -> Result<(), SynthError> {
+    publish(dir.join(META), &meta(config, report.clone()))?;
+    remove(&dir.join(PARTIAL))
+}
+
+/// The report of the data set in `dir`.
+///
+/// # Errors
+/// [`ArtifactError::Io`] or [`ArtifactError::Corrupt`] when there is no readable `meta.json`.
+pub fn read_report(dir: &Path) -> Result<SynthReport, SynthError> {
+    let path = dir.join(META);
+    let text = fs::read(&path).map_err(io_error("read", &path))?;
+    let meta: Meta =
+        serde_json::from_slice(&text).map_err(|e| ArtifactError::Corrupt { path, reason: e.to_string() })?;
+    Ok(meta.report)
+}
