@@ -44,7 +44,7 @@ pub enum SynthError {
     },
     /// A file could not be written, removed or read.
     #[error(transparent)]
-    Artifact(#[from] ArtifactError),
+    Artifact(Box<ArtifactError>),
 }
 
 impl SynthError {
@@ -53,10 +53,18 @@ impl SynthError {
         match self {
             SynthError::OutOfRange { .. } | SynthError::Occupied { .. } => Category::Usage,
             SynthError::Threads { .. } | SynthError::Rows { .. } => Category::Other,
-            // Nothing here reads a table: a failing Parquet writer means a failing disk.
-            SynthError::Artifact(ArtifactError::Parquet { .. }) => Category::Other,
-            SynthError::Artifact(source) => source.category(),
+            SynthError::Artifact(source) => match **source {
+                // Nothing here reads a table: a failing Parquet writer means a failing disk.
+                ArtifactError::Parquet { .. } => Category::Other,
+                _ => source.category(),
+            },
         }
+    }
+}
+
+impl From<ArtifactError> for SynthError {
+    fn from(source: ArtifactError) -> Self {
+        SynthError::Artifact(Box::new(source))
     }
 }
 
