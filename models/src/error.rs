@@ -1,7 +1,7 @@
 //! Everything that can go wrong in a model: configuration, training, export and inference.
 
 use std::path::PathBuf;
-use twotower_artifacts::{ArtifactError, Category};
+use twotower_artifacts::{ArtifactError, Category, Side};
 
 /// Errors of training, exporting and running models.
 #[derive(Debug, thiserror::Error)]
@@ -68,12 +68,67 @@ pub enum ModelError {
         /// Row.
         row: usize,
     },
+    /// The parts of a tower do not fit together.
+    #[error("{side} tower: {reason}")]
+    Tower {
+        /// Which tower.
+        side: Side,
+        /// The part, what was expected and found.
+        reason: String,
+    },
+    /// A buffer for vectors has the wrong length.
+    #[error("embed: the output has room for {found} floats, the batch needs {expected}")]
+    OutputLength {
+        /// Floats needed, rows times dimension.
+        expected: usize,
+        /// Floats given.
+        found: usize,
+    },
+    /// No usable ONNX Runtime library was found.
+    #[error(
+        "find ONNX Runtime 1.{min_minor} or newer: none of these will do: {}; run scripts/onnxruntime.sh, set ORT_DYLIB_PATH, or use `--engine native`",
+        looked.join("; ")
+    )]
+    RuntimeMissing {
+        /// Places looked at, each with what is wrong there.
+        looked: Vec<String>,
+        /// Oldest minor version 1.x that will do.
+        min_minor: u32,
+    },
+    /// ONNX Runtime failed.
+    #[error("{action} {path}: {source}", path = path.display())]
+    Runtime {
+        /// What was attempted.
+        action: &'static str,
+        /// The library or the model.
+        path: PathBuf,
+        /// ONNX Runtime's error.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// An exported tower does not give the trained tower's vectors.
+    #[error(
+        "verify {path}: its vectors on ONNX Runtime differ from the trained tower's by {difference:e}, allowed is {tolerance:e}",
+        path = path.display()
+    )]
+    EnginesDiffer {
+        /// The exported tower.
+        path: PathBuf,
+        /// Largest absolute difference.
+        difference: f32,
+        /// Largest difference allowed.
+        tolerance: f32,
+    },
     /// Reading or writing an artifact failed, or a batch does not match its schema.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
 }
 
 impl ModelError {
+    /// A failure of ONNX Runtime on the file at `path`.
+    pub(crate) fn runtime(action: &'static str, path: &std::path::Path, source: ort::Error) -> Self {
+        ModelError::Runtime { action, path: path.to_path_buf(), source: source.into() }
+    }
+
     /// The exit-code category.
     pub fn category(&self) -> Category {
         match self {
@@ -81,6 +136,11 @@ impl ModelError {
             ModelError::Data { .. } => Category::Data,
             ModelError::Shape { .. } | ModelError::Checkpoint { .. } => Category::Mismatch,
             ModelError::NonFiniteLoss { .. } | ModelError::NonFiniteScore { .. } => Category::Gate,
+            ModelError::Tower { .. } => Category::Data,
+            ModelError::EnginesDiffer { .. } => Category::Gate,
+            ModelError::OutputLength { .. } | ModelError::RuntimeMissing { .. } | ModelError::Runtime { .. } => {
+                Category::Other
+            }
             ModelError::Artifact(source) => source.category(),
         }
     }

@@ -1,0 +1,139 @@
+//! Inference engines: one exported tower, one interface, two ways to run it.
+//!
+//! - [`EngineKind::Ort`]: ONNX Runtime, loaded from a shared library ([`library`]) at run time.
+//! - [`EngineKind::Native`]: the training kernels ([`crate::native`]); needs no library.
+//!
+//! An engine belongs to one worker thread. In both, the bits of a row's vector depend on that row
+//! and the tower alone, not on the rows it shares a batch with; between the two they differ in the
+//! last digits, so vectors of unlike engines must not be mixed.
+
+pub(crate) mod layout;
+pub mod library;
+mod runtime;
+#[cfg(test)]
+pub(crate) mod samples;
+#[cfg(test)]
+mod tests;
+
+pub use runtime::OrtEngine;
+
+use crate::error::ModelError;
+use crate::native::{self, NativeEngine};
+use crate::onnx;
+use crate::tower::Tower;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::sync::Arc;
+use twotower_artifacts::{CodeBatch, TowerSchema};
+
+/// Which engine embeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineKind {
+    /// ONNX Runtime.
+    #[default]
+    Ort,
+    /// The training kernels.
+    Native,
+}
+
+impl std::fmt::Display for EngineKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            EngineKind::Ort => "ort",
+            EngineKind::Native => "native",
+        })
+    }
+}
+
+impl std::str::FromStr for EngineKind {
+    type Err = ModelError;
+
+    fn from_str(name: &str) -> Result<Self, ModelError> {
+        match name {
+            "ort" => Ok(EngineKind::Ort),
+            "native" => Ok(EngineKind::Native),
+            _ => Err(ModelError::Setting {
+                setting: "engine",
+                expected: "`ort` or `native`".to_string(),
+                found: format!("`{name}`"),
+            }),
+        }
+    }
+}
+
+/// A tower ready to embed batches on the calling thread.
+pub trait Engine: Send {
+    /// Embeds a batch of any number of rows.
+    ///
+    /// # Shapes
+    /// - `batch`: columns in the order of [`Engine::schema`], codes below their cardinality
+    /// - `out`: `[rows, dim]`, row-major, overwritten
+    ///
+    /// # Errors
+    /// [`ModelError::Artifact`] for a batch of another shape or a code outside its field's
+    /// cardinality, [`ModelError::OutputLength`], [`ModelError::Runtime`] when ONNX Runtime fails.
+    /// After an error the content of `out` means nothing.
+    fn embed(&mut self, batch: &CodeBatch, out: &mut [f32]) -> Result<(), ModelError>;
+
+    /// Width of a vector.
+    fn dim(&self) -> usize;
+
+    /// Inputs in order, and the encoder state the codes must come from.
+    fn schema(&self) -> &TowerSchema;
+}
+
+/// Opens an exported tower.
+///
+/// # Errors
+/// Those of [`onnx::read`] for a file that is damaged, newer or not ours;
+/// [`ModelError::RuntimeMissing`] and [`ModelError::Runtime`] for [`EngineKind::Ort`].
+pub fn open(kind: EngineKind, path: &Path) -> Result<Box<dyn Engine>, ModelError> {
+    Ok(match kind {
+        EngineKind::Ort => Box::new(OrtEngine::open(path)?),
+        EngineKind::Native => Box::new(NativeEngine::new(Arc::new(onnx::read(path)?.0))?),
+    })
+}
+
+/// Opens an exported tower for several workers, an engine for each; native engines share one tower.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_workers(kind: EngineKind, path: &Path, workers: usize) -> Result<Vec<Box<dyn Engine>>, ModelError> {
+    match kind {
+        EngineKind::Ort => (0..workers).map(|_| open(kind, path)).collect(),
+        EngineKind::Native => {
+            let tower = Arc::new(onnx::read(path)?.0);
+            (0..workers).map(|_| Ok(Box::new(NativeEngine::new(tower.clone())?) as Box<dyn Engine>)).collect()
+        }
+    }
+}
+
+/// Runs the ONNX file on ONNX Runtime and the trained tower on the native engine, and returns the
+/// largest absolute difference between their vectors.
+///
+/// # Errors
+/// [`ModelError::EnginesDiffer`] when it is above `tolerance` or not a number, [`ModelError::Data`]
+/// for a sample without rows, and the errors of either engine.
+pub fn verify(onnx: &Path, tower: &Tower, sample: &CodeBatch, tolerance: f32) -> Result<f32, ModelError> {
+    if sample.rows() == 0 {
+        return Err(ModelError::Data { reason: format!("no {} rows to verify the tower with", tower.schema.side) });
+    }
+    let expected = native::embed(tower, sample)?;
+    let mut engine = OrtEngine::open(onnx)?;
+    let mut found = vec![0.0; sample.rows() * engine.dim()];
+    engine.embed(sample, &mut found)?;
+    let difference = if found.len() == expected.data.len() {
+        found.iter().zip(&expected.data).map(|(a, b)| (a - b).abs()).fold(0.0, |worst: f32, d| {
+            // A NaN must win over any number.
+            if d > worst || d.is_nan() { d } else { worst }
+        })
+    } else {
+        f32::INFINITY
+    };
+    if difference <= tolerance {
+        Ok(difference)
+    } else {
+        Err(ModelError::EnginesDiffer { path: onnx.to_path_buf(), difference, tolerance })
+    }
+}

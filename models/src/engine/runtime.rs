@@ -1,0 +1,170 @@
+//! A tower on ONNX Runtime: one session a worker, one thread, a fixed number of rows a run.
+
+use super::layout::{check_batch, check_output};
+use super::{Engine, library};
+use crate::error::ModelError;
+use crate::onnx::{Metadata, check_data_file, output_name};
+use ort::session::{Session, SessionInputValue};
+use ort::value::TensorRef;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use twotower_artifacts::{ArtifactError, CodeBatch, Column, FieldShape, TowerSchema};
+
+/// Rows of every run. Batches of 256 to 512 stay in cache; a fixed number keeps the bits of a row
+/// independent of how many rows came with it, since ONNX Runtime picks its kernels by shape.
+pub const TILE: usize = 256;
+
+/// A tower on ONNX Runtime.
+#[derive(Debug)]
+pub struct OrtEngine {
+    path: PathBuf,
+    session: Session,
+    metadata: Metadata,
+    inputs: Vec<Input>,
+}
+
+/// One input of a run, `[TILE, ...]`.
+#[derive(Debug)]
+enum Input {
+    Codes(Vec<i32>),
+    /// Always as wide as the field allows, so that the sums run in one order.
+    Padded {
+        codes: Vec<i32>,
+        len: usize,
+    },
+    Dense {
+        values: Vec<f32>,
+        width: usize,
+    },
+}
+
+impl OrtEngine {
+    /// Loads an exported tower.
+    ///
+    /// # Errors
+    /// [`ModelError::RuntimeMissing`] without a usable library, [`ArtifactError::Corrupt`],
+    /// [`ArtifactError::Version`] or [`ArtifactError::Mismatch`] for a file that is not an intact
+    /// tower, [`ModelError::Runtime`] when ONNX Runtime refuses it.
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        let environment = library::environment()?;
+        std::fs::File::open(path).map_err(|source| ArtifactError::Io {
+            action: "read",
+            path: path.to_path_buf(),
+            source,
+        })?;
+        let session = load(environment, path).map_err(|e| ModelError::runtime("load", path, e))?;
+        let metadata = metadata(&session, path)?;
+        check_data_file(path, &metadata)?;
+        let names: Vec<&str> = session.inputs().iter().map(|i| i.name()).collect();
+        let fields: Vec<&str> = metadata.schema.fields.iter().map(|f| f.name.as_str()).collect();
+        let outputs: Vec<&str> = session.outputs().iter().map(|o| o.name()).collect();
+        if names != fields || outputs != [output_name(&metadata.schema)] {
+            let reason = format!("inputs {names:?} and outputs {outputs:?}, its schema has fields {fields:?}");
+            return Err(ArtifactError::Corrupt { path: path.to_path_buf(), reason }.into());
+        }
+        let inputs = metadata.schema.fields.iter().map(|f| Input::new(&f.shape)).collect();
+        Ok(Self { path: path.to_path_buf(), session, metadata, inputs })
+    }
+
+    /// What the file says about itself.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+}
+
+fn load(environment: &ort::environment::Environment, path: &Path) -> Result<Session, ort::Error> {
+    Session::builder(environment)?
+        .with_intra_threads(1)?
+        .with_inter_threads(1)?
+        .with_parallel_execution(false)?
+        .commit_from_file(path)
+}
+
+fn metadata(session: &Session, path: &Path) -> Result<Metadata, ModelError> {
+    let properties = session.metadata().map_err(|e| ModelError::runtime("read the metadata of", path, e))?;
+    let keys = properties.custom_keys().map_err(|e| ModelError::runtime("read the metadata of", path, e))?;
+    let pairs: BTreeMap<_, _> = keys.into_iter().filter_map(|k| properties.custom(&k).map(|v| (k, v))).collect();
+    Ok(Metadata::from_pairs(path, pairs)?)
+}
+
+impl Engine for OrtEngine {
+    fn embed(&mut self, batch: &CodeBatch, out: &mut [f32]) -> Result<(), ModelError> {
+        let Self { path, session, metadata, inputs } = self;
+        check_batch(&metadata.schema, batch)?;
+        let (rows, dim) = (batch.rows(), metadata.dim);
+        check_output(rows, dim, out)?;
+        for (tile, out) in out.chunks_mut(TILE * dim).enumerate() {
+            let range = tile * TILE..rows.min((tile + 1) * TILE);
+            inputs.iter_mut().zip(&batch.columns).for_each(|(input, column)| input.fill(column, range.clone()));
+            run(session, inputs, dim, out).map_err(|e| ModelError::runtime("run", path, e))?;
+        }
+        Ok(())
+    }
+
+    fn dim(&self) -> usize {
+        self.metadata.dim
+    }
+
+    fn schema(&self) -> &TowerSchema {
+        &self.metadata.schema
+    }
+}
+
+fn run(session: &mut Session, inputs: &[Input], dim: usize, out: &mut [f32]) -> Result<(), ort::Error> {
+    let values: Vec<SessionInputValue> = inputs.iter().map(Input::value).collect::<Result<_, _>>()?;
+    let outputs = session.run(&values[..])?;
+    let (shape, vectors) = outputs[0].try_extract_tensor::<f32>()?;
+    if **shape != [TILE as i64, dim as i64] {
+        return Err(ort::Error::new(format!("output of shape {shape}, expected [{TILE}, {dim}]")));
+    }
+    out.copy_from_slice(&vectors[..out.len()]);
+    Ok(())
+}
+
+impl Input {
+    fn new(shape: &FieldShape) -> Self {
+        match shape {
+            FieldShape::Code { .. } => Input::Codes(vec![0; TILE]),
+            FieldShape::Bag { max_len, .. } | FieldShape::Sequence { max_len, .. } => {
+                let len = *max_len as usize;
+                Input::Padded { codes: vec![0; TILE * len], len }
+            }
+            FieldShape::Dense { width } => {
+                let width = *width as usize;
+                Input::Dense { values: vec![0.0; TILE * width], width }
+            }
+        }
+    }
+
+    /// Copies checked rows of a column, at most [`TILE`]; the rest stays or becomes padding.
+    fn fill(&mut self, column: &Column, rows: Range<usize>) {
+        match (self, column) {
+            (Input::Codes(to), Column::Code(from)) => {
+                to.fill(0);
+                to.iter_mut().zip(&from[rows]).for_each(|(to, from)| *to = *from as i32);
+            }
+            (Input::Padded { codes, len }, Column::Ragged(from)) => {
+                codes.fill(0);
+                for (to, row) in codes.chunks_exact_mut(*len).zip(rows) {
+                    let row = from.row(row);
+                    to[*len - row.len()..].iter_mut().zip(row).for_each(|(to, from)| *to = *from as i32);
+                }
+            }
+            (Input::Dense { values, width }, Column::Dense { values: from, .. }) => {
+                values.fill(0.0);
+                let from = &from[rows.start * *width..rows.end * *width];
+                values[..from.len()].copy_from_slice(from);
+            }
+            _ => unreachable!("the batch was checked against the schema that made the inputs"),
+        }
+    }
+
+    fn value(&self) -> Result<SessionInputValue<'_>, ort::Error> {
+        Ok(match self {
+            Input::Codes(codes) => TensorRef::from_array_view(([TILE], &codes[..]))?.into(),
+            Input::Padded { codes, len } => TensorRef::from_array_view(([TILE, *len], &codes[..]))?.into(),
+            Input::Dense { values, width } => TensorRef::from_array_view(([TILE, *width], &values[..]))?.into(),
+        })
+    }
+}

@@ -1,0 +1,183 @@
+//! Random towers and batches for tests, and a naive f64 forward pass as their oracle.
+
+use crate::rng::Rng;
+use crate::tower::{Layer, Matrix, Pooling, Tower, TowerInput};
+use std::collections::BTreeMap;
+use twotower_artifacts::schema::PADDING;
+use twotower_artifacts::{CodeBatch, Column, FieldSchema, FieldShape, Fingerprint, Side, TowerSchema};
+
+/// Random test material of a seed.
+pub struct Draw(Rng);
+
+impl Draw {
+    pub fn new(seed: u64) -> Self {
+        Self(Rng::at(seed, &[]))
+    }
+
+    pub fn byte(&mut self) -> u8 {
+        self.0.bits() as u8
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
+        self.0.below(n)
+    }
+
+    /// Uniform in [-1, 1).
+    pub fn floats(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| (self.0.uniform() * 2.0 - 1.0) as f32).collect()
+    }
+
+    pub fn matrix(&mut self, rows: usize, cols: usize) -> Matrix {
+        Matrix { rows, cols, data: self.floats(rows * cols) }
+    }
+
+    pub fn shuffled(&mut self, n: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..n).collect();
+        self.0.shuffle(&mut order);
+        order
+    }
+}
+
+/// A tower over the given fields, with random weights: PReLU between the hidden widths, then the L2 norm.
+pub fn tower(draw: &mut Draw, fields: Vec<(&str, FieldShape, Option<Pooling>)>, emb: usize, widths: &[usize]) -> Tower {
+    let mut tables = BTreeMap::new();
+    let mut inputs = Vec::new();
+    let mut schema = Vec::new();
+    let mut width = 0;
+    for (name, shape, pooling) in fields {
+        if let Some((table, cardinality)) = shape.table() {
+            tables.entry(table.to_string()).or_insert_with(|| draw.matrix(cardinality as usize, emb));
+        }
+        inputs.push(match (&shape, pooling) {
+            (FieldShape::Dense { .. }, _) => TowerInput::Dense,
+            (FieldShape::Code { table, .. }, _) => TowerInput::Embedding { table: table.clone() },
+            (FieldShape::Bag { table, .. } | FieldShape::Sequence { table, .. }, pooling) => {
+                TowerInput::Pooled { table: table.clone(), pooling: pooling.unwrap_or_default() }
+            }
+        });
+        width += if let FieldShape::Dense { width } = &shape { *width as usize } else { emb };
+        schema.push(FieldSchema { name: name.to_string(), shape });
+    }
+    let mut layers = Vec::new();
+    for (i, out) in widths.iter().enumerate() {
+        if i > 0 {
+            layers.push(if i % 2 == 1 { Layer::Prelu { slope: draw.floats(width) } } else { Layer::Relu });
+        }
+        let mut weight = draw.matrix(*out, width);
+        weight.data.iter_mut().for_each(|w| *w /= (width as f32).sqrt());
+        layers.push(Layer::Linear { weight, bias: draw.floats(*out) });
+        width = *out;
+    }
+    layers.push(Layer::L2Norm { eps: 1e-6 });
+    let schema = TowerSchema { side: Side::User, encoder: Fingerprint::of(b"sample"), fields: schema };
+    Tower { schema, inputs, tables, layers, dim: width }
+}
+
+/// A tower with a field of every shape and pooling; the item table is shared.
+pub fn every_shape(seed: u64) -> Tower {
+    let draw = &mut Draw::new(seed);
+    let code = |table: &str, cardinality| FieldShape::Code { table: table.into(), cardinality };
+    let logits = draw.floats(7);
+    let fields = vec![
+        ("city", code("city", 50), None),
+        ("last", code("item", 40), None),
+        ("tags", FieldShape::Bag { table: "tags".into(), cardinality: 9, max_len: 5 }, None),
+        ("recent", FieldShape::Sequence { table: "item".into(), cardinality: 40, max_len: 12 }, None),
+        (
+            "weighted",
+            FieldShape::Sequence { table: "item".into(), cardinality: 40, max_len: 7 },
+            Some(Pooling::Position(logits)),
+        ),
+        ("vector", FieldShape::Dense { width: 6 }, None),
+    ];
+    tower(draw, fields, 16, &[48, 32, 24])
+}
+
+/// Random valid rows; sequences of every length from none, with padding inside some.
+pub fn batch(draw: &mut Draw, schema: &TowerSchema, rows: usize) -> CodeBatch {
+    let mut batch = CodeBatch::empty(schema);
+    for (field, column) in schema.fields.iter().zip(&mut batch.columns) {
+        for _ in 0..rows {
+            match (&field.shape, &mut *column) {
+                (FieldShape::Code { cardinality, .. }, Column::Code(codes)) => {
+                    codes.push(draw.below(*cardinality as usize) as u32);
+                }
+                (
+                    FieldShape::Bag { cardinality, max_len, .. } | FieldShape::Sequence { cardinality, max_len, .. },
+                    Column::Ragged(ragged),
+                ) => {
+                    let len = draw.below(*max_len as usize + 1);
+                    ragged.push_row((0..len).map(|_| draw.below(*cardinality as usize) as u32));
+                }
+                (FieldShape::Dense { width }, Column::Dense { values, .. }) => {
+                    values.extend(draw.floats(*width as usize));
+                }
+                _ => unreachable!("the batch was made from the schema"),
+            }
+        }
+    }
+    batch
+}
+
+/// Some rows of a batch.
+pub fn rows_of(schema: &TowerSchema, batch: &CodeBatch, rows: &[usize]) -> CodeBatch {
+    let mut some = CodeBatch::empty(schema);
+    some.extend_from_rows(batch, rows.iter().copied());
+    some
+}
+
+/// The forward pass in f64, a row at a time, straight from the definitions.
+pub fn naive(tower: &Tower, batch: &CodeBatch) -> Vec<f64> {
+    (0..batch.rows()).flat_map(|row| naive_row(tower, batch, row)).collect()
+}
+
+fn naive_row(tower: &Tower, batch: &CodeBatch, row: usize) -> Vec<f64> {
+    let embedding = |table: &str, code: u32| -> Vec<f64> {
+        let table = &tower.tables[table];
+        let start = code as usize * table.cols;
+        table.data[start..start + table.cols].iter().map(|v| f64::from(*v)).collect()
+    };
+    let mut x: Vec<f64> = Vec::new();
+    for (input, column) in tower.inputs.iter().zip(&batch.columns) {
+        match (input, column) {
+            (TowerInput::Embedding { table }, Column::Code(codes)) => x.extend(embedding(table, codes[row])),
+            (TowerInput::Dense, Column::Dense { width, values }) => {
+                x.extend(values[row * width..][..*width].iter().map(|v| f64::from(*v)));
+            }
+            (TowerInput::Pooled { table, pooling }, Column::Ragged(ragged)) => {
+                let codes = ragged.row(row);
+                let weight = |i: usize| match pooling {
+                    _ if codes[i] == PADDING => 0.0,
+                    Pooling::Mean => 1.0,
+                    Pooling::Position(logits) => f64::from(logits[codes.len() - 1 - i]).exp(),
+                };
+                let total: f64 = (0..codes.len()).map(weight).sum();
+                let mut pooled = vec![0.0; tower.tables[table].cols];
+                for i in (0..codes.len()).filter(|i| codes[*i] != PADDING) {
+                    pooled.iter_mut().zip(embedding(table, codes[i])).for_each(|(p, e)| *p += weight(i) / total * e);
+                }
+                x.extend(pooled);
+            }
+            _ => unreachable!("the batch was made from the tower's schema"),
+        }
+    }
+    for layer in &tower.layers {
+        match layer {
+            Layer::Linear { weight, bias } => {
+                let product = |o: usize| -> f64 {
+                    weight.data[o * weight.cols..][..weight.cols].iter().zip(&x).map(|(w, x)| f64::from(*w) * x).sum()
+                };
+                x = (0..weight.rows).map(|o| product(o) + f64::from(bias[o])).collect();
+            }
+            Layer::Prelu { slope } => {
+                x.iter_mut().zip(slope).for_each(|(v, s)| *v = v.max(0.0) + f64::from(*s) * v.min(0.0));
+            }
+            Layer::Relu => x.iter_mut().for_each(|v| *v = v.max(0.0)),
+            Layer::L2Norm { eps } => {
+                let norm = x.iter().map(|v| v * v).sum::<f64>().sqrt().max(f64::from(*eps));
+                x.iter_mut().for_each(|v| *v /= norm);
+            }
+        }
+    }
+    x
+}

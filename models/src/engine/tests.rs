@@ -1,0 +1,200 @@
+//! Both engines against the definitions, against each other, and on damaged input.
+
+use super::samples::{Draw, batch, every_shape, naive, rows_of};
+use super::*;
+use crate::tower::{Layer, TowerInput};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use twotower_artifacts::{Category, Column};
+
+const KINDS: [EngineKind; 2] = [EngineKind::Native, EngineKind::Ort];
+
+fn exported(tower: &Tower) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("user_tower.onnx");
+    onnx::export(tower, &path, &BTreeMap::new()).unwrap();
+    (dir, path)
+}
+
+fn run(engine: &mut dyn Engine, batch: &CodeBatch) -> Vec<f32> {
+    let mut out = vec![f32::NAN; batch.rows() * engine.dim()];
+    engine.embed(batch, &mut out).unwrap();
+    out
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+#[test]
+fn both_engines_equal_a_naive_f64_forward_pass() {
+    for seed in 0..3 {
+        let tower = every_shape(seed);
+        let (_dir, path) = exported(&tower);
+        let rows = batch(&mut Draw::new(seed + 100), &tower.schema, 600);
+        let expected = naive(&tower, &rows);
+        for kind in KINDS {
+            let found = run(&mut *open(kind, &path).unwrap(), &rows);
+            let worst = found.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
+            assert!(found.len() == expected.len() && worst < 1e-5, "{kind}: {worst:e}");
+        }
+        assert!(verify(&path, &tower, &rows, 1e-5).unwrap() <= 1e-5);
+    }
+}
+
+#[test]
+fn the_bits_of_a_row_do_not_depend_on_its_neighbours() {
+    let tower = every_shape(7);
+    let (_dir, path) = exported(&tower);
+    let draw = &mut Draw::new(8);
+    let all = batch(draw, &tower.schema, 700);
+    for kind in KINDS {
+        let mut engine = open(kind, &path).unwrap();
+        let expected = run(&mut *engine, &all);
+        let mut selections = vec![draw.shuffled(700), vec![699], vec![], vec![3; 257]];
+        selections.extend((1..40).map(|n| draw.shuffled(700)[..n * n % 700].to_vec()));
+        selections.extend((0..300).map(|row| vec![row]));
+        for rows in selections {
+            let found = run(&mut *engine, &rows_of(&tower.schema, &all, &rows));
+            let expected: Vec<f32> =
+                rows.iter().flat_map(|r| &expected[r * tower.dim..][..tower.dim]).copied().collect();
+            assert_eq!(bits(&found), bits(&expected), "{kind}, {} rows", rows.len());
+        }
+    }
+}
+
+#[test]
+fn the_batch_function_equals_the_engine_whatever_the_threads() {
+    let tower = Arc::new(every_shape(9));
+    let rows = batch(&mut Draw::new(10), &tower.schema, 1000);
+    let expected = run(&mut NativeEngine::new(tower.clone()).unwrap(), &rows);
+    for threads in [1, 3] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let found = pool.install(|| native::embed(&tower, &rows)).unwrap();
+        assert_eq!(bits(&found.data), bits(&expected));
+        assert_eq!((found.rows, found.cols), (1000, tower.dim));
+    }
+}
+
+#[test]
+fn a_row_without_elements_gets_a_finite_vector() {
+    let mut tower = every_shape(11);
+    let only_tags: Vec<usize> = vec![2];
+    tower.schema.fields = only_tags.iter().map(|i| tower.schema.fields[*i].clone()).collect();
+    tower.inputs = only_tags.iter().map(|i| tower.inputs[*i].clone()).collect();
+    tower.tables.retain(|name, _| name == "tags");
+    tower.layers = vec![Layer::L2Norm { eps: 1e-6 }];
+    tower.dim = 16;
+    let (_dir, path) = exported(&tower);
+    let mut rows = CodeBatch::empty(&tower.schema);
+    let Column::Ragged(ragged) = &mut rows.columns[0] else { unreachable!() };
+    ragged.push_row([]);
+    ragged.push_row([0, 0]);
+    ragged.push_row([4]);
+    for kind in KINDS {
+        let found = run(&mut *open(kind, &path).unwrap(), &rows);
+        assert!(found[..32].iter().all(|v| *v == 0.0), "{kind}");
+        let norm: f32 = found[32..].iter().map(|v| v * v).sum();
+        assert!((norm - 1.0).abs() < 1e-5, "{kind}");
+    }
+}
+
+#[test]
+fn batches_that_do_not_fit_the_schema_are_refused_before_any_work() {
+    let tower = every_shape(12);
+    let (_dir, path) = exported(&tower);
+    let good = batch(&mut Draw::new(13), &tower.schema, 5);
+    let mut bad_code = good.clone();
+    let Column::Code(codes) = &mut bad_code.columns[0] else { unreachable!() };
+    codes[3] = 50;
+    let mut too_long = good.clone();
+    let Column::Ragged(ragged) = &mut too_long.columns[2] else { unreachable!() };
+    ragged.clear();
+    [2, 6, 0, 0, 0].iter().for_each(|n| ragged.push_row(vec![1; *n]));
+    let mut missing = good.clone();
+    missing.columns.pop();
+    for kind in KINDS {
+        let mut engine = open(kind, &path).unwrap();
+        for (bad, words) in [
+            (&bad_code, ["city", "code 50 at row 3"]),
+            (&too_long, ["tags", "at row 1"]),
+            (&missing, ["5 columns", "expected 6"]),
+        ] {
+            let error = engine.embed(bad, &mut vec![0.0; 5 * tower.dim]).unwrap_err();
+            assert_eq!(error.category(), Category::Mismatch);
+            let message = error.to_string();
+            assert!(words.iter().all(|w| message.contains(w)), "{kind}: {message}");
+        }
+        let short = engine.embed(&good, &mut [0.0; 3]).unwrap_err();
+        assert!(matches!(short, ModelError::OutputLength { found: 3, .. }), "{short}");
+        engine.embed(&good, &mut vec![0.0; 5 * tower.dim]).unwrap();
+    }
+}
+
+#[test]
+fn verification_refuses_a_file_of_another_tower_and_vectors_that_are_not_numbers() {
+    let tower = every_shape(14);
+    let rows = batch(&mut Draw::new(15), &tower.schema, 50);
+    let mut other = tower.clone();
+    let Layer::Linear { bias, .. } = &mut other.layers[0] else { unreachable!() };
+    bias[0] += 0.1;
+    let (_dir, path) = exported(&other);
+    let error = verify(&path, &tower, &rows, 1e-4).unwrap_err();
+    assert!(matches!(error, ModelError::EnginesDiffer { difference, .. } if difference > 1e-4), "{error}");
+    assert_eq!(error.category(), Category::Gate);
+    let Layer::Linear { bias, .. } = &mut other.layers[0] else { unreachable!() };
+    bias[0] = f32::NAN;
+    let (_dir, path) = exported(&other);
+    assert!(matches!(verify(&path, &tower, &rows, 1e-4), Err(ModelError::EnginesDiffer { .. })));
+    let none = CodeBatch::empty(&tower.schema);
+    assert!(matches!(verify(&path, &tower, &none, 1e-4), Err(ModelError::Data { .. })));
+}
+
+#[test]
+fn workers_share_nothing_that_changes_their_result() {
+    let tower = every_shape(16);
+    let (_dir, path) = exported(&tower);
+    let rows = batch(&mut Draw::new(17), &tower.schema, 900);
+    for kind in KINDS {
+        let expected = bits(&run(&mut *open(kind, &path).unwrap(), &rows));
+        std::thread::scope(|scope| {
+            for mut engine in open_workers(kind, &path, 3).unwrap() {
+                let (rows, expected) = (&rows, &expected);
+                scope.spawn(move || assert_eq!(&bits(&run(&mut *engine, rows)), expected));
+            }
+        });
+    }
+}
+
+#[test]
+fn towers_whose_parts_do_not_fit_are_refused_by_name() {
+    let good = every_shape(18);
+    let break_it = |change: &dyn Fn(&mut Tower)| {
+        let mut tower = good.clone();
+        change(&mut tower);
+        layout::check_tower(&tower).unwrap_err().to_string()
+    };
+    for (message, word) in [
+        (break_it(&|t| t.dim = 5), "dimension is 5"),
+        (break_it(&|t| t.inputs[0] = TowerInput::Dense), "`city`"),
+        (break_it(&|t| t.tables.get_mut("item").unwrap().rows = 3), "`item`"),
+        (break_it(&|t| drop(t.tables.remove("tags"))), "`tags` is missing"),
+        (break_it(&|t| t.schema.fields[1].name = "city".into()), "`city`"),
+        (break_it(&|t| drop(t.layers.remove(0))), "layer 0"),
+        (break_it(&|t| t.layers.push(Layer::L2Norm { eps: 0.0 })), "lower bound"),
+        (break_it(&|t| t.inputs.clear()), "0 inputs"),
+    ] {
+        assert!(message.starts_with("user tower: ") && message.contains(word), "{message}");
+    }
+}
+
+#[test]
+fn engine_names_are_read_and_written_alike() {
+    for kind in KINDS {
+        assert_eq!(kind.to_string().parse::<EngineKind>().unwrap(), kind);
+        assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{kind}\""));
+    }
+    let error = "onnx".parse::<EngineKind>().unwrap_err();
+    assert_eq!(error.category(), Category::Usage);
+    assert!(error.to_string().contains("`ort` or `native`"));
+}

@@ -1,0 +1,230 @@
+//! A tower as an ONNX graph, and its publication.
+
+use super::graph::{Extent, External, GraphBuilder, int, ints};
+use super::messages::{GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto, code};
+use super::metadata::Metadata;
+use super::{data_file_name, layer_name, position_name, table_name};
+use crate::engine::layout::check_tower;
+use crate::error::ModelError;
+use crate::tower::{Layer, Matrix, Pooling, Tower, TowerInput};
+use prost::Message;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+use twotower_artifacts::hashing::HashingWriter;
+use twotower_artifacts::publish::publish_file;
+use twotower_artifacts::{ArtifactError, FieldShape, Fingerprint, TowerSchema};
+
+const OPSET: i64 = 17;
+const IR_VERSION: i64 = 8;
+/// Tables above this many bytes in all stand in a file of their own: a protobuf message holds at
+/// most 2 GiB.
+const INLINE_LIMIT: u64 = 3 << 29;
+
+/// Name of the output of a tower with this schema: `vector`, with underscores appended until no field has it.
+pub fn output_name(schema: &TowerSchema) -> String {
+    let mut name = "vector".to_string();
+    while schema.fields.iter().any(|f| f.name == name) {
+        name.push('_');
+    }
+    name
+}
+
+/// Writes a tower as an ONNX file, with `extra` beside the format's own metadata properties.
+///
+/// Tables of more than 1.5 GiB in all go to `<file>.data` beside it, named and fingerprinted in the
+/// model. Each file is complete or absent; the model comes last.
+///
+/// # Memory
+/// Twice the size of the tables while they stand in the model file itself.
+///
+/// # Errors
+/// [`ModelError::Tower`] for a tower whose parts do not fit together, [`ModelError::Setting`] when
+/// `extra` uses a name of the format's own, [`ModelError::Artifact`] when a file cannot be written.
+pub fn export(tower: &Tower, path: &Path, extra: &BTreeMap<String, String>) -> Result<(), ModelError> {
+    export_with_limit(tower, path, extra, INLINE_LIMIT)
+}
+
+/// [`export`] with the size of tables, in bytes, above which they leave the model file.
+pub(super) fn export_with_limit(
+    tower: &Tower,
+    path: &Path,
+    extra: &BTreeMap<String, String>,
+    inline_limit: u64,
+) -> Result<(), ModelError> {
+    check_tower(tower)?;
+    let table_bytes: u64 = tower.tables.values().map(matrix_bytes).sum();
+    let data_name = (table_bytes > inline_limit).then(|| data_file_name(path)).flatten();
+    let data = match &data_name {
+        Some(name) => Some(publish_tables(tower, &path.with_file_name(name))?),
+        None => None,
+    };
+    let pairs = Metadata::of(tower, extra, data)?.to_pairs().map_err(|e| ModelError::Tower {
+        side: tower.schema.side,
+        reason: format!("its schema cannot be written as JSON: {e}"),
+    })?;
+    let model = ModelProto {
+        ir_version: Some(IR_VERSION),
+        producer_name: Some("twotower".to_string()),
+        producer_version: Some(env!("CARGO_PKG_VERSION").to_string()),
+        graph: Some(graph(tower, data_name.as_deref())?),
+        opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(OPSET) }],
+        metadata_props: pairs.into_iter().map(|(k, v)| StringStringEntryProto::new(k, v)).collect(),
+    };
+    let bytes = model.encode_to_vec();
+    drop(model);
+    if bytes.len() as u64 > i32::MAX as u64 {
+        let reason = format!(
+            "its ONNX file would have {} bytes, the format holds {}; make the layers smaller",
+            bytes.len(),
+            i32::MAX
+        );
+        return Err(ModelError::Tower { side: tower.schema.side, reason });
+    }
+    publish_file(path, |w| w.write_all(&bytes))?;
+    Ok(())
+}
+
+fn matrix_bytes(matrix: &Matrix) -> u64 {
+    matrix.data.len() as u64 * 4
+}
+
+/// Writes all tables, in name order, one after another.
+fn publish_tables(tower: &Tower, path: &Path) -> Result<Fingerprint, ArtifactError> {
+    let mut fingerprint = None;
+    publish_file(path, |w| {
+        let mut w = HashingWriter::new(w);
+        for value in tower.tables.values().flat_map(|table| &table.data) {
+            w.write_all(&value.to_le_bytes())?;
+        }
+        fingerprint = Some(w.fingerprint());
+        Ok(())
+    })?;
+    Ok(fingerprint.unwrap_or_else(|| Fingerprint::of(&[])))
+}
+
+fn graph(tower: &Tower, data_file: Option<&str>) -> Result<GraphProto, ModelError> {
+    let mut g = GraphBuilder::default();
+    declare_inputs(&mut g, &tower.schema)?;
+    declare_tables(&mut g, tower, data_file);
+    let parts: Vec<String> =
+        tower.schema.fields.iter().zip(&tower.inputs).map(|(f, i)| field(&mut g, &f.name, i)).collect();
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    let mut x = g.node("Concat", &parts, vec![int("axis", 1)]);
+    for (i, l) in tower.layers.iter().enumerate() {
+        x = layer(&mut g, i, l, &x);
+    }
+    let extents = [Extent::Dynamic("N"), Extent::Fixed(tower.dim)];
+    Ok(g.finish(&format!("{}_tower", tower.schema.side), &x, &output_name(&tower.schema), &extents))
+}
+
+fn declare_inputs(g: &mut GraphBuilder, schema: &TowerSchema) -> Result<(), ModelError> {
+    let rows = Extent::Dynamic("N");
+    for field in &schema.fields {
+        if field.name.starts_with('/') {
+            let reason =
+                format!("field `{}`: names in `/` are taken in the exported graph; rename the feature", field.name);
+            return Err(ModelError::Tower { side: schema.side, reason });
+        }
+        let length = format!("{}/L", field.name);
+        let (element, extent, description) = match &field.shape {
+            FieldShape::Code { cardinality, .. } => (code::INT32, None, format!("codes below {cardinality}")),
+            FieldShape::Bag { cardinality, max_len, .. } | FieldShape::Sequence { cardinality, max_len, .. } => (
+                code::INT32,
+                Some(Extent::Dynamic(&length)),
+                format!(
+                    "codes below {cardinality}, at most {max_len} columns, right-aligned: 0 pads on the left, newest in the last column"
+                ),
+            ),
+            FieldShape::Dense { width } => {
+                (code::FLOAT, Some(Extent::Fixed(*width as usize)), format!("{width} floats"))
+            }
+        };
+        let extents: Vec<Extent> = std::iter::once(rows).chain(extent).collect();
+        g.input(&field.name, element, &extents, &description);
+    }
+    Ok(())
+}
+
+fn declare_tables(g: &mut GraphBuilder, tower: &Tower, data_file: Option<&str>) {
+    let mut offset = 0;
+    for (name, table) in &tower.tables {
+        let dims = [table.rows, table.cols];
+        match data_file {
+            None => g.floats(table_name(name), &dims, table.data.iter().copied()),
+            Some(file) => {
+                let external = External { file, offset, length: matrix_bytes(table) };
+                offset += external.length;
+                g.external_floats(table_name(name), &dims, &external)
+            }
+        };
+    }
+}
+
+/// What one field adds to the concatenation: `[N, width]`.
+fn field(g: &mut GraphBuilder, name: &str, input: &TowerInput) -> String {
+    match input {
+        TowerInput::Dense => name.to_string(),
+        TowerInput::Embedding { table } => g.node("Gather", &[&table_name(table), name], vec![int("axis", 0)]),
+        TowerInput::Pooled { table, pooling } => {
+            let zero = g.integer(0, code::INT32);
+            let axis = g.integer(1, code::INT64);
+            let is_real = g.node("Greater", &[name, &zero], vec![]);
+            let mask = g.node("Cast", &[&is_real], vec![int("to", i64::from(code::FLOAT))]);
+            let weights = match pooling {
+                Pooling::Mean => mask.clone(),
+                Pooling::Position(logits) => position_weights(g, name, logits, &is_real, &mask),
+            };
+            let rows = g.node("Gather", &[&table_name(table), name], vec![int("axis", 0)]);
+            let weights = g.node("Unsqueeze", &[&weights, &axis], vec![]);
+            let sum = g.node("MatMul", &[&weights, &rows], vec![]);
+            let sum = g.node("Squeeze", &[&sum, &axis], vec![]);
+            match pooling {
+                Pooling::Position(_) => sum,
+                Pooling::Mean => {
+                    let count = g.node("ReduceSum", &[&mask, &axis], vec![int("keepdims", 1)]);
+                    let one = g.float(1.0);
+                    let count = g.node("Max", &[&count, &one], vec![]);
+                    g.node("Div", &[&sum, &count], vec![])
+                }
+            }
+        }
+    }
+}
+
+/// Softmax over the real elements of the logits of their positions; zero for padding. `[N, L]`.
+fn position_weights(g: &mut GraphBuilder, field: &str, logits: &[f32], is_real: &str, mask: &str) -> String {
+    // Stored oldest first, so that the last L of them belong to the L columns.
+    let logits = g.floats(position_name(field), &[logits.len()], logits.iter().rev().copied());
+    let length = g.node("Shape", &[field], vec![int("start", 1)]);
+    let start = g.node("Neg", &[&length], vec![]);
+    let end = g.integer(i64::MAX, code::INT64);
+    let axis = g.integer(0, code::INT64);
+    let logits = g.node("Slice", &[&logits, &start, &end, &axis], vec![]);
+    let never = g.float(f32::MIN);
+    let logits = g.node("Where", &[is_real, &logits, &never], vec![]);
+    let weights = g.node("Softmax", &[&logits], vec![int("axis", 1)]);
+    g.node("Mul", &[&weights, mask], vec![])
+}
+
+fn layer(g: &mut GraphBuilder, index: usize, layer: &Layer, x: &str) -> String {
+    match layer {
+        Layer::Linear { weight, bias } => {
+            let dims = [weight.rows, weight.cols];
+            let weight = g.floats(layer_name(index, "weight"), &dims, weight.data.iter().copied());
+            let bias = g.floats(layer_name(index, "bias"), &[bias.len()], bias.iter().copied());
+            g.node("Gemm", &[x, &weight, &bias], vec![int("transB", 1)])
+        }
+        Layer::Prelu { slope } => {
+            let slope = g.floats(layer_name(index, "slope"), &[slope.len()], slope.iter().copied());
+            g.node("PRelu", &[x, &slope], vec![])
+        }
+        Layer::Relu => g.node("Relu", &[x], vec![]),
+        Layer::L2Norm { eps } => {
+            let eps = g.floats(layer_name(index, "eps"), &[1], std::iter::once(*eps));
+            let norm = g.node("ReduceL2", &[x], vec![ints("axes", &[1]), int("keepdims", 1)]);
+            let norm = g.node("Max", &[&norm, &eps], vec![]);
+            g.node("Div", &[x, &norm], vec![])
+        }
+    }
+}

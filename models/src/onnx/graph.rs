@@ -1,0 +1,151 @@
+//! A small builder of ONNX graphs: names every value once and keeps nodes in topological order.
+
+use super::messages::{
+    AttributeProto, DimensionProto, GraphProto, NodeProto, StringStringEntryProto, TensorProto, TensorShapeProto,
+    TensorTypeProto, TypeProto, ValueInfoProto, code,
+};
+use prost::bytes::Bytes;
+use std::collections::BTreeSet;
+
+/// One extent of an input or output.
+#[derive(Debug, Clone, Copy)]
+pub enum Extent<'a> {
+    /// Known at export.
+    Fixed(usize),
+    /// Named, chosen by the caller of the model.
+    Dynamic(&'a str),
+}
+
+/// Where the values of a tensor lie in the external data file.
+#[derive(Debug, Clone)]
+pub struct External<'a> {
+    /// Name of the file, in the model's folder.
+    pub file: &'a str,
+    /// First byte.
+    pub offset: u64,
+    /// Number of bytes.
+    pub length: u64,
+}
+
+/// A graph under construction.
+#[derive(Debug, Default)]
+pub struct GraphBuilder {
+    graph: GraphProto,
+    tensors: BTreeSet<String>,
+}
+
+impl GraphBuilder {
+    /// Declares an input; its name must not begin with `/`, as those of the graph's own values do.
+    pub fn input(&mut self, name: &str, element: i32, extents: &[Extent], description: &str) {
+        self.graph.input.push(value_info(name, element, extents, description));
+    }
+
+    /// Adds a float tensor, or finds the one that has this name already.
+    pub fn floats(&mut self, name: String, dims: &[usize], values: impl Iterator<Item = f32>) -> String {
+        let raw: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
+        self.tensor(name, dims, code::FLOAT, TensorProto { raw_data: Some(raw.into()), ..Default::default() })
+    }
+
+    /// Adds a float tensor whose values stand in another file, or finds the one of this name.
+    pub fn external_floats(&mut self, name: String, dims: &[usize], external: &External) -> String {
+        let external_data = vec![
+            StringStringEntryProto::new("location", external.file),
+            StringStringEntryProto::new("offset", external.offset.to_string()),
+            StringStringEntryProto::new("length", external.length.to_string()),
+        ];
+        let tensor = TensorProto { external_data, data_location: Some(code::EXTERNAL), ..Default::default() };
+        self.tensor(name, dims, code::FLOAT, tensor)
+    }
+
+    /// Adds an integer constant, or finds the one of this value: int64 `[1]`, or int32 `[]` for comparisons.
+    pub fn integer(&mut self, value: i64, element: i32) -> String {
+        let (kind, dims, raw) = match element {
+            code::INT32 => ("int32", &[][..], Bytes::copy_from_slice(&(value as i32).to_le_bytes())),
+            _ => ("int64", &[1][..], Bytes::copy_from_slice(&value.to_le_bytes())),
+        };
+        let name = format!("/constant/{kind}/{value}");
+        self.tensor(name, dims, element, TensorProto { raw_data: Some(raw), ..Default::default() })
+    }
+
+    /// Adds a float constant `[1]`, or finds the one of this value.
+    pub fn float(&mut self, value: f32) -> String {
+        self.floats(format!("/constant/float/{value:e}"), &[1], std::iter::once(value))
+    }
+
+    /// Adds an operator and returns the name of its result.
+    pub fn node(&mut self, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
+        let output = format!("/{op}/{}", self.graph.node.len());
+        self.graph.node.push(NodeProto {
+            input: inputs.iter().map(ToString::to_string).collect(),
+            output: vec![output.clone()],
+            name: Some(output.clone()),
+            op_type: Some(op.to_string()),
+            attribute: attributes,
+        });
+        output
+    }
+
+    /// Gives `value` a name of its own, declares it as the output, and ends the graph.
+    pub fn finish(mut self, name: &str, value: &str, output: &str, extents: &[Extent]) -> GraphProto {
+        let rename = |names: &mut Vec<String>| {
+            for name in names.iter_mut().filter(|n| *n == value) {
+                *name = output.to_string();
+            }
+        };
+        for node in &mut self.graph.node {
+            rename(&mut node.input);
+            rename(&mut node.output);
+        }
+        self.graph.output.push(value_info(output, code::FLOAT, extents, "one unit vector per row"));
+        self.graph.name = Some(name.to_string());
+        self.graph
+    }
+
+    fn tensor(&mut self, name: String, dims: &[usize], element: i32, values: TensorProto) -> String {
+        if self.tensors.insert(name.clone()) {
+            self.graph.initializer.push(TensorProto {
+                dims: dims.iter().map(|d| *d as i64).collect(),
+                data_type: Some(element),
+                name: Some(name.clone()),
+                ..values
+            });
+        }
+        name
+    }
+}
+
+/// An integer attribute.
+pub fn int(name: &str, value: i64) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.to_string()),
+        i: Some(value),
+        r#type: Some(code::ATTRIBUTE_INT),
+        ..Default::default()
+    }
+}
+
+/// An integer list attribute.
+pub fn ints(name: &str, values: &[i64]) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.to_string()),
+        ints: values.to_vec(),
+        r#type: Some(code::ATTRIBUTE_INTS),
+        ..Default::default()
+    }
+}
+
+fn value_info(name: &str, element: i32, extents: &[Extent], description: &str) -> ValueInfoProto {
+    let dim = extents
+        .iter()
+        .map(|extent| match extent {
+            Extent::Fixed(n) => DimensionProto { dim_value: Some(*n as i64), dim_param: None },
+            Extent::Dynamic(name) => DimensionProto { dim_value: None, dim_param: Some(name.to_string()) },
+        })
+        .collect();
+    let tensor_type = TensorTypeProto { elem_type: Some(element), shape: Some(TensorShapeProto { dim }) };
+    ValueInfoProto {
+        name: Some(name.to_string()),
+        r#type: Some(TypeProto { tensor_type: Some(tensor_type) }),
+        doc_string: Some(description.to_string()),
+    }
+}

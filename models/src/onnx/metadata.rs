@@ -1,0 +1,181 @@
+//! The metadata properties of a tower file.
+
+use crate::error::ModelError;
+use crate::tower::{Layer, Pooling, Tower, TowerInput};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+use twotower_artifacts::{ArtifactError, Fingerprint, TowerSchema};
+
+/// Version of the file format written by this build; newer ones are refused.
+pub const FORMAT_VERSION: u32 = 1;
+
+pub(super) const KEY_FORMAT: &str = "twotower.format_version";
+pub(super) const KEY_ENCODER: &str = "twotower.encoder_fingerprint";
+pub(super) const KEY_SIDE: &str = "twotower.side";
+pub(super) const KEY_SCHEMA: &str = "twotower.schema";
+pub(super) const KEY_TOWER: &str = "twotower.tower";
+pub(super) const KEY_DIM: &str = "twotower.dim";
+pub(super) const KEY_SIMILARITY: &str = "twotower.similarity";
+pub(super) const KEY_DATA: &str = "twotower.data_fingerprint";
+
+const RESERVED: [&str; 8] =
+    [KEY_FORMAT, KEY_ENCODER, KEY_SIDE, KEY_SCHEMA, KEY_TOWER, KEY_DIM, KEY_SIMILARITY, KEY_DATA];
+const SIMILARITY: &str = "cosine";
+
+/// What a tower file says about itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Metadata {
+    /// Inputs in order, the side, and the encoder state the codes must come from.
+    pub schema: TowerSchema,
+    /// Width of the output.
+    pub dim: usize,
+    /// Fingerprint of the external data file, where the tables stand in one.
+    pub data: Option<Fingerprint>,
+    /// Pairs added by the exporter's caller.
+    pub extra: BTreeMap<String, String>,
+    pub(super) description: Description,
+}
+
+/// The parts of a tower that the initialisers do not say.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Description {
+    pub inputs: Vec<InputKind>,
+    pub layers: Vec<LayerKind>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub(super) enum InputKind {
+    Embedding { table: String },
+    Pooled { table: String, pooling: PoolingKind },
+    Dense {},
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum PoolingKind {
+    Mean,
+    Position,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum LayerKind {
+    Linear,
+    Prelu,
+    Relu,
+    L2norm,
+}
+
+impl Description {
+    fn of(tower: &Tower) -> Self {
+        let input = |input: &TowerInput| match input {
+            TowerInput::Embedding { table } => InputKind::Embedding { table: table.clone() },
+            TowerInput::Pooled { table, pooling } => InputKind::Pooled {
+                table: table.clone(),
+                pooling: match pooling {
+                    Pooling::Mean => PoolingKind::Mean,
+                    Pooling::Position(_) => PoolingKind::Position,
+                },
+            },
+            TowerInput::Dense => InputKind::Dense {},
+        };
+        let layer = |layer: &Layer| match layer {
+            Layer::Linear { .. } => LayerKind::Linear,
+            Layer::Prelu { .. } => LayerKind::Prelu,
+            Layer::Relu => LayerKind::Relu,
+            Layer::L2Norm { .. } => LayerKind::L2norm,
+        };
+        Self { inputs: tower.inputs.iter().map(input).collect(), layers: tower.layers.iter().map(layer).collect() }
+    }
+}
+
+impl Metadata {
+    /// Describes a tower.
+    ///
+    /// # Errors
+    /// [`ModelError::Setting`] when an extra pair has a name that the format uses itself.
+    pub(super) fn of(
+        tower: &Tower,
+        extra: &BTreeMap<String, String>,
+        data: Option<Fingerprint>,
+    ) -> Result<Self, ModelError> {
+        if let Some(taken) = extra.keys().find(|k| RESERVED.contains(&k.as_str())) {
+            return Err(ModelError::Setting {
+                setting: "tower metadata",
+                expected: "names that the format does not use itself".to_string(),
+                found: taken.clone(),
+            });
+        }
+        Ok(Self {
+            schema: tower.schema.clone(),
+            dim: tower.dim,
+            data,
+            extra: extra.clone(),
+            description: Description::of(tower),
+        })
+    }
+
+    /// The properties, in a fixed order.
+    pub(super) fn to_pairs(&self) -> Result<Vec<(String, String)>, serde_json::Error> {
+        let mut pairs = vec![
+            (KEY_FORMAT, FORMAT_VERSION.to_string()),
+            (KEY_ENCODER, self.schema.encoder.to_string()),
+            (KEY_SIDE, self.schema.side.to_string()),
+            (KEY_SCHEMA, serde_json::to_string(&self.schema)?),
+            (KEY_TOWER, serde_json::to_string(&self.description)?),
+            (KEY_DIM, self.dim.to_string()),
+            (KEY_SIMILARITY, SIMILARITY.to_string()),
+        ];
+        pairs.extend(self.data.as_ref().map(|f| (KEY_DATA, f.to_string())));
+        let ours = pairs.into_iter().map(|(k, v)| (k.to_string(), v));
+        Ok(ours.chain(self.extra.iter().map(|(k, v)| (k.clone(), v.clone()))).collect())
+    }
+
+    /// Reads the properties of the file at `path`; what is not ours is kept in [`Metadata::extra`].
+    ///
+    /// # Errors
+    /// [`ArtifactError::Corrupt`] when a property is missing or contradicts another,
+    /// [`ArtifactError::Version`] for a newer format.
+    pub(crate) fn from_pairs(path: &Path, mut pairs: BTreeMap<String, String>) -> Result<Self, ArtifactError> {
+        let corrupt = |reason: String| ArtifactError::Corrupt { path: path.to_path_buf(), reason };
+        let mut take = |key: &str| {
+            pairs.remove(key).ok_or_else(|| {
+                corrupt(format!("metadata property `{key}` is missing; this is not a tower exported by twotower"))
+            })
+        };
+        let parse_error = |key: &str, expected: &str, found: &dyn std::fmt::Display| {
+            corrupt(format!("metadata property `{key}`: expected {expected}, found {found}"))
+        };
+        let format = take(KEY_FORMAT)?;
+        let found = format.parse().map_err(|_| parse_error(KEY_FORMAT, "a version number", &format))?;
+        if found > FORMAT_VERSION {
+            return Err(ArtifactError::Version { path: path.to_path_buf(), found, supported: FORMAT_VERSION });
+        }
+        let schema: TowerSchema = serde_json::from_str(&take(KEY_SCHEMA)?)
+            .map_err(|e| parse_error(KEY_SCHEMA, "a tower schema as JSON", &e))?;
+        let description = serde_json::from_str(&take(KEY_TOWER)?)
+            .map_err(|e| parse_error(KEY_TOWER, "inputs and layers as JSON", &e))?;
+        let dim = take(KEY_DIM)?;
+        let dim = dim.parse().map_err(|_| parse_error(KEY_DIM, "a width", &dim))?;
+        for (key, expected) in [
+            (KEY_ENCODER, schema.encoder.to_string()),
+            (KEY_SIDE, schema.side.to_string()),
+            (KEY_SIMILARITY, SIMILARITY.to_string()),
+        ] {
+            let found = take(key)?;
+            if found != expected {
+                return Err(parse_error(key, &expected, &found));
+            }
+        }
+        let data = match pairs.remove(KEY_DATA) {
+            None => None,
+            Some(hex) => Some(
+                serde_json::from_value(hex.clone().into()).map_err(|_| parse_error(KEY_DATA, "a fingerprint", &hex))?,
+            ),
+        };
+        Ok(Self { schema, dim, data, extra: pairs, description })
+    }
+}
