@@ -99,6 +99,28 @@ pub enum ArtifactError {
         /// Expected and found.
         reason: String,
     },
+    /// A writer was handed something of the wrong length.
+    #[error("write {path}: {what} has {found} elements, expected {expected}", path = path.display())]
+    Length {
+        /// The file being written.
+        path: PathBuf,
+        /// Which argument.
+        what: &'static str,
+        /// Elements expected.
+        expected: usize,
+        /// Elements found.
+        found: usize,
+    },
+    /// A writer was handed ids of another kind than its file has.
+    #[error("write {path}: {found} ids, expected {expected} ids", path = path.display())]
+    IdKind {
+        /// The file being written.
+        path: PathBuf,
+        /// Kind of the file.
+        expected: crate::ids::IdKind,
+        /// Kind handed over.
+        found: crate::ids::IdKind,
+    },
     /// Arrow or Parquet failed on a file.
     #[error("{action} {path}: {source}", path = path.display())]
     Parquet {
@@ -118,9 +140,9 @@ impl ArtifactError {
             ArtifactError::Mismatch { .. } | ArtifactError::CodeOutOfRange { .. } | ArtifactError::Version { .. } => {
                 Category::Mismatch
             }
-            ArtifactError::BatchShape { .. } => Category::Mismatch,
+            ArtifactError::BatchShape { .. } | ArtifactError::IdKind { .. } => Category::Mismatch,
             ArtifactError::Corrupt { .. } | ArtifactError::Parquet { .. } => Category::Data,
-            ArtifactError::Io { .. } => Category::Other,
+            ArtifactError::Io { .. } | ArtifactError::Length { .. } => Category::Other,
         }
     }
 }

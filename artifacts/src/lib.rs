@@ -5,15 +5,29 @@
 
 pub mod batch;
 pub mod codec;
+pub mod codes;
 pub mod error;
 pub mod fingerprint;
 pub mod hashing;
+pub mod ids;
 pub mod interactions;
+pub mod interactions_file;
+pub mod manifest;
+pub mod neighbours;
+pub mod parquet_file;
 pub mod publish;
 pub mod schema;
+pub mod vectors;
 
 pub use batch::{CodeBatch, Column, Ragged};
+pub use codes::{CodesInfo, CodesReader, CodesWriter};
 pub use error::{ArtifactError, Category};
 pub use fingerprint::Fingerprint;
+pub use ids::{Id, IdKind, IdProblem, Ids};
 pub use interactions::Interactions;
+pub use interactions_file::{InteractionsInfo, read_interactions, write_interactions};
+pub use manifest::{FileEntry, Manifest};
+pub use neighbours::{NeighbourFormat, NeighbourLists, NeighbourSink, NeighboursInfo};
+pub use parquet_file::Compression;
 pub use schema::{FieldSchema, FieldShape, Side, TowerSchema};
+pub use vectors::{Precision, VectorsInfo, VectorsReader, VectorsWriter};

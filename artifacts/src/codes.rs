@@ -1,0 +1,316 @@
+//! Encoded rows as Parquet: ids, and one column per field of the tower's schema.
+//!
+//! Sequences are never stored: they are filled from interactions, and read back as empty rows.
+
+use crate::batch::{CodeBatch, Column, Ragged};
+use crate::error::ArtifactError;
+use crate::ids::{IdKind, Ids};
+use crate::manifest::FileEntry;
+use crate::parquet_file::{Artifact, Compression, ParquetBatches, ParquetFile, ParquetSource, arrow_error};
+use crate::schema::{FieldShape, TowerSchema};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float32Type, UInt32Type};
+use arrow_array::{Array, ArrayRef, FixedSizeListArray, Float32Array, ListArray, RecordBatch, UInt32Array};
+use arrow_buffer::{OffsetBuffer, ScalarBuffer};
+use arrow_schema::{DataType, Field, FieldRef, Schema};
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+const CODES: Artifact = Artifact { name: "codes", version: 1 };
+/// Rows per row group: what a writer holds in memory.
+const GROUP_ROWS: usize = 64 * 1024;
+/// Name of the id column; a field may be called `id`.
+const ID_COLUMN: &str = "__id";
+
+/// What a file of codes says about itself, in its Parquet metadata.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CodesInfo {
+    /// Kind of the ids.
+    pub ids: IdKind,
+    /// Schema of the rows, with the fingerprint of the encoder state they come from.
+    pub schema: TowerSchema,
+}
+
+/// The element field of a list column.
+fn element(data_type: DataType) -> FieldRef {
+    Arc::new(Field::new("element", data_type, false))
+}
+
+/// The Arrow type a field is stored as; `None` for sequences.
+fn stored_type(shape: &FieldShape) -> Option<DataType> {
+    match shape {
+        FieldShape::Code { .. } => Some(DataType::UInt32),
+        FieldShape::Bag { .. } => Some(DataType::List(element(DataType::UInt32))),
+        FieldShape::Sequence { .. } => None,
+        FieldShape::Dense { width } => Some(DataType::FixedSizeList(element(DataType::Float32), *width as i32)),
+    }
+}
+
+fn arrow_schema(info: &CodesInfo) -> Schema {
+    let mut fields = vec![Field::new(ID_COLUMN, info.ids.data_type(), false)];
+    for field in &info.schema.fields {
+        fields.extend(stored_type(&field.shape).map(|data_type| Field::new(&field.name, data_type, false)));
+    }
+    Schema::new(fields)
+}
+
+/// Writes encoded rows.
+pub struct CodesWriter {
+    file: ParquetFile,
+    info: CodesInfo,
+}
+
+impl CodesWriter {
+    /// Starts a file that will be published under `path`. Memory: one row group of 65,536 rows.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`] or [`ArtifactError::Parquet`].
+    pub fn create(path: impl AsRef<Path>, info: &CodesInfo, compression: Compression) -> Result<Self, ArtifactError> {
+        let dense = info.schema.fields.iter().filter(|f| matches!(f.shape, FieldShape::Dense { .. }));
+        let mut plain: Vec<&str> = dense.map(|f| f.name.as_str()).collect();
+        plain.push(ID_COLUMN);
+        let schema = Arc::new(arrow_schema(info));
+        let file = ParquetFile::create(path.as_ref(), schema, GROUP_ROWS, compression, &plain, CODES, info)?;
+        Ok(Self { file, info: info.clone() })
+    }
+
+    /// Appends rows; the batch is checked against the schema first.
+    ///
+    /// # Errors
+    /// As [`CodeBatch::check`], [`ArtifactError::Length`], [`ArtifactError::IdKind`], or a failed write.
+    pub fn write(&mut self, ids: &Ids, batch: &CodeBatch) -> Result<(), ArtifactError> {
+        batch.check(&self.info.schema)?;
+        let path = || self.file.path().to_path_buf();
+        if !batch.columns.is_empty() && batch.rows() != ids.len() {
+            let (expected, found) = (ids.len(), batch.rows());
+            return Err(ArtifactError::Length { path: path(), what: "batch", expected, found });
+        }
+        if ids.kind() != self.info.ids {
+            return Err(ArtifactError::IdKind { path: path(), expected: self.info.ids, found: ids.kind() });
+        }
+        let mut columns = vec![ids.to_array(0..ids.len())];
+        for (field, column) in self.info.schema.fields.iter().zip(&batch.columns) {
+            if let Some(data_type) = stored_type(&field.shape) {
+                columns.push(to_arrow(column, &data_type).map_err(arrow_error("write", self.file.path()))?);
+            }
+        }
+        self.file.write(columns)
+    }
+
+    /// Publishes the file.
+    ///
+    /// # Errors
+    /// A failed write; nothing stands under the final name then.
+    pub fn finish(self) -> Result<FileEntry, ArtifactError> {
+        self.file.finish()
+    }
+}
+
+fn to_arrow(column: &Column, data_type: &DataType) -> Result<ArrayRef, arrow_schema::ArrowError> {
+    Ok(match (column, data_type) {
+        (Column::Ragged(ragged), DataType::List(element)) => {
+            let offsets = OffsetBuffer::from_lengths(ragged.offsets.windows(2).map(|w| (w[1] - w[0]) as usize));
+            let values = Arc::new(UInt32Array::from(ragged.codes.clone()));
+            Arc::new(ListArray::try_new(element.clone(), offsets, values, None)?)
+        }
+        (Column::Dense { values, .. }, DataType::FixedSizeList(element, width)) => {
+            let values = Arc::new(Float32Array::from(values.clone()));
+            Arc::new(FixedSizeListArray::try_new(element.clone(), *width, values, None)?)
+        }
+        (Column::Code(codes), _) => Arc::new(UInt32Array::from(codes.clone())),
+        _ => unreachable!("the batch was checked against its schema"),
+    })
+}
+
+/// A file of encoded rows, open for reading.
+#[derive(Debug)]
+pub struct CodesReader {
+    source: ParquetSource,
+    info: CodesInfo,
+}
+
+impl CodesReader {
+    /// Opens a file and checks its columns.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`], [`ArtifactError::Parquet`], [`ArtifactError::Corrupt`] or [`ArtifactError::Version`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, ArtifactError> {
+        let source = ParquetSource::open(path.as_ref())?;
+        let info: CodesInfo = source.details(CODES)?;
+        let columns = |schema: &Schema| -> Vec<(String, DataType)> {
+            schema.fields().iter().map(|f| (f.name().clone(), f.data_type().clone())).collect()
+        };
+        let (found, expected) = (columns(source.schema()), columns(&arrow_schema(&info)));
+        if found != expected {
+            return Err(source.corrupt(format!("columns {found:?}, expected {expected:?}")));
+        }
+        Ok(Self { source, info })
+    }
+
+    /// What the file says about itself.
+    pub fn info(&self) -> &CodesInfo {
+        &self.info
+    }
+
+    /// Rows.
+    pub fn rows(&self) -> u64 {
+        self.source.rows()
+    }
+
+    /// Streams a row range (cut at the end) in batches of `batch_rows`, each checked against the schema.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`] or [`ArtifactError::Parquet`]; the stream also gives [`ArtifactError::Corrupt`] and
+    /// the errors of [`CodeBatch::check`].
+    pub fn batches(&self, rows: Range<u64>, batch_rows: usize) -> Result<CodeBatches, ArtifactError> {
+        Ok(CodeBatches { batches: self.source.batches(rows, batch_rows)?, info: self.info.clone() })
+    }
+
+    /// Loads all rows.
+    ///
+    /// # Errors
+    /// As [`CodesReader::batches`].
+    pub fn load(&self) -> Result<(Ids, CodeBatch), ArtifactError> {
+        let mut ids = Ids::new(self.info.ids);
+        let mut all = CodeBatch::empty(&self.info.schema);
+        for batch in self.batches(0..u64::MAX, 8192)? {
+            let (batch_ids, batch) = batch?;
+            ids.extend_from(&batch_ids, 0..batch_ids.len());
+            all.extend_from_rows(&batch, 0..batch.rows());
+        }
+        Ok((ids, all))
+    }
+}
+
+/// Stream of a [`CodesReader`].
+pub struct CodeBatches {
+    batches: ParquetBatches,
+    info: CodesInfo,
+}
+
+impl CodeBatches {
+    fn decode(&self, batch: &RecordBatch) -> Result<(Ids, CodeBatch), ArtifactError> {
+        let path = self.batches.path();
+        let ids = Ids::from_array(batch.column(0).as_ref()).map_err(|e| e.in_file(path, ID_COLUMN))?;
+        let mut stored = batch.columns()[1..].iter();
+        let mut columns = Vec::with_capacity(self.info.schema.fields.len());
+        for field in &self.info.schema.fields {
+            let column = match &field.shape {
+                FieldShape::Sequence { .. } => {
+                    Some(Column::Ragged(Ragged { offsets: vec![0; ids.len() + 1], codes: Vec::new() }))
+                }
+                shape => stored.next().and_then(|array| from_arrow(shape, array)),
+            };
+            columns.push(column.ok_or_else(|| ArtifactError::Corrupt {
+                path: path.to_path_buf(),
+                reason: format!("column `{}` holds nulls or is not of shape {:?}", field.name, field.shape),
+            })?);
+        }
+        let batch = CodeBatch { columns };
+        batch.check(&self.info.schema)?;
+        Ok((ids, batch))
+    }
+}
+
+impl Iterator for CodeBatches {
+    type Item = Result<(Ids, CodeBatch), ArtifactError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let batch = self.batches.next()?;
+        Some(batch.and_then(|b| self.decode(&b)))
+    }
+}
+
+fn from_arrow(shape: &FieldShape, array: &ArrayRef) -> Option<Column> {
+    let codes = |array: &dyn Array| {
+        let codes = array.as_primitive_opt::<UInt32Type>()?;
+        (codes.null_count() == 0).then(|| codes.values().clone())
+    };
+    if array.null_count() > 0 {
+        return None;
+    }
+    Some(match shape {
+        FieldShape::Code { .. } => Column::Code(codes(array)?.to_vec()),
+        FieldShape::Bag { .. } | FieldShape::Sequence { .. } => {
+            let list = array.as_list_opt::<i32>()?;
+            let (first, last) = (list.offsets().first(), list.offsets().last());
+            let offsets = list.offsets().iter().map(|o| (o - first) as u32).collect();
+            Column::Ragged(Ragged { offsets, codes: codes(list.values())?[first as usize..last as usize].to_vec() })
+        }
+        FieldShape::Dense { width } => {
+            let list = array.as_fixed_size_list_opt()?;
+            let floats = list.values().as_primitive_opt::<Float32Type>().filter(|f| f.null_count() == 0)?;
+            let start = list.value_offset_at(0) as usize;
+            let width = *width as usize;
+            let values: ScalarBuffer<f32> = floats.values().slice(start, list.len() * width);
+            Column::Dense { width, values: values.to_vec() }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fingerprint::Fingerprint;
+    use crate::schema::{FieldSchema, Side};
+
+    fn info() -> CodesInfo {
+        let table = || "t".to_string();
+        let field = |name: &str, shape| FieldSchema { name: name.to_string(), shape };
+        let fields = vec![
+            field("id", FieldShape::Code { table: table(), cardinality: 10 }),
+            field("recent", FieldShape::Sequence { table: table(), cardinality: 10, max_len: 5 }),
+            field("genres", FieldShape::Bag { table: table(), cardinality: 10, max_len: 5 }),
+            field("text", FieldShape::Dense { width: 2 }),
+        ];
+        let schema = TowerSchema { side: Side::User, encoder: Fingerprint::of(b"state"), fields };
+        CodesInfo { ids: IdKind::Int, schema }
+    }
+
+    fn rows(n: u32) -> (Ids, CodeBatch) {
+        let mut batch = CodeBatch::empty(&info().schema);
+        let mut genres = Ragged::default();
+        let mut recent = Ragged::default();
+        for r in 0..n {
+            genres.push_row((0..r % 4).map(|g| g + 3));
+            recent.push_row([]);
+        }
+        batch.columns = vec![
+            Column::Code((0..n).map(|r| r % 10).collect()),
+            Column::Ragged(recent),
+            Column::Ragged(genres),
+            Column::Dense { width: 2, values: (0..n * 2).map(|v| v as f32 / 7.0).collect() },
+        ];
+        (Ids::Int((0..n as i64).collect()), batch)
+    }
+
+    #[test]
+    fn codes_read_back_whole_and_by_range() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("codes.parquet");
+        let mut writer = CodesWriter::create(&path, &info(), Compression::Zstd).unwrap();
+        let (ids, batch) = rows(1000);
+        writer.write(&ids, &batch).unwrap();
+        writer.finish().unwrap();
+        let reader = CodesReader::open(&path).unwrap();
+        assert_eq!(reader.info(), &info());
+        assert_eq!(reader.load().unwrap(), (ids, batch.clone()));
+        let mut range = CodeBatch::empty(&info().schema);
+        range.extend_from_rows(&batch, 501..507);
+        let found: Vec<_> = reader.batches(501..507, 100).unwrap().map(Result::unwrap).collect();
+        assert_eq!(found, [(Ids::Int((501..507).collect()), range)]);
+    }
+
+    #[test]
+    fn codes_beyond_the_cardinality_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = CodesWriter::create(dir.path().join("c"), &info(), Compression::None).unwrap();
+        let (ids, mut batch) = rows(3);
+        batch.columns[0] = Column::Code(vec![1, 10, 2]);
+        assert!(matches!(writer.write(&ids, &batch), Err(ArtifactError::CodeOutOfRange { row: 1, code: 10, .. })));
+        let (_, batch) = rows(2);
+        assert!(matches!(writer.write(&ids, &batch), Err(ArtifactError::Length { .. })));
+    }
+}

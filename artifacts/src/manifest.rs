@@ -1,0 +1,284 @@
+//! Stage manifests: what a stage wrote, from what, with which settings. A person can read them.
+
+use crate::error::ArtifactError;
+use crate::fingerprint::Fingerprint;
+use crate::hashing::HashingWriter;
+use crate::publish::{io_error, publish_file};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Component, Path, PathBuf};
+
+/// Newest manifest version this build reads, and the one it writes.
+pub const MANIFEST_VERSION: u32 = 1;
+/// Manifests are small; anything larger is not one.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// One published file of a stage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Path relative to the manifest's folder, with `/`.
+    pub path: String,
+    /// Size.
+    pub bytes: u64,
+    /// Rows it holds, 0 for files without rows.
+    pub rows: u64,
+    /// Its whole BLAKE3 hash, 64 hex digits.
+    pub blake3: String,
+}
+
+impl FileEntry {
+    /// The entry of a file that stands on disk, hashed in one pass.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`] when it cannot be read.
+    pub fn of_file(folder: &Path, path: &str, rows: u64) -> Result<Self, ArtifactError> {
+        let full = folder.join(path);
+        let (bytes, blake3) = hash_file(&full)?;
+        Ok(Self { path: path.to_string(), bytes, rows, blake3 })
+    }
+
+    /// The same file, seen from a folder further up: `sub/` is put before its path.
+    pub fn under(mut self, sub: &str) -> Self {
+        self.path = format!("{sub}/{}", self.path);
+        self
+    }
+}
+
+/// What a stage leaves beside its output; written last, so that its presence means completeness.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of this format.
+    pub format_version: u32,
+    /// The stage, such as `infer`.
+    pub stage: String,
+    /// Version of twotower that wrote it.
+    pub tool_version: String,
+    /// Fingerprint of this output; timings are not part of it.
+    pub fingerprint: Fingerprint,
+    /// Fingerprints of the inputs by name.
+    #[serde(default)]
+    pub inputs: BTreeMap<String, Fingerprint>,
+    /// Resolved settings.
+    #[serde(default)]
+    pub config: serde_json::Value,
+    /// Seed, for stages that draw.
+    #[serde(default)]
+    pub seed: Option<u64>,
+    /// Row counts by name.
+    #[serde(default)]
+    pub rows: BTreeMap<String, u64>,
+    /// Wall-clock seconds.
+    #[serde(default)]
+    pub seconds: f64,
+    /// Files of the output.
+    #[serde(default)]
+    pub files: Vec<FileEntry>,
+    /// What a person should know about this output.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+    /// Whatever else the stage records.
+    #[serde(default)]
+    pub details: serde_json::Value,
+}
+
+impl Manifest {
+    /// An empty manifest of this version.
+    pub fn new(stage: &str, tool_version: &str, fingerprint: Fingerprint) -> Self {
+        Self {
+            format_version: MANIFEST_VERSION,
+            stage: stage.to_string(),
+            tool_version: tool_version.to_string(),
+            fingerprint,
+            inputs: BTreeMap::new(),
+            config: serde_json::Value::Null,
+            seed: None,
+            rows: BTreeMap::new(),
+            seconds: 0.0,
+            files: Vec::new(),
+            warnings: Vec::new(),
+            details: serde_json::Value::Null,
+        }
+    }
+
+    /// Publishes the manifest as indented JSON.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`].
+    pub fn write(&self, path: impl AsRef<Path>) -> Result<(), ArtifactError> {
+        publish_file(path, |w| {
+            serde_json::to_writer_pretty(&mut *w, self)?;
+            w.write_all(b"\n")
+        })
+    }
+
+    /// Reads a manifest; keys it does not know are ignored.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`], [`ArtifactError::Version`] when it is newer, and [`ArtifactError::Corrupt`] when it
+    /// is not a manifest or lists a path that leaves its folder.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, ArtifactError> {
+        #[derive(Deserialize)]
+        struct Version {
+            format_version: u32,
+        }
+        let path = path.as_ref();
+        let corrupt = |reason: String| ArtifactError::Corrupt { path: path.to_path_buf(), reason };
+        let file = File::open(path).map_err(io_error("open", path))?;
+        let mut text = Vec::new();
+        file.take(MAX_BYTES).read_to_end(&mut text).map_err(io_error("read", path))?;
+        let not_one = |e: serde_json::Error| corrupt(format!("not a manifest: {e}"));
+        let version = serde_json::from_slice::<Version>(&text).map_err(not_one)?.format_version;
+        if version > MANIFEST_VERSION {
+            let path = path.to_path_buf();
+            return Err(ArtifactError::Version { path, found: version, supported: MANIFEST_VERSION });
+        }
+        let manifest: Manifest = serde_json::from_slice(&text).map_err(not_one)?;
+        match manifest.files.iter().find(|f| !stays_inside(&f.path)) {
+            Some(file) => Err(corrupt(format!("lists `{}`, expected a path inside its own folder", file.path))),
+            None => Ok(manifest),
+        }
+    }
+
+    /// Checks that every file listed is a regular file inside `folder`, of the listed size and checksum.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Corrupt`] or [`ArtifactError::Io`], naming the first file that differs.
+    pub fn verify_files(&self, folder: impl AsRef<Path>) -> Result<(), ArtifactError> {
+        let folder = folder.as_ref();
+        let root = folder.canonicalize().map_err(io_error("open", folder))?;
+        for entry in &self.files {
+            let path = folder.join(&entry.path);
+            let corrupt = |reason: String| ArtifactError::Corrupt { path: path.clone(), reason };
+            let found = fs::symlink_metadata(&path).map_err(io_error("read", &path))?;
+            let real = path.canonicalize().map_err(io_error("read", &path))?;
+            if !stays_inside(&entry.path) || !found.is_file() || !real.starts_with(&root) {
+                return Err(corrupt("expected a regular file inside the manifest's folder".to_string()));
+            }
+            if found.len() != entry.bytes {
+                return Err(corrupt(format!("{} bytes, its manifest says {}", found.len(), entry.bytes)));
+            }
+            let (_, blake3) = hash_file(&path)?;
+            if blake3 != entry.blake3 {
+                return Err(corrupt(format!("checksum {blake3}, its manifest says {}", entry.blake3)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows of all files together.
+    pub fn file_rows(&self) -> u64 {
+        self.files.iter().map(|f| f.rows).sum()
+    }
+}
+
+/// Whether a path names something below its folder by plain components only.
+fn stays_inside(path: &str) -> bool {
+    let mut parts = Path::new(path).components().peekable();
+    parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
+}
+
+/// Size and whole BLAKE3 hash of a file.
+fn hash_file(path: &Path) -> Result<(u64, String), ArtifactError> {
+    let mut file = File::open(path).map_err(io_error("open", path))?;
+    let mut hasher = HashingWriter::new(io::sink());
+    let mut chunk = vec![0; 1 << 18];
+    loop {
+        match file.read(&mut chunk).and_then(|n| hasher.write_all(&chunk[..n]).map(|()| n)) {
+            Ok(0) => return Ok((hasher.bytes(), hasher.digest().to_hex().to_string())),
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(io_error("read", path)(e)),
+        }
+    }
+}
+
+/// File name of a path, as entries carry it.
+pub(crate) fn entry_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The manifest's conventional place in a stage's folder.
+pub fn manifest_path(folder: impl AsRef<Path>) -> PathBuf {
+    folder.as_ref().join("manifest.json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::publish::publish_bytes;
+
+    fn sample(folder: &Path) -> Manifest {
+        publish_bytes(folder.join("parts/a.bin"), b"content").unwrap();
+        let mut manifest = Manifest::new("infer", "0.1.0", Fingerprint::of(b"out"));
+        manifest.inputs.insert("users".to_string(), Fingerprint::of(b"in"));
+        manifest.config = serde_json::json!({"zeta": 1, "alpha": 2});
+        manifest.rows.insert("users".to_string(), 7);
+        manifest.seconds = 1.5;
+        manifest.files.push(FileEntry::of_file(&folder.join("parts"), "a.bin", 7).unwrap().under("parts"));
+        manifest
+    }
+
+    #[test]
+    fn a_manifest_reads_back_and_its_files_verify() {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = sample(dir.path());
+        let path = manifest_path(dir.path());
+        manifest.write(&path).unwrap();
+        let back = Manifest::read(&path).unwrap();
+        assert_eq!(back, manifest);
+        assert_eq!(back.files[0].blake3, blake3::hash(b"content").to_hex().as_str());
+        assert_eq!(back.file_rows(), 7);
+        back.verify_files(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn altered_missing_and_linked_files_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = sample(dir.path());
+        let file = dir.path().join("parts/a.bin");
+        let refused = || manifest.verify_files(dir.path()).unwrap_err().to_string();
+        fs::write(&file, b"c0ntent").unwrap();
+        assert!(refused().contains("a.bin") && refused().contains("checksum"));
+        fs::write(&file, b"conten").unwrap();
+        assert!(refused().contains("6 bytes, its manifest says 7"));
+        fs::remove_file(&file).unwrap();
+        assert!(refused().contains("a.bin"));
+        let outside = tempfile::tempdir().unwrap();
+        publish_bytes(outside.path().join("a.bin"), b"content").unwrap();
+        std::os::unix::fs::symlink(outside.path().join("a.bin"), &file).unwrap();
+        assert!(refused().contains("regular file"));
+        fs::remove_file(&file).unwrap();
+        fs::remove_dir(dir.path().join("parts")).unwrap();
+        std::os::unix::fs::symlink(outside.path(), dir.path().join("parts")).unwrap();
+        assert!(refused().contains("regular file inside"));
+    }
+
+    #[test]
+    fn paths_that_leave_the_folder_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = manifest_path(dir.path());
+        for bad in ["../a", "/etc/passwd", "x/../../a", "", "./a"] {
+            let mut manifest = sample(dir.path());
+            manifest.files[0].path = bad.to_string();
+            manifest.write(&path).unwrap();
+            assert!(matches!(Manifest::read(&path), Err(ArtifactError::Corrupt { .. })), "{bad}");
+            assert!(manifest.verify_files(dir.path()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn newer_versions_are_refused_by_number_and_extra_keys_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = manifest_path(dir.path());
+        let mut value = serde_json::to_value(sample(dir.path())).unwrap();
+        value["added_later"] = serde_json::json!([1]);
+        publish_bytes(&path, value.to_string().as_bytes()).unwrap();
+        assert!(Manifest::read(&path).is_ok());
+        publish_bytes(&path, br#"{"format_version": 9, "shape": "unknown"}"#).unwrap();
+        assert!(matches!(Manifest::read(&path), Err(ArtifactError::Version { found: 9, .. })));
+        publish_bytes(&path, b"{\"format_version\": 1, \"sta").unwrap();
+        assert!(matches!(Manifest::read(&path), Err(ArtifactError::Corrupt { .. })));
+    }
+}

@@ -1,0 +1,495 @@
+//! Neighbour sinks: where `recall` writes each user's items, and the readers of what they wrote.
+//!
+//! A sink publishes by [`NeighbourSink::finish`]; dropped before that, nothing stands under its name.
+
+use crate::error::ArtifactError;
+use crate::hashing::HashingWriter;
+use crate::ids::{IdKind, Ids};
+use crate::manifest::{FileEntry, entry_name};
+use crate::parquet_file::{Artifact, Compression, ParquetFile, ParquetSource};
+use crate::publish::{Staged, io_error};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float32Type, UInt32Type};
+use arrow_array::{Array, ArrayRef, Float32Array, ListArray, UInt32Array};
+use arrow_buffer::OffsetBuffer;
+use arrow_schema::{DataType, Field, FieldRef, Schema};
+use serde::{Deserialize, Serialize};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const LISTS: Artifact = Artifact { name: "neighbours", version: 1 };
+const LONG: Artifact = Artifact { name: "neighbours-long", version: 1 };
+/// Users per row group of the list form; the long form holds as many rows as 64 users of 1,000 items.
+const GROUP_USERS: usize = 16 * 1024;
+const GROUP_ROWS: usize = 256 * 1024;
+/// Users turned into Arrow columns at a time.
+const CHUNK_USERS: usize = 1024;
+
+/// File format of neighbours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NeighbourFormat {
+    /// A row per user: `user_id`, `item_ids`, `cosine_similarity` (lists of equal length).
+    #[default]
+    Parquet,
+    /// A row per neighbour: `user_id`, `rank` from 1, `item_id`, `cosine_similarity`.
+    ParquetLong,
+    /// A JSON object per user and line, with the keys of [`NeighbourFormat::Parquet`].
+    Jsonl,
+}
+
+impl NeighbourFormat {
+    /// File name extension, without a dot.
+    pub fn extension(self) -> &'static str {
+        match self {
+            NeighbourFormat::Parquet | NeighbourFormat::ParquetLong => "parquet",
+            NeighbourFormat::Jsonl => "jsonl",
+        }
+    }
+}
+
+/// Neighbour lists of some users, best first.
+#[derive(Debug, Clone, Copy)]
+pub struct NeighbourLists<'a> {
+    /// `[users + 1]`; user u's neighbours are `offsets[u]..offsets[u + 1]` of the slices below.
+    pub offsets: &'a [usize],
+    /// Rows of `item_ids`.
+    pub rows: &'a [u32],
+    /// Cosine similarities in [-1, 1], descending per user.
+    pub scores: &'a [f32],
+    /// Ids of all items by row.
+    pub item_ids: &'a Ids,
+}
+
+impl NeighbourLists<'_> {
+    fn check(&self, users: &Ids, path: &Path) -> Result<(), ArtifactError> {
+        let total = self.offsets.last().copied().unwrap_or(0);
+        let lengths = [
+            ("offsets", self.offsets.len(), users.len() + 1),
+            ("item rows", self.rows.len(), total),
+            ("scores", self.scores.len(), total),
+        ];
+        match lengths.into_iter().find(|(_, found, expected)| found != expected) {
+            Some((what, found, expected)) => {
+                Err(ArtifactError::Length { path: path.to_path_buf(), what, expected, found })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Ids of the items `neighbours`.
+    fn items(&self, neighbours: std::ops::Range<usize>) -> Ids {
+        let mut ids = Ids::new(self.item_ids.kind());
+        ids.extend_from(self.item_ids, self.rows[neighbours].iter().map(|&row| row as usize));
+        ids
+    }
+}
+
+/// Where neighbours go.
+pub trait NeighbourSink: Send {
+    /// Appends the lists of `users`, in order.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Length`] or [`ArtifactError::IdKind`] for arguments that do not fit, or a failed write.
+    fn write(&mut self, users: &Ids, lists: &NeighbourLists<'_>) -> Result<(), ArtifactError>;
+
+    /// Publishes the file. Rows count as the format does: users, or neighbours in the long form.
+    ///
+    /// # Errors
+    /// A failed write; nothing stands under the final name then.
+    fn finish(self: Box<Self>) -> Result<FileEntry, ArtifactError>;
+}
+
+/// What a neighbours file says about itself, in its Parquet metadata.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeighboursInfo {
+    /// Kind of the user ids.
+    pub users: IdKind,
+    /// Kind of the item ids.
+    pub items: IdKind,
+}
+
+impl NeighboursInfo {
+    fn check(&self, users: &Ids, items: &Ids, path: &Path) -> Result<(), ArtifactError> {
+        for (expected, ids) in [(self.users, users), (self.items, items)] {
+            if ids.kind() != expected {
+                let found = ids.kind();
+                return Err(ArtifactError::IdKind { path: path.to_path_buf(), expected, found });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Opens a sink of the given format that will publish `path`.
+///
+/// # Errors
+/// [`ArtifactError::Io`] or [`ArtifactError::Parquet`].
+pub fn open_sink(
+    format: NeighbourFormat,
+    path: impl AsRef<Path>,
+    info: &NeighboursInfo,
+    compression: Compression,
+) -> Result<Box<dyn NeighbourSink>, ArtifactError> {
+    let path = path.as_ref();
+    Ok(match format {
+        NeighbourFormat::Parquet => Box::new(ListSink::create(path, info, compression)?),
+        NeighbourFormat::ParquetLong => Box::new(LongSink::create(path, info, compression)?),
+        NeighbourFormat::Jsonl => Box::new(JsonSink::create(path, info)?),
+    })
+}
+
+/// [`NeighbourFormat::Parquet`].
+struct ListSink {
+    file: ParquetFile,
+    info: NeighboursInfo,
+    item: FieldRef,
+    score: FieldRef,
+}
+
+impl ListSink {
+    fn create(path: &Path, info: &NeighboursInfo, compression: Compression) -> Result<Self, ArtifactError> {
+        let item = Arc::new(Field::new("element", info.items.data_type(), false));
+        let score = Arc::new(Field::new("element", DataType::Float32, false));
+        let schema = Arc::new(Schema::new(vec![
+            Field::new("user_id", info.users.data_type(), false),
+            Field::new("item_ids", DataType::List(item.clone()), false),
+            Field::new("cosine_similarity", DataType::List(score.clone()), false),
+        ]));
+        let plain = ["user_id", "cosine_similarity"];
+        let file = ParquetFile::create(path, schema, GROUP_USERS, compression, &plain, LISTS, info)?;
+        Ok(Self { file, info: info.clone(), item, score })
+    }
+}
+
+impl NeighbourSink for ListSink {
+    fn write(&mut self, users: &Ids, lists: &NeighbourLists<'_>) -> Result<(), ArtifactError> {
+        lists.check(users, self.file.path())?;
+        self.info.check(users, lists.item_ids, self.file.path())?;
+        for start in (0..users.len()).step_by(CHUNK_USERS) {
+            let end = users.len().min(start + CHUNK_USERS);
+            let offsets = &lists.offsets[start..=end];
+            let neighbours = offsets[0]..offsets[end - start];
+            let offsets = OffsetBuffer::<i32>::from_lengths(offsets.windows(2).map(|w| w[1] - w[0]));
+            let list = |field: &FieldRef, values: ArrayRef| -> Result<ArrayRef, ArtifactError> {
+                ListArray::try_new(field.clone(), offsets.clone(), values, None)
+                    .map(|list| Arc::new(list) as ArrayRef)
+                    .map_err(crate::parquet_file::arrow_error("write", self.file.path()))
+            };
+            let items = lists.items(neighbours.clone());
+            let scores = Arc::new(Float32Array::from(lists.scores[neighbours].to_vec()));
+            let columns = vec![
+                users.to_array(start..end),
+                list(&self.item, items.to_array(0..items.len()))?,
+                list(&self.score, scores)?,
+            ];
+            self.file.write(columns)?;
+        }
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<FileEntry, ArtifactError> {
+        self.file.finish()
+    }
+}
+
+/// [`NeighbourFormat::ParquetLong`].
+struct LongSink {
+    file: ParquetFile,
+    info: NeighboursInfo,
+}
+
+impl LongSink {
+    fn create(path: &Path, info: &NeighboursInfo, compression: Compression) -> Result<Self, ArtifactError> {
+        let schema = Arc::new(Schema::new(vec![
+            Field::new("user_id", info.users.data_type(), false),
+            Field::new("rank", DataType::UInt32, false),
+            Field::new("item_id", info.items.data_type(), false),
+            Field::new("cosine_similarity", DataType::Float32, false),
+        ]));
+        let file = ParquetFile::create(path, schema, GROUP_ROWS, compression, &["cosine_similarity"], LONG, info)?;
+        Ok(Self { file, info: info.clone() })
+    }
+}
+
+impl NeighbourSink for LongSink {
+    fn write(&mut self, users: &Ids, lists: &NeighbourLists<'_>) -> Result<(), ArtifactError> {
+        lists.check(users, self.file.path())?;
+        self.info.check(users, lists.item_ids, self.file.path())?;
+        for start in (0..users.len()).step_by(CHUNK_USERS) {
+            let end = users.len().min(start + CHUNK_USERS);
+            let mut user_ids = Ids::new(users.kind());
+            let mut ranks = Vec::new();
+            for user in start..end {
+                let count = lists.offsets[user + 1] - lists.offsets[user];
+                user_ids.extend_from(users, std::iter::repeat_n(user, count));
+                ranks.extend(1..=count as u32);
+            }
+            let neighbours = lists.offsets[start]..lists.offsets[end];
+            let items = lists.items(neighbours.clone());
+            self.file.write(vec![
+                user_ids.to_array(0..user_ids.len()),
+                Arc::new(UInt32Array::from(ranks)),
+                items.to_array(0..items.len()),
+                Arc::new(Float32Array::from(lists.scores[neighbours].to_vec())),
+            ])?;
+        }
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<FileEntry, ArtifactError> {
+        self.file.finish()
+    }
+}
+
+/// [`NeighbourFormat::Jsonl`].
+struct JsonSink {
+    output: BufWriter<HashingWriter<Staged>>,
+    path: PathBuf,
+    info: NeighboursInfo,
+    rows: u64,
+}
+
+impl JsonSink {
+    fn create(path: &Path, info: &NeighboursInfo) -> Result<Self, ArtifactError> {
+        let output = BufWriter::with_capacity(1 << 18, HashingWriter::new(Staged::create(path)?));
+        Ok(Self { output, path: path.to_path_buf(), info: info.clone(), rows: 0 })
+    }
+
+    fn write_user(&mut self, user: usize, users: &Ids, lists: &NeighbourLists<'_>) -> std::io::Result<()> {
+        let neighbours = lists.offsets[user]..lists.offsets[user + 1];
+        let w = &mut self.output;
+        w.write_all(b"{\"user_id\":")?;
+        serde_json::to_writer(&mut *w, &users.get(user))?;
+        w.write_all(b",\"item_ids\":[")?;
+        for n in neighbours.clone() {
+            w.write_all(if n == neighbours.start { b"" } else { b"," })?;
+            serde_json::to_writer(&mut *w, &lists.item_ids.get(lists.rows[n] as usize))?;
+        }
+        w.write_all(b"],\"cosine_similarity\":")?;
+        serde_json::to_writer(&mut *w, &lists.scores[neighbours])?;
+        w.write_all(b"}\n")
+    }
+}
+
+impl NeighbourSink for JsonSink {
+    fn write(&mut self, users: &Ids, lists: &NeighbourLists<'_>) -> Result<(), ArtifactError> {
+        lists.check(users, &self.path)?;
+        self.info.check(users, lists.item_ids, &self.path)?;
+        for user in 0..users.len() {
+            self.write_user(user, users, lists).map_err(io_error("write", &self.path))?;
+            self.rows += 1;
+        }
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<FileEntry, ArtifactError> {
+        let output = self.output.into_inner().map_err(|e| io_error("write", &self.path)(e.into_error()))?;
+        let (bytes, blake3) = (output.bytes(), output.digest().to_hex().to_string());
+        output.into_inner().commit()?;
+        Ok(FileEntry { path: entry_name(&self.path), bytes, rows: self.rows, blake3 })
+    }
+}
+
+/// Neighbour lists read back: a user and its items, best first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NeighbourTable {
+    /// Users in file order.
+    pub users: Ids,
+    /// `[users + 1]`.
+    pub offsets: Vec<usize>,
+    /// Item ids of all lists.
+    pub items: Ids,
+    /// Cosine similarities of all lists.
+    pub scores: Vec<f32>,
+}
+
+impl NeighbourTable {
+    fn new(info: &NeighboursInfo) -> Self {
+        Self { users: Ids::new(info.users), offsets: vec![0], items: Ids::new(info.items), scores: Vec::new() }
+    }
+}
+
+/// Streams a [`NeighbourFormat::Parquet`] file in batches of `batch_users`.
+///
+/// # Errors
+/// [`ArtifactError::Io`], [`ArtifactError::Parquet`], [`ArtifactError::Corrupt`] or [`ArtifactError::Version`], on
+/// opening and from the stream.
+pub fn read_lists(
+    path: impl AsRef<Path>,
+    batch_users: usize,
+) -> Result<impl Iterator<Item = Result<NeighbourTable, ArtifactError>>, ArtifactError> {
+    let path = path.as_ref().to_path_buf();
+    let source = ParquetSource::open(&path)?;
+    let info: NeighboursInfo = source.details(LISTS)?;
+    let is_list = |i: usize, name: &str| {
+        let field = source.schema().fields().get(i);
+        field.is_some_and(|f| f.name() == name && matches!(f.data_type(), DataType::List(_)))
+    };
+    if !is_list(1, "item_ids") || !is_list(2, "cosine_similarity") {
+        return Err(source.corrupt("expected columns `user_id`, `item_ids` and `cosine_similarity`"));
+    }
+    let batches = source.batches(0..u64::MAX, batch_users)?;
+    Ok(batches.map(move |batch| {
+        let batch = batch?;
+        let corrupt = |reason: &str| ArtifactError::Corrupt { path: path.clone(), reason: reason.to_string() };
+        let mut table = NeighbourTable::new(&info);
+        let (items, scores) = (batch.column(1).as_list::<i32>(), batch.column(2).as_list::<i32>());
+        let lengths = |list: &ListArray| list.offsets().windows(2).map(|w| (w[1] - w[0]) as usize).collect::<Vec<_>>();
+        if lengths(items) != lengths(scores) {
+            return Err(corrupt("`item_ids` and `cosine_similarity` have lists of unlike lengths"));
+        }
+        for length in lengths(items) {
+            table.offsets.push(table.offsets[table.offsets.len() - 1] + length);
+        }
+        let total = table.offsets[table.offsets.len() - 1];
+        let slice = |list: &ListArray| list.values().slice(list.offsets()[0] as usize, total);
+        let floats = slice(scores);
+        let floats = floats
+            .as_primitive_opt::<Float32Type>()
+            .filter(|f| f.null_count() == 0)
+            .ok_or_else(|| corrupt("`cosine_similarity` is not a list of 32-bit floats"))?;
+        table.scores.extend_from_slice(floats.values());
+        table.users.extend_from_array(batch.column(0)).map_err(|e| e.in_file(&path, "user_id"))?;
+        table.items.extend_from_array(&slice(items)).map_err(|e| e.in_file(&path, "item_ids"))?;
+        Ok(table)
+    }))
+}
+
+/// Loads a [`NeighbourFormat::ParquetLong`] file; users without neighbours are not in it.
+///
+/// # Errors
+/// As [`read_lists`]; ranks must run 1, 2, 3, … per user.
+pub fn load_long(path: impl AsRef<Path>) -> Result<NeighbourTable, ArtifactError> {
+    let path = path.as_ref();
+    let source = ParquetSource::open(path)?;
+    let info: NeighboursInfo = source.details(LONG)?;
+    let mut table = NeighbourTable::new(&info);
+    for batch in source.batches(0..u64::MAX, 8192)? {
+        let batch = batch?;
+        let [user, rank, item, score] = batch.columns() else {
+            return Err(source.corrupt("expected four columns"));
+        };
+        let (Some(rank), Some(score)) =
+            (rank.as_primitive_opt::<UInt32Type>(), score.as_primitive_opt::<Float32Type>())
+        else {
+            return Err(source.corrupt("expected `rank` as UInt32 and `cosine_similarity` as Float32"));
+        };
+        let mut users = Ids::new(info.users);
+        users.extend_from_array(user).map_err(|e| e.in_file(path, "user_id"))?;
+        for (row, &rank) in rank.values().iter().enumerate() {
+            if rank == 1 {
+                table.users.push(users.get(row));
+                table.offsets.push(table.offsets[table.offsets.len() - 1]);
+            }
+            let listed = table.users.len();
+            let length = table.offsets[listed] - table.offsets[listed.saturating_sub(1)];
+            if listed == 0 || table.users.get(listed - 1) != users.get(row) || length + 1 != rank as usize {
+                return Err(source.corrupt(format!("rank {rank} of user `{}` is out of order", users.get(row))));
+            }
+            table.offsets[listed] += 1;
+        }
+        table.items.extend_from_array(item).map_err(|e| e.in_file(path, "item_id"))?;
+        table.scores.extend_from_slice(score.values());
+    }
+    Ok(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Id;
+
+    const INFO: NeighboursInfo = NeighboursInfo { users: IdKind::Text, items: IdKind::Int };
+
+    /// Users with 3, 1 and 0 neighbours among three items, written in two calls.
+    fn write_sample(sink: &mut dyn NeighbourSink) {
+        let items = Ids::Int(vec![700, 701, 702]);
+        let mut first = Ids::new(IdKind::Text);
+        first.push(Id::Text("a\"b"));
+        let lists = NeighbourLists { offsets: &[0, 3], rows: &[2, 0, 1], scores: &[1.0, 0.25, -1.0], item_ids: &items };
+        sink.write(&first, &lists).unwrap();
+        let mut rest = Ids::new(IdKind::Text);
+        rest.push(Id::Text("c"));
+        rest.push(Id::Text("d"));
+        let lists = NeighbourLists { offsets: &[0, 1, 1], rows: &[1], scores: &[0.5], item_ids: &items };
+        sink.write(&rest, &lists).unwrap();
+    }
+
+    fn sample_file(format: NeighbourFormat) -> (tempfile::TempDir, PathBuf, FileEntry) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(format!("part.{}", format.extension()));
+        let mut sink = open_sink(format, &path, &INFO, Compression::None).unwrap();
+        write_sample(sink.as_mut());
+        assert!(!path.exists());
+        let entry = sink.finish().unwrap();
+        assert_eq!(entry, FileEntry::of_file(dir.path(), &entry.path, entry.rows).unwrap());
+        (dir, path, entry)
+    }
+
+    #[test]
+    fn lists_read_back_in_any_batch_size() {
+        let (_dir, path, entry) = sample_file(NeighbourFormat::Parquet);
+        assert_eq!(entry.rows, 3);
+        let whole: Vec<_> = read_lists(&path, 100).unwrap().map(Result::unwrap).collect();
+        assert_eq!(whole.len(), 1);
+        assert_eq!(whole[0].users.iter().map(|u| u.to_string()).collect::<Vec<_>>(), ["a\"b", "c", "d"]);
+        assert_eq!(whole[0].offsets, [0, 3, 4, 4]);
+        assert_eq!(whole[0].items, Ids::Int(vec![702, 700, 701, 701]));
+        assert_eq!(whole[0].scores, [1.0, 0.25, -1.0, 0.5]);
+        let single: Vec<_> = read_lists(&path, 1).unwrap().map(Result::unwrap).collect();
+        assert_eq!(single[1].items, Ids::Int(vec![701]));
+        assert_eq!(single[2].offsets, [0, 0]);
+    }
+
+    #[test]
+    fn the_long_form_ranks_from_one_and_has_no_distance() {
+        let (_dir, path, entry) = sample_file(NeighbourFormat::ParquetLong);
+        assert_eq!(entry.rows, 4);
+        let source = ParquetSource::open(&path).unwrap();
+        let names: Vec<_> = source.schema().fields().iter().map(|f| f.name().clone()).collect();
+        assert_eq!(names, ["user_id", "rank", "item_id", "cosine_similarity"]);
+        let table = load_long(&path).unwrap();
+        assert_eq!(table.users.len(), 2);
+        assert_eq!(table.offsets, [0, 3, 4]);
+        assert_eq!(table.items, Ids::Int(vec![702, 700, 701, 701]));
+    }
+
+    #[test]
+    fn json_lines_keep_integer_ids_as_integers() {
+        let (_dir, path, entry) = sample_file(NeighbourFormat::Jsonl);
+        assert_eq!(entry.rows, 3);
+        let text = std::fs::read_to_string(path).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], r#"{"user_id":"a\"b","item_ids":[702,700,701],"cosine_similarity":[1.0,0.25,-1.0]}"#);
+        assert_eq!(lines[2], r#"{"user_id":"d","item_ids":[],"cosine_similarity":[]}"#);
+    }
+
+    #[test]
+    fn a_sink_stopped_midway_leaves_nothing_under_any_name() {
+        for format in [NeighbourFormat::Parquet, NeighbourFormat::ParquetLong, NeighbourFormat::Jsonl] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("part");
+            let mut sink = open_sink(format, &path, &INFO, Compression::Zstd).unwrap();
+            write_sample(sink.as_mut());
+            assert!(!path.exists(), "{format:?}");
+            drop(sink);
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "{format:?}");
+        }
+    }
+
+    #[test]
+    fn arguments_that_do_not_fit_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut sink = open_sink(NeighbourFormat::Jsonl, dir.path().join("p"), &INFO, Compression::None).unwrap();
+        let items = Ids::Int(vec![1]);
+        let lists = NeighbourLists { offsets: &[0, 1], rows: &[0], scores: &[], item_ids: &items };
+        let mut users = Ids::new(IdKind::Text);
+        users.push(Id::Text("u"));
+        assert!(matches!(sink.write(&users, &lists), Err(ArtifactError::Length { what: "scores", .. })));
+        let lists = NeighbourLists { scores: &[0.1], ..lists };
+        assert!(matches!(sink.write(&Ids::Int(vec![1]), &lists), Err(ArtifactError::IdKind { .. })));
+        assert!(sink.write(&users, &lists).is_ok());
+    }
+}

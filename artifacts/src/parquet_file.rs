@@ -1,0 +1,363 @@
+//! Parquet files of ours: published atomically, hashed while written, read back by row range.
+//!
+//! Each carries one key-value entry `twotower`: a JSON object with the artifact's name, its format
+//! version and its details, so that a reader can refuse a file before its first row.
+
+use crate::error::ArtifactError;
+use crate::hashing::HashingWriter;
+use crate::manifest::{FileEntry, entry_name};
+use crate::publish::{Staged, io_error};
+use arrow_array::{ArrayRef, RecordBatch};
+use arrow_schema::{ArrowError, SchemaRef};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
+use parquet::basic::{Compression as Codec, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+const HEADER_KEY: &str = "twotower";
+
+/// Compression of a Parquet file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Compression {
+    /// None: fastest.
+    #[default]
+    None,
+    /// LZ4 (raw blocks): nearly as fast.
+    Lz4,
+    /// Zstandard level 1: smaller.
+    Zstd,
+}
+
+impl From<Compression> for Codec {
+    fn from(compression: Compression) -> Self {
+        match compression {
+            Compression::None => Codec::UNCOMPRESSED,
+            Compression::Lz4 => Codec::LZ4_RAW,
+            Compression::Zstd => Codec::ZSTD(ZstdLevel::default()),
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Header<T> {
+    artifact: String,
+    format_version: u32,
+    #[serde(flatten)]
+    details: T,
+}
+
+/// What a Parquet file of ours is: written into its `twotower` entry.
+#[derive(Debug, Clone, Copy)]
+pub struct Artifact {
+    /// Name, such as `vectors`.
+    pub name: &'static str,
+    /// Format version written, and newest one read.
+    pub version: u32,
+}
+
+/// A Parquet file being written. Memory: one row group. Dropped unfinished, it leaves nothing.
+pub struct ParquetFile {
+    writer: ArrowWriter<HashingWriter<Staged>>,
+    schema: SchemaRef,
+    path: PathBuf,
+    rows: u64,
+}
+
+impl ParquetFile {
+    /// Creates the temp file. Row groups hold at most `group_rows` rows; `plain_columns` (top-level names) are
+    /// written without dictionary and statistics, as vectors and scores are.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`] or [`ArtifactError::Parquet`].
+    pub fn create(
+        path: &Path,
+        schema: SchemaRef,
+        group_rows: usize,
+        compression: Compression,
+        plain_columns: &[&str],
+        artifact: Artifact,
+        details: &impl Serialize,
+    ) -> Result<Self, ArtifactError> {
+        let header = Header { artifact: artifact.name.to_string(), format_version: artifact.version, details };
+        let header = serde_json::to_string(&header).map_err(|e| io_error("encode header of", path)(e.into()))?;
+        let mut properties = WriterProperties::builder()
+            .set_created_by(concat!("twotower ", env!("CARGO_PKG_VERSION")).to_string())
+            .set_compression(compression.into())
+            .set_max_row_group_row_count(Some(group_rows.max(1)))
+            .set_statistics_enabled(EnabledStatistics::Chunk)
+            .set_key_value_metadata(Some(vec![KeyValue::new(HEADER_KEY.to_string(), header)]));
+        let leaves =
+            parquet::arrow::ArrowSchemaConverter::new().convert(&schema).map_err(parquet_error("plan", path))?;
+        for leaf in leaves.columns().iter().map(|c| c.path()) {
+            if leaf.parts().first().is_some_and(|top| plain_columns.contains(&top.as_str())) {
+                properties = properties
+                    .set_column_dictionary_enabled(leaf.clone(), false)
+                    .set_column_statistics_enabled(leaf.clone(), EnabledStatistics::None);
+            }
+        }
+        let output = HashingWriter::new(Staged::create(path)?);
+        let writer = ArrowWriter::try_new(output, schema.clone(), Some(properties.build()))
+            .map_err(parquet_error("create", path))?;
+        Ok(Self { writer, schema, path: path.to_path_buf(), rows: 0 })
+    }
+
+    /// The final name.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Appends rows, given as columns in schema order.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`] or [`ArtifactError::Parquet`]; the file can then only be dropped.
+    pub fn write(&mut self, columns: Vec<ArrayRef>) -> Result<(), ArtifactError> {
+        let batch = RecordBatch::try_new(self.schema.clone(), columns).map_err(arrow_error("write", &self.path))?;
+        self.rows += batch.num_rows() as u64;
+        self.writer.write(&batch).map_err(parquet_error("write", &self.path))
+    }
+
+    /// Writes the footer and publishes the file.
+    ///
+    /// # Errors
+    /// As [`ParquetFile::write`]; nothing stands under the final name then.
+    pub fn finish(self) -> Result<FileEntry, ArtifactError> {
+        let output = self.writer.into_inner().map_err(parquet_error("write", &self.path))?;
+        let (bytes, blake3) = (output.bytes(), output.digest().to_hex().to_string());
+        output.into_inner().commit()?;
+        Ok(FileEntry { path: entry_name(&self.path), bytes, rows: self.rows, blake3 })
+    }
+}
+
+/// A Parquet file of ours, open for reading.
+#[derive(Debug)]
+pub struct ParquetSource {
+    path: PathBuf,
+    file: File,
+    metadata: ArrowReaderMetadata,
+}
+
+impl ParquetSource {
+    /// Opens the file and reads its footer.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`] or [`ArtifactError::Parquet`].
+    pub fn open(path: &Path) -> Result<Self, ArtifactError> {
+        let file = File::open(path).map_err(io_error("open", path))?;
+        let metadata =
+            ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(parquet_error("read", path))?;
+        Ok(Self { path: path.to_path_buf(), file, metadata })
+    }
+
+    /// Rows, by the footer.
+    pub fn rows(&self) -> u64 {
+        self.metadata.metadata().file_metadata().num_rows().max(0) as u64
+    }
+
+    /// Its Arrow schema.
+    pub fn schema(&self) -> &SchemaRef {
+        self.metadata.schema()
+    }
+
+    /// The details the file was created with.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Corrupt`] when it is not such an artifact, [`ArtifactError::Version`] when it is newer.
+    pub fn details<T: DeserializeOwned>(&self, artifact: Artifact) -> Result<T, ArtifactError> {
+        let corrupt = |reason: String| ArtifactError::Corrupt { path: self.path.clone(), reason };
+        let entries = self.metadata.metadata().file_metadata().key_value_metadata();
+        let text = entries
+            .and_then(|all| all.iter().find(|kv| kv.key == HEADER_KEY))
+            .and_then(|kv| kv.value.as_deref())
+            .ok_or_else(|| corrupt(format!("not a {} file: no `{HEADER_KEY}` metadata", artifact.name)))?;
+        let header: Header<serde_json::Value> = serde_json::from_str(text).map_err(|e| corrupt(e.to_string()))?;
+        if header.artifact != artifact.name {
+            return Err(corrupt(format!("a {} file, expected {}", header.artifact, artifact.name)));
+        }
+        if header.format_version > artifact.version {
+            let (found, supported) = (header.format_version, artifact.version);
+            return Err(ArtifactError::Version { path: self.path.clone(), found, supported });
+        }
+        serde_json::from_value(header.details).map_err(|e| corrupt(format!("its metadata: {e}")))
+    }
+
+    /// Streams rows (cut at the end of the file) in batches of exactly `batch_rows`, the last one shorter.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`] or [`ArtifactError::Parquet`].
+    pub fn batches(&self, rows: Range<u64>, batch_rows: usize) -> Result<ParquetBatches, ArtifactError> {
+        let file = self.file.try_clone().map_err(io_error("open", &self.path))?;
+        let reader = row_range_reader(file, self.metadata.clone(), ProjectionMask::all(), rows, batch_rows)
+            .map_err(parquet_error("read", &self.path))?;
+        Ok(ParquetBatches { reader, path: self.path.clone() })
+    }
+
+    /// An error about this file's content.
+    pub(crate) fn corrupt(&self, reason: impl Into<String>) -> ArtifactError {
+        ArtifactError::Corrupt { path: self.path.clone(), reason: reason.into() }
+    }
+}
+
+/// Batches of a [`ParquetSource`].
+pub struct ParquetBatches {
+    reader: ParquetRecordBatchReader,
+    path: PathBuf,
+}
+
+impl ParquetBatches {
+    /// The file being read.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Iterator for ParquetBatches {
+    type Item = Result<RecordBatch, ArtifactError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(self.reader.next()?.map_err(arrow_error("read", &self.path)))
+    }
+}
+
+/// Reads a row range of any Parquet file in batches of exactly `batch_rows` (the last one shorter), touching only
+/// the row groups the range meets. A range beyond the end is cut.
+///
+/// # Errors
+/// Whatever `parquet` says, also when the footer's row counts make no sense.
+pub fn row_range_reader(
+    file: File,
+    metadata: ArrowReaderMetadata,
+    columns: ProjectionMask,
+    rows: Range<u64>,
+    batch_rows: usize,
+) -> Result<ParquetRecordBatchReader, ParquetError> {
+    let mut groups = Vec::new();
+    let mut first_selected = 0;
+    let mut start = 0u64;
+    for (group, counted) in metadata.metadata().row_groups().iter().enumerate() {
+        let count = u64::try_from(counted.num_rows())
+            .map_err(|_| ParquetError::General(format!("row group {group} has {} rows", counted.num_rows())))?;
+        let end = start.saturating_add(count);
+        if end > rows.start && start < rows.end {
+            if groups.is_empty() {
+                first_selected = start;
+            }
+            groups.push(group);
+        }
+        start = end;
+    }
+    let end = rows.end.min(start);
+    let begin = rows.start.min(end);
+    ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata)
+        .with_projection(columns)
+        .with_row_groups(groups)
+        .with_offset(begin.saturating_sub(first_selected) as usize)
+        .with_limit((end - begin) as usize)
+        .with_batch_size(batch_rows.max(1))
+        .build()
+}
+
+/// Wraps a Parquet error with what was attempted and where; an I/O error below it stays an I/O error.
+pub(crate) fn parquet_error(action: &'static str, path: &Path) -> impl FnOnce(ParquetError) -> ArtifactError {
+    move |source| match source {
+        ParquetError::External(inner) => match inner.downcast::<std::io::Error>() {
+            Ok(io) => io_error(action, path)(*io),
+            Err(inner) => {
+                ArtifactError::Parquet { action, path: path.to_path_buf(), source: ParquetError::External(inner) }
+            }
+        },
+        source => ArtifactError::Parquet { action, path: path.to_path_buf(), source },
+    }
+}
+
+pub(crate) fn arrow_error(action: &'static str, path: &Path) -> impl FnOnce(ArrowError) -> ArtifactError {
+    move |e| parquet_error(action, path)(ParquetError::from(e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::Int64Type;
+    use arrow_array::{Array, Int64Array};
+    use arrow_schema::{DataType, Field, Schema};
+    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    const SAMPLE: Artifact = Artifact { name: "sample", version: 2 };
+
+    fn create(path: &Path, group_rows: usize) -> ParquetFile {
+        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
+        let details = serde_json::json!({"note": "made by a test"});
+        ParquetFile::create(path, schema, group_rows, Compression::Lz4, &[], SAMPLE, &details).unwrap()
+    }
+
+    fn numbers(range: Range<i64>) -> Vec<ArrayRef> {
+        vec![Arc::new(Int64Array::from_iter_values(range))]
+    }
+
+    #[test]
+    fn the_entry_matches_the_file_and_an_unfinished_file_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("n.parquet");
+        let mut file = create(&path, 4);
+        file.write(numbers(0..10)).unwrap();
+        drop(file);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        let mut file = create(&path, 4);
+        file.write(numbers(0..10)).unwrap();
+        let entry = file.finish().unwrap();
+        assert_eq!(entry, FileEntry::of_file(dir.path(), "n.parquet", 10).unwrap());
+    }
+
+    #[test]
+    fn another_artifact_and_a_newer_version_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("n.parquet");
+        create(&path, 4).finish().unwrap();
+        let source = ParquetSource::open(&path).unwrap();
+        let details: serde_json::Value = source.details(SAMPLE).unwrap();
+        assert_eq!(details["note"], "made by a test");
+        let older = source.details::<serde_json::Value>(Artifact { name: "sample", version: 1 });
+        assert!(matches!(older, Err(ArtifactError::Version { found: 2, supported: 1, .. })));
+        let other = source.details::<serde_json::Value>(Artifact { name: "vectors", version: 2 });
+        assert!(other.unwrap_err().to_string().contains("a sample file, expected vectors"));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+        #[test]
+        fn any_row_range_comes_in_full_batches(
+            total in 0i64..60, group_rows in 1usize..20, a in 0u64..70, b in 0u64..70, batch_rows in 1usize..20,
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("n.parquet");
+            let mut file = create(&path, group_rows);
+            file.write(numbers(0..total)).unwrap();
+            file.finish().unwrap();
+            let range = a.min(b)..a.max(b);
+            let source = ParquetSource::open(&path).unwrap();
+            let mut found = Vec::new();
+            let mut sizes = Vec::new();
+            for batch in source.batches(range.clone(), batch_rows).unwrap() {
+                let batch = batch.unwrap();
+                sizes.push(batch.num_rows());
+                found.extend_from_slice(batch.column(0).as_primitive::<Int64Type>().values());
+                prop_assert_eq!(batch.column(0).null_count(), 0);
+            }
+            let expected: Vec<i64> = (0..total).filter(|n| range.contains(&(*n as u64))).collect();
+            prop_assert_eq!(found, expected);
+            prop_assert!(sizes.iter().rev().skip(1).all(|s| *s == batch_rows));
+        }
+    }
+}

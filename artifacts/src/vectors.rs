@@ -1,0 +1,336 @@
+//! The vectors artifact: ids and unit vectors, as Parquet parts.
+
+use crate::error::ArtifactError;
+use crate::fingerprint::Fingerprint;
+use crate::ids::{IdKind, Ids};
+use crate::manifest::FileEntry;
+use crate::parquet_file::{Artifact, Compression, ParquetBatches, ParquetFile, ParquetSource};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float16Type, Float32Type};
+use arrow_array::{Array, ArrayRef, FixedSizeListArray, Float16Array, Float32Array, RecordBatch};
+use arrow_buffer::ScalarBuffer;
+use arrow_schema::{DataType, Field, FieldRef, Schema};
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const VECTORS: Artifact = Artifact { name: "vectors", version: 1 };
+/// Bytes of vectors per row group: what a writer holds in memory.
+const GROUP_BYTES: usize = 8 << 20;
+
+/// Element type of stored vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats, as computed.
+    #[default]
+    F32,
+    /// 16-bit floats, rounded to nearest even.
+    F16,
+}
+
+impl Precision {
+    fn data_type(self) -> DataType {
+        match self {
+            Precision::F32 => DataType::Float32,
+            Precision::F16 => DataType::Float16,
+        }
+    }
+}
+
+/// The one similarity of twotower.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Similarity {
+    /// Cosine: the dot product of unit vectors.
+    #[default]
+    Cosine,
+}
+
+/// What a file of vectors says about itself, in its Parquet metadata.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VectorsInfo {
+    /// Kind of the ids.
+    pub ids: IdKind,
+    /// Floats per vector.
+    pub dim: usize,
+    /// Element type stored.
+    #[serde(default)]
+    pub precision: Precision,
+    /// How vectors compare.
+    #[serde(default)]
+    pub similarity: Similarity,
+    /// Encoder state the codes came from.
+    pub encoder: Fingerprint,
+    /// Tower that made the vectors.
+    pub tower: Fingerprint,
+}
+
+/// Writes one part: columns `id` and `vector`.
+pub struct VectorsWriter {
+    file: ParquetFile,
+    info: VectorsInfo,
+    element: FieldRef,
+}
+
+impl VectorsWriter {
+    /// Starts a part that will be published under `path`. Memory: one row group of about 8 MiB.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`] or [`ArtifactError::Parquet`].
+    pub fn create(path: impl AsRef<Path>, info: &VectorsInfo, compression: Compression) -> Result<Self, ArtifactError> {
+        let element = Arc::new(Field::new("element", info.precision.data_type(), false));
+        let vector = DataType::FixedSizeList(element.clone(), info.dim as i32);
+        let schema = Arc::new(Schema::new(vec![
+            Field::new("id", info.ids.data_type(), false),
+            Field::new("vector", vector, false),
+        ]));
+        let group_rows = (GROUP_BYTES / (4 * info.dim.max(1))).max(1024);
+        let file =
+            ParquetFile::create(path.as_ref(), schema, group_rows, compression, &["id", "vector"], VECTORS, info)?;
+        Ok(Self { file, info: info.clone(), element })
+    }
+
+    /// Appends rows. `vectors` is `[ids, dim]`, row-major.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Length`], [`ArtifactError::IdKind`], or a failed write.
+    pub fn write(&mut self, ids: &Ids, vectors: &[f32]) -> Result<(), ArtifactError> {
+        let path = || self.file.path().to_path_buf();
+        if vectors.len() != ids.len() * self.info.dim {
+            let (expected, found) = (ids.len() * self.info.dim, vectors.len());
+            return Err(ArtifactError::Length { path: path(), what: "vectors", expected, found });
+        }
+        if ids.kind() != self.info.ids {
+            return Err(ArtifactError::IdKind { path: path(), expected: self.info.ids, found: ids.kind() });
+        }
+        let values: ArrayRef = match self.info.precision {
+            Precision::F32 => Arc::new(Float32Array::from(vectors.to_vec())),
+            Precision::F16 => Arc::new(Float16Array::from_iter_values(vectors.iter().map(|v| half::f16::from_f32(*v)))),
+        };
+        let list = FixedSizeListArray::try_new(self.element.clone(), self.info.dim as i32, values, None)
+            .map_err(crate::parquet_file::arrow_error("write", self.file.path()))?;
+        self.file.write(vec![ids.to_array(0..ids.len()), Arc::new(list)])
+    }
+
+    /// Publishes the part.
+    ///
+    /// # Errors
+    /// A failed write; nothing stands under the final name then.
+    pub fn finish(self) -> Result<FileEntry, ArtifactError> {
+        self.file.finish()
+    }
+}
+
+/// One file of vectors, open for reading.
+#[derive(Debug)]
+pub struct VectorsReader {
+    source: ParquetSource,
+    info: VectorsInfo,
+}
+
+impl VectorsReader {
+    /// Opens a part and checks its columns.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`], [`ArtifactError::Parquet`], [`ArtifactError::Corrupt`] or [`ArtifactError::Version`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, ArtifactError> {
+        let source = ParquetSource::open(path.as_ref())?;
+        let info: VectorsInfo = source.details(VECTORS)?;
+        let found: Vec<_> = source.schema().fields().iter().map(|f| (f.name().as_str(), f.data_type())).collect();
+        let right = match found[..] {
+            [("id", id), ("vector", DataType::FixedSizeList(element, dim))] => {
+                *id == info.ids.data_type()
+                    && *dim as usize == info.dim
+                    && info.dim > 0
+                    && *element.data_type() == info.precision.data_type()
+            }
+            _ => false,
+        };
+        match right {
+            true => Ok(Self { source, info }),
+            false => Err(source.corrupt(format!(
+                "columns {found:?}, expected `id` of {} and `vector` as a list of {} {:?}",
+                info.ids.data_type(),
+                info.dim,
+                info.precision
+            ))),
+        }
+    }
+
+    /// What the file says about itself.
+    pub fn info(&self) -> &VectorsInfo {
+        &self.info
+    }
+
+    /// Rows.
+    pub fn rows(&self) -> u64 {
+        self.source.rows()
+    }
+
+    /// Streams `(ids, [rows, dim] floats)` of a row range (cut at the end) in batches of `batch_rows`.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`] or [`ArtifactError::Parquet`]; the stream itself also gives
+    /// [`ArtifactError::Corrupt`] for nulls.
+    pub fn batches(&self, rows: Range<u64>, batch_rows: usize) -> Result<VectorBatches, ArtifactError> {
+        Ok(VectorBatches { batches: self.source.batches(rows, batch_rows)?, dim: self.info.dim })
+    }
+
+    /// Loads all rows: `dim * 4` bytes each, plus the ids.
+    ///
+    /// # Errors
+    /// As [`VectorsReader::batches`].
+    pub fn load(&self) -> Result<(Ids, Vec<f32>), ArtifactError> {
+        let mut ids = Ids::new(self.info.ids);
+        let mut vectors = Vec::new();
+        for batch in self.batches(0..u64::MAX, 8192)? {
+            let (batch_ids, batch_vectors) = batch?;
+            ids.extend_from(&batch_ids, 0..batch_ids.len());
+            vectors.extend_from_slice(&batch_vectors);
+        }
+        Ok((ids, vectors))
+    }
+}
+
+/// Stream of a [`VectorsReader`]: ids and `[rows, dim]` floats.
+pub struct VectorBatches {
+    batches: ParquetBatches,
+    dim: usize,
+}
+
+impl VectorBatches {
+    fn decode(&self, batch: &RecordBatch) -> Result<(Ids, Vec<f32>), ArtifactError> {
+        let corrupt = |reason: String| ArtifactError::Corrupt { path: self.batches.path().to_path_buf(), reason };
+        let ids = Ids::from_array(batch.column(0).as_ref()).map_err(|e| e.in_file(self.batches.path(), "id"))?;
+        let lists = batch.column(1).as_fixed_size_list();
+        let values = lists.values();
+        if lists.null_count() + values.null_count() > 0 {
+            return Err(corrupt("column `vector` holds nulls".to_string()));
+        }
+        let start = lists.value_offset_at(0) as usize;
+        let floats: ScalarBuffer<f32> = match values.data_type() {
+            DataType::Float16 => values.as_primitive::<Float16Type>().values().iter().map(|v| v.to_f32()).collect(),
+            _ => values.as_primitive::<Float32Type>().values().clone(),
+        };
+        Ok((ids, floats[start..start + batch.num_rows() * self.dim].to_vec()))
+    }
+}
+
+impl Iterator for VectorBatches {
+    type Item = Result<(Ids, Vec<f32>), ArtifactError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let batch = self.batches.next()?;
+        Some(batch.and_then(|b| self.decode(&b)))
+    }
+}
+
+/// Loads the parts at `paths`, in that order, as one table; all must say the same about themselves.
+///
+/// # Errors
+/// As [`VectorsReader::load`], and [`ArtifactError::Mismatch`] when two parts differ.
+pub fn load_parts(paths: &[PathBuf]) -> Result<Option<(VectorsInfo, Ids, Vec<f32>)>, ArtifactError> {
+    let mut all: Option<(VectorsInfo, Ids, Vec<f32>)> = None;
+    for path in paths {
+        let reader = VectorsReader::open(path)?;
+        let (ids, vectors) = reader.load()?;
+        match &mut all {
+            None => all = Some((reader.info, ids, vectors)),
+            Some((info, _, _)) if *info != reader.info => {
+                return Err(ArtifactError::Mismatch {
+                    what: format!("vectors part {}", path.display()),
+                    expected_from: format!("tower of {}", paths[0].display()),
+                    expected: info.tower.to_string(),
+                    found_from: "its own tower".to_string(),
+                    found: reader.info.tower.to_string(),
+                    advice: "run infer again for all shards".to_string(),
+                });
+            }
+            Some((_, all_ids, all_vectors)) => {
+                all_ids.extend_from(&ids, 0..ids.len());
+                all_vectors.extend_from_slice(&vectors);
+            }
+        }
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Id;
+
+    fn info(ids: IdKind, precision: Precision) -> VectorsInfo {
+        let (encoder, tower) = (Fingerprint::of(b"encoder"), Fingerprint::of(b"tower"));
+        VectorsInfo { ids, dim: 3, precision, similarity: Similarity::Cosine, encoder, tower }
+    }
+
+    fn rows(n: usize) -> (Ids, Vec<f32>) {
+        let mut ids = Ids::new(IdKind::Text);
+        (0..n).for_each(|i| ids.push(Id::Text(&format!("user-{i}"))));
+        (ids, (0..n * 3).map(|i| (i as f32 * 0.37).sin()).collect())
+    }
+
+    fn write(path: &Path, precision: Precision, n: usize) -> FileEntry {
+        let mut writer = VectorsWriter::create(path, &info(IdKind::Text, precision), Compression::None).unwrap();
+        let (ids, vectors) = rows(n);
+        writer.write(&ids, &vectors).unwrap();
+        writer.finish().unwrap()
+    }
+
+    #[test]
+    fn f32_vectors_read_back_bit_for_bit_in_any_range() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("part.parquet");
+        assert_eq!(write(&path, Precision::F32, 2500).rows, 2500);
+        let reader = VectorsReader::open(&path).unwrap();
+        assert_eq!(reader.info(), &info(IdKind::Text, Precision::F32));
+        let (ids, vectors) = rows(2500);
+        assert_eq!(reader.load().unwrap(), (ids.clone(), vectors.clone()));
+        let mut at = 1000;
+        for batch in reader.batches(1000..2100, 300).unwrap() {
+            let (batch_ids, batch_vectors) = batch.unwrap();
+            for r in 0..batch_ids.len() {
+                assert_eq!(batch_ids.get(r), ids.get(at + r));
+            }
+            assert_eq!(batch_vectors, vectors[at * 3..(at + batch_ids.len()) * 3]);
+            at += batch_ids.len();
+        }
+        assert_eq!(at, 2100);
+    }
+
+    #[test]
+    fn f16_vectors_round_to_nearest() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("part.parquet");
+        write(&path, Precision::F16, 10);
+        let (_, found) = VectorsReader::open(&path).unwrap().load().unwrap();
+        let expected: Vec<f32> = rows(10).1.iter().map(|v| half::f16::from_f32(*v).to_f32()).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn wrong_lengths_and_kinds_are_refused_before_writing() {
+        let dir = tempfile::tempdir().unwrap();
+        let info = info(IdKind::Int, Precision::F32);
+        let mut writer = VectorsWriter::create(dir.path().join("p"), &info, Compression::Zstd).unwrap();
+        let short = writer.write(&Ids::Int(vec![1, 2]), &[0.0; 5]);
+        assert!(matches!(short, Err(ArtifactError::Length { expected: 6, found: 5, .. })));
+        assert!(matches!(writer.write(&rows(1).0, &[0.0; 3]), Err(ArtifactError::IdKind { .. })));
+    }
+
+    #[test]
+    fn parts_of_unlike_towers_are_not_mixed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        write(&a, Precision::F32, 4);
+        let mut other = info(IdKind::Text, Precision::F32);
+        other.tower = Fingerprint::of(b"another tower");
+        VectorsWriter::create(&b, &other, Compression::None).unwrap().finish().unwrap();
+        assert_eq!(load_parts(std::slice::from_ref(&a)).unwrap().unwrap().1.len(), 4);
+        assert!(matches!(load_parts(&[a, b]), Err(ArtifactError::Mismatch { .. })));
+        assert!(load_parts(&[]).unwrap().is_none());
+    }
+}
