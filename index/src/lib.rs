@@ -1,1 +1,39 @@
 //! Item indexes of twotower: exact search and HNSW behind one trait.
+//!
+//! An index knows item vectors by row. Rows follow item ids, so "ties by row" is "ties by item id";
+//! ids themselves never come here. Every index answers alike: the best `k` items of a query by
+//! cosine similarity, computed in f64 from the stored vectors, ties by row, and a query's answer
+//! has the same bits whichever queries, threads or shards stand beside it.
+//!
+//! - [`build`] chooses, builds and measures an index; [`save`] and [`open`] keep it in a folder
+//! - [`ItemIndex::search`] answers a batch of queries, with [`Exclusions`] and an [`Eligibility`]
+
+#[cfg(target_endian = "big")]
+compile_error!("index files are mapped as they are and hold little-endian numbers");
+
+mod build;
+mod config;
+mod dot;
+mod error;
+mod exact;
+mod graph;
+mod hnsw;
+mod image;
+mod rank;
+mod reach;
+mod sample;
+mod scan;
+mod search;
+mod store;
+mod vectors;
+
+pub use build::{BuildReport, BuildStep, Observer, RECALL_DEPTH, build, recall_at};
+pub use config::{IndexConfig, IndexKind};
+pub use error::IndexError;
+pub use exact::ExactIndex;
+pub use hnsw::HnswIndex;
+pub use image::Image;
+pub use sample::noisy_queries;
+pub use search::{Eligibility, Exclusions, ItemIndex, Neighbours, Request};
+pub use store::{IndexManifest, open, save};
+pub use vectors::ItemVectors;

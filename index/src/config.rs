@@ -1,0 +1,124 @@
+//! Settings of the item index.
+
+use crate::error::IndexError;
+use serde::{Deserialize, Serialize};
+
+/// How the nearest items are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IndexKind {
+    /// Exact up to `auto_threshold` items, HNSW above.
+    #[default]
+    Auto,
+    /// Every item is compared: blocked matrix products with a fused top-k.
+    Exact,
+    /// Hierarchical navigable small world graph (Malkov and Yashunin, TPAMI 2020), built by `hnsw_rs`.
+    Hnsw,
+}
+
+impl std::fmt::Display for IndexKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            IndexKind::Auto => "auto",
+            IndexKind::Exact => "exact",
+            IndexKind::Hnsw => "hnsw",
+        })
+    }
+}
+
+/// The index section of a job's configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IndexConfig {
+    /// `auto`, `exact` or `hnsw`.
+    pub kind: IndexKind,
+    /// With `auto`, the most items that are searched exactly. Default 150,000: about where HNSW
+    /// overtakes exact search for top-50 over 64 dimensions on two cores.
+    pub auto_threshold: usize,
+    /// HNSW: links per item and layer, twice as many on layer 0; 2..=128. Default 16.
+    pub m: usize,
+    /// HNSW: search width while building; at least 1. Default 200.
+    pub ef_construction: usize,
+    /// HNSW: search width at query time; chosen at build from the measured recall when absent.
+    pub ef_search: Option<usize>,
+    /// HNSW: recall@50 against exact search that a chosen `ef_search` must reach. Default 0.99.
+    pub target_recall: f64,
+    /// HNSW: recall@50 below which the build fails. Default 0.98.
+    pub min_index_recall: f64,
+    /// HNSW: queries on which recall is measured; at least 1. Default 500.
+    pub sample_queries: usize,
+    /// HNSW: insert on all threads of the pool. Faster, but the graph then differs from build to
+    /// build; without it the same vectors and settings give the same bytes. Default false.
+    pub parallel_build: bool,
+    /// HNSW: seed of the insertion order and of the sampled queries. Default 17.
+    pub seed: u64,
+}
+
+impl Default for IndexConfig {
+    fn default() -> Self {
+        Self {
+            kind: IndexKind::Auto,
+            auto_threshold: 150_000,
+            m: 16,
+            ef_construction: 200,
+            ef_search: None,
+            target_recall: 0.99,
+            min_index_recall: 0.98,
+            sample_queries: 500,
+            parallel_build: false,
+            seed: 17,
+        }
+    }
+}
+
+impl IndexConfig {
+    /// Checks every setting's range.
+    ///
+    /// # Errors
+    /// [`IndexError::Setting`], naming the first setting out of range.
+    pub fn check(&self) -> Result<(), IndexError> {
+        let checks = [
+            ("m", (2..=128).contains(&self.m), "2 to 128", self.m.to_string()),
+            ("ef_construction", self.ef_construction >= 1, "at least 1", self.ef_construction.to_string()),
+            ("ef_search", self.ef_search != Some(0), "at least 1", "0".to_string()),
+            ("target_recall", (0.0..=1.0).contains(&self.target_recall), "0 to 1", self.target_recall.to_string()),
+            (
+                "min_index_recall",
+                (0.0..=1.0).contains(&self.min_index_recall),
+                "0 to 1",
+                self.min_index_recall.to_string(),
+            ),
+            ("sample_queries", self.sample_queries >= 1, "at least 1", self.sample_queries.to_string()),
+        ];
+        match checks.into_iter().find(|(_, holds, _, _)| !holds) {
+            Some((setting, _, expected, found)) => Err(IndexError::Setting { setting, expected, found }),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_keys_are_refused_and_missing_keys_take_defaults() {
+        let config: IndexConfig = serde_json::from_str(r#"{"kind": "hnsw", "m": 8}"#).unwrap();
+        assert_eq!(config, IndexConfig { kind: IndexKind::Hnsw, m: 8, ..IndexConfig::default() });
+        let error = serde_json::from_str::<IndexConfig>(r#"{"ef": 8}"#).unwrap_err();
+        assert!(error.to_string().contains("`ef_search`"), "{error}");
+    }
+
+    #[test]
+    fn settings_out_of_range_are_named() {
+        for (config, name) in [
+            (IndexConfig { m: 1, ..IndexConfig::default() }, "m"),
+            (IndexConfig { ef_search: Some(0), ..IndexConfig::default() }, "ef_search"),
+            (IndexConfig { min_index_recall: f64::NAN, ..IndexConfig::default() }, "min_index_recall"),
+        ] {
+            let error = config.check().unwrap_err();
+            assert!(error.to_string().contains(&format!("`{name}`")), "{error}");
+        }
+        IndexConfig::default().check().unwrap();
+    }
+}

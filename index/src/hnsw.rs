@@ -1,0 +1,211 @@
+//! Search of a flat HNSW graph (Malkov and Yashunin, TPAMI 2020, algorithms 2 and 5).
+//!
+//! The graph comes from `hnsw_rs`; the search is ours, over one run of bytes, because points
+//! scattered behind locks and reference counts cost several times the distances themselves.
+
+use crate::dot::{dot, dot_rows};
+use crate::exact::search_exactly;
+use crate::image::Image;
+use crate::rank::{Key, key, margin, row, tighten};
+use crate::search::{Block, Eligibility, ItemIndex, Scratch, ScratchPool, SearchBlock, Slots};
+use crate::store::IndexManifest;
+use crate::vectors::scale;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// Neighbours for which `ef_search` was chosen; wider requests search in proportion wider.
+pub(crate) const EF_DEPTH: usize = 50;
+/// Found beyond what is asked, for exclusions that cluster around a query.
+const FETCH_MARGIN: usize = 16;
+/// A graph search of width `ef` costs about as much as comparing this many times `ef` items in turn.
+const EXACT_SHARE: usize = 8;
+
+/// Searches a graph, and falls back to exact search where exclusions leave too little of it.
+#[derive(Debug)]
+pub struct HnswIndex {
+    image: Image,
+    manifest: IndexManifest,
+    ef_search: usize,
+    pool: ScratchPool,
+}
+
+impl HnswIndex {
+    pub(crate) fn new(image: Image, manifest: IndexManifest) -> Self {
+        let ef_search = manifest.ef_search.unwrap_or(EF_DEPTH);
+        Self { image, manifest, ef_search, pool: ScratchPool::default() }
+    }
+
+    /// Sets the search width and what was measured with it.
+    pub(crate) fn tune(&mut self, ef_search: usize, recall: Option<f64>) {
+        self.ef_search = ef_search;
+        self.manifest.ef_search = Some(ef_search);
+        self.manifest.recall = recall;
+    }
+
+    /// Finds the neighbours of one query in the graph; `false` leaves it to exact search.
+    fn search_graph(&self, block: &Block<'_>, q: usize, scratch: &mut GraphScratch, out: &mut Slots<'_>) -> bool {
+        let (eligible, excluded) = (block.request.eligible, block.excluded(q));
+        let needed = block.k.min(allowed(eligible, excluded));
+        // Of so many nearest items, k are expected to be allowed.
+        let fetch = (block.k + excluded.len()) * self.count() / eligible.eligible().max(1);
+        let mut ef = (self.ef_search * fetch.max(EF_DEPTH) / EF_DEPTH).max(fetch + FETCH_MARGIN);
+        let GraphScratch { query, keys, walk } = scratch;
+        query.clear();
+        query.extend_from_slice(block.query(q));
+        scale(query, block.norms[q]);
+        loop {
+            if ef * EXACT_SHARE >= eligible.eligible() {
+                return false;
+            }
+            nearest(&self.image, query, ef, walk);
+            keys.clear();
+            keys.extend(walk.found.drain().map(|Reverse(key)| key).filter(|key| {
+                let row = row(*key);
+                eligible.holds(row) && excluded.binary_search(&row).is_err()
+            }));
+            if keys.len() >= needed {
+                tighten(keys, block.k, margin(block.dim));
+                block.ranking(q).settle(keys);
+                out.put(q, keys);
+                return true;
+            }
+            ef *= 2;
+        }
+    }
+}
+
+/// Number of items that may be returned to a query.
+fn allowed(eligible: &Eligibility, excluded: &[u32]) -> usize {
+    let mut last = None;
+    let hidden = excluded.iter().filter(|row| last.replace(**row) != Some(**row) && eligible.holds(**row)).count();
+    eligible.eligible() - hidden
+}
+
+impl ItemIndex for HnswIndex {
+    fn manifest(&self) -> &IndexManifest {
+        &self.manifest
+    }
+
+    fn image(&self) -> &Image {
+        &self.image
+    }
+}
+
+impl SearchBlock for HnswIndex {
+    fn search_block(&self, block: &Block<'_>, scratch: &mut Scratch, out: &mut Slots<'_>) {
+        let left: Vec<usize> =
+            (0..block.norms.len()).filter(|q| !self.search_graph(block, *q, &mut scratch.graph, out)).collect();
+        search_exactly(block, &left, &mut scratch.exact, out);
+    }
+
+    fn pool(&self) -> &ScratchPool {
+        &self.pool
+    }
+}
+
+/// Working memory of graph search.
+#[derive(Debug, Default)]
+pub(crate) struct GraphScratch {
+    query: Vec<f32>,
+    keys: Vec<Key>,
+    walk: Walk,
+}
+
+/// State of one walk over layer 0.
+#[derive(Debug, Default)]
+pub(crate) struct Walk {
+    /// The nearest items so far, worst on top.
+    found: BinaryHeap<Reverse<Key>>,
+    /// Items whose links were not followed yet, best on top.
+    open: BinaryHeap<Key>,
+    /// Per item, the walk that last saw it.
+    seen: Vec<u32>,
+    walk: u32,
+    fresh: Vec<u32>,
+    scores: Vec<f32>,
+}
+
+impl Walk {
+    fn restart(&mut self, count: usize) {
+        self.found.clear();
+        self.open.clear();
+        if self.seen.len() != count || self.walk == u32::MAX {
+            self.seen.clear();
+            self.seen.resize(count, 0);
+            self.walk = 0;
+        }
+        self.walk += 1;
+    }
+
+    /// Whether an item is seen for the first time in this walk.
+    fn first_sight(&mut self, row: u32) -> bool {
+        std::mem::replace(&mut self.seen[row as usize], self.walk) != self.walk
+    }
+
+    fn offer(&mut self, key: Key, ef: usize) {
+        if self.found.len() < ef {
+            self.found.push(Reverse(key));
+        } else if self.found.peek().is_some_and(|worst| key > worst.0) {
+            // Replaces the worst and sinks it, in one pass.
+            if let Some(mut worst) = self.found.peek_mut() {
+                *worst = Reverse(key);
+            }
+        } else {
+            return;
+        }
+        self.open.push(key);
+    }
+}
+
+/// Leaves in `walk.found` up to `ef` near items of a unit query, with approximate scores.
+fn nearest(image: &Image, query: &[f32], ef: usize, walk: &mut Walk) {
+    let (dim, vectors) = (query.len(), image.vectors());
+    walk.restart(image.count());
+    let entry = image.entry();
+    let mut best = key(dot(query, &vectors[entry as usize * dim..][..dim]), entry);
+    for l in (1..image.layers()).rev() {
+        let layer = image.layer(l);
+        loop {
+            let links = layer.of(row(best));
+            dot_rows(query, vectors, links, &mut walk.scores);
+            let nearest = links.iter().zip(&walk.scores).map(|(row, score)| key(*score, *row)).max();
+            match nearest {
+                Some(nearer) if nearer > best => best = nearer,
+                _ => break,
+            }
+        }
+    }
+    let layer = image.layer(0);
+    walk.first_sight(row(best));
+    walk.offer(best, ef);
+    while let Some(from) = walk.open.pop() {
+        if walk.found.len() >= ef && walk.found.peek().is_some_and(|worst| from < worst.0) {
+            break;
+        }
+        let mut fresh = std::mem::take(&mut walk.fresh);
+        fresh.clear();
+        for &to in layer.of(row(from)) {
+            if walk.first_sight(to) {
+                prefetch(&vectors[to as usize * dim..][..dim]);
+                fresh.push(to);
+            }
+        }
+        let mut scores = std::mem::take(&mut walk.scores);
+        dot_rows(query, vectors, &fresh, &mut scores);
+        for (row, score) in fresh.iter().zip(&scores) {
+            walk.offer(key(*score, *row), ef);
+        }
+        (walk.fresh, walk.scores) = (fresh, scores);
+    }
+}
+
+/// Asks the processor to fetch a vector before it is read.
+fn prefetch(vector: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in vector.chunks(16) {
+        // SAFETY: a prefetch has no effect on memory, and the address lies in a slice.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = vector;
+}
