@@ -1,1 +1,47 @@
 //! Feature encoders of twotower: vocabularies, numerics, multi-valued, hashed, vector and sequence features.
+//!
+//! [`EncoderFit`] learns from batches of both tables, [`EncoderState`] is what it learned, and
+//! [`SideEncoder`] turns the rows of a side into a [`twotower_artifacts::CodeBatch`].
+//!
+//! # Adding a kind
+//! A file with the kind's configuration and an encoder, a variant of [`FeatureSpec`], and the arms
+//! that the compiler then asks for. Say in the file what null, unseen and out-of-range values become.
+
+pub mod boolean;
+mod categorical;
+mod counts;
+mod encode;
+mod error;
+mod fit;
+mod hashed;
+mod id;
+pub mod init;
+mod moments;
+mod multi_valued;
+mod numeric;
+mod quantiles;
+mod sequence;
+mod spec;
+mod state;
+pub mod store;
+mod value_counts;
+mod values;
+mod vector;
+mod vocabulary;
+
+pub use boolean::BooleanSpec;
+pub use categorical::CategoricalSpec;
+pub use counts::{EncodeCounts, FeatureCounts};
+pub use encode::SideEncoder;
+pub use error::EncoderError;
+pub use fit::EncoderFit;
+pub use hashed::HashedSpec;
+pub use id::IdSpec;
+pub use multi_valued::MultiValuedSpec;
+pub use numeric::{NumericBounds, NumericSpec, Transform};
+pub use sequence::SequenceSpec;
+pub use spec::{FeatureSpec, SideSpec, validate};
+pub use state::{EncoderState, FeatureState, SideState};
+pub use value_counts::ValueCounts;
+pub use vector::VectorSpec;
+pub use vocabulary::{Slot, Vocabulary, VocabularyDiff};

@@ -1,0 +1,178 @@
+//! Boolean features: the junk-filled flags of real tables, as one of five codes.
+//!
+//! Text is trimmed and compared without case. What is listed neither as true, false nor missing is
+//! unknown, and counted as junk. The vocabulary is fixed: false, then true.
+
+use crate::counts::FeatureCounts;
+use crate::encode::Encode;
+use crate::error::ColumnError;
+use crate::values::{Value, ValueMap};
+use arrow_array::ArrayRef;
+use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
+use twotower_artifacts::Column;
+use twotower_artifacts::schema::{FIRST_VALUE, MISSING, UNKNOWN};
+
+/// Code of false.
+pub const FALSE: u32 = FIRST_VALUE;
+/// Code of true.
+pub const TRUE: u32 = FIRST_VALUE + 1;
+/// Slots of every boolean feature.
+pub const CARDINALITY: u32 = FIRST_VALUE + 2;
+
+/// Configuration of a boolean feature.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BooleanSpec {
+    /// The feature's name.
+    pub name: String,
+    /// The column it reads; its name when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column: Option<String>,
+    /// Texts that mean true; numbers are compared by their decimal text.
+    #[serde(default = "default_true")]
+    pub true_values: Vec<String>,
+    /// Texts that mean false.
+    #[serde(default = "default_false")]
+    pub false_values: Vec<String>,
+    /// Texts that mean missing, beside null and NaN.
+    #[serde(default = "default_missing")]
+    pub missing_values: Vec<String>,
+}
+
+fn strings(values: &[&str]) -> Vec<String> {
+    values.iter().map(|v| v.to_string()).collect()
+}
+
+fn default_true() -> Vec<String> {
+    strings(&["true", "t", "yes", "y", "1", "是"])
+}
+
+fn default_false() -> Vec<String> {
+    strings(&["false", "f", "no", "n", "0", "否"])
+}
+
+fn default_missing() -> Vec<String> {
+    strings(&["", "null", "none", "nan", "na", "n/a", "\\N"])
+}
+
+impl BooleanSpec {
+    /// A boolean feature with the default texts.
+    pub fn new(name: impl Into<String>, column: Option<String>) -> Self {
+        Self {
+            name: name.into(),
+            column,
+            true_values: default_true(),
+            false_values: default_false(),
+            missing_values: default_missing(),
+        }
+    }
+
+    /// The code of each listed text, folded; or the first text listed under two meanings.
+    pub(crate) fn codes(&self) -> Result<FxHashMap<String, u32>, String> {
+        let lists = [(&self.missing_values, MISSING), (&self.false_values, FALSE), (&self.true_values, TRUE)];
+        let mut codes = FxHashMap::default();
+        for (texts, code) in lists {
+            for text in texts {
+                if codes.insert(text.trim().to_lowercase(), code).is_some_and(|before| before != code) {
+                    return Err(text.clone());
+                }
+            }
+        }
+        Ok(codes)
+    }
+}
+
+/// Encodes boolean columns.
+pub(crate) struct BooleanEncoder {
+    texts: FxHashMap<String, u32>,
+    folded: String,
+    codes: ValueMap<u32>,
+}
+
+impl BooleanEncoder {
+    pub(crate) fn new(spec: &BooleanSpec) -> Self {
+        Self { texts: spec.codes().unwrap_or_default(), folded: String::new(), codes: ValueMap::default() }
+    }
+}
+
+impl Encode for BooleanEncoder {
+    fn encode(&mut self, column: &ArrayRef, out: &mut Column, counts: &mut FeatureCounts) -> Result<(), ColumnError> {
+        let out = crate::encode::codes(out);
+        let before = out.len();
+        let Self { texts, folded, codes } = self;
+        let code = |value: Value<'_>| match value {
+            Value::Bool(b) => FALSE + u32::from(b),
+            // The empty string is missing only if the configuration lists it.
+            Value::Text(text) => lookup(texts, folded, text),
+            value => value.text(|text| text.map_or(MISSING, |text| lookup(texts, folded, text))),
+        };
+        codes.map_rows(column, code, |code| out.push(code))?;
+        let unknown = counts.unknown;
+        counts.tally(&out[before..]);
+        counts.junk += counts.unknown - unknown;
+        Ok(())
+    }
+}
+
+fn lookup(texts: &FxHashMap<String, u32>, folded: &mut String, text: &str) -> u32 {
+    folded.clear();
+    let text = text.trim();
+    if text.is_ascii() {
+        folded.push_str(text);
+        folded.make_ascii_lowercase();
+    } else {
+        folded.extend(text.chars().flat_map(char::to_lowercase));
+    }
+    texts.get(folded.as_str()).copied().unwrap_or(UNKNOWN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::types::Int8Type;
+    use arrow_array::{BooleanArray, DictionaryArray, Float64Array, Int64Array, StringArray};
+    use std::sync::Arc;
+
+    fn encode(column: ArrayRef) -> (Vec<u32>, FeatureCounts) {
+        let mut out = Column::Code(Vec::new());
+        let mut counts = FeatureCounts::default();
+        BooleanEncoder::new(&BooleanSpec::new("b", None)).encode(&column, &mut out, &mut counts).unwrap();
+        let Column::Code(codes) = out else { unreachable!() };
+        (codes, counts)
+    }
+
+    #[test]
+    fn junk_filled_booleans_become_true_false_missing_or_unknown() {
+        let rows = [
+            (Some("TRUE"), TRUE),
+            (Some(" y "), TRUE),
+            (Some("是"), TRUE),
+            (Some("1"), TRUE),
+            (Some("No"), FALSE),
+            (Some("否"), FALSE),
+            (Some("0"), FALSE),
+            (Some(""), MISSING),
+            (Some("N/A"), MISSING),
+            (Some("\\N"), MISSING),
+            (Some("NaN"), MISSING),
+            (None, MISSING),
+            (Some("maybe"), UNKNOWN),
+            (Some("-1"), UNKNOWN),
+            (Some("ÉTÉ"), UNKNOWN),
+        ];
+        let expected: Vec<u32> = rows.iter().map(|r| r.1).collect();
+        let (codes, counts) = encode(Arc::new(rows.iter().map(|r| r.0).collect::<StringArray>()));
+        assert_eq!(codes, expected);
+        assert_eq!((counts.values, counts.missing, counts.unknown, counts.junk), (15, 5, 3, 3));
+        let dictionary = rows.iter().map(|r| r.0).collect::<DictionaryArray<Int8Type>>();
+        assert_eq!(encode(Arc::new(dictionary)), (codes, counts));
+    }
+
+    #[test]
+    fn numbers_and_booleans_are_read_as_flags() {
+        assert_eq!(encode(Arc::new(Int64Array::from(vec![1, 0, 2]))).0, [TRUE, FALSE, UNKNOWN]);
+        assert_eq!(encode(Arc::new(Float64Array::from(vec![1.0, 0.0, f64::NAN]))).0, [TRUE, FALSE, MISSING]);
+        assert_eq!(encode(Arc::new(BooleanArray::from(vec![Some(true), None]))).0, [TRUE, MISSING]);
+    }
+}

@@ -1,0 +1,107 @@
+//! Encoding the rows of one side.
+
+use crate::categorical::VocabularyEncoder;
+use crate::counts::{EncodeCounts, FeatureCounts};
+use crate::error::{ColumnError, EncoderError};
+use crate::spec::{FeatureSpec, name_error};
+use arrow_array::{ArrayRef, RecordBatch};
+use twotower_artifacts::{CodeBatch, Column, Side};
+
+/// What a kind does with a column: append one row per row to its field's column.
+pub(crate) trait Encode: Send {
+    fn encode(&mut self, column: &ArrayRef, out: &mut Column, counts: &mut FeatureCounts) -> Result<(), ColumnError>;
+}
+
+/// The codes of a column that its schema says holds one code a row.
+pub(crate) fn codes(column: &mut Column) -> &mut Vec<u32> {
+    match column {
+        Column::Code(codes) => codes,
+        _ => unreachable!("the feature's column holds one code a row"),
+    }
+}
+
+/// Encodes batches of one side; made by [`crate::EncoderState::encoder`].
+///
+/// It owns what it needs, and remembers the last dictionary of each column, so that batches of one
+/// Parquet row group map it once: keep one per worker thread.
+pub struct SideEncoder {
+    pub(crate) side: Side,
+    pub(crate) features: Vec<FeatureEncoder>,
+}
+
+/// One feature of a [`SideEncoder`].
+pub(crate) struct FeatureEncoder {
+    pub(crate) spec: FeatureSpec,
+    /// The column read and its encoder; none for sequences, which are filled elsewhere.
+    pub(crate) source: Option<(String, Box<dyn Encode>)>,
+}
+
+impl SideEncoder {
+    /// Appends the batch's rows to `out`, a batch of this side's schema, in schema order.
+    ///
+    /// Sequence columns get empty rows. Returns what was met, per feature.
+    ///
+    /// # Errors
+    /// [`EncoderError::MissingColumn`], [`EncoderError::ColumnType`], [`EncoderError::VectorLength`] or
+    /// [`EncoderError::VectorElement`], with rows counted from 0 in `batch`. After an error, `out` may
+    /// hold some columns of some rows: clear it.
+    ///
+    /// # Panics
+    /// When `out` was made from another schema.
+    pub fn encode(&mut self, batch: &RecordBatch, out: &mut CodeBatch) -> Result<EncodeCounts, EncoderError> {
+        assert_eq!(out.columns.len(), self.features.len(), "the batch has the columns of the encoder's schema");
+        let mut counts = EncodeCounts { rows: batch.num_rows() as u64, ..EncodeCounts::default() };
+        for (feature, out) in self.features.iter_mut().zip(&mut out.columns) {
+            let Some((column, encoder)) = &mut feature.source else {
+                let Column::Ragged(rows) = out else { unreachable!("a sequence feature's column is ragged") };
+                (0..batch.num_rows()).for_each(|_| rows.push_row([]));
+                continue;
+            };
+            let array = find_column(batch, self.side, feature.spec.name(), column)?;
+            let mut met = FeatureCounts::default();
+            encoder.encode(array, out, &mut met).map_err(|e| name_error(e, self.side, &feature.spec, column, array))?;
+            counts.features.insert(feature.spec.name().to_string(), met);
+        }
+        Ok(counts)
+    }
+}
+
+/// The column of a batch that a feature reads.
+pub(crate) fn find_column<'b>(
+    batch: &'b RecordBatch,
+    side: Side,
+    feature: &str,
+    column: &str,
+) -> Result<&'b ArrayRef, EncoderError> {
+    batch.column_by_name(column).ok_or_else(|| EncoderError::MissingColumn {
+        side,
+        feature: feature.to_string(),
+        column: column.to_string(),
+        found: batch.schema_ref().fields().iter().map(|f| f.name().clone()).collect(),
+    })
+}
+
+impl FeatureEncoder {
+    /// The encoder of a feature that reads `column` by `vocabulary` or fitted `bounds`.
+    pub(crate) fn new(
+        spec: &FeatureSpec,
+        column: Option<&str>,
+        vocabulary: Option<std::sync::Arc<crate::Vocabulary>>,
+        bounds: Option<crate::NumericBounds>,
+    ) -> Self {
+        let vocabulary = || vocabulary.clone().unwrap_or_else(|| unreachable!("the state holds every vocabulary"));
+        let bounds = || bounds.clone().unwrap_or_else(|| unreachable!("the state holds bounds of every numeric"));
+        let encoder: Option<Box<dyn Encode>> = match spec {
+            FeatureSpec::Categorical(_) | FeatureSpec::Id(_) => Some(Box::new(VocabularyEncoder::new(vocabulary()))),
+            FeatureSpec::Boolean(s) => Some(Box::new(crate::boolean::BooleanEncoder::new(s))),
+            FeatureSpec::Numeric(s) => Some(Box::new(crate::numeric::NumericEncoder::new(s, bounds()))),
+            FeatureSpec::MultiValued(s) => {
+                Some(Box::new(crate::multi_valued::MultiValuedEncoder::new(s.clone(), vocabulary())))
+            }
+            FeatureSpec::Hashed(s) => Some(Box::new(crate::hashed::HashedEncoder::new(s.clone()))),
+            FeatureSpec::Vector(s) => Some(Box::new(crate::vector::VectorEncoder::new(s))),
+            FeatureSpec::Sequence(_) => None,
+        };
+        Self { spec: spec.clone(), source: column.map(str::to_string).zip(encoder) }
+    }
+}

@@ -1,0 +1,245 @@
+//! Learning encoders from tables, one batch at a time.
+
+use crate::encode::find_column;
+use crate::error::EncoderError;
+use crate::numeric::{NumericBounds, NumericFit};
+use crate::spec::{FeatureSpec, SideSpec, name_error, validate};
+use crate::state::{EncoderState, FeatureState, SideState};
+use crate::value_counts::ValueCounts;
+use crate::values::count_values;
+use crate::vocabulary::Vocabulary;
+use arrow_array::{ArrayRef, RecordBatch};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use twotower_artifacts::Side;
+
+/// What has been seen of both tables so far.
+///
+/// Batches may come in any order, over any number of fits that are merged: the result is the same
+/// to the last bit, since counts and the sums behind numeric bounds are exact. A clone of a fresh
+/// fit is how another thread gets its own.
+///
+/// # Memory
+/// Every distinct value of every vocabulary, and about 1.1 MiB a numeric feature at most.
+#[derive(Debug, Clone)]
+pub struct EncoderFit {
+    user: SideFit,
+    item: SideFit,
+    counts: BTreeMap<String, ValueCounts>,
+}
+
+#[derive(Debug, Clone)]
+struct SideFit {
+    spec: SideSpec,
+    /// Parallel to the features.
+    numerics: Vec<Option<NumericFit>>,
+    /// Vocabularies that the id column feeds, and the feature that asked first.
+    id_tables: BTreeMap<String, String>,
+}
+
+impl SideFit {
+    fn new(spec: SideSpec) -> Self {
+        let numerics = spec.features.iter().map(|f| match f {
+            FeatureSpec::Numeric(s) => Some(NumericFit::new(s)),
+            _ => None,
+        });
+        Self { numerics: numerics.collect(), id_tables: BTreeMap::new(), spec }
+    }
+}
+
+impl EncoderFit {
+    /// Starts with nothing seen.
+    ///
+    /// # Errors
+    /// [`EncoderError::Spec`], as [`validate`].
+    pub fn new(user: SideSpec, item: SideSpec) -> Result<Self, EncoderError> {
+        validate(&user, &item)?;
+        let mut fit = Self { user: SideFit::new(user), item: SideFit::new(item), counts: BTreeMap::new() };
+        for side in [Side::User, Side::Item] {
+            for feature in fit.side(side).spec.features.clone() {
+                let Some(table) = feature.vocabulary(side) else { continue };
+                fit.counts.entry(table.clone()).or_default();
+                // Sequences hold item ids, so item ids feed their vocabulary too.
+                let from_ids = match feature {
+                    FeatureSpec::Id(_) => side,
+                    FeatureSpec::Sequence(_) => Side::Item,
+                    _ => continue,
+                };
+                fit.side_mut(from_ids).id_tables.entry(table).or_insert_with(|| feature.name().to_string());
+            }
+        }
+        Ok(fit)
+    }
+
+    fn side(&self, side: Side) -> &SideFit {
+        match side {
+            Side::User => &self.user,
+            Side::Item => &self.item,
+        }
+    }
+
+    fn side_mut(&mut self, side: Side) -> &mut SideFit {
+        match side {
+            Side::User => &mut self.user,
+            Side::Item => &mut self.item,
+        }
+    }
+
+    /// The columns that batches of a side must have.
+    pub fn required_columns(&self, side: Side) -> Vec<String> {
+        self.side(side).spec.required_columns()
+    }
+
+    /// Learns from the rows of one side's table.
+    ///
+    /// # Errors
+    /// [`EncoderError::MissingColumn`] or [`EncoderError::ColumnType`].
+    pub fn fit_batch(&mut self, side: Side, batch: &RecordBatch) -> Result<(), EncoderError> {
+        let Self { user, item, counts } = self;
+        let fit = match side {
+            Side::User => user,
+            Side::Item => item,
+        };
+        for (feature, numeric) in fit.spec.features.iter().zip(&mut fit.numerics) {
+            let Some(column) = feature.input(&fit.spec.id_column) else { continue };
+            let array = find_column(batch, side, feature.name(), column)?;
+            let table = feature.vocabulary(side).unwrap_or_default();
+            let fitted = match feature {
+                FeatureSpec::Categorical(_) => {
+                    let vocabulary = counts.entry(table).or_default();
+                    count_values(array, |value, n| vocabulary.add_value(value, n))
+                }
+                FeatureSpec::MultiValued(s) => s.fit(array, counts.entry(table).or_default()),
+                FeatureSpec::Numeric(_) => numeric.as_mut().map_or(Ok(()), |n| n.add(array)),
+                // Ids are counted once below; the others learn nothing.
+                FeatureSpec::Id(_)
+                | FeatureSpec::Boolean(_)
+                | FeatureSpec::Hashed(_)
+                | FeatureSpec::Vector(_)
+                | FeatureSpec::Sequence(_) => Ok(()),
+            };
+            fitted.map_err(|e| name_error(e, side, feature, column, array))?;
+        }
+        if let Some((_, feature)) = fit.id_tables.iter().next() {
+            let (feature, column) = (feature.clone(), fit.spec.id_column.clone());
+            let ids = find_column(batch, side, &feature, &column)?.clone();
+            self.count_ids(side, &ids)?;
+        }
+        self.counts.values_mut().try_for_each(ValueCounts::end_batch)
+    }
+
+    /// Counts ids of a side that stand elsewhere than in its table, such as in interactions, so that
+    /// `min_count` and the order of the vocabulary follow use. Ids that no feature needs are ignored.
+    ///
+    /// # Errors
+    /// [`EncoderError::ColumnType`].
+    pub fn count_ids(&mut self, side: Side, ids: &ArrayRef) -> Result<(), EncoderError> {
+        let fit = self.side(side);
+        let column = fit.spec.id_column.clone();
+        for (table, feature) in fit.id_tables.clone() {
+            let counts = self.counts.entry(table).or_default();
+            count_values(ids, |value, n| counts.add_value(value, n)).map_err(|_| EncoderError::ColumnType {
+                side,
+                feature,
+                kind: "id",
+                column: column.clone(),
+                found: ids.data_type().clone(),
+                expected: "text, integers, floats or booleans",
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Adds what another fit of the same features has seen.
+    ///
+    /// # Errors
+    /// Those of a counter that spills; none today.
+    ///
+    /// # Panics
+    /// When the fits are of different features.
+    pub fn merge(&mut self, other: Self) -> Result<(), EncoderError> {
+        assert!(
+            self.user.spec == other.user.spec && self.item.spec == other.item.spec,
+            "only fits of the same features are merged"
+        );
+        for (mine, theirs) in [(&mut self.user, other.user), (&mut self.item, other.item)] {
+            for (mine, theirs) in mine.numerics.iter_mut().zip(theirs.numerics) {
+                if let (Some(mine), Some(theirs)) = (mine, theirs) {
+                    mine.merge(theirs);
+                }
+            }
+        }
+        other.counts.into_iter().try_for_each(|(table, counts)| self.counts.entry(table).or_default().merge(counts))
+    }
+
+    /// The encoders learned from what was seen.
+    ///
+    /// # Errors
+    /// [`EncoderError::TooManyValues`].
+    pub fn finish(self) -> Result<EncoderState, EncoderError> {
+        self.build(|table, counts, (min_count, max_size)| counts.finish(table, min_count, max_size), |_, _| None)
+    }
+
+    /// `previous` extended by what was seen: see [`EncoderState::update`].
+    pub(crate) fn extend(self, previous: &EncoderState) -> Result<EncoderState, EncoderError> {
+        for side in [Side::User, Side::Item] {
+            same_features(side, &previous.side(side).features, &self.side(side).spec.features)?;
+        }
+        self.build(
+            |table, counts, (min_count, max_size)| match previous.vocabulary(table) {
+                Some(old) => old.extend(table, counts, min_count, max_size),
+                None => counts.finish(table, min_count, max_size),
+            },
+            |side, feature| previous.side(side).features[feature].bounds.clone(),
+        )
+    }
+
+    fn build(
+        self,
+        vocabulary: impl Fn(&str, ValueCounts, (u64, Option<u32>)) -> Result<Vocabulary, EncoderError>,
+        kept_bounds: impl Fn(Side, usize) -> Option<NumericBounds>,
+    ) -> Result<EncoderState, EncoderError> {
+        let mut limits = BTreeMap::new();
+        for (side, fit) in [(Side::User, &self.user), (Side::Item, &self.item)] {
+            for used in fit.spec.features.iter().filter_map(|f| f.vocabulary_use(side)) {
+                limits.extend(used.limits.map(|l| (used.table, l)));
+            }
+        }
+        let mut vocabularies = BTreeMap::new();
+        for (table, counts) in self.counts {
+            let limits = limits.get(&table).copied().unwrap_or((1, None));
+            let built = vocabulary(&table, counts, limits)?;
+            vocabularies.insert(table, Arc::new(built));
+        }
+        let side_state = |side: Side, fit: SideFit| {
+            let features = fit.spec.features.into_iter().zip(fit.numerics).enumerate();
+            let features = features.map(|(i, (spec, numeric))| {
+                let bounds = numeric.map(|n| kept_bounds(side, i).unwrap_or_else(|| n.finish()));
+                FeatureState { spec, bounds }
+            });
+            SideState { id_column: fit.spec.id_column, features: features.collect() }
+        };
+        let (user, item) = (side_state(Side::User, self.user), side_state(Side::Item, self.item));
+        Ok(EncoderState::assemble(user, item, vocabularies))
+    }
+}
+
+/// Refuses to extend encoders of other features: their codes would mean something else.
+fn same_features(side: Side, old: &[FeatureState], new: &[FeatureSpec]) -> Result<(), EncoderError> {
+    let changed = |feature: &str, reason: &str| {
+        Err(EncoderError::SpecChanged { side, feature: feature.to_string(), reason: reason.to_string() })
+    };
+    for (old, new) in old.iter().zip(new) {
+        if old.spec.name() != new.name() {
+            return changed(new.name(), &format!("stands where yesterday's `{}` stood", old.spec.name()));
+        }
+        if old.spec.without_limits() != new.without_limits() {
+            return changed(new.name(), "is configured otherwise than yesterday");
+        }
+    }
+    match (old.get(new.len()), new.get(old.len())) {
+        (Some(gone), _) => changed(gone.spec.name(), "was there yesterday and is not any more"),
+        (_, Some(added)) => changed(added.name(), "was not there yesterday"),
+        (None, None) => Ok(()),
+    }
+}

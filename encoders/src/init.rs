@@ -1,0 +1,357 @@
+//! Guessing a column's feature kind from a sample, for `twotower init`.
+//!
+//! Every guess comes with a line that says why, since a guess is for a person to correct.
+
+use crate::boolean::{BooleanSpec, FALSE, TRUE};
+use crate::categorical::CategoricalSpec;
+use crate::hashed::HashedSpec;
+use crate::multi_valued::MultiValuedSpec;
+use crate::numeric::{NumericSpec, Transform};
+use crate::spec::FeatureSpec;
+use crate::values::{count_values, is_text, list_rows};
+use crate::vector::VectorSpec;
+use arrow_array::{Array, ArrayRef};
+use arrow_schema::DataType;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What is known of a column.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ColumnSample {
+    /// The column's name.
+    pub name: String,
+    /// Its Arrow type.
+    pub data_type: DataType,
+    /// Rows sampled.
+    pub rows: u64,
+    /// Of these, null, NaN or empty.
+    pub missing: u64,
+    /// Distinct values sampled, in canonical text, with their counts; empty for lists.
+    pub values: BTreeMap<String, u64>,
+    /// The shortest and longest list sampled, for list columns.
+    pub list_lengths: Option<(usize, usize)>,
+}
+
+/// What a column looks good for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Role {
+    /// The table's id.
+    Id,
+    /// A feature.
+    Feature(FeatureSpec),
+    /// A time: for splits and recency, not a feature.
+    Time,
+    /// Nothing.
+    Skip,
+}
+
+/// A guess and its reason.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Proposal {
+    /// What the column looks good for.
+    pub role: Role,
+    /// One line, lower case: `guessed boolean: 12 distinct values, 92% true/false-like`.
+    pub reason: String,
+}
+
+/// Up to this many distinct integers are taken for categories.
+const FEW: usize = 16;
+/// Beyond this share of distinct values a text column is near-unique.
+const NEAR_UNIQUE: f64 = 0.5;
+/// Buckets proposed for near-unique text.
+const BUCKETS: u32 = 100_000;
+
+impl ColumnSample {
+    /// The sample of a column's rows.
+    pub fn of(name: impl Into<String>, rows: &ArrayRef) -> Self {
+        let mut sample = Self {
+            name: name.into(),
+            data_type: rows.data_type().clone(),
+            rows: rows.len() as u64,
+            missing: rows.null_count() as u64,
+            values: BTreeMap::new(),
+            list_lengths: None,
+        };
+        if let Some(list) = list_rows(rows) {
+            let lengths = list.rows.iter().flatten().map(|(from, to)| to - from);
+            sample.list_lengths = lengths.clone().min().zip(lengths.max());
+        } else {
+            let mut missing = 0;
+            let counted = count_values(rows, |value, n| {
+                value.text(|text| match text {
+                    Some(text) => *sample.values.entry(text.to_string()).or_default() += n,
+                    None => missing += n,
+                });
+            });
+            if counted.is_ok() {
+                sample.missing = missing;
+            }
+        }
+        sample
+    }
+
+    fn present(&self) -> u64 {
+        self.rows - self.missing.min(self.rows)
+    }
+
+    /// The share of present rows whose value satisfies `test`.
+    fn share(&self, test: impl Fn(&str) -> bool) -> f64 {
+        let met: u64 = self.values.iter().filter(|(v, _)| test(v)).map(|(_, n)| n).sum();
+        met as f64 / self.present().max(1) as f64
+    }
+
+    fn distinct_share(&self) -> f64 {
+        self.values.len() as f64 / self.present().max(1) as f64
+    }
+
+    /// Whether one of the name's words (parted by `_`, other marks or capitals) is among these.
+    fn named(&self, words: &[&str]) -> bool {
+        let mut split = String::new();
+        let mut previous_lower = false;
+        for c in self.name.chars() {
+            if c.is_uppercase() && previous_lower {
+                split.push(' ');
+            }
+            previous_lower = c.is_lowercase() || c.is_numeric();
+            split.extend(if c.is_alphanumeric() { c } else { ' ' }.to_lowercase());
+        }
+        split.split(' ').any(|word| words.contains(&word))
+    }
+}
+
+/// What a column looks good for, and why.
+pub fn propose(sample: &ColumnSample) -> Proposal {
+    let distinct = sample.values.len();
+    let skip = |reason: String| Proposal { role: Role::Skip, reason };
+    if matches!(
+        sample.data_type,
+        DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 | DataType::Time32(_) | DataType::Time64(_)
+    ) {
+        return Proposal { role: Role::Time, reason: "a time: usable for splits, not a feature".to_string() };
+    }
+    if sample.present() == 0 {
+        return skip("skipped: no values in the sample".to_string());
+    }
+    if let Some(lengths) = sample.list_lengths {
+        return propose_list(sample, lengths);
+    }
+    if distinct == 0 {
+        return skip(format!("skipped: no feature kind reads {}", sample.data_type));
+    }
+    let id_like = sample.named(&["id", "uid", "uuid", "guid", "key", "msisdn", "imsi", "sku", "asin"]);
+    if id_like && distinct as u64 == sample.rows && sample.missing == 0 {
+        return Proposal { role: Role::Id, reason: format!("guessed id: {distinct} rows, all distinct") };
+    }
+    if distinct == 1 {
+        return skip("skipped: one value only".to_string());
+    }
+    if let Some(proposal) = propose_boolean(sample) {
+        return proposal;
+    }
+    let text = is_text(&sample.data_type);
+    if text && sample.share(looks_like_time) > 0.95 {
+        return Proposal {
+            role: Role::Time,
+            reason: "dates or times as text: usable for splits, not a feature".into(),
+        };
+    }
+    if sample.share(|v| v.trim().parse::<f64>().is_ok()) > 0.95 {
+        return propose_number(sample, id_like);
+    }
+    propose_text(sample)
+}
+
+fn propose_list(sample: &ColumnSample, (shortest, longest): (usize, usize)) -> Proposal {
+    let element = match &sample.data_type {
+        DataType::List(f) | DataType::LargeList(f) | DataType::FixedSizeList(f, _) => f.data_type(),
+        other => other,
+    };
+    if element.is_floating() {
+        return if shortest == longest && longest > 0 {
+            let spec = VectorSpec {
+                name: sample.name.clone(),
+                column: None,
+                dim: longest as u32,
+                normalise: true,
+                file: None,
+                file_id: None,
+            };
+            feature(FeatureSpec::Vector(spec), format!("lists of {longest} floats"))
+        } else {
+            let reason = format!("skipped: lists of {shortest} to {longest} floats, a vector has one length");
+            Proposal { role: Role::Skip, reason }
+        };
+    }
+    multi_valued(sample, None, longest, format!("lists of {shortest} to {longest} elements"))
+}
+
+fn propose_boolean(sample: &ColumnSample) -> Option<Proposal> {
+    let spec = BooleanSpec::new(&sample.name, None);
+    let codes = spec.codes().ok()?;
+    let code = |v: &str| codes.get(v.trim().to_lowercase().as_str()).copied();
+    let is_flag = |v: &str| matches!(code(v), Some(FALSE | TRUE));
+    let share = sample.share(is_flag);
+    let flags: BTreeSet<_> = sample.values.keys().filter_map(|v| code(v)).collect();
+    let both = flags.contains(&FALSE) && flags.contains(&TRUE);
+    // Numbers beside 0 and 1 are categories or counts, not junk.
+    let numbers = sample.share(|v| !is_flag(v) && v.trim().parse::<f64>().is_ok());
+    (both && share >= 0.8 && numbers < 0.02).then(|| {
+        let distinct = sample.values.len();
+        feature(
+            FeatureSpec::Boolean(spec),
+            format!("{distinct} distinct values, {:.0}% true/false-like", share * 100.0),
+        )
+    })
+}
+
+fn propose_number(sample: &ColumnSample, id_like: bool) -> Proposal {
+    let distinct = sample.values.len();
+    let whole = sample.share(|v| v.trim().parse::<i64>().is_ok()) > 0.99;
+    let digits = whole
+        && (sample.share(|v| v.len() > 1 && v.starts_with('0')) > 0.01
+            || sample.named(&["zip", "zipcode", "postcode", "postal", "phone", "tel", "mobile", "code"]));
+    if digits || (whole && id_like) {
+        let what = if digits { "digits that are no quantity" } else { "ids of something else" };
+        return categories(sample, format!("{what}, {distinct} distinct"));
+    }
+    if whole && distinct <= FEW {
+        return categories(sample, format!("{distinct} distinct integers"));
+    }
+    let mut numbers: Vec<(f64, u64)> = sample
+        .values
+        .iter()
+        .filter_map(|(v, n)| Some((v.trim().parse::<f64>().ok().filter(|x| x.is_finite())?, *n)))
+        .collect();
+    numbers.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let total: u64 = numbers.iter().map(|(_, n)| n).sum();
+    let mut below = 0;
+    let median = numbers.iter().find(|(_, n)| (below += n, below * 2 >= total).1).map_or(0.0, |(x, _)| *x);
+    let (min, max) = (numbers.first().map_or(0.0, |x| x.0), numbers.last().map_or(0.0, |x| x.0));
+    let skewed = min >= 0.0 && max > 20.0 * median.max(1.0);
+    let (transform, shape) =
+        if skewed { (Transform::Log1p, "long-tailed") } else { (Transform::Standardise, "not long-tailed") };
+    let spec = NumericSpec { name: sample.name.clone(), column: None, transform, buckets: None };
+    feature(FeatureSpec::Numeric(spec), format!("numbers from {min} to {max}, median {median}, {shape}"))
+}
+
+fn propose_text(sample: &ColumnSample) -> Proposal {
+    let distinct = sample.values.len();
+    for separator in ["|", ";", ","] {
+        let share = sample.share(|v| v.contains(separator));
+        // A separator parts the same elements in many combinations; commas within prose do not.
+        let elements: Vec<&str> = sample.values.keys().flat_map(|v| v.split(separator)).map(str::trim).collect();
+        let different: BTreeSet<_> = elements.iter().collect();
+        let words = elements.iter().map(|e| e.split_whitespace().count()).max().unwrap_or(0);
+        if share >= 0.2 && different.len() * 2 <= elements.len() && (separator == "|" || words <= 4) {
+            let longest = sample.values.keys().map(|v| v.split(separator).count()).max().unwrap_or(1);
+            let reason = format!("{:.0}% of values have `{separator}`, {} elements", share * 100.0, different.len());
+            return multi_valued(sample, Some(separator), longest, reason);
+        }
+    }
+    let prose = sample.share(|v| v.split_whitespace().count() >= 4);
+    if sample.rows >= 20 && sample.distinct_share() > NEAR_UNIQUE && prose > 0.5 {
+        let reason = "skipped: free text; give an embedding of it as a vector feature".to_string();
+        return Proposal { role: Role::Skip, reason };
+    }
+    categories(sample, format!("text, {distinct} distinct"))
+}
+
+/// Categorical, or hashed where nearly every row has its own value.
+fn categories(sample: &ColumnSample, reason: String) -> Proposal {
+    let (name, column) = (sample.name.clone(), None);
+    if sample.present() >= 1000 && sample.distinct_share() > NEAR_UNIQUE {
+        let spec = HashedSpec { name, column, buckets: BUCKETS, seed: 0 };
+        return feature(FeatureSpec::Hashed(spec), format!("{reason}, near-unique"));
+    }
+    let spec = CategoricalSpec { name, column, min_count: 1, max_size: None, table: None };
+    feature(FeatureSpec::Categorical(spec), reason)
+}
+
+fn multi_valued(sample: &ColumnSample, separator: Option<&str>, longest: usize, reason: String) -> Proposal {
+    let spec = MultiValuedSpec {
+        name: sample.name.clone(),
+        column: None,
+        separator: separator.map(str::to_string),
+        max_len: longest.next_power_of_two().clamp(8, 256) as u32,
+        min_count: 1,
+        max_size: None,
+        table: None,
+    };
+    feature(FeatureSpec::MultiValued(spec), reason)
+}
+
+fn feature(spec: FeatureSpec, reason: String) -> Proposal {
+    let reason = format!("guessed {}: {reason}", spec.kind());
+    Proposal { role: Role::Feature(spec), reason }
+}
+
+/// `2024-01-31`, `2024/01/31 12:00:00` and the like.
+fn looks_like_time(text: &str) -> bool {
+    let bytes = text.trim().as_bytes();
+    let digits = |range: std::ops::Range<usize>| bytes[range].iter().all(u8::is_ascii_digit);
+    bytes.len() >= 10
+        && digits(0..4)
+        && matches!(bytes[4], b'-' | b'/')
+        && digits(5..7)
+        && bytes[7] == bytes[4]
+        && digits(8..10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::types::Float32Type;
+    use arrow_array::{FixedSizeListArray, Float64Array, Int64Array, ListArray, StringArray, TimestampSecondArray};
+    use std::sync::Arc;
+
+    fn text(rows: impl IntoIterator<Item = String>) -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(rows))
+    }
+
+    fn kind(name: &str, rows: ArrayRef) -> (String, String) {
+        let proposal = propose(&ColumnSample::of(name, &rows));
+        let kind = match proposal.role {
+            Role::Feature(spec) => spec.kind().to_string(),
+            other => format!("{other:?}"),
+        };
+        (kind, proposal.reason)
+    }
+
+    #[test]
+    fn columns_of_real_tables_are_guessed_with_a_reason() {
+        let cycle = |values: &'static [&str], n: usize| text((0..n).map(|i| values[i % values.len()].to_string()));
+        let vectors = (0..4).map(|i| Some((0..3).map(move |j| Some((i + j) as f32))));
+        let ragged = [1, 2].map(|n| Some(vec![Some(0.5f32); n]));
+        let cases: Vec<(&str, ArrayRef, &str, &str)> = vec![
+            ("user_id", text((0..50).map(|i| format!("U{i}"))), "Id", "all distinct"),
+            ("userId", Arc::new(Int64Array::from_iter_values(0..50)), "Id", "all distinct"),
+            ("artist_id", Arc::new(Int64Array::from_iter_values((0..50).map(|i| i % 40))), "categorical", "ids of"),
+            ("is_vip", cycle(&["yes", "No", "1", "0", "Y", "n", "?", "F", "T", "true"], 100), "boolean", "90% true"),
+            ("flag", Arc::new(Int64Array::from_iter_values((0..50).map(|i| i % 2))), "boolean", "100% true"),
+            ("stars", Arc::new(Int64Array::from_iter_values((0..50).map(|i| i % 5))), "categorical", "5 distinct"),
+            ("zip", text((0..60).map(|i| format!("0{}", 1000 + i))), "categorical", "no quantity"),
+            ("phone", text((0..60).map(|i| format!("1380000{i:04}"))), "categorical", "no quantity"),
+            ("age", Arc::new(Int64Array::from_iter_values((0..500).map(|i| 18 + i % 60))), "numeric", "not long"),
+            ("spend", Arc::new(Float64Array::from_iter_values((0..50).map(|i| 1.5f64.powi(i)))), "numeric", "long-t"),
+            ("price", cycle(&["1.5", "2.25", "x", "9"], 100), "categorical", "text"),
+            ("genres", cycle(&["Action|Drama", "Drama", "Comedy|Action", "Comedy"], 100), "multi_valued", "`|`"),
+            ("city", cycle(&["Oslo", "Rome", "Lima"], 100), "categorical", "3 distinct"),
+            ("device", text((0..2000).map(|i| format!("dev-{i}"))), "hashed", "near-unique"),
+            ("about", text((0..50).map(|i| format!("this is the text number {i}"))), "Skip", "free text"),
+            ("day", text((1..29).map(|i| format!("2024-02-{i:02}"))), "Time", "splits"),
+            ("at", Arc::new(TimestampSecondArray::from(vec![1, 2])), "Time", "splits"),
+            ("const", cycle(&["x"], 10), "Skip", "one value"),
+            ("nothing", Arc::new(Int64Array::from(vec![None, None])), "Skip", "no values"),
+            (
+                "emb",
+                Arc::new(FixedSizeListArray::from_iter_primitive::<Float32Type, _, _>(vectors, 3)),
+                "vector",
+                "3 floats",
+            ),
+            ("odd", Arc::new(ListArray::from_iter_primitive::<Float32Type, _, _>(ragged)), "Skip", "1 to 2"),
+        ];
+        for (name, rows, expected, because) in cases {
+            let (kind, reason) = kind(name, rows);
+            assert!(kind == expected && reason.contains(because), "{name}: {kind}, {reason}");
+        }
+    }
+}

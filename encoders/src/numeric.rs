@@ -1,0 +1,397 @@
+//! Numeric features: two floats, the transformed value and a missing flag, or a quantile bucket.
+//!
+//! Null, NaN, infinities, numbers beyond 1e100 and text that is no number are missing: value 0,
+//! flag 1. Text is trimmed and read as Rust reads a float; a comma is not a decimal point.
+
+use crate::counts::FeatureCounts;
+use crate::encode::Encode;
+use crate::error::ColumnError;
+use crate::moments::Moments;
+use crate::quantiles::QuantileCounts;
+use crate::values::{Value, ValueMap, count_values};
+use arrow_array::ArrayRef;
+use serde::{Deserialize, Serialize};
+use twotower_artifacts::Column;
+use twotower_artifacts::schema::{FIRST_VALUE, MISSING};
+
+/// Standardised values are clipped to this magnitude.
+pub const CLIP: f64 = 10.0;
+/// Numbers of a larger magnitude count as not finite.
+pub const LARGEST: f64 = 1e100;
+/// Buckets of [`Transform::QuantileBuckets`] when the configuration does not say.
+pub const DEFAULT_BUCKETS: u32 = 32;
+
+/// How a number becomes a tower's input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transform {
+    /// (x - mean) / deviation, clipped to ±10.
+    #[default]
+    Standardise,
+    /// sign(x) * ln(1 + |x|), then standardised and clipped: for counts and amounts.
+    Log1p,
+    /// (x - min) / (max - min), clipped to [0, 1].
+    MinMax,
+    /// The code of the quantile bucket that holds x.
+    QuantileBuckets,
+}
+
+/// Configuration of a numeric feature.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NumericSpec {
+    /// The feature's name.
+    pub name: String,
+    /// The column it reads; its name when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column: Option<String>,
+    /// The transform, fitted on the table.
+    #[serde(default)]
+    pub transform: Transform,
+    /// Number of buckets, for `quantile_buckets` only; 32 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub buckets: Option<u32>,
+}
+
+impl NumericSpec {
+    /// The number of quantile buckets, for that transform only.
+    pub fn quantile_buckets(&self) -> Option<u32> {
+        (self.transform == Transform::QuantileBuckets).then_some(self.buckets.unwrap_or(DEFAULT_BUCKETS))
+    }
+}
+
+/// What a fit learns of a numeric column.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NumericBounds {
+    /// Of the values, after `log1p` where that is the transform.
+    Spread {
+        /// Arithmetic mean.
+        #[serde(with = "exact")]
+        mean: f64,
+        /// Population standard deviation, 1 for a constant column.
+        #[serde(with = "exact")]
+        deviation: f64,
+    },
+    /// Of the values.
+    Range {
+        /// Smallest.
+        #[serde(with = "exact")]
+        min: f64,
+        /// Largest.
+        #[serde(with = "exact")]
+        max: f64,
+    },
+    /// Quantile buckets.
+    Edges {
+        /// Lower edges of all buckets but the first, strictly increasing.
+        #[serde(with = "exact_list")]
+        edges: Vec<f64>,
+    },
+}
+
+/// Floats as their shortest round-trip text: readable, and exact whatever the JSON parser does.
+mod exact {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(x: &f64, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&format!("{x:?}"))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<f64, D::Error> {
+        parse(&String::deserialize(d)?).map_err(D::Error::custom)
+    }
+
+    pub(super) fn parse(text: &str) -> Result<f64, String> {
+        match text.parse::<f64>() {
+            Ok(x) if x.is_finite() => Ok(x),
+            _ => Err(format!("`{text}` is not a finite number")),
+        }
+    }
+}
+
+/// A list of [`exact`] floats.
+mod exact_list {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(list: &[f64], s: S) -> Result<S::Ok, S::Error> {
+        list.iter().map(|x| format!("{x:?}")).collect::<Vec<_>>().serialize(s)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<f64>, D::Error> {
+        let list = Vec::<String>::deserialize(d)?;
+        list.iter().map(|text| super::exact::parse(text).map_err(D::Error::custom)).collect()
+    }
+}
+
+/// One cell of a numeric column.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Reading {
+    Number(f64),
+    Null,
+    NotFinite,
+    Unreadable,
+}
+
+fn read(value: Value<'_>) -> Reading {
+    let x = match value {
+        Value::Null => return Reading::Null,
+        Value::Bool(b) => f64::from(u8::from(b)),
+        Value::Int(i) => i as f64,
+        Value::UInt(u) => u as f64,
+        Value::Single(x) => x.into(),
+        Value::Float(x) => x,
+        Value::Text(text) => match text.trim() {
+            "" => return Reading::Null,
+            text => match text.parse() {
+                Ok(x) => x,
+                Err(_) => return Reading::Unreadable,
+            },
+        },
+    };
+    if x.abs() <= LARGEST { Reading::Number(x) } else { Reading::NotFinite }
+}
+
+/// sign(x) * ln(1 + |x|).
+fn signed_log1p(x: f64) -> f64 {
+    x.abs().ln_1p().copysign(x)
+}
+
+/// Learns [`NumericBounds`]; independent of the order and the split of the data.
+#[derive(Debug, Clone)]
+pub(crate) enum NumericFit {
+    Spread { log: bool, moments: Box<Moments> },
+    Range { min: f64, max: f64 },
+    Buckets { buckets: u32, counts: QuantileCounts },
+}
+
+impl NumericFit {
+    pub(crate) fn new(spec: &NumericSpec) -> Self {
+        match spec.transform {
+            Transform::Standardise => NumericFit::Spread { log: false, moments: Box::default() },
+            Transform::Log1p => NumericFit::Spread { log: true, moments: Box::default() },
+            Transform::MinMax => NumericFit::Range { min: f64::INFINITY, max: f64::NEG_INFINITY },
+            Transform::QuantileBuckets => NumericFit::Buckets {
+                buckets: spec.buckets.unwrap_or(DEFAULT_BUCKETS),
+                counts: QuantileCounts::default(),
+            },
+        }
+    }
+
+    pub(crate) fn add(&mut self, column: &ArrayRef) -> Result<(), ColumnError> {
+        count_values(column, |value, n| {
+            let Reading::Number(x) = read(value) else { return };
+            match self {
+                NumericFit::Spread { log, moments } => moments.add(if *log { signed_log1p(x) } else { x }, n),
+                NumericFit::Range { min, max } => (*min, *max) = (min.min(x), max.max(x)),
+                NumericFit::Buckets { counts, .. } => counts.add(x, n),
+            }
+        })
+    }
+
+    pub(crate) fn merge(&mut self, other: Self) {
+        match (self, other) {
+            (NumericFit::Spread { moments, .. }, NumericFit::Spread { moments: other, .. }) => moments.merge(&other),
+            (NumericFit::Range { min, max }, NumericFit::Range { min: a, max: b }) => {
+                (*min, *max) = (min.min(a), max.max(b));
+            }
+            (NumericFit::Buckets { counts, .. }, NumericFit::Buckets { counts: other, .. }) => counts.merge(other),
+            _ => unreachable!("fits of one feature have one transform"),
+        }
+    }
+
+    pub(crate) fn finish(self) -> NumericBounds {
+        match self {
+            NumericFit::Spread { moments, .. } => {
+                let (mean, deviation) = moments.mean_and_deviation();
+                NumericBounds::Spread { mean, deviation }
+            }
+            NumericFit::Range { min, max } if min <= max => NumericBounds::Range { min, max },
+            NumericFit::Range { .. } => NumericBounds::Range { min: 0.0, max: 0.0 },
+            NumericFit::Buckets { buckets, counts } => NumericBounds::Edges { edges: counts.edges(buckets) },
+        }
+    }
+}
+
+impl NumericBounds {
+    /// Whether these are bounds that the spec's transform needs.
+    pub(crate) fn fits(&self, spec: &NumericSpec) -> bool {
+        match (self, spec.transform) {
+            (NumericBounds::Spread { deviation, .. }, Transform::Standardise | Transform::Log1p) => *deviation > 0.0,
+            (NumericBounds::Range { min, max }, Transform::MinMax) => min <= max,
+            (NumericBounds::Edges { edges }, Transform::QuantileBuckets) => {
+                edges.len() < spec.quantile_buckets().unwrap_or(0) as usize && edges.windows(2).all(|w| w[0] < w[1])
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Encodes numeric columns: `Dense` of width 2, or `Code` for quantile buckets.
+pub(crate) struct NumericEncoder {
+    log: bool,
+    bounds: NumericBounds,
+    floats: ValueMap<(f32, Reading)>,
+    codes: ValueMap<(u32, Reading)>,
+}
+
+impl NumericEncoder {
+    pub(crate) fn new(spec: &NumericSpec, bounds: NumericBounds) -> Self {
+        let log = spec.transform == Transform::Log1p;
+        Self { log, bounds, floats: ValueMap::default(), codes: ValueMap::default() }
+    }
+}
+
+impl Encode for NumericEncoder {
+    fn encode(&mut self, column: &ArrayRef, out: &mut Column, counts: &mut FeatureCounts) -> Result<(), ColumnError> {
+        let mut tally = |reading: Reading| match reading {
+            Reading::Number(_) => {}
+            Reading::Null => counts.missing += 1,
+            Reading::NotFinite => (counts.missing, counts.not_finite) = (counts.missing + 1, counts.not_finite + 1),
+            Reading::Unreadable => (counts.missing, counts.junk) = (counts.missing + 1, counts.junk + 1),
+        };
+        counts.values += column.len() as u64;
+        match (&self.bounds, out) {
+            (NumericBounds::Edges { edges }, Column::Code(codes)) => {
+                let bucket = |x: f64| FIRST_VALUE + edges.partition_point(|e| *e <= x) as u32;
+                let map = |value: Value<'_>| match read(value) {
+                    Reading::Number(x) => (bucket(x), Reading::Number(x)),
+                    missing => (MISSING, missing),
+                };
+                self.codes.map_rows(column, map, |(code, reading)| {
+                    tally(reading);
+                    codes.push(code);
+                })
+            }
+            (bounds, Column::Dense { width: 2, values }) => {
+                let (log, transform) = (self.log, Scale::of(bounds));
+                let map = |value: Value<'_>| match read(value) {
+                    Reading::Number(x) => (transform.apply(if log { signed_log1p(x) } else { x }), Reading::Number(x)),
+                    missing => (0.0, missing),
+                };
+                values.reserve(column.len() * 2);
+                self.floats.map_rows(column, map, |(x, reading)| {
+                    tally(reading);
+                    let missing = !matches!(reading, Reading::Number(_));
+                    values.extend_from_slice(&[x, f32::from(u8::from(missing))]);
+                })
+            }
+            _ => unreachable!("a numeric feature's column has the shape of its schema"),
+        }
+    }
+}
+
+/// clamp((x - offset) * factor, low, high).
+struct Scale {
+    offset: f64,
+    factor: f64,
+    low: f64,
+    high: f64,
+}
+
+impl Scale {
+    fn of(bounds: &NumericBounds) -> Self {
+        match bounds {
+            NumericBounds::Spread { mean, deviation } => {
+                Scale { offset: *mean, factor: 1.0 / deviation, low: -CLIP, high: CLIP }
+            }
+            NumericBounds::Range { min, max } => {
+                let factor = if max > min { 1.0 / (max - min) } else { 0.0 };
+                Scale { offset: *min, factor, low: 0.0, high: 1.0 }
+            }
+            NumericBounds::Edges { .. } => unreachable!("quantile buckets are codes"),
+        }
+    }
+
+    fn apply(&self, x: f64) -> f32 {
+        ((x - self.offset) * self.factor).clamp(self.low, self.high) as f32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::types::Int32Type;
+    use arrow_array::{Float64Array, Int32Array, StringArray};
+    use std::sync::Arc;
+
+    fn spec(transform: Transform, buckets: Option<u32>) -> NumericSpec {
+        NumericSpec { name: "x".into(), column: None, transform, buckets }
+    }
+
+    fn fit(spec: &NumericSpec, column: &ArrayRef) -> NumericEncoder {
+        let mut fit = NumericFit::new(spec);
+        fit.add(column).unwrap();
+        let bounds = fit.finish();
+        assert!(bounds.fits(spec), "{bounds:?}");
+        let text = serde_json::to_string(&bounds).unwrap();
+        NumericEncoder::new(spec, serde_json::from_str(&text).unwrap())
+    }
+
+    fn dense(encoder: &mut NumericEncoder, column: &ArrayRef) -> (Vec<f32>, FeatureCounts) {
+        let mut out = Column::Dense { width: 2, values: Vec::new() };
+        let mut counts = FeatureCounts::default();
+        encoder.encode(column, &mut out, &mut counts).unwrap();
+        let Column::Dense { values, .. } = out else { unreachable!() };
+        (values, counts)
+    }
+
+    #[test]
+    fn missing_not_finite_and_unreadable_cells_are_zero_with_a_flag_and_counted() {
+        let fitted: ArrayRef = Arc::new(Float64Array::from(vec![Some(1.0), None, Some(3.0), Some(f64::NAN)]));
+        let mut encoder = fit(&spec(Transform::Standardise, None), &fitted);
+        let (values, counts) = dense(&mut encoder, &fitted);
+        assert_eq!(values, [-1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0]);
+        assert_eq!((counts.values, counts.missing, counts.not_finite, counts.junk), (4, 2, 1, 0));
+        let text: ArrayRef = Arc::new(StringArray::from(vec!["3", " 1.0 ", "1,5", "", "inf", "1e101", "abc"]));
+        let (values, counts) = dense(&mut encoder, &text);
+        assert_eq!(values[..4], [1.0, 0.0, -1.0, 0.0]);
+        assert!(values[4..].chunks(2).all(|v| v == [0.0, 1.0]));
+        assert_eq!((counts.missing, counts.not_finite, counts.junk), (5, 2, 2));
+    }
+
+    #[test]
+    fn transforms_are_what_their_formulas_say_and_clipped() {
+        let column: ArrayRef = Arc::new(Int32Array::from(vec![-3, 0, 1, 10]));
+        let far: ArrayRef = Arc::new(Float64Array::from(vec![1e99, -1e99]));
+        let logs: Vec<f64> = [-(4f64.ln()), 0.0, 2f64.ln(), 11f64.ln()].to_vec();
+        let mean = logs.iter().sum::<f64>() / 4.0;
+        let deviation = (logs.iter().map(|l| (l - mean).powi(2)).sum::<f64>() / 4.0).sqrt();
+        let mut log = fit(&spec(Transform::Log1p, None), &column);
+        for (found, log) in dense(&mut log, &column).0.chunks(2).zip(&logs) {
+            assert!((f64::from(found[0]) - (log - mean) / deviation).abs() < 1e-6);
+        }
+        assert_eq!(dense(&mut fit(&spec(Transform::Standardise, None), &column), &far).0, [10.0, 0.0, -10.0, 0.0]);
+        let mut range = fit(&spec(Transform::MinMax, None), &column);
+        assert_eq!(dense(&mut range, &far).0, [1.0, 0.0, 0.0, 0.0]);
+        assert_eq!(dense(&mut range, &(Arc::new(Int32Array::from(vec![10, -3])) as ArrayRef)).0, [1., 0., 0., 0.]);
+        let nulls: ArrayRef = Arc::new(Int32Array::from(vec![None, None]));
+        for t in [Transform::Standardise, Transform::Log1p, Transform::MinMax] {
+            let values = dense(&mut fit(&spec(t, None), &nulls), &column).0;
+            assert!(values.iter().all(|v| v.is_finite()), "{t:?} {values:?}");
+        }
+    }
+
+    #[test]
+    fn quantile_buckets_are_codes_below_their_cardinality() {
+        let column: ArrayRef = Arc::new(Int32Array::from_iter((0..100).map(Some).chain([None])));
+        let mut encoder = fit(&spec(Transform::QuantileBuckets, Some(4)), &column);
+        let mut out = Column::Code(Vec::new());
+        encoder.encode(&column, &mut out, &mut FeatureCounts::default()).unwrap();
+        let Column::Code(codes) = out else { unreachable!() };
+        assert_eq!((codes[0], codes[24], codes[25], codes[99], codes[100]), (3, 3, 4, 6, MISSING));
+    }
+
+    #[test]
+    fn a_dictionary_of_numbers_reads_as_the_plain_column() {
+        let texts = ["1.5", "x", "1.5", "7"];
+        let plain: ArrayRef = Arc::new(StringArray::from(texts.to_vec()));
+        let dictionary: ArrayRef = Arc::new(texts.into_iter().collect::<arrow_array::DictionaryArray<Int32Type>>());
+        let spec = spec(Transform::Standardise, None);
+        let (mut a, mut b) = (fit(&spec, &plain), fit(&spec, &dictionary));
+        assert_eq!(a.bounds, b.bounds);
+        assert_eq!(dense(&mut a, &plain), dense(&mut b, &dictionary));
+    }
+}
