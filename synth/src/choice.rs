@@ -53,6 +53,8 @@ pub(crate) struct UserWeights<'a> {
     items: usize,
 }
 
+/// Weights of one block and their sum; eight sums side by side, so that every vector width adds alike.
+#[inline(always)]
 fn weigh_block(item: &ItemBlock, user: &Latent, weights: &mut [f32; BLOCK]) -> f32 {
     let mut logits = item.popularity;
     for (value, row) in user.iter().zip(&item.latents) {
@@ -70,6 +72,24 @@ fn weigh_block(item: &ItemBlock, user: &Latent, weights: &mut [f32; BLOCK]) -> f
     lanes.iter().sum()
 }
 
+/// Weights of all items for each user, a block of items at a time; see [`Weights`] for the shapes.
+#[inline(always)]
+fn weigh_all(items: &[ItemBlock], users: &[Latent], weights: &mut [[f32; BLOCK]], sums: &mut [f32]) {
+    for (b, item) in items.iter().enumerate() {
+        for (g, user) in users.iter().enumerate() {
+            let at = g * items.len() + b;
+            sums[at] = weigh_block(item, user, &mut weights[at]);
+        }
+    }
+}
+
+/// [`weigh_all`] in wider vectors. There is no fused multiply-add in it, so the bits are the same.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn weigh_all_avx2(items: &[ItemBlock], users: &[Latent], weights: &mut [[f32; BLOCK]], sums: &mut [f32]) {
+    weigh_all(items, users, weights, sums);
+}
+
 impl Weights {
     pub fn new(catalogue: &Catalogue) -> Self {
         let blocks = catalogue.blocks.len();
@@ -83,12 +103,15 @@ impl Weights {
 
     /// Computes the weights of at most `GROUP` users, a block of items at a time so that it stays in cache.
     pub fn weigh(&mut self, catalogue: &Catalogue, users: &[Latent]) -> impl Iterator<Item = UserWeights<'_>> {
-        for (b, item) in catalogue.blocks.iter().enumerate() {
-            for (g, user) in users.iter().enumerate() {
-                let at = g * self.blocks + b;
-                self.sums[at] = weigh_block(item, user, &mut self.weights[at]);
-            }
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has AVX2.
+            unsafe { weigh_all_avx2(&catalogue.blocks, users, &mut self.weights, &mut self.sums) };
+        } else {
+            weigh_all(&catalogue.blocks, users, &mut self.weights, &mut self.sums);
         }
+        #[cfg(not(target_arch = "x86_64"))]
+        weigh_all(&catalogue.blocks, users, &mut self.weights, &mut self.sums);
         let items = self.items;
         let groups = self.weights.chunks(self.blocks).zip(self.sums.chunks(self.blocks));
         groups.take(users.len()).map(move |(blocks, sums)| UserWeights { blocks, sums, items })
@@ -198,6 +221,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn weights_have_the_same_bits_whatever_the_processor() {
+        let catalogue = Catalogue::new(4, 333);
+        let users = latents(GROUP);
+        let mut chosen = Weights::new(&catalogue);
+        let mut portable = Weights::new(&catalogue);
+        assert_eq!(chosen.weigh(&catalogue, &users).count(), GROUP);
+        weigh_all(&catalogue.blocks, &users, &mut portable.weights, &mut portable.sums);
+        assert!(chosen.weights == portable.weights && chosen.sums == portable.sums);
     }
 
     #[test]
