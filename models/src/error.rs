@@ -60,6 +60,16 @@ pub enum ModelError {
         /// One past its last position.
         end: usize,
     },
+    /// The observer stopped training; the last checkpoint is written.
+    #[error("train: stopped after {epoch} epochs and {step} steps; run again with resume to continue from {path}", path = checkpoint.display())]
+    Stopped {
+        /// Epochs done.
+        epoch: usize,
+        /// Steps done in the running epoch.
+        step: usize,
+        /// Where the state is.
+        checkpoint: PathBuf,
+    },
     /// A vector or score to be ranked is not finite.
     #[error("rank: {what} {row} has a non-finite score; the model has diverged or its vectors are damaged")]
     NonFiniteScore {
@@ -141,6 +151,7 @@ impl ModelError {
             ModelError::OutputLength { .. } | ModelError::RuntimeMissing { .. } | ModelError::Runtime { .. } => {
                 Category::Other
             }
+            ModelError::Stopped { .. } => Category::Other,
             ModelError::Artifact(source) => source.category(),
         }
     }

@@ -1,0 +1,297 @@
+//! DSSM (Huang et al., CIKM 2013) as a two-tower retriever: per side, embeddings, their
+//! concatenation, an MLP, an L2 norm; score = cosine / τ.
+//!
+//! Departures from the paper: learned embeddings instead of letter trigrams, PReLU instead of tanh,
+//! and the losses of [`crate::losses`] instead of a softmax over four random documents.
+
+use crate::error::ModelError;
+use crate::layers::Layer;
+use crate::layers::linear::Linear;
+use crate::model::{Model, Scale};
+use crate::net::{Input, Net, Pass, backward_pair};
+use crate::params::{Gradients, Parameters, Table};
+use crate::rng::Rng;
+use crate::tower::Tower;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use twotower_artifacts::{CodeBatch, FieldShape, Side, TowerSchema};
+
+/// Activation between hidden layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    /// Learned slope per channel below zero.
+    #[default]
+    Prelu,
+    /// max(x, 0).
+    Relu,
+}
+
+/// How the elements of a sequence become one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SequencePooling {
+    /// Arithmetic mean.
+    #[default]
+    Mean,
+    /// Softmax of a learned logit per position, counted from the newest element.
+    Position,
+}
+
+/// Settings of the DSSM.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DssmConfig {
+    /// Width of every embedding table without an entry in `embedding_dims`.
+    pub embedding_dim: usize,
+    /// Width by table or by feature; features of one vocabulary share one table and one width.
+    pub embedding_dims: BTreeMap<String, usize>,
+    /// Widths of the layers; the last is the width of a vector.
+    pub hidden: Vec<usize>,
+    /// Activation between layers.
+    pub activation: Activation,
+    /// How sequences are pooled.
+    pub pooling: SequencePooling,
+    /// Cosines are divided by this; the start when it is learned.
+    pub temperature: f32,
+    /// Whether log τ is trained.
+    pub learn_temperature: bool,
+    /// Probability of dropping a hidden activation in training.
+    pub dropout: f32,
+}
+
+impl Default for DssmConfig {
+    fn default() -> Self {
+        Self {
+            embedding_dim: 16,
+            embedding_dims: BTreeMap::new(),
+            hidden: vec![256, 128, 64],
+            activation: Activation::Prelu,
+            pooling: SequencePooling::Mean,
+            temperature: 0.05,
+            learn_temperature: false,
+            dropout: 0.0,
+        }
+    }
+}
+
+impl DssmConfig {
+    /// Checks every setting against its range.
+    ///
+    /// # Errors
+    /// [`ModelError::Setting`].
+    pub fn check(&self) -> Result<(), ModelError> {
+        let wrong = |setting, expected: &str, found: String| {
+            Err(ModelError::Setting { setting, expected: expected.into(), found })
+        };
+        if self.embedding_dim == 0 {
+            return wrong("embedding_dim", "at least 1", "0".into());
+        }
+        if let Some((name, _)) = self.embedding_dims.iter().find(|(_, dim)| **dim == 0) {
+            return wrong("embedding_dims", "widths of at least 1", format!("0 for `{name}`"));
+        }
+        if self.hidden.is_empty() || self.hidden.contains(&0) {
+            return wrong("hidden", "one or more widths of at least 1", format!("{:?}", self.hidden));
+        }
+        if !(self.temperature >= 1e-3 && self.temperature <= 100.0) {
+            return wrong("temperature", "between 0.001 and 100", self.temperature.to_string());
+        }
+        if !(self.dropout >= 0.0 && self.dropout < 1.0) {
+            return wrong("dropout", "at least 0 and below 1", self.dropout.to_string());
+        }
+        Ok(())
+    }
+}
+
+/// A DSSM in training.
+#[derive(Debug)]
+pub struct Dssm {
+    parameters: Parameters,
+    user: Net,
+    item: Net,
+    dim: usize,
+    temperature: f32,
+    log_temperature: Option<usize>,
+}
+
+/// Standard deviation of fresh embeddings.
+const EMBEDDING_DEVIATION: f64 = 0.05;
+
+impl Dssm {
+    /// Fresh parameters: embeddings N(0, 0.05²), weights Glorot uniform, biases 0, PReLU slopes
+    /// 0.25, position logits 0; a pure function of schemas, settings and seed.
+    ///
+    /// # Errors
+    /// [`ModelError::Setting`] and [`ModelError::Data`] when settings or schemas cannot be built.
+    pub fn new(user: &TowerSchema, item: &TowerSchema, config: &DssmConfig, seed: u64) -> Result<Self, ModelError> {
+        config.check()?;
+        let mut parameters = Parameters { tables: tables(&[user, item], config, seed)?, dense: Vec::new() };
+        let user = build(user, config, seed, &mut parameters)?;
+        let item = build(item, config, seed, &mut parameters)?;
+        let log_temperature = config
+            .learn_temperature
+            .then(|| parameters.add_dense("log_temperature".into(), 1, 1, false, vec![config.temperature.ln()]));
+        let dim = config.hidden[config.hidden.len() - 1];
+        Ok(Self { parameters, user, item, dim, temperature: config.temperature, log_temperature })
+    }
+
+    fn net(&self, side: Side) -> &Net {
+        match side {
+            Side::User => &self.user,
+            Side::Item => &self.item,
+        }
+    }
+}
+
+/// One table per vocabulary, whichever fields and towers use it.
+fn tables(schemas: &[&TowerSchema], config: &DssmConfig, seed: u64) -> Result<Vec<Table>, ModelError> {
+    let mut tables: BTreeMap<&str, (u32, Option<usize>)> = BTreeMap::new();
+    let mut used = Vec::new();
+    for field in schemas.iter().flat_map(|schema| &schema.fields) {
+        let Some((name, cardinality)) = field.shape.table() else { continue };
+        let entry = tables.entry(name).or_insert((cardinality, None));
+        if entry.0 != cardinality {
+            return Err(ModelError::Data {
+                reason: format!(
+                    "vocabulary `{name}` has {} slots in one field and {cardinality} in `{}`",
+                    entry.0, field.name
+                ),
+            });
+        }
+        for key in [name, &field.name] {
+            let Some(dim) = config.embedding_dims.get(key) else { continue };
+            used.push(key.to_string());
+            if entry.1.is_some_and(|known| known != *dim) {
+                return Err(ModelError::Setting {
+                    setting: "embedding_dims",
+                    expected: format!("one width for the shared vocabulary `{name}`"),
+                    found: format!("{} and {dim}", entry.1.unwrap_or(*dim)),
+                });
+            }
+            entry.1 = Some(*dim);
+        }
+    }
+    if let Some(key) = config.embedding_dims.keys().find(|key| !used.contains(key)) {
+        return Err(ModelError::Setting {
+            setting: "embedding_dims",
+            expected: format!("a table or feature among {:?}", tables.keys().collect::<Vec<_>>()),
+            found: format!("`{key}`"),
+        });
+    }
+    Ok(tables
+        .into_iter()
+        .enumerate()
+        .map(|(t, (name, (rows, dim)))| {
+            let (rows, dim) = (rows as usize, dim.unwrap_or(config.embedding_dim));
+            let mut values = vec![0.0; rows * dim];
+            values.par_chunks_mut(dim).enumerate().with_min_len(1024).for_each(|(row, values)| {
+                let mut rng = Rng::at(seed, &[0, t as u64, row as u64]);
+                values.iter_mut().for_each(|x| *x = (rng.normal() * EMBEDDING_DEVIATION) as f32);
+            });
+            Table { name: name.to_string(), rows, dim, values }
+        })
+        .collect())
+}
+
+fn build(schema: &TowerSchema, config: &DssmConfig, seed: u64, parameters: &mut Parameters) -> Result<Net, ModelError> {
+    let side = schema.side;
+    let first = parameters.dense.len();
+    let table_of = |parameters: &Parameters, name: &str| {
+        parameters.tables.iter().position(|table| table.name == name).unwrap_or_else(|| unreachable!("table was made"))
+    };
+    let mut inputs = Vec::new();
+    for field in &schema.fields {
+        inputs.push(match &field.shape {
+            FieldShape::Code { table, .. } => Input::Code { table: table_of(parameters, table) },
+            FieldShape::Bag { table, max_len, .. } => {
+                Input::Pooled { table: table_of(parameters, table), max_len: *max_len as usize, position: None }
+            }
+            FieldShape::Sequence { table, max_len, .. } => {
+                let (table, max_len) = (table_of(parameters, table), *max_len as usize);
+                let position = (config.pooling == SequencePooling::Position).then(|| {
+                    let name = format!("{side}/{}/position", field.name);
+                    parameters.add_dense(name, 1, max_len, false, vec![0.0; max_len])
+                });
+                Input::Pooled { table, max_len, position }
+            }
+            FieldShape::Dense { width } => Input::Dense { width: *width as usize },
+        });
+    }
+    let mut net = Net { schema: schema.clone(), inputs, layers: Vec::new(), dense: first..first };
+    let mut width = net.input_width(parameters);
+    if width == 0 {
+        return Err(ModelError::Data { reason: format!("the {side} tower has no inputs; give it a feature") });
+    }
+    for (l, output) in config.hidden.iter().enumerate() {
+        let rng = Rng::at(seed, &[1, side as u64, l as u64]);
+        net.layers.push(Layer::Linear(Linear::new(parameters, &format!("{side}/linear{l}"), width, *output, rng)));
+        if l + 1 < config.hidden.len() {
+            net.layers.push(match config.activation {
+                Activation::Relu => Layer::Relu,
+                Activation::Prelu => Layer::Prelu {
+                    slope: parameters.add_dense(
+                        format!("{side}/prelu{l}/slope"),
+                        1,
+                        *output,
+                        false,
+                        vec![0.25; *output],
+                    ),
+                },
+            });
+            if config.dropout > 0.0 {
+                net.layers.push(Layer::Dropout { rate: config.dropout });
+            }
+        }
+        width = *output;
+    }
+    net.layers.push(Layer::L2Norm { eps: 1e-6 });
+    net.dense = first..parameters.dense.len();
+    Ok(net)
+}
+
+impl Model for Dssm {
+    type Pass = Pass;
+
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    fn parameters_mut(&mut self) -> &mut Parameters {
+        &mut self.parameters
+    }
+
+    fn dim(&self) -> usize {
+        self.dim
+    }
+
+    fn scale(&self) -> Scale {
+        let value = match self.log_temperature {
+            Some(group) => (-self.parameters.dense[group].values[0]).exp(),
+            None => 1.0 / self.temperature,
+        };
+        Scale { value, log_temperature: self.log_temperature }
+    }
+
+    fn forward(&self, side: Side, batch: &CodeBatch, noise: Option<u64>, pass: &mut Pass) {
+        self.net(side).forward(&self.parameters, batch, noise, pass);
+    }
+
+    fn vectors<'a>(&self, pass: &'a Pass) -> &'a [f32] {
+        pass.output()
+    }
+
+    fn backward(
+        &self,
+        user: (&CodeBatch, &mut Pass, &[f32]),
+        item: (&CodeBatch, &mut Pass, &[f32]),
+        gradients: &mut Gradients,
+    ) -> Result<(), ModelError> {
+        let towers = [(&self.user, user.0, user.1, user.2), (&self.item, item.0, item.1, item.2)];
+        backward_pair(&self.parameters, towers, gradients)
+    }
+
+    fn towers(&self) -> (Tower, Tower) {
+        (self.user.export(&self.parameters), self.item.export(&self.parameters))
+    }
+}

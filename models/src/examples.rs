@@ -1,0 +1,275 @@
+//! The data a model is trained on, and the encoded rows of its queries.
+
+use crate::error::ModelError;
+use serde::{Deserialize, Serialize};
+use twotower_artifacts::schema::UNKNOWN;
+use twotower_artifacts::{CodeBatch, Column, FieldShape, Interactions, TowerSchema};
+
+/// What an event is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// A positive to learn from.
+    Train,
+    /// A positive that chooses the epoch.
+    Validation,
+    /// A positive that only the final evaluation sees.
+    Test,
+    /// Part of histories only.
+    Unused,
+}
+
+/// Encoded tables and interactions with the role of every event.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainingSet {
+    /// Inputs of the user tower.
+    pub user_schema: TowerSchema,
+    /// Inputs of the item tower; of the same encoder state.
+    pub item_schema: TowerSchema,
+    /// One row per user; sequence columns are present with empty rows.
+    pub users: CodeBatch,
+    /// One row per catalogue item.
+    pub items: CodeBatch,
+    /// Item row -> code in the item id vocabulary, with which sequences are filled.
+    pub item_codes: Vec<u32>,
+    /// Positives per user in time order.
+    pub interactions: Interactions,
+    /// One per event.
+    pub roles: Vec<Role>,
+}
+
+/// A user at a moment: the events before `history_end` are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Query {
+    /// Row of the user.
+    pub user_row: u32,
+    /// Event index; the history is the user's events before it.
+    pub history_end: usize,
+}
+
+impl TrainingSet {
+    /// Events of one role with their user, in user and time order.
+    pub fn events(&self, role: Role) -> impl Iterator<Item = Query> + '_ {
+        (0..self.interactions.users()).flat_map(move |user| {
+            self.interactions
+                .events(user)
+                .filter(move |event| self.roles[*event] == role)
+                .map(move |event| Query { user_row: user as u32, history_end: event })
+        })
+    }
+
+    /// How often each item occurs in the training events.
+    pub fn training_counts(&self) -> Vec<u64> {
+        let mut counts = vec![0; self.items.rows()];
+        for (item, role) in self.interactions.items.iter().zip(&self.roles) {
+            counts[*item as usize] += (*role == Role::Train) as u64;
+        }
+        counts
+    }
+
+    /// Checks that all parts fit together before a long run.
+    ///
+    /// # Errors
+    /// [`ModelError::Artifact`] for codes and columns, [`ModelError::Data`] for everything else.
+    pub fn check(&self) -> Result<(), ModelError> {
+        self.users.check(&self.user_schema)?;
+        self.items.check(&self.item_schema)?;
+        let wrong = |reason: String| Err(ModelError::Data { reason });
+        let (users, items, events) = (self.users.rows(), self.items.rows(), self.interactions.len());
+        if self.interactions.users() != users {
+            return wrong(format!("interactions of {} users, {users} encoded users", self.interactions.users()));
+        }
+        let end = self.interactions.offsets.last().copied().unwrap_or(0);
+        if self.interactions.offsets.windows(2).any(|w| w[0] > w[1]) || end != events as u64 {
+            return wrong(format!("interaction offsets do not ascend to the {events} events"));
+        }
+        if let Some(event) = self.interactions.items.iter().position(|item| *item as usize >= items) {
+            return wrong(format!(
+                "event {event} is of item row {}, {items} items are encoded",
+                self.interactions.items[event]
+            ));
+        }
+        if self.roles.len() != events || self.interactions.weights.len() != events || self.item_codes.len() != items {
+            return wrong(format!(
+                "{} roles and {} weights for {events} events, {} item codes for {items} items",
+                self.roles.len(),
+                self.interactions.weights.len(),
+                self.item_codes.len()
+            ));
+        }
+        if let Some(event) = self.interactions.weights.iter().position(|w| !(w.is_finite() && *w >= 0.0)) {
+            return wrong(format!(
+                "event {event} has weight {}, expected a finite one of at least 0",
+                self.interactions.weights[event]
+            ));
+        }
+        for field in &self.user_schema.fields {
+            if let FieldShape::Sequence { cardinality, .. } = field.shape
+                && let Some(row) = self.item_codes.iter().position(|code| *code >= cardinality)
+            {
+                return wrong(format!(
+                    "item row {row} has code {}, sequence `{}` has {cardinality} slots",
+                    self.item_codes[row], field.name
+                ));
+            }
+        }
+        if !self.roles.contains(&Role::Train) {
+            return wrong("no event has the role of training; the split leaves nothing to learn from".into());
+        }
+        Ok(())
+    }
+}
+
+/// Writes the user rows of `queries` to `out`: static columns as encoded, sequences filled with the
+/// last `max_len` items before each query's moment, oldest first.
+///
+/// `out` is cleared first and keeps its allocations.
+pub fn assemble(set: &TrainingSet, queries: &[Query], out: &mut CodeBatch) {
+    use rayon::prelude::*;
+    out.clear();
+    let fields = set.user_schema.fields.par_iter().zip(&set.users.columns);
+    out.columns.par_iter_mut().zip(fields).for_each(|(to, (field, from))| match (&field.shape, to) {
+        (FieldShape::Sequence { max_len, .. }, Column::Ragged(to)) => {
+            // A batch without rows still has offsets once a row was pushed, so start them alike.
+            for query in queries {
+                let first = set.interactions.events(query.user_row as usize).start;
+                let start = first.max(query.history_end.saturating_sub(*max_len as usize));
+                let items = &set.interactions.items[start..query.history_end.max(start)];
+                to.push_row(items.iter().map(|item| set.item_codes[*item as usize]));
+            }
+        }
+        (_, to) => queries.iter().for_each(|query| to.push_from(from, query.user_row as usize)),
+    });
+}
+
+/// Drops codes to [`UNKNOWN`] at `unknown` and single codes to missing at `missing`, so that these
+/// rows are trained.
+pub(crate) fn drop_codes(batch: &mut CodeBatch, unknown: f64, missing: f64, key: u64) {
+    use crate::rng::Rng;
+    use rayon::prelude::*;
+    batch.columns.par_iter_mut().enumerate().for_each(|(c, column)| {
+        let rng = |stream: u64| Rng::at(key, &[c as u64, stream]);
+        match column {
+            Column::Code(codes) => {
+                rng(0).each_hit(missing, codes.len(), |i| codes[i] = twotower_artifacts::schema::MISSING);
+                rng(1).each_hit(unknown, codes.len(), |i| codes[i] = UNKNOWN);
+            }
+            Column::Ragged(ragged) => rng(1).each_hit(unknown, ragged.codes.len(), |i| ragged.codes[i] = UNKNOWN),
+            Column::Dense { .. } => {}
+        }
+    });
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::rng::Rng;
+    use twotower_artifacts::schema::FIRST_VALUE;
+    use twotower_artifacts::{FieldSchema, Fingerprint, Ragged, Side};
+
+    fn schema(side: Side, fields: Vec<(&str, FieldShape)>) -> TowerSchema {
+        TowerSchema {
+            side,
+            encoder: Fingerprint::of(b"toy"),
+            fields: fields.into_iter().map(|(name, shape)| FieldSchema { name: name.into(), shape }).collect(),
+        }
+    }
+
+    /// Users of `groups` tastes click items of their own taste; every user has `events` of them, the
+    /// last for test, the one before for validation. Popularity says nothing.
+    pub(crate) fn planted(users: usize, items: usize, groups: usize, events: usize) -> TrainingSet {
+        let mut rng = Rng::at(77, &[]);
+        let code = |table: &str, cardinality: usize| FieldShape::Code {
+            table: table.into(),
+            cardinality: cardinality as u32 + FIRST_VALUE,
+        };
+        let sequence =
+            FieldShape::Sequence { table: "item".into(), cardinality: items as u32 + FIRST_VALUE, max_len: 4 };
+        let bag = FieldShape::Bag { table: "genre".into(), cardinality: groups as u32 + FIRST_VALUE, max_len: 2 };
+        let mut interactions = Interactions { offsets: vec![0], ..Interactions::default() };
+        let mut roles = Vec::new();
+        let (mut history, mut genres) = (Ragged::default(), Ragged::default());
+        for user in 0..users {
+            for event in 0..events {
+                let item = rng.below(items / groups) * groups + user % groups;
+                interactions.items.push(item as u32);
+                interactions.times.push(event as i64);
+                interactions.weights.push(1.0);
+                roles.push(match events - event {
+                    1 => Role::Test,
+                    2 => Role::Validation,
+                    _ => Role::Train,
+                });
+            }
+            interactions.offsets.push(interactions.items.len() as u64);
+            history.push_row([]);
+        }
+        let codes =
+            |n: usize, of: &dyn Fn(usize) -> usize| Column::Code((0..n).map(|i| of(i) as u32 + FIRST_VALUE).collect());
+        for item in 0..items {
+            genres.push_row([(item % groups) as u32 + FIRST_VALUE]);
+        }
+        TrainingSet {
+            user_schema: schema(
+                Side::User,
+                vec![
+                    ("city", code("city", users.div_ceil(groups))),
+                    ("recent", sequence),
+                    ("age", FieldShape::Dense { width: 2 }),
+                ],
+            ),
+            item_schema: schema(Side::Item, vec![("id", code("item", items)), ("genres", bag)]),
+            users: CodeBatch {
+                columns: vec![
+                    codes(users, &|u| u / groups),
+                    Column::Ragged(history),
+                    Column::Dense { width: 2, values: (0..users * 2).map(|_| rng.normal() as f32).collect() },
+                ],
+            },
+            items: CodeBatch { columns: vec![codes(items, &|i| i), Column::Ragged(genres)] },
+            item_codes: (0..items).map(|i| i as u32 + FIRST_VALUE).collect(),
+            interactions,
+            roles,
+        }
+    }
+
+    #[test]
+    fn assembled_rows_hold_the_last_items_before_the_moment_and_nothing_later() {
+        let set = planted(6, 8, 2, 7);
+        set.check().unwrap();
+        let mut out = CodeBatch::empty(&set.user_schema);
+        let queries: Vec<Query> =
+            [(0, 0), (2, 14 + 2), (5, 35 + 7)].map(|(user_row, history_end)| Query { user_row, history_end }).to_vec();
+        for _ in 0..2 {
+            assemble(&set, &queries, &mut out);
+            out.check(&set.user_schema).unwrap();
+            let Column::Ragged(recent) = &out.columns[1] else { panic!("sequence columns are ragged") };
+            let codes = |range: std::ops::Range<usize>| {
+                set.interactions.items[range].iter().map(|i| i + FIRST_VALUE).collect::<Vec<u32>>()
+            };
+            assert!(recent.row(0).is_empty());
+            assert_eq!(recent.row(1), codes(14..16));
+            assert_eq!(recent.row(2), codes(38..42));
+            let Column::Code(city) = &out.columns[0] else { panic!("cities are codes") };
+            assert_eq!(*city, [FIRST_VALUE, FIRST_VALUE + 1, FIRST_VALUE + 2]);
+        }
+    }
+
+    #[test]
+    fn damaged_sets_are_refused() {
+        let good = planted(6, 8, 2, 4);
+        let damage: [fn(&mut TrainingSet); 6] = [
+            |set| set.interactions.items[3] = 8,
+            |set| set.interactions.weights[3] = f32::NAN,
+            |set| set.interactions.offsets[2] = 1_000,
+            |set| set.item_codes[1] = 1_000,
+            |set| set.roles.fill(Role::Test),
+            |set| set.interactions.offsets.truncate(3),
+        ];
+        for damage in damage {
+            let mut set = good.clone();
+            damage(&mut set);
+            assert!(matches!(set.check(), Err(ModelError::Data { .. })));
+        }
+    }
+}

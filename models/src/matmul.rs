@@ -1,0 +1,103 @@
+//! Single-threaded matrix products of row-major slices; callers parallelise over tiles.
+
+use gemm::Parallelism;
+
+/// A row-major operand, `[rows, cols]` after the optional transposition.
+#[derive(Clone, Copy)]
+pub struct Operand<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a> Operand<'a> {
+    /// `data` as `[data.len() / cols, cols]`.
+    pub fn rows_of(data: &'a [f32], cols: usize) -> Self {
+        debug_assert_eq!(data.len() % cols, 0);
+        Self { data, rows: data.len() / cols, cols, row_stride: cols, col_stride: 1 }
+    }
+
+    /// Rows and columns swapped.
+    pub fn transposed(self) -> Self {
+        Self {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            data: self.data,
+        }
+    }
+}
+
+/// `out = scale * a b`, or `out += scale * a b`; `out` is row-major `[a.rows, b.cols]`.
+///
+/// # Panics
+/// When the shapes do not agree: a bug in the caller.
+pub fn matmul(out: &mut [f32], accumulate: bool, scale: f32, a: Operand, b: Operand) {
+    let (m, n, k) = (a.rows, b.cols, a.cols);
+    assert!(out.len() == m * n && b.rows == k, "[{m}, {k}] x [{}, {n}] into {} values", b.rows, out.len());
+    if m == 0 || n == 0 {
+        return;
+    }
+    // SAFETY: the assertion above and the constructors of `Operand` keep every index
+    // row * row_stride + col * col_stride inside the slices; `out` is borrowed exclusively.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr(),
+            1,
+            n as isize,
+            accumulate,
+            a.data.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            1.0,
+            scale,
+            false,
+            false,
+            false,
+            Parallelism::None,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+
+    #[test]
+    fn products_equal_the_triple_loop_in_every_orientation() {
+        let mut rng = Rng::at(1, &[]);
+        let (m, n, k) = (5, 7, 3);
+        let mut draw = |n: usize| (0..n).map(|_| rng.normal() as f32).collect::<Vec<f32>>();
+        let (a, b, start) = (draw(m * k), draw(k * n), draw(m * n));
+        let flip = |x: &[f32], cols: usize| {
+            let rows = x.len() / cols;
+            (0..cols * rows).map(|i| x[(i % rows) * cols + i / rows]).collect::<Vec<f32>>()
+        };
+        let (a_t, b_t) = (flip(&a, k), flip(&b, n));
+        for accumulate in [false, true] {
+            let want: Vec<f32> = (0..m * n)
+                .map(|i| {
+                    let sum: f32 = (0..k).map(|j| a[i / n * k + j] * b[j * n + i % n]).sum();
+                    2.0 * sum + if accumulate { start[i] } else { 0.0 }
+                })
+                .collect();
+            for lhs in [Operand::rows_of(&a, k), Operand::rows_of(&a_t, m).transposed()] {
+                for rhs in [Operand::rows_of(&b, n), Operand::rows_of(&b_t, k).transposed()] {
+                    let mut out = start.clone();
+                    matmul(&mut out, accumulate, 2.0, lhs, rhs);
+                    assert!(out.iter().zip(&want).all(|(x, y)| (x - y).abs() < 1e-5));
+                }
+            }
+        }
+    }
+}

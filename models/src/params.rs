@@ -1,0 +1,176 @@
+//! Parameters in named groups, and their gradients: dense groups whole, tables by touched rows.
+
+use crate::error::ModelError;
+use crate::sparse::SparseGradient;
+use serde::{Deserialize, Serialize};
+
+/// A small parameter that every step updates as a whole.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Dense {
+    /// Unique name, such as `user/linear0/weight`.
+    pub name: String,
+    /// Number of rows.
+    pub rows: usize,
+    /// Number of columns.
+    pub cols: usize,
+    /// `rows * cols` values.
+    pub values: Vec<f32>,
+    /// Whether weight decay applies (weights yes; biases, slopes and scalars no).
+    pub decay: bool,
+}
+
+/// An embedding table, of which a step updates the rows it touched.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Table {
+    /// Unique name: the vocabulary's.
+    pub name: String,
+    /// Number of slots.
+    pub rows: usize,
+    /// Floats per row.
+    pub dim: usize,
+    /// `rows * dim` values.
+    pub values: Vec<f32>,
+}
+
+impl Table {
+    /// One row.
+    pub fn row(&self, code: u32) -> &[f32] {
+        &self.values[code as usize * self.dim..][..self.dim]
+    }
+}
+
+/// All parameters of a model.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Parameters {
+    /// Dense groups.
+    pub dense: Vec<Dense>,
+    /// Embedding tables.
+    pub tables: Vec<Table>,
+}
+
+impl Parameters {
+    /// Adds a dense group and returns its index.
+    pub fn add_dense(&mut self, name: String, rows: usize, cols: usize, decay: bool, values: Vec<f32>) -> usize {
+        debug_assert_eq!(values.len(), rows * cols);
+        self.dense.push(Dense { name, rows, cols, values, decay });
+        self.dense.len() - 1
+    }
+
+    /// Takes the values of an earlier model of the same shape: dense groups and table rows by
+    /// value; rows the earlier tables did not have are copies of their unknown row.
+    ///
+    /// # Errors
+    /// [`ModelError::Shape`] when groups, widths or row counts do not fit.
+    pub fn warm_start(&mut self, earlier: &Parameters) -> Result<(), ModelError> {
+        let advice = "yesterday's model has another shape: train from scratch, or restore its settings";
+        let differs = |parameter: &str, expected: String, found: String| ModelError::Shape {
+            parameter: parameter.to_string(),
+            expected,
+            found,
+            advice,
+        };
+        let absent = |name: &str| differs(name, "a parameter of this name".into(), "none".into());
+        for old in &earlier.dense {
+            if !self.dense.iter().any(|new| new.name == old.name) {
+                return Err(differs(&old.name, "no such parameter".into(), format!("[{}, {}]", old.rows, old.cols)));
+            }
+        }
+        for new in &mut self.dense {
+            let old = earlier.dense.iter().find(|old| old.name == new.name).ok_or_else(|| absent(&new.name))?;
+            if (old.rows, old.cols) != (new.rows, new.cols) {
+                return Err(differs(
+                    &new.name,
+                    format!("[{}, {}]", new.rows, new.cols),
+                    format!("[{}, {}]", old.rows, old.cols),
+                ));
+            }
+            new.values.copy_from_slice(&old.values);
+        }
+        for new in &mut self.tables {
+            let old = earlier.tables.iter().find(|old| old.name == new.name).ok_or_else(|| absent(&new.name))?;
+            if old.dim != new.dim || old.rows > new.rows {
+                return Err(differs(
+                    &new.name,
+                    format!("at most {} rows of width {}", new.rows, new.dim),
+                    format!("{} rows of width {}", old.rows, old.dim),
+                ));
+            }
+            let (kept, added) = new.values.split_at_mut(old.values.len());
+            kept.copy_from_slice(&old.values);
+            for row in added.chunks_exact_mut(old.dim) {
+                row.copy_from_slice(old.row(twotower_artifacts::schema::UNKNOWN));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Gradients of one step; parallel to [`Parameters`].
+#[derive(Debug)]
+pub struct Gradients {
+    /// One vector per dense group.
+    pub dense: Vec<Vec<f32>>,
+    /// Touched rows of each table.
+    pub tables: Vec<SparseGradient>,
+    /// Scratch: gradients of the towers' concatenated inputs, from which rows are summed.
+    pub(crate) inputs: Vec<f32>,
+}
+
+impl Gradients {
+    /// Zero gradients for the given parameters.
+    pub fn new(parameters: &Parameters) -> Self {
+        Self {
+            dense: zeros(parameters),
+            tables: parameters.tables.iter().map(|t| SparseGradient::new(t.rows, t.dim)).collect(),
+            inputs: Vec::new(),
+        }
+    }
+
+    /// Back to zero, keeping allocations.
+    pub fn clear(&mut self) {
+        self.dense.iter_mut().for_each(|g| g.fill(0.0));
+        self.tables.iter_mut().for_each(SparseGradient::clear);
+    }
+}
+
+/// One zero vector per dense group.
+pub fn zeros(parameters: &Parameters) -> Vec<Vec<f32>> {
+    parameters.dense.iter().map(|p| vec![0.0; p.values.len()]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use twotower_artifacts::Category;
+
+    fn parameters(rows: usize, fill: f32) -> Parameters {
+        let values = (0..rows * 2).map(|i| fill + i as f32).collect();
+        Parameters {
+            dense: vec![Dense { name: "w".into(), rows: 1, cols: 2, values: vec![fill; 2], decay: true }],
+            tables: vec![Table { name: "city".into(), rows, dim: 2, values }],
+        }
+    }
+
+    #[test]
+    fn warm_start_copies_old_rows_and_fills_new_ones_from_the_unknown_row() {
+        let old = parameters(5, 10.0);
+        let mut new = parameters(7, 500.0);
+        new.warm_start(&old).unwrap();
+        assert_eq!(new.dense, old.dense);
+        assert_eq!(new.tables[0].values[..10], old.tables[0].values[..]);
+        assert_eq!(new.tables[0].row(5), old.tables[0].row(2));
+        assert_eq!(new.tables[0].row(6), old.tables[0].row(2));
+    }
+
+    #[test]
+    fn warm_start_refuses_another_shape() {
+        let mut other_width = parameters(5, 0.0);
+        other_width.dense[0] = Dense { cols: 3, values: vec![0.0; 3], ..other_width.dense[0].clone() };
+        let mut extra = parameters(5, 0.0);
+        extra.dense.push(Dense { name: "more".into(), ..extra.dense[0].clone() });
+        for old in [parameters(9, 0.0), other_width, extra, Parameters::default()] {
+            let error = parameters(7, 0.0).warm_start(&old).unwrap_err();
+            assert_eq!(error.category(), Category::Mismatch, "{error}");
+        }
+    }
+}

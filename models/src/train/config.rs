@@ -1,0 +1,279 @@
+//! Settings of training.
+
+use crate::error::ModelError;
+use crate::metrics::{Measure, MetricName};
+use crate::optimiser::AdamSettings;
+use crate::samplers::SamplerKind;
+use serde::{Deserialize, Serialize};
+
+/// What is minimised. Written `"in_batch"` or `{ mixed = { uniform = 1024 } }`.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Loss {
+    /// Softmax over the items of the batch.
+    #[default]
+    InBatch,
+    /// Softmax over the items of the batch and items drawn uniformly from the catalogue.
+    Mixed {
+        /// Uniform draws per batch.
+        uniform: usize,
+    },
+    /// Exact softmax over the whole catalogue.
+    FullSoftmax,
+    /// Binary cross-entropy with sampled negatives.
+    Bce {
+        /// Negatives per positive.
+        negatives: usize,
+        /// Their distribution.
+        #[serde(default)]
+        sampler: SamplerKind,
+    },
+    /// Bayesian personalised ranking with sampled negatives.
+    Bpr {
+        /// Negatives per positive.
+        negatives: usize,
+        /// Their distribution.
+        #[serde(default)]
+        sampler: SamplerKind,
+    },
+}
+
+impl Loss {
+    /// The name of its term in reports.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Loss::InBatch => "in_batch",
+            Loss::Mixed { .. } => "mixed",
+            Loss::FullSoftmax => "full_softmax",
+            Loss::Bce { .. } => "bce",
+            Loss::Bpr { .. } => "bpr",
+        }
+    }
+}
+
+/// Course of the learning rate after warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// Half a cosine down to `min_learning_rate` at the last step.
+    #[default]
+    Cosine,
+    /// No change.
+    Constant,
+}
+
+/// Settings of training; the model's own are in [`crate::model::ModelConfig`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Passes over the training events.
+    pub epochs: usize,
+    /// Events per step.
+    pub batch_size: usize,
+    /// Seed of initialisation, order and every draw.
+    pub seed: u64,
+    /// What is minimised.
+    pub loss: Loss,
+    /// Subtract log q, q the probability with which a candidate was sampled (in_batch and mixed;
+    /// the other losses have no such term).
+    pub logq_correction: bool,
+    /// Never score a user's other training positives as negatives. Default: yes, except for
+    /// `full_softmax`, which is exact without it.
+    pub mask_accidental_hits: Option<bool>,
+    /// Largest learning rate.
+    pub learning_rate: f64,
+    /// Decoupled weight decay of weight matrices.
+    pub weight_decay: f32,
+    /// Decoupled weight decay of embedding rows in the steps that touch them.
+    pub embedding_weight_decay: f32,
+    /// Decay of Adam's first moment.
+    pub beta1: f32,
+    /// Decay of Adam's second moment.
+    pub beta2: f32,
+    /// Adam's epsilon.
+    pub eps: f32,
+    /// Steps over which the learning rate rises linearly.
+    pub warmup_steps: usize,
+    /// Course of the learning rate afterwards.
+    pub schedule: Schedule,
+    /// Where a cosine schedule ends, as a share of `learning_rate`.
+    pub min_learning_rate: f64,
+    /// Largest global gradient norm; 0 = no clipping.
+    pub clip_norm: f32,
+    /// Share of codes dropped to unknown, so that the unknown rows are trained.
+    pub unknown_rate: f64,
+    /// Share of single codes dropped to missing, so that the missing rows are trained.
+    pub missing_rate: f64,
+    /// Validation metric that chooses the best epoch.
+    pub metric: MetricName,
+    /// Epochs without a better metric after which training stops; 0 = never.
+    pub patience: usize,
+    /// Epochs before which training does not stop early.
+    pub min_epochs: usize,
+    /// The most validation events ranked after an epoch, evenly spaced; 0 = all.
+    pub validation_events: usize,
+    /// Steps between checkpoints within an epoch; 0 = only after epochs.
+    pub checkpoint_steps: usize,
+    /// Threads; 0 = those of the process. Results do not depend on it.
+    pub threads: usize,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            epochs: 10,
+            batch_size: 4096,
+            seed: 42,
+            loss: Loss::InBatch,
+            logq_correction: true,
+            mask_accidental_hits: None,
+            learning_rate: 1e-3,
+            weight_decay: 1e-6,
+            embedding_weight_decay: 0.0,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            warmup_steps: 100,
+            schedule: Schedule::Cosine,
+            min_learning_rate: 0.01,
+            clip_norm: 5.0,
+            unknown_rate: 0.01,
+            missing_rate: 0.001,
+            metric: MetricName { measure: Measure::Recall, k: 10 },
+            patience: 5,
+            min_epochs: 0,
+            validation_events: 50_000,
+            checkpoint_steps: 0,
+            threads: 0,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// Checks every setting against its range.
+    ///
+    /// # Errors
+    /// [`ModelError::Setting`].
+    pub fn check(&self) -> Result<(), ModelError> {
+        let negatives = match self.loss {
+            Loss::Bce { negatives, .. } | Loss::Bpr { negatives, .. } => negatives,
+            Loss::Mixed { uniform } => uniform,
+            Loss::InBatch | Loss::FullSoftmax => 1,
+        };
+        let rate = |x: f64| (0.0..1.0).contains(&x);
+        let decay = |x: f32| (0.0..1.0).contains(&x);
+        let rules: [(&'static str, bool, &str, String); 14] = [
+            ("epochs", self.epochs > 0, "at least 1", self.epochs.to_string()),
+            ("batch_size", self.batch_size > 0, "at least 1", self.batch_size.to_string()),
+            ("loss", negatives > 0, "at least 1 negative", negatives.to_string()),
+            (
+                "learning_rate",
+                self.learning_rate > 0.0 && self.learning_rate.is_finite(),
+                "above 0",
+                self.learning_rate.to_string(),
+            ),
+            ("weight_decay", decay(self.weight_decay), "in [0, 1)", self.weight_decay.to_string()),
+            (
+                "embedding_weight_decay",
+                decay(self.embedding_weight_decay),
+                "in [0, 1)",
+                self.embedding_weight_decay.to_string(),
+            ),
+            ("beta1", decay(self.beta1), "in [0, 1)", self.beta1.to_string()),
+            ("beta2", decay(self.beta2), "in [0, 1)", self.beta2.to_string()),
+            ("eps", self.eps > 0.0 && self.eps.is_finite(), "above 0", self.eps.to_string()),
+            (
+                "min_learning_rate",
+                (0.0..=1.0).contains(&self.min_learning_rate),
+                "in [0, 1]",
+                self.min_learning_rate.to_string(),
+            ),
+            ("clip_norm", self.clip_norm >= 0.0, "at least 0", self.clip_norm.to_string()),
+            ("unknown_rate", rate(self.unknown_rate), "in [0, 1)", self.unknown_rate.to_string()),
+            ("missing_rate", rate(self.missing_rate), "in [0, 1)", self.missing_rate.to_string()),
+            ("metric", self.metric.k > 0, "a length of at least 1", self.metric.to_string()),
+        ];
+        match rules.into_iter().find(|(_, holds, ..)| !holds) {
+            None => Ok(()),
+            Some((setting, _, expected, found)) => {
+                Err(ModelError::Setting { setting, expected: expected.into(), found })
+            }
+        }
+    }
+
+    /// Whether known positives of a user are kept out of its negatives.
+    pub fn masks(&self) -> bool {
+        self.mask_accidental_hits.unwrap_or(self.loss != Loss::FullSoftmax)
+    }
+
+    /// The learning rate of a step, counted from 0, of `total`.
+    pub fn learning_rate_at(&self, step: usize, total: usize) -> f64 {
+        if step < self.warmup_steps {
+            return self.learning_rate * (step + 1) as f64 / self.warmup_steps as f64;
+        }
+        match self.schedule {
+            Schedule::Constant => self.learning_rate,
+            Schedule::Cosine => {
+                let last = total.saturating_sub(self.warmup_steps + 1).max(1);
+                let progress = ((step - self.warmup_steps) as f64 / last as f64).min(1.0);
+                let share = 0.5 * (1.0 + (std::f64::consts::PI * progress).cos());
+                self.learning_rate * (self.min_learning_rate + (1.0 - self.min_learning_rate) * share)
+            }
+        }
+    }
+
+    /// The optimiser's part.
+    pub fn adam(&self) -> AdamSettings {
+        AdamSettings {
+            beta1: self.beta1,
+            beta2: self.beta2,
+            eps: self.eps,
+            weight_decay: self.weight_decay,
+            embedding_weight_decay: self.embedding_weight_decay,
+            clip_norm: self.clip_norm,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ModelConfig;
+
+    #[test]
+    fn the_learning_rate_rises_then_falls_to_its_floor() {
+        let config = TrainConfig { learning_rate: 1.0, warmup_steps: 10, min_learning_rate: 0.1, ..Default::default() };
+        assert!((config.learning_rate_at(0, 100) - 0.1).abs() < 1e-12);
+        assert!((config.learning_rate_at(9, 100) - 1.0).abs() < 1e-12);
+        assert!((config.learning_rate_at(10, 100) - 1.0).abs() < 1e-12);
+        assert!((config.learning_rate_at(99, 100) - 0.1).abs() < 1e-12);
+        let constant = TrainConfig { schedule: Schedule::Constant, ..config };
+        assert_eq!(constant.learning_rate_at(99, 100), 1.0);
+    }
+
+    #[test]
+    fn configurations_read_back_and_unknown_keys_are_refused() {
+        let text = r#"{"loss": {"bce": {"negatives": 3, "sampler": "popularity"}}, "metric": "ndcg@20"}"#;
+        let config: TrainConfig = serde_json::from_str(text).unwrap();
+        assert_eq!(config.loss, Loss::Bce { negatives: 3, sampler: SamplerKind::Popularity });
+        assert_eq!(config.metric.to_string(), "ndcg@20");
+        assert_eq!(serde_json::from_str::<TrainConfig>(&serde_json::to_string(&config).unwrap()).unwrap(), config);
+        let model: ModelConfig = serde_json::from_str(r#"{"kind": "dssm", "hidden": [32, 16]}"#).unwrap();
+        assert_eq!(serde_json::from_str::<ModelConfig>(&serde_json::to_string(&model).unwrap()).unwrap(), model);
+        assert!(serde_json::from_str::<TrainConfig>(r#"{"epoch": 3}"#).is_err());
+        assert!(serde_json::from_str::<TrainConfig>(r#"{"loss": {"mixed": {"uniform": 1, "x": 2}}}"#).is_err());
+        assert!(serde_json::from_str::<ModelConfig>(r#"{"kind": "dssm", "layers": 3}"#).is_err());
+    }
+
+    #[test]
+    fn settings_outside_their_range_are_named() {
+        for (config, name) in [
+            (TrainConfig { epochs: 0, ..Default::default() }, "epochs"),
+            (TrainConfig { learning_rate: f64::NAN, ..Default::default() }, "learning_rate"),
+            (TrainConfig { loss: Loss::Mixed { uniform: 0 }, ..Default::default() }, "loss"),
+            (TrainConfig { unknown_rate: 1.5, ..Default::default() }, "unknown_rate"),
+        ] {
+            assert!(config.check().unwrap_err().to_string().contains(name));
+        }
+    }
+}

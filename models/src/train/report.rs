@@ -1,0 +1,60 @@
+//! What training tells its observer.
+
+use crate::metrics::Metrics;
+use serde::{Deserialize, Serialize};
+use std::ops::ControlFlow;
+
+/// One step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepReport {
+    /// Epoch, from 1.
+    pub epoch: usize,
+    /// Epochs at most.
+    pub epochs: usize,
+    /// Step within the epoch, from 1.
+    pub step: usize,
+    /// Steps of an epoch.
+    pub steps: usize,
+    /// Examples seen in this epoch.
+    pub examples: usize,
+    /// Examples per second since this process started or resumed the epoch.
+    pub examples_per_s: f64,
+    /// Loss terms by name.
+    pub terms: Vec<(&'static str, f64)>,
+    /// Learning rate of the step.
+    pub learning_rate: f64,
+    /// Global gradient norm before clipping.
+    pub gradient_norm: f64,
+    /// τ of the step.
+    pub temperature: f64,
+}
+
+/// One epoch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EpochReport {
+    /// Epoch, from 1.
+    pub epoch: usize,
+    /// Mean loss over the epoch's examples.
+    pub loss: f64,
+    /// τ after the epoch.
+    pub temperature: f64,
+    /// Metrics over the validation events; absent when there are none.
+    pub validation: Option<Metrics>,
+}
+
+/// Follows a run and may stop it: on `Break` the last checkpoint is written and
+/// [`crate::ModelError::Stopped`] returned.
+pub trait Observer {
+    /// After each step.
+    fn on_step(&mut self, _report: &StepReport) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
+    /// After each epoch and its validation.
+    fn on_epoch(&mut self, _report: &EpochReport) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}
+
+/// Sees nothing and never stops.
+impl Observer for () {}

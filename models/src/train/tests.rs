@@ -1,0 +1,333 @@
+use super::*;
+use crate::dssm::{DssmConfig, SequencePooling};
+use crate::examples::tests::planted;
+use crate::metrics::{Measure, MetricName};
+use crate::samplers::SamplerKind;
+use std::ops::ControlFlow;
+use twotower_artifacts::schema::{MISSING, PADDING, UNKNOWN};
+use twotower_artifacts::{Category, Column, FieldShape};
+
+fn model() -> DssmConfig {
+    DssmConfig { embedding_dim: 8, hidden: vec![24, 12], pooling: SequencePooling::Position, ..DssmConfig::default() }
+}
+
+fn config() -> TrainConfig {
+    TrainConfig {
+        epochs: 3,
+        batch_size: 96,
+        learning_rate: 5e-3,
+        warmup_steps: 5,
+        metric: MetricName { measure: Measure::Ndcg, k: 10 },
+        ..TrainConfig::default()
+    }
+}
+
+fn run(
+    set: &TrainingSet,
+    model: &DssmConfig,
+    config: &TrainConfig,
+    start: Start,
+    dir: &Path,
+    observer: &mut (dyn Observer + Send),
+) -> Result<Trained, ModelError> {
+    train(set, &ModelConfig::Dssm(model.clone()), config, start, dir, observer)
+}
+
+fn fresh(set: &TrainingSet, model: &DssmConfig, config: &TrainConfig) -> Trained {
+    let dir = tempfile::tempdir().unwrap();
+    run(set, model, config, Start::Fresh, dir.path(), &mut ()).unwrap()
+}
+
+fn bits(tower: &Tower) -> Vec<u32> {
+    let tables = tower.tables.values().flat_map(|table| table.data.iter().map(|x| x.to_bits()));
+    let layers = tower.layers.iter().flat_map(|layer| match layer {
+        crate::tower::Layer::Linear { weight, bias } => {
+            weight.data.iter().chain(bias).map(|x| x.to_bits()).collect::<Vec<u32>>()
+        }
+        crate::tower::Layer::Prelu { slope } => slope.iter().map(|x| x.to_bits()).collect(),
+        _ => Vec::new(),
+    });
+    tables.chain(layers).collect()
+}
+
+/// Stops after a number of steps.
+struct StopAfter(usize);
+
+impl Observer for StopAfter {
+    fn on_step(&mut self, _: &StepReport) -> ControlFlow<()> {
+        self.0 -= 1;
+        if self.0 == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
+fn losses() -> Vec<Loss> {
+    vec![
+        Loss::InBatch,
+        Loss::Mixed { uniform: 16 },
+        Loss::FullSoftmax,
+        Loss::Bce { negatives: 4, sampler: SamplerKind::Uniform },
+        Loss::Bpr { negatives: 4, sampler: SamplerKind::Popularity },
+    ]
+}
+
+#[test]
+fn every_loss_learns_planted_tastes_far_beyond_popularity() {
+    let set = planted(160, 48, 4, 8);
+    for loss in losses() {
+        let trained = fresh(&set, &model(), &TrainConfig { loss, epochs: 8, learning_rate: 1e-2, ..config() });
+        let best = trained.epochs[trained.best_epoch - 1].validation.as_ref().unwrap();
+        // A quarter of the items is right for a user: chance and popularity reach about 10 / 45.
+        assert!(best.values["recall@10"] > 0.6, "{loss:?}: {:?}", best.values);
+        assert!(trained.epochs.iter().all(|epoch| epoch.loss.is_finite()));
+    }
+}
+
+#[test]
+fn towers_do_not_depend_on_the_number_of_threads() {
+    let set = planted(400, 48, 4, 8);
+    let wide = DssmConfig { dropout: 0.2, learn_temperature: true, ..model() };
+    for loss in losses() {
+        let with = |threads| {
+            // Batches of several tiles of every kernel.
+            let config = TrainConfig { loss, threads, epochs: 1, batch_size: 700, ..config() };
+            fresh(&set, &wide, &config)
+        };
+        let (one, two) = (with(1), with(2));
+        assert_eq!(bits(&one.user), bits(&two.user), "{loss:?}");
+        assert_eq!(bits(&one.item), bits(&two.item), "{loss:?}");
+        assert_eq!(one.epochs, two.epochs);
+    }
+}
+
+#[test]
+fn a_stopped_and_resumed_run_equals_an_undisturbed_one_bit_for_bit() {
+    let set = planted(100, 24, 3, 7);
+    let model = DssmConfig { dropout: 0.1, learn_temperature: true, ..model() };
+    let config = config();
+    let steps = (100usize * 5).div_ceil(config.batch_size);
+    let undisturbed = fresh(&set, &model, &config);
+    // In the middle of the first epoch, at its last step, and twice in the second.
+    for stops in [vec![2], vec![steps], vec![steps + 1, 2]] {
+        let dir = tempfile::tempdir().unwrap();
+        for after in stops {
+            let stopped = run(&set, &model, &config, Start::Resume, dir.path(), &mut StopAfter(after));
+            assert!(matches!(stopped, Err(ModelError::Stopped { .. })));
+        }
+        let resumed = run(&set, &model, &config, Start::Resume, dir.path(), &mut ()).unwrap();
+        assert_eq!(bits(&resumed.user), bits(&undisturbed.user));
+        assert_eq!(bits(&resumed.item), bits(&undisturbed.item));
+        assert_eq!(resumed.epochs, undisturbed.epochs);
+        // A finished run has nothing left to do and says the same again.
+        let again = run(&set, &model, &config, Start::Resume, dir.path(), &mut StopAfter(1)).unwrap();
+        assert_eq!(bits(&again.user), bits(&undisturbed.user));
+    }
+}
+
+#[test]
+fn a_killed_run_goes_on_from_its_checkpoint_within_the_epoch() {
+    let set = planted(100, 24, 3, 7);
+    let config = TrainConfig { checkpoint_steps: 2, ..config() };
+    let dir = tempfile::tempdir().unwrap();
+    struct Panics(usize);
+    impl Observer for Panics {
+        fn on_step(&mut self, _: &StepReport) -> ControlFlow<()> {
+            self.0 -= 1;
+            assert!(self.0 > 0, "killed");
+            ControlFlow::Continue(())
+        }
+    }
+    let mut observer = Panics(6 + 4);
+    let killed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        run(&set, &model(), &config, Start::Resume, dir.path(), &mut observer)
+    }));
+    assert!(killed.is_err());
+    let resumed = run(&set, &model(), &config, Start::Resume, dir.path(), &mut ()).unwrap();
+    assert_eq!(bits(&resumed.user), bits(&fresh(&set, &model(), &config).user));
+}
+
+#[test]
+fn resuming_under_other_settings_or_data_is_refused_by_name() {
+    let set = planted(60, 24, 3, 6);
+    let dir = tempfile::tempdir().unwrap();
+    let _ = run(&set, &model(), &config(), Start::Resume, dir.path(), &mut StopAfter(1));
+    let slower = TrainConfig { learning_rate: 1e-4, ..config() };
+    let error = run(&set, &model(), &slower, Start::Resume, dir.path(), &mut ()).unwrap_err();
+    assert!(error.to_string().contains("train.learning_rate") && error.category() == Category::Mismatch, "{error}");
+    let mut other = set.clone();
+    other.interactions.items[0] ^= 1;
+    let error = run(&other, &model(), &config(), Start::Resume, dir.path(), &mut ()).unwrap_err();
+    assert!(error.to_string().contains("interactions"), "{error}");
+}
+
+#[test]
+fn unknown_and_missing_rows_are_trained_and_padding_is_not() {
+    let set = planted(100, 24, 3, 7);
+    let start = Dssm::new(&set.user_schema, &set.item_schema, &model(), config().seed).unwrap();
+    let trained = fresh(&set, &model(), &TrainConfig { unknown_rate: 0.05, missing_rate: 0.05, ..config() });
+    let before = start.parameters().tables.iter().find(|table| table.name == "item").unwrap();
+    let after = &trained.item.tables["item"].data;
+    let moved = |code: u32| after[code as usize * 8..][..8] != *before.row(code);
+    assert!(moved(UNKNOWN) && moved(MISSING) && !moved(PADDING));
+}
+
+#[test]
+fn features_of_one_vocabulary_share_one_table_across_towers() {
+    let trained = fresh(&planted(60, 24, 3, 6), &model(), &TrainConfig { epochs: 1, ..config() });
+    assert_eq!(trained.user.tables["item"], trained.item.tables["item"]);
+    assert_eq!(trained.user.tables.keys().collect::<Vec<_>>(), ["city", "item"]);
+}
+
+#[test]
+fn a_grown_vocabulary_starts_from_yesterdays_rows() {
+    let set = planted(60, 24, 3, 6);
+    let dir = tempfile::tempdir().unwrap();
+    let yesterday = run(&set, &model(), &config(), Start::Fresh, dir.path(), &mut ()).unwrap();
+    let mut grown = set.clone();
+    for schema in [&mut grown.user_schema, &mut grown.item_schema] {
+        schema.encoder = twotower_artifacts::Fingerprint::of(b"grown");
+        for field in &mut schema.fields {
+            match &mut field.shape {
+                FieldShape::Code { table, cardinality } | FieldShape::Sequence { table, cardinality, .. }
+                    if table == "item" =>
+                {
+                    *cardinality += 5
+                }
+                _ => {}
+            }
+        }
+    }
+    // A rate of next to nothing shows where training starts.
+    let still = TrainConfig { epochs: 1, learning_rate: 1e-30, weight_decay: 0.0, ..config() };
+    let today = tempfile::tempdir().unwrap();
+    let start = Start::From(yesterday.checkpoint.clone());
+    let started = run(&grown, &model(), &still, start, today.path(), &mut ()).unwrap();
+    let (old, new) = (&yesterday.item.tables["item"], &started.item.tables["item"]);
+    assert_eq!(new.data[..old.data.len()], old.data);
+    for row in new.data[old.data.len()..].chunks_exact(8) {
+        assert_eq!(row, &old.data[UNKNOWN as usize * 8..][..8]);
+    }
+    assert_eq!(started.item.layers, yesterday.item.layers);
+    let narrow = DssmConfig { hidden: vec![20, 12], ..model() };
+    let start = Start::From(yesterday.checkpoint);
+    let error = run(&grown, &narrow, &still, start, today.path(), &mut ()).unwrap_err();
+    assert_eq!(error.category(), Category::Mismatch);
+}
+
+#[test]
+fn training_stops_at_the_first_non_finite_loss_and_names_it() {
+    let mut set = planted(60, 24, 3, 6);
+    let Column::Dense { values, .. } = &mut set.users.columns[2] else { panic!("ages are dense") };
+    values[31] = f32::NAN;
+    let dir = tempfile::tempdir().unwrap();
+    let error = run(&set, &model(), &config(), Start::Fresh, dir.path(), &mut ()).unwrap_err();
+    let ModelError::NonFiniteLoss { term, epoch, step, first, end, .. } = &error else { panic!("{error}") };
+    assert_eq!((term.as_str(), *epoch, end - first <= 96), ("in_batch", 1, true));
+    assert_eq!(*first, (step - 1) * 96);
+}
+
+#[test]
+fn early_stopping_keeps_the_best_epoch() {
+    let set = planted(60, 24, 3, 6);
+    // Nothing is learned, so no later epoch is better than the first.
+    let still =
+        TrainConfig { epochs: 9, patience: 2, min_epochs: 4, learning_rate: 1e-30, weight_decay: 0.0, ..config() };
+    let trained = fresh(&set, &model(), &still);
+    assert_eq!((trained.epochs.len(), trained.best_epoch), (4, 1));
+    let forever = TrainConfig { patience: 0, epochs: 5, ..still };
+    assert_eq!(fresh(&set, &model(), &forever).epochs.len(), 5);
+}
+
+#[test]
+fn without_validation_events_the_last_epoch_is_kept() {
+    let mut set = planted(60, 24, 3, 6);
+    set.roles.iter_mut().filter(|role| **role == Role::Validation).for_each(|role| *role = Role::Train);
+    let trained = fresh(&set, &model(), &config());
+    assert_eq!((trained.best_epoch, trained.epochs.len()), (3, 3));
+    assert!(trained.epochs.iter().all(|epoch| epoch.validation.is_none()));
+}
+
+/// The gradient of the whole model, temperature included, against central differences of the loss.
+#[test]
+fn the_whole_models_gradient_agrees_with_finite_differences() {
+    let set = planted(40, 12, 3, 6);
+    let config = TrainConfig { batch_size: 60, loss: Loss::Mixed { uniform: 5 }, ..config() };
+    let dssm = DssmConfig { learn_temperature: true, temperature: 0.5, ..model() };
+    // Embeddings of size 1, so that a difference's step is small beside activations.
+    let build = || {
+        let mut model = Dssm::new(&set.user_schema, &set.item_schema, &dssm, 3).unwrap();
+        model.parameters_mut().tables.iter_mut().flat_map(|table| &mut table.values).for_each(|x| *x *= 20.0);
+        model
+    };
+    let model = build();
+    let source = CandidateSource::new(&set, &config);
+    let queries: Vec<Query> = set.events(Role::Train).take(60).collect();
+    let clicked: Vec<u32> = queries.iter().map(|q| set.interactions.items[q.history_end]).collect();
+    let mut candidates = BatchCandidates::default();
+    source.choose(&queries, &clicked, Rng::at(1, &[]), &mut candidates);
+    let (mut users, mut items) = (CodeBatch::empty(&set.user_schema), CodeBatch::empty(&set.item_schema));
+    assemble(&set, &queries, &mut users);
+    items.extend_from_rows(&set.items, candidates.items.iter().map(|item| *item as usize));
+    let weights: Vec<f32> = (0..60).map(|i| 1.0 + (i % 3) as f32).collect();
+    fn forward(model: &Dssm, passes: &mut [crate::net::Pass; 2], users: &CodeBatch, items: &CodeBatch) {
+        model.forward(Side::User, users, None, &mut passes[0]);
+        model.forward(Side::Item, items, None, &mut passes[1]);
+    }
+    let loss = |model: &Dssm, passes: &[crate::net::Pass; 2]| {
+        let scored = Scored {
+            users: model.vectors(&passes[0]),
+            items: model.vectors(&passes[1]),
+            dim: model.dim(),
+            scale: model.scale().value,
+            positives: &candidates.positives,
+            weights: &weights,
+        };
+        let mut out = LossGradient::default();
+        source.loss(&scored, &candidates, &mut out);
+        out
+    };
+    let mut passes: [crate::net::Pass; 2] = Default::default();
+    forward(&model, &mut passes, &users, &items);
+    let out = loss(&model, &passes);
+    let mut gradients = Gradients::new(model.parameters());
+    let [user_pass, item_pass] = &mut passes;
+    let user = (&users, user_pass, &out.d_users[..]);
+    model.backward(user, (&items, item_pass, &out.d_items), &mut gradients).unwrap();
+    let log_temperature = model.scale().log_temperature.unwrap();
+    let pairs = model.vectors(&passes[0]).iter().zip(&out.d_users);
+    gradients.dense[log_temperature][0] = -pairs.map(|(u, d)| u * d).sum::<f32>();
+
+    let mut moved = build();
+    let mut difference = |change: &dyn Fn(&mut Dssm, f32)| {
+        let step = 5e-3f32;
+        let mut at = |delta: f32| {
+            change(&mut moved, delta);
+            let mut passes: [crate::net::Pass; 2] = Default::default();
+            forward(&moved, &mut passes, &users, &items);
+            let value = loss(&moved, &passes).loss;
+            change(&mut moved, -delta);
+            value
+        };
+        (at(step) - at(-step)) / (2.0 * step as f64)
+    };
+    let mut rng = Rng::at(4, &[]);
+    // f32 forward passes over a step of 5e-3, and PReLU kinks within it.
+    let close = |got: f32, want: f64, what: &str| {
+        assert!((got as f64 - want).abs() < 2e-3 + 0.05 * want.abs(), "{what}: {got}, differences say {want}");
+    };
+    for (g, gradient) in gradients.dense.iter().enumerate() {
+        for _ in 0..6 {
+            let i = rng.below(gradient.len());
+            let want = difference(&|model, delta| model.parameters_mut().dense[g].values[i] += delta);
+            close(gradient[i], want, &model.parameters().dense[g].name);
+        }
+    }
+    for (t, sparse) in gradients.tables.iter().enumerate() {
+        let dim = model.parameters().tables[t].dim;
+        for _ in 0..12 {
+            let (slot, i) = (rng.below(sparse.rows().len()), rng.below(dim));
+            let at = sparse.rows()[slot] as usize * dim + i;
+            let want = difference(&|model, delta| model.parameters_mut().tables[t].values[at] += delta);
+            close(sparse.values()[slot * dim + i], want, &model.parameters().tables[t].name);
+        }
+    }
+}
