@@ -1,5 +1,8 @@
 //! Dot products whose bits do not depend on the machine: fixed lanes, no fused multiply-add.
 
+use crate::rank::{Key, key, row};
+use crate::vectors::Rows;
+
 /// Defines functions that run an `#[inline(always)]` body compiled for the widest vectors the
 /// processor has. Rust never contracts or reorders float arithmetic, so all give the same bits.
 macro_rules! dispatch {
@@ -45,8 +48,8 @@ dispatch! {
     /// Sum of squares in f64.
     fn square_norm(a: &[f32]) -> f64 = square_norm_lanes;
 
-    /// `a . b` and `b . b` in f64: 8 running sums each, added pairwise at the end.
-    fn dot_and_square(a: &[f32], b: &[f32]) -> (f64, f64) = dot_and_square_lanes;
+    /// Replaces the score in each key by the exact cosine of its row with `query` of norm `norm`.
+    fn score_exactly(query: &[f32], norm: f64, items: Rows<'_>, keys: &mut [Key]) = score_exactly_lanes;
 }
 
 #[inline(always)]
@@ -79,33 +82,38 @@ fn dot_rows_lanes(query: &[f32], vectors: &[f32], rows: &[u32], out: &mut Vec<f3
 
 #[inline(always)]
 fn square_norm_lanes(a: &[f32]) -> f64 {
-    dot_and_square_lanes(a, a).1
+    wide_dot(a, a)
 }
 
 #[inline(always)]
-fn dot_and_square_lanes(a: &[f32], b: &[f32]) -> (f64, f64) {
-    let (mut dots, mut squares) = ([0.0f64; 8], [0.0f64; 8]);
+fn score_exactly_lanes(query: &[f32], norm: f64, items: Rows<'_>, keys: &mut [Key]) {
+    for item in keys {
+        let row = row(*item);
+        let dot = wide_dot(query, items.vector(row));
+        *item = key((dot / (norm * items.norms[row as usize])).clamp(-1.0, 1.0) as f32, row);
+    }
+}
+
+/// Dot product in f64: 8 running sums, added pairwise at the end.
+#[inline(always)]
+fn wide_dot(a: &[f32], b: &[f32]) -> f64 {
+    let mut sums = [0.0f64; 8];
     let (a_blocks, a_tail) = a.as_chunks::<8>();
     let (b_blocks, b_tail) = b.as_chunks::<8>();
     for (x, y) in a_blocks.iter().zip(b_blocks) {
         for lane in 0..8 {
-            let y = f64::from(y[lane]);
-            dots[lane] += f64::from(x[lane]) * y;
-            squares[lane] += y * y;
+            sums[lane] += f64::from(x[lane]) * f64::from(y[lane]);
         }
     }
-    for (lane, (x, y)) in a_tail.iter().zip(b_tail).enumerate() {
-        let y = f64::from(*y);
-        dots[lane] += f64::from(*x) * y;
-        squares[lane] += y * y;
+    for (sum, (x, y)) in sums.iter_mut().zip(a_tail.iter().zip(b_tail)) {
+        *sum += f64::from(*x) * f64::from(*y);
     }
     for width in [4, 2, 1] {
         for lane in 0..width {
-            dots[lane] += dots[lane + width];
-            squares[lane] += squares[lane + width];
+            sums[lane] += sums[lane + width];
         }
     }
-    (dots[0], squares[0])
+    sums[0]
 }
 
 #[cfg(test)]
@@ -118,10 +126,16 @@ mod tests {
             let a: Vec<f32> = (0..dim).map(|i| (i as f32 * 0.37).sin()).collect();
             let b: Vec<f32> = (0..dim).map(|i| (i as f32 * 0.71).cos()).collect();
             assert_eq!(dot(&a, &b).to_bits(), dot_lanes(&a, &b).to_bits());
-            assert_eq!(dot_and_square(&a, &b), dot_and_square_lanes(&a, &b));
+            assert_eq!(square_norm(&a).to_bits(), square_norm_lanes(&a).to_bits());
+            let norms = [square_norm(&b).sqrt()];
+            let items = Rows { dim, vectors: &b, norms: &norms };
+            let (mut keys, mut plain) = ([key(0.0, 0)], [key(0.0, 0)]);
+            score_exactly(&a, 2.0, items, &mut keys);
+            score_exactly_lanes(&a, 2.0, items, &mut plain);
+            assert_eq!(keys, plain);
             let naive: f64 = a.iter().zip(&b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum();
             assert!((f64::from(dot(&a, &b)) - naive).abs() < 1e-5);
-            assert!((dot_and_square(&a, &b).0 - naive).abs() < 1e-12);
+            assert!((wide_dot(&a, &b) - naive).abs() < 1e-12);
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::search::{
     Block, Eligibility, ItemIndex, Neighbours, Request, Scratch, ScratchPool, SearchBlock, Slots, search_parallel,
 };
 use crate::store::IndexManifest;
-use crate::vectors::scale;
+use crate::vectors::{Rows, scale};
 
 /// Items per tile: with a block of queries, scores and operands stay in the cache of one core.
 const TILE: usize = 2048;
@@ -77,8 +77,8 @@ pub(crate) struct ExactScratch {
 /// Answers the queries `which` of a block exactly.
 pub(crate) fn search_exactly(block: &Block<'_>, which: &[usize], scratch: &mut ExactScratch, out: &mut Slots<'_>) {
     let ExactScratch { queries, scores, bias, maxima, best } = scratch;
-    let (dim, eligible) = (block.dim, block.request.eligible);
-    let count = block.vectors.len() / dim;
+    let Rows { dim, vectors, .. } = block.items;
+    let (count, eligible) = (block.items.count(), block.request.eligible);
     queries.clear();
     for &q in which {
         let start = queries.len();
@@ -100,7 +100,7 @@ pub(crate) fn search_exactly(block: &Block<'_>, which: &[usize], scratch: &mut E
             continue;
         }
         scores.resize(scores.len().max(which.len() * padded), 0.0);
-        multiply(&block.vectors[first * dim..][..width * dim], queries, dim, padded, scores);
+        multiply(&vectors[first * dim..][..width * dim], queries, dim, padded, scores);
         for (i, &q) in which.iter().enumerate() {
             let scores = &mut scores[i * padded..][..padded];
             scores[width..].fill(f32::NEG_INFINITY);

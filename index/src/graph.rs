@@ -46,13 +46,10 @@ pub(crate) fn insert_all(
     vectors: &ItemVectors,
     observer: &mut Observer<'_>,
 ) -> Result<Graph, IndexError> {
-    let (dim, count) = (vectors.dim(), vectors.count());
+    let (items, count) = (vectors.rows(), vectors.count());
     let hnsw: Hnsw<f32, UnitDistance> = Hnsw::new(config.m, count, 16, config.ef_construction, UnitDistance);
     let order = SplitMix::new(config.seed).permutation(count);
-    let insert = |row: &u32| {
-        let row = *row as usize;
-        hnsw.insert_slice((&vectors.data()[row * dim..][..dim], row));
-    };
+    let insert = |row: &u32| hnsw.insert_slice((items.vector(*row), *row as usize));
     for (chunk, rows) in order.chunks(INSERT_CHUNK).enumerate() {
         if config.parallel_build {
             rows.par_iter().for_each(insert);
@@ -101,15 +98,14 @@ impl Graph {
     /// Links every unreachable item from a near reachable one (and to its nearest, if it has no
     /// links of its own); returns how many were unreachable before.
     pub fn mend(&mut self, vectors: &ItemVectors) -> usize {
-        let (dim, count) = (vectors.dim(), vectors.count());
-        let row_of = |row: u32| &vectors.data()[row as usize * dim..][..dim];
+        let (items, count) = (vectors.rows(), vectors.count());
         let layer = &mut self.layers[0];
         let mut seen = Reach::from(self.entry, count);
         seen.spread(|row| &layer[row as usize]);
         let orphans = seen.missed();
         let (mut scratch, mut found) = (ExactScratch::default(), Neighbours::default());
         for orphans in orphans.chunks(QUERY_BLOCK) {
-            let queries: Vec<f32> = orphans.iter().flat_map(|row| row_of(*row)).copied().collect();
+            let queries: Vec<f32> = orphans.iter().flat_map(|row| items.vector(*row)).copied().collect();
             let eligible = seen.rows.clone();
             let request =
                 Request { queries: &queries, k: MEND_CANDIDATES, exclude: Exclusions::none(), eligible: &eligible };
@@ -118,9 +114,8 @@ impl Graph {
                 request: &request,
                 first: 0,
                 k: MEND_CANDIDATES.min(count),
-                dim,
-                vectors: vectors.data(),
-                norms: &vec![1.0; orphans.len()],
+                items,
+                norms: &orphans.iter().map(|row| items.norms[*row as usize]).collect::<Vec<_>>(),
             };
             let all: Vec<usize> = (0..orphans.len()).collect();
             for slots in &mut found.blocks() {

@@ -9,7 +9,7 @@ use crate::image::Image;
 use crate::rank::{Key, key, margin, row, tighten};
 use crate::search::{Block, Eligibility, ItemIndex, Scratch, ScratchPool, SearchBlock, Slots};
 use crate::store::IndexManifest;
-use crate::vectors::scale;
+use crate::vectors::{Rows, scale};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -57,14 +57,14 @@ impl HnswIndex {
             if ef * EXACT_SHARE >= eligible.eligible() {
                 return false;
             }
-            nearest(&self.image, query, ef, walk);
+            nearest(&self.image, block.items, query, ef, walk);
             keys.clear();
             keys.extend(walk.found.drain().map(|Reverse(key)| key).filter(|key| {
                 let row = row(*key);
                 eligible.holds(row) && excluded.binary_search(&row).is_err()
             }));
             if keys.len() >= needed {
-                tighten(keys, block.k, margin(block.dim));
+                tighten(keys, block.k, margin(block.items.dim));
                 block.ranking(q).settle(keys);
                 out.put(q, keys);
                 return true;
@@ -158,16 +158,15 @@ impl Walk {
 }
 
 /// Leaves in `walk.found` up to `ef` near items of a unit query, with approximate scores.
-fn nearest(image: &Image, query: &[f32], ef: usize, walk: &mut Walk) {
-    let (dim, vectors) = (query.len(), image.vectors());
-    walk.restart(image.count());
+fn nearest(image: &Image, items: Rows<'_>, query: &[f32], ef: usize, walk: &mut Walk) {
+    walk.restart(items.count());
     let entry = image.entry();
-    let mut best = key(dot(query, &vectors[entry as usize * dim..][..dim]), entry);
+    let mut best = key(dot(query, items.vector(entry)), entry);
     for l in (1..image.layers()).rev() {
         let layer = image.layer(l);
         loop {
             let links = layer.of(row(best));
-            dot_rows(query, vectors, links, &mut walk.scores);
+            dot_rows(query, items.vectors, links, &mut walk.scores);
             let nearest = links.iter().zip(&walk.scores).map(|(row, score)| key(*score, *row)).max();
             match nearest {
                 Some(nearer) if nearer > best => best = nearer,
@@ -186,12 +185,12 @@ fn nearest(image: &Image, query: &[f32], ef: usize, walk: &mut Walk) {
         fresh.clear();
         for &to in layer.of(row(from)) {
             if walk.first_sight(to) {
-                prefetch(&vectors[to as usize * dim..][..dim]);
+                prefetch(items.vector(to));
                 fresh.push(to);
             }
         }
         let mut scores = std::mem::take(&mut walk.scores);
-        dot_rows(query, vectors, &fresh, &mut scores);
+        dot_rows(query, items.vectors, &fresh, &mut scores);
         for (row, score) in fresh.iter().zip(&scores) {
             walk.offer(key(*score, *row), ef);
         }

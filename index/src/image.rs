@@ -12,7 +12,7 @@
 use crate::config::IndexKind;
 use crate::error::IndexError;
 use crate::reach::Reach;
-use crate::vectors::unit_norm;
+use crate::vectors::{Rows, norms_of, unit_norm};
 use memmap2::{Mmap, MmapMut};
 use std::ops::Range;
 use std::path::Path;
@@ -30,6 +30,7 @@ const MAX_LAYERS: usize = 64;
 pub struct Image {
     bytes: Mmap,
     entry: u32,
+    norms: Vec<f64>,
     layout: Layout,
 }
 
@@ -115,7 +116,7 @@ impl Image {
             write_numbers(&mut bytes[links.clone()], layer.iter().flatten().copied());
         }
         let bytes = bytes.make_read_only().map_err(memory)?;
-        Ok(Self { bytes, entry, layout })
+        Ok(Self { bytes, entry, norms: norms_of(dim, vectors), layout })
     }
 
     /// Reads the image of a mapped file, checking all that a search relies on.
@@ -150,8 +151,9 @@ impl Image {
         if bytes.len() != layout.len {
             return Err(short(layout.len).into());
         }
-        let image = Self { bytes, entry, layout };
+        let mut image = Self { bytes, entry, norms: Vec::new(), layout };
         image.check_content().map_err(|reason| ArtifactError::Corrupt { path: path.to_path_buf(), reason })?;
+        image.norms = norms_of(dim, image.vectors());
         Ok(image)
     }
 
@@ -186,6 +188,10 @@ impl Image {
     pub fn vectors(&self) -> &[f32] {
         // SAFETY: any four bytes are an f32; see `numbers` for place and alignment.
         unsafe { self.numbers(&self.layout.vectors) }
+    }
+
+    pub(crate) fn rows(&self) -> Rows<'_> {
+        Rows { dim: self.dim(), vectors: self.vectors(), norms: &self.norms }
     }
 
     /// Number of graph layers; 0 for an exact index.

@@ -5,7 +5,8 @@
 //! within [`margin`] of the k-th best are kept, then all of them are scored again exactly. What was
 //! dropped cannot belong to the best k, so the answer is that of exact scores alone.
 
-use crate::dot::dot_and_square;
+use crate::dot::score_exactly;
+use crate::vectors::Rows;
 
 /// A scored item as one number: larger is better, that is higher score, then lower row.
 pub(crate) type Key = u64;
@@ -48,26 +49,16 @@ pub(crate) struct Ranking<'a> {
     pub query: &'a [f32],
     /// Its norm.
     pub norm: f64,
-    /// All item vectors, row-major.
-    pub vectors: &'a [f32],
+    /// All items.
+    pub items: Rows<'a>,
     /// Neighbours wanted.
     pub k: usize,
 }
 
 impl Ranking<'_> {
-    /// Cosine similarity with an item: f64 in a fixed order, in [-1, 1].
-    pub fn cosine(&self, row: u32) -> f32 {
-        let dim = self.query.len();
-        let (dot, square) = dot_and_square(self.query, &self.vectors[row as usize * dim..][..dim]);
-        (dot / (self.norm * square.sqrt())).clamp(-1.0, 1.0) as f32
-    }
-
     /// Replaces approximate scores by exact ones, and leaves the best k, best first.
     pub fn settle(&self, keys: &mut Vec<Key>) {
-        for k in keys.iter_mut() {
-            let row = row(*k);
-            *k = key(self.cosine(row), row);
-        }
+        score_exactly(self.query, self.norm, self.items, keys);
         keys.sort_unstable_by(|a, b| b.cmp(a));
         keys.truncate(self.k);
     }

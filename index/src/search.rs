@@ -6,7 +6,7 @@ use crate::hnsw::GraphScratch;
 use crate::image::Image;
 use crate::rank::{Key, Ranking, row, score};
 use crate::store::IndexManifest;
-use crate::vectors::unit_norm;
+use crate::vectors::{Rows, unit_norm};
 use rayon::prelude::*;
 use std::sync::{Mutex, PoisonError};
 use twotower_artifacts::Ragged;
@@ -178,15 +178,14 @@ pub struct Block<'a> {
     pub first: usize,
     /// Neighbours wanted, at most the number of items.
     pub k: usize,
-    pub dim: usize,
-    pub vectors: &'a [f32],
+    pub(crate) items: Rows<'a>,
     pub norms: &'a [f64],
 }
 
 impl<'a> Block<'a> {
     /// The block's query `q`.
     pub fn query(&self, q: usize) -> &'a [f32] {
-        &self.request.queries[(self.first + q) * self.dim..][..self.dim]
+        &self.request.queries[(self.first + q) * self.items.dim..][..self.items.dim]
     }
 
     /// Rows excluded for the block's query `q`.
@@ -196,7 +195,7 @@ impl<'a> Block<'a> {
 
     /// The exact ranking of the block's query `q`.
     pub(crate) fn ranking(&self, q: usize) -> Ranking<'a> {
-        Ranking { query: self.query(q), norm: self.norms[q], vectors: self.vectors, k: self.k }
+        Ranking { query: self.query(q), norm: self.norms[q], items: self.items, k: self.k }
     }
 }
 
@@ -315,7 +314,7 @@ fn answer(
         for q in first..first + out.lens.len() {
             norms.push(unit_norm("query", q, &request.queries[q * dim..][..dim])?);
         }
-        let block = Block { request, first, k: out.stride, dim, vectors: image.vectors(), norms: &norms };
+        let block = Block { request, first, k: out.stride, items: image.rows(), norms: &norms };
         work(&block, scratch, &mut out);
         scratch.norms = norms;
         Ok(())

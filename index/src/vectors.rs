@@ -12,6 +12,7 @@ const NORM_TOLERANCE: f64 = 1e-3;
 pub struct ItemVectors {
     dim: usize,
     data: Vec<f32>,
+    norms: Vec<f64>,
     fingerprint: Fingerprint,
 }
 
@@ -39,7 +40,8 @@ impl ItemVectors {
             let norm = unit_norm("item", row, vector)?;
             scale(vector, norm);
         }
-        Ok(Self { dim, data, fingerprint })
+        let norms = norms_of(dim, &data);
+        Ok(Self { dim, data, norms, fingerprint })
     }
 
     /// Floats per vector.
@@ -57,10 +59,43 @@ impl ItemVectors {
         &self.data
     }
 
+    pub(crate) fn rows(&self) -> Rows<'_> {
+        Rows { dim: self.dim, vectors: &self.data, norms: &self.norms }
+    }
+
     /// Fingerprint of the dimension and of the values as they were given.
     pub fn fingerprint(&self) -> &Fingerprint {
         &self.fingerprint
     }
+}
+
+/// Checked item vectors and their norms, wherever they are kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    /// Floats per vector.
+    pub dim: usize,
+    /// `[count, dim]` row-major.
+    pub vectors: &'a [f32],
+    /// `[count]`, each 1 to the last bits of f32.
+    pub norms: &'a [f64],
+}
+
+impl<'a> Rows<'a> {
+    /// Number of vectors.
+    pub fn count(&self) -> usize {
+        self.norms.len()
+    }
+
+    /// The vector of a row.
+    #[inline(always)]
+    pub fn vector(&self, row: u32) -> &'a [f32] {
+        &self.vectors[row as usize * self.dim..][..self.dim]
+    }
+}
+
+/// Norm of every row.
+pub(crate) fn norms_of(dim: usize, data: &[f32]) -> Vec<f64> {
+    data.chunks_exact(dim).map(|vector| square_norm(vector).sqrt()).collect()
 }
 
 fn fingerprint_of(dim: usize, data: &[f32]) -> Fingerprint {
