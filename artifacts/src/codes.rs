@@ -242,7 +242,7 @@ fn from_arrow(shape: &FieldShape, array: &ArrayRef) -> Option<Column> {
         FieldShape::Dense { width } => {
             let list = array.as_fixed_size_list_opt()?;
             let floats = list.values().as_primitive_opt::<Float32Type>().filter(|f| f.null_count() == 0)?;
-            let start = list.value_offset_at(0) as usize;
+            let start = list.value_offset_at(0);
             let width = *width as usize;
             let values: ScalarBuffer<f32> = floats.values().slice(start, list.len() * width);
             Column::Dense { width, values: values.to_vec() }

@@ -111,6 +111,18 @@ pub fn publish_bytes(path: impl AsRef<Path>, bytes: &[u8]) -> Result<(), Artifac
     publish_file(path, |w| w.write_all(bytes))
 }
 
+/// Gives a finished file its final name in the same folder or file system, replacing what stood there; the content
+/// and the folder are synced.
+///
+/// # Errors
+/// [`ArtifactError::Io`].
+pub fn rename(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<(), ArtifactError> {
+    let (from, to) = (from.as_ref(), to.as_ref());
+    File::open(from).and_then(|f| f.sync_all()).map_err(io_error("sync", from))?;
+    fs::rename(from, to).map_err(io_error("rename to", to))?;
+    sync_folder(folder_of(to))
+}
+
 /// Removes temp files of writers that no longer live, and returns how many; subfolders are not visited.
 ///
 /// A missing folder counts as empty.

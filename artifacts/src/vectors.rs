@@ -209,7 +209,7 @@ impl VectorBatches {
         if lists.null_count() + values.null_count() > 0 {
             return Err(corrupt("column `vector` holds nulls".to_string()));
         }
-        let start = lists.value_offset_at(0) as usize;
+        let start = lists.value_offset_at(0);
         let floats: ScalarBuffer<f32> = match values.data_type() {
             DataType::Float16 => values.as_primitive::<Float16Type>().values().iter().map(|v| v.to_f32()).collect(),
             _ => values.as_primitive::<Float32Type>().values().clone(),

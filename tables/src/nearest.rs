@@ -1,0 +1,40 @@
+//! The name most like a mistyped one.
+
+/// The candidate fewest edits away from `name` (letter case aside), if any is near enough to be meant; the first of
+/// several.
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let name = name.to_lowercase();
+    let limit = (name.chars().count() / 3).max(1);
+    let scored = candidates.into_iter().map(|c| (edits(&name, &c.to_lowercase()), c));
+    scored.filter(|(distance, _)| *distance <= limit).min_by_key(|(distance, _)| *distance).map(|(_, c)| c)
+}
+
+/// Levenshtein distance in characters.
+fn edits(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_typo_finds_its_name_and_a_stranger_finds_none() {
+        let columns = ["user_id", "city", "age"];
+        assert_eq!(nearest("userid", columns), Some("user_id"));
+        assert_eq!(nearest("City", columns), Some("city"));
+        assert_eq!(nearest("timestamp", columns), None);
+        assert_eq!(edits("kitten", "sitting"), 3);
+    }
+}

@@ -1,0 +1,190 @@
+//! What a configuration says about a table.
+
+use crate::error::TableError;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// One string or several.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    /// One.
+    One(String),
+    /// Several, in order.
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    /// All of them.
+    pub fn as_slice(&self) -> &[String] {
+        match self {
+            OneOrMany::One(one) => std::slice::from_ref(one),
+            OneOrMany::Many(many) => many,
+        }
+    }
+}
+
+/// File format of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Apache Parquet.
+    Parquet,
+    /// Delimited text, comma by default.
+    Csv,
+    /// Delimited text, tab by default.
+    Tsv,
+    /// A JSON object per line.
+    Jsonl,
+}
+
+impl Format {
+    /// The format a file name's extension stands for; `.txt` and `.dat` count as tab-delimited text.
+    pub fn of_path(path: &Path) -> Option<Self> {
+        match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+            "parquet" | "pq" => Some(Format::Parquet),
+            "csv" => Some(Format::Csv),
+            "tsv" | "txt" | "dat" => Some(Format::Tsv),
+            "jsonl" | "ndjson" => Some(Format::Jsonl),
+            _ => None,
+        }
+    }
+}
+
+/// Character encoding of text files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Encoding {
+    /// UTF-8, with or without a byte order mark.
+    #[default]
+    #[serde(rename = "utf-8")]
+    Utf8,
+    /// ISO-8859-1: every byte is the character of that number.
+    #[serde(rename = "latin-1")]
+    Latin1,
+}
+
+/// Where a table lies and how to read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TableSpec {
+    /// Files, folders or globs; a folder means the files in it, in name order.
+    pub path: OneOrMany,
+    /// By default from the extension.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
+    /// Field separator of delimited text, of any length, such as `::`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delimiter: Option<String>,
+    /// Encoding of text formats.
+    #[serde(default)]
+    pub encoding: Encoding,
+    /// Whether the first line of delimited text names the columns.
+    #[serde(default = "yes")]
+    pub header: bool,
+    /// Column names of delimited text without a header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Vec<String>>,
+    /// Quote of delimited text: one ASCII character, `"` by default; empty for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quote: Option<String>,
+    /// Values of delimited text that mean null; the empty field by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub null_values: Option<Vec<String>>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// How delimited text is cut: settings checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dialect {
+    /// Never empty, never a line break or the quote.
+    pub delimiter: String,
+    /// ASCII.
+    pub quote: Option<u8>,
+    /// Values that mean null.
+    pub null_values: Vec<String>,
+    /// Names given for files without a header.
+    pub names: Option<Vec<String>>,
+}
+
+impl TableSpec {
+    /// A table at `path` with default settings.
+    pub fn new(path: impl Into<String>) -> Self {
+        Self {
+            path: OneOrMany::One(path.into()),
+            format: None,
+            delimiter: None,
+            encoding: Encoding::Utf8,
+            header: true,
+            columns: None,
+            quote: None,
+            null_values: None,
+        }
+    }
+
+    /// The same table with relative paths taken from `base`.
+    pub fn resolve(&self, base: &Path) -> Self {
+        let join = |path: &String| base.join(path).to_string_lossy().into_owned();
+        let path = match &self.path {
+            OneOrMany::One(path) => OneOrMany::One(join(path)),
+            OneOrMany::Many(paths) => OneOrMany::Many(paths.iter().map(join).collect()),
+        };
+        Self { path, ..self.clone() }
+    }
+
+    /// All paths, for messages.
+    pub fn pattern(&self) -> String {
+        self.path.as_slice().join(", ")
+    }
+
+    /// Checks the settings of delimited text.
+    pub(crate) fn dialect(&self, table: &str, format: Format) -> Result<Dialect, TableError> {
+        let wrong = |key, reason: &str| TableError::Spec { table: table.to_string(), key, reason: reason.to_string() };
+        let default = if format == Format::Tsv { "\t" } else { "," };
+        let delimiter = self.delimiter.as_deref().unwrap_or(default);
+        if delimiter.is_empty() || delimiter.contains(['\n', '\r']) {
+            return Err(wrong("delimiter", "expected at least one character and no line break"));
+        }
+        if self.encoding == Encoding::Latin1 && !delimiter.is_ascii() {
+            return Err(wrong("delimiter", "expected ASCII characters in a latin-1 file"));
+        }
+        let quote = match self.quote.as_deref().unwrap_or("\"").as_bytes() {
+            [] => None,
+            [quote] if quote.is_ascii_graphic() && !delimiter.contains(*quote as char) => Some(*quote),
+            _ => return Err(wrong("quote", "expected one ASCII character that is not in the delimiter, or nothing")),
+        };
+        match (self.header, &self.columns) {
+            (false, None) => return Err(wrong("columns", "expected the column names, since header = false")),
+            (true, Some(_)) => return Err(wrong("columns", "expected only with header = false")),
+            _ => {}
+        }
+        Ok(Dialect {
+            delimiter: delimiter.to_string(),
+            quote,
+            null_values: self.null_values.clone().unwrap_or_else(|| vec![String::new()]),
+            names: self.columns.clone(),
+        })
+    }
+
+    /// Refuses settings that a format without delimiters would ignore.
+    pub(crate) fn refuse_text_settings(&self, table: &str, format: Format) -> Result<(), TableError> {
+        let given = [
+            ("delimiter", self.delimiter.is_some()),
+            ("header", !self.header),
+            ("columns", self.columns.is_some()),
+            ("quote", self.quote.is_some()),
+            ("null_values", self.null_values.is_some()),
+            ("encoding", format == Format::Parquet && self.encoding != Encoding::Utf8),
+        ];
+        match given.into_iter().find(|(_, given)| *given) {
+            Some((key, _)) => Err(TableError::Spec {
+                table: table.to_string(),
+                key,
+                reason: format!("expected only for delimited text, this is {format:?}"),
+            }),
+            None => Ok(()),
+        }
+    }
+}

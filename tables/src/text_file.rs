@@ -1,0 +1,149 @@
+//! Delimited text as Arrow batches: every column is text, encoders parse it.
+
+use crate::error::TableError;
+use crate::records::{Position, Records, split_fields};
+use crate::spec::{Dialect, Encoding};
+use arrow_array::builder::StringBuilder;
+use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow_schema::SchemaRef;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Rows between two remembered positions of a counted file.
+const CHECKPOINT_ROWS: u64 = 1 << 16;
+
+/// A counted text file: its rows, and where every 65,536th begins.
+#[derive(Debug, Default)]
+pub struct Counted {
+    /// Rows, the header not among them.
+    pub rows: u64,
+    checkpoints: Vec<Position>,
+}
+
+impl Counted {
+    /// Counts what is left of `records`.
+    pub fn count(records: &mut Records) -> Result<Self, TableError> {
+        let mut counted = Counted::default();
+        loop {
+            let position = records.position();
+            if !records.skip()? {
+                return Ok(counted);
+            }
+            if counted.rows % CHECKPOINT_ROWS == 0 {
+                counted.checkpoints.push(position);
+            }
+            counted.rows += 1;
+        }
+    }
+}
+
+/// Passes over up to `rows` records and returns how many there were; a counted file is entered near the place.
+pub fn skip_rows(records: &mut Records, rows: u64, counted: Option<&Counted>) -> Result<u64, TableError> {
+    let mut skipped = 0;
+    if let Some(counted) = counted {
+        if rows >= counted.rows {
+            return Ok(counted.rows);
+        }
+        let checkpoint = rows / CHECKPOINT_ROWS;
+        records.seek(counted.checkpoints[checkpoint as usize])?;
+        skipped = checkpoint * CHECKPOINT_ROWS;
+    }
+    while skipped < rows && records.skip()? {
+        skipped += 1;
+    }
+    Ok(skipped)
+}
+
+/// Opens a delimited file behind its header: the column names and the records.
+pub fn open(path: &Path, encoding: Encoding, dialect: &Dialect) -> Result<(Vec<String>, Records), TableError> {
+    let mut records = Records::open(path, encoding, &dialect.delimiter, dialect.quote)?;
+    let header = |reason: &str| TableError::Header { path: path.to_path_buf(), reason: reason.to_string() };
+    let names = match &dialect.names {
+        Some(names) => names.clone(),
+        None => {
+            let record = records.next_record()?.ok_or_else(|| header("the file is empty, expected column names"))?;
+            let mut names = Vec::new();
+            split_fields(&record.text, &dialect.delimiter, dialect.quote, &mut String::new(), |_, name| {
+                names.push(name.trim().to_string());
+                Ok::<(), TableError>(())
+            })?
+            .ok_or_else(|| header("a quote is not closed"))?;
+            names
+        }
+    };
+    Ok((names, records))
+}
+
+/// Streams batches of a delimited file.
+pub struct TextReader {
+    /// The file, from the first row to read.
+    pub records: Records,
+    /// For messages.
+    pub path: PathBuf,
+    /// How it is cut.
+    pub dialect: Dialect,
+    /// The columns to read.
+    pub schema: SchemaRef,
+    /// Per field of the file: its place in `schema`.
+    pub slots: Vec<Option<usize>>,
+    /// Rows per batch.
+    pub batch_rows: usize,
+    /// Rows still to read.
+    pub left: u64,
+}
+
+impl TextReader {
+    fn read_batch(&mut self) -> Result<Option<RecordBatch>, TableError> {
+        let Self { records, path, dialect, schema, slots, batch_rows, left } = self;
+        let wanted = (*batch_rows as u64).min(*left);
+        let mut builders: Vec<StringBuilder> = schema.fields().iter().map(|_| StringBuilder::new()).collect();
+        let mut scratch = String::new();
+        let mut rows = 0;
+        while rows < wanted {
+            let Some(record) = records.next_record()? else { break };
+            let count = split_fields(&record.text, &dialect.delimiter, dialect.quote, &mut scratch, |i, value| {
+                if let Some(Some(slot)) = slots.get(i) {
+                    match dialect.null_values.iter().any(|null| null == value) {
+                        true => builders[*slot].append_null(),
+                        false => builders[*slot].append_value(value),
+                    }
+                }
+                Ok::<(), TableError>(())
+            })?;
+            match count {
+                Some(found) if found == slots.len() => rows += 1,
+                Some(found) => {
+                    let (line, expected) = (record.line, slots.len());
+                    return Err(TableError::Ragged { path: path.clone(), line, expected, found });
+                }
+                None => {
+                    let reason = "has a quote that is not closed".to_string();
+                    return Err(TableError::Record { path: path.clone(), line: record.line, reason });
+                }
+            }
+        }
+        *left -= rows;
+        if rows == 0 {
+            return Ok(None);
+        }
+        let columns: Vec<ArrayRef> = builders.iter_mut().map(|b| Arc::new(b.finish()) as ArrayRef).collect();
+        Ok(Some(new_batch(schema, columns, rows as usize)))
+    }
+}
+
+impl Iterator for TextReader {
+    type Item = Result<RecordBatch, TableError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.read_batch().transpose()
+    }
+}
+
+/// A batch of nullable columns that knows its rows even without columns.
+///
+/// # Panics
+/// When the columns do not fit `schema`: a bug, since readers build them from it.
+pub fn new_batch(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> RecordBatch {
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(schema.clone(), columns, &options).expect("columns were built from the schema")
+}
