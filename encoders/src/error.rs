@@ -18,6 +18,12 @@ pub enum EncoderError {
         /// What is wrong and what to write instead.
         reason: String,
     },
+    /// A side has no features at all.
+    #[error("check {side} features: there are none, a tower needs at least one; add a feature or `kind = \"id\"`")]
+    NoFeatures {
+        /// The side.
+        side: Side,
+    },
     /// A table lacks a column that a feature reads.
     #[error("read {side} feature `{feature}`: no column `{column}`; the table has {}", list(found))]
     MissingColumn {
@@ -140,7 +146,9 @@ impl EncoderError {
     /// The exit-code category.
     pub fn category(&self) -> Category {
         match self {
-            EncoderError::Spec { .. } | EncoderError::TooManyValues { .. } => Category::Usage,
+            EncoderError::Spec { .. } | EncoderError::NoFeatures { .. } | EncoderError::TooManyValues { .. } => {
+                Category::Usage
+            }
             EncoderError::MissingColumn { .. }
             | EncoderError::ColumnType { .. }
             | EncoderError::VectorLength { .. }

@@ -255,9 +255,9 @@ impl SideSpec {
 /// Checks the features of both sides, each and together.
 ///
 /// # Errors
-/// [`EncoderError::Spec`] naming side and feature: duplicate or empty names, a side without
-/// features, numbers out of range, a boolean text with two meanings, sequences on the item side or
-/// over two vocabularies, and tables shared by features that cannot share.
+/// [`EncoderError::NoFeatures`], or [`EncoderError::Spec`] naming side and feature: duplicate or empty
+/// names, numbers out of range, a boolean text with two meanings, sequences on the item side or over
+/// two vocabularies, and tables shared by features that cannot share.
 pub fn validate(user: &SideSpec, item: &SideSpec) -> Result<(), EncoderError> {
     let wrong = |side, feature: &str, reason| Err(EncoderError::Spec { side, feature: feature.to_string(), reason });
     // Who first used a table, and how: limits of a shared vocabulary, or nothing for a table of its own.
@@ -265,7 +265,7 @@ pub fn validate(user: &SideSpec, item: &SideSpec) -> Result<(), EncoderError> {
     let mut sequences: Option<String> = None;
     for (side, spec) in [(Side::User, user), (Side::Item, item)] {
         if spec.features.is_empty() {
-            return wrong(side, "", format!("the {side} side has no features; a tower needs at least one"));
+            return Err(EncoderError::NoFeatures { side });
         }
         let mut names = BTreeSet::new();
         for feature in &spec.features {
@@ -315,7 +315,17 @@ pub fn validate(user: &SideSpec, item: &SideSpec) -> Result<(), EncoderError> {
             return wrong(side, name, reason);
         }
     }
-    Ok(())
+    // A sequence that names no table means the item ids' one, so that one must not be elsewhere.
+    let defaulted = user.features.iter().find(|f| matches!(f, FeatureSpec::Sequence(s) if s.table.is_none()));
+    let item_id = item.features.iter().find(|f| matches!(f, FeatureSpec::Id(_))).and_then(|f| f.vocabulary(Side::Item));
+    match (defaulted, item_id) {
+        (Some(sequence), Some(table)) if sequence.vocabulary(Side::User).as_ref() != Some(&table) => {
+            let reason =
+                format!("the item ids use table `{table}`; write the same `table` here to share it, or another");
+            wrong(Side::User, sequence.name(), reason)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A column's error with the names of its feature.
@@ -397,7 +407,7 @@ mod tests {
         let good = json!([{"kind": "categorical", "name": "x"}]);
         assert_eq!(check(good.clone(), good.clone()), Ok(()));
         let cases = [
-            (json!([]), "no features"),
+            (json!([]), "there are none"),
             (json!([{"kind": "categorical", "name": ""}]), "empty"),
             (json!([{"kind": "categorical", "name": "a"}, {"kind": "numeric", "name": "a"}]), "same name"),
             (json!([{"kind": "categorical", "name": "a", "min_count": 0}]), "`min_count` is 0"),
@@ -427,6 +437,9 @@ mod tests {
             let error = check(user.clone(), good.clone()).unwrap_err();
             assert!(error.contains(expected), "{user}: {error}");
         }
+        let apart =
+            check(json!([{"kind": "sequence", "name": "s"}]), json!([{"kind": "id", "name": "i", "table": "p"}]));
+        assert!(apart.unwrap_err().contains("the item ids use table `p`"));
         let sequence = check(good, json!([{"kind": "sequence", "name": "s"}])).unwrap_err();
         assert!(sequence.contains("user's"), "{sequence}");
     }
