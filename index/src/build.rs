@@ -133,9 +133,9 @@ fn choose(config: &IndexConfig, count: usize) -> (IndexKind, String) {
     let threshold = config.auto_threshold;
     match config.kind {
         IndexKind::Auto if count <= threshold => {
-            (IndexKind::Exact, format!("auto: {count} items, exact search is faster up to about {threshold}"))
+            (IndexKind::Exact, format!("auto: {count} items, exact search serves up to {threshold}"))
         }
-        IndexKind::Auto => (IndexKind::Hnsw, format!("auto: {count} items, HNSW is faster above about {threshold}")),
+        IndexKind::Auto => (IndexKind::Hnsw, format!("auto: {count} items, HNSW serves above {threshold}")),
         kind => (kind, format!("the configuration asks for {kind}")),
     }
 }

@@ -7,7 +7,7 @@ use twotower_artifacts::{ArtifactError, Category};
 /// Errors of building, storing and searching an item index.
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
-    /// A setting of the `[recall.index]` section is out of range.
+    /// A setting of [`IndexConfig`](crate::IndexConfig) is out of range.
     #[error("index setting `{setting}` is {found}, expected {expected}")]
     Setting {
         /// Its key.

@@ -1,5 +1,7 @@
 //! Vectors to search in, and the plainest search there is.
 
+#![allow(dead_code, reason = "each test file takes what it needs")]
+
 use std::ops::ControlFlow;
 use twotower_index::{BuildReport, BuildStep, IndexConfig, IndexKind, ItemIndex, ItemVectors, Neighbours};
 
@@ -36,7 +38,6 @@ pub fn random(count: usize, dim: usize, seed: u64) -> Vec<f32> {
 }
 
 /// Points around `clusters` random centres.
-#[allow(dead_code, reason = "each test file takes what it needs")]
 pub fn clustered(count: usize, dim: usize, clusters: usize, seed: u64) -> Vec<f32> {
     let centres = random(clusters, dim, seed);
     let mut rng = Rng::new(seed + 1);
