@@ -130,7 +130,6 @@ pub fn assemble(set: &TrainingSet, queries: &[Query], out: &mut CodeBatch) {
     let fields = set.user_schema.fields.par_iter().zip(&set.users.columns);
     out.columns.par_iter_mut().zip(fields).for_each(|(to, (field, from))| match (&field.shape, to) {
         (FieldShape::Sequence { max_len, .. }, Column::Ragged(to)) => {
-            // A batch without rows still has offsets once a row was pushed, so start them alike.
             for query in queries {
                 let first = set.interactions.events(query.user_row as usize).start;
                 let start = first.max(query.history_end.saturating_sub(*max_len as usize));

@@ -69,7 +69,7 @@ pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     p = multiply_add::<FMA>(p, r, 8.333_452e-3);
     p = multiply_add::<FMA>(p, r, 4.166_579_6e-2);
     p = multiply_add::<FMA>(p, r, 1.666_666_5e-1);
-    p = multiply_add::<FMA>(p, r, 5.000_000_1e-1);
+    p = multiply_add::<FMA>(p, r, 0.5);
     p = multiply_add::<FMA>(p, r * r, r + 1.0);
     let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
     if x < -87.0 { 0.0 } else { p * power }

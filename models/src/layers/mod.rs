@@ -134,15 +134,15 @@ mod tests {
             x[i] = kept;
             close(dx[i], plus, minus, "dx");
         }
-        for g in 0..parameters.dense.len() {
-            for i in 0..parameters.dense[g].values.len() {
+        for (g, gradient) in gradients.iter().enumerate() {
+            for (i, got) in gradient.iter().enumerate() {
                 let kept = parameters.dense[g].values[i];
                 parameters.dense[g].values[i] = kept + step;
                 let plus = loss(&parameters, &x);
                 parameters.dense[g].values[i] = kept - step;
                 let minus = loss(&parameters, &x);
                 parameters.dense[g].values[i] = kept;
-                close(gradients[g][i], plus, minus, &parameters.dense[g].name.clone());
+                close(*got, plus, minus, &parameters.dense[g].name);
             }
         }
     }

@@ -206,7 +206,7 @@ impl<'a, M: Model> Trainer<'a, M> {
                     temperature: step.temperature,
                 };
                 let stop = observer.on_step(&report).is_break();
-                let due = self.config.checkpoint_steps > 0 && self.progress.step % self.config.checkpoint_steps == 0;
+                let due = self.progress.step.is_multiple_of(self.config.checkpoint_steps);
                 if stop || due && self.progress.step < steps {
                     self.save_last()?;
                 }

@@ -1,0 +1,143 @@
+//! Examples per second of training steps on synthetic data.
+//!
+//! `cargo run --release -p twotower-models --example training_speed -- [spike|ml-1m] [STEPS] [ROWS]`:
+//! `spike` is 10 user and 6 item features of width 16, one table of ROWS slots (default 1M), batch
+//! 4,096, in-batch softmax; `ml-1m` is MovieLens-1M's shape with three histories of width 64 and the
+//! softmax over the whole catalogue.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use twotower_artifacts::schema::FIRST_VALUE;
+use twotower_artifacts::{
+    CodeBatch, Column, FieldSchema, FieldShape, Fingerprint, Interactions, Ragged, Side, TowerSchema,
+};
+use twotower_models::dssm::DssmConfig;
+use twotower_models::examples::{Role, TrainingSet};
+use twotower_models::model::ModelConfig;
+use twotower_models::rng::Rng;
+use twotower_models::train::{Loss, Observer, Start, StepReport, TrainConfig, train};
+
+/// Reports the speed after a warm-up step and stops.
+struct Timer {
+    steps: usize,
+    began: Option<std::time::Instant>,
+    examples: usize,
+}
+
+impl Observer for Timer {
+    fn on_step(&mut self, report: &StepReport) -> ControlFlow<()> {
+        match self.began {
+            None => {
+                self.began = Some(std::time::Instant::now());
+                self.examples = report.examples;
+            }
+            Some(began) if report.step > self.steps || report.step == report.steps => {
+                let seconds = began.elapsed().as_secs_f64();
+                let examples = report.examples - self.examples;
+                println!(
+                    "{:.0} examples/s, {:.1} ms a step, loss {:.4}",
+                    examples as f64 / seconds,
+                    seconds * 1e3 / (report.step - 1) as f64,
+                    report.terms[0].1
+                );
+                return ControlFlow::Break(());
+            }
+            Some(_) => {}
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn field(name: &str, shape: FieldShape) -> FieldSchema {
+    FieldSchema { name: name.into(), shape }
+}
+
+fn code(table: &str, cardinality: usize) -> FieldShape {
+    FieldShape::Code { table: table.into(), cardinality: cardinality as u32 + FIRST_VALUE }
+}
+
+fn columns(fields: &[FieldSchema], rows: usize, rng: &mut Rng) -> CodeBatch {
+    let columns = fields.iter().map(|field| match &field.shape {
+        FieldShape::Code { cardinality, .. } => Column::Code(
+            (0..rows).map(|_| FIRST_VALUE + rng.below((*cardinality - FIRST_VALUE) as usize) as u32).collect(),
+        ),
+        FieldShape::Bag { .. } | FieldShape::Sequence { .. } => {
+            Column::Ragged(Ragged { offsets: vec![0; rows + 1], codes: Vec::new() })
+        }
+        FieldShape::Dense { width } => {
+            Column::Dense { width: *width as usize, values: vec![0.5; rows * *width as usize] }
+        }
+    });
+    CodeBatch { columns: columns.collect() }
+}
+
+fn set(
+    user_fields: Vec<FieldSchema>,
+    item_fields: Vec<FieldSchema>,
+    users: usize,
+    items: usize,
+    each: usize,
+) -> TrainingSet {
+    let mut rng = Rng::at(1, &[]);
+    let schema = |side, fields| TowerSchema { side, encoder: Fingerprint::of(b"speed"), fields };
+    let mut interactions = Interactions { offsets: vec![0], ..Interactions::default() };
+    for user in 1..=users {
+        // Squared uniforms give a popularity with a head and a tail.
+        interactions.items.extend((0..each).map(|_| (rng.uniform().powi(2) * items as f64) as u32));
+        interactions.offsets.push((user * each) as u64);
+    }
+    interactions.times = (0..users * each).map(|event| event as i64).collect();
+    interactions.weights = vec![1.0; users * each];
+    TrainingSet {
+        users: columns(&user_fields, users, &mut rng),
+        items: columns(&item_fields, items, &mut rng),
+        user_schema: schema(Side::User, user_fields),
+        item_schema: schema(Side::Item, item_fields),
+        item_codes: (0..items as u32).map(|item| item + FIRST_VALUE).collect(),
+        roles: vec![Role::Train; interactions.len()],
+        interactions,
+    }
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let steps = args.get(1).and_then(|s| s.parse().ok()).unwrap_or(20);
+    let rows = args.get(2).and_then(|s| s.parse().ok()).unwrap_or(1_000_000);
+    let (set, model, config) = if args.first().is_some_and(|scene| scene == "ml-1m") {
+        let item = code("item", 3706);
+        let history = |max_len| FieldShape::Sequence { table: "item".into(), cardinality: 3709, max_len };
+        let mut user: Vec<FieldSchema> =
+            ["gender", "age", "occupation", "zip"].map(|name| field(name, code(name, 50))).to_vec();
+        user.push(field("user", code("user", 6040)));
+        user.extend([50, 20, 5].map(|len| field(&format!("recent{len}"), history(len))));
+        let items = vec![field("id", item), field("year", code("year", 80))];
+        let model = DssmConfig { embedding_dims: [("item".to_string(), 64)].into(), ..DssmConfig::default() };
+        let config = TrainConfig { loss: Loss::FullSoftmax, ..TrainConfig::default() };
+        (set(user, items, 6040, 3706, 165), model, config)
+    } else {
+        let user = (0..10).map(|f| field(&format!("u{f}"), code(&format!("u{f}"), if f == 0 { rows } else { 100 })));
+        let item = (0..6).map(|f| field(&format!("i{f}"), code(&format!("i{f}"), 10_000)));
+        let set = set(user.collect(), item.collect(), 200_000, 100_000, 5);
+        (set, DssmConfig::default(), TrainConfig::default())
+    };
+    let dir = std::env::temp_dir().join(format!("training_speed_{}", std::process::id()));
+    if let Err(error) = run(&set, model, &config, &dir, steps) {
+        eprintln!("{error:#}");
+    }
+    let _ = std::fs::remove_dir_all(&dir);
+}
+
+fn run(
+    set: &TrainingSet,
+    model: DssmConfig,
+    config: &TrainConfig,
+    dir: &Path,
+    steps: usize,
+) -> Result<(), Box<dyn std::error::Error>> {
+    std::fs::create_dir_all(dir)?;
+    let mut timer = Timer { steps, began: None, examples: 0 };
+    match train(set, &ModelConfig::Dssm(model), config, Start::Fresh, dir, &mut timer) {
+        Ok(_) | Err(twotower_models::ModelError::Stopped { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
