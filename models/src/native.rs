@@ -95,7 +95,11 @@ struct Scratch {
 impl Scratch {
     fn new(layout: &Layout) -> Self {
         let tile = || vec![0.0; TILE * layout.max_width];
-        Self { x: tile(), y: tile(), weights: Vec::with_capacity(layout.max_len) }
+        Self {
+            x: tile(),
+            y: tile(),
+            weights: Vec::with_capacity(layout.inputs.iter().map(|i| i.max_len).max().unwrap_or(0)),
+        }
     }
 }
 
@@ -114,7 +118,7 @@ fn forward(
 ) {
     let Scratch { x, y, weights } = scratch;
     let mut width = layout.input_width;
-    gather(tower, batch, rows, &mut x[..TILE * width], width, weights);
+    gather(tower, layout, batch, rows, &mut x[..TILE * width], weights);
     for layer in &tower.layers {
         let rows = &mut x[..TILE * width];
         match layer {
@@ -144,12 +148,19 @@ fn forward(
 }
 
 /// Fills `x`, `[TILE, width]`, with the concatenated inputs; rows past the range become zero.
-fn gather(tower: &Tower, batch: &CodeBatch, rows: Range<usize>, x: &mut [f32], width: usize, weights: &mut Vec<f32>) {
+fn gather(
+    tower: &Tower,
+    layout: &Layout,
+    batch: &CodeBatch,
+    rows: Range<usize>,
+    x: &mut [f32],
+    weights: &mut Vec<f32>,
+) {
     x.fill(0.0);
     let mut start = 0;
-    for (input, column) in tower.inputs.iter().zip(&batch.columns) {
-        let end = start + input_width(tower, input, column);
-        let cells = x.chunks_exact_mut(width).map(|row| &mut row[start..end]);
+    for ((input, place), column) in tower.inputs.iter().zip(&layout.inputs).zip(&batch.columns) {
+        let end = start + place.width;
+        let cells = x.chunks_exact_mut(layout.input_width).map(|row| &mut row[start..end]);
         match (input, column) {
             (TowerInput::Embedding { table }, Column::Code(codes)) => {
                 let table = &tower.tables[table];
@@ -160,7 +171,7 @@ fn gather(tower: &Tower, batch: &CodeBatch, rows: Range<usize>, x: &mut [f32], w
             (TowerInput::Pooled { table, pooling }, Column::Ragged(ragged)) => {
                 let table = &tower.tables[table];
                 for (cell, row) in cells.zip(rows.clone()) {
-                    pool(table, pooling, ragged.row(row), cell, weights);
+                    pool(table, pooling, place.max_len, ragged.row(row), cell, weights);
                 }
             }
             (TowerInput::Dense, Column::Dense { width, values }) => {
@@ -174,38 +185,30 @@ fn gather(tower: &Tower, batch: &CodeBatch, rows: Range<usize>, x: &mut [f32], w
     }
 }
 
-fn input_width(tower: &Tower, input: &TowerInput, column: &Column) -> usize {
-    match (input, column) {
-        (TowerInput::Embedding { table } | TowerInput::Pooled { table, .. }, _) => tower.tables[table].cols,
-        (TowerInput::Dense, Column::Dense { width, .. }) => *width,
-        (TowerInput::Dense, _) => unreachable!("tower and batch were checked against one schema"),
-    }
-}
-
 fn embedding(table: &Matrix, code: u32) -> &[f32] {
     &table.data[code as usize * table.cols..][..table.cols]
 }
 
-/// Combines the real elements of a row into `cell`, which is zero before and stays so without any.
-fn pool(table: &Matrix, pooling: &Pooling, codes: &[u32], cell: &mut [f32], weights: &mut Vec<f32>) {
+/// Combines the newest `max_len` real elements of a row into `cell`, which is zero before and stays
+/// so without any.
+fn pool(table: &Matrix, pooling: &Pooling, max_len: usize, codes: &[u32], cell: &mut [f32], weights: &mut Vec<f32>) {
+    let newest_first = || codes.iter().rev().filter(|code| **code != PADDING).take(max_len);
     match pooling {
         Pooling::Mean => {
             let mut count = 0.0f32;
-            for code in codes.iter().filter(|c| **c != PADDING) {
+            for code in newest_first() {
                 add(cell, embedding(table, *code));
                 count += 1.0;
             }
             cell.iter_mut().for_each(|v| *v /= count.max(1.0));
         }
         Pooling::Position(logits) => {
-            // The newest element, the last one, has position 0.
-            let logits = logits[..codes.len()].iter().rev();
-            let real = || codes.iter().zip(logits.clone()).filter(|(code, _)| **code != PADDING);
-            let top = real().fold(f32::MIN, |top, (_, logit)| top.max(*logit));
+            let logits = &logits[..newest_first().count()];
+            let top = logits.iter().copied().fold(f32::MIN, f32::max);
             weights.clear();
-            weights.extend(real().map(|(_, logit)| (logit - top).exp()));
+            weights.extend(logits.iter().map(|logit| (logit - top).exp()));
             let sum: f32 = weights.iter().sum();
-            for ((code, _), weight) in real().zip(weights.iter()) {
+            for (code, weight) in newest_first().zip(weights.iter()) {
                 add_scaled(cell, weight / sum, embedding(table, *code));
             }
         }

@@ -12,18 +12,60 @@ pub(crate) struct Layout {
     pub input_width: usize,
     /// Floats per row of the widest of inputs and layers.
     pub max_width: usize,
-    /// The most elements a row of any field can have.
+    /// One per field.
+    pub inputs: Vec<InputLayout>,
+}
+
+/// What one field takes of a row.
+#[derive(Debug, Clone)]
+pub(crate) struct InputLayout {
+    /// Floats in the concatenation.
+    pub width: usize,
+    /// The most elements that count, 0 for fields of another shape.
     pub max_len: usize,
 }
 
 /// Smallest divisor that [`Layer::L2Norm`] may have.
 const MIN_EPS: f32 = 1e-6;
 
+/// Longest bag or sequence: engines keep room for [`MAX_LEN`] codes a row and field.
+const MAX_LEN: u32 = 1 << 14;
+/// Widest dense field.
+const MAX_WIDTH: u32 = 1 << 16;
+
+/// Widest row of inputs or of a layer: engines keep a tile of them.
+const MAX_ROW: usize = 1 << 18;
+
+/// Checks what a schema alone can say: names, and sizes within what an engine makes room for.
+///
+/// # Errors
+/// [`ModelError::Tower`] naming the field.
+pub(crate) fn check_schema(schema: &TowerSchema) -> Result<(), ModelError> {
+    let refuse = |reason| Err(ModelError::Tower { side: schema.side, reason });
+    let mut names = BTreeSet::new();
+    for field in &schema.fields {
+        let name = &field.name;
+        if name.is_empty() || name.contains('\0') || !names.insert(name) {
+            return refuse(format!("field name `{}` is empty, or not a text, or used twice", name.escape_default()));
+        }
+        let (what, found, most) = match &field.shape {
+            FieldShape::Code { .. } => continue,
+            FieldShape::Bag { max_len, .. } | FieldShape::Sequence { max_len, .. } => ("max_len", *max_len, MAX_LEN),
+            FieldShape::Dense { width } => ("width", *width, MAX_WIDTH),
+        };
+        if found == 0 || found > most {
+            return refuse(format!("field `{name}`: {what} {found}, expected 1 to {most}"));
+        }
+    }
+    Ok(())
+}
+
 /// Checks that the parts of a tower fit together.
 ///
 /// # Errors
 /// [`ModelError::Tower`] naming the part.
 pub(crate) fn check_tower(tower: &Tower) -> Result<Layout, ModelError> {
+    check_schema(&tower.schema)?;
     layout(tower).map_err(|reason| ModelError::Tower { side: tower.schema.side, reason })
 }
 
@@ -39,15 +81,12 @@ fn layout(tower: &Tower) -> Result<Layout, String> {
             tower.inputs.len()
         ));
     }
-    let mut names = BTreeSet::new();
     let mut used = BTreeSet::new();
     let mut input_width = 0usize;
-    let mut max_len = 0;
+    let mut inputs = Vec::with_capacity(fields.len());
     for (field, input) in fields.iter().zip(&tower.inputs) {
         let name = &field.name;
-        if name.is_empty() || name.contains('\0') || !names.insert(name) {
-            return Err(format!("field name `{}` is empty, or not a text, or used twice", name.escape_default()));
-        }
+        let mut max_len = 0;
         let width = match (input, &field.shape) {
             (TowerInput::Dense, FieldShape::Dense { width }) => *width as usize,
             (TowerInput::Embedding { table }, FieldShape::Code { table: expected, cardinality }) => {
@@ -61,25 +100,29 @@ fn layout(tower: &Tower) -> Result<Layout, String> {
             ) => {
                 let len = *len as usize;
                 let logits = if let Pooling::Position(logits) = pooling { logits.len() } else { len };
-                if len == 0 || logits != len {
+                if logits != len {
                     return Err(format!("field `{name}`: {logits} position logits for at most {len} elements"));
                 }
-                max_len = max_len.max(len);
+                max_len = len;
                 used.insert(table);
                 table_width(tower, name, table, expected, *cardinality)?
             }
             (input, shape) => return Err(format!("field `{name}`: input {input:?} cannot take shape {shape:?}")),
         };
-        input_width = input_width.checked_add(width).filter(|w| *w <= i32::MAX as usize).ok_or("inputs too wide")?;
+        input_width = input_width.saturating_add(width);
+        inputs.push(InputLayout { width, max_len });
     }
     if let Some(unused) = tower.tables.keys().find(|t| !used.contains(t)) {
         return Err(format!("table `{unused}` belongs to no field"));
     }
     let (width, max_width) = check_layers(tower, input_width)?;
+    if max_width > MAX_ROW {
+        return Err(format!("inputs or a layer of {max_width} floats a row, expected at most {MAX_ROW}"));
+    }
     if width != tower.dim || width == 0 {
         return Err(format!("the last layer has {width} outputs, the tower's dimension is {}", tower.dim));
     }
-    Ok(Layout { input_width, max_width, max_len })
+    Ok(Layout { input_width, max_width, inputs })
 }
 
 /// Final and largest width of the layers.
@@ -128,34 +171,25 @@ fn table_width(tower: &Tower, field: &str, table: &str, expected: &str, cardinal
     Ok(found.cols)
 }
 
-/// Checks a batch against its schema: [`CodeBatch::check`], and that no row is longer than its field allows.
+/// Checks a batch against its schema: [`CodeBatch::check`], and that the rows of ragged columns follow one another.
 ///
 /// # Errors
 /// [`ArtifactError::BatchShape`] or [`ArtifactError::CodeOutOfRange`], naming field and row.
 pub(crate) fn check_batch(schema: &TowerSchema, batch: &CodeBatch) -> Result<(), ArtifactError> {
-    batch.check(schema)?;
     for (field, column) in schema.fields.iter().zip(&batch.columns) {
-        let (FieldShape::Bag { max_len, .. } | FieldShape::Sequence { max_len, .. }, Column::Ragged(ragged)) =
-            (&field.shape, column)
-        else {
-            continue;
-        };
-        let too_long = |row: &[u32]| row[1].checked_sub(row[0]).is_none_or(|len| len > *max_len);
-        if let Some(row) = ragged.offsets.windows(2).position(too_long) {
+        let Column::Ragged(ragged) = column else { continue };
+        let ordered = ragged.offsets.first().is_none_or(|first| *first == 0) && ragged.offsets.is_sorted();
+        let last = ragged.offsets.last().map_or(0, |last| *last as usize);
+        if !ordered || last != ragged.codes.len() {
             let reason = format!(
-                "column `{}` runs from {} to {} at row {row}, expected at most {max_len} elements",
+                "column `{}` has rows that do not follow one another up to its {} elements",
                 field.name,
-                ragged.offsets[row],
-                ragged.offsets[row + 1]
+                ragged.codes.len()
             );
             return Err(ArtifactError::BatchShape { side: schema.side, reason });
         }
-        if ragged.offsets.last().is_some_and(|end| *end as usize > ragged.codes.len()) {
-            let reason = format!("column `{}` holds fewer elements than its rows", field.name);
-            return Err(ArtifactError::BatchShape { side: schema.side, reason });
-        }
     }
-    Ok(())
+    batch.check(schema)
 }
 
 /// Checks that `out` has room for exactly one vector per row.

@@ -8,6 +8,7 @@
 use crate::error::ModelError;
 use ort::environment::Environment;
 use std::ffi::{CStr, CString, OsString, c_char, c_int, c_void};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -134,6 +135,9 @@ fn probe(path: &Path) -> Result<String, String> {
     if !path.is_file() {
         return Err("no such file".to_string());
     }
+    if is_truncated(path) {
+        return Err("truncated".to_string());
+    }
     let file = CString::new(path.as_os_str().as_bytes()).map_err(|_| "not a path".to_string())?;
     // SAFETY: `file` is a C string; the handle is kept open, so that the symbol and the strings it
     // returns stay valid; `OrtGetApiBase` has this signature in every version of ONNX Runtime.
@@ -163,6 +167,24 @@ fn probe(path: &Path) -> Result<String, String> {
         CStr::from_ptr(version).to_string_lossy().into_owned()
     };
     if is_new_enough(&version) { Ok(version) } else { Err(format!("version {version}, needs 1.{MIN_MINOR} or newer")) }
+}
+
+/// Whether a 64-bit little-endian ELF file ends before its section headers, which come last: the
+/// loader would map what is missing and the process would die of SIGBUS.
+fn is_truncated(path: &Path) -> bool {
+    let read = || -> std::io::Result<bool> {
+        let mut file = std::fs::File::open(path)?;
+        let mut header = [0; 64];
+        file.read_exact(&mut header)?;
+        let word = |at: usize| u64::from(u16::from_le_bytes([header[at], header[at + 1]]));
+        let mut start = [0; 8];
+        start.copy_from_slice(&header[40..48]);
+        let end = u64::from_le_bytes(start).saturating_add(word(58) * word(60));
+        let is_elf64 = header.starts_with(b"\x7fELF\x02\x01");
+        Ok(is_elf64 && file.metadata()?.len() < end)
+    };
+    // What cannot be read here is for the loader to refuse.
+    read().unwrap_or(false)
 }
 
 fn is_new_enough(version: &str) -> bool {
@@ -215,6 +237,19 @@ mod tests {
         let message = refusal(&Places { explicit: Some("/nowhere/x.so".into()), folders: vec![folder.clone()] });
         assert!(message.contains("ORT_DYLIB_PATH /nowhere/x.so"), "{message}");
         assert_eq!(Places { explicit: None, folders: vec![folder] }.locate().unwrap().version, found.version);
+    }
+
+    #[test]
+    fn a_truncated_library_is_refused_and_does_not_kill_the_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(STEM);
+        let whole = std::fs::read(locate().unwrap().path).unwrap();
+        for end in [0, 63, 64, 5000, whole.len() / 2, whole.len() - 1] {
+            std::fs::write(&path, &whole[..end]).unwrap();
+            assert!(probe(&path).is_err(), "{end} bytes");
+        }
+        std::fs::write(&path, &whole).unwrap();
+        assert!(probe(&path).is_ok());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! - [`EngineKind::Ort`]: ONNX Runtime, loaded from a shared library ([`library`]) at run time.
 //! - [`EngineKind::Native`]: the training kernels ([`crate::native`]); needs no library.
 //!
+//! Of a bag or sequence the newest (last) `max_len` real elements of a row count, as in training.
 //! An engine belongs to one worker thread. In both, the bits of a row's vector depend on that row
 //! and the tower alone, not on the rows it shares a batch with; between the two they differ in the
 //! last digits, so vectors of unlike engines must not be mixed.

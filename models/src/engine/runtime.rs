@@ -1,6 +1,6 @@
 //! A tower on ONNX Runtime: one session a worker, one thread, a fixed number of rows a run.
 
-use super::layout::{check_batch, check_output};
+use super::layout::{check_batch, check_output, check_schema};
 use super::{Engine, library};
 use crate::error::ModelError;
 use crate::onnx::{Metadata, check_data_file, output_name};
@@ -9,6 +9,7 @@ use ort::value::TensorRef;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use twotower_artifacts::schema::PADDING;
 use twotower_artifacts::{ArtifactError, CodeBatch, Column, FieldShape, TowerSchema};
 
 /// Rows of every run. Batches of 256 to 512 stay in cache; a fixed number keeps the bits of a row
@@ -55,6 +56,7 @@ impl OrtEngine {
         })?;
         let session = load(environment, path).map_err(|e| ModelError::runtime("load", path, e))?;
         let metadata = metadata(&session, path)?;
+        check_schema(&metadata.schema)?;
         check_data_file(path, &metadata)?;
         let names: Vec<&str> = session.inputs().iter().map(|i| i.name()).collect();
         let fields: Vec<&str> = metadata.schema.fields.iter().map(|f| f.name.as_str()).collect();
@@ -147,8 +149,8 @@ impl Input {
             (Input::Padded { codes, len }, Column::Ragged(from)) => {
                 codes.fill(0);
                 for (to, row) in codes.chunks_exact_mut(*len).zip(rows) {
-                    let row = from.row(row);
-                    to[*len - row.len()..].iter_mut().zip(row).for_each(|(to, from)| *to = *from as i32);
+                    let newest_first = from.row(row).iter().rev().filter(|code| **code != PADDING);
+                    to.iter_mut().rev().zip(newest_first).for_each(|(to, from)| *to = *from as i32);
                 }
             }
             (Input::Dense { values, width }, Column::Dense { values: from, .. }) => {

@@ -93,7 +93,7 @@ pub fn every_shape(seed: u64) -> Tower {
     tower(draw, fields, 16, &[48, 32, 24])
 }
 
-/// Random valid rows; sequences of every length from none, with padding inside some.
+/// Random valid rows; ragged rows of every length from none to beyond the limit, with padding inside some.
 pub fn batch(draw: &mut Draw, schema: &TowerSchema, rows: usize) -> CodeBatch {
     let mut batch = CodeBatch::empty(schema);
     for (field, column) in schema.fields.iter().zip(&mut batch.columns) {
@@ -106,7 +106,7 @@ pub fn batch(draw: &mut Draw, schema: &TowerSchema, rows: usize) -> CodeBatch {
                     FieldShape::Bag { cardinality, max_len, .. } | FieldShape::Sequence { cardinality, max_len, .. },
                     Column::Ragged(ragged),
                 ) => {
-                    let len = draw.below(*max_len as usize + 1);
+                    let len = draw.below(*max_len as usize + 3);
                     ragged.push_row((0..len).map(|_| draw.below(*cardinality as usize) as u32));
                 }
                 (FieldShape::Dense { width }, Column::Dense { values, .. }) => {
@@ -138,23 +138,27 @@ fn naive_row(tower: &Tower, batch: &CodeBatch, row: usize) -> Vec<f64> {
         table.data[start..start + table.cols].iter().map(|v| f64::from(*v)).collect()
     };
     let mut x: Vec<f64> = Vec::new();
-    for (input, column) in tower.inputs.iter().zip(&batch.columns) {
+    for ((field, input), column) in tower.schema.fields.iter().zip(&tower.inputs).zip(&batch.columns) {
         match (input, column) {
             (TowerInput::Embedding { table }, Column::Code(codes)) => x.extend(embedding(table, codes[row])),
             (TowerInput::Dense, Column::Dense { width, values }) => {
                 x.extend(values[row * width..][..*width].iter().map(|v| f64::from(*v)));
             }
             (TowerInput::Pooled { table, pooling }, Column::Ragged(ragged)) => {
-                let codes = ragged.row(row);
-                let weight = |i: usize| match pooling {
-                    _ if codes[i] == PADDING => 0.0,
+                let (FieldShape::Bag { max_len, .. } | FieldShape::Sequence { max_len, .. }) = &field.shape else {
+                    unreachable!("pooled fields are ragged")
+                };
+                let mut codes: Vec<u32> = ragged.row(row).iter().copied().filter(|c| *c != PADDING).collect();
+                codes.reverse();
+                codes.truncate(*max_len as usize);
+                let weight = |position: usize| match pooling {
                     Pooling::Mean => 1.0,
-                    Pooling::Position(logits) => f64::from(logits[codes.len() - 1 - i]).exp(),
+                    Pooling::Position(logits) => f64::from(logits[position]).exp(),
                 };
                 let total: f64 = (0..codes.len()).map(weight).sum();
                 let mut pooled = vec![0.0; tower.tables[table].cols];
-                for i in (0..codes.len()).filter(|i| codes[*i] != PADDING) {
-                    pooled.iter_mut().zip(embedding(table, codes[i])).for_each(|(p, e)| *p += weight(i) / total * e);
+                for (i, code) in codes.iter().enumerate() {
+                    pooled.iter_mut().zip(embedding(table, *code)).for_each(|(p, e)| *p += weight(i) / total * e);
                 }
                 x.extend(pooled);
             }

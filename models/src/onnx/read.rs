@@ -30,7 +30,12 @@ pub fn read(path: &Path) -> Result<(Tower, Metadata), ModelError> {
     if size > i32::MAX as u64 {
         return Err(corrupt(format!("{size} bytes, more than an ONNX file can have")).into());
     }
-    let bytes = Bytes::from(std::fs::read(path).map_err(io)?);
+    decode(path, std::fs::read(path).map_err(io)?.into())
+}
+
+/// [`read`] for the content of the file at `path`.
+pub(super) fn decode(path: &Path, bytes: Bytes) -> Result<(Tower, Metadata), ModelError> {
+    let corrupt = |reason: String| ArtifactError::Corrupt { path: path.to_path_buf(), reason };
     let not_onnx = |e: prost::DecodeError| corrupt(format!("not an ONNX model, or damaged: {e}"));
     let model = ModelEnvelope::decode(bytes).map_err(not_onnx)?;
     let mut pairs = BTreeMap::new();

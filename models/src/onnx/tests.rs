@@ -1,10 +1,12 @@
 //! Files written and read back, and files that are damaged.
 
 use super::export::export_with_limit;
+use super::read::decode;
 use super::*;
 use crate::engine::samples::{Draw, batch, every_shape, tower};
-use crate::engine::{EngineKind, open, verify};
+use crate::engine::{Engine, EngineKind, open, verify};
 use crate::error::ModelError;
+use crate::native::NativeEngine;
 use crate::tower::{Layer, Pooling, Tower};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -41,7 +43,7 @@ fn field(kind: u32, i: usize, size: u32) -> FieldShape {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
     #[test]
     fn a_tower_is_read_back_bit_for_bit(
@@ -174,23 +176,22 @@ fn damaged_files_never_panic() {
     let path = dir.path().join("t.onnx");
     export(&small, &path, &BTreeMap::new()).unwrap();
     let good = fs::read(&path).unwrap();
-    let damaged = dir.path().join("damaged.onnx");
     let rows = batch(draw, &small.schema, 10);
     let try_bytes = |bytes: &[u8]| -> bool {
-        fs::write(&damaged, bytes).unwrap();
-        let result = read(&damaged);
-        if let Ok((tower, _)) = &result {
+        let result = decode(&path, bytes.to_vec().into());
+        let is_ok = result.is_ok();
+        if let Ok((tower, _)) = result {
             // What passes the checks must run; its schema may have changed within them.
-            let _ = crate::native::embed(tower, &rows);
+            let _ = NativeEngine::new(tower.into()).unwrap().embed(&rows, &mut [0.0; 20]);
         }
-        result.is_ok()
+        is_ok
     };
     assert!(try_bytes(&good));
     for end in 0..good.len() {
         assert!(!try_bytes(&good[..end]), "truncated to {end} of {} bytes", good.len());
     }
     for at in 0..good.len() {
-        for value in [0x00, 0xff, good[at] ^ 1, good[at] ^ 0x80, draw.byte()] {
+        for value in [0xff, good[at] ^ 1, draw.byte()] {
             let mut bytes = good.clone();
             bytes[at] = value;
             try_bytes(&bytes);
