@@ -138,6 +138,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     const MAGIC: &str = "twotower-test";
+    type Rows = Vec<(String, Option<i64>, Vec<f64>)>;
 
     fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<(u32, T), ArtifactError> {
         decode(bytes, "sample.bin", MAGIC, 3)
@@ -192,9 +193,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_value_survives(value: Vec<(String, Option<i64>, Vec<f64>)>) {
+        fn any_value_survives(value: Rows) {
             let bytes = encode(MAGIC, 3, &value).unwrap();
-            let (_, back): (u32, Vec<(String, Option<i64>, Vec<f64>)>) = read(&bytes).unwrap();
+            let back = read::<Rows>(&bytes).unwrap().1;
             prop_assert_eq!(encode(MAGIC, 3, &back).unwrap(), bytes);
         }
     }

@@ -13,27 +13,26 @@ use std::sync::Arc;
 const CHECKPOINT_ROWS: u64 = 1 << 16;
 
 /// A counted text file: its rows, and where every 65,536th begins.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Counted {
     /// Rows, the header not among them.
     pub rows: u64,
     checkpoints: Vec<Position>,
+    end: Position,
 }
 
 impl Counted {
     /// Counts what is left of `records`.
     pub fn count(records: &mut Records) -> Result<Self, TableError> {
-        let mut counted = Counted::default();
-        loop {
-            let position = records.position();
-            if !records.skip()? {
-                return Ok(counted);
-            }
-            if counted.rows % CHECKPOINT_ROWS == 0 {
-                counted.checkpoints.push(position);
+        let mut counted = Counted { rows: 0, checkpoints: Vec::new(), end: records.position() };
+        while records.skip()? {
+            if counted.rows.is_multiple_of(CHECKPOINT_ROWS) {
+                counted.checkpoints.push(counted.end);
             }
             counted.rows += 1;
+            counted.end = records.position();
         }
+        Ok(counted)
     }
 }
 
@@ -42,6 +41,7 @@ pub fn skip_rows(records: &mut Records, rows: u64, counted: Option<&Counted>) ->
     let mut skipped = 0;
     if let Some(counted) = counted {
         if rows >= counted.rows {
+            records.seek(counted.end)?;
             return Ok(counted.rows);
         }
         let checkpoint = rows / CHECKPOINT_ROWS;
