@@ -1,1 +1,31 @@
-//! The stages of twotower as functions: configuration, encode, train, infer, recall, evaluate, run, synth.
+//! The stages of twotower as functions: each reads tables and earlier artifacts, writes its own
+//! artifact with a manifest, and says what it did.
+//!
+//! ```text
+//! encode-features -> train -> infer (items, users) -> recall -> evaluate
+//! ```
+
+pub mod cancel;
+mod columns;
+pub mod config;
+pub mod dataset;
+pub mod demo;
+mod duplicates;
+pub mod encode;
+pub mod error;
+pub mod evaluate;
+mod exclusions;
+mod id_index;
+pub mod infer;
+pub mod init;
+pub mod progress;
+pub mod recall;
+pub mod run;
+pub mod shard;
+mod side_files;
+pub mod split;
+pub mod stage;
+mod stream;
+pub mod train;
+
+pub use twotower_synth as synth;

@@ -1,0 +1,574 @@
+//! `pipeline.toml`: one file describes a job.
+
+use crate::error::PipelineError;
+use crate::split::SplitConfig;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::path::{Path, PathBuf};
+use twotower_artifacts::{Compression, NeighbourFormat, Precision, Side};
+use twotower_encoders::{FeatureSpec, SideSpec};
+use twotower_index::IndexConfig;
+use twotower_models::engine::EngineKind;
+use twotower_models::model::ModelConfig;
+use twotower_models::train::TrainConfig;
+use twotower_tables::TableSpec;
+
+/// A whole job. Every section but `tables` and `features` has defaults.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The three raw tables.
+    pub tables: Tables,
+    /// What each tower sees.
+    pub features: Features,
+    /// How positives are held out.
+    #[serde(default)]
+    pub split: SplitConfig,
+    /// The model.
+    #[serde(default)]
+    pub model: ModelConfig,
+    /// How it is trained.
+    #[serde(default)]
+    pub train: TrainConfig,
+    /// How rows become vectors.
+    #[serde(default)]
+    pub infer: InferConfig,
+    /// The item index.
+    #[serde(default)]
+    pub index: IndexConfig,
+    /// What is retrieved for each user.
+    #[serde(default)]
+    pub recall: RecallConfig,
+    /// How the model is measured.
+    #[serde(default)]
+    pub evaluate: EvaluateConfig,
+}
+
+/// The raw tables of a job.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tables {
+    /// One row per user.
+    pub users: EntityTable,
+    /// One row per item.
+    pub items: EntityTable,
+    /// One row per positive.
+    pub interactions: InteractionTable,
+}
+
+/// A table of users or items: its id column, where it is and how it is written.
+#[derive(Debug, Clone)]
+pub struct EntityTable {
+    /// Column of the row's id.
+    pub id: String,
+    /// Where it is and how it is written.
+    pub source: TableSpec,
+}
+
+/// A table of interactions.
+#[derive(Debug, Clone)]
+pub struct InteractionTable {
+    /// Column of the user's id.
+    pub user: String,
+    /// Column of the item's id.
+    pub item: String,
+    /// Column of the time, if there is one; else the order of the rows counts as time.
+    pub timestamp: Option<String>,
+    /// Column of the weight, if there is one.
+    pub weight: Option<String>,
+    /// Where it is and how it is written.
+    pub source: TableSpec,
+}
+
+/// Splits the keys named in `own` off a table section; the rest describes the source.
+fn split_section<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    own: &[&str],
+) -> Result<(Vec<Option<String>>, TableSpec), D::Error> {
+    let mut section = toml::Table::deserialize(deserializer)?;
+    let mut values = Vec::with_capacity(own.len());
+    for key in own {
+        values.push(match section.remove(*key) {
+            None => None,
+            Some(toml::Value::String(text)) => Some(text),
+            Some(other) => {
+                return Err(D::Error::custom(format!("`{key}`: expected a column name, found {}", other.type_str())));
+            }
+        });
+    }
+    let source = TableSpec::deserialize(toml::Value::Table(section)).map_err(|e| D::Error::custom(e.message()))?;
+    Ok((values, source))
+}
+
+fn join_section<S: Serializer>(
+    serializer: S,
+    own: &[(&str, Option<&String>)],
+    source: &TableSpec,
+) -> Result<S::Ok, S::Error> {
+    use serde::ser::Error as _;
+    let mut section = serde_json::Map::new();
+    for (key, value) in own {
+        if let Some(value) = value {
+            section.insert(key.to_string(), serde_json::Value::String(value.to_string()));
+        }
+    }
+    if let serde_json::Value::Object(rest) = serde_json::to_value(source).map_err(S::Error::custom)? {
+        section.extend(rest.into_iter().filter(|(_, v)| !v.is_null()));
+    }
+    section.serialize(serializer)
+}
+
+impl<'de> Deserialize<'de> for EntityTable {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (mut own, source) = split_section(deserializer, &["id"])?;
+        let id = own.remove(0).ok_or_else(|| D::Error::missing_field("id"))?;
+        Ok(Self { id, source })
+    }
+}
+
+impl Serialize for EntityTable {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        join_section(serializer, &[("id", Some(&self.id))], &self.source)
+    }
+}
+
+impl<'de> Deserialize<'de> for InteractionTable {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (own, source) = split_section(deserializer, &["user", "item", "timestamp", "weight"])?;
+        let [user, item, timestamp, weight]: [Option<String>; 4] =
+            own.try_into().map_err(|_| D::Error::custom("four keys were asked for"))?;
+        Ok(Self {
+            user: user.ok_or_else(|| D::Error::missing_field("user"))?,
+            item: item.ok_or_else(|| D::Error::missing_field("item"))?,
+            timestamp,
+            weight,
+            source,
+        })
+    }
+}
+
+impl Serialize for InteractionTable {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let own = [
+            ("user", Some(&self.user)),
+            ("item", Some(&self.item)),
+            ("timestamp", self.timestamp.as_ref()),
+            ("weight", self.weight.as_ref()),
+        ];
+        join_section(serializer, &own, &self.source)
+    }
+}
+
+/// The features of both towers, in order.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Features {
+    /// Inputs of the user tower.
+    pub user: Vec<FeatureSpec>,
+    /// Inputs of the item tower.
+    pub item: Vec<FeatureSpec>,
+}
+
+/// `[infer]`: rows to vectors.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct InferConfig {
+    /// What runs the towers: `ort` (ONNX Runtime) or `native` (no shared library needed).
+    pub engine: EngineKind,
+    /// How vectors are stored: `f32` or `f16`.
+    pub precision: Precision,
+    /// Compression of vectors and of recalled items: `none`, `lz4` or `zstd`.
+    pub compression: Compression,
+    /// Rows read, encoded and embedded at a time.
+    pub batch_rows: usize,
+    /// Worker threads; 0 = one per available core.
+    pub workers: usize,
+}
+
+impl Default for InferConfig {
+    fn default() -> Self {
+        Self {
+            engine: EngineKind::default(),
+            precision: Precision::default(),
+            compression: Compression::default(),
+            batch_rows: 8192,
+            workers: 0,
+        }
+    }
+}
+
+/// `[recall]`: vectors to neighbours.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RecallConfig {
+    /// Items per user, at least 1; a user gets fewer only when fewer are eligible.
+    pub topk: usize,
+    /// Leave out items that the user's interactions already hold.
+    pub exclude_seen: bool,
+    /// A table of the only items to retrieve (column `item`, or the first).
+    pub allow: Option<ListTable>,
+    /// A table of items never to retrieve.
+    pub deny: Option<ListTable>,
+    /// A table of (user, item) pairs never to retrieve.
+    pub exclusions: Option<PairTable>,
+    /// How results are written: `parquet`, `parquet-long` or `jsonl`.
+    pub format: NeighbourFormat,
+}
+
+impl Default for RecallConfig {
+    fn default() -> Self {
+        Self {
+            topk: 50,
+            exclude_seen: true,
+            allow: None,
+            deny: None,
+            exclusions: None,
+            format: NeighbourFormat::default(),
+        }
+    }
+}
+
+/// A table whose one column of item ids matters.
+#[derive(Debug, Clone)]
+pub struct ListTable {
+    /// Column of the item's id.
+    pub item: String,
+    /// Where it is and how it is written.
+    pub source: TableSpec,
+}
+
+impl<'de> Deserialize<'de> for ListTable {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (mut own, source) = split_section(deserializer, &["item"])?;
+        Ok(Self { item: own.remove(0).ok_or_else(|| D::Error::missing_field("item"))?, source })
+    }
+}
+
+impl Serialize for ListTable {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        join_section(serializer, &[("item", Some(&self.item))], &self.source)
+    }
+}
+
+/// A table of (user, item) pairs.
+#[derive(Debug, Clone)]
+pub struct PairTable {
+    /// Column of the user's id.
+    pub user: String,
+    /// Column of the item's id.
+    pub item: String,
+    /// Where it is and how it is written.
+    pub source: TableSpec,
+}
+
+impl<'de> Deserialize<'de> for PairTable {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (mut own, source) = split_section(deserializer, &["user", "item"])?;
+        let item = own.pop().flatten().ok_or_else(|| D::Error::missing_field("item"))?;
+        let user = own.pop().flatten().ok_or_else(|| D::Error::missing_field("user"))?;
+        Ok(Self { user, item, source })
+    }
+}
+
+impl Serialize for PairTable {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        join_section(serializer, &[("user", Some(&self.user)), ("item", Some(&self.item))], &self.source)
+    }
+}
+
+/// Which items a held-out positive is ranked against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Ranking {
+    /// The whole catalogue, less the user's earlier items.
+    #[default]
+    Full,
+    /// The positive and 100 items drawn uniformly from those the user has no interaction with.
+    Sampled,
+}
+
+/// `[evaluate]`: how the model is measured on the test events.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvaluateConfig {
+    /// Cut-offs.
+    pub k: Vec<usize>,
+    /// `full` or `sampled` ranking.
+    pub ranking: Ranking,
+    /// The most users measured, drawn with the seed; 0 = all.
+    pub max_users: usize,
+    /// Seed of the draw of users and of sampled negatives.
+    pub seed: u64,
+}
+
+impl Default for EvaluateConfig {
+    fn default() -> Self {
+        Self { k: vec![10, 50, 100], ranking: Ranking::Full, max_users: 100_000, seed: 1 }
+    }
+}
+
+/// The value of an override.
+pub use toml::Value;
+
+/// A setting given on the command line: a dotted key and a TOML value.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Override {
+    /// Path of the setting: `train.epochs`.
+    pub key: String,
+    /// Its value.
+    pub value: toml::Value,
+}
+
+impl Override {
+    /// An override of a known key.
+    pub fn new(key: &str, value: impl Into<toml::Value>) -> Self {
+        Self { key: key.to_string(), value: value.into() }
+    }
+
+    /// Parses `key=value`; the value is TOML, or else taken as a string.
+    ///
+    /// # Errors
+    /// [`PipelineError::Usage`] without a `=`.
+    pub fn parse(text: &str) -> Result<Self, PipelineError> {
+        let Some((key, value)) = text.split_once('=') else {
+            return Err(PipelineError::usage(format!("--set {text}: expected key=value, such as train.epochs=3")));
+        };
+        let parsed = toml::from_str::<toml::Table>(&format!("v = {value}")).ok().and_then(|mut t| t.remove("v"));
+        Ok(Self {
+            key: key.trim().to_string(),
+            value: parsed.unwrap_or_else(|| toml::Value::String(value.to_string())),
+        })
+    }
+}
+
+impl Config {
+    /// Reads a job's file, applies overrides, and resolves table paths against the file's folder.
+    ///
+    /// # Errors
+    /// [`PipelineError::Config`] with position, and the nearest valid name for an unknown one.
+    pub fn load(path: &Path, overrides: &[Override]) -> Result<Self, PipelineError> {
+        let refuse = |reason: String| PipelineError::Config { path: path.to_path_buf(), reason };
+        let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => {
+                refuse("file not found; write one with `twotower init`, or give --config".into())
+            }
+            _ => refuse(e.to_string()),
+        })?;
+        // Without overrides, errors carry the line and column of the file itself.
+        let mut config: Config = if overrides.is_empty() {
+            toml::from_str(&text).map_err(|e| refuse(explain(&e.to_string())))?
+        } else {
+            let mut table: toml::Table = toml::from_str(&text).map_err(|e| refuse(explain(&e.to_string())))?;
+            overrides.iter().try_for_each(|o| apply(&mut table, o).map_err(&refuse))?;
+            Config::deserialize(toml::Value::Table(table)).map_err(|e| refuse(explain(&e.to_string())))?
+        };
+        let base = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        config.resolve(base);
+        config.validate().map_err(|e| refuse(e.to_string()))?;
+        Ok(config)
+    }
+
+    fn resolve(&mut self, base: &Path) {
+        let recall = &mut self.recall;
+        [&mut self.tables.users.source, &mut self.tables.items.source, &mut self.tables.interactions.source]
+            .into_iter()
+            .chain(recall.allow.as_mut().map(|t| &mut t.source))
+            .chain(recall.deny.as_mut().map(|t| &mut t.source))
+            .chain(recall.exclusions.as_mut().map(|t| &mut t.source))
+            .for_each(|source| *source = source.resolve(base));
+        for feature in self.features.user.iter_mut().chain(&mut self.features.item) {
+            if let FeatureSpec::Vector(vector) = feature
+                && let Some(file) = &mut vector.file
+            {
+                *file = base.join(&*file).to_string_lossy().into_owned();
+            }
+        }
+    }
+
+    fn validate(&self) -> Result<(), PipelineError> {
+        let positive = |name: &str, value: usize| match value {
+            0 => Err(PipelineError::usage(format!("`{name}` = 0: expected at least 1"))),
+            _ => Ok(()),
+        };
+        positive("recall.topk", self.recall.topk)?;
+        positive("infer.batch_rows", self.infer.batch_rows)?;
+        if self.evaluate.k.is_empty() || self.evaluate.k.contains(&0) {
+            return Err(PipelineError::usage("`evaluate.k`: expected at least one cut-off, each at least 1"));
+        }
+        self.split.validate()?;
+        twotower_encoders::validate(&self.side(Side::User), &self.side(Side::Item))?;
+        self.index.check()?;
+        Ok(())
+    }
+
+    /// The features of a side and its id column.
+    pub fn side(&self, side: Side) -> SideSpec {
+        let (table, features) = match side {
+            Side::User => (&self.tables.users, &self.features.user),
+            Side::Item => (&self.tables.items, &self.features.item),
+        };
+        SideSpec { id_column: table.id.clone(), features: features.clone() }
+    }
+
+    /// The table of a side.
+    pub fn table(&self, side: Side) -> &EntityTable {
+        match side {
+            Side::User => &self.tables.users,
+            Side::Item => &self.tables.items,
+        }
+    }
+
+    /// Worker threads of the streaming stages.
+    pub fn workers(&self) -> usize {
+        match self.infer.workers {
+            0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+            n => n,
+        }
+    }
+}
+
+fn apply(table: &mut toml::Table, change: &Override) -> Result<(), String> {
+    let mut keys: Vec<&str> = change.key.split('.').collect();
+    let last = keys.pop().unwrap_or_default();
+    let mut at = table;
+    for key in keys {
+        let next = at.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        let kind = next.type_str();
+        at = next
+            .as_table_mut()
+            .ok_or_else(|| format!("setting `{}`: `{key}` is a {kind}, not a section", change.key))?;
+    }
+    at.insert(last.to_string(), change.value.clone());
+    Ok(())
+}
+
+/// Adds the nearest valid name to serde's message on an unknown one.
+fn explain(message: &str) -> String {
+    let message = message.trim_end();
+    let Some(at) = ["unknown field `", "unknown variant `"].iter().find_map(|m| message.find(m).map(|p| p + m.len()))
+    else {
+        return message.to_string();
+    };
+    let names: Vec<&str> = message[at..].split('`').collect();
+    let (found, valid) = (names[0], names.iter().skip(2).step_by(2));
+    let nearest = valid
+        .map(|name| (strsim::jaro_winkler(found, name), *name))
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .filter(|(likeness, _)| *likeness > 0.7);
+    match nearest {
+        Some((_, name)) => format!("{message}\ndid you mean `{name}`?"),
+        None => message.to_string(),
+    }
+}
+
+/// Where a run keeps what.
+#[derive(Debug, Clone)]
+pub struct RunDir(PathBuf);
+
+impl RunDir {
+    /// The layout under `root`.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self(root.into())
+    }
+
+    /// The run's folder.
+    pub fn root(&self) -> &Path {
+        &self.0
+    }
+
+    /// Encoder state, encoded items, encoded users with positives, joined interactions.
+    pub fn encoders(&self) -> PathBuf {
+        self.0.join("encoders")
+    }
+
+    /// Towers, checkpoints and the training report.
+    pub fn towers(&self) -> PathBuf {
+        self.0.join("towers")
+    }
+
+    /// Vector parts of one side.
+    pub fn vectors(&self, side: Side) -> PathBuf {
+        self.0.join("vectors").join(side.to_string())
+    }
+
+    /// The item index.
+    pub fn index(&self) -> PathBuf {
+        self.0.join("index")
+    }
+
+    /// Recalled items per user.
+    pub fn recall(&self) -> PathBuf {
+        self.0.join("recall")
+    }
+
+    /// Metrics.
+    pub fn evaluation(&self) -> PathBuf {
+        self.0.join("evaluation")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = r#"
+[tables.users]
+path = "users"
+id = "user_id"
+[tables.items]
+path = "items.parquet"
+id = "product_id"
+[tables.interactions]
+path = "/abs/orders.csv"
+user = "user_id"
+item = "product_id"
+timestamp = "ts"
+[[features.user]]
+name = "city"
+kind = "categorical"
+[[features.item]]
+name = "price"
+kind = "numeric"
+"#;
+
+    fn load(text: &str, overrides: &[Override]) -> Result<Config, PipelineError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipeline.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(&path, overrides)
+    }
+
+    #[test]
+    fn a_minimal_job_loads_with_defaults_and_survives_a_round_trip() {
+        let config = load(MINIMAL, &[]).unwrap();
+        assert_eq!((config.recall.topk, config.tables.users.id.as_str()), (50, "user_id"));
+        assert_eq!(config.tables.interactions.timestamp.as_deref(), Some("ts"));
+        let json = serde_json::to_string(&config).unwrap();
+        let again: Config = serde_json::from_str(&json).unwrap();
+        assert_eq!(serde_json::to_string(&again).unwrap(), json);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_the_nearest_name() {
+        for (section, nearest) in [
+            ("\n[recal]\ntopk = 3\n", "recall"),
+            ("\n[recall]\ntop_k = 3\n", "topk"),
+            ("\n[split]\nkind = \"leave_one_out\"\n", "leave_last_out"),
+        ] {
+            let message = load(&format!("{MINIMAL}{section}"), &[]).unwrap_err().to_string();
+            assert!(message.contains(&format!("did you mean `{nearest}`?")), "{message}");
+        }
+        let typo = MINIMAL.replace("path = \"users\"", "pth = \"users\"");
+        let error = load(&typo, &[]).unwrap_err();
+        assert!(error.to_string().contains("did you mean `path`?"), "{error}");
+        assert_eq!(error.exit_code(), 2);
+    }
+
+    #[test]
+    fn overrides_reach_nested_settings_and_are_checked_too() {
+        let config = load(MINIMAL, &[Override::parse("recall.topk=7").unwrap()]).unwrap();
+        assert_eq!(config.recall.topk, 7);
+        assert!(load(MINIMAL, &[Override::new("recall.topk", 0)]).unwrap_err().to_string().contains("recall.topk"));
+        assert!(load(MINIMAL, &[Override::new("recall.tpk", 1)]).is_err());
+    }
+}

@@ -1,0 +1,124 @@
+//! Encoded tables of a run, read back: what training and evaluation work on.
+
+use crate::config::RunDir;
+use crate::encode::files;
+use crate::error::PipelineError;
+use crate::split::SplitConfig;
+use crate::stage::require;
+use std::path::Path;
+use twotower_artifacts::{
+    ArtifactError, CodeBatch, CodesReader, Fingerprint, Id, Ids, Interactions, Manifest, Side, TowerSchema,
+    read_interactions,
+};
+use twotower_encoders::EncoderState;
+use twotower_models::examples::TrainingSet;
+
+/// A run's encoded tables.
+pub struct Dataset {
+    /// What trains; user and item rows in the order of the ids below.
+    pub set: TrainingSet,
+    /// Ids of the encoded users.
+    pub user_ids: Ids,
+    /// Ids of the encoded items, ascending.
+    pub item_ids: Ids,
+    /// The encoder state.
+    pub state: EncoderState,
+    /// The manifest of `encode-features`.
+    pub manifest: Manifest,
+}
+
+impl Dataset {
+    /// Reads everything `encode-features` wrote, with roles by `split`.
+    ///
+    /// # Errors
+    /// Missing or damaged files; files of another encoder state.
+    pub fn load(stage: &'static str, run: &RunDir, split: &SplitConfig) -> Result<Self, PipelineError> {
+        let dir = run.encoders();
+        let manifest = require(stage, &dir.join(files::MANIFEST), "twotower encode-features")?;
+        let state = EncoderState::load(&dir)?;
+        let (user_schema, item_schema) = (state.schema(Side::User), state.schema(Side::Item));
+        let (user_ids, users) = read_side(&dir.join(files::USERS), &user_schema)?;
+        let (item_ids, items) = read_side(&dir.join(files::ITEMS), &item_schema)?;
+        let interactions = read_events(&dir, &state)?;
+        let item_codes = state.item_codes(&item_ids.to_array(0..item_ids.len()))?;
+        let roles = split.roles(&interactions);
+        let set = TrainingSet { user_schema, item_schema, users, items, item_codes, interactions, roles };
+        Ok(Self { set, user_ids, item_ids, state, manifest })
+    }
+}
+
+/// Encoded rows of one side, of exactly the encoder state at hand.
+fn read_side(path: &Path, schema: &TowerSchema) -> Result<(Ids, CodeBatch), PipelineError> {
+    let reader = CodesReader::open(path)?;
+    check_state(path, &schema.encoder, &reader.info().schema.encoder)?;
+    Ok(reader.load()?)
+}
+
+fn read_events(dir: &Path, state: &EncoderState) -> Result<Interactions, PipelineError> {
+    let path = dir.join(files::INTERACTIONS);
+    let (info, interactions) = read_interactions(&path)?;
+    check_state(&path, state.fingerprint(), &info.encoder)?;
+    Ok(interactions)
+}
+
+fn check_state(path: &Path, expected: &Fingerprint, found: &Fingerprint) -> Result<(), PipelineError> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(ArtifactError::Mismatch {
+        what: path.display().to_string(),
+        expected_from: "encoders with fingerprint".into(),
+        expected: expected.to_string(),
+        found_from: "rows encoded with fingerprint".into(),
+        found: found.to_string(),
+        advice: "run `twotower encode-features --force`".into(),
+    }
+    .into())
+}
+
+/// Each user's most recent items at inference time, by user id.
+pub struct History {
+    users: crate::id_index::IdIndex,
+    interactions: Interactions,
+    item_codes: Vec<u32>,
+    item_ids: Ids,
+}
+
+impl History {
+    /// The history of every encoded user of a run.
+    ///
+    /// # Errors
+    /// Missing or damaged files.
+    pub fn load(run: &RunDir, state: &EncoderState) -> Result<Self, PipelineError> {
+        let dir = run.encoders();
+        let (user_ids, _) = read_side(&dir.join(files::USERS), &state.schema(Side::User))?;
+        let (item_ids, _) = read_side(&dir.join(files::ITEMS), &state.schema(Side::Item))?;
+        let interactions = read_events(&dir, state)?;
+        let item_codes = state.item_codes(&item_ids.to_array(0..item_ids.len()))?;
+        let users = crate::id_index::IdIndex::new(user_ids).map_err(|(a, b)| {
+            PipelineError::Data(format!(
+                "encoded users: rows {a} and {b} have one id; run `twotower encode-features --force`"
+            ))
+        })?;
+        Ok(Self { users, interactions, item_codes, item_ids })
+    }
+
+    /// Item rows of a user, oldest first; empty for a user without history.
+    pub fn items(&self, user: Id<'_>) -> &[u32] {
+        match self.users.find(user) {
+            Some(user) => &self.interactions.items[self.interactions.events(user as usize)],
+            None => &[],
+        }
+    }
+
+    /// Item codes of the user's last `max_len` items, oldest first.
+    pub fn sequence(&self, user: Id<'_>, max_len: usize) -> impl Iterator<Item = u32> + '_ {
+        let items = self.items(user);
+        items[items.len().saturating_sub(max_len)..].iter().map(|i| self.item_codes[*i as usize])
+    }
+
+    /// Ids of the item rows.
+    pub fn item_ids(&self) -> &Ids {
+        &self.item_ids
+    }
+}

@@ -1,0 +1,156 @@
+//! `demo`: synthetic data, a job that describes it, and a whole run on it.
+
+use crate::cancel::Cancel;
+use crate::config::{Config, Override, RunDir};
+use crate::error::PipelineError;
+use crate::evaluate::{self, MetricsFile};
+use crate::progress::Progress;
+use crate::run::{RunOptions, Stage, run_all};
+use crate::stage::{Context, Outcome, create_dir};
+use arrow_array::RecordBatch;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+use twotower_artifacts::neighbours::read_lists;
+use twotower_synth::{SynthConfig, SynthReport, generate};
+use twotower_tables::{ReadOptions, Table};
+
+/// The job that `demo` writes.
+pub const PIPELINE_TOML: &str = include_str!("demo_pipeline.toml");
+
+/// Users whose recalled items the report shows.
+const SHOWN_USERS: usize = 5;
+/// Items shown for each of them.
+const SHOWN_ITEMS: usize = 3;
+
+/// What `demo` is to do.
+#[derive(Debug, Clone)]
+pub struct DemoOptions {
+    /// Folder that gets `data`, `pipeline.toml` and `run`.
+    pub dir: PathBuf,
+    /// The data set.
+    pub data: SynthConfig,
+    /// Settings that differ from the demo's job.
+    pub overrides: Vec<Override>,
+    /// Redo every stage.
+    pub force: bool,
+    /// Whether progress is shown.
+    pub progress: Progress,
+    /// A request to stop.
+    pub cancel: Cancel,
+}
+
+/// What `demo` did.
+pub struct DemoReport {
+    /// The data set, with what an oracle and a constant ranker reach.
+    pub data: SynthReport,
+    /// Seconds of generating it.
+    pub data_seconds: f64,
+    /// Stages in order.
+    pub stages: Vec<(Stage, Outcome)>,
+    /// Metrics of the model and the baselines.
+    pub metrics: MetricsFile,
+    /// Some users and their best items.
+    pub shown: Vec<ShownUser>,
+}
+
+/// A user and the items recalled first.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct ShownUser {
+    /// The user's id.
+    pub user: String,
+    /// Best items first.
+    pub items: Vec<ShownItem>,
+}
+
+/// A recalled item with its attributes.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct ShownItem {
+    /// The item's id.
+    pub item: String,
+    /// Cosine similarity to the user.
+    pub cosine_similarity: f32,
+    /// The row of the items table.
+    pub attributes: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Generates data, writes the job, runs it, and reads back what a reader wants to see.
+///
+/// # Errors
+/// Whatever a stage refuses.
+pub fn demo(options: &DemoOptions, mut done: impl FnMut(Stage, &Outcome)) -> Result<DemoReport, PipelineError> {
+    create_dir(&options.dir)?;
+    let started = Instant::now();
+    let data_dir = options.dir.join("data");
+    let mut bar = options.progress.bar("synth", options.data.users, "users");
+    let data = generate(&options.data, &data_dir, &mut |rows| bar.advance(rows))?;
+    drop(bar);
+    let data_seconds = started.elapsed().as_secs_f64();
+    let config_path = options.dir.join("pipeline.toml");
+    if !config_path.exists() {
+        twotower_artifacts::publish::publish_bytes(&config_path, PIPELINE_TOML.as_bytes())?;
+    }
+    let context = Context {
+        config: Config::load(&config_path, &options.overrides)?,
+        run: RunDir::new(options.dir.join("run")),
+        force: options.force,
+        progress: options.progress,
+        cancel: options.cancel.clone(),
+    };
+    let mut stages = Vec::new();
+    run_all(&context, &RunOptions::default(), |stage, outcome| {
+        done(stage, outcome);
+        stages.push((stage, outcome.clone()));
+    })?;
+    let metrics = evaluate::read_metrics(&context.run.evaluation().join(evaluate::files::METRICS))?;
+    let shown = shown_users(&context)?;
+    Ok(DemoReport { data, data_seconds, stages, metrics, shown })
+}
+
+fn shown_users(context: &Context) -> Result<Vec<ShownUser>, PipelineError> {
+    let entity = &context.config.tables.items;
+    let items = Table::open("items", &entity.source)?;
+    let columns: Vec<String> = items.columns().iter().map(|c| c.name.clone()).collect();
+    let options = ReadOptions { columns: &columns, rows: 0..items.rows()?, batch_rows: 65_536 };
+    let batches = items.read(options)?.map(|b| Ok(b?.batch)).collect::<Result<Vec<_>, PipelineError>>()?;
+    let table = crate::columns::concat("items", &batches)?;
+    let ids = crate::columns::id_column("items", &table, &entity.id, 0)?;
+
+    let part = first_part(&context.run.recall())?;
+    let mut shown = Vec::new();
+    let Some(lists) = read_lists(&part, SHOWN_USERS)?.next().transpose()? else { return Ok(shown) };
+    for (user, ends) in lists.users.iter().zip(lists.offsets.windows(2)) {
+        let items = (ends[0]..ends[1]).take(SHOWN_ITEMS).map(|at| {
+            let item = lists.items.get(at);
+            let row = ids.iter().position(|id| id == item);
+            let attributes = row.map(|row| attributes(&table, row, &entity.id)).unwrap_or_default();
+            ShownItem { item: item.to_string(), cosine_similarity: lists.scores[at], attributes }
+        });
+        shown.push(ShownUser { user: user.to_string(), items: items.collect() });
+    }
+    Ok(shown)
+}
+
+fn first_part(dir: &Path) -> Result<PathBuf, PipelineError> {
+    let entries = std::fs::read_dir(dir).map_err(PipelineError::io("list", dir))?;
+    let mut parts: Vec<PathBuf> = entries
+        .filter_map(|e| e.ok().map(|e| e.path()))
+        .filter(|p| p.extension().is_some_and(|e| e == "parquet"))
+        .collect();
+    parts.sort();
+    parts.into_iter().next().ok_or_else(|| PipelineError::MissingInput {
+        stage: "demo",
+        path: dir.join("part-*.parquet"),
+        advice: "run `twotower recall` first".into(),
+    })
+}
+
+fn attributes(table: &RecordBatch, row: usize, id: &str) -> serde_json::Map<String, serde_json::Value> {
+    let schema = table.schema();
+    let shown = schema.fields().iter().zip(table.columns()).filter(|(field, _)| field.name() != id);
+    shown
+        .map(|(field, column)| {
+            let text = arrow_cast::display::array_value_to_string(column, row).unwrap_or_default();
+            (field.name().clone(), serde_json::Value::String(text))
+        })
+        .collect()
+}

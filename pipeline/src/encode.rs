@@ -1,0 +1,372 @@
+//! `encode-features`: fits the encoders, then encodes items, users with positives, and interactions.
+
+use crate::columns::{self, StagedTable};
+use crate::duplicates::DuplicateFinder;
+use crate::error::PipelineError;
+use crate::id_index::{IdIndex, hash};
+use crate::side_files::{SideFiles, read_columns};
+use crate::stage::{Context, Outcome, StageKey, create_dir, rows};
+use arrow_array::{ArrayRef, Float32Array, Int64Array, RecordBatch};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+use twotower_artifacts::{
+    CodeBatch, CodesInfo, CodesWriter, Compression, FileEntry, Id, IdKind, Ids, Side, write_interactions,
+};
+use twotower_encoders::{EncodeCounts, EncoderFit, EncoderState, store};
+use twotower_queries::{STAGED, distinct_users, join_events};
+use twotower_tables::{ReadOptions, Table};
+
+/// Rows read at a time.
+const BATCH_ROWS: usize = 16_384;
+
+/// Options of the stage beside the job's own.
+#[derive(Debug, Clone, Default)]
+pub struct EncodeOptions {
+    /// An earlier run's encoder folder whose vocabularies are extended: old codes never move.
+    pub update: Option<PathBuf>,
+}
+
+/// File names inside the encoder folder.
+pub mod files {
+    /// The stage's manifest.
+    pub const MANIFEST: &str = "manifest.json";
+    /// Encoded users that have positives.
+    pub const USERS: &str = "users.parquet";
+    /// Encoded items, sorted by id.
+    pub const ITEMS: &str = "items.parquet";
+    /// Joined interactions in time order.
+    pub const INTERACTIONS: &str = "interactions.parquet";
+}
+
+/// Runs the stage.
+///
+/// Two passes over the users: one fits vocabularies and bounds, one encodes those that have
+/// positives (only they train). Items and interactions are held in memory; users are not.
+///
+/// # Errors
+/// Any table, encoder or I/O error; duplicate ids; a table without rows.
+pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Outcome, PipelineError> {
+    let started = Instant::now();
+    let tables = &context.config.tables;
+    let users = Table::open("users", &tables.users.source)?;
+    let items = Table::open("items", &tables.items.source)?;
+    let interactions = Table::open("interactions", &tables.interactions.source)?;
+    let joins = SideFiles::open(context)?;
+    let previous = options.update.as_ref().map(EncoderState::load).transpose()?;
+
+    let mut inputs = vec![
+        ("users", users.fingerprint()),
+        ("items", items.fingerprint()),
+        ("interactions", interactions.fingerprint()),
+    ];
+    inputs.extend(previous.as_ref().map(|state| ("previous encoders", state.fingerprint().clone())));
+    inputs.extend(joins.inputs());
+    let settings = serde_json::json!({ "tables": tables, "features": context.config.features });
+    let key = StageKey::new("encode-features", inputs, settings);
+    let dir = context.run.encoders();
+    let manifest_path = dir.join(files::MANIFEST);
+    if !context.force
+        && let Some(manifest) = key.current(&manifest_path)?
+    {
+        return Ok(Outcome { skipped: true, manifest });
+    }
+    create_dir(&dir)?;
+    twotower_artifacts::publish::remove_stale_temps(&dir)?;
+    let _ = std::fs::remove_file(&manifest_path);
+
+    let encode = Encode { context, dir: &dir, joins };
+    let item_table = encode.read_items(&items)?;
+    let staged = encode.stage_interactions(&interactions, &users, &item_table.ids)?;
+    let user_kind = columns::id_kind(&users, &tables.users.id)?;
+    let positive = IdIndex::new(distinct_users(staged.path(), user_kind)?).map_err(|(a, b)| {
+        PipelineError::Data(format!(
+            "distinct users of interactions: rows {a} and {b} are equal; please report this as a bug"
+        ))
+    })?;
+
+    let mut fit = EncoderFit::new(context.config.side(Side::User), context.config.side(Side::Item))?;
+    fit.fit_batch(Side::Item, &item_table.batch)?;
+    let seen = encode.fit_users(&users, &mut fit)?;
+    let state = match previous {
+        Some(previous) => previous.update(fit)?,
+        None => fit.finish()?,
+    };
+
+    let mut counts = BTreeMap::new();
+    let (item_entry, item_counts) = encode.encode_items(&state, &item_table)?;
+    counts.insert(Side::Item, item_counts);
+    let (user_entry, user_ids, user_counts) = encode.encode_users(&users, &state, &positive)?;
+    counts.insert(Side::User, user_counts);
+    let (events, event_counts) = join_events(staged.path(), &user_ids, &item_table.ids)?;
+    if events.is_empty() {
+        return Err(PipelineError::Data(format!(
+            "interactions: none of {} rows names both a user of `users` and an item of `items`; check `tables.interactions.user` and `.item`",
+            event_counts.rows
+        )));
+    }
+    let events_entry = write_interactions(
+        dir.join(files::INTERACTIONS),
+        &events,
+        item_table.ids.len() as u64,
+        state.fingerprint(),
+        Compression::Lz4,
+    )?;
+    let mut entries = vec![item_entry, user_entry, events_entry];
+    state.save(&dir)?;
+    entries.push(FileEntry::of_file(&dir, store::MANIFEST, 0)?);
+    for (table, vocabulary) in state.vocabularies() {
+        entries.push(FileEntry::of_file(&dir, &store::vocabulary_file(table), vocabulary.len() as u64)?);
+    }
+
+    let rows = rows([
+        ("users", seen),
+        ("users with positives", user_ids.len() as u64),
+        ("items", item_table.ids.len() as u64),
+        ("interactions", event_counts.rows),
+        ("interactions kept", event_counts.kept),
+        ("interactions of unknown items", event_counts.unknown_item),
+        ("interactions of unknown users", event_counts.unknown_user),
+    ]);
+    let mut manifest = key.manifest(entries, rows, started);
+    manifest.fingerprint = state.fingerprint().clone();
+    for (what, n) in [("items", event_counts.unknown_item), ("users", event_counts.unknown_user)] {
+        if n > 0 {
+            let warning = format!(
+                "{n} of {} interactions name {what} that are not in the {what} table: left out",
+                event_counts.rows
+            );
+            tracing::warn!("encode-features: {warning}");
+            manifest.warnings.push(warning);
+        }
+    }
+    for (side, counts) in &counts {
+        manifest.warnings.extend(warn_of("encode-features", *side, counts));
+    }
+    manifest.details = serde_json::json!({
+        "vocabularies": vocabularies(&state),
+        "encoded": counts,
+        "content": crate::stage::content_fingerprint(&manifest.files),
+    });
+    manifest.write(&manifest_path)?;
+    Ok(Outcome { skipped: false, manifest })
+}
+
+/// Logs and returns what a person should know about encoded rows.
+pub(crate) fn warn_of(stage: &str, side: Side, counts: &EncodeCounts) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (name, c) in &counts.features {
+        let kinds = [
+            (c.not_finite, "not finite: taken as missing"),
+            (c.junk, "unreadable"),
+            (c.truncated, "beyond max_len: dropped"),
+        ];
+        for (n, what) in kinds.into_iter().filter(|(n, _)| *n > 0) {
+            let warning = format!("{side} feature `{name}`: {n} of {} values {what}", c.values);
+            tracing::warn!("{stage}: {warning}");
+            warnings.push(warning);
+        }
+    }
+    warnings
+}
+
+/// Size and fingerprint of every vocabulary.
+fn vocabularies(state: &EncoderState) -> serde_json::Value {
+    let of = |(table, v): (&str, &Arc<twotower_encoders::Vocabulary>)| {
+        (table.to_string(), serde_json::json!({ "values": v.len(), "fingerprint": v.fingerprint() }))
+    };
+    state.vocabularies().map(of).collect::<serde_json::Map<_, _>>().into()
+}
+
+/// Items read whole, sorted by id.
+struct ItemTable {
+    ids: Ids,
+    /// The table in id order.
+    batch: RecordBatch,
+}
+
+struct Encode<'a> {
+    context: &'a Context,
+    dir: &'a Path,
+    joins: SideFiles,
+}
+
+impl Encode<'_> {
+    /// A raw batch with the columns of its side's vector files.
+    fn join(&self, side: Side, batch: RecordBatch, first_row: u64) -> Result<RecordBatch, PipelineError> {
+        self.joins.join(&self.context.config.side(side), side, batch, first_row)
+    }
+
+    fn side_columns(&self, side: Side) -> Vec<String> {
+        read_columns(&self.context.config.side(side))
+    }
+
+    fn read_items(&self, items: &Table) -> Result<ItemTable, PipelineError> {
+        items.require_rows()?;
+        let columns = self.side_columns(Side::Item);
+        let options = ReadOptions { columns: &columns, rows: 0..items.rows()?, batch_rows: BATCH_ROWS };
+        let batches =
+            items.read(options)?.map(|b| Ok(b?.batch)).collect::<Result<Vec<RecordBatch>, PipelineError>>()?;
+        let batch = columns::concat("items", &batches)?;
+        let id = &self.context.config.tables.items.id;
+        let ids = columns::id_column("items", &batch, id, 0)?;
+        if let Some((first, second)) = ids.duplicate() {
+            return Err(duplicate_id("items", id, ids.get(first), first as u64, second as u64));
+        }
+        let order = ids.sorted_positions();
+        let mut ascending = Ids::new(ids.kind());
+        ascending.extend_from(&ids, order.iter().copied());
+        let sorted = columns::take("items", &batch, &order)?;
+        Ok(ItemTable { ids: ascending, batch: self.join(Side::Item, sorted, 0)? })
+    }
+
+    /// Writes the interactions table in the one form the queries read.
+    fn stage_interactions(&self, table: &Table, users: &Table, items: &Ids) -> Result<StagedTable, PipelineError> {
+        table.require_rows()?;
+        let spec = &self.context.config.tables.interactions;
+        let user_kind = columns::id_kind(users, &self.context.config.tables.users.id)?;
+        let wanted: Vec<String> = [Some(&spec.user), Some(&spec.item), spec.timestamp.as_ref(), spec.weight.as_ref()]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect();
+        let total = table.rows()?;
+        let mut bar = self.context.progress.bar("read positives", total, "rows");
+        let mut staged = StagedTable::new(self.dir.join(format!(".interactions.tmp-{}.parquet", std::process::id())));
+        let options = ReadOptions { columns: &wanted, rows: 0..total, batch_rows: BATCH_ROWS };
+        for batch in table.read(options)? {
+            self.context.cancel.check("encode-features")?;
+            let batch = batch?;
+            let id = |column: &str, kind: IdKind| -> Result<ArrayRef, PipelineError> {
+                let mut ids = Ids::new(kind);
+                columns::append_ids(&mut ids, "interactions", &batch.batch, column, batch.first_row)?;
+                Ok(ids.to_array(0..ids.len()))
+            };
+            let n = batch.batch.num_rows();
+            let position: ArrayRef =
+                Arc::new(Int64Array::from_iter_values((0..n as i64).map(|r| batch.first_row as i64 + r)));
+            let time: ArrayRef = match &spec.timestamp {
+                Some(column) => {
+                    Arc::new(columns::timestamp_column("interactions", &batch.batch, column, batch.first_row)?)
+                }
+                None => position.clone(),
+            };
+            let weight: ArrayRef = match &spec.weight {
+                Some(column) => {
+                    Arc::new(columns::weight_column("interactions", &batch.batch, column, batch.first_row)?)
+                }
+                None => Arc::new(Float32Array::from(vec![1.0; n])),
+            };
+            let arrays = [id(&spec.user, user_kind)?, id(&spec.item, items.kind())?, time, weight, position];
+            let named = STAGED.into_iter().zip(arrays);
+            let batch = RecordBatch::try_from_iter(named)
+                .map_err(|e| PipelineError::Data(format!("stage interactions: {e}")))?;
+            staged.write(&batch)?;
+            bar.advance(n as u64);
+        }
+        staged.finish()?;
+        Ok(staged)
+    }
+
+    /// Fits every user row and refuses a user that stands twice. Returns the number of users.
+    fn fit_users(&self, users: &Table, fit: &mut EncoderFit) -> Result<u64, PipelineError> {
+        users.require_rows()?;
+        let id = &self.context.config.tables.users.id;
+        let columns = self.side_columns(Side::User);
+        let total = users.rows()?;
+        let mut bar = self.context.progress.bar("fit users", total, "rows");
+        let mut finder = DuplicateFinder::new();
+        let options = ReadOptions { columns: &columns, rows: 0..total, batch_rows: BATCH_ROWS };
+        for batch in users.read(options)? {
+            self.context.cancel.check("encode-features")?;
+            let batch = batch?;
+            finder.add(&columns::id_column("users", &batch.batch, id, batch.first_row)?)?;
+            fit.fit_batch(Side::User, &self.join(Side::User, batch.batch.clone(), batch.first_row)?)?;
+            bar.advance(batch.batch.num_rows() as u64);
+        }
+        let repeated = finder.repeated()?;
+        if !repeated.is_empty() {
+            self.refuse_duplicate(users, &repeated)?;
+        }
+        Ok(total)
+    }
+
+    /// Finds the rows behind repeated hashes; two different ids of one hash are no duplicate.
+    fn refuse_duplicate(&self, users: &Table, repeated: &[u64]) -> Result<(), PipelineError> {
+        let id = &self.context.config.tables.users.id;
+        let wanted = [id.clone()];
+        let options = ReadOptions { columns: &wanted, rows: 0..users.rows()?, batch_rows: BATCH_ROWS };
+        let mut suspects: Vec<(String, u64)> = Vec::new();
+        for batch in users.read(options)? {
+            let batch = batch?;
+            let ids = columns::id_column("users", &batch.batch, id, batch.first_row)?;
+            for (row, this) in ids.iter().enumerate().filter(|(_, this)| repeated.binary_search(&hash(*this)).is_ok()) {
+                let at = batch.first_row + row as u64;
+                if let Some((_, first)) = suspects.iter().find(|(known, _)| *known == this.to_string()) {
+                    return Err(duplicate_id("users", id, this, *first, at));
+                }
+                suspects.push((this.to_string(), at));
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_items(
+        &self,
+        state: &EncoderState,
+        items: &ItemTable,
+    ) -> Result<(FileEntry, EncodeCounts), PipelineError> {
+        let schema = state.schema(Side::Item);
+        let mut codes = CodeBatch::empty(&schema);
+        let info = CodesInfo { ids: items.ids.kind(), schema };
+        let mut writer = CodesWriter::create(self.dir.join(files::ITEMS), &info, Compression::Lz4)?;
+        let counts = state.encode(Side::Item, &items.batch, &mut codes)?;
+        writer.write(&items.ids, &codes)?;
+        Ok((writer.finish()?, counts))
+    }
+
+    fn encode_users(
+        &self,
+        users: &Table,
+        state: &EncoderState,
+        positive: &IdIndex,
+    ) -> Result<(FileEntry, Ids, EncodeCounts), PipelineError> {
+        let id = &self.context.config.tables.users.id;
+        let columns = self.side_columns(Side::User);
+        let schema = state.schema(Side::User);
+        let total = users.rows()?;
+        let mut bar = self.context.progress.bar("encode users", total, "rows");
+        let mut kept = Ids::new(positive.ids().kind());
+        let mut codes = CodeBatch::empty(&schema);
+        let info = CodesInfo { ids: kept.kind(), schema };
+        let mut writer = CodesWriter::create(self.dir.join(files::USERS), &info, Compression::Lz4)?;
+        let mut encoder = state.encoder(Side::User);
+        let mut counts = EncodeCounts::default();
+        let options = ReadOptions { columns: &columns, rows: 0..total, batch_rows: BATCH_ROWS };
+        for batch in users.read(options)? {
+            self.context.cancel.check("encode-features")?;
+            let batch = batch?;
+            let ids = columns::id_column("users", &batch.batch, id, batch.first_row)?;
+            let chosen: Vec<usize> = (0..ids.len()).filter(|r| positive.find(ids.get(*r)).is_some()).collect();
+            bar.advance(ids.len() as u64);
+            if chosen.is_empty() {
+                continue;
+            }
+            codes.clear();
+            let rows = columns::take("users", &batch.batch, &chosen)?;
+            counts.merge(&encoder.encode(&self.join(Side::User, rows, batch.first_row)?, &mut codes)?);
+            let mut chosen_ids = Ids::new(kept.kind());
+            chosen_ids.extend_from(&ids, chosen);
+            writer.write(&chosen_ids, &codes)?;
+            kept.extend_from(&chosen_ids, 0..chosen_ids.len());
+        }
+        Ok((writer.finish()?, kept, counts))
+    }
+}
+
+fn duplicate_id(table: &str, column: &str, id: Id<'_>, first: u64, second: u64) -> PipelineError {
+    PipelineError::Data(format!(
+        "{table}: column `{column}`: id `{id}` stands in rows {first} and {second} (counted from 0); ids must be unique, remove one of the rows"
+    ))
+}

@@ -1,0 +1,150 @@
+//! The error of every stage, and its exit-code category.
+
+use std::path::PathBuf;
+use twotower_artifacts::{ArtifactError, Category};
+use twotower_encoders::EncoderError;
+use twotower_index::IndexError;
+use twotower_models::ModelError;
+use twotower_queries::QueryError;
+use twotower_synth::SynthError;
+use twotower_tables::TableError;
+
+/// Why a stage stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// Bad usage or configuration.
+    #[error("{0}")]
+    Usage(String),
+    /// Input data that cannot be worked with.
+    #[error("{0}")]
+    Data(String),
+    /// A quality gate refused the result.
+    #[error("{0}")]
+    Gate(String),
+    /// Artifacts of one run that do not belong together.
+    #[error("{0}")]
+    Mismatch(String),
+    /// A stage's input is missing.
+    #[error("{stage}: {path} is missing; {advice}", path = path.display())]
+    MissingInput {
+        /// The stage that needs it.
+        stage: &'static str,
+        /// What is missing.
+        path: PathBuf,
+        /// The next step.
+        advice: String,
+    },
+    /// The configuration file could not be read or understood.
+    #[error("config {path}: {reason}", path = path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Position, expected and found, nearest valid name.
+        reason: String,
+    },
+    /// An operation on a file failed.
+    #[error("{action} {path}: {source}", path = path.display())]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// The operating system's error.
+        source: std::io::Error,
+    },
+    /// A signal asked the stage to stop.
+    #[error("{stage}: stopped by {signal}; what is complete is kept, the same command goes on from there")]
+    Interrupted {
+        /// The stage.
+        stage: &'static str,
+        /// Name of the signal.
+        signal: &'static str,
+        /// 128 + the signal's number.
+        exit_code: u8,
+    },
+    /// A worker thread panicked: a bug.
+    #[error("{stage}: a worker thread panicked (its message is above); please report this as a bug")]
+    WorkerPanicked {
+        /// The stage.
+        stage: &'static str,
+    },
+    /// Something failed while a stage worked on a part of its input.
+    #[error("{context}: {source}")]
+    Within {
+        /// Stage and shard.
+        context: String,
+        /// What failed.
+        source: Box<PipelineError>,
+    },
+    /// Reading or writing artifacts.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// Reading raw tables.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// Fitting or applying encoders.
+    #[error(transparent)]
+    Encoder(#[from] EncoderError),
+    /// Training or running a model.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Building or searching an index.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// Querying interactions.
+    #[error(transparent)]
+    Query(#[from] QueryError),
+    /// Generating synthetic data.
+    #[error(transparent)]
+    Synth(#[from] SynthError),
+}
+
+impl PipelineError {
+    /// A usage error.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::Usage(message.into())
+    }
+
+    /// An I/O error with what was attempted.
+    pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// The same error, said to have happened in `context`.
+    pub fn within(self, context: impl Into<String>) -> Self {
+        match self {
+            stopped @ Self::Interrupted { .. } => stopped,
+            source => Self::Within { context: context.into(), source: Box::new(source) },
+        }
+    }
+
+    /// The exit-code category.
+    pub fn category(&self) -> Category {
+        match self {
+            Self::Usage(_) | Self::Config { .. } => Category::Usage,
+            Self::Data(_) => Category::Data,
+            Self::Gate(_) => Category::Gate,
+            Self::Mismatch(_) => Category::Mismatch,
+            Self::MissingInput { .. } | Self::Io { .. } | Self::Interrupted { .. } | Self::WorkerPanicked { .. } => {
+                Category::Other
+            }
+            Self::Within { source, .. } => source.category(),
+            Self::Artifact(e) => e.category(),
+            Self::Table(e) => e.category(),
+            Self::Encoder(e) => e.category(),
+            Self::Model(e) => e.category(),
+            Self::Index(e) => e.category(),
+            Self::Query(e) => e.category(),
+            Self::Synth(e) => e.category(),
+        }
+    }
+
+    /// The process exit code: the category's, or 128 + signal number.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Interrupted { exit_code, .. } => *exit_code,
+            other => other.category().exit_code(),
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! `evaluate`: the exported towers and two baselines on the held-out test events.
+
+use crate::config::Ranking;
+use crate::dataset::Dataset;
+use crate::error::PipelineError;
+use crate::stage::{Context, Outcome, StageKey, create_dir, require, rows};
+use crate::train;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use std::time::Instant;
+use twotower_artifacts::manifest::FileEntry;
+use twotower_artifacts::{CodeBatch, Fingerprint, Ragged, Side};
+use twotower_models::engine;
+use twotower_models::examples::{Query, Role, TrainingSet, assemble};
+use twotower_models::metrics::{Metrics, RankTask, rank, rank_scores};
+use twotower_models::rng::Rng;
+use twotower_models::tower::Matrix;
+
+/// Negatives per positive of the sampled ranking.
+const SAMPLED_NEGATIVES: usize = 100;
+/// Rows embedded at a time.
+const EMBED_ROWS: usize = 4096;
+
+/// File names inside the evaluation folder.
+pub mod files {
+    /// The stage's manifest.
+    pub const MANIFEST: &str = "manifest.json";
+    /// The metrics.
+    pub const METRICS: &str = "metrics.json";
+}
+
+/// What a metrics file holds. Two files compare only when their protocols are equal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MetricsFile {
+    /// Version of this form.
+    pub format_version: u32,
+    /// Split, ranked candidates and exclusions, in words.
+    pub protocol: String,
+    /// Fingerprint of the encoded tables, so of the data and its filters.
+    pub data: Fingerprint,
+    /// Fingerprint of the towers measured.
+    pub towers: Fingerprint,
+    /// Users with at least one test event who were measured.
+    pub users: usize,
+    /// Users without a test event, left out.
+    pub users_without_test_events: usize,
+    /// Users with a test event who were not drawn (`evaluate.max_users`).
+    pub users_not_drawn: usize,
+    /// Items ranked.
+    pub items: usize,
+    /// Metrics by model: `model`, `popularity`, `item_to_item`.
+    pub models: BTreeMap<String, BTreeMap<String, f64>>,
+}
+
+/// Runs the stage.
+///
+/// # Errors
+/// Missing towers, a split without test events, scores that are not finite.
+pub fn evaluate(context: &Context) -> Result<Outcome, PipelineError> {
+    let started = Instant::now();
+    let config = &context.config;
+    let data = Dataset::load("evaluate", &context.run, &config.split)?;
+    let towers_dir = context.run.towers();
+    require("evaluate", &towers_dir.join(train::files::MANIFEST), "twotower train")?;
+    let towers = train::towers_fingerprint(&towers_dir)?;
+    let encoded = crate::stage::content_fingerprint(&data.manifest.files);
+    let settings = serde_json::json!({
+        "split": config.split, "evaluate": config.evaluate, "engine": config.infer.engine,
+    });
+    let key = StageKey::new("evaluate", [("encoded tables", encoded.clone()), ("towers", towers.clone())], settings);
+    let dir = context.run.evaluation();
+    let manifest_path = dir.join(files::MANIFEST);
+    if !context.force
+        && let Some(manifest) = key.current(&manifest_path)?
+    {
+        return Ok(Outcome { skipped: true, manifest });
+    }
+    create_dir(&dir)?;
+    let _ = std::fs::remove_file(&manifest_path);
+
+    let questions = Questions::new(&data.set, config.evaluate.max_users, config.evaluate.seed);
+    if questions.queries.is_empty() {
+        return Err(PipelineError::Data(format!(
+            "evaluate: no user has a test event under the split `{}`; a leave-last-out split needs users with three interactions",
+            config.split.protocol()
+        )));
+    }
+    let candidates = match config.evaluate.ranking {
+        Ranking::Full => None,
+        Ranking::Sampled => Some(questions.sampled_candidates(&data.set, config.evaluate.seed)),
+    };
+    let counts = data.set.training_counts();
+    let task = RankTask {
+        items: data.item_ids.len(),
+        excluded: &questions.excluded,
+        relevant: &questions.relevant,
+        candidates: candidates.as_ref(),
+        ks: &config.evaluate.k,
+        popularity: &counts,
+    };
+    let mut models = BTreeMap::new();
+    context.cancel.check("evaluate")?;
+    models.insert("model".to_string(), measure_model(context, &data, &questions, &task)?.values);
+    context.cancel.check("evaluate")?;
+    models.insert("popularity".to_string(), measure_popularity(&counts, &task)?.values);
+    models.insert("item_to_item".to_string(), ItemToItem::new(&data.set, &counts).measure(&questions, &task)?.values);
+
+    let ranking = match config.evaluate.ranking {
+        Ranking::Full => "full ranking".to_string(),
+        Ranking::Sampled => format!("sampled ranking (1 + {SAMPLED_NEGATIVES})"),
+    };
+    let report = MetricsFile {
+        format_version: 1,
+        protocol: format!("{}, {ranking}, the user's earlier items excluded", config.split.protocol()),
+        data: encoded,
+        towers,
+        users: questions.queries.len(),
+        users_without_test_events: questions.without_test,
+        users_not_drawn: questions.not_drawn,
+        items: data.item_ids.len(),
+        models,
+    };
+    let text = serde_json::to_vec_pretty(&report).unwrap_or_default();
+    twotower_artifacts::publish::publish_bytes(dir.join(files::METRICS), &text)?;
+    let entry = FileEntry::of_file(&dir, files::METRICS, report.models.len() as u64)?;
+    let mut manifest =
+        key.manifest(vec![entry], rows([("users", report.users as u64), ("items", report.items as u64)]), started);
+    manifest.seed = Some(config.evaluate.seed);
+    manifest.details = serde_json::json!({ "protocol": report.protocol, "models": report.models });
+    manifest.write(&manifest_path)?;
+    Ok(Outcome { skipped: false, manifest })
+}
+
+/// Reads a metrics file.
+///
+/// # Errors
+/// [`PipelineError::Data`] when it is not one.
+pub fn read_metrics(path: &Path) -> Result<MetricsFile, PipelineError> {
+    let text = std::fs::read(path).map_err(PipelineError::io("read", path))?;
+    serde_json::from_slice(&text)
+        .map_err(|e| PipelineError::Data(format!("read {}: not a metrics file: {e}", path.display())))
+}
+
+/// Checks that two metrics files may be compared.
+///
+/// # Errors
+/// [`PipelineError::Mismatch`] naming both protocols or both data sets.
+pub fn comparable(a: (&Path, &MetricsFile), b: (&Path, &MetricsFile)) -> Result<(), PipelineError> {
+    let refuse = |what: &str, left: &str, right: &str| {
+        Err(PipelineError::Mismatch(format!(
+            "compare {} and {}: {what} differ: `{left}` and `{right}`; figures of unlike protocols say nothing about each other",
+            a.0.display(),
+            b.0.display()
+        )))
+    };
+    if a.1.protocol != b.1.protocol {
+        return refuse("protocols", &a.1.protocol, &b.1.protocol);
+    }
+    if a.1.items != b.1.items || a.1.users != b.1.users {
+        let size = |m: &MetricsFile| format!("{} users, {} items", m.users, m.items);
+        return refuse("data sets", &size(a.1), &size(b.1));
+    }
+    Ok(())
+}
+
+/// One query per measured user: what is known, what is right.
+struct Questions {
+    queries: Vec<Query>,
+    excluded: Ragged,
+    relevant: Ragged,
+    without_test: usize,
+    not_drawn: usize,
+}
+
+impl Questions {
+    fn new(set: &TrainingSet, max_users: usize, seed: u64) -> Self {
+        let mut queries: Vec<Query> = Vec::new();
+        let mut without_test = 0;
+        for user in 0..set.interactions.users() {
+            match set.interactions.events(user).find(|e| set.roles[*e] == Role::Test) {
+                Some(first) => queries.push(Query { user_row: user as u32, history_end: first }),
+                None => without_test += 1,
+            }
+        }
+        let all = queries.len();
+        if max_users > 0 && all > max_users {
+            Rng::at(seed, &[1]).shuffle(&mut queries);
+            queries.truncate(max_users);
+            queries.sort_unstable_by_key(|q| q.user_row);
+        }
+        let (mut excluded, mut relevant) = (Ragged::default(), Ragged::default());
+        for query in &queries {
+            let events = set.interactions.events(query.user_row as usize);
+            excluded.push_row(set.interactions.items[events.start..query.history_end].iter().copied());
+            let mut right: Vec<u32> = (query.history_end..events.end)
+                .filter(|e| set.roles[*e] == Role::Test)
+                .map(|e| set.interactions.items[e])
+                .collect();
+            right.sort_unstable();
+            right.dedup();
+            relevant.push_row(right);
+        }
+        Self { not_drawn: all - queries.len(), queries, excluded, relevant, without_test }
+    }
+
+    /// Items drawn uniformly from those the user has no interaction with.
+    fn sampled_candidates(&self, set: &TrainingSet, seed: u64) -> Ragged {
+        let items = set.items.rows();
+        let mut candidates = Ragged::default();
+        for query in &self.queries {
+            let events = set.interactions.events(query.user_row as usize);
+            let known: rustc_hash::FxHashSet<u32> = set.interactions.items[events].iter().copied().collect();
+            let mut drawn = rustc_hash::FxHashSet::default();
+            let mut rng = Rng::at(seed, &[2, query.user_row as u64]);
+            let wanted = SAMPLED_NEGATIVES.min(items.saturating_sub(known.len()));
+            while drawn.len() < wanted {
+                let item = rng.below(items) as u32;
+                if !known.contains(&item) {
+                    drawn.insert(item);
+                }
+            }
+            let mut drawn: Vec<u32> = drawn.into_iter().collect();
+            drawn.sort_unstable();
+            candidates.push_row(drawn);
+        }
+        candidates
+    }
+}
+
+/// Vectors of a batch through an exported tower, by the job's engine.
+fn embed(
+    context: &Context,
+    side: Side,
+    rows: usize,
+    fill: impl Fn(Range<usize>, &mut CodeBatch),
+) -> Result<Matrix, PipelineError> {
+    let path = context.run.towers().join(train::files::tower(side));
+    let mut engine = engine::open(context.config.infer.engine, &path)?;
+    let dim = engine.dim();
+    let mut vectors = Matrix { rows, cols: dim, data: vec![0.0; rows * dim] };
+    let mut codes = CodeBatch::empty(engine.schema());
+    for first in (0..rows).step_by(EMBED_ROWS) {
+        let range = first..(first + EMBED_ROWS).min(rows);
+        codes.clear();
+        fill(range.clone(), &mut codes);
+        engine.embed(&codes, &mut vectors.data[range.start * dim..range.end * dim])?;
+    }
+    Ok(vectors)
+}
+
+fn measure_model(
+    context: &Context,
+    data: &Dataset,
+    questions: &Questions,
+    task: &RankTask,
+) -> Result<Metrics, PipelineError> {
+    let users = embed(context, Side::User, questions.queries.len(), |range, codes| {
+        assemble(&data.set, &questions.queries[range], codes);
+    })?;
+    let items = embed(context, Side::Item, data.item_ids.len(), |range, codes| {
+        codes.extend_from_rows(&data.set.items, range);
+    })?;
+    Ok(rank(&users, &items, task)?)
+}
+
+fn measure_popularity(counts: &[u64], task: &RankTask) -> Result<Metrics, PipelineError> {
+    let scores: Vec<f32> = counts.iter().map(|c| *c as f32).collect();
+    Ok(rank_scores(task, |_, out| out.chunks_exact_mut(scores.len()).for_each(|row| row.copy_from_slice(&scores)))?)
+}
+
+/// Neighbours of the user's last item by cosine of co-occurrence, n_ij / sqrt(n_i n_j), over users'
+/// training items; items that never occur with it follow by popularity (Sarwar et al., WWW 2001).
+struct ItemToItem<'a> {
+    set: &'a TrainingSet,
+    counts: &'a [u64],
+    /// Training items of each user.
+    by_user: Ragged,
+    /// Users of each item.
+    by_item: Ragged,
+}
+
+impl<'a> ItemToItem<'a> {
+    fn new(set: &'a TrainingSet, counts: &'a [u64]) -> Self {
+        let mut by_user = Ragged::default();
+        let mut users_of: Vec<Vec<u32>> = vec![Vec::new(); set.items.rows()];
+        for user in 0..set.interactions.users() {
+            let mut items: Vec<u32> = set
+                .interactions
+                .events(user)
+                .filter(|e| set.roles[*e] == Role::Train)
+                .map(|e| set.interactions.items[e])
+                .collect();
+            items.sort_unstable();
+            items.dedup();
+            items.iter().for_each(|item| users_of[*item as usize].push(user as u32));
+            by_user.push_row(items);
+        }
+        let mut by_item = Ragged::default();
+        users_of.into_iter().for_each(|users| by_item.push_row(users));
+        Self { set, counts, by_user, by_item }
+    }
+
+    fn measure(&self, questions: &Questions, task: &RankTask) -> Result<Metrics, PipelineError> {
+        Ok(rank_scores(task, |queries, out| {
+            for (query, row) in queries.zip(out.chunks_exact_mut(task.items)) {
+                self.score(questions.queries[query], row);
+            }
+        })?)
+    }
+
+    fn score(&self, query: Query, out: &mut [f32]) {
+        let most = self.counts.iter().copied().max().unwrap_or(1).max(1) as f32;
+        out.fill(0.0);
+        let start = self.set.interactions.events(query.user_row as usize).start;
+        if let Some(last) = (start..query.history_end).next_back().map(|e| self.set.interactions.items[e] as usize) {
+            for user in self.by_item.row(last) {
+                for item in self.by_user.row(*user as usize) {
+                    out[*item as usize] += 1.0;
+                }
+            }
+            let users = |item: usize| self.by_item.row(item).len().max(1) as f32;
+            let of_last = users(last);
+            out.iter_mut().enumerate().for_each(|(item, score)| *score /= (of_last * users(item)).sqrt());
+        }
+        // Below any co-occurrence: popularity orders what is otherwise equal.
+        out.iter_mut().zip(self.counts).for_each(|(score, count)| *score += 1e-6 * *count as f32 / most);
+    }
+}

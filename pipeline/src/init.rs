@@ -1,0 +1,198 @@
+//! `init`: a commented `pipeline.toml` from the columns of given files.
+
+use crate::columns;
+use crate::error::PipelineError;
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use twotower_artifacts::Side;
+use twotower_encoders::FeatureSpec;
+use twotower_encoders::init::{ColumnSample, Proposal, Role, propose};
+use twotower_tables::{ReadOptions, Table, TableSpec};
+
+/// Rows looked at per table.
+const SAMPLE_ROWS: u64 = 50_000;
+
+/// What a job is written from.
+#[derive(Debug, Clone)]
+pub struct InitOptions {
+    /// File, folder or glob of users.
+    pub users: String,
+    /// File, folder or glob of items.
+    pub items: String,
+    /// File, folder or glob of interactions.
+    pub interactions: String,
+}
+
+/// A guess about the job, for the person who will check it.
+#[derive(Debug, Clone)]
+pub struct Guess {
+    /// `users.city`, or a section's name.
+    pub about: String,
+    /// What was guessed and why.
+    pub reason: String,
+}
+
+/// Writes the job and says what was guessed.
+///
+/// # Errors
+/// A table that cannot be read, or one without a column that could be its id.
+pub fn init(options: &InitOptions) -> Result<(String, Vec<Guess>), PipelineError> {
+    let users = Sampled::read("users", &options.users)?;
+    let items = Sampled::read("items", &options.items)?;
+    let interactions = Sampled::read("interactions", &options.interactions)?;
+    let mut guesses = Vec::new();
+    let user_id = users.id(&mut guesses)?;
+    let item_id = items.id(&mut guesses)?;
+    let events = interactions.event_columns(&users, &user_id, &items, &item_id, &mut guesses)?;
+
+    let mut text = String::from(
+        "# A twotower job, written by `twotower init` from the columns of the tables below.\n\
+         # Check the guesses; every setting that is not here has a default (see docs/CONFIG.md).\n\n",
+    );
+    let quoted = |s: &str| toml::Value::String(s.to_string()).to_string();
+    let _ = write!(
+        text,
+        "[tables.users]\npath = {}\nid = {}\n\n[tables.items]\npath = {}\nid = {}\n\n[tables.interactions]\npath = {}\nuser = {}\nitem = {}\n",
+        quoted(&options.users),
+        quoted(&user_id),
+        quoted(&options.items),
+        quoted(&item_id),
+        quoted(&options.interactions),
+        quoted(&events.user),
+        quoted(&events.item)
+    );
+    match &events.time {
+        Some(time) => _ = writeln!(text, "timestamp = {}", quoted(time)),
+        None => text.push_str("# timestamp = \"…\"    # without it, the order of the rows counts as time\n"),
+    }
+    text.push_str("# weight = \"…\"       # a column of weights of at least 0\n");
+    features(&mut text, Side::User, &users, &user_id, &mut guesses);
+    features(&mut text, Side::Item, &items, &item_id, &mut guesses);
+    text.push_str(
+        "\n# How positives are held out: leave_last_out, time or ratio.\n[split]\nkind = \"leave_last_out\"\n\
+         \n[model]\nkind = \"dssm\"\n# embedding_dim = 16\n# hidden = [256, 128, 64]\n\
+         \n[train]\n# epochs = 10\n# batch_size = 4096\n# learning_rate = 0.001\n\
+         \n[recall]\ntopk = 50\n# format = \"parquet\"    # or parquet-long, jsonl\n",
+    );
+    Ok((text, guesses))
+}
+
+/// The first rows of a table, column by column.
+struct Sampled {
+    name: &'static str,
+    columns: Vec<(ColumnSample, Proposal)>,
+}
+
+struct EventColumns {
+    user: String,
+    item: String,
+    time: Option<String>,
+}
+
+impl Sampled {
+    fn read(name: &'static str, path: &str) -> Result<Self, PipelineError> {
+        let table = Table::open(name, &TableSpec::new(path))?;
+        table.require_rows()?;
+        let names: Vec<String> = table.columns().iter().map(|c| c.name.clone()).collect();
+        let options = ReadOptions { columns: &names, rows: 0..SAMPLE_ROWS.min(table.rows()?), batch_rows: 16_384 };
+        let batches = table.read(options)?.map(|b| Ok(b?.batch)).collect::<Result<Vec<_>, PipelineError>>()?;
+        let whole = columns::concat(name, &batches)?;
+        let sampled = names.iter().zip(whole.columns()).map(|(name, rows)| {
+            let sample = ColumnSample::of(name, rows);
+            let proposal = propose(&sample);
+            (sample, proposal)
+        });
+        Ok(Self { name, columns: sampled.collect() })
+    }
+
+    /// The column that looks like the table's id.
+    fn id(&self, guesses: &mut Vec<Guess>) -> Result<String, PipelineError> {
+        let found = self
+            .columns
+            .iter()
+            .find(|(_, p)| p.role == Role::Id)
+            .or_else(|| self.columns.iter().find(|(s, _)| s.missing == 0 && s.values.len() as u64 == s.rows));
+        match found {
+            Some((sample, proposal)) => {
+                guesses.push(Guess {
+                    about: format!("{}.{}", self.name, sample.name),
+                    reason: format!("id: {}", proposal.reason),
+                });
+                Ok(sample.name.clone())
+            }
+            None => Err(PipelineError::Data(format!(
+                "{}: no column has a distinct value in every row, so none can be the id; columns: {}",
+                self.name,
+                self.columns.iter().map(|(s, _)| s.name.as_str()).collect::<Vec<_>>().join(", ")
+            ))),
+        }
+    }
+
+    /// Which columns name user, item and time: by the ids' own names first, else by shared values.
+    fn event_columns(
+        &self,
+        users: &Sampled,
+        user_id: &str,
+        items: &Sampled,
+        item_id: &str,
+        guesses: &mut Vec<Guess>,
+    ) -> Result<EventColumns, PipelineError> {
+        let mut find = |entity: &Sampled, id: &str, taken: &[&str]| -> Result<String, PipelineError> {
+            let known: BTreeSet<&String> =
+                entity.columns.iter().filter(|(s, _)| s.name == id).flat_map(|(s, _)| s.values.keys()).collect();
+            let shared = |s: &ColumnSample| s.values.keys().filter(|v| known.contains(v)).count();
+            let free = || self.columns.iter().map(|(s, _)| s).filter(|s| !taken.contains(&s.name.as_str()));
+            let by_name = free().find(|s| s.name == id);
+            let best = by_name.or_else(|| free().max_by_key(|s| shared(s)).filter(|s| shared(s) > 0));
+            let best = best.ok_or_else(|| {
+                PipelineError::Data(format!("interactions: no column shares values with `{id}` of {}", entity.name))
+            })?;
+            let why = if best.name == id { "same name as" } else { "shares values with" };
+            guesses.push(Guess {
+                about: format!("interactions.{}", best.name),
+                reason: format!("{why} `{id}` of {}", entity.name),
+            });
+            Ok(best.name.clone())
+        };
+        let user = find(users, user_id, &[])?;
+        let item = find(items, item_id, &[&user])?;
+        let time = self.columns.iter().find(|(s, p)| p.role == Role::Time && s.name != user && s.name != item);
+        if let Some((sample, proposal)) = time {
+            guesses.push(Guess { about: format!("interactions.{}", sample.name), reason: proposal.reason.clone() });
+        }
+        Ok(EventColumns { user, item, time: time.map(|(s, _)| s.name.clone()) })
+    }
+}
+
+fn features(text: &mut String, side: Side, table: &Sampled, id: &str, guesses: &mut Vec<Guess>) {
+    let mut any = false;
+    for (sample, proposal) in table.columns.iter().filter(|(s, _)| s.name != id) {
+        guesses.push(Guess { about: format!("{}.{}", table.name, sample.name), reason: proposal.reason.clone() });
+        match &proposal.role {
+            Role::Feature(spec) => {
+                any = true;
+                let _ = write!(text, "\n# {}\n[[features.{side}]]\n{}", proposal.reason, settings(spec));
+            }
+            _ => _ = write!(text, "\n# `{}` left out: {}\n", sample.name, proposal.reason),
+        }
+    }
+    if side == Side::Item || !any {
+        let _ = write!(
+            text,
+            "\n# the {side}'s own id as a feature; new ids take the unknown slot\n[[features.{side}]]\nkind = \"id\"\nname = \"{side}\"\n"
+        );
+    }
+}
+
+/// A feature's settings as TOML lines, `kind` first; settings at their defaults stay out where they are empty.
+fn settings(spec: &FeatureSpec) -> String {
+    let value = toml::Value::try_from(spec).ok();
+    let table = value.as_ref().and_then(toml::Value::as_table);
+    let mut lines: Vec<String> = table.into_iter().flatten().map(|(key, value)| format!("{key} = {value}\n")).collect();
+    lines.sort_by_key(|line| match line.split(' ').next() {
+        Some("kind") => 0,
+        Some("name") => 1,
+        _ => 2,
+    });
+    lines.concat()
+}

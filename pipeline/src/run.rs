@@ -1,0 +1,106 @@
+//! `run`: all stages in order in one run folder, skipping what is complete and current.
+
+use crate::encode::{EncodeOptions, encode_features};
+use crate::error::PipelineError;
+use crate::evaluate::evaluate;
+use crate::infer::{InferOptions, infer};
+use crate::recall::{RecallOptions, recall};
+use crate::shard::Shard;
+use crate::stage::{Context, Outcome};
+use crate::train::{TrainOptions, train_model};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use twotower_artifacts::Side;
+
+/// A stage of a run, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// Vocabularies, bounds and encoded tables.
+    EncodeFeatures,
+    /// The towers.
+    Train,
+    /// Vectors of items.
+    InferItems,
+    /// Vectors of users.
+    InferUsers,
+    /// Items for each user.
+    Recall,
+    /// Metrics.
+    Evaluate,
+}
+
+impl Stage {
+    /// All stages in order.
+    pub const ALL: [Stage; 6] =
+        [Stage::EncodeFeatures, Stage::Train, Stage::InferItems, Stage::InferUsers, Stage::Recall, Stage::Evaluate];
+
+    /// The name as typed and printed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::EncodeFeatures => "encode-features",
+            Stage::Train => "train",
+            Stage::InferItems => "infer-items",
+            Stage::InferUsers => "infer-users",
+            Stage::Recall => "recall",
+            Stage::Evaluate => "evaluate",
+        }
+    }
+
+    fn run(self, context: &Context, options: &RunOptions) -> Result<Outcome, PipelineError> {
+        let whole = |side| InferOptions { side, shard: Shard::WHOLE, table: None };
+        match self {
+            Stage::EncodeFeatures => encode_features(context, &options.encode),
+            Stage::Train => train_model(context, &options.train),
+            Stage::InferItems => infer(context, &whole(Side::Item)),
+            Stage::InferUsers => infer(context, &whole(Side::User)),
+            Stage::Recall => recall(context, &RecallOptions { shard: Shard::WHOLE }),
+            Stage::Evaluate => evaluate(context),
+        }
+    }
+}
+
+/// Options of a run beside the job's own.
+#[derive(Debug, Clone, Default)]
+pub struct RunOptions {
+    /// Redo this stage and those after it, even where their output is current.
+    pub from: Option<Stage>,
+    /// Options of `encode-features`.
+    pub encode: EncodeOptions,
+    /// Options of `train`.
+    pub train: TrainOptions,
+}
+
+/// Runs every stage, then points the link `latest` beside the run folder at it.
+///
+/// `latest` is switched only after the last stage, in one step, so it always names a complete run.
+///
+/// # Errors
+/// The first stage's that fails; outputs of stages before it stay.
+pub fn run_all(
+    context: &Context,
+    options: &RunOptions,
+    mut done: impl FnMut(Stage, &Outcome),
+) -> Result<(), PipelineError> {
+    for stage in Stage::ALL {
+        context.cancel.check("run")?;
+        let mut context = context.clone();
+        context.force |= options.from.is_some_and(|from| stage >= from);
+        let outcome = stage.run(&context, options)?;
+        done(stage, &outcome);
+    }
+    switch_latest(context)
+}
+
+fn switch_latest(context: &Context) -> Result<(), PipelineError> {
+    let root = context.run.root();
+    let real = root.canonicalize().map_err(PipelineError::io("resolve", root))?;
+    let (Some(parent), Some(name)) = (real.parent(), real.file_name()) else { return Ok(()) };
+    let link = parent.join("latest");
+    if link.exists() && !link.is_symlink() {
+        tracing::warn!("run: {} is not a link, left as it is", link.display());
+        return Ok(());
+    }
+    twotower_artifacts::publish::switch_link(&link, PathBuf::from(name))?;
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! Sharding as pure arithmetic: (rows, i, n) to a range of rows.
+
+use crate::error::PipelineError;
+use std::ops::Range;
+
+/// Environment variables that may hold a shard's index, in order of precedence.
+pub const INDEX_VARIABLES: [&str; 3] = ["TWOTOWER_SHARD", "JOB_COMPLETION_INDEX", "SLURM_ARRAY_TASK_ID"];
+
+/// Shard `index` of `count`, counted from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Shard {
+    /// This shard, below `count`.
+    pub index: u32,
+    /// Number of shards, at least 1.
+    pub count: u32,
+}
+
+impl Shard {
+    /// The whole table as one shard.
+    pub const WHOLE: Shard = Shard { index: 0, count: 1 };
+
+    /// A shard, checked.
+    ///
+    /// # Errors
+    /// [`PipelineError::Usage`] when `index >= count` or `count` is 0.
+    pub fn new(index: u32, count: u32) -> Result<Self, PipelineError> {
+        if index < count {
+            Ok(Self { index, count })
+        } else {
+            Err(PipelineError::usage(format!(
+                "shard {index}/{count}: indices count from 0, so the last shard of {count} is {}/{count}",
+                count.saturating_sub(1)
+            )))
+        }
+    }
+
+    /// Parses `i/n`.
+    ///
+    /// # Errors
+    /// [`PipelineError::Usage`] naming what was expected.
+    pub fn parse(text: &str) -> Result<Self, PipelineError> {
+        let parsed = text.split_once('/').and_then(|(i, n)| Some((i.trim().parse().ok()?, n.trim().parse().ok()?)));
+        match parsed {
+            Some((index, count)) => Self::new(index, count),
+            None => Err(PipelineError::usage(format!(
+                "shard `{text}`: expected i/n such as 0/8, i counted from 0 and below n"
+            ))),
+        }
+    }
+
+    /// The shard this process is to do: `flag` (`i/n`) if given; else the index from the first of
+    /// [`INDEX_VARIABLES`] that is set (`i/n`, or `i` with `count` from `--shards`); else the whole.
+    ///
+    /// # Errors
+    /// [`PipelineError::Usage`] for an unreadable value, or an index without a count.
+    pub fn resolve(
+        flag: Option<&str>,
+        count: Option<u32>,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, PipelineError> {
+        if let Some(text) = flag {
+            let shard = Self::parse(text)?;
+            return match count {
+                Some(n) if n != shard.count => {
+                    Err(PipelineError::usage(format!("--shard {text} and --shards {n} disagree; give one of them")))
+                }
+                _ => Ok(shard),
+            };
+        }
+        let from_environment =
+            INDEX_VARIABLES.iter().find_map(|name| variable(name).filter(|v| !v.is_empty()).map(|v| (*name, v)));
+        match (from_environment, count) {
+            (Some((_, value)), None) if value.contains('/') => Self::parse(&value),
+            (Some((name, value)), Some(n)) => {
+                let index = value.split('/').next().unwrap_or_default().trim().parse().map_err(|_| {
+                    PipelineError::usage(format!("{name}={value}: expected a shard index counted from 0"))
+                })?;
+                Self::new(index, n)
+            }
+            // A scheduler's variable alone does not say how many shards there are, and a job step of an
+            // array need not be sharded: only our own variable is an instruction.
+            (Some(("TWOTOWER_SHARD", value)), None) => Err(PipelineError::usage(format!(
+                "TWOTOWER_SHARD={value} without a number of shards; give --shards N or TWOTOWER_SHARD=i/n"
+            ))),
+            (Some((name, value)), None) => {
+                tracing::warn!("{name}={value} ignored: no --shards N given, so the whole table is one shard");
+                Ok(Self::WHOLE)
+            }
+            (None, Some(1)) | (None, None) => Ok(Self::WHOLE),
+            (None, Some(n)) => Err(PipelineError::usage(format!(
+                "--shards {n} without a shard index; give --shard i/{n} or set one of {}",
+                INDEX_VARIABLES.join(", ")
+            ))),
+        }
+    }
+
+    /// The rows of a table of `rows` that are this shard's: `floor(rows * i / n) .. floor(rows * (i + 1) / n)`.
+    /// Over all i the ranges are disjoint, cover the table, and differ in length by at most one.
+    pub fn range(self, rows: u64) -> Range<u64> {
+        let at = |i: u32| (rows as u128 * i as u128 / self.count as u128) as u64;
+        at(self.index)..at(self.index + 1)
+    }
+
+    /// `00003-of-00008`, as it stands in file names.
+    pub fn label(self) -> String {
+        format!("{:05}-of-{:05}", self.index, self.count)
+    }
+}
+
+impl std::fmt::Display for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.index, self.count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn shards_are_disjoint_cover_all_rows_and_are_balanced(rows in 0u64..200_000_000, n in 1u32..200) {
+            let mut next = 0;
+            for index in 0..n {
+                let range = Shard::new(index, n).unwrap().range(rows);
+                prop_assert_eq!(range.start, next);
+                let length = range.end - range.start;
+                prop_assert!(length == rows / n as u64 || length == rows / n as u64 + 1);
+                next = range.end;
+            }
+            prop_assert_eq!(next, rows);
+        }
+    }
+
+    fn none(_: &str) -> Option<String> {
+        None
+    }
+
+    #[test]
+    fn the_index_at_the_count_is_refused_and_the_message_names_the_last_shard() {
+        let message = Shard::parse("8/8").unwrap_err().to_string();
+        assert!(message.contains("7/8"), "{message}");
+        assert!(Shard::parse("x/8").is_err() && Shard::parse("3").is_err() && Shard::parse("0/0").is_err());
+    }
+
+    #[test]
+    fn the_index_falls_back_to_the_scheduler_when_the_count_is_given() {
+        let slurm = |name: &str| (name == "SLURM_ARRAY_TASK_ID").then(|| "3".to_string());
+        assert_eq!(Shard::resolve(None, Some(8), slurm).unwrap(), Shard { index: 3, count: 8 });
+        assert_eq!(Shard::resolve(None, None, slurm).unwrap(), Shard::WHOLE);
+        assert_eq!(Shard::resolve(Some("1/2"), None, slurm).unwrap(), Shard { index: 1, count: 2 });
+        let own = |name: &str| (name == "TWOTOWER_SHARD").then(|| "2/4".to_string());
+        assert_eq!(Shard::resolve(None, None, own).unwrap(), Shard { index: 2, count: 4 });
+        assert!(Shard::resolve(None, Some(8), none).is_err());
+    }
+}

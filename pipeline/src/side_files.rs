@@ -1,0 +1,121 @@
+//! Vector features from a side file keyed by id, joined to raw batches before they are encoded.
+
+use crate::columns;
+use crate::error::PipelineError;
+use crate::id_index::IdIndex;
+use crate::stage::Context;
+use arrow_array::{ArrayRef, RecordBatch, UInt64Array};
+use arrow_schema::{Field, Schema};
+use std::sync::Arc;
+use twotower_artifacts::{Fingerprint, Ids, Side};
+use twotower_encoders::{FeatureSpec, SideSpec};
+use twotower_tables::{ReadOptions, Table, TableSpec};
+
+const BATCH_ROWS: usize = 16_384;
+
+/// The columns a side's raw table must be read with: its id, and the inputs of features without a side file.
+pub fn read_columns(spec: &SideSpec) -> Vec<String> {
+    let own: Vec<FeatureSpec> = spec.features.iter().filter(|f| side_file(f).is_none()).cloned().collect();
+    let mut columns = SideSpec { id_column: spec.id_column.clone(), features: own }.required_columns();
+    if !columns.contains(&spec.id_column) {
+        columns.push(spec.id_column.clone());
+    }
+    columns
+}
+
+fn side_file(feature: &FeatureSpec) -> Option<&str> {
+    match feature {
+        FeatureSpec::Vector(vector) => vector.file.as_deref(),
+        _ => None,
+    }
+}
+
+/// Side files held in memory: all vectors by id.
+#[derive(Default)]
+pub struct SideFiles(Vec<SideFile>);
+
+struct SideFile {
+    side: Side,
+    feature: String,
+    ids: IdIndex,
+    vectors: ArrayRef,
+    fingerprint: Fingerprint,
+}
+
+impl SideFiles {
+    /// Reads the side files of a job.
+    ///
+    /// # Memory
+    /// All vectors of the files: meant for catalogues, not for users by the million.
+    ///
+    /// # Errors
+    /// Any table error; an id that stands twice.
+    pub fn open(context: &Context) -> Result<Self, PipelineError> {
+        let mut files = Vec::new();
+        for side in [Side::User, Side::Item] {
+            let spec = context.config.side(side);
+            for feature in &spec.features {
+                if let (FeatureSpec::Vector(vector), Some(path)) = (feature, side_file(feature)) {
+                    let id = vector.file_id.as_ref().unwrap_or(&spec.id_column);
+                    let column = vector.column.as_ref().unwrap_or(&vector.name);
+                    files.push(SideFile::read(side, &vector.name, path, id, column)?);
+                }
+            }
+        }
+        Ok(Self(files))
+    }
+
+    /// Names and fingerprints of the files.
+    pub fn inputs(&self) -> impl Iterator<Item = (&str, Fingerprint)> {
+        self.0.iter().map(|f| (f.feature.as_str(), f.fingerprint.clone()))
+    }
+
+    /// Adds the side files' columns to a raw batch, under the features' names; null where an id is not in the file.
+    ///
+    /// # Errors
+    /// An unreadable id.
+    pub fn join(
+        &self,
+        spec: &SideSpec,
+        side: Side,
+        batch: RecordBatch,
+        first_row: u64,
+    ) -> Result<RecordBatch, PipelineError> {
+        let mut joined = batch;
+        for file in self.0.iter().filter(|f| f.side == side) {
+            let mut ids = Ids::new(file.ids.ids().kind());
+            columns::append_ids(&mut ids, &format!("{side} table"), &joined, &spec.id_column, first_row)?;
+            let rows: UInt64Array = ids.iter().map(|id| file.ids.find(id).map(u64::from)).collect();
+            let failed = |e| PipelineError::Data(format!("join vectors of `{}`: {e}", file.feature));
+            let vectors = arrow_select::take::take(&file.vectors, &rows, None).map_err(failed)?;
+            let schema = joined.schema();
+            let mut fields: Vec<Arc<Field>> = schema.fields().iter().cloned().collect();
+            fields.push(Arc::new(Field::new(&file.feature, vectors.data_type().clone(), true)));
+            let mut arrays = joined.columns().to_vec();
+            arrays.push(vectors);
+            joined = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(failed)?;
+        }
+        Ok(joined)
+    }
+}
+
+impl SideFile {
+    fn read(side: Side, feature: &str, path: &str, id: &str, column: &str) -> Result<Self, PipelineError> {
+        let name = format!("vectors of `{feature}`");
+        let table = Table::open(&name, &TableSpec::new(path))?;
+        let wanted = [id.to_string(), column.to_string()];
+        let options = ReadOptions { columns: &wanted, rows: 0..table.rows()?, batch_rows: BATCH_ROWS };
+        let batches = table.read(options)?.map(|b| Ok(b?.batch)).collect::<Result<Vec<_>, PipelineError>>()?;
+        let whole = columns::concat(&name, &batches)?;
+        let ids = columns::id_column(&name, &whole, id, 0)?;
+        let ids = IdIndex::new(ids).map_err(|(first, second)| {
+            PipelineError::Data(format!(
+                "{name}: {path}: rows {first} and {second} have the same id; ids must be unique"
+            ))
+        })?;
+        let vectors = whole.column_by_name(column).cloned().ok_or_else(|| {
+            PipelineError::Data(format!("{name}: {path}: column `{column}` was not read; please report this as a bug"))
+        })?;
+        Ok(Self { side, feature: feature.to_string(), ids, vectors, fingerprint: table.fingerprint() })
+    }
+}

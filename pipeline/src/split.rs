@@ -1,0 +1,224 @@
+//! Which interactions train, validate and test: a pure function of their order.
+
+use crate::error::PipelineError;
+use serde::{Deserialize, Serialize};
+use twotower_artifacts::Interactions;
+use twotower_models::examples::Role;
+
+/// How positives are held out. In every split a user's held-out events are their latest ones, so a
+/// model never sees an event later than the one it predicts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum SplitConfig {
+    /// A user's last event tests, the one before validates; users with fewer than three train only.
+    LeaveLastOut {
+        /// Give the validation events back to training (no validation metric, no early stopping).
+        #[serde(default)]
+        train_on_validation: bool,
+    },
+    /// Events from `test_from` on test, those from `validation_from` on validate. Where they are not
+    /// given, they are the times that leave the given fractions of all events behind them.
+    Time {
+        /// First time of the validation period, in the timestamp column's unit.
+        #[serde(default)]
+        validation_from: Option<i64>,
+        /// First time of the test period.
+        #[serde(default)]
+        test_from: Option<i64>,
+        /// Fraction of events that validate.
+        #[serde(default = "tenth")]
+        validation: f64,
+        /// Fraction of events that test.
+        #[serde(default = "tenth")]
+        test: f64,
+        /// Give the validation events back to training.
+        #[serde(default)]
+        train_on_validation: bool,
+    },
+    /// The last `test` fraction of each user's events tests, the `validation` fraction before it validates.
+    Ratio {
+        /// Fraction of a user's events that validate.
+        #[serde(default = "tenth")]
+        validation: f64,
+        /// Fraction of a user's events that test.
+        #[serde(default = "tenth")]
+        test: f64,
+        /// Give the validation events back to training.
+        #[serde(default)]
+        train_on_validation: bool,
+    },
+}
+
+fn tenth() -> f64 {
+    0.1
+}
+
+impl Default for SplitConfig {
+    fn default() -> Self {
+        SplitConfig::LeaveLastOut { train_on_validation: false }
+    }
+}
+
+impl SplitConfig {
+    /// The name that stands in metrics files.
+    pub fn protocol(&self) -> String {
+        let returned = if self.train_on_validation() { ", validation trained" } else { "" };
+        match self {
+            SplitConfig::LeaveLastOut { .. } => format!("leave-last-out{returned}"),
+            SplitConfig::Time { validation_from: Some(v), test_from: Some(t), .. } => {
+                format!("time (validation from {v}, test from {t}{returned})")
+            }
+            SplitConfig::Time { validation, test, .. } => {
+                format!("time (last {test} of events test, {validation} before validate{returned})")
+            }
+            SplitConfig::Ratio { validation, test, .. } => {
+                format!("ratio (last {test} of a user's events test, {validation} before validate{returned})")
+            }
+        }
+    }
+
+    /// Whether validation events train as well.
+    pub fn train_on_validation(&self) -> bool {
+        match self {
+            SplitConfig::LeaveLastOut { train_on_validation }
+            | SplitConfig::Time { train_on_validation, .. }
+            | SplitConfig::Ratio { train_on_validation, .. } => *train_on_validation,
+        }
+    }
+
+    /// Checks fractions and bounds.
+    ///
+    /// # Errors
+    /// [`PipelineError::Usage`] naming the setting.
+    pub fn validate(&self) -> Result<(), PipelineError> {
+        match self {
+            SplitConfig::LeaveLastOut { .. } => Ok(()),
+            SplitConfig::Time { validation, test, .. } | SplitConfig::Ratio { validation, test, .. }
+                if !(0.0..1.0).contains(validation) || !(0.0..1.0).contains(test) || validation + test >= 1.0 =>
+            {
+                Err(PipelineError::usage(format!(
+                    "split: validation = {validation} and test = {test}: expected fractions of at least 0 that sum to less than 1"
+                )))
+            }
+            SplitConfig::Time { validation_from: Some(v), test_from: Some(t), .. } if v > t => {
+                Err(PipelineError::usage(format!("split: validation_from = {v} is later than test_from = {t}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The role of every event.
+    pub fn roles(&self, interactions: &Interactions) -> Vec<Role> {
+        let held = if self.train_on_validation() { Role::Train } else { Role::Validation };
+        let mut roles = vec![Role::Train; interactions.len()];
+        match self {
+            SplitConfig::LeaveLastOut { .. } => {
+                for u in 0..interactions.users() {
+                    let events = interactions.events(u);
+                    if events.len() >= 3 {
+                        roles[events.end - 1] = Role::Test;
+                        roles[events.end - 2] = held;
+                    }
+                }
+            }
+            SplitConfig::Time { validation_from, test_from, validation, test, .. } => {
+                let mut times = interactions.times.clone();
+                times.sort_unstable();
+                let quantile = |share: f64| {
+                    let at = ((1.0 - share) * times.len() as f64).round() as usize;
+                    times.get(at).copied().unwrap_or(i64::MAX)
+                };
+                let test_from = test_from.unwrap_or_else(|| quantile(*test));
+                let validation_from = validation_from.unwrap_or_else(|| quantile(validation + test));
+                for (role, time) in roles.iter_mut().zip(&interactions.times) {
+                    *role = match *time {
+                        t if t >= test_from => Role::Test,
+                        t if t >= validation_from => held,
+                        _ => Role::Train,
+                    };
+                }
+            }
+            SplitConfig::Ratio { validation, test, .. } => {
+                for u in 0..interactions.users() {
+                    let events = interactions.events(u);
+                    let n = events.len() as f64;
+                    let tested = (n * test).floor() as usize;
+                    let validated = (n * (validation + test)).floor() as usize - tested;
+                    let end = events.end;
+                    roles[end - tested..end].fill(Role::Test);
+                    roles[end - tested - validated..end - tested].fill(held);
+                }
+            }
+        }
+        roles
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interactions(sizes: &[usize]) -> Interactions {
+        let mut all = Interactions { offsets: vec![0], ..Default::default() };
+        for size in sizes {
+            for t in 0..*size {
+                all.items.push(t as u32);
+                all.times.push(t as i64);
+                all.weights.push(1.0);
+            }
+            all.offsets.push(all.items.len() as u64);
+        }
+        all
+    }
+
+    #[test]
+    fn leave_last_out_holds_out_the_two_latest_events_of_users_with_three() {
+        let roles = SplitConfig::default().roles(&interactions(&[3, 2, 1]));
+        use Role::*;
+        assert_eq!(roles, [Train, Validation, Test, Train, Train, Train]);
+        let returned = SplitConfig::LeaveLastOut { train_on_validation: true }.roles(&interactions(&[3]));
+        assert_eq!(returned, [Train, Train, Test]);
+    }
+
+    #[test]
+    fn no_split_trains_on_an_event_later_than_one_it_tests() {
+        let all = interactions(&[10, 20, 1, 0, 7]);
+        for split in [
+            SplitConfig::default(),
+            SplitConfig::Ratio { validation: 0.2, test: 0.3, train_on_validation: false },
+            SplitConfig::Time {
+                validation_from: None,
+                test_from: None,
+                validation: 0.2,
+                test: 0.2,
+                train_on_validation: false,
+            },
+        ] {
+            let roles = split.roles(&all);
+            let rank = |r: Role| match r {
+                Role::Train => 0,
+                Role::Validation => 1,
+                _ => 2,
+            };
+            for u in 0..all.users() {
+                assert!(all.events(u).map(|e| rank(roles[e])).is_sorted(), "{split:?}");
+            }
+            assert!(roles.contains(&Role::Test) && roles.contains(&Role::Validation), "{split:?}");
+        }
+    }
+
+    #[test]
+    fn a_time_split_by_fraction_leaves_about_that_fraction_behind() {
+        let all = interactions(&[100]);
+        let split = SplitConfig::Time {
+            validation_from: None,
+            test_from: None,
+            validation: 0.1,
+            test: 0.2,
+            train_on_validation: false,
+        };
+        let roles = split.roles(&all);
+        assert_eq!(roles.iter().filter(|r| **r == Role::Test).count(), 20);
+        assert_eq!(roles.iter().filter(|r| **r == Role::Validation).count(), 10);
+    }
+}

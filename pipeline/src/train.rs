@@ -1,0 +1,255 @@
+//! `train`: fits the model, exports both towers, and publishes them once ONNX Runtime agrees.
+
+use crate::dataset::Dataset;
+use crate::error::PipelineError;
+use crate::progress::Bar;
+use crate::stage::{Context, Outcome, StageKey, create_dir, rows};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+use twotower_artifacts::{CodeBatch, FileEntry, Fingerprint, Side};
+use twotower_models::engine::EngineKind;
+use twotower_models::examples::{Query, Role, assemble};
+use twotower_models::tower::Tower;
+use twotower_models::train::checkpoint::{best_path, last_path};
+use twotower_models::train::{EpochReport, Observer, Start, StepReport, train};
+use twotower_models::{engine, native, onnx};
+
+/// The largest difference between a tower as trained and as ONNX Runtime computes it.
+pub const EXPORT_TOLERANCE: f32 = 1e-4;
+/// Rows that each tower is compared on.
+const VERIFY_ROWS: usize = 2048;
+
+/// Options of the stage beside the job's own.
+#[derive(Debug, Clone, Default)]
+pub struct TrainOptions {
+    /// An earlier run's tower folder to start from.
+    pub from: Option<PathBuf>,
+}
+
+/// File names inside the tower folder.
+pub mod files {
+    use twotower_artifacts::Side;
+
+    /// The stage's manifest.
+    pub const MANIFEST: &str = "manifest.json";
+    /// Losses and validation metrics by epoch.
+    pub const REPORT: &str = "training.json";
+    /// Folder of the checkpoints.
+    pub const CHECKPOINTS: &str = "checkpoints";
+
+    /// The exported tower of one side.
+    pub fn tower(side: Side) -> String {
+        format!("{side}_tower.onnx")
+    }
+}
+
+/// Runs the stage.
+///
+/// # Errors
+/// Missing encoders, a diverging loss, towers that ONNX Runtime computes differently, I/O.
+pub fn train_model(context: &Context, options: &TrainOptions) -> Result<Outcome, PipelineError> {
+    let started = Instant::now();
+    let config = &context.config;
+    let data = Dataset::load("train", &context.run, &config.split)?;
+    let settings = serde_json::json!({
+        "split": config.split,
+        "model": config.model,
+        "train": config.train,
+        "verified with": config.infer.engine,
+    });
+    let mut inputs = vec![
+        ("encoders", data.state.fingerprint().clone()),
+        ("encoded tables", crate::stage::content_fingerprint(&data.manifest.files)),
+    ];
+    let previous = options
+        .from
+        .as_deref()
+        .map(|dir| crate::stage::require("train", &dir.join(files::MANIFEST), "twotower train"))
+        .transpose()?;
+    inputs.extend(previous.as_ref().map(|manifest| ("previous towers", manifest.fingerprint.clone())));
+    let key = StageKey::new("train", inputs, settings);
+    let dir = context.run.towers();
+    let manifest_path = dir.join(files::MANIFEST);
+    if !context.force
+        && let Some(manifest) = key.current(&manifest_path)?
+    {
+        return Ok(Outcome { skipped: true, manifest });
+    }
+    let checkpoints = dir.join(files::CHECKPOINTS);
+    create_dir(&checkpoints)?;
+    twotower_artifacts::publish::remove_stale_temps(&dir)?;
+    let _ = std::fs::remove_file(&manifest_path);
+
+    let start = choose_start(context, options, &key, &checkpoints)?;
+    let mut observer = TrainProgress { context, bar: None, epoch: 0, rate: 0.0, epoch_started: Instant::now() };
+    let trained = train(&data.set, &config.model, &config.train, start, &checkpoints, &mut observer);
+    context.cancel.check("train")?;
+    let trained = trained?;
+
+    let mut entries = Vec::new();
+    let mut differences = serde_json::Map::new();
+    for (tower, sample) in [(&trained.user, user_sample(&data)), (&trained.item, item_sample(&data))] {
+        let side = tower.schema.side;
+        let difference = publish_tower(tower, &sample, &dir.join(files::tower(side)), config.infer.engine)?;
+        differences.insert(side.to_string(), difference.into());
+        entries.push(FileEntry::of_file(&dir, &files::tower(side), 0)?);
+    }
+    let report = serde_json::json!({ "best_epoch": trained.best_epoch, "epochs": trained.epochs });
+    let text = serde_json::to_vec_pretty(&report).unwrap_or_default();
+    twotower_artifacts::publish::publish_bytes(dir.join(files::REPORT), &text)?;
+    entries.push(FileEntry::of_file(&dir, files::REPORT, trained.epochs.len() as u64)?);
+
+    let training = data.set.roles.iter().filter(|r| **r == Role::Train).count() as u64;
+    let mut manifest = key.manifest(
+        entries,
+        rows([
+            ("training events", training),
+            ("users", data.user_ids.len() as u64),
+            ("items", data.item_ids.len() as u64),
+        ]),
+        started,
+    );
+    manifest.seed = Some(config.train.seed);
+    manifest.fingerprint = towers_fingerprint(&dir)?;
+    manifest.details = serde_json::json!({
+        "best_epoch": trained.best_epoch,
+        "last_epoch": trained.epochs.last(),
+        "largest difference from ONNX Runtime": differences,
+    });
+    manifest.write(&manifest_path)?;
+    Ok(Outcome { skipped: false, manifest })
+}
+
+/// Where training starts: from an earlier run's weights, from its own checkpoint if that was made
+/// under the same key, or afresh.
+fn choose_start(
+    context: &Context,
+    options: &TrainOptions,
+    key: &StageKey,
+    checkpoints: &Path,
+) -> Result<Start, PipelineError> {
+    if let Some(previous) = &options.from {
+        return Ok(Start::From(best_path(&previous.join(files::CHECKPOINTS))));
+    }
+    let record = checkpoints.join("key.json");
+    let text = serde_json::json!({ "inputs": key.inputs, "config": key.config }).to_string();
+    if !context.force && std::fs::read_to_string(&record).is_ok_and(|found| found == text) {
+        return Ok(Start::Resume);
+    }
+    let _ = std::fs::remove_file(last_path(checkpoints));
+    twotower_artifacts::publish::publish_bytes(&record, text.as_bytes())?;
+    Ok(Start::Fresh)
+}
+
+/// Fingerprint of both towers of a folder: what vectors are named after.
+///
+/// # Errors
+/// [`PipelineError::Artifact`] when a tower cannot be read.
+pub fn towers_fingerprint(dir: &Path) -> Result<Fingerprint, PipelineError> {
+    let entries = [Side::User, Side::Item]
+        .into_iter()
+        .map(|side| FileEntry::of_file(dir, &files::tower(side), 0))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(crate::stage::content_fingerprint(&entries))
+}
+
+/// Writes a tower under a temporary name, compares it with the trained one, then renames it.
+///
+/// Returns the largest absolute difference between ONNX Runtime's vectors and the trained tower's,
+/// or of the file as the native engine reads it back where that engine was asked for.
+fn publish_tower(
+    tower: &Tower,
+    sample: &CodeBatch,
+    path: &Path,
+    engine_kind: EngineKind,
+) -> Result<Option<f32>, PipelineError> {
+    let side = tower.schema.side;
+    let candidate = path.with_file_name(format!(".{side}_tower.candidate.onnx"));
+    onnx::export(tower, &candidate, &BTreeMap::new())?;
+    let verified = match engine_kind {
+        EngineKind::Ort => engine::verify(&candidate, tower, sample, EXPORT_TOLERANCE).map(Some),
+        EngineKind::Native => onnx::read(&candidate).and_then(|(read, _)| {
+            let difference =
+                largest_difference(&native::embed(&read, sample)?.data, &native::embed(tower, sample)?.data);
+            tracing::warn!("train: {side} tower not compared with ONNX Runtime, because the engine is `native`");
+            Ok(Some(difference))
+        }),
+    };
+    let difference = match verified {
+        Ok(difference) => difference,
+        Err(error) => {
+            let _ = std::fs::remove_file(&candidate);
+            return Err(error.into());
+        }
+    };
+    twotower_artifacts::publish::rename(&candidate, path)?;
+    Ok(difference)
+}
+
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// Users spread over the table, each with its whole history.
+fn user_sample(data: &Dataset) -> CodeBatch {
+    let users = data.user_ids.len();
+    let n = users.min(VERIFY_ROWS);
+    let queries: Vec<Query> = (0..n)
+        .map(|i| (i * users / n) as u32)
+        .map(|u| Query { user_row: u, history_end: data.set.interactions.events(u as usize).end })
+        .collect();
+    let mut batch = CodeBatch::empty(&data.set.user_schema);
+    assemble(&data.set, &queries, &mut batch);
+    batch
+}
+
+fn item_sample(data: &Dataset) -> CodeBatch {
+    let items = data.item_ids.len();
+    let n = items.min(VERIFY_ROWS);
+    let mut batch = CodeBatch::empty(&data.set.item_schema);
+    batch.extend_from_rows(&data.set.items, (0..n).map(|i| i * items / n));
+    batch
+}
+
+struct TrainProgress<'a> {
+    context: &'a Context,
+    bar: Option<Bar>,
+    epoch: usize,
+    rate: f64,
+    epoch_started: Instant,
+}
+
+impl Observer for TrainProgress<'_> {
+    fn on_step(&mut self, report: &StepReport) -> ControlFlow<()> {
+        if self.bar.is_none() || self.epoch != report.epoch {
+            self.epoch = report.epoch;
+            let stage = format!("epoch {}/{}", report.epoch, report.epochs);
+            self.bar = Some(self.context.progress.bar(&stage, report.steps as u64, "steps"));
+        }
+        self.rate = report.examples_per_s;
+        if let Some(bar) = &mut self.bar {
+            let loss: f64 = report.terms.iter().map(|(_, value)| value).sum();
+            bar.message(format!("loss {loss:.4}  {:.0} examples/s", report.examples_per_s));
+            bar.set(report.step as u64);
+        }
+        if self.context.cancel.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn on_epoch(&mut self, report: &EpochReport) -> ControlFlow<()> {
+        self.bar = None;
+        let name = self.context.config.train.metric;
+        let metric = report.validation.as_ref().and_then(|v| v.get(name));
+        let validation = metric.map_or(String::new(), |value| format!(", validation {name} {value:.4}"));
+        let seconds = self.epoch_started.elapsed().as_secs_f64();
+        tracing::info!(
+            "train: epoch {}: loss {:.4}{validation}, {:.0} examples/s, {seconds:.1} s",
+            report.epoch,
+            report.loss,
+            self.rate
+        );
+        self.epoch_started = Instant::now();
+        if self.context.cancel.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}

@@ -1,0 +1,100 @@
+//! `twotower demo`.
+
+use super::evaluate::metrics_table;
+use super::job::given;
+use super::report::{outcome_json, print_outcome};
+use super::synth::DataOpts;
+use clap::Args;
+use serde_json::json;
+use std::path::PathBuf;
+use twotower_pipeline::cancel::Cancel;
+use twotower_pipeline::config::Override;
+use twotower_pipeline::demo::{DemoOptions, DemoReport, demo};
+use twotower_pipeline::progress::Progress;
+
+/// Options of `demo`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  twotower demo demo --users 200000
+Leaves DIR/data, DIR/pipeline.toml and DIR/run, so that every stage can be repeated by hand:
+  twotower recall --config demo/pipeline.toml --run demo/run --topk 20")]
+pub struct Opts {
+    /// Folder for data, job and run.
+    dir: PathBuf,
+    #[command(flatten)]
+    data: DataOpts,
+    /// What runs the towers: ort (ONNX Runtime) or native (no shared library needed).
+    #[arg(long)]
+    engine: Option<String>,
+    /// Override a setting of the job (may repeat).
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Redo every stage.
+    #[arg(long)]
+    force: bool,
+    /// Print one JSON object with each stage's rows and seconds, and the metrics.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the subcommand.
+pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
+    let mut overrides: Vec<Override> = given("infer.engine", opts.engine).into_iter().collect();
+    for text in &opts.set {
+        overrides.push(Override::parse(text)?);
+    }
+    let options = DemoOptions {
+        dir: opts.dir.clone(),
+        data: opts.data.config(),
+        overrides,
+        force: opts.force,
+        progress: if quiet { Progress::Quiet } else { Progress::Shown },
+        cancel: Cancel::on_signals()?,
+    };
+    let as_json = opts.json;
+    let report = demo(&options, |stage, outcome| {
+        if !as_json {
+            print_outcome(stage.name(), outcome, false);
+        }
+    })?;
+    if as_json {
+        println!("{}", to_json(&report));
+    } else {
+        print(&report, &opts.dir);
+    }
+    Ok(())
+}
+
+fn to_json(report: &DemoReport) -> serde_json::Value {
+    let synth = json!({
+        "stage": "synth",
+        "rows": { "users": report.data.users, "items": report.data.items, "interactions": report.data.interactions },
+        "seconds": report.data_seconds,
+    });
+    let stages: Vec<_> = std::iter::once(synth)
+        .chain(report.stages.iter().map(|(stage, outcome)| outcome_json(stage.name(), outcome)))
+        .collect();
+    json!({ "stages": stages, "data": report.data, "metrics": report.metrics, "recalls": report.shown })
+}
+
+fn print(report: &DemoReport, dir: &std::path::Path) {
+    println!("\n{}", metrics_table(&report.metrics));
+    let ceiling = &report.data.ceiling;
+    println!(
+        "recall@50 of the same split expected of an oracle that knows the generator's probabilities: {:.4}, of popularity: {:.4}",
+        ceiling.oracle_leave_last_out, ceiling.popularity_leave_last_out
+    );
+    println!("\nFive users and the items recalled first, with cosine similarity:");
+    for user in &report.shown {
+        println!("  {}", user.user);
+        for item in &user.items {
+            let attributes: Vec<String> = item
+                .attributes
+                .iter()
+                .map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()))
+                .collect();
+            println!("    {}  {:+.4}  {}", item.item, item.cosine_similarity, attributes.join(" "));
+        }
+    }
+    println!("\nEvery stage can be repeated by hand: --config {0}/pipeline.toml --run {0}/run", dir.display());
+}

@@ -1,0 +1,91 @@
+//! `twotower evaluate`.
+
+use super::job::JobOpts;
+use super::report::{outcome_json, table};
+use clap::Args;
+use std::path::{Path, PathBuf};
+use twotower_pipeline::evaluate::{MetricsFile, comparable, evaluate, files, read_metrics};
+
+/// Options of `evaluate`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  twotower evaluate --run runs/today
+  twotower evaluate --run runs/today --set evaluate.ranking=sampled
+  twotower evaluate --compare runs/a/evaluation/metrics.json runs/b/evaluation/metrics.json
+Metrics of unlike protocols are not compared: that is an error (exit code 4).")]
+pub struct Opts {
+    #[command(flatten)]
+    job: JobOpts,
+    /// Compare two metrics files instead of measuring a run.
+    #[arg(long, num_args = 2, value_names = ["A", "B"])]
+    compare: Option<Vec<PathBuf>>,
+}
+
+/// Runs the subcommand.
+pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
+    if let Some(paths) = &opts.compare {
+        return compare(&paths[0], &paths[1], opts.job.json);
+    }
+    let context = opts.job.context(Vec::new(), quiet)?;
+    let outcome = evaluate(&context)?;
+    if opts.job.json {
+        println!("{}", outcome_json("evaluate", &outcome));
+    } else {
+        println!("{}", metrics_table(&read_metrics(&context.run.evaluation().join(files::METRICS))?));
+    }
+    Ok(())
+}
+
+/// The metrics of all models, a row each, under the protocol's name.
+pub fn metrics_table(metrics: &MetricsFile) -> String {
+    let mut ks: Vec<usize> = metrics
+        .models
+        .values()
+        .flat_map(|values| values.keys().filter_map(|name| name.strip_prefix("recall@")?.parse().ok()))
+        .collect();
+    ks.sort_unstable();
+    ks.dedup();
+    let names: Vec<String> = ks
+        .iter()
+        .flat_map(|k| {
+            ["recall", "hit", "ndcg", "mrr", "precision", "coverage", "popularity"].map(|m| format!("{m}@{k}"))
+        })
+        .collect();
+    let mut header = vec!["metric"];
+    header.extend(metrics.models.keys().map(String::as_str));
+    let rows: Vec<Vec<String>> = names
+        .iter()
+        .map(|name| {
+            let values = metrics.models.values().map(|m| m.get(name).map_or("-".into(), |v| format!("{v:.4}")));
+            std::iter::once(name.clone()).chain(values).collect()
+        })
+        .collect();
+    format!("{} ({} users, {} items)\n{}", metrics.protocol, metrics.users, metrics.items, table(&header, &rows))
+}
+
+fn compare(a: &Path, b: &Path, as_json: bool) -> anyhow::Result<()> {
+    let (left, right) = (read_metrics(a)?, read_metrics(b)?);
+    comparable((a, &left), (b, &right))?;
+    let mut rows = Vec::new();
+    let mut objects = Vec::new();
+    for (model, values) in &left.models {
+        let Some(others) = right.models.get(model) else { continue };
+        for (name, va) in values {
+            let Some(vb) = others.get(name) else { continue };
+            objects
+                .push(serde_json::json!({ "model": model, "metric": name, "a": va, "b": vb, "difference": vb - va }));
+            rows.push(vec![
+                format!("{model} {name}"),
+                format!("{va:.4}"),
+                format!("{vb:.4}"),
+                format!("{:+.4}", vb - va),
+            ]);
+        }
+    }
+    if as_json {
+        println!("{}", serde_json::json!({ "protocol": left.protocol, "metrics": objects }));
+    } else {
+        println!("{}\n{}", left.protocol, table(&["metric", "a", "b", "b - a"], &rows));
+    }
+    Ok(())
+}

@@ -1,0 +1,75 @@
+//! `twotower infer`.
+
+use super::job::{JobOpts, ShardOpts, given};
+use super::report::print_outcome;
+use clap::{Args, ValueEnum};
+use twotower_artifacts::Side;
+use twotower_pipeline::infer::{InferOptions, infer};
+use twotower_tables::{Format, OneOrMany, TableSpec};
+
+/// Options of `infer`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  twotower infer --run runs/today --side item
+  twotower infer --run runs/today --side user --shard 3/16
+  SLURM_ARRAY_TASK_ID=3 twotower infer --run runs/today --side user --shards 16
+  twotower infer --run runs/today --side user --table newcomers.parquet --engine native")]
+pub struct Opts {
+    #[command(flatten)]
+    job: JobOpts,
+    #[command(flatten)]
+    shard: ShardOpts,
+    /// Which tower, and so which table.
+    #[arg(long, value_enum)]
+    side: SideArg,
+    /// Embed this file, folder or glob instead of the job's table; read with the job's table settings
+    /// unless its extension names another format.
+    #[arg(long, value_name = "PATH")]
+    table: Option<String>,
+    /// What runs the tower: ort (ONNX Runtime) or native (no shared library needed).
+    #[arg(long)]
+    engine: Option<String>,
+    /// How vectors are stored: f32 or f16.
+    #[arg(long)]
+    precision: Option<String>,
+    /// Worker threads; 0 = one per core.
+    #[arg(long)]
+    workers: Option<i64>,
+}
+
+/// A tower, as typed.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum SideArg {
+    User,
+    Item,
+}
+
+/// Runs the subcommand.
+pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
+    let shard = opts.shard.resolve()?;
+    let flags = [
+        given("infer.engine", opts.engine),
+        given("infer.precision", opts.precision),
+        given("infer.workers", opts.workers),
+    ];
+    let context = opts.job.context(flags.into_iter().flatten().collect(), quiet)?;
+    let side = match opts.side {
+        SideArg::User => Side::User,
+        SideArg::Item => Side::Item,
+    };
+    let tables = &context.config.tables;
+    let own = match side {
+        Side::User => &tables.users.source,
+        Side::Item => &tables.items.source,
+    };
+    let table = opts.table.map(|path| {
+        // Another format than the job's table has: its settings would not fit.
+        match (Format::of_path(path.as_ref()), own.format.or_else(|| Format::of_path(own.pattern().as_ref()))) {
+            (Some(given), Some(known)) if given != known => TableSpec::new(path),
+            _ => TableSpec { path: OneOrMany::One(path), ..own.clone() },
+        }
+    });
+    let outcome = infer(&context, &InferOptions { side, shard, table })?;
+    print_outcome("infer", &outcome, opts.job.json);
+    Ok(())
+}

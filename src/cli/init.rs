@@ -1,0 +1,51 @@
+//! `twotower init`.
+
+use clap::Args;
+use std::path::PathBuf;
+use twotower_pipeline::init::{InitOptions, init};
+
+/// Options of `init`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  twotower init --users users.parquet --items items.csv --interactions orders/ > pipeline.toml
+  twotower init --users u.csv --items i.csv --interactions r.csv --output pipeline.toml
+The guesses and their reasons go to standard error; check them.")]
+pub struct Opts {
+    /// File, folder or glob of users.
+    #[arg(long, value_name = "PATH")]
+    users: String,
+    /// File, folder or glob of items.
+    #[arg(long, value_name = "PATH")]
+    items: String,
+    /// File, folder or glob of interactions.
+    #[arg(long, value_name = "PATH")]
+    interactions: String,
+    /// Write the job to this file, which must not exist yet, instead of standard output.
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// Runs the subcommand.
+pub fn run(opts: Opts) -> anyhow::Result<()> {
+    let options = InitOptions { users: opts.users, items: opts.items, interactions: opts.interactions };
+    let (text, guesses) = init(&options)?;
+    for guess in &guesses {
+        eprintln!("{}: {}", guess.about, guess.reason);
+    }
+    match opts.output {
+        None => print!("{text}"),
+        Some(path) if path.exists() => {
+            return Err(twotower_pipeline::error::PipelineError::usage(format!(
+                "{} exists already; remove it or write to another file",
+                path.display()
+            ))
+            .into());
+        }
+        Some(path) => {
+            twotower_artifacts::publish::publish_bytes(&path, text.as_bytes())
+                .map_err(twotower_pipeline::error::PipelineError::from)?;
+            eprintln!("wrote {}", path.display());
+        }
+    }
+    Ok(())
+}

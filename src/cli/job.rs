@@ -1,0 +1,70 @@
+//! Options that every stage shares, resolved into a stage's context.
+
+use clap::Args;
+use std::path::PathBuf;
+use twotower_pipeline::cancel::Cancel;
+use twotower_pipeline::config::{Config, Override, RunDir, Value};
+use twotower_pipeline::progress::Progress;
+use twotower_pipeline::stage::Context;
+
+/// Which job, where its outputs go, and settings that differ from its file.
+#[derive(Debug, Args)]
+pub struct JobOpts {
+    /// The job's file.
+    #[arg(long, short, default_value = "pipeline.toml", env = "TWOTOWER_CONFIG", value_name = "FILE")]
+    pub config: PathBuf,
+    /// The run's folder: every stage reads and writes here.
+    #[arg(long, short, default_value = "run", env = "TWOTOWER_RUN", value_name = "DIR")]
+    pub run: PathBuf,
+    /// Override a setting of the job's file, such as train.epochs=3 (TOML value; may repeat).
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Redo this stage's own output even if it is complete and current.
+    #[arg(long)]
+    pub force: bool,
+    /// Print the result as JSON on standard output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl JobOpts {
+    /// Reads the job with overrides: flags of the stage first, then `--set`.
+    pub fn context(&self, flags: Vec<Override>, quiet: bool) -> anyhow::Result<Context> {
+        let mut overrides = flags;
+        for text in &self.set {
+            overrides.push(Override::parse(text)?);
+        }
+        Ok(Context {
+            config: Config::load(&self.config, &overrides)?,
+            run: RunDir::new(&self.run),
+            force: self.force,
+            progress: if quiet { Progress::Quiet } else { Progress::Shown },
+            cancel: Cancel::on_signals()?,
+        })
+    }
+}
+
+/// An override for each flag that was given.
+pub fn given<T: Into<Value>>(key: &str, value: Option<T>) -> Option<Override> {
+    value.map(|v| Override::new(key, v))
+}
+
+/// Which shard of the table, by flag or by the scheduler's environment.
+#[derive(Debug, Args)]
+pub struct ShardOpts {
+    /// Shard i of n, i counted from 0. Without it, i comes from TWOTOWER_SHARD, JOB_COMPLETION_INDEX
+    /// or SLURM_ARRAY_TASK_ID when --shards is given.
+    #[arg(long, value_name = "I/N")]
+    pub shard: Option<String>,
+    /// Number of shards, for an index from the environment.
+    #[arg(long, value_name = "N")]
+    pub shards: Option<u32>,
+}
+
+impl ShardOpts {
+    /// The shard to do.
+    pub fn resolve(&self) -> anyhow::Result<twotower_pipeline::shard::Shard> {
+        let variable = |name: &str| std::env::var(name).ok();
+        Ok(twotower_pipeline::shard::Shard::resolve(self.shard.as_deref(), self.shards, variable)?)
+    }
+}

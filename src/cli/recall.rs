@@ -1,0 +1,46 @@
+//! `twotower recall`.
+
+use super::job::{JobOpts, ShardOpts, given};
+use super::report::print_outcome;
+use clap::Args;
+use twotower_pipeline::recall::{RecallOptions, recall};
+
+/// Options of `recall`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  twotower recall --run runs/today --topk 50
+  twotower recall --run runs/today --topk 20 --shard 0/8 --format parquet-long
+Results are cosine similarities: 1 is the same direction, 0 unrelated, -1 opposite; large is good.")]
+pub struct Opts {
+    #[command(flatten)]
+    job: JobOpts,
+    #[command(flatten)]
+    shard: ShardOpts,
+    /// Items per user.
+    #[arg(long, short = 'k')]
+    topk: Option<i64>,
+    /// Item index: auto, exact or hnsw.
+    #[arg(long)]
+    index: Option<String>,
+    /// Form of the results: parquet (a row per user), parquet-long (a row per pair) or jsonl.
+    #[arg(long)]
+    format: Option<String>,
+    /// Do not leave out items that the user already interacted with.
+    #[arg(long)]
+    keep_seen: bool,
+}
+
+/// Runs the subcommand.
+pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
+    let shard = opts.shard.resolve()?;
+    let flags = [
+        given("recall.topk", opts.topk),
+        given("index.kind", opts.index),
+        given("recall.format", opts.format),
+        given("recall.exclude_seen", opts.keep_seen.then_some(false)),
+    ];
+    let context = opts.job.context(flags.into_iter().flatten().collect(), quiet)?;
+    let outcome = recall(&context, &RecallOptions { shard })?;
+    print_outcome("recall", &outcome, opts.job.json);
+    Ok(())
+}

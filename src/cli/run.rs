@@ -1,0 +1,74 @@
+//! `twotower run`.
+
+use super::job::JobOpts;
+use super::report::{outcome_json, print_outcome};
+use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+use twotower_pipeline::encode::EncodeOptions;
+use twotower_pipeline::run::{RunOptions, Stage, run_all};
+use twotower_pipeline::train::TrainOptions;
+
+/// Options of `run`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  twotower run --config pipeline.toml --run runs/2026-01-31
+  twotower run --run runs/2026-01-31 --from train        redo training and what follows
+  twotower run --run runs/2026-02-01 --update-from runs/2026-01-31   extend yesterday's vocabularies and weights
+A run that was stopped goes on when the same command is given again. The link `latest` beside the
+run folder points to the last complete run only.")]
+pub struct Opts {
+    #[command(flatten)]
+    job: JobOpts,
+    /// Redo this stage and those after it.
+    #[arg(long, value_enum, value_name = "STAGE")]
+    from: Option<StageArg>,
+    /// Extend an earlier run: its vocabularies keep their codes, its weights are the start.
+    #[arg(long, value_name = "RUN")]
+    update_from: Option<PathBuf>,
+}
+
+/// A stage, as typed.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum StageArg {
+    EncodeFeatures,
+    Train,
+    InferItems,
+    InferUsers,
+    Recall,
+    Evaluate,
+}
+
+impl From<StageArg> for Stage {
+    fn from(stage: StageArg) -> Self {
+        match stage {
+            StageArg::EncodeFeatures => Stage::EncodeFeatures,
+            StageArg::Train => Stage::Train,
+            StageArg::InferItems => Stage::InferItems,
+            StageArg::InferUsers => Stage::InferUsers,
+            StageArg::Recall => Stage::Recall,
+            StageArg::Evaluate => Stage::Evaluate,
+        }
+    }
+}
+
+/// Runs the subcommand.
+pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
+    let context = opts.job.context(Vec::new(), quiet)?;
+    let options = RunOptions {
+        from: opts.from.map(Stage::from),
+        encode: EncodeOptions { update: opts.update_from.as_ref().map(|run| run.join("encoders")) },
+        train: TrainOptions { from: opts.update_from.as_ref().map(|run| run.join("towers")) },
+    };
+    let mut stages = Vec::new();
+    run_all(&context, &options, |stage, outcome| {
+        if opts.job.json {
+            stages.push(outcome_json(stage.name(), outcome));
+        } else {
+            print_outcome(stage.name(), outcome, false);
+        }
+    })?;
+    if opts.job.json {
+        println!("{}", serde_json::json!({ "run": context.run.root(), "stages": stages }));
+    }
+    Ok(())
+}

@@ -1,0 +1,75 @@
+//! `twotower synth`.
+
+use clap::Args;
+use std::path::PathBuf;
+use twotower_pipeline::error::PipelineError;
+use twotower_pipeline::progress::Progress;
+use twotower_pipeline::synth::{SynthConfig, generate};
+
+/// What to generate.
+#[derive(Debug, Clone, Args)]
+pub struct DataOpts {
+    /// Users.
+    #[arg(long, default_value_t = 200_000)]
+    pub users: u64,
+    /// Items.
+    #[arg(long, default_value_t = 2000)]
+    pub items: u32,
+    /// The same seed gives the same bytes, whatever the number of threads.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+impl DataOpts {
+    /// The generator's settings.
+    pub fn config(&self) -> SynthConfig {
+        SynthConfig { users: self.users, items: self.items, seed: self.seed, ..SynthConfig::default() }
+    }
+}
+
+/// Options of `synth`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  twotower synth data --users 1000000
+  twotower synth tomorrow --users 1000000 --day 1     new users, new values, more nulls")]
+pub struct Opts {
+    /// Folder that gets users/, items.parquet, interactions/ and meta.json.
+    dir: PathBuf,
+    #[command(flatten)]
+    data: DataOpts,
+    /// Day of the users table: each adds new users, new values and nulls.
+    #[arg(long, default_value_t = 0)]
+    day: u32,
+    /// Worker threads; 0 = one per core.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    /// Replace a data set that is there.
+    #[arg(long)]
+    force: bool,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the subcommand.
+pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
+    let config = SynthConfig { day: opts.day, threads: opts.threads, force: opts.force, ..opts.data.config() };
+    let progress = if quiet { Progress::Quiet } else { Progress::Shown };
+    let mut bar = progress.bar("synth", config.users, "users");
+    let started = std::time::Instant::now();
+    let report = generate(&config, &opts.dir, &mut |rows| bar.advance(rows)).map_err(PipelineError::from)?;
+    drop(bar);
+    if opts.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        println!(
+            "synth: {} users, {} items, {} interactions, {:.1} MiB ({:.1} s)",
+            report.users,
+            report.items,
+            report.interactions,
+            report.bytes as f64 / (1 << 20) as f64,
+            started.elapsed().as_secs_f64()
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,47 @@
+//! `twotower train`.
+
+use super::job::{JobOpts, given};
+use super::report::print_outcome;
+use clap::Args;
+use std::path::PathBuf;
+use twotower_pipeline::train::{TrainOptions, train_model};
+
+/// Options of `train`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  twotower train --run runs/today --epochs 5
+  twotower train --run runs/today --from runs/yesterday/towers    start from yesterday's weights
+A stopped training goes on from its last checkpoint when the same command is given again.")]
+pub struct Opts {
+    #[command(flatten)]
+    job: JobOpts,
+    /// Start from the weights of an earlier run's tower folder: old rows copied, new rows from the unknown row.
+    #[arg(long, value_name = "DIR")]
+    from: Option<PathBuf>,
+    /// Passes over the training events.
+    #[arg(long)]
+    epochs: Option<i64>,
+    /// Examples per step.
+    #[arg(long)]
+    batch_size: Option<i64>,
+    /// Peak learning rate.
+    #[arg(long)]
+    learning_rate: Option<f64>,
+    /// Seed of everything random.
+    #[arg(long)]
+    seed: Option<i64>,
+}
+
+/// Runs the subcommand.
+pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
+    let flags = [
+        given("train.epochs", opts.epochs),
+        given("train.batch_size", opts.batch_size),
+        given("train.learning_rate", opts.learning_rate),
+        given("train.seed", opts.seed),
+    ];
+    let context = opts.job.context(flags.into_iter().flatten().collect(), quiet)?;
+    let outcome = train_model(&context, &TrainOptions { from: opts.from })?;
+    print_outcome("train", &outcome, opts.job.json);
+    Ok(())
+}
