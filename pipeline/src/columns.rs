@@ -1,154 +1,117 @@
 //! Columns of raw batches as the stages need them: ids, times, weights.
 
 use crate::error::PipelineError;
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float32Type, Int64Type};
 use arrow_array::{Array, ArrayRef, Float32Array, Int64Array, RecordBatch, UInt64Array};
 use arrow_schema::{DataType, TimeUnit};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use twotower_artifacts::ids::{IdKind, IdProblem, Ids};
-use twotower_tables::Table;
+use twotower_artifacts::Ids;
+use twotower_tables::{ReadOptions, Table, TableBatch};
 
-/// Whether a table's id column holds integers or text.
+/// Rows read at a time where a stage has no reason for another number.
+pub const BATCH_ROWS: usize = 16_384;
+
+/// The first `rows` rows of a table as one batch.
 ///
 /// # Errors
-/// [`PipelineError::Data`] for a missing column or another type.
-pub fn id_kind(table: &Table, column: &str) -> Result<IdKind, PipelineError> {
-    let info = table.column(column)?;
-    IdKind::of(&info.data_type).ok_or_else(|| {
-        PipelineError::Data(format!(
-            "{}: column `{column}`: ids of type {}; use integers or text",
-            table.name(),
-            info.data_type
-        ))
+/// Those of reading; [`PipelineError::Data`] when files have columns of unlike types.
+pub fn read_whole(table: &Table, columns: &[String], rows: u64) -> Result<RecordBatch, PipelineError> {
+    table.require_rows()?;
+    let options = ReadOptions { columns, rows: 0..rows, batch_rows: BATCH_ROWS };
+    let batches = table.read(options)?.map(|b| Ok(b?.batch)).collect::<Result<Vec<_>, PipelineError>>()?;
+    let schema = match batches.first() {
+        Some(first) => first.schema(),
+        None => return Err(PipelineError::Data(format!("{}: no rows were read", table.name()))),
+    };
+    arrow_select::concat::concat_batches(&schema, &batches)
+        .map_err(|e| PipelineError::Data(format!("{}: put the files' rows together: {e}", table.name())))
+}
+
+/// The ids of a whole table.
+///
+/// # Errors
+/// As [`twotower_tables::id_column`].
+pub fn read_ids(table: &Table, column: &str) -> Result<Ids, PipelineError> {
+    let kind = twotower_tables::id_kind(table, column)?;
+    let columns = [column.to_string()];
+    let options = ReadOptions { columns: &columns, rows: 0..u64::MAX, batch_rows: BATCH_ROWS };
+    let mut ids = Ids::new(kind);
+    for batch in table.read(options)? {
+        let batch = twotower_tables::id_column_as(&batch?, column, kind)?;
+        ids.extend_from(&batch, 0..batch.len());
+    }
+    Ok(ids)
+}
+
+fn column<'a>(batch: &'a TableBatch, name: &str) -> Result<&'a ArrayRef, PipelineError> {
+    batch.batch.column_by_name(name).ok_or_else(|| {
+        PipelineError::Data(format!("{}: column `{name}` was not read; please report this as a bug", batch.table()))
     })
 }
 
-fn column<'a>(table: &str, batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef, PipelineError> {
-    batch.column_by_name(name).ok_or_else(|| {
-        PipelineError::Data(format!("{table}: column `{name}` was not read; please report this as a bug"))
-    })
-}
-
-fn id_problem(table: &str, column: &str, first_row: u64, problem: &IdProblem) -> PipelineError {
-    let at = problem.row().map_or(String::new(), |row| format!(" at row {}", first_row + row as u64));
-    PipelineError::Data(format!("{table}: column `{column}`{at}: {problem}"))
-}
-
-/// The ids of a batch, integers or text as the column is.
-///
-/// # Errors
-/// [`PipelineError::Data`] at the first null or empty id, naming its row in the table.
-pub fn id_column(table: &str, batch: &RecordBatch, name: &str, first_row: u64) -> Result<Ids, PipelineError> {
-    Ids::from_array(column(table, batch, name)?).map_err(|p| id_problem(table, name, first_row, &p))
-}
-
-/// Appends the ids of a batch in the kind of `ids`.
-///
-/// # Errors
-/// As [`id_column`]; also text that is no integer where `ids` are integers.
-pub fn append_ids(
-    ids: &mut Ids,
-    table: &str,
-    batch: &RecordBatch,
-    name: &str,
-    first_row: u64,
-) -> Result<(), PipelineError> {
-    ids.extend_from_array(column(table, batch, name)?).map_err(|p| id_problem(table, name, first_row, &p))
+/// Table, column and file, as they stand in messages.
+fn place(batch: &TableBatch, name: &str) -> String {
+    format!("table `{}`: column `{name}` in {}", batch.table(), batch.path().display())
 }
 
 /// Times as 64-bit integers: integers as they are, dates and timestamps in their own unit, text
-/// and floats that hold whole numbers parsed.
+/// that holds whole numbers parsed.
 ///
 /// # Errors
-/// [`PipelineError::Data`] at the first null or unreadable time, naming its row.
-pub fn timestamp_column(
-    table: &str,
-    batch: &RecordBatch,
-    name: &str,
-    first_row: u64,
-) -> Result<Int64Array, PipelineError> {
-    let array = column(table, batch, name)?;
-    let array = match array.data_type() {
-        DataType::Date32 => cast(table, name, array, &DataType::Timestamp(TimeUnit::Second, None))?,
-        _ => array.clone(),
-    };
-    let times = match array.data_type() {
-        DataType::Float32 | DataType::Float64 | DataType::Decimal128(..) => {
-            return Err(PipelineError::Data(format!(
-                "{table}: column `{name}` of type {}: a timestamp must be an integer, a date or time type, or integers as text",
-                array.data_type()
-            )));
-        }
-        _ => cast(table, name, &array, &DataType::Int64)?,
-    };
-    whole(table, name, first_row, &array, &times, "a whole number")?;
-    Ok(arrow_array::cast::AsArray::as_primitive::<arrow_array::types::Int64Type>(&times).clone())
+/// [`PipelineError::Data`] at the first null or unreadable time, naming file and row.
+pub fn timestamp_column(batch: &TableBatch, name: &str) -> Result<Int64Array, PipelineError> {
+    let raw = column(batch, name)?;
+    if matches!(raw.data_type(), DataType::Float16 | DataType::Float32 | DataType::Float64) {
+        let (place, found) = (place(batch, name), raw.data_type());
+        return Err(PipelineError::Data(format!(
+            "{place} is {found}, expected integers, dates, timestamps, or integers as text"
+        )));
+    }
+    let dates = matches!(raw.data_type(), DataType::Date32);
+    let array = if dates { cast(batch, name, raw, &DataType::Timestamp(TimeUnit::Second, None))? } else { raw.clone() };
+    let times = cast(batch, name, &array, &DataType::Int64)?;
+    whole(batch, name, raw, &times, "a whole number")?;
+    Ok(times.as_primitive::<Int64Type>().clone())
 }
 
 /// Weights as finite, non-negative f32.
 ///
 /// # Errors
-/// [`PipelineError::Data`] at the first null, negative or non-finite weight, naming its row.
-pub fn weight_column(
-    table: &str,
-    batch: &RecordBatch,
-    name: &str,
-    first_row: u64,
-) -> Result<Float32Array, PipelineError> {
-    let array = column(table, batch, name)?;
-    let weights = cast(table, name, array, &DataType::Float32)?;
-    whole(table, name, first_row, array, &weights, "a number")?;
-    let weights = arrow_array::cast::AsArray::as_primitive::<arrow_array::types::Float32Type>(&weights).clone();
-    if let Some(row) = weights.values().iter().position(|w| !w.is_finite() || *w < 0.0) {
-        return Err(PipelineError::Data(format!(
-            "{table}: column `{name}` at row {}: weight {}: expected a finite number of at least 0",
-            first_row + row as u64,
+/// [`PipelineError::Data`] at the first null, negative or non-finite weight, naming file and row.
+pub fn weight_column(batch: &TableBatch, name: &str) -> Result<Float32Array, PipelineError> {
+    let raw = column(batch, name)?;
+    let weights = cast(batch, name, raw, &DataType::Float32)?;
+    whole(batch, name, raw, &weights, "a number")?;
+    let weights = weights.as_primitive::<Float32Type>().clone();
+    match weights.values().iter().position(|w| !w.is_finite() || *w < 0.0) {
+        None => Ok(weights),
+        Some(row) => Err(PipelineError::Data(format!(
+            "{} at row {}: weight {}: expected a finite number of at least 0",
+            place(batch, name),
+            batch.row_in_file + row as u64,
             weights.value(row)
-        )));
+        ))),
     }
-    Ok(weights)
 }
 
-fn cast(table: &str, name: &str, array: &ArrayRef, to: &DataType) -> Result<ArrayRef, PipelineError> {
+fn cast(batch: &TableBatch, name: &str, array: &ArrayRef, to: &DataType) -> Result<ArrayRef, PipelineError> {
     arrow_cast::cast(array, to).map_err(|e| {
-        PipelineError::Data(format!(
-            "{table}: column `{name}` of type {}: not readable as {to}: {e}",
-            array.data_type()
-        ))
+        let (place, found) = (place(batch, name), array.data_type());
+        PipelineError::Data(format!("{place} is {found}, not readable as {to}: {e}"))
     })
 }
 
 /// Refuses a column that was, or by the cast became, null somewhere.
-fn whole(
-    table: &str,
-    name: &str,
-    first_row: u64,
-    raw: &ArrayRef,
-    cast: &ArrayRef,
-    expected: &str,
-) -> Result<(), PipelineError> {
+fn whole(batch: &TableBatch, name: &str, raw: &ArrayRef, cast: &ArrayRef, expected: &str) -> Result<(), PipelineError> {
     let Some(row) = (0..cast.len()).find(|r| cast.is_null(*r)) else { return Ok(()) };
     let found = match raw.is_null(row) {
         true => "null".to_string(),
         false => arrow_cast::display::array_value_to_string(raw, row).map_or("a value".into(), |v| format!("`{v}`")),
     };
-    Err(PipelineError::Data(format!(
-        "{table}: column `{name}` at row {}: expected {expected}, found {found}",
-        first_row + row as u64
-    )))
-}
-
-/// All batches as one.
-///
-/// # Errors
-/// [`PipelineError::Data`] when their types differ.
-pub fn concat(table: &str, batches: &[RecordBatch]) -> Result<RecordBatch, PipelineError> {
-    let schema = match batches.first() {
-        Some(first) => first.schema(),
-        None => return Err(PipelineError::Data(format!("{table}: the table has no rows"))),
-    };
-    arrow_select::concat::concat_batches(&schema, batches)
-        .map_err(|e| PipelineError::Data(format!("{table}: put the files' rows together: {e}")))
+    let at = batch.row_in_file + row as u64;
+    Err(PipelineError::Data(format!("{} at row {at}: expected {expected}, found {found}", place(batch, name))))
 }
 
 /// The given rows of a batch, in that order.

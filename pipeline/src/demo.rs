@@ -1,6 +1,7 @@
 //! `demo`: synthetic data, a job that describes it, and a whole run on it.
 
 use crate::cancel::Cancel;
+use crate::columns::{read_ids, read_whole};
 use crate::config::{Config, Override, RunDir};
 use crate::error::PipelineError;
 use crate::evaluate::{self, MetricsFile};
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 use twotower_artifacts::neighbours::read_lists;
 use twotower_synth::{SynthConfig, SynthReport, generate};
-use twotower_tables::{ReadOptions, Table};
+use twotower_tables::Table;
 
 /// The job that `demo` writes.
 pub const PIPELINE_TOML: &str = include_str!("demo_pipeline.toml");
@@ -110,10 +111,8 @@ fn shown_users(context: &Context) -> Result<Vec<ShownUser>, PipelineError> {
     let entity = &context.config.tables.items;
     let items = Table::open("items", &entity.source)?;
     let columns: Vec<String> = items.columns().iter().map(|c| c.name.clone()).collect();
-    let options = ReadOptions { columns: &columns, rows: 0..items.rows()?, batch_rows: 65_536 };
-    let batches = items.read(options)?.map(|b| Ok(b?.batch)).collect::<Result<Vec<_>, PipelineError>>()?;
-    let table = crate::columns::concat("items", &batches)?;
-    let ids = crate::columns::id_column("items", &table, &entity.id, 0)?;
+    let table = read_whole(&items, &columns, u64::MAX)?;
+    let ids = read_ids(&items, &entity.id)?;
 
     let part = first_part(&context.run.recall())?;
     let mut shown = Vec::new();

@@ -1,6 +1,6 @@
 //! `encode-features`: fits the encoders, then encodes items, users with positives, and interactions.
 
-use crate::columns::{self, StagedTable};
+use crate::columns::{self, BATCH_ROWS, StagedTable};
 use crate::duplicates::DuplicateFinder;
 use crate::error::PipelineError;
 use crate::id_index::{IdIndex, hash};
@@ -14,12 +14,9 @@ use std::time::Instant;
 use twotower_artifacts::{
     CodeBatch, CodesInfo, CodesWriter, Compression, FileEntry, Id, IdKind, Ids, Side, write_interactions,
 };
-use twotower_encoders::{EncodeCounts, EncoderFit, EncoderState, store};
+use twotower_encoders::{EncodeCounts, EncoderError, EncoderFit, EncoderState, store};
 use twotower_queries::{STAGED, distinct_users, join_events};
-use twotower_tables::{ReadOptions, Table};
-
-/// Rows read at a time.
-const BATCH_ROWS: usize = 16_384;
+use twotower_tables::{ReadOptions, Table, TableBatch, id_column, id_column_as, id_kind};
 
 /// Options of the stage beside the job's own.
 #[derive(Debug, Clone, Default)]
@@ -79,7 +76,7 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     let encode = Encode { context, dir: &dir, joins };
     let item_table = encode.read_items(&items)?;
     let staged = encode.stage_interactions(&interactions, &users, &item_table.ids)?;
-    let user_kind = columns::id_kind(&users, &tables.users.id)?;
+    let user_kind = id_kind(&users, &tables.users.id)?;
     let positive = IdIndex::new(distinct_users(staged.path(), user_kind)?).map_err(|(a, b)| {
         PipelineError::Data(format!(
             "distinct users of interactions: rows {a} and {b} are equal; please report this as a bug"
@@ -87,7 +84,7 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     })?;
 
     let mut fit = EncoderFit::new(context.config.side(Side::User), context.config.side(Side::Item))?;
-    fit.fit_batch(Side::Item, &item_table.batch)?;
+    item_table.batches.iter().try_for_each(|batch| encode.fit_batch(&mut fit, Side::Item, batch))?;
     let seen = encode.fit_users(&users, &mut fit)?;
     let state = match previous {
         Some(previous) => previous.update(fit)?,
@@ -179,11 +176,14 @@ fn vocabularies(state: &EncoderState) -> serde_json::Value {
     state.vocabularies().map(of).collect::<serde_json::Map<_, _>>().into()
 }
 
-/// Items read whole, sorted by id.
+/// Items read whole; their encoded rows are in id order.
 struct ItemTable {
+    /// Ascending.
     ids: Ids,
-    /// The table in id order.
-    batch: RecordBatch,
+    /// Row of the raw table of each id.
+    order: Vec<usize>,
+    /// The raw table.
+    batches: Vec<TableBatch>,
 }
 
 struct Encode<'a> {
@@ -193,39 +193,42 @@ struct Encode<'a> {
 }
 
 impl Encode<'_> {
-    /// A raw batch with the columns of its side's vector files.
-    fn join(&self, side: Side, batch: RecordBatch, first_row: u64) -> Result<RecordBatch, PipelineError> {
-        self.joins.join(&self.context.config.side(side), side, batch, first_row)
+    /// Fits a raw batch.
+    fn fit_batch(&self, fit: &mut EncoderFit, side: Side, batch: &TableBatch) -> Result<(), PipelineError> {
+        let rows = self.joins.join(&self.context.config.side(side), side, batch)?;
+        fit.fit_batch(side, &rows).map_err(|e| encode_error(e, batch))
     }
 
     fn side_columns(&self, side: Side) -> Vec<String> {
         read_columns(&self.context.config.side(side))
     }
 
-    fn read_items(&self, items: &Table) -> Result<ItemTable, PipelineError> {
-        items.require_rows()?;
+    fn read_items(&self, table: &Table) -> Result<ItemTable, PipelineError> {
+        table.require_rows()?;
         let columns = self.side_columns(Side::Item);
-        let options = ReadOptions { columns: &columns, rows: 0..items.rows()?, batch_rows: BATCH_ROWS };
-        let batches =
-            items.read(options)?.map(|b| Ok(b?.batch)).collect::<Result<Vec<RecordBatch>, PipelineError>>()?;
-        let batch = columns::concat("items", &batches)?;
         let id = &self.context.config.tables.items.id;
-        let ids = columns::id_column("items", &batch, id, 0)?;
-        if let Some((first, second)) = ids.duplicate() {
-            return Err(duplicate_id("items", id, ids.get(first), first as u64, second as u64));
+        let mut unsorted = Ids::new(id_kind(table, id)?);
+        let mut batches = Vec::new();
+        for batch in table.read(ReadOptions { columns: &columns, rows: 0..table.rows()?, batch_rows: BATCH_ROWS })? {
+            let batch = batch?;
+            let ids = id_column_as(&batch, id, unsorted.kind())?;
+            unsorted.extend_from(&ids, 0..ids.len());
+            batches.push(batch);
         }
-        let order = ids.sorted_positions();
-        let mut ascending = Ids::new(ids.kind());
-        ascending.extend_from(&ids, order.iter().copied());
-        let sorted = columns::take("items", &batch, &order)?;
-        Ok(ItemTable { ids: ascending, batch: self.join(Side::Item, sorted, 0)? })
+        if let Some((first, second)) = unsorted.duplicate() {
+            return Err(duplicate_id("items", id, unsorted.get(first), first as u64, second as u64));
+        }
+        let order = unsorted.sorted_positions();
+        let mut ids = Ids::new(unsorted.kind());
+        ids.extend_from(&unsorted, order.iter().copied());
+        Ok(ItemTable { ids, order, batches })
     }
 
     /// Writes the interactions table in the one form the queries read.
     fn stage_interactions(&self, table: &Table, users: &Table, items: &Ids) -> Result<StagedTable, PipelineError> {
         table.require_rows()?;
         let spec = &self.context.config.tables.interactions;
-        let user_kind = columns::id_kind(users, &self.context.config.tables.users.id)?;
+        let user_kind = id_kind(users, &self.context.config.tables.users.id)?;
         let wanted: Vec<String> = [Some(&spec.user), Some(&spec.item), spec.timestamp.as_ref(), spec.weight.as_ref()]
             .into_iter()
             .flatten()
@@ -239,23 +242,18 @@ impl Encode<'_> {
             self.context.cancel.check("encode-features")?;
             let batch = batch?;
             let id = |column: &str, kind: IdKind| -> Result<ArrayRef, PipelineError> {
-                let mut ids = Ids::new(kind);
-                columns::append_ids(&mut ids, "interactions", &batch.batch, column, batch.first_row)?;
+                let ids = id_column_as(&batch, column, kind)?;
                 Ok(ids.to_array(0..ids.len()))
             };
             let n = batch.batch.num_rows();
             let position: ArrayRef =
                 Arc::new(Int64Array::from_iter_values((0..n as i64).map(|r| batch.first_row as i64 + r)));
             let time: ArrayRef = match &spec.timestamp {
-                Some(column) => {
-                    Arc::new(columns::timestamp_column("interactions", &batch.batch, column, batch.first_row)?)
-                }
+                Some(column) => Arc::new(columns::timestamp_column(&batch, column)?),
                 None => position.clone(),
             };
             let weight: ArrayRef = match &spec.weight {
-                Some(column) => {
-                    Arc::new(columns::weight_column("interactions", &batch.batch, column, batch.first_row)?)
-                }
+                Some(column) => Arc::new(columns::weight_column(&batch, column)?),
                 None => Arc::new(Float32Array::from(vec![1.0; n])),
             };
             let arrays = [id(&spec.user, user_kind)?, id(&spec.item, items.kind())?, time, weight, position];
@@ -281,8 +279,8 @@ impl Encode<'_> {
         for batch in users.read(options)? {
             self.context.cancel.check("encode-features")?;
             let batch = batch?;
-            finder.add(&columns::id_column("users", &batch.batch, id, batch.first_row)?)?;
-            fit.fit_batch(Side::User, &self.join(Side::User, batch.batch.clone(), batch.first_row)?)?;
+            finder.add(&id_column(&batch, id)?)?;
+            self.fit_batch(fit, Side::User, &batch)?;
             bar.advance(batch.batch.num_rows() as u64);
         }
         let repeated = finder.repeated()?;
@@ -300,7 +298,7 @@ impl Encode<'_> {
         let mut suspects: Vec<(String, u64)> = Vec::new();
         for batch in users.read(options)? {
             let batch = batch?;
-            let ids = columns::id_column("users", &batch.batch, id, batch.first_row)?;
+            let ids = id_column(&batch, id)?;
             for (row, this) in ids.iter().enumerate().filter(|(_, this)| repeated.binary_search(&hash(*this)).is_ok()) {
                 let at = batch.first_row + row as u64;
                 if let Some((_, first)) = suspects.iter().find(|(known, _)| *known == this.to_string()) {
@@ -321,7 +319,14 @@ impl Encode<'_> {
         let mut codes = CodeBatch::empty(&schema);
         let info = CodesInfo { ids: items.ids.kind(), schema };
         let mut writer = CodesWriter::create(self.dir.join(files::ITEMS), &info, Compression::Lz4)?;
-        let counts = state.encode(Side::Item, &items.batch, &mut codes)?;
+        let mut counts = EncodeCounts::default();
+        let mut encoder = state.encoder(Side::Item);
+        let mut unsorted = codes.clone();
+        for batch in &items.batches {
+            let rows = self.joins.join(&self.context.config.side(Side::Item), Side::Item, batch)?;
+            counts.merge(&encoder.encode(&rows, &mut unsorted).map_err(|e| encode_error(e, batch))?);
+        }
+        codes.extend_from_rows(&unsorted, items.order.iter().copied());
         writer.write(&items.ids, &codes)?;
         Ok((writer.finish()?, counts))
     }
@@ -347,15 +352,16 @@ impl Encode<'_> {
         for batch in users.read(options)? {
             self.context.cancel.check("encode-features")?;
             let batch = batch?;
-            let ids = columns::id_column("users", &batch.batch, id, batch.first_row)?;
+            let ids = id_column(&batch, id)?;
             let chosen: Vec<usize> = (0..ids.len()).filter(|r| positive.find(ids.get(*r)).is_some()).collect();
             bar.advance(ids.len() as u64);
             if chosen.is_empty() {
                 continue;
             }
             codes.clear();
-            let rows = columns::take("users", &batch.batch, &chosen)?;
-            counts.merge(&encoder.encode(&self.join(Side::User, rows, batch.first_row)?, &mut codes)?);
+            let joined = self.joins.join(&self.context.config.side(Side::User), Side::User, &batch)?;
+            let rows = columns::take("users", &joined, &chosen)?;
+            counts.merge(&encoder.encode(&rows, &mut codes).map_err(|e| encode_error(e, &batch))?);
             let mut chosen_ids = Ids::new(kept.kind());
             chosen_ids.extend_from(&ids, chosen);
             writer.write(&chosen_ids, &codes)?;
@@ -363,6 +369,15 @@ impl Encode<'_> {
         }
         Ok((writer.finish()?, kept, counts))
     }
+}
+
+/// An encoder's error with the file and row it happened at.
+pub(crate) fn encode_error(error: EncoderError, batch: &TableBatch) -> PipelineError {
+    PipelineError::from(error.with_first_row(batch.row_in_file)).within(format!(
+        "table `{}`: {}",
+        batch.table(),
+        batch.path().display()
+    ))
 }
 
 fn duplicate_id(table: &str, column: &str, id: Id<'_>, first: u64, second: u64) -> PipelineError {

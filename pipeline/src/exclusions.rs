@@ -1,6 +1,6 @@
 //! What a user must not get: items seen, the catalogue's allow and deny lists, and pairs by table.
 
-use crate::columns;
+use crate::columns::BATCH_ROWS;
 use crate::config::ListTable;
 use crate::dataset::History;
 use crate::error::PipelineError;
@@ -9,9 +9,7 @@ use crate::stage::Context;
 use twotower_artifacts::Fingerprint;
 use twotower_artifacts::ids::{Id, Ids};
 use twotower_index::Eligibility;
-use twotower_tables::{ReadOptions, Table};
-
-const BATCH_ROWS: usize = 16_384;
+use twotower_tables::{ReadOptions, Table, TableBatch, id_column_as, id_kind};
 
 /// Everything that narrows what a user gets, in terms of catalogue rows.
 pub struct Exclusion {
@@ -63,15 +61,19 @@ impl Exclusion {
             None => None,
             Some(spec) => {
                 let table = Table::open("exclusions", &spec.source)?;
-                let users_kind = columns::id_kind(
+                let users_kind = id_kind(
                     &Table::open("users", &context.config.tables.users.source)?,
                     &context.config.tables.users.id,
                 )?;
                 let mut users = Ids::new(users_kind);
                 let mut items = Ids::new(catalogue.ids().kind());
-                read_ids(&table, &[&spec.user, &spec.item], |batch, first| {
-                    columns::append_ids(&mut users, "exclusions", batch, &spec.user, first)?;
-                    columns::append_ids(&mut items, "exclusions", batch, &spec.item, first)
+                read_batches(&table, &[&spec.user, &spec.item], |batch| {
+                    let pairs = [(&mut users, &spec.user), (&mut items, &spec.item)];
+                    for (ids, column) in pairs {
+                        let batch = id_column_as(batch, column, ids.kind())?;
+                        ids.extend_from(&batch, 0..batch.len());
+                    }
+                    Ok(())
                 })?;
                 let order = users.sorted_positions();
                 let by_user = || order.chunk_by(|a, b| users.get(*a) == users.get(*b));
@@ -119,10 +121,8 @@ impl Exclusion {
 fn read_list(name: &str, spec: &ListTable, catalogue: &IdIndex) -> Result<Vec<bool>, PipelineError> {
     let table = Table::open(name, &spec.source)?;
     let (mut listed, mut strangers) = (vec![false; catalogue.ids().len()], 0u64);
-    read_ids(&table, &[&spec.item], |batch, first| {
-        let mut ids = Ids::new(catalogue.ids().kind());
-        columns::append_ids(&mut ids, name, batch, &spec.item, first)?;
-        for id in ids.iter() {
+    read_batches(&table, &[&spec.item], |batch| {
+        for id in id_column_as(batch, &spec.item, catalogue.ids().kind())?.iter() {
             match catalogue.find(id) {
                 Some(at) => listed[at as usize] = true,
                 None => strangers += 1,
@@ -136,16 +136,15 @@ fn read_list(name: &str, spec: &ListTable, catalogue: &IdIndex) -> Result<Vec<bo
     Ok(listed)
 }
 
-fn read_ids(
+fn read_batches(
     table: &Table,
     wanted: &[&String],
-    mut take: impl FnMut(&arrow_array::RecordBatch, u64) -> Result<(), PipelineError>,
+    mut take: impl FnMut(&TableBatch) -> Result<(), PipelineError>,
 ) -> Result<(), PipelineError> {
     let wanted: Vec<String> = wanted.iter().map(|c| c.to_string()).collect();
     let options = ReadOptions { columns: &wanted, rows: 0..table.rows()?, batch_rows: BATCH_ROWS };
     for batch in table.read(options)? {
-        let batch = batch?;
-        take(&batch.batch, batch.first_row)?;
+        take(&batch?)?;
     }
     Ok(())
 }

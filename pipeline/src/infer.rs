@@ -1,7 +1,7 @@
 //! `infer`: raw rows in, vectors out, in one pass and bounded memory.
 
-use crate::columns;
 use crate::dataset::History;
+use crate::encode::encode_error;
 use crate::error::PipelineError;
 use crate::shard::Shard;
 use crate::side_files::{SideFiles, read_columns};
@@ -18,7 +18,7 @@ use twotower_artifacts::{
 };
 use twotower_encoders::{EncodeCounts, EncoderState, SideEncoder, SideSpec};
 use twotower_models::engine::{self, Engine};
-use twotower_tables::{ReadOptions, Table, TableBatch, TableSpec};
+use twotower_tables::{ReadOptions, Table, TableBatch, TableSpec, id_column_as};
 
 /// Options of the stage beside the job's own.
 #[derive(Debug, Clone)]
@@ -129,11 +129,10 @@ impl Embedder<'_> {
     /// Encoder and engine errors; a vector that is not finite.
     pub fn embed(&mut self, batch: &TableBatch) -> Result<Embedded, PipelineError> {
         let known = self.embedding;
-        let mut ids = Ids::new(known.ids);
-        columns::append_ids(&mut ids, known.table(), &batch.batch, &known.spec.id_column, batch.first_row)?;
-        let rows = known.joins.join(&known.spec, known.schema.side, batch.batch.clone(), batch.first_row)?;
+        let ids = id_column_as(batch, &known.spec.id_column, known.ids)?;
+        let rows = known.joins.join(&known.spec, known.schema.side, batch)?;
         self.codes.clear();
-        let counts = self.encoder.encode(&rows, &mut self.codes)?;
+        let counts = self.encoder.encode(&rows, &mut self.codes).map_err(|e| encode_error(e, batch))?;
         if let Some(history) = &known.history {
             fill_sequences(&known.schema, history, &ids, &mut self.codes);
         }

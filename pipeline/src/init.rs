@@ -1,13 +1,13 @@
 //! `init`: a commented `pipeline.toml` from the columns of given files.
 
-use crate::columns;
+use crate::columns::read_whole;
 use crate::error::PipelineError;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use twotower_artifacts::Side;
 use twotower_encoders::FeatureSpec;
 use twotower_encoders::init::{ColumnSample, Proposal, Role, propose};
-use twotower_tables::{ReadOptions, Table, TableSpec};
+use twotower_tables::{Table, TableSpec};
 
 /// Rows looked at per table.
 const SAMPLE_ROWS: u64 = 50_000;
@@ -92,11 +92,8 @@ struct EventColumns {
 impl Sampled {
     fn read(name: &'static str, path: &str) -> Result<Self, PipelineError> {
         let table = Table::open(name, &TableSpec::new(path))?;
-        table.require_rows()?;
         let names: Vec<String> = table.columns().iter().map(|c| c.name.clone()).collect();
-        let options = ReadOptions { columns: &names, rows: 0..SAMPLE_ROWS.min(table.rows()?), batch_rows: 16_384 };
-        let batches = table.read(options)?.map(|b| Ok(b?.batch)).collect::<Result<Vec<_>, PipelineError>>()?;
-        let whole = columns::concat(name, &batches)?;
+        let whole = read_whole(&table, &names, SAMPLE_ROWS)?;
         let sampled = names.iter().zip(whole.columns()).map(|(name, rows)| {
             let sample = ColumnSample::of(name, rows);
             let proposal = propose(&sample);

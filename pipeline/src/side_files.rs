@@ -1,17 +1,15 @@
 //! Vector features from a side file keyed by id, joined to raw batches before they are encoded.
 
-use crate::columns;
+use crate::columns::{read_ids, read_whole};
 use crate::error::PipelineError;
 use crate::id_index::IdIndex;
 use crate::stage::Context;
 use arrow_array::{ArrayRef, RecordBatch, UInt64Array};
 use arrow_schema::{Field, Schema};
 use std::sync::Arc;
-use twotower_artifacts::{Fingerprint, Ids, Side};
+use twotower_artifacts::{Fingerprint, Side};
 use twotower_encoders::{FeatureSpec, SideSpec};
-use twotower_tables::{ReadOptions, Table, TableSpec};
-
-const BATCH_ROWS: usize = 16_384;
+use twotower_tables::{Table, TableBatch, TableSpec, id_column_as};
 
 /// The columns a side's raw table must be read with: its id, and the inputs of features without a side file.
 pub fn read_columns(spec: &SideSpec) -> Vec<String> {
@@ -74,17 +72,10 @@ impl SideFiles {
     ///
     /// # Errors
     /// An unreadable id.
-    pub fn join(
-        &self,
-        spec: &SideSpec,
-        side: Side,
-        batch: RecordBatch,
-        first_row: u64,
-    ) -> Result<RecordBatch, PipelineError> {
-        let mut joined = batch;
+    pub fn join(&self, spec: &SideSpec, side: Side, batch: &TableBatch) -> Result<RecordBatch, PipelineError> {
+        let mut joined = batch.batch.clone();
         for file in self.0.iter().filter(|f| f.side == side) {
-            let mut ids = Ids::new(file.ids.ids().kind());
-            columns::append_ids(&mut ids, &format!("{side} table"), &joined, &spec.id_column, first_row)?;
+            let ids = id_column_as(batch, &spec.id_column, file.ids.ids().kind())?;
             let rows: UInt64Array = ids.iter().map(|id| file.ids.find(id).map(u64::from)).collect();
             let failed = |e| PipelineError::Data(format!("join vectors of `{}`: {e}", file.feature));
             let vectors = arrow_select::take::take(&file.vectors, &rows, None).map_err(failed)?;
@@ -103,12 +94,8 @@ impl SideFile {
     fn read(side: Side, feature: &str, path: &str, id: &str, column: &str) -> Result<Self, PipelineError> {
         let name = format!("vectors of `{feature}`");
         let table = Table::open(&name, &TableSpec::new(path))?;
-        let wanted = [id.to_string(), column.to_string()];
-        let options = ReadOptions { columns: &wanted, rows: 0..table.rows()?, batch_rows: BATCH_ROWS };
-        let batches = table.read(options)?.map(|b| Ok(b?.batch)).collect::<Result<Vec<_>, PipelineError>>()?;
-        let whole = columns::concat(&name, &batches)?;
-        let ids = columns::id_column(&name, &whole, id, 0)?;
-        let ids = IdIndex::new(ids).map_err(|(first, second)| {
+        let whole = read_whole(&table, &[column.to_string()], u64::MAX)?;
+        let ids = IdIndex::new(read_ids(&table, id)?).map_err(|(first, second)| {
             PipelineError::Data(format!(
                 "{name}: {path}: rows {first} and {second} have the same id; ids must be unique"
             ))
