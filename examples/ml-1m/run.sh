@@ -16,4 +16,4 @@ if [ -f "$data/ratings.dat" ]; then
 else
   LC_ALL=C awk -F, 'BEGIN { print "user,item,time" } NR > 1 { print $1 "," $2 "," $4 }' "$data/ratings_chrono.csv"
 fi > "$out/job/interactions.csv"
-exec "$here/../movielens.sh" "$out/job" 12 "$seeds" "$out" held-out final
+exec "$here/../movielens.sh" "$out/job" 8 "$seeds" "$out" held-out final

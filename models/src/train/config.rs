@@ -92,7 +92,7 @@ pub struct TrainConfig {
     pub beta2: f32,
     /// Adam's epsilon.
     pub eps: f32,
-    /// Steps over which the learning rate rises linearly.
+    /// Steps over which the learning rate rises linearly; at most a tenth of all steps.
     pub warmup_steps: usize,
     /// Course of the learning rate afterwards.
     pub schedule: Schedule,
@@ -208,14 +208,15 @@ impl TrainConfig {
 
     /// The learning rate of a step, counted from 0, of `total`.
     pub fn learning_rate_at(&self, step: usize, total: usize) -> f64 {
-        if step < self.warmup_steps {
-            return self.learning_rate * (step + 1) as f64 / self.warmup_steps as f64;
+        let warmup = self.warmup_steps.min(total / 10);
+        if step < warmup {
+            return self.learning_rate * (step + 1) as f64 / warmup as f64;
         }
         match self.schedule {
             Schedule::Constant => self.learning_rate,
             Schedule::Cosine => {
-                let last = total.saturating_sub(self.warmup_steps + 1).max(1);
-                let progress = ((step - self.warmup_steps) as f64 / last as f64).min(1.0);
+                let last = total.saturating_sub(warmup + 1).max(1);
+                let progress = ((step - warmup) as f64 / last as f64).min(1.0);
                 let share = 0.5 * (1.0 + (std::f64::consts::PI * progress).cos());
                 self.learning_rate * (self.min_learning_rate + (1.0 - self.min_learning_rate) * share)
             }
