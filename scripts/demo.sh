@@ -9,4 +9,5 @@ for tool in cargo cc; do
 done
 scripts/onnxruntime.sh >&2
 cargo build --release --workspace --bins >&2
-exec "${CARGO_TARGET_DIR:-target}/release/twotower" demo "${@:-demo}"
+case "${1:--}" in -*) set -- demo "$@" ;; esac
+exec "${CARGO_TARGET_DIR:-target}/release/twotower" demo "$@"

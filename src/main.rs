@@ -18,7 +18,8 @@ fn main() -> ExitCode {
     match cli::run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            // Every error's text holds those below it, so the chain is not printed again.
+            eprintln!("error: {error}");
             ExitCode::from(cli::exit_code(&error))
         }
     }

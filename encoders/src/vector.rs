@@ -65,7 +65,9 @@ impl Encode for VectorEncoder {
                 Value::Int(i) => i as f32,
                 Value::UInt(u) => u as f32,
                 Value::Null => f32::NAN,
-                Value::Bool(_) | Value::Text(_) => {
+                // JSON Lines deliver numbers as text; what is no number is refused below as not finite.
+                Value::Text(text) => text.trim().parse().unwrap_or(f32::NAN),
+                Value::Bool(_) => {
                     readable = false;
                     f32::NAN
                 }

@@ -232,12 +232,14 @@ impl Questions {
 /// Vectors of a batch through an exported tower, by the job's engine.
 fn embed(
     context: &Context,
+    data: &Dataset,
     side: Side,
     rows: usize,
     fill: impl Fn(Range<usize>, &mut CodeBatch),
 ) -> Result<Matrix, PipelineError> {
     let path = context.run.towers().join(train::files::tower(side));
     let mut engine = engine::open(context.config.infer.engine, &path)?;
+    train::check_tower("evaluate", context, side, &engine.schema().encoder, data.state.fingerprint())?;
     let dim = engine.dim();
     let mut vectors = Matrix { rows, cols: dim, data: vec![0.0; rows * dim] };
     let mut codes = CodeBatch::empty(engine.schema());
@@ -256,10 +258,10 @@ fn measure_model(
     questions: &Questions,
     task: &RankTask,
 ) -> Result<Metrics, PipelineError> {
-    let users = embed(context, Side::User, questions.queries.len(), |range, codes| {
+    let users = embed(context, data, Side::User, questions.queries.len(), |range, codes| {
         assemble(&data.set, &questions.queries[range], codes);
     })?;
-    let items = embed(context, Side::Item, data.item_ids.len(), |range, codes| {
+    let items = embed(context, data, Side::Item, data.item_ids.len(), |range, codes| {
         codes.extend_from_rows(&data.set.items, range);
     })?;
     Ok(rank(&users, &items, task)?)

@@ -3,17 +3,18 @@
 use crate::dataset::History;
 use crate::encode::encode_error;
 use crate::error::PipelineError;
+use crate::parts::{exclude_other_counts, manifest_name, part_name};
 use crate::shard::Shard;
 use crate::side_files::{SideFiles, read_columns};
 use crate::stage::{Context, Outcome, StageKey, create_dir, require, rows};
 use crate::stream::{Width, ordered};
 use crate::train;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 use twotower_artifacts::vectors::Similarity;
 use twotower_artifacts::{
-    ArtifactError, CodeBatch, CodesReader, Column, FieldShape, Fingerprint, IdKind, Ids, Manifest, Side, TowerSchema,
+    ArtifactError, CodeBatch, CodesReader, Column, FieldShape, Fingerprint, IdKind, Ids, Side, TowerSchema,
     VectorsInfo, VectorsWriter,
 };
 use twotower_encoders::{EncodeCounts, EncoderState, SideEncoder, SideSpec};
@@ -27,18 +28,8 @@ pub struct InferOptions {
     pub side: Side,
     /// Which part of the table.
     pub shard: Shard,
-    /// Rows to embed instead of the job's users or items.
-    pub table: Option<TableSpec>,
-}
-
-/// Name of a shard's vectors; its manifest has the extension `json`.
-pub fn part_name(shard: Shard) -> String {
-    format!("part-{}.parquet", shard.label())
-}
-
-/// Name of a shard's manifest.
-pub fn manifest_name(shard: Shard) -> String {
-    format!("part-{}.json", shard.label())
+    /// Rows to embed instead of the job's users or items, and the folder that gets their vectors.
+    pub other: Option<(TableSpec, PathBuf)>,
 }
 
 /// The encoder state and tower of one side, checked to belong together.
@@ -67,17 +58,7 @@ impl Embedding {
         require(stage, &context.run.towers().join(train::files::MANIFEST), "twotower train")?;
         let (_, metadata) = twotower_models::onnx::read(&tower)?;
         let (schema, dim) = (metadata.schema, metadata.dim);
-        if schema.encoder != *state.fingerprint() {
-            return Err(ArtifactError::Mismatch {
-                what: format!("{stage}: {}", tower.display()),
-                expected_from: format!("encoders {} with fingerprint", encoders.display()),
-                expected: state.fingerprint().to_string(),
-                found_from: "tower trained on encoders with fingerprint".into(),
-                found: schema.encoder.to_string(),
-                advice: "run `twotower train` on these encoders, or use the encoders the tower was trained on".into(),
-            }
-            .into());
-        }
+        train::check_tower(stage, context, side, &schema.encoder, state.fingerprint())?;
         let sequences = schema.fields.iter().any(|f| matches!(f.shape, FieldShape::Sequence { .. }));
         let history = if sequences { Some(History::load(&context.run, &state)?) } else { None };
         let encoded = match side {
@@ -174,7 +155,7 @@ fn infer_shard(context: &Context, options: &InferOptions) -> Result<Outcome, Pip
     let side = options.side;
     let embedding = Embedding::load("infer", context, side)?;
     let entity = context.config.table(side);
-    let table = Table::open(embedding.table(), options.table.as_ref().unwrap_or(&entity.source))?;
+    let table = Table::open(embedding.table(), options.other.as_ref().map_or(&entity.source, |(table, _)| table))?;
     table.require_rows()?;
     let total = table.rows()?;
     let range = options.shard.range(total);
@@ -192,11 +173,12 @@ fn infer_shard(context: &Context, options: &InferOptions) -> Result<Outcome, Pip
         ("towers", towers.clone()),
         ("table", table.fingerprint()),
     ];
+    inputs.extend(embedding.joins.inputs());
     if embedding.history.is_some() {
         inputs.push(("history", history_fingerprint(context)?));
     }
     let key = StageKey::new("infer", inputs, settings);
-    let dir = context.run.vectors(side);
+    let dir = options.other.as_ref().map_or_else(|| context.run.vectors(side), |(_, dir)| dir.clone());
     let manifest_path = dir.join(manifest_name(options.shard));
     if !context.force
         && let Some(manifest) = key.current(&manifest_path)?
@@ -204,6 +186,7 @@ fn infer_shard(context: &Context, options: &InferOptions) -> Result<Outcome, Pip
         return Ok(Outcome { skipped: true, manifest });
     }
     create_dir(&dir)?;
+    exclude_other_counts("infer", &dir, options.shard, context.force)?;
     let _ = std::fs::remove_file(&manifest_path);
 
     let infer = &context.config.infer;
@@ -215,7 +198,7 @@ fn infer_shard(context: &Context, options: &InferOptions) -> Result<Outcome, Pip
         encoder: embedding.state.fingerprint().clone(),
         tower: towers.clone(),
     };
-    let mut writer = VectorsWriter::create(dir.join(part_name(options.shard)), &info, infer.compression)?;
+    let mut writer = VectorsWriter::create(dir.join(part_name(options.shard, "parquet")), &info, infer.compression)?;
     let mut bar = context.progress.bar(&format!("infer {side}"), range.end - range.start, "rows");
     let mut counts = EncodeCounts::default();
     let columns = read_columns(&embedding.spec);
@@ -258,92 +241,4 @@ pub fn history_fingerprint(context: &Context) -> Result<Fingerprint, PipelineErr
     let path = context.run.encoders().join(crate::encode::files::MANIFEST);
     let manifest = require("infer", &path, "twotower encode-features")?;
     Ok(crate::stage::content_fingerprint(&manifest.files))
-}
-
-/// A complete set of vector parts of one side: same tower, engine, precision and table, every shard once.
-pub struct VectorParts {
-    /// Part files in shard order, with the first row of each.
-    pub parts: Vec<(PathBuf, u64)>,
-    /// Rows in all.
-    pub rows: u64,
-    /// Kind of the ids.
-    pub ids: IdKind,
-    /// Fingerprint of the towers they come from.
-    pub towers: Fingerprint,
-    /// Fingerprint of all parts' content.
-    pub fingerprint: Fingerprint,
-}
-
-impl VectorParts {
-    /// Finds the parts that together cover `wanted` rows of the table (`None` = all of it).
-    ///
-    /// # Errors
-    /// No parts; a missing shard; parts of unlike towers, engines, tables or shard counts.
-    pub fn find(stage: &'static str, dir: &Path, side: Side, shard: Option<Shard>) -> Result<Self, PipelineError> {
-        let manifests = part_manifests(dir)?;
-        let advice = format!("run `twotower infer --side {side}` first");
-        let Some((_, first)) = manifests.first() else {
-            return Err(PipelineError::MissingInput { stage, path: dir.join("part-*.json"), advice });
-        };
-        let alike = |m: &Manifest| {
-            let mut config = m.config.clone();
-            if let Some(object) = config.as_object_mut() {
-                object.remove("shard");
-            }
-            (m.inputs.clone(), config.to_string())
-        };
-        for (path, manifest) in &manifests {
-            if alike(manifest) != alike(first) {
-                return Err(PipelineError::Mismatch(format!(
-                    "{stage}: {} and {} were made from different towers, tables, engines or numbers of shards; delete the older parts or run `twotower infer --side {side} --force` for all shards",
-                    manifests[0].0.display(),
-                    path.display()
-                )));
-            }
-        }
-        let number = |m: &Manifest, name: &str| m.config[name].as_u64().unwrap_or(0);
-        let count = number(first, "shards") as u32;
-        let total = first.rows.get("table rows").copied().unwrap_or(0);
-        let wanted = shard.map_or(0..total, |s| s.range(total));
-        let mut parts = Vec::new();
-        let mut fingerprints = Vec::new();
-        for index in 0..count {
-            let rows = Shard { index, count }.range(total);
-            if rows.end <= wanted.start || rows.start >= wanted.end {
-                continue;
-            }
-            let found = manifests.iter().find(|(_, m)| number(m, "shard") == index as u64);
-            let Some((path, manifest)) = found else {
-                return Err(PipelineError::MissingInput {
-                    stage,
-                    path: dir.join(manifest_name(Shard { index, count })),
-                    advice: format!("run `twotower infer --side {side} --shard {index}/{count}`"),
-                });
-            };
-            let file = manifest.files.first().map(|f| f.path.clone()).unwrap_or_default();
-            parts.push((path.with_file_name(file), rows.start));
-            fingerprints.push(manifest.fingerprint.to_string());
-        }
-        let towers = first.inputs.get("towers").cloned().unwrap_or_else(|| Fingerprint::of(b""));
-        Ok(Self {
-            parts,
-            rows: total,
-            ids: serde_json::from_value(first.details["ids"].clone()).unwrap_or(IdKind::Text),
-            towers,
-            fingerprint: Fingerprint::of(fingerprints.join(" ").as_bytes()),
-        })
-    }
-}
-
-fn part_manifests(dir: &Path) -> Result<Vec<(PathBuf, Manifest)>, PipelineError> {
-    let mut paths: Vec<PathBuf> = match std::fs::read_dir(dir) {
-        Ok(entries) => entries.filter_map(|e| e.ok().map(|e| e.path())).collect(),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Err(e) => return Err(PipelineError::io("list", dir)(e)),
-    };
-    paths.retain(|p| {
-        p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("part-") && n.ends_with(".json"))
-    });
-    paths.sort();
-    paths.into_iter().map(|p| Ok((p.clone(), Manifest::read(&p)?))).collect()
 }

@@ -153,12 +153,33 @@ impl Sampled {
         };
         let user = find(users, user_id, &[])?;
         let item = find(items, item_id, &[&user])?;
-        let time = self.columns.iter().find(|(s, p)| p.role == Role::Time && s.name != user && s.name != item);
-        if let Some((sample, proposal)) = time {
-            guesses.push(Guess { about: format!("interactions.{}", sample.name), reason: proposal.reason.clone() });
+        let time = self.columns.iter().map(|(s, _)| s).find(|s| s.name != user && s.name != item && is_time(s));
+        match time {
+            Some(sample) => guesses.push(Guess {
+                about: format!("interactions.{}", sample.name),
+                reason: "timestamp: a time type, or whole numbers that read as Unix time".to_string(),
+            }),
+            None => guesses.push(Guess {
+                about: "interactions".to_string(),
+                reason: "no timestamp found: the order of the rows counts as time".to_string(),
+            }),
         }
-        Ok(EventColumns { user, item, time: time.map(|(s, _)| s.name.clone()) })
+        Ok(EventColumns { user, item, time: time.map(|s| s.name.clone()) })
     }
+}
+
+/// Whether a column can be the timestamp as it is: a date or time type, or whole numbers, as integers or
+/// text, that read as seconds to nanoseconds since 1970 or whose column is named for time.
+fn is_time(sample: &ColumnSample) -> bool {
+    if sample.data_type.is_temporal() {
+        return true;
+    }
+    let numbers: Option<Vec<i64>> = sample.values.keys().map(|v| v.parse().ok()).collect();
+    let Some(numbers) = numbers.filter(|n| !n.is_empty() && sample.missing == 0) else { return false };
+    let unix =
+        |n: &i64| (1..=4).any(|p| (500_000_000 * 1000i64.pow(p - 1)..5_000_000_000 * 1000i64.pow(p - 1)).contains(n));
+    let named = ["ts", "time", "timestamp", "date", "datetime", "pos"];
+    numbers.iter().all(unix) || named.contains(&sample.name.to_lowercase().as_str())
 }
 
 fn features(text: &mut String, side: Side, table: &Sampled, id: &str, guesses: &mut Vec<Guess>) {

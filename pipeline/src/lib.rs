@@ -18,6 +18,7 @@ mod exclusions;
 mod id_index;
 pub mod infer;
 pub mod init;
+pub mod parts;
 pub mod progress;
 pub mod recall;
 pub mod run;

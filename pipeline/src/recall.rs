@@ -4,7 +4,7 @@ use crate::dataset::History;
 use crate::error::PipelineError;
 use crate::exclusions::Exclusion;
 use crate::id_index::IdIndex;
-use crate::infer::VectorParts;
+use crate::parts::{VectorParts, exclude_other_counts, manifest_name, part_name};
 use crate::shard::Shard;
 use crate::stage::{Context, Outcome, StageKey, create_dir, rows};
 use crate::stream::{Width, ordered};
@@ -25,11 +25,6 @@ const BATCH_ROWS: usize = 2048;
 pub struct RecallOptions {
     /// Which part of the users.
     pub shard: Shard,
-}
-
-/// Name of a shard's results.
-pub fn part_name(shard: Shard, extension: &str) -> String {
-    format!("part-{}.{extension}", shard.label())
 }
 
 /// Runs the stage for one shard.
@@ -56,6 +51,12 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
         }
         .into());
     }
+    if items.engine != users.engine {
+        return Err(PipelineError::Mismatch(format!(
+            "recall: user vectors were made by engine `{}`, item vectors by `{}`; run `twotower infer` for one side with the other's engine",
+            users.engine, items.engine
+        )));
+    }
     let exclusion_inputs = Exclusion::inputs(context)?;
     let mut inputs = vec![("user vectors", users.fingerprint.clone()), ("item vectors", items.fingerprint.clone())];
     inputs.extend(exclusion_inputs.iter().map(|(name, f)| (*name, f.clone())));
@@ -67,13 +68,14 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
     });
     let key = StageKey::new("recall", inputs, settings);
     let dir = context.run.recall();
-    let manifest_path = dir.join(crate::infer::manifest_name(options.shard));
+    let manifest_path = dir.join(manifest_name(options.shard));
     if !context.force
         && let Some(manifest) = key.current(&manifest_path)?
     {
         return Ok(Outcome { skipped: true, manifest });
     }
     create_dir(&dir)?;
+    exclude_other_counts("recall", &dir, options.shard, context.force)?;
     let _ = std::fs::remove_file(&manifest_path);
 
     let catalogue = Catalogue::load(&items)?;

@@ -48,7 +48,7 @@ impl Stage {
     }
 
     fn run(self, context: &Context, options: &RunOptions) -> Result<Outcome, PipelineError> {
-        let whole = |side| InferOptions { side, shard: Shard::WHOLE, table: None };
+        let whole = |side| InferOptions { side, shard: Shard::WHOLE, other: None };
         match self {
             Stage::EncodeFeatures => encode_features(context, &options.encode),
             Stage::Train => train_model(context, &options.train),

@@ -64,7 +64,9 @@ impl StageKey {
             return Ok(None);
         }
         let manifest = Manifest::read(path)?;
-        let same = manifest.stage == self.stage && manifest.inputs == self.inputs && manifest.config == self.config;
+        // Written out and read back, as the manifest was: floats that came from f32 settings may change in the last bit.
+        let config = serde_json::from_str::<serde_json::Value>(&self.config.to_string()).unwrap_or_default();
+        let same = manifest.stage == self.stage && manifest.inputs == self.inputs && manifest.config == config;
         let dir = path.parent().unwrap_or(Path::new("."));
         let whole =
             manifest.files.iter().all(|f| std::fs::metadata(dir.join(&f.path)).is_ok_and(|m| m.len() == f.bytes));

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use twotower_artifacts::{CodeBatch, FileEntry, Fingerprint, Side};
+use twotower_artifacts::{ArtifactError, CodeBatch, FileEntry, Fingerprint, Manifest, Side};
 use twotower_models::engine::EngineKind;
 use twotower_models::examples::{Query, Role, assemble};
 use twotower_models::tower::Tower;
@@ -48,7 +48,7 @@ pub mod files {
 /// Runs the stage.
 ///
 /// # Errors
-/// Missing encoders, a diverging loss, towers that ONNX Runtime computes differently, I/O.
+/// Missing encoders, earlier towers of unrelated encoders, a diverging loss, towers that ONNX Runtime computes differently, I/O.
 pub fn train_model(context: &Context, options: &TrainOptions) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
     let config = &context.config;
@@ -68,6 +68,9 @@ pub fn train_model(context: &Context, options: &TrainOptions) -> Result<Outcome,
         .as_deref()
         .map(|dir| crate::stage::require("train", &dir.join(files::MANIFEST), "twotower train"))
         .transpose()?;
+    if let (Some(dir), Some(manifest)) = (&options.from, &previous) {
+        check_lineage(dir, manifest, &data)?;
+    }
     inputs.extend(previous.as_ref().map(|manifest| ("previous towers", manifest.fingerprint.clone())));
     let key = StageKey::new("train", inputs, settings);
     let dir = context.run.towers();
@@ -83,7 +86,14 @@ pub fn train_model(context: &Context, options: &TrainOptions) -> Result<Outcome,
     let _ = std::fs::remove_file(&manifest_path);
 
     let start = choose_start(context, options, &key, &checkpoints)?;
-    let mut observer = TrainProgress { context, bar: None, epoch: 0, rate: 0.0, epoch_started: Instant::now() };
+    let mut observer = TrainProgress {
+        context,
+        bar: None,
+        epoch: 0,
+        rate: 0.0,
+        validation: String::new(),
+        epoch_started: Instant::now(),
+    };
     let trained = train(&data.set, &config.model, &config.train, start, &checkpoints, &mut observer);
     context.cancel.check("train")?;
     let trained = trained?;
@@ -122,25 +132,69 @@ pub fn train_model(context: &Context, options: &TrainOptions) -> Result<Outcome,
     Ok(Outcome { skipped: false, manifest })
 }
 
-/// Where training starts: from an earlier run's weights, from its own checkpoint if that was made
-/// under the same key, or afresh.
+/// Where training starts: from its own checkpoint if that was made under the same key, else from an
+/// earlier run's weights, or afresh.
 fn choose_start(
     context: &Context,
     options: &TrainOptions,
     key: &StageKey,
     checkpoints: &Path,
 ) -> Result<Start, PipelineError> {
-    if let Some(previous) = &options.from {
-        return Ok(Start::From(best_path(&previous.join(files::CHECKPOINTS))));
-    }
-    let record = checkpoints.join("key.json");
+    let (record, last) = (checkpoints.join("key.json"), last_path(checkpoints));
     let text = serde_json::json!({ "inputs": key.inputs, "config": key.config }).to_string();
-    if !context.force && std::fs::read_to_string(&record).is_ok_and(|found| found == text) {
+    let same = std::fs::read_to_string(&record).is_ok_and(|found| found == text);
+    if same && last.exists() && !context.force {
         return Ok(Start::Resume);
     }
-    let _ = std::fs::remove_file(last_path(checkpoints));
+    let _ = std::fs::remove_file(&last);
     twotower_artifacts::publish::publish_bytes(&record, text.as_bytes())?;
-    Ok(Start::Fresh)
+    Ok(match &options.from {
+        Some(previous) => Start::From(best_path(&previous.join(files::CHECKPOINTS))),
+        None => Start::Fresh,
+    })
+}
+
+/// Checks that earlier towers can be a start: codes must mean what they meant when those were trained.
+fn check_lineage(dir: &Path, previous: &Manifest, data: &Dataset) -> Result<(), PipelineError> {
+    let trained_on = previous.inputs.get("encoders");
+    let known = [Some(data.state.fingerprint()), data.manifest.inputs.get("previous encoders")];
+    if trained_on.is_some() && known.contains(&trained_on) {
+        return Ok(());
+    }
+    Err(ArtifactError::Mismatch {
+        what: format!("train: start from {}", dir.display()),
+        expected_from: "encoders, neither the earlier ones nor an update of them, with fingerprint".into(),
+        expected: data.state.fingerprint().to_string(),
+        found_from: "towers trained on encoders with fingerprint".into(),
+        found: trained_on.map_or("none".into(), Fingerprint::to_string),
+        advice: "run `twotower encode-features --update` with the earlier run's encoders, so that old codes keep their meaning".into(),
+    }
+    .into())
+}
+
+/// Checks that a tower was trained on the encoder state at hand.
+///
+/// # Errors
+/// [`ArtifactError::Mismatch`], naming both fingerprints.
+pub fn check_tower(
+    stage: &str,
+    context: &Context,
+    side: Side,
+    trained_on: &Fingerprint,
+    state: &Fingerprint,
+) -> Result<(), PipelineError> {
+    if trained_on == state {
+        return Ok(());
+    }
+    Err(ArtifactError::Mismatch {
+        what: format!("{stage}: {}", context.run.towers().join(files::tower(side)).display()),
+        expected_from: format!("encoders {} with fingerprint", context.run.encoders().display()),
+        expected: state.to_string(),
+        found_from: "tower trained on encoders with fingerprint".into(),
+        found: trained_on.to_string(),
+        advice: "run `twotower train` on these encoders, or use the encoders the tower was trained on".into(),
+    }
+    .into())
 }
 
 /// Fingerprint of both towers of a folder: what vectors are named after.
@@ -218,6 +272,8 @@ struct TrainProgress<'a> {
     bar: Option<Bar>,
     epoch: usize,
     rate: f64,
+    /// The last epoch's validation metric, as it is shown.
+    validation: String,
     epoch_started: Instant,
 }
 
@@ -231,7 +287,7 @@ impl Observer for TrainProgress<'_> {
         self.rate = report.examples_per_s;
         if let Some(bar) = &mut self.bar {
             let loss: f64 = report.terms.iter().map(|(_, value)| value).sum();
-            bar.message(format!("loss {loss:.4}  {:.0} examples/s", report.examples_per_s));
+            bar.message(format!("loss {loss:.4}  {:.0} examples/s{}", report.examples_per_s, self.validation));
             bar.set(report.step as u64);
         }
         if self.context.cancel.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -241,7 +297,8 @@ impl Observer for TrainProgress<'_> {
         self.bar = None;
         let name = self.context.config.train.metric;
         let metric = report.validation.as_ref().and_then(|v| v.get(name));
-        let validation = metric.map_or(String::new(), |value| format!(", validation {name} {value:.4}"));
+        self.validation = metric.map_or(String::new(), |value| format!(", validation {name} {value:.4}"));
+        let validation = &self.validation;
         let seconds = self.epoch_started.elapsed().as_secs_f64();
         tracing::info!(
             "train: epoch {}: loss {:.4}{validation}, {:.0} examples/s, {seconds:.1} s",

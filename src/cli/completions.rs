@@ -14,6 +14,8 @@ pub struct Opts {
 
 /// Runs the subcommand.
 pub fn run(opts: Opts) -> anyhow::Result<()> {
-    clap_complete::generate(opts.shell, &mut super::Cli::command(), "twotower", &mut std::io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(opts.shell, &mut super::Cli::command(), "twotower", &mut script);
+    super::report::write_out(|out| std::io::Write::write_all(out, &script));
     Ok(())
 }

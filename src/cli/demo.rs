@@ -58,7 +58,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
         }
     })?;
     if as_json {
-        println!("{}", to_json(&report));
+        say!("{}", to_json(&report));
     } else {
         print(&report, &opts.dir);
     }
@@ -78,23 +78,24 @@ fn to_json(report: &DemoReport) -> serde_json::Value {
 }
 
 fn print(report: &DemoReport, dir: &std::path::Path) {
-    println!("\n{}", metrics_table(&report.metrics));
+    say!("\n{}", metrics_table(&report.metrics));
     let ceiling = &report.data.ceiling;
-    println!(
+    say!(
         "recall@50 of the same split expected of an oracle that knows the generator's probabilities: {:.4}, of popularity: {:.4}",
-        ceiling.oracle_leave_last_out, ceiling.popularity_leave_last_out
+        ceiling.oracle_leave_last_out,
+        ceiling.popularity_leave_last_out
     );
-    println!("\nFive users and the items recalled first, with cosine similarity:");
+    say!("\nFive users and the items recalled first, with cosine similarity:");
     for user in &report.shown {
-        println!("  {}", user.user);
+        say!("  {}", user.user);
         for item in &user.items {
             let attributes: Vec<String> = item
                 .attributes
                 .iter()
                 .map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()))
                 .collect();
-            println!("    {}  {:+.4}  {}", item.item, item.cosine_similarity, attributes.join(" "));
+            say!("    {}  {:+.4}  {}", item.item, item.cosine_similarity, attributes.join(" "));
         }
     }
-    println!("\nEvery stage can be repeated by hand: --config {0}/pipeline.toml --run {0}/run", dir.display());
+    say!("\nEvery stage can be repeated by hand: --config {0}/pipeline.toml --run {0}/run", dir.display());
 }

@@ -29,9 +29,9 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     let context = opts.job.context(Vec::new(), quiet)?;
     let outcome = evaluate(&context)?;
     if opts.job.json {
-        println!("{}", outcome_json("evaluate", &outcome));
+        say!("{}", outcome_json("evaluate", &outcome));
     } else {
-        println!("{}", metrics_table(&read_metrics(&context.run.evaluation().join(files::METRICS))?));
+        say!("{}", metrics_table(&read_metrics(&context.run.evaluation().join(files::METRICS))?));
     }
     Ok(())
 }
@@ -83,9 +83,9 @@ fn compare(a: &Path, b: &Path, as_json: bool) -> anyhow::Result<()> {
         }
     }
     if as_json {
-        println!("{}", serde_json::json!({ "protocol": left.protocol, "metrics": objects }));
+        say!("{}", serde_json::json!({ "protocol": left.protocol, "metrics": objects }));
     } else {
-        println!("{}\n{}", left.protocol, table(&["metric", "a", "b", "b - a"], &rows));
+        say!("{}\n{}", left.protocol, table(&["metric", "a", "b", "b - a"], &rows));
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use super::job::{JobOpts, ShardOpts, given};
 use super::report::print_outcome;
 use clap::{Args, ValueEnum};
+use std::path::PathBuf;
 use twotower_artifacts::Side;
 use twotower_pipeline::infer::{InferOptions, infer};
 use twotower_tables::{Format, OneOrMany, TableSpec};
@@ -13,7 +14,7 @@ use twotower_tables::{Format, OneOrMany, TableSpec};
   twotower infer --run runs/today --side item
   twotower infer --run runs/today --side user --shard 3/16
   SLURM_ARRAY_TASK_ID=3 twotower infer --run runs/today --side user --shards 16
-  twotower infer --run runs/today --side user --table newcomers.parquet --engine native")]
+  twotower infer --run runs/today --side user --table newcomers.parquet --output newcomers --engine native")]
 pub struct Opts {
     #[command(flatten)]
     job: JobOpts,
@@ -24,8 +25,11 @@ pub struct Opts {
     side: SideArg,
     /// Embed this file, folder or glob instead of the job's table; read with the job's table settings
     /// unless its extension names another format.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", requires = "output")]
     table: Option<String>,
+    /// Folder for the vectors of --table; the run's own vectors stay as they are.
+    #[arg(long, value_name = "DIR", requires = "table")]
+    output: Option<PathBuf>,
     /// What runs the tower: ort (ONNX Runtime) or native (no shared library needed).
     #[arg(long)]
     engine: Option<String>,
@@ -69,7 +73,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
             _ => TableSpec { path: OneOrMany::One(path), ..own.clone() },
         }
     });
-    let outcome = infer(&context, &InferOptions { side, shard, table })?;
+    let outcome = infer(&context, &InferOptions { side, shard, other: table.zip(opts.output) })?;
     print_outcome("infer", &outcome, opts.job.json);
     Ok(())
 }

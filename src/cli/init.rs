@@ -27,13 +27,20 @@ pub struct Opts {
 
 /// Runs the subcommand.
 pub fn run(opts: Opts) -> anyhow::Result<()> {
-    let options = InitOptions { users: opts.users, items: opts.items, interactions: opts.interactions };
+    // The job resolves paths against its own folder, so one written elsewhere needs whole paths.
+    let elsewhere = opts.output.as_ref().and_then(|o| o.parent()).is_some_and(|p| !p.as_os_str().is_empty());
+    let path = |typed: String| match std::path::absolute(&typed) {
+        Ok(whole) if elsewhere => whole.to_string_lossy().into_owned(),
+        _ => typed,
+    };
+    let options =
+        InitOptions { users: path(opts.users), items: path(opts.items), interactions: path(opts.interactions) };
     let (text, guesses) = init(&options)?;
     for guess in &guesses {
         eprintln!("{}: {}", guess.about, guess.reason);
     }
     match opts.output {
-        None => print!("{text}"),
+        None => say!("{}", text.trim_end()),
         Some(path) if path.exists() => {
             return Err(twotower_pipeline::error::PipelineError::usage(format!(
                 "{} exists already; remove it or write to another file",

@@ -1,5 +1,12 @@
 //! The command line: a file per subcommand. Doc comments here are the help text.
 
+/// Prints a line on standard output; a reader that has gone away ends the process quietly.
+macro_rules! say {
+    ($($argument:tt)*) => {
+        $crate::cli::report::say(format_args!($($argument)*))
+    };
+}
+
 mod completions;
 mod demo;
 mod encode_features;

@@ -1,7 +1,24 @@
 //! How results are printed.
 
 use serde_json::{Value, json};
+use std::io::Write;
 use twotower_pipeline::stage::Outcome;
+
+/// Writes a line to standard output. Use `say!`.
+pub fn say(line: std::fmt::Arguments<'_>) {
+    write_out(|out| writeln!(out, "{line}"));
+}
+
+/// Writes to standard output; a reader that has gone away (`| head`) ends the process quietly.
+pub fn write_out(write: impl FnOnce(&mut std::io::StdoutLock<'static>) -> std::io::Result<()>) {
+    let mut out = std::io::stdout().lock();
+    if let Err(error) = write(&mut out).and_then(|()| out.flush()) {
+        if error.kind() != std::io::ErrorKind::BrokenPipe {
+            eprintln!("error: write to standard output: {error}");
+        }
+        std::process::exit(if error.kind() == std::io::ErrorKind::BrokenPipe { 0 } else { 1 });
+    }
+}
 
 /// One stage's result as a JSON object.
 pub fn outcome_json(stage: &str, outcome: &Outcome) -> Value {
@@ -19,13 +36,13 @@ pub fn outcome_json(stage: &str, outcome: &Outcome) -> Value {
 /// Prints one stage's result on standard output: JSON, or a line of rows and seconds.
 pub fn print_outcome(stage: &str, outcome: &Outcome, as_json: bool) {
     if as_json {
-        println!("{}", outcome_json(stage, outcome));
+        say!("{}", outcome_json(stage, outcome));
         return;
     }
     let rows: Vec<String> = outcome.manifest.rows.iter().map(|(name, n)| format!("{n} {name}")).collect();
     let how =
         if outcome.skipped { "current, skipped".to_string() } else { format!("{:.1} s", outcome.manifest.seconds) };
-    println!("{stage}: {} ({how})", rows.join(", "));
+    say!("{stage}: {} ({how})", rows.join(", "));
 }
 
 /// A table with right-aligned numbers.

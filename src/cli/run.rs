@@ -5,6 +5,7 @@ use super::report::{outcome_json, print_outcome};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 use twotower_pipeline::encode::EncodeOptions;
+use twotower_pipeline::error::PipelineError;
 use twotower_pipeline::run::{RunOptions, Stage, run_all};
 use twotower_pipeline::train::TrainOptions;
 
@@ -54,6 +55,15 @@ impl From<StageArg> for Stage {
 /// Runs the subcommand.
 pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     let context = opts.job.context(Vec::new(), quiet)?;
+    if let Some(earlier) = &opts.update_from
+        && earlier.canonicalize().is_ok_and(|e| context.run.root().canonicalize().is_ok_and(|run| run == e))
+    {
+        return Err(PipelineError::usage(format!(
+            "--update-from {} is the folder of this run; name an earlier run",
+            earlier.display()
+        ))
+        .into());
+    }
     let options = RunOptions {
         from: opts.from.map(Stage::from),
         encode: EncodeOptions { update: opts.update_from.as_ref().map(|run| run.join("encoders")) },
@@ -68,7 +78,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
         }
     })?;
     if opts.job.json {
-        println!("{}", serde_json::json!({ "run": context.run.root(), "stages": stages }));
+        say!("{}", serde_json::json!({ "run": context.run.root(), "stages": stages }));
     }
     Ok(())
 }

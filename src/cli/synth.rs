@@ -60,9 +60,9 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     let report = generate(&config, &opts.dir, &mut |rows| bar.advance(rows)).map_err(PipelineError::from)?;
     drop(bar);
     if opts.json {
-        println!("{}", serde_json::to_string(&report)?);
+        say!("{}", serde_json::to_string(&report)?);
     } else {
-        println!(
+        say!(
             "synth: {} users, {} items, {} interactions, {:.1} MiB ({:.1} s)",
             report.users,
             report.items,

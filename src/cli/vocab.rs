@@ -94,7 +94,7 @@ fn show_all(state: &EncoderState, as_json: bool) {
             .vocabularies()
             .map(|(name, v)| json!({ "table": name, "values": v.len(), "cardinality": v.cardinality(), "fingerprint": v.fingerprint() }))
             .collect();
-        println!("{}", json!({ "fingerprint": state.fingerprint(), "vocabularies": all }));
+        say!("{}", json!({ "fingerprint": state.fingerprint(), "vocabularies": all }));
         return;
     }
     let rows: Vec<Vec<String>> = state
@@ -103,11 +103,7 @@ fn show_all(state: &EncoderState, as_json: bool) {
             vec![name.to_string(), v.len().to_string(), v.cardinality().to_string(), v.fingerprint().to_string()]
         })
         .collect();
-    println!(
-        "encoder state {}\n{}",
-        state.fingerprint(),
-        table(&["vocabulary", "values", "slots", "fingerprint"], &rows)
-    );
+    say!("encoder state {}\n{}", state.fingerprint(), table(&["vocabulary", "values", "slots", "fingerprint"], &rows));
 }
 
 fn show(vocabulary: &Vocabulary, limit: usize, as_json: bool) {
@@ -117,7 +113,7 @@ fn show(vocabulary: &Vocabulary, limit: usize, as_json: bool) {
             .take(limit)
             .map(|(code, value, count)| json!({ "code": code, "value": value, "count": count }))
             .collect();
-        println!("{}", json!({ "fingerprint": vocabulary.fingerprint(), "values": values }));
+        say!("{}", json!({ "fingerprint": vocabulary.fingerprint(), "values": values }));
         return;
     }
     let rows: Vec<Vec<String>> = vocabulary
@@ -125,9 +121,9 @@ fn show(vocabulary: &Vocabulary, limit: usize, as_json: bool) {
         .take(limit)
         .map(|(code, value, count)| vec![value.to_string(), code.to_string(), count.to_string()])
         .collect();
-    println!("{}", table(&["value", "code", "count"], &rows));
+    say!("{}", table(&["value", "code", "count"], &rows));
     if vocabulary.len() > limit {
-        println!("… {} more (--limit)", vocabulary.len() - limit);
+        say!("… {} more (--limit)", vocabulary.len() - limit);
     }
 }
 
@@ -147,9 +143,9 @@ fn lookup(vocabulary: &Vocabulary, value: Option<&str>, code: Option<u32>, as_js
         }
     };
     if as_json {
-        println!("{}", json!({ "code": code, "meaning": meaning }));
+        say!("{}", json!({ "code": code, "meaning": meaning }));
     } else {
-        println!("{code}: {meaning}");
+        say!("{code}: {meaning}");
     }
     Ok(())
 }
@@ -177,12 +173,9 @@ fn diff(before: &EncoderState, after: &EncoderState, only: Option<&str>, as_json
         objects.push(json!({ "table": name, "diff": d }));
     }
     if as_json {
-        println!(
-            "{}",
-            json!({ "before": before.fingerprint(), "after": after.fingerprint(), "vocabularies": objects })
-        );
+        say!("{}", json!({ "before": before.fingerprint(), "after": after.fingerprint(), "vocabularies": objects }));
     } else {
-        println!("{}", table(&["vocabulary", "added", "removed", "moved", "unchanged"], &rows));
+        say!("{}", table(&["vocabulary", "added", "removed", "moved", "unchanged"], &rows));
     }
     Ok(())
 }

@@ -68,7 +68,8 @@ pub enum Schedule {
 pub struct TrainConfig {
     /// Passes over the training events.
     pub epochs: usize,
-    /// Events per step.
+    /// Events per step; 0 = by the number of events, so that an epoch has about 50 steps or more:
+    /// a power of two from 256 to 4,096.
     pub batch_size: usize,
     /// Seed of initialisation, order and every draw.
     pub seed: u64,
@@ -122,7 +123,7 @@ impl Default for TrainConfig {
     fn default() -> Self {
         Self {
             epochs: 10,
-            batch_size: 4096,
+            batch_size: 0,
             seed: 42,
             loss: Loss::InBatch,
             logq_correction: true,
@@ -162,9 +163,8 @@ impl TrainConfig {
         };
         let rate = |x: f64| (0.0..1.0).contains(&x);
         let decay = |x: f32| (0.0..1.0).contains(&x);
-        let rules: [(&'static str, bool, &str, String); 14] = [
+        let rules: [(&'static str, bool, &str, String); 13] = [
             ("epochs", self.epochs > 0, "at least 1", self.epochs.to_string()),
-            ("batch_size", self.batch_size > 0, "at least 1", self.batch_size.to_string()),
             ("loss", negatives > 0, "at least 1 negative", negatives.to_string()),
             (
                 "learning_rate",
@@ -199,6 +199,15 @@ impl TrainConfig {
                 Err(ModelError::Setting { setting, expected: expected.into(), found })
             }
         }
+    }
+
+    /// These settings with `batch_size` chosen for a number of training events, where it is 0.
+    pub fn resolved(&self, events: usize) -> Self {
+        let batch_size = match self.batch_size {
+            0 => (events / 50 / 2 + 1).next_power_of_two().clamp(256, 4096),
+            given => given,
+        };
+        Self { batch_size, ..self.clone() }
     }
 
     /// Whether known positives of a user are kept out of its negatives.
@@ -240,6 +249,13 @@ impl TrainConfig {
 mod tests {
     use super::*;
     use crate::model::ModelConfig;
+
+    #[test]
+    fn a_batch_size_of_zero_follows_the_number_of_events() {
+        let size = |events| TrainConfig::default().resolved(events).batch_size;
+        assert_eq!((size(10), size(14_000), size(60_000), size(10_000_000)), (256, 256, 1024, 4096));
+        assert_eq!(TrainConfig { batch_size: 7, ..Default::default() }.resolved(1000).batch_size, 7);
+    }
 
     #[test]
     fn the_learning_rate_rises_then_falls_to_its_floor() {

@@ -80,6 +80,7 @@ pub fn train(
 ) -> Result<Trained, ModelError> {
     config.check()?;
     set.check()?;
+    let config = &config.resolved(set.events(Role::Train).count());
     let run = checkpoint::describe(set, model, config);
     let mut work = || match model {
         ModelConfig::Dssm(dssm) => {
