@@ -14,8 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 use twotower_artifacts::vectors::Similarity;
 use twotower_artifacts::{
-    ArtifactError, CodeBatch, CodesReader, Column, FieldShape, Fingerprint, IdKind, Ids, Side, TowerSchema,
-    VectorsInfo, VectorsWriter,
+    CodeBatch, CodesReader, Column, FieldShape, Fingerprint, IdKind, Ids, Side, TowerSchema, VectorsInfo, VectorsWriter,
 };
 use twotower_encoders::{EncodeCounts, EncoderState, SideEncoder, SideSpec};
 use twotower_models::engine::{self, Engine};

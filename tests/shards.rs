@@ -1,0 +1,139 @@
+//! Shards, workers and threads change nothing: the same rows, bit for bit.
+
+mod fixture;
+
+use fixture::results::{files, recalled, recalled_of, snapshot, vectors, vectors_of};
+use fixture::{Job, USERS};
+use std::path::Path;
+use std::sync::OnceLock;
+
+/// A trained job with vectors of all items.
+fn trained() -> &'static Job {
+    static JOB: OnceLock<Job> = OnceLock::new();
+    JOB.get_or_init(|| {
+        let job = Job::new("shards");
+        job.ok("encode-features --quiet");
+        job.ok("train --quiet");
+        job.ok("infer --side item --quiet");
+        job
+    })
+}
+
+/// Rows of each part in shard order.
+fn part_rows(dir: &Path) -> Vec<usize> {
+    files(dir, "parquet").iter().map(|part| vectors_of(part).len()).collect()
+}
+
+fn infer_in_shards(name: &str, engine: &str, n: usize) -> Job {
+    let job = trained().copy(name);
+    for shard in 0..n {
+        job.ok(&format!("infer --side user --engine {engine} --shard {shard}/{n} --quiet"));
+    }
+    job
+}
+
+#[test]
+fn shards_of_infer_are_disjoint_cover_all_users_and_give_the_same_vectors() {
+    for engine in ["ort", "native"] {
+        let whole = vectors(&infer_in_shards(&format!("shards-{engine}-1"), engine, 1).path("run/vectors/user"));
+        assert_eq!(whole.len(), USERS);
+        for n in [3, 8] {
+            let dir = infer_in_shards(&format!("shards-{engine}-{n}"), engine, n).path("run/vectors/user");
+            assert!(vectors(&dir) == whole, "{engine}: {n} shards give other rows than one");
+            let rows = part_rows(&dir);
+            assert_eq!(rows.len(), n);
+            assert!(rows.iter().all(|r| (USERS / n..=USERS / n + 1).contains(r)), "{rows:?}");
+        }
+    }
+}
+
+#[test]
+fn both_engines_give_vectors_that_agree() {
+    let [ort, native] = ["ort", "native"]
+        .map(|engine| vectors(&infer_in_shards(&format!("shards-agree-{engine}"), engine, 1).path("run/vectors/user")));
+    for ((id, a), (other, b)) in ort.iter().zip(&native) {
+        assert_eq!(id, other);
+        assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5), "{id}: {a:?} and {b:?}");
+    }
+}
+
+#[test]
+fn shards_of_recall_give_the_same_items_and_similarities() {
+    for index in ["exact", "hnsw"] {
+        let job = trained().copy(&format!("shards-recall-{index}"));
+        // Vectors in three parts, so that shards of recall begin inside and between them.
+        (0..3).for_each(|shard| _ = job.ok(&format!("infer --side user --shard {shard}/3 --quiet")));
+        job.ok(&format!("recall --index {index} --quiet"));
+        let whole = recalled(&job.path("run/recall"));
+        assert_eq!(whole.len(), USERS);
+        for n in [3, 8] {
+            std::fs::remove_dir_all(job.path("run/recall")).unwrap();
+            (0..n).for_each(|shard| _ = job.ok(&format!("recall --index {index} --shard {shard}/{n} --quiet")));
+            assert!(recalled(&job.path("run/recall")) == whole, "{index}: {n} shards give other rows than one");
+            let rows: Vec<usize> =
+                files(&job.path("run/recall"), "parquet").iter().map(|part| recalled_of(part).len()).collect();
+            assert!(rows.len() == n && rows.iter().all(|r| (USERS / n..=USERS / n + 1).contains(r)), "{rows:?}");
+        }
+    }
+}
+
+#[test]
+fn the_number_of_workers_does_not_change_a_byte() {
+    for engine in ["ort", "native"] {
+        let [one, two] = [1, 2].map(|workers| {
+            let job = trained().copy(&format!("shards-{engine}-workers-{workers}"));
+            job.ok(&format!("infer --side user --engine {engine} --workers {workers} --quiet"));
+            job.ok(&format!("recall --set infer.workers={workers} --quiet"));
+            snapshot(&job.path("run"), &[".json"])
+        });
+        assert!(one == two, "{engine}: bytes differ with the number of workers");
+    }
+}
+
+#[test]
+fn the_number_of_training_threads_does_not_change_a_byte() {
+    let base = Job::new("shards-threads");
+    base.ok("encode-features --quiet");
+    for loss in ["\"in_batch\"", "\"full_softmax\""] {
+        let [one, two] = [1, 2].map(|threads| {
+            let job = base.copy(&format!("shards-threads-{threads}"));
+            let loss = loss.to_string();
+            job.ok(&format!("train --set train.threads={threads} --set train.loss={loss} --quiet"));
+            ["user", "item"].map(|side| std::fs::read(job.path(&format!("run/towers/{side}_tower.onnx"))).unwrap())
+        });
+        assert!(one == two, "{loss}: towers differ with the number of threads");
+    }
+}
+
+#[test]
+fn the_scheduler_names_the_shard_when_the_number_of_shards_is_given() {
+    for (shard, (variable, value)) in
+        [("TWOTOWER_SHARD", "0"), ("JOB_COMPLETION_INDEX", "1"), ("SLURM_ARRAY_TASK_ID", "2")].into_iter().enumerate()
+    {
+        let job = trained().copy(&format!("shards-scheduler-{shard}"));
+        for stage in ["infer --side user", "recall"] {
+            if stage == "recall" {
+                job.ok("infer --side user --shard 0/3 --quiet");
+                job.ok("infer --side user --shard 1/3 --quiet");
+                job.ok("infer --side user --shard 2/3 --quiet");
+            }
+            let output = job.command(&format!("{stage} --shards 3 --quiet")).env(variable, value).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let dir = if stage == "recall" { "recall" } else { "vectors/user" };
+            assert!(job.path(&format!("run/{dir}/part-{shard:05}-of-00003.parquet")).exists(), "{variable}");
+        }
+    }
+}
+
+#[test]
+fn a_schedulers_variable_alone_shards_nothing_but_our_own_asks_for_the_number() {
+    let job = trained().copy("shards-no-number");
+    let output =
+        job.command("infer --side user --quiet").env("JOB_COMPLETION_INDEX", "1").output().map(fixture::Finished::from);
+    let output = output.unwrap();
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    assert!(output.stderr.contains("JOB_COMPLETION_INDEX=1 ignored"), "{}", output.stderr);
+    assert!(job.path("run/vectors/user/part-00000-of-00001.parquet").exists());
+    let output = job.command("infer --side user --quiet").env("TWOTOWER_SHARD", "1").output().unwrap();
+    assert_eq!(fixture::Finished::from(output).code, 2);
+}
