@@ -383,6 +383,15 @@ const CASES: &[Case] = &[
         absent: "",
     },
     Case {
+        name: "sides-of-unlike-engines",
+        start: Start::Finished,
+        spoil: |job| _ = job.ok("infer --side user --engine native --quiet"),
+        command: "recall --force",
+        code: 4,
+        says: &["`native`", "`ort`", "run `twotower infer`"],
+        absent: "",
+    },
+    Case {
         name: "a-shard-that-is-not-there",
         start: Start::Finished,
         spoil: |job| _ = job.ok("infer --side user --shard 0/2 --force --quiet"),

@@ -82,7 +82,9 @@ fn the_number_of_workers_does_not_change_a_byte() {
     for engine in ["ort", "native"] {
         let [one, two] = [1, 2].map(|workers| {
             let job = trained().copy(&format!("shards-{engine}-workers-{workers}"));
-            job.ok(&format!("infer --side user --engine {engine} --workers {workers} --quiet"));
+            for side in ["user", "item"] {
+                job.ok(&format!("infer --side {side} --engine {engine} --workers {workers} --quiet"));
+            }
             job.ok(&format!("recall --set infer.workers={workers} --quiet"));
             snapshot(&job.path("run"), &[".json"])
         });
