@@ -158,7 +158,7 @@ fn metrics_of_unlike_protocols_are_not_compared() {
     let job = finished().copy("resume-compare");
     std::fs::copy(job.path("run/evaluation/metrics.json"), job.path("full.json")).unwrap();
     let same = job.json("evaluate --compare full.json run/evaluation/metrics.json");
-    assert!(same["metrics"].as_array().unwrap().iter().all(|m| m["difference"] == Value::from(0.0)));
+    assert!(same["metrics"].as_array().unwrap().iter().all(|m| m["difference"] == 0.0));
     job.ok("evaluate --set evaluate.ranking=sampled --quiet");
     let protocols = ["full ranking", "sampled ranking (1 + 100)", "full.json", "run/evaluation/metrics.json"];
     job.refused("evaluate --compare full.json run/evaluation/metrics.json", 4, &protocols);

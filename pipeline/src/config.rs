@@ -451,12 +451,8 @@ fn explain(message: &str) -> String {
     };
     let names: Vec<&str> = message[at..].split('`').collect();
     let (found, valid) = (names[0], names.iter().skip(2).step_by(2));
-    let nearest = valid
-        .map(|name| (strsim::jaro_winkler(found, name), *name))
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .filter(|(likeness, _)| *likeness > 0.7);
-    match nearest {
-        Some((_, name)) => format!("{message}\ndid you mean `{name}`?"),
+    match twotower_tables::nearest(found, valid.copied()) {
+        Some(name) => format!("{message}\ndid you mean `{name}`?"),
         None => message.to_string(),
     }
 }

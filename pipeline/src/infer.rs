@@ -48,7 +48,7 @@ impl Embedding {
     /// Loads what embedding rows of `side` takes.
     ///
     /// # Errors
-    /// [`ArtifactError::Mismatch`], naming both fingerprints, when tower and encoders differ.
+    /// [`twotower_artifacts::ArtifactError::Mismatch`], naming both fingerprints, when tower and encoders differ.
     pub fn load(stage: &'static str, context: &Context, side: Side) -> Result<Self, PipelineError> {
         let encoders = context.run.encoders();
         require(stage, &encoders.join(crate::encode::files::MANIFEST), "twotower encode-features")?;

@@ -80,7 +80,7 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
 
     let catalogue = Catalogue::load(&items)?;
     let index = catalogue.index(context)?;
-    let state = EncoderState::load(&context.run.encoders())?;
+    let state = EncoderState::load(context.run.encoders())?;
     let history = if config.recall.exclude_seen { Some(History::load(&context.run, &state)?) } else { None };
     let exclusion = Exclusion::load(context, history, &catalogue.ids)?;
     let eligible = exclusion.eligible(&catalogue.ids);

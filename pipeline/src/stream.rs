@@ -132,7 +132,7 @@ mod tests {
             source,
             || {
                 Ok(|i: u64| {
-                    if i % 50 == 0 {
+                    if i.is_multiple_of(50) {
                         std::thread::sleep(std::time::Duration::from_millis(5));
                     }
                     Ok(i * 2)

@@ -2,7 +2,8 @@
 
 use super::job::JobOpts;
 use super::report::{outcome_json, print_outcome};
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::path::PathBuf;
 use twotower_pipeline::encode::EncodeOptions;
 use twotower_pipeline::error::PipelineError;
@@ -21,35 +22,17 @@ pub struct Opts {
     #[command(flatten)]
     job: JobOpts,
     /// Redo this stage and those after it.
-    #[arg(long, value_enum, value_name = "STAGE")]
-    from: Option<StageArg>,
+    #[arg(long, value_parser = stages(), value_name = "STAGE")]
+    from: Option<Stage>,
     /// Extend an earlier run: its vocabularies keep their codes, its weights are the start.
     #[arg(long, value_name = "RUN")]
     update_from: Option<PathBuf>,
 }
 
-/// A stage, as typed.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum StageArg {
-    EncodeFeatures,
-    Train,
-    InferItems,
-    InferUsers,
-    Recall,
-    Evaluate,
-}
-
-impl From<StageArg> for Stage {
-    fn from(stage: StageArg) -> Self {
-        match stage {
-            StageArg::EncodeFeatures => Stage::EncodeFeatures,
-            StageArg::Train => Stage::Train,
-            StageArg::InferItems => Stage::InferItems,
-            StageArg::InferUsers => Stage::InferUsers,
-            StageArg::Recall => Stage::Recall,
-            StageArg::Evaluate => Stage::Evaluate,
-        }
-    }
+/// The names of stages, as typed.
+fn stages() -> impl TypedValueParser<Value = Stage> {
+    let named = |name: String| Stage::ALL.into_iter().find(|stage| stage.name() == name).ok_or("not a stage");
+    PossibleValuesParser::new(Stage::ALL.map(Stage::name)).try_map(named)
 }
 
 /// Runs the subcommand.
@@ -65,7 +48,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
         .into());
     }
     let options = RunOptions {
-        from: opts.from.map(Stage::from),
+        from: opts.from,
         encode: EncodeOptions { update: opts.update_from.as_ref().map(|run| run.join("encoders")) },
         train: TrainOptions { from: opts.update_from.as_ref().map(|run| run.join("towers")) },
     };
