@@ -44,7 +44,7 @@ pub enum ArtifactError {
         source: std::io::Error,
     },
     /// A file exists but its content is not what its name promises.
-    #[error("read {path}: {reason}", path = path.display())]
+    #[error("read {path}: {reason}; run the stage that wrote it again with --force", path = path.display())]
     Corrupt {
         /// The file.
         path: PathBuf,
@@ -122,7 +122,8 @@ pub enum ArtifactError {
         found: crate::ids::IdKind,
     },
     /// Arrow or Parquet failed on a file.
-    #[error("{action} {path}: {source}", path = path.display())]
+    #[error("{action} {path}: {source}{advice}", path = path.display(),
+        advice = if *action == "write" { "" } else { "; run the stage that wrote it again with --force" })]
     Parquet {
         /// What was attempted.
         action: &'static str,

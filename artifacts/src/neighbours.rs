@@ -40,6 +40,10 @@ pub enum NeighbourFormat {
 }
 
 impl NeighbourFormat {
+    /// All formats.
+    pub const ALL: [NeighbourFormat; 3] =
+        [NeighbourFormat::Parquet, NeighbourFormat::ParquetLong, NeighbourFormat::Jsonl];
+
     /// File name extension, without a dot.
     pub fn extension(self) -> &'static str {
         match self {

@@ -24,7 +24,7 @@ mod reach;
 mod sample;
 mod scan;
 mod search;
-mod store;
+pub mod store;
 mod vectors;
 
 pub use build::{BuildReport, BuildStep, Observer, RECALL_DEPTH, build, recall_at};

@@ -14,8 +14,10 @@ use std::path::Path;
 use twotower_artifacts::publish::publish_bytes;
 use twotower_artifacts::{ArtifactError, Fingerprint};
 
-const IMAGE_NAME: &str = "index.bin";
-const MANIFEST_NAME: &str = "index.json";
+/// The mapped file: vectors and graph.
+pub const IMAGE_NAME: &str = "index.bin";
+/// What the index is, as JSON.
+pub const MANIFEST_NAME: &str = "index.json";
 const FORMAT: u32 = 1;
 
 /// What a stored index is; equal builds have equal manifests.

@@ -145,6 +145,8 @@ impl StagedTable {
             Some(writer) => writer,
             none => {
                 let file = File::create(&self.path).map_err(PipelineError::io("create", &self.path))?;
+                // A sweep of stale temporary files passes over locked ones.
+                let _ = file.try_lock();
                 let writer = parquet::arrow::ArrowWriter::try_new(file, batch.schema(), None);
                 none.insert(writer.map_err(|e| Self::failed(&self.path, &e))?)
             }

@@ -205,7 +205,7 @@ pub struct RecallConfig {
     pub topk: usize,
     /// Leave out items that the user's interactions already hold.
     pub exclude_seen: bool,
-    /// A table of the only items to retrieve (column `item`, or the first).
+    /// A table of the only items to retrieve.
     pub allow: Option<ListTable>,
     /// A table of items never to retrieve.
     pub deny: Option<ListTable>,
@@ -470,6 +470,11 @@ impl RunDir {
     /// The run's folder.
     pub fn root(&self) -> &Path {
         &self.0
+    }
+
+    /// The link beside the run's folder that names the last complete run; none for a folder without a parent.
+    pub fn latest(&self) -> Option<PathBuf> {
+        std::path::absolute(&self.0).ok()?.parent().map(|parent| parent.join("latest"))
     }
 
     /// Encoder state, encoded items, encoded users with positives, joined interactions.

@@ -5,12 +5,15 @@ use crate::columns::{read_ids, read_whole};
 use crate::config::{Config, Override, RunDir};
 use crate::error::PipelineError;
 use crate::evaluate::{self, MetricsFile};
+use crate::parts::part_name;
 use crate::progress::Progress;
 use crate::run::{RunOptions, Stage, run_all};
+use crate::shard::Shard;
 use crate::stage::{Context, Outcome, create_dir};
 use arrow_array::RecordBatch;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
+use twotower_artifacts::NeighbourFormat;
 use twotower_artifacts::neighbours::read_lists;
 use twotower_synth::{SynthConfig, SynthReport, generate};
 use twotower_tables::Table;
@@ -114,8 +117,12 @@ fn shown_users(context: &Context) -> Result<Vec<ShownUser>, PipelineError> {
     let table = read_whole(&items, &columns, u64::MAX)?;
     let ids = read_ids(&items, &entity.id)?;
 
-    let part = first_part(&context.run.recall())?;
     let mut shown = Vec::new();
+    if context.config.recall.format != NeighbourFormat::Parquet {
+        tracing::info!("demo: users are shown from recalls in the format `parquet` only");
+        return Ok(shown);
+    }
+    let part = context.run.recall().join(part_name(Shard::WHOLE, NeighbourFormat::Parquet.extension()));
     let Some(lists) = read_lists(&part, SHOWN_USERS)?.next().transpose()? else { return Ok(shown) };
     for (user, ends) in lists.users.iter().zip(lists.offsets.windows(2)) {
         let items = (ends[0]..ends[1]).take(SHOWN_ITEMS).map(|at| {
@@ -127,20 +134,6 @@ fn shown_users(context: &Context) -> Result<Vec<ShownUser>, PipelineError> {
         shown.push(ShownUser { user: user.to_string(), items: items.collect() });
     }
     Ok(shown)
-}
-
-fn first_part(dir: &Path) -> Result<PathBuf, PipelineError> {
-    let entries = std::fs::read_dir(dir).map_err(PipelineError::io("list", dir))?;
-    let mut parts: Vec<PathBuf> = entries
-        .filter_map(|e| e.ok().map(|e| e.path()))
-        .filter(|p| p.extension().is_some_and(|e| e == "parquet"))
-        .collect();
-    parts.sort();
-    parts.into_iter().next().ok_or_else(|| PipelineError::MissingInput {
-        stage: "demo",
-        path: dir.join("part-*.parquet"),
-        advice: "run `twotower recall` first".into(),
-    })
 }
 
 fn attributes(table: &RecordBatch, row: usize, id: &str) -> serde_json::Map<String, serde_json::Value> {

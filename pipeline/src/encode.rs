@@ -5,8 +5,9 @@ use crate::duplicates::DuplicateFinder;
 use crate::error::PipelineError;
 use crate::id_index::{IdIndex, hash};
 use crate::side_files::{SideFiles, read_columns};
-use crate::stage::{Context, Outcome, StageKey, create_dir, rows};
+use crate::stage::{Context, Outcome, StageKey, prepare_dir, rows};
 use arrow_array::{ArrayRef, Float32Array, Int64Array, RecordBatch};
+use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,14 +44,22 @@ pub mod files {
 /// positives (only they train). Items and interactions are held in memory; users are not.
 ///
 /// # Errors
-/// Any table, encoder or I/O error; duplicate ids; a table without rows.
+/// Any table, encoder or I/O error; duplicate ids; a table without rows; an update of a run by itself.
 pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
     let tables = &context.config.tables;
     let users = Table::open("users", &tables.users.source)?;
     let items = Table::open("items", &tables.items.source)?;
     let interactions = Table::open("interactions", &tables.interactions.source)?;
-    let joins = SideFiles::open(context)?;
+    let joins = SideFiles::open(context, &[Side::User, Side::Item])?;
+    if let Some(earlier) = &options.update
+        && earlier.canonicalize().is_ok_and(|e| context.run.encoders().canonicalize().is_ok_and(|own| own == e))
+    {
+        return Err(PipelineError::usage(format!(
+            "--update {} is this run's own folder; give the new state another --run",
+            earlier.display()
+        )));
+    }
     let previous = options.update.as_ref().map(EncoderState::load).transpose()?;
 
     let mut inputs = vec![
@@ -69,9 +78,7 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     {
         return Ok(Outcome { skipped: true, manifest });
     }
-    create_dir(&dir)?;
-    twotower_artifacts::publish::remove_stale_temps(&dir)?;
-    let _ = std::fs::remove_file(&manifest_path);
+    prepare_dir(&dir)?;
 
     let encode = Encode { context, dir: &dir, joins };
     let item_table = encode.read_items(&items)?;
@@ -91,6 +98,7 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
         None => fit.finish()?,
     };
 
+    context.retract(&manifest_path)?;
     let mut counts = BTreeMap::new();
     let (item_entry, item_counts) = encode.encode_items(&state, &item_table)?;
     counts.insert(Side::Item, item_counts);
@@ -236,7 +244,7 @@ impl Encode<'_> {
             .collect();
         let total = table.rows()?;
         let mut bar = self.context.progress.bar("read positives", total, "rows");
-        let mut staged = StagedTable::new(self.dir.join(format!(".interactions.tmp-{}.parquet", std::process::id())));
+        let mut staged = StagedTable::new(self.dir.join(format!(".interactions.tmp-{}-0", std::process::id())));
         let options = ReadOptions { columns: &wanted, rows: 0..total, batch_rows: BATCH_ROWS };
         for batch in table.read(options)? {
             self.context.cancel.check("encode-features")?;
@@ -295,16 +303,15 @@ impl Encode<'_> {
         let id = &self.context.config.tables.users.id;
         let wanted = [id.clone()];
         let options = ReadOptions { columns: &wanted, rows: 0..users.rows()?, batch_rows: BATCH_ROWS };
-        let mut suspects: Vec<(String, u64)> = Vec::new();
+        let mut suspects: FxHashMap<String, u64> = FxHashMap::default();
         for batch in users.read(options)? {
             let batch = batch?;
             let ids = id_column(&batch, id)?;
             for (row, this) in ids.iter().enumerate().filter(|(_, this)| repeated.binary_search(&hash(*this)).is_ok()) {
                 let at = batch.first_row + row as u64;
-                if let Some((_, first)) = suspects.iter().find(|(known, _)| *known == this.to_string()) {
-                    return Err(duplicate_id("users", id, this, *first, at));
+                if let Some(first) = suspects.insert(this.to_string(), at) {
+                    return Err(duplicate_id("users", id, this, first, at));
                 }
-                suspects.push((this.to_string(), at));
             }
         }
         Ok(())

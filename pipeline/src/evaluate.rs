@@ -3,15 +3,15 @@
 use crate::config::Ranking;
 use crate::dataset::Dataset;
 use crate::error::PipelineError;
-use crate::stage::{Context, Outcome, StageKey, create_dir, require, rows};
-use crate::train;
+use crate::split::SplitConfig;
+use crate::stage::{Context, Outcome, StageKey, as_written, prepare_dir, remove_if_there, rows};
+use crate::towers::{self, verified_towers};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 use std::time::Instant;
-use twotower_artifacts::manifest::FileEntry;
-use twotower_artifacts::{CodeBatch, Fingerprint, Ragged, Side};
+use twotower_artifacts::{ArtifactError, CodeBatch, FileEntry, Fingerprint, Manifest, Ragged, Side};
 use twotower_models::engine;
 use twotower_models::examples::{Query, Role, TrainingSet, assemble};
 use twotower_models::metrics::{Metrics, RankTask, rank, rank_scores};
@@ -20,6 +20,8 @@ use twotower_models::tower::Matrix;
 
 /// Negatives per positive of the sampled ranking.
 const SAMPLED_NEGATIVES: usize = 100;
+/// Version of [`MetricsFile`].
+const METRICS_VERSION: u32 = 1;
 /// Rows embedded at a time.
 const EMBED_ROWS: usize = 4096;
 
@@ -62,9 +64,9 @@ pub fn evaluate(context: &Context) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
     let config = &context.config;
     let data = Dataset::load("evaluate", &context.run, &config.split)?;
-    let towers_dir = context.run.towers();
-    require("evaluate", &towers_dir.join(train::files::MANIFEST), "twotower train")?;
-    let towers = train::towers_fingerprint(&towers_dir)?;
+    let trained = verified_towers("evaluate", context)?;
+    check_split(&config.split, &trained)?;
+    let towers = trained.fingerprint;
     let encoded = crate::stage::content_fingerprint(&data.manifest.files);
     let settings = serde_json::json!({
         "split": config.split, "evaluate": config.evaluate, "engine": config.infer.engine,
@@ -77,8 +79,7 @@ pub fn evaluate(context: &Context) -> Result<Outcome, PipelineError> {
     {
         return Ok(Outcome { skipped: true, manifest });
     }
-    create_dir(&dir)?;
-    let _ = std::fs::remove_file(&manifest_path);
+    prepare_dir(&dir)?;
 
     let questions = Questions::new(&data.set, config.evaluate.max_users, config.evaluate.seed);
     if questions.queries.is_empty() {
@@ -112,7 +113,7 @@ pub fn evaluate(context: &Context) -> Result<Outcome, PipelineError> {
         Ranking::Sampled => format!("sampled ranking (1 + {SAMPLED_NEGATIVES})"),
     };
     let report = MetricsFile {
-        format_version: 1,
+        format_version: METRICS_VERSION,
         protocol: format!("{}, {ranking}, the user's earlier items excluded", config.split.protocol()),
         data: encoded,
         towers,
@@ -122,8 +123,8 @@ pub fn evaluate(context: &Context) -> Result<Outcome, PipelineError> {
         items: data.item_ids.len(),
         models,
     };
-    let text = serde_json::to_vec_pretty(&report).unwrap_or_default();
-    twotower_artifacts::publish::publish_bytes(dir.join(files::METRICS), &text)?;
+    remove_if_there(&manifest_path)?;
+    crate::stage::publish_json(&dir.join(files::METRICS), &report)?;
     let entry = FileEntry::of_file(&dir, files::METRICS, report.models.len() as u64)?;
     let mut manifest =
         key.manifest(vec![entry], rows([("users", report.users as u64), ("items", report.items as u64)]), started);
@@ -133,14 +134,31 @@ pub fn evaluate(context: &Context) -> Result<Outcome, PipelineError> {
     Ok(Outcome { skipped: false, manifest })
 }
 
+/// Refuses towers trained under another split: they may have learned from the events that test.
+fn check_split(split: &SplitConfig, trained: &Manifest) -> Result<(), PipelineError> {
+    if as_written(&serde_json::json!(split)) == trained.config["split"] {
+        return Ok(());
+    }
+    let trained_on: Option<SplitConfig> = serde_json::from_value(trained.config["split"].clone()).ok();
+    Err(PipelineError::Mismatch(format!(
+        "evaluate: the towers were trained under the split `{}`, the job now says `{}`; test events of one may have trained the other, so run `twotower train` first",
+        trained_on.map_or("unknown".into(), |s| s.protocol()),
+        split.protocol()
+    )))
+}
+
 /// Reads a metrics file.
 ///
 /// # Errors
-/// [`PipelineError::Data`] when it is not one.
+/// [`PipelineError::Data`] when it is not one, [`ArtifactError::Version`] when it is newer.
 pub fn read_metrics(path: &Path) -> Result<MetricsFile, PipelineError> {
     let text = std::fs::read(path).map_err(PipelineError::io("read", path))?;
-    serde_json::from_slice(&text)
-        .map_err(|e| PipelineError::Data(format!("read {}: not a metrics file: {e}", path.display())))
+    let metrics: MetricsFile = serde_json::from_slice(&text)
+        .map_err(|e| PipelineError::Data(format!("read {}: not a metrics file: {e}", path.display())))?;
+    match metrics.format_version {
+        METRICS_VERSION => Ok(metrics),
+        found => Err(ArtifactError::Version { path: path.to_path_buf(), found, supported: METRICS_VERSION }.into()),
+    }
 }
 
 /// Checks that two metrics files may be compared.
@@ -237,9 +255,9 @@ fn embed(
     rows: usize,
     fill: impl Fn(Range<usize>, &mut CodeBatch),
 ) -> Result<Matrix, PipelineError> {
-    let path = context.run.towers().join(train::files::tower(side));
+    let path = context.run.towers().join(towers::files::tower(side));
     let mut engine = engine::open(context.config.infer.engine, &path)?;
-    train::check_tower("evaluate", context, side, &engine.schema().encoder, data.state.fingerprint())?;
+    towers::check_tower("evaluate", context, side, &engine.schema().encoder, data.state.fingerprint())?;
     let dim = engine.dim();
     let mut vectors = Matrix { rows, cols: dim, data: vec![0.0; rows * dim] };
     let mut codes = CodeBatch::empty(engine.schema());
@@ -270,6 +288,14 @@ fn measure_model(
 fn measure_popularity(counts: &[u64], task: &RankTask) -> Result<Metrics, PipelineError> {
     let scores: Vec<f32> = counts.iter().map(|c| *c as f32).collect();
     Ok(rank_scores(task, |_, out| out.chunks_exact_mut(scores.len()).for_each(|row| row.copy_from_slice(&scores)))?)
+}
+
+/// Users of an item that its neighbours are counted over, at most: evenly spaced where there are more.
+const NEIGHBOUR_USERS: usize = 10_000;
+
+fn evenly(rows: &[u32], most: usize) -> impl Iterator<Item = &u32> {
+    let n = rows.len().min(most);
+    (0..n).map(move |i| &rows[i * rows.len() / n])
 }
 
 /// Neighbours of the user's last item by cosine of co-occurrence, n_ij / sqrt(n_i n_j), over users'
@@ -305,19 +331,19 @@ impl<'a> ItemToItem<'a> {
     }
 
     fn measure(&self, questions: &Questions, task: &RankTask) -> Result<Metrics, PipelineError> {
+        let most = self.counts.iter().copied().max().unwrap_or(1).max(1) as f32;
         Ok(rank_scores(task, |queries, out| {
             for (query, row) in queries.zip(out.chunks_exact_mut(task.items)) {
-                self.score(questions.queries[query], row);
+                self.score(questions.queries[query], most, row);
             }
         })?)
     }
 
-    fn score(&self, query: Query, out: &mut [f32]) {
-        let most = self.counts.iter().copied().max().unwrap_or(1).max(1) as f32;
+    fn score(&self, query: Query, most: f32, out: &mut [f32]) {
         out.fill(0.0);
         let start = self.set.interactions.events(query.user_row as usize).start;
         if let Some(last) = (start..query.history_end).next_back().map(|e| self.set.interactions.items[e] as usize) {
-            for user in self.by_item.row(last) {
+            for user in evenly(self.by_item.row(last), NEIGHBOUR_USERS) {
                 for item in self.by_user.row(*user as usize) {
                     out[*item as usize] += 1.0;
                 }

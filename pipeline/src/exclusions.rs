@@ -6,10 +6,9 @@ use crate::dataset::History;
 use crate::error::PipelineError;
 use crate::id_index::IdIndex;
 use crate::stage::Context;
-use twotower_artifacts::Fingerprint;
-use twotower_artifacts::ids::{Id, Ids};
+use twotower_artifacts::{Fingerprint, Id, IdKind, Ids};
 use twotower_index::Eligibility;
-use twotower_tables::{ReadOptions, Table, TableBatch, id_column_as, id_kind};
+use twotower_tables::{ReadOptions, Table, TableBatch, id_column_as};
 
 /// Everything that narrows what a user gets, in terms of catalogue rows.
 pub struct Exclusion {
@@ -48,7 +47,12 @@ impl Exclusion {
     ///
     /// # Errors
     /// Any table error.
-    pub fn load(context: &Context, history: Option<History>, catalogue: &IdIndex) -> Result<Self, PipelineError> {
+    pub fn load(
+        context: &Context,
+        history: Option<History>,
+        users_kind: IdKind,
+        catalogue: &IdIndex,
+    ) -> Result<Self, PipelineError> {
         let recall = &context.config.recall;
         let seen = history.map(|history| {
             let rows = history.item_ids().iter().map(|id| catalogue.find(id)).collect();
@@ -61,10 +65,6 @@ impl Exclusion {
             None => None,
             Some(spec) => {
                 let table = Table::open("exclusions", &spec.source)?;
-                let users_kind = id_kind(
-                    &Table::open("users", &context.config.tables.users.source)?,
-                    &context.config.tables.users.id,
-                )?;
                 let mut users = Ids::new(users_kind);
                 let mut items = Ids::new(catalogue.ids().kind());
                 read_batches(&table, &[&spec.user, &spec.item], |batch| {

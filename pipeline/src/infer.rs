@@ -6,9 +6,9 @@ use crate::error::PipelineError;
 use crate::parts::{exclude_other_counts, manifest_name, part_name};
 use crate::shard::Shard;
 use crate::side_files::{SideFiles, read_columns};
-use crate::stage::{Context, Outcome, StageKey, create_dir, require, rows};
+use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there, require, rows};
 use crate::stream::{Width, ordered};
-use crate::train;
+use crate::towers::{check_tower, files, verified_towers};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -36,6 +36,8 @@ pub struct Embedding {
     state: EncoderState,
     schema: TowerSchema,
     dim: usize,
+    /// Fingerprint of both towers.
+    towers: Fingerprint,
     tower: PathBuf,
     /// Kind of the ids that the run encoded; raw ids are brought to it.
     ids: IdKind,
@@ -53,11 +55,11 @@ impl Embedding {
         let encoders = context.run.encoders();
         require(stage, &encoders.join(crate::encode::files::MANIFEST), "twotower encode-features")?;
         let state = EncoderState::load(&encoders)?;
-        let tower = context.run.towers().join(train::files::tower(side));
-        require(stage, &context.run.towers().join(train::files::MANIFEST), "twotower train")?;
+        let towers = verified_towers(stage, context)?.fingerprint;
+        let tower = context.run.towers().join(files::tower(side));
         let (_, metadata) = twotower_models::onnx::read(&tower)?;
         let (schema, dim) = (metadata.schema, metadata.dim);
-        train::check_tower(stage, context, side, &schema.encoder, state.fingerprint())?;
+        check_tower(stage, context, side, &schema.encoder, state.fingerprint())?;
         let sequences = schema.fields.iter().any(|f| matches!(f.shape, FieldShape::Sequence { .. }));
         let history = if sequences { Some(History::load(&context.run, &state)?) } else { None };
         let encoded = match side {
@@ -65,8 +67,15 @@ impl Embedding {
             Side::Item => crate::encode::files::ITEMS,
         };
         let ids = CodesReader::open(encoders.join(encoded))?.info().ids;
-        let (spec, joins) = (context.config.side(side), SideFiles::open(context)?);
-        Ok(Self { state, schema, dim, tower, ids, spec, joins, history })
+        let (spec, fitted) = (context.config.side(side), state.side(side).spec());
+        if spec.features != fitted.features {
+            return Err(PipelineError::Mismatch(format!(
+                "{stage}: the job's {side} features are not those that {} was fitted with; run `twotower encode-features`",
+                encoders.display()
+            )));
+        }
+        let joins = SideFiles::open(context, &[side])?;
+        Ok(Self { state, schema, dim, towers, tower, ids, spec, joins, history })
     }
 
     /// A worker with an engine of its own.
@@ -159,17 +168,19 @@ fn infer_shard(context: &Context, options: &InferOptions) -> Result<Outcome, Pip
     let total = table.rows()?;
     let range = options.shard.range(total);
 
-    let towers = train::towers_fingerprint(&context.run.towers())?;
     let settings = serde_json::json!({
         "side": side,
         "shard": options.shard.index,
         "shards": options.shard.count,
+        "id": embedding.spec.id_column,
+        "ids": embedding.ids,
         "engine": context.config.infer.engine,
         "precision": context.config.infer.precision,
+        "compression": context.config.infer.compression,
     });
     let mut inputs = vec![
         ("encoders", embedding.state.fingerprint().clone()),
-        ("towers", towers.clone()),
+        ("towers", embedding.towers.clone()),
         ("table", table.fingerprint()),
     ];
     inputs.extend(embedding.joins.inputs());
@@ -184,9 +195,8 @@ fn infer_shard(context: &Context, options: &InferOptions) -> Result<Outcome, Pip
     {
         return Ok(Outcome { skipped: true, manifest });
     }
-    create_dir(&dir)?;
+    prepare_dir(&dir)?;
     exclude_other_counts("infer", &dir, options.shard, context.force)?;
-    let _ = std::fs::remove_file(&manifest_path);
 
     let infer = &context.config.infer;
     let info = VectorsInfo {
@@ -195,7 +205,7 @@ fn infer_shard(context: &Context, options: &InferOptions) -> Result<Outcome, Pip
         precision: infer.precision,
         similarity: Similarity::Cosine,
         encoder: embedding.state.fingerprint().clone(),
-        tower: towers.clone(),
+        tower: embedding.towers.clone(),
     };
     let mut writer = VectorsWriter::create(dir.join(part_name(options.shard, "parquet")), &info, infer.compression)?;
     let mut bar = context.progress.bar(&format!("infer {side}"), range.end - range.start, "rows");
@@ -223,10 +233,22 @@ fn infer_shard(context: &Context, options: &InferOptions) -> Result<Outcome, Pip
             Ok(())
         },
     )?;
+    match options.other {
+        Some(_) => remove_if_there(&manifest_path)?,
+        None => context.retract(&manifest_path)?,
+    }
     let entry = writer.finish()?;
     let written = entry.rows;
+    if written != range.end - range.start {
+        return Err(PipelineError::Data(format!(
+            "{}: {written} rows were read, {} were counted; the table changed meanwhile, run the command again",
+            embedding.table(),
+            range.end - range.start
+        )));
+    }
     let mut manifest = key.manifest(vec![entry], rows([("rows", written), ("table rows", total)]), started);
-    manifest.details = serde_json::json!({ "first_row": range.start, "end_row": range.end, "dim": embedding.dim, "ids": embedding.ids, "encoded": counts });
+    manifest.details =
+        serde_json::json!({ "first_row": range.start, "end_row": range.end, "dim": embedding.dim, "encoded": counts });
     manifest.warnings = crate::encode::warn_of("infer", side, &counts);
     manifest.write(&manifest_path)?;
     Ok(Outcome { skipped: false, manifest })

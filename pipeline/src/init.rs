@@ -191,13 +191,18 @@ fn features(text: &mut String, side: Side, table: &Sampled, id: &str, guesses: &
                 any = true;
                 let _ = write!(text, "\n# {}\n[[features.{side}]]\n{}", proposal.reason, settings(spec));
             }
-            _ => _ = write!(text, "\n# `{}` left out: {}\n", sample.name, proposal.reason),
+            _ => _ = write!(text, "\n# {:?} left out: {}\n", sample.name, proposal.reason),
         }
     }
     if side == Side::Item || !any {
+        let taken = |name: &String| table.columns.iter().any(|(s, _)| s.name == *name);
+        let mut name = side.to_string();
+        while taken(&name) {
+            name.push_str("_id");
+        }
         let _ = write!(
             text,
-            "\n# the {side}'s own id as a feature; new ids take the unknown slot\n[[features.{side}]]\nkind = \"id\"\nname = \"{side}\"\n"
+            "\n# the {side}'s own id as a feature; new ids take the unknown slot\n[[features.{side}]]\nkind = \"id\"\nname = \"{name}\"\n"
         );
     }
 }

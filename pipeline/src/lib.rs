@@ -27,6 +27,7 @@ mod side_files;
 pub mod split;
 pub mod stage;
 mod stream;
+pub mod towers;
 pub mod train;
 
 pub use twotower_synth as synth;

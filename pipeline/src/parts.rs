@@ -2,8 +2,9 @@
 
 use crate::error::PipelineError;
 use crate::shard::Shard;
+use crate::stage::remove_if_there;
 use std::path::{Path, PathBuf};
-use twotower_artifacts::{Fingerprint, IdKind, Manifest, Side};
+use twotower_artifacts::{ArtifactError, Fingerprint, IdKind, Manifest, Side, VectorsReader};
 
 /// Name of a shard's file.
 pub fn part_name(shard: Shard, extension: &str) -> String {
@@ -16,30 +17,43 @@ pub fn manifest_name(shard: Shard) -> String {
 }
 
 /// Makes sure that a folder holds no parts of another number of shards: read together with this
-/// shard's they would give rows twice. With `force` they are removed, manifests first.
+/// shard's they would give rows twice. With `force` they are removed, manifests first; other shards
+/// may be doing the same.
 ///
 /// # Errors
 /// [`PipelineError::Mismatch`] naming one of them.
 pub fn exclude_other_counts(stage: &str, dir: &Path, shard: Shard, force: bool) -> Result<(), PipelineError> {
-    for (path, manifest) in part_manifests(dir)? {
-        let count = manifest.config["shards"].as_u64().unwrap_or(0);
-        if count == u64::from(shard.count) {
-            continue;
-        }
-        if !force {
-            return Err(PipelineError::Mismatch(format!(
-                "{stage}: {} is one of {count} shards, this is shard {shard}; give --force to remove the parts of {count} shards, or use another --run folder",
-                path.display()
-            )));
-        }
-        tracing::warn!("{stage}: removing {}, one of {count} shards", path.display());
-        std::fs::remove_file(&path).map_err(PipelineError::io("remove", &path))?;
-        for file in &manifest.files {
-            let file = dir.join(&file.path);
-            std::fs::remove_file(&file).map_err(PipelineError::io("remove", &file))?;
-        }
+    let own = format!("-of-{:05}.", shard.count);
+    let mut others = list_parts(dir)?;
+    others.retain(|path| !file_name(path).contains(&own));
+    if let (Some(path), false) = (others.first(), force) {
+        return Err(PipelineError::Mismatch(format!(
+            "{stage}: {} is of another number of shards than shard {shard}; give --force to remove the parts of other numbers, or use another --run folder",
+            path.display()
+        )));
+    }
+    others.sort_by_key(|path| path.extension() != Some("json".as_ref()));
+    for path in others {
+        tracing::warn!("{stage}: removing {}, of another number of shards", path.display());
+        remove_if_there(&path)?;
     }
     Ok(())
+}
+
+fn file_name(path: &Path) -> &str {
+    path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+}
+
+/// All files of a folder named like a part, in order.
+fn list_parts(dir: &Path) -> Result<Vec<PathBuf>, PipelineError> {
+    let mut paths: Vec<PathBuf> = match std::fs::read_dir(dir) {
+        Ok(entries) => entries.filter_map(|e| e.ok().map(|e| e.path())).collect(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(e) => return Err(PipelineError::io("list", dir)(e)),
+    };
+    paths.retain(|path| file_name(path).starts_with("part-"));
+    paths.sort();
+    Ok(paths)
 }
 
 /// A complete set of vector parts of one side: same tower, engine, precision and table, every shard once.
@@ -85,9 +99,19 @@ impl VectorParts {
                 )));
             }
         }
-        let number = |m: &Manifest, name: &str| m.config[name].as_u64().unwrap_or(0);
-        let count = number(first, "shards") as u32;
-        let total = first.rows.get("table rows").copied().unwrap_or(0);
+        let incomplete = |path: &Path, what: &str| {
+            PipelineError::Mismatch(format!(
+                "{stage}: {}: `{what}` is missing or makes no sense; run `twotower infer --side {side} --force`",
+                path.display()
+            ))
+        };
+        let path = &manifests[0].0;
+        let count = first.config["shards"].as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
+        let count = count.ok_or_else(|| incomplete(path, "shards"))?;
+        let total = *first.rows.get("table rows").ok_or_else(|| incomplete(path, "table rows"))?;
+        let towers = first.inputs.get("towers").cloned().ok_or_else(|| incomplete(path, "towers"))?;
+        let engine = first.config["engine"].as_str().ok_or_else(|| incomplete(path, "engine"))?.to_string();
+        let ids: IdKind = serde_json::from_value(first.config["ids"].clone()).map_err(|_| incomplete(path, "ids"))?;
         let wanted = shard.map_or(0..total, |s| s.range(total));
         let mut parts = Vec::new();
         let mut fingerprints = Vec::new();
@@ -96,7 +120,7 @@ impl VectorParts {
             if rows.end <= wanted.start || rows.start >= wanted.end {
                 continue;
             }
-            let found = manifests.iter().find(|(_, m)| number(m, "shard") == index as u64);
+            let found = manifests.iter().find(|(_, m)| m.config["shard"].as_u64() == Some(index.into()));
             let Some((path, manifest)) = found else {
                 return Err(PipelineError::MissingInput {
                     stage,
@@ -104,31 +128,35 @@ impl VectorParts {
                     advice: format!("run `twotower infer --side {side} --shard {index}/{count}`"),
                 });
             };
-            let file = manifest.files.first().map(|f| f.path.clone()).unwrap_or_default();
-            parts.push((path.with_file_name(file), rows.start));
+            let file = manifest.files.first().ok_or_else(|| incomplete(path, "files"))?;
+            let part = path.with_file_name(&file.path);
+            let reader = VectorsReader::open(&part)?;
+            let (found, length) = (reader.info(), rows.end - rows.start);
+            if (reader.rows(), &found.tower, found.ids) != (length, &towers, ids) {
+                return Err(PipelineError::Mismatch(format!(
+                    "{stage}: {}: {} rows with {} ids of towers {}, expected {length} rows with {ids} ids of towers {towers}; run `twotower infer --side {side} --shard {index}/{count} --force`",
+                    part.display(),
+                    reader.rows(),
+                    found.ids,
+                    found.tower
+                )));
+            }
+            parts.push((part, rows.start));
             fingerprints.push(manifest.fingerprint.to_string());
         }
-        let towers = first.inputs.get("towers").cloned().unwrap_or_else(|| Fingerprint::of(b""));
-        Ok(Self {
-            parts,
-            rows: total,
-            ids: serde_json::from_value(first.details["ids"].clone()).unwrap_or(IdKind::Text),
-            towers,
-            engine: first.config["engine"].as_str().unwrap_or_default().to_string(),
-            fingerprint: Fingerprint::of(fingerprints.join(" ").as_bytes()),
-        })
+        let fingerprint = Fingerprint::of(fingerprints.join(" ").as_bytes());
+        Ok(Self { parts, rows: total, ids, engine, towers, fingerprint })
     }
 }
 
+/// Manifests of a folder's parts; one that another shard removes meanwhile is passed over.
 fn part_manifests(dir: &Path) -> Result<Vec<(PathBuf, Manifest)>, PipelineError> {
-    let mut paths: Vec<PathBuf> = match std::fs::read_dir(dir) {
-        Ok(entries) => entries.filter_map(|e| e.ok().map(|e| e.path())).collect(),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Err(e) => return Err(PipelineError::io("list", dir)(e)),
-    };
-    paths.retain(|p| {
-        p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("part-") && n.ends_with(".json"))
-    });
-    paths.sort();
-    paths.into_iter().map(|p| Ok((p.clone(), Manifest::read(&p)?))).collect()
+    let mut manifests = Vec::new();
+    for path in list_parts(dir)?.into_iter().filter(|p| p.extension() == Some("json".as_ref())) {
+        match Manifest::read(&path) {
+            Err(ArtifactError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+            manifest => manifests.push((path, manifest?)),
+        }
+    }
+    Ok(manifests)
 }

@@ -6,15 +6,20 @@ use crate::exclusions::Exclusion;
 use crate::id_index::IdIndex;
 use crate::parts::{VectorParts, exclude_other_counts, manifest_name, part_name};
 use crate::shard::Shard;
-use crate::stage::{Context, Outcome, StageKey, create_dir, rows};
+use crate::stage::{Context, Outcome, StageKey, create_dir, prepare_dir, remove_if_there, rows};
 use crate::stream::{Width, ordered};
+use crate::towers::verified_towers;
+use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 use twotower_artifacts::neighbours::open_sink;
 use twotower_artifacts::vectors::load_parts;
-use twotower_artifacts::{ArtifactError, Ids, NeighbourLists, NeighboursInfo, Ragged, Side, VectorsReader};
+use twotower_artifacts::{
+    ArtifactError, FileEntry, Ids, NeighbourFormat, NeighbourLists, NeighboursInfo, Ragged, Side, VectorsReader,
+};
 use twotower_encoders::EncoderState;
+use twotower_index::store::{IMAGE_NAME, MANIFEST_NAME};
 use twotower_index::{Eligibility, Exclusions, ItemIndex, ItemVectors, Neighbours, Request};
 
 /// Users searched at a time.
@@ -40,6 +45,18 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
     let config = &context.config;
     let items = VectorParts::find("recall", &context.run.vectors(Side::Item), Side::Item, None)?;
     let users = VectorParts::find("recall", &context.run.vectors(Side::User), Side::User, Some(options.shard))?;
+    let towers = verified_towers("recall", context)?.fingerprint;
+    if items.towers != towers {
+        return Err(ArtifactError::Mismatch {
+            what: "recall: item vectors".into(),
+            expected_from: "the run's towers with fingerprint".into(),
+            expected: towers.to_string(),
+            found_from: "vectors of towers with fingerprint".into(),
+            found: items.towers.to_string(),
+            advice: "run `twotower infer --side item` and `--side user` again".into(),
+        }
+        .into());
+    }
     if items.towers != users.towers {
         return Err(ArtifactError::Mismatch {
             what: "recall: user vectors".into(),
@@ -65,6 +82,7 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
         "shards": options.shard.count,
         "recall": config.recall,
         "index": config.index,
+        "compression": config.infer.compression,
     });
     let key = StageKey::new("recall", inputs, settings);
     let dir = context.run.recall();
@@ -74,15 +92,14 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
     {
         return Ok(Outcome { skipped: true, manifest });
     }
-    create_dir(&dir)?;
+    prepare_dir(&dir)?;
     exclude_other_counts("recall", &dir, options.shard, context.force)?;
-    let _ = std::fs::remove_file(&manifest_path);
 
     let catalogue = Catalogue::load(&items)?;
     let index = catalogue.index(context)?;
     let state = EncoderState::load(context.run.encoders())?;
     let history = if config.recall.exclude_seen { Some(History::load(&context.run, &state)?) } else { None };
-    let exclusion = Exclusion::load(context, history, &catalogue.ids)?;
+    let exclusion = Exclusion::load(context, history, users.ids, &catalogue.ids)?;
     let eligible = exclusion.eligible(&catalogue.ids);
     let k = config.recall.topk;
     let mut warnings = Vec::new();
@@ -131,6 +148,10 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
             Ok(sink.write(&ids, &lists)?)
         },
     )?;
+    context.retract(&manifest_path)?;
+    for other in NeighbourFormat::ALL.into_iter().filter(|f| f.extension() != config.recall.format.extension()) {
+        remove_if_there(&dir.join(part_name(options.shard, other.extension())))?;
+    }
     let entry = sink.finish()?;
     let mut manifest = key.manifest(
         vec![entry],
@@ -211,11 +232,14 @@ impl Catalogue {
             serde_json::json!({ "index": config }),
         );
         let manifest_path = dir.join("stage.json");
+        create_dir(&dir)?;
+        // One shard builds, the others wait for it and open what it built.
+        let folder = File::open(&dir).map_err(PipelineError::io("open", &dir))?;
+        folder.lock().map_err(PipelineError::io("lock", &dir))?;
         if !context.force && key.current(&manifest_path)?.is_some() {
             return Ok(twotower_index::open(&dir, self.vectors.fingerprint())?);
         }
-        create_dir(&dir)?;
-        let _ = std::fs::remove_file(&manifest_path);
+        prepare_dir(&dir)?;
         let stop = context.cancel.clone();
         let mut observer = |_| if stop.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         let (index, report) = twotower_index::build(config, self.vectors.clone(), None, &mut observer)?;
@@ -227,8 +251,11 @@ impl Catalogue {
                 report.seconds
             );
         }
+        remove_if_there(&manifest_path)?;
         twotower_index::save(index.as_ref(), &dir)?;
-        let manifest = key.manifest(Vec::new(), rows([("items", index.count() as u64)]), started);
+        let files = [IMAGE_NAME, MANIFEST_NAME].map(|name| FileEntry::of_file(&dir, name, index.count() as u64));
+        let files = files.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let manifest = key.manifest(files, rows([("items", index.count() as u64)]), started);
         manifest.write(&manifest_path)?;
         Ok(index)
     }

@@ -95,8 +95,7 @@ pub fn run_all(
 fn switch_latest(context: &Context) -> Result<(), PipelineError> {
     let root = context.run.root();
     let real = root.canonicalize().map_err(PipelineError::io("resolve", root))?;
-    let (Some(parent), Some(name)) = (real.parent(), real.file_name()) else { return Ok(()) };
-    let link = parent.join("latest");
+    let (Some(link), Some(name)) = (context.run.latest(), real.file_name()) else { return Ok(()) };
     if link.exists() && !link.is_symlink() {
         tracing::warn!("run: {} is not a link, left as it is", link.display());
         return Ok(());

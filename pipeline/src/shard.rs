@@ -24,12 +24,15 @@ impl Shard {
     /// # Errors
     /// [`PipelineError::Usage`] when `index >= count` or `count` is 0.
     pub fn new(index: u32, count: u32) -> Result<Self, PipelineError> {
+        if count == 0 {
+            return Err(PipelineError::usage(format!("shard {index}/0: the number of shards must be at least 1")));
+        }
         if index < count {
             Ok(Self { index, count })
         } else {
             Err(PipelineError::usage(format!(
                 "shard {index}/{count}: indices count from 0, so the last shard of {count} is {}/{count}",
-                count.saturating_sub(1)
+                count - 1
             )))
         }
     }
@@ -58,21 +61,24 @@ impl Shard {
         count: Option<u32>,
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, PipelineError> {
-        if let Some(text) = flag {
+        let whole = |source: &str, text: &str| {
             let shard = Self::parse(text)?;
-            return match count {
+            match count {
                 Some(n) if n != shard.count => {
-                    Err(PipelineError::usage(format!("--shard {text} and --shards {n} disagree; give one of them")))
+                    Err(PipelineError::usage(format!("{source} {text} and --shards {n} disagree; give one of them")))
                 }
                 _ => Ok(shard),
-            };
+            }
+        };
+        if let Some(text) = flag {
+            return whole("--shard", text);
         }
         let from_environment =
             INDEX_VARIABLES.iter().find_map(|name| variable(name).filter(|v| !v.is_empty()).map(|v| (*name, v)));
         match (from_environment, count) {
-            (Some((_, value)), None) if value.contains('/') => Self::parse(&value),
+            (Some((name, value)), _) if value.contains('/') => whole(name, &value),
             (Some((name, value)), Some(n)) => {
-                let index = value.split('/').next().unwrap_or_default().trim().parse().map_err(|_| {
+                let index = value.trim().parse().map_err(|_| {
                     PipelineError::usage(format!("{name}={value}: expected a shard index counted from 0"))
                 })?;
                 Self::new(index, n)

@@ -35,22 +35,24 @@ pub struct SideFiles(Vec<SideFile>);
 struct SideFile {
     side: Side,
     feature: String,
+    /// Its name among a stage's inputs.
+    input: String,
     ids: IdIndex,
     vectors: ArrayRef,
     fingerprint: Fingerprint,
 }
 
 impl SideFiles {
-    /// Reads the side files of a job.
+    /// Reads the side files of the given sides of a job.
     ///
     /// # Memory
     /// All vectors of the files: meant for catalogues, not for users by the million.
     ///
     /// # Errors
     /// Any table error; an id that stands twice.
-    pub fn open(context: &Context) -> Result<Self, PipelineError> {
+    pub fn open(context: &Context, sides: &[Side]) -> Result<Self, PipelineError> {
         let mut files = Vec::new();
-        for side in [Side::User, Side::Item] {
+        for side in sides.iter().copied() {
             let spec = context.config.side(side);
             for feature in &spec.features {
                 if let (FeatureSpec::Vector(vector), Some(path)) = (feature, side_file(feature)) {
@@ -65,7 +67,7 @@ impl SideFiles {
 
     /// Names and fingerprints of the files.
     pub fn inputs(&self) -> impl Iterator<Item = (&str, Fingerprint)> {
-        self.0.iter().map(|f| (f.feature.as_str(), f.fingerprint.clone()))
+        self.0.iter().map(|f| (f.input.as_str(), f.fingerprint.clone()))
     }
 
     /// Adds the side files' columns to a raw batch, under the features' names; null where an id is not in the file.
@@ -103,6 +105,7 @@ impl SideFile {
         let vectors = whole.column_by_name(column).cloned().ok_or_else(|| {
             PipelineError::Data(format!("{name}: {path}: column `{column}` was not read; please report this as a bug"))
         })?;
-        Ok(Self { side, feature: feature.to_string(), ids, vectors, fingerprint: table.fingerprint() })
+        let input = format!("vectors of {side} feature {feature}");
+        Ok(Self { side, feature: feature.to_string(), input, ids, vectors, fingerprint: table.fingerprint() })
     }
 }

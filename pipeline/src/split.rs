@@ -65,11 +65,12 @@ impl SplitConfig {
         let returned = if self.train_on_validation() { ", validation trained" } else { "" };
         match self {
             SplitConfig::LeaveLastOut { .. } => format!("leave-last-out{returned}"),
-            SplitConfig::Time { validation_from: Some(v), test_from: Some(t), .. } => {
-                format!("time (validation from {v}, test from {t}{returned})")
-            }
-            SplitConfig::Time { validation, test, .. } => {
-                format!("time (last {test} of events test, {validation} before validate{returned})")
+            SplitConfig::Time { validation_from, test_from, validation, test, .. } => {
+                let period = |from: &Option<i64>, share: &f64| {
+                    from.map_or(format!("last {share} of events"), |time| format!("from {time}"))
+                };
+                let (tests, validates) = (period(test_from, test), period(validation_from, &(validation + test)));
+                format!("time ({tests} test, {validates} before them validate{returned})")
             }
             SplitConfig::Ratio { validation, test, .. } => {
                 format!("ratio (last {test} of a user's events test, {validation} before validate{returned})")
@@ -129,7 +130,7 @@ impl SplitConfig {
                     times.get(at).copied().unwrap_or(i64::MAX)
                 };
                 let test_from = test_from.unwrap_or_else(|| quantile(*test));
-                let validation_from = validation_from.unwrap_or_else(|| quantile(validation + test));
+                let validation_from = validation_from.unwrap_or_else(|| quantile(validation + test).min(test_from));
                 for (role, time) in roles.iter_mut().zip(&interactions.times) {
                     *role = match *time {
                         t if t >= test_from => Role::Test,

@@ -10,6 +10,9 @@ use std::time::Instant;
 use twotower_artifacts::Fingerprint;
 use twotower_artifacts::manifest::{FileEntry, Manifest};
 
+/// Outputs of another version are not current: how they are made may have changed.
+const TOOL_VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// What a stage works with.
 #[derive(Debug, Clone)]
 pub struct Context {
@@ -64,9 +67,10 @@ impl StageKey {
             return Ok(None);
         }
         let manifest = Manifest::read(path)?;
-        // Written out and read back, as the manifest was: floats that came from f32 settings may change in the last bit.
-        let config = serde_json::from_str::<serde_json::Value>(&self.config.to_string()).unwrap_or_default();
-        let same = manifest.stage == self.stage && manifest.inputs == self.inputs && manifest.config == config;
+        let config = as_written(&self.config);
+        let same = (manifest.stage == self.stage, &manifest.tool_version[..]) == (true, TOOL_VERSION)
+            && manifest.inputs == self.inputs
+            && manifest.config == config;
         let dir = path.parent().unwrap_or(Path::new("."));
         let whole =
             manifest.files.iter().all(|f| std::fs::metadata(dir.join(&f.path)).is_ok_and(|m| m.len() == f.bytes));
@@ -75,7 +79,7 @@ impl StageKey {
 
     /// The manifest of an output made under this key.
     pub fn manifest(&self, files: Vec<FileEntry>, rows: BTreeMap<String, u64>, started: Instant) -> Manifest {
-        let mut manifest = Manifest::new(self.stage, env!("CARGO_PKG_VERSION"), content_fingerprint(&files));
+        let mut manifest = Manifest::new(self.stage, TOOL_VERSION, content_fingerprint(&files));
         manifest.inputs = self.inputs.clone();
         manifest.config = self.config.clone();
         manifest.rows = rows;
@@ -90,9 +94,22 @@ pub fn content_fingerprint(files: &[FileEntry]) -> Fingerprint {
     Fingerprint::of_parts(files.iter().map(|f| (f.path.as_str(), f.blake3.as_bytes())))
 }
 
+/// A value written out and read back, as manifests are: floats may change in the last bit.
+pub fn as_written(value: &serde_json::Value) -> serde_json::Value {
+    serde_json::from_str(&value.to_string()).unwrap_or_default()
+}
+
 /// Rows by name, for a manifest.
 pub fn rows<const N: usize>(counts: [(&str, u64); N]) -> BTreeMap<String, u64> {
     counts.into_iter().map(|(name, n)| (name.to_string(), n)).collect()
+}
+
+/// Publishes a value as indented JSON.
+///
+/// # Errors
+/// [`PipelineError::Artifact`] when it cannot be written.
+pub fn publish_json(path: &Path, value: &impl serde::Serialize) -> Result<(), PipelineError> {
+    Ok(twotower_artifacts::publish::publish_file(path, |file| Ok(serde_json::to_writer_pretty(file, value)?))?)
 }
 
 /// Reads the manifest that an earlier stage must have left.
@@ -108,6 +125,46 @@ pub fn require(stage: &'static str, path: &Path, command: &str) -> Result<Manife
         });
     }
     Ok(Manifest::read(path)?)
+}
+
+/// Makes a folder ready for a stage's output: it exists, and temporary files of dead writers are gone.
+///
+/// # Errors
+/// [`PipelineError::Io`] naming it.
+pub fn prepare_dir(path: &Path) -> Result<(), PipelineError> {
+    create_dir(path)?;
+    twotower_artifacts::publish::remove_stale_temps(path)?;
+    Ok(())
+}
+
+/// Removes a file; that it is not there is fine.
+///
+/// # Errors
+/// [`PipelineError::Io`] naming it.
+pub fn remove_if_there(path: &Path) -> Result<(), PipelineError> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(PipelineError::io("remove", path)(e)),
+        _ => Ok(()),
+    }
+}
+
+impl Context {
+    /// Takes an output's manifest back, directly before the output changes, and the link `latest`
+    /// with it if that names this run: from here on the run is not complete.
+    ///
+    /// # Errors
+    /// [`PipelineError::Io`] when either cannot be removed; then nothing may be overwritten.
+    pub fn retract(&self, manifest: &Path) -> Result<(), PipelineError> {
+        if let Some(link) = self.run.latest()
+            && let (Ok(target), Ok(root)) = (link.canonicalize(), self.run.root().canonicalize())
+            && link.is_symlink()
+            && target == root
+        {
+            tracing::info!("{} withdrawn: this run is changing", link.display());
+            remove_if_there(&link)?;
+        }
+        remove_if_there(manifest)
+    }
 }
 
 /// Creates a folder and its parents.

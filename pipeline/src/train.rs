@@ -3,21 +3,16 @@
 use crate::dataset::Dataset;
 use crate::error::PipelineError;
 use crate::progress::Bar;
-use crate::stage::{Context, Outcome, StageKey, create_dir, rows};
-use std::collections::BTreeMap;
+use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there, rows};
+use crate::towers::{files, publish_tower, towers_fingerprint};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use twotower_artifacts::{ArtifactError, CodeBatch, FileEntry, Fingerprint, Manifest, Side};
-use twotower_models::engine::EngineKind;
+use twotower_artifacts::{ArtifactError, CodeBatch, FileEntry, Fingerprint, Manifest};
 use twotower_models::examples::{Query, Role, assemble};
-use twotower_models::tower::Tower;
 use twotower_models::train::checkpoint::{best_path, last_path};
-use twotower_models::train::{EpochReport, Observer, Start, StepReport, train};
-use twotower_models::{engine, native, onnx};
+use twotower_models::train::{EpochReport, Observer, Start, StepReport, TrainConfig, train};
 
-/// The largest difference between a tower as trained and as ONNX Runtime computes it.
-pub const EXPORT_TOLERANCE: f32 = 1e-4;
 /// Rows that each tower is compared on.
 const VERIFY_ROWS: usize = 2048;
 
@@ -28,27 +23,11 @@ pub struct TrainOptions {
     pub from: Option<PathBuf>,
 }
 
-/// File names inside the tower folder.
-pub mod files {
-    use twotower_artifacts::Side;
-
-    /// The stage's manifest.
-    pub const MANIFEST: &str = "manifest.json";
-    /// Losses and validation metrics by epoch.
-    pub const REPORT: &str = "training.json";
-    /// Folder of the checkpoints.
-    pub const CHECKPOINTS: &str = "checkpoints";
-
-    /// The exported tower of one side.
-    pub fn tower(side: Side) -> String {
-        format!("{side}_tower.onnx")
-    }
-}
-
 /// Runs the stage.
 ///
 /// # Errors
-/// Missing encoders, earlier towers of unrelated encoders, a diverging loss, towers that ONNX Runtime computes differently, I/O.
+/// Missing encoders, earlier towers of unrelated encoders, a diverging loss, towers that ONNX Runtime
+/// computes differently, I/O.
 pub fn train_model(context: &Context, options: &TrainOptions) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
     let config = &context.config;
@@ -56,7 +35,7 @@ pub fn train_model(context: &Context, options: &TrainOptions) -> Result<Outcome,
     let settings = serde_json::json!({
         "split": config.split,
         "model": config.model,
-        "train": config.train,
+        "train": TrainConfig { threads: 0, ..config.train.clone() },
         "verified with": config.infer.engine,
     });
     let mut inputs = vec![
@@ -81,9 +60,8 @@ pub fn train_model(context: &Context, options: &TrainOptions) -> Result<Outcome,
         return Ok(Outcome { skipped: true, manifest });
     }
     let checkpoints = dir.join(files::CHECKPOINTS);
-    create_dir(&checkpoints)?;
-    twotower_artifacts::publish::remove_stale_temps(&dir)?;
-    let _ = std::fs::remove_file(&manifest_path);
+    prepare_dir(&dir)?;
+    prepare_dir(&checkpoints)?;
 
     let start = choose_start(context, options, &key, &checkpoints)?;
     let mut observer = TrainProgress {
@@ -98,6 +76,7 @@ pub fn train_model(context: &Context, options: &TrainOptions) -> Result<Outcome,
     context.cancel.check("train")?;
     let trained = trained?;
 
+    context.retract(&manifest_path)?;
     let mut entries = Vec::new();
     let mut differences = serde_json::Map::new();
     for (tower, sample) in [(&trained.user, user_sample(&data)), (&trained.item, item_sample(&data))] {
@@ -107,8 +86,7 @@ pub fn train_model(context: &Context, options: &TrainOptions) -> Result<Outcome,
         entries.push(FileEntry::of_file(&dir, &files::tower(side), 0)?);
     }
     let report = serde_json::json!({ "best_epoch": trained.best_epoch, "epochs": trained.epochs });
-    let text = serde_json::to_vec_pretty(&report).unwrap_or_default();
-    twotower_artifacts::publish::publish_bytes(dir.join(files::REPORT), &text)?;
+    crate::stage::publish_json(&dir.join(files::REPORT), &report)?;
     entries.push(FileEntry::of_file(&dir, files::REPORT, trained.epochs.len() as u64)?);
 
     let training = data.set.roles.iter().filter(|r| **r == Role::Train).count() as u64;
@@ -141,12 +119,15 @@ fn choose_start(
     checkpoints: &Path,
 ) -> Result<Start, PipelineError> {
     let (record, last) = (checkpoints.join("key.json"), last_path(checkpoints));
-    let text = serde_json::json!({ "inputs": key.inputs, "config": key.config }).to_string();
+    // Not part of what training computes: which engine verifies the exported towers.
+    let mut settings = key.config.clone();
+    settings.as_object_mut().map(|s| s.remove("verified with"));
+    let text = serde_json::json!({ "inputs": key.inputs, "config": settings }).to_string();
     let same = std::fs::read_to_string(&record).is_ok_and(|found| found == text);
     if same && last.exists() && !context.force {
         return Ok(Start::Resume);
     }
-    let _ = std::fs::remove_file(&last);
+    remove_if_there(&last)?;
     twotower_artifacts::publish::publish_bytes(&record, text.as_bytes())?;
     Ok(match &options.from {
         Some(previous) => Start::From(best_path(&previous.join(files::CHECKPOINTS))),
@@ -170,80 +151,6 @@ fn check_lineage(dir: &Path, previous: &Manifest, data: &Dataset) -> Result<(), 
         advice: "run `twotower encode-features --update` with the earlier run's encoders, so that old codes keep their meaning".into(),
     }
     .into())
-}
-
-/// Checks that a tower was trained on the encoder state at hand.
-///
-/// # Errors
-/// [`ArtifactError::Mismatch`], naming both fingerprints.
-pub fn check_tower(
-    stage: &str,
-    context: &Context,
-    side: Side,
-    trained_on: &Fingerprint,
-    state: &Fingerprint,
-) -> Result<(), PipelineError> {
-    if trained_on == state {
-        return Ok(());
-    }
-    Err(ArtifactError::Mismatch {
-        what: format!("{stage}: {}", context.run.towers().join(files::tower(side)).display()),
-        expected_from: format!("encoders {} with fingerprint", context.run.encoders().display()),
-        expected: state.to_string(),
-        found_from: "tower trained on encoders with fingerprint".into(),
-        found: trained_on.to_string(),
-        advice: "run `twotower train` on these encoders, or use the encoders the tower was trained on".into(),
-    }
-    .into())
-}
-
-/// Fingerprint of both towers of a folder: what vectors are named after.
-///
-/// # Errors
-/// [`PipelineError::Artifact`] when a tower cannot be read.
-pub fn towers_fingerprint(dir: &Path) -> Result<Fingerprint, PipelineError> {
-    let entries = [Side::User, Side::Item]
-        .into_iter()
-        .map(|side| FileEntry::of_file(dir, &files::tower(side), 0))
-        .collect::<Result<Vec<_>, _>>()?;
-    Ok(crate::stage::content_fingerprint(&entries))
-}
-
-/// Writes a tower under a temporary name, compares it with the trained one, then renames it.
-///
-/// Returns the largest absolute difference between ONNX Runtime's vectors and the trained tower's,
-/// or of the file as the native engine reads it back where that engine was asked for.
-fn publish_tower(
-    tower: &Tower,
-    sample: &CodeBatch,
-    path: &Path,
-    engine_kind: EngineKind,
-) -> Result<Option<f32>, PipelineError> {
-    let side = tower.schema.side;
-    let candidate = path.with_file_name(format!(".{side}_tower.candidate.onnx"));
-    onnx::export(tower, &candidate, &BTreeMap::new())?;
-    let verified = match engine_kind {
-        EngineKind::Ort => engine::verify(&candidate, tower, sample, EXPORT_TOLERANCE).map(Some),
-        EngineKind::Native => onnx::read(&candidate).and_then(|(read, _)| {
-            let difference =
-                largest_difference(&native::embed(&read, sample)?.data, &native::embed(tower, sample)?.data);
-            tracing::warn!("train: {side} tower not compared with ONNX Runtime, because the engine is `native`");
-            Ok(Some(difference))
-        }),
-    };
-    let difference = match verified {
-        Ok(difference) => difference,
-        Err(error) => {
-            let _ = std::fs::remove_file(&candidate);
-            return Err(error.into());
-        }
-    };
-    twotower_artifacts::publish::rename(&candidate, path)?;
-    Ok(difference)
-}
-
-fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
 /// Users spread over the table, each with its whole history.

@@ -156,6 +156,11 @@ fn diff(before: &EncoderState, after: &EncoderState, only: Option<&str>, as_json
     }
     let mut rows = Vec::new();
     let mut objects = Vec::new();
+    let new = after.vocabularies().filter(|(name, _)| before.vocabulary(name).is_none() && only.is_none());
+    for (name, vocabulary) in new {
+        rows.push(vec![name.to_string(), vocabulary.len().to_string(), "-".into(), "-".into(), "-".into()]);
+        objects.push(json!({ "table": name, "new": true }));
+    }
     for (name, old) in before.vocabularies().filter(|(name, _)| only.is_none_or(|o| o == *name)) {
         let Some(new) = after.vocabulary(name) else {
             rows.push(vec![name.to_string(), "-".into(), old.len().to_string(), "-".into(), "-".into()]);

@@ -1,0 +1,135 @@
+//! The exported towers of a run: published once they agree with the trained ones, checked before use.
+
+use crate::error::PipelineError;
+use crate::stage::{Context, content_fingerprint, require};
+use std::collections::BTreeMap;
+use std::path::Path;
+use twotower_artifacts::{ArtifactError, CodeBatch, FileEntry, Fingerprint, Manifest, Side};
+use twotower_models::engine::EngineKind;
+use twotower_models::tower::Tower;
+use twotower_models::{engine, native, onnx};
+
+/// The largest difference between a tower as trained and as an engine computes it from its file.
+pub const EXPORT_TOLERANCE: f32 = 1e-4;
+
+/// File names inside the tower folder.
+pub mod files {
+    use twotower_artifacts::Side;
+
+    /// The stage's manifest.
+    pub const MANIFEST: &str = "manifest.json";
+    /// Losses and validation metrics by epoch.
+    pub const REPORT: &str = "training.json";
+    /// Folder of the checkpoints.
+    pub const CHECKPOINTS: &str = "checkpoints";
+
+    /// The exported tower of one side.
+    pub fn tower(side: Side) -> String {
+        format!("{side}_tower.onnx")
+    }
+}
+
+/// Fingerprint of both towers of a folder: what vectors are named after.
+///
+/// # Errors
+/// [`PipelineError::Artifact`] when a tower cannot be read.
+pub fn towers_fingerprint(dir: &Path) -> Result<Fingerprint, PipelineError> {
+    let entries = [Side::User, Side::Item]
+        .into_iter()
+        .map(|side| FileEntry::of_file(dir, &files::tower(side), 0))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(content_fingerprint(&entries))
+}
+
+/// The manifest of a run's training, after checking that the tower files are the ones it speaks of.
+///
+/// # Errors
+/// No training yet; [`ArtifactError::Mismatch`], naming both fingerprints, for towers of another run.
+pub fn verified_towers(stage: &'static str, context: &Context) -> Result<Manifest, PipelineError> {
+    let dir = context.run.towers();
+    let manifest = require(stage, &dir.join(files::MANIFEST), "twotower train")?;
+    let found = towers_fingerprint(&dir)?;
+    if found == manifest.fingerprint {
+        return Ok(manifest);
+    }
+    Err(ArtifactError::Mismatch {
+        what: format!("{stage}: towers {}", dir.display()),
+        expected_from: "their manifest with fingerprint".into(),
+        expected: manifest.fingerprint.to_string(),
+        found_from: "files with fingerprint".into(),
+        found: found.to_string(),
+        advice: "run `twotower train --force`, or put back the files that belong here".into(),
+    }
+    .into())
+}
+
+/// Checks that a tower was trained on the encoder state at hand.
+///
+/// # Errors
+/// [`ArtifactError::Mismatch`], naming both fingerprints.
+pub fn check_tower(
+    stage: &str,
+    context: &Context,
+    side: Side,
+    trained_on: &Fingerprint,
+    state: &Fingerprint,
+) -> Result<(), PipelineError> {
+    if trained_on == state {
+        return Ok(());
+    }
+    Err(ArtifactError::Mismatch {
+        what: format!("{stage}: {}", context.run.towers().join(files::tower(side)).display()),
+        expected_from: format!("encoders {} with fingerprint", context.run.encoders().display()),
+        expected: state.to_string(),
+        found_from: "tower trained on encoders with fingerprint".into(),
+        found: trained_on.to_string(),
+        advice: "run `twotower train` on these encoders, or use the encoders the tower was trained on".into(),
+    }
+    .into())
+}
+
+/// Writes a tower under a temporary name, compares what an engine computes from the file with the
+/// trained tower, then renames it.
+///
+/// ONNX Runtime is the engine, unless the job uses the native one and so needs no shared library.
+/// Returns the largest absolute difference of the vectors of `sample`.
+///
+/// # Errors
+/// A difference above [`EXPORT_TOLERANCE`], or one that is not a number; I/O.
+pub fn publish_tower(tower: &Tower, sample: &CodeBatch, path: &Path, kind: EngineKind) -> Result<f32, PipelineError> {
+    let side = tower.schema.side;
+    let candidate = path.with_file_name(format!(".{side}_tower.candidate.onnx"));
+    onnx::export(tower, &candidate, &BTreeMap::new())?;
+    let verified = match kind {
+        EngineKind::Ort => engine::verify(&candidate, tower, sample, EXPORT_TOLERANCE).map_err(PipelineError::from),
+        EngineKind::Native => {
+            tracing::warn!("train: {side} tower not compared with ONNX Runtime, because the engine is `native`");
+            verify_native(&candidate, tower, sample)
+        }
+    };
+    match verified {
+        Ok(difference) => {
+            twotower_artifacts::publish::rename(&candidate, path)?;
+            Ok(difference)
+        }
+        Err(error) => {
+            crate::stage::remove_if_there(&candidate)?;
+            Err(error)
+        }
+    }
+}
+
+fn verify_native(path: &Path, tower: &Tower, sample: &CodeBatch) -> Result<f32, PipelineError> {
+    let (read, _) = onnx::read(path)?;
+    let (found, expected) = (native::embed(&read, sample)?, native::embed(tower, sample)?);
+    let differences = || found.data.iter().zip(&expected.data).map(|(a, b)| (a - b).abs());
+    let largest = differences().fold(0.0, f32::max);
+    // Not by the largest: `f32::max` passes over NaN.
+    match differences().all(|d| d <= EXPORT_TOLERANCE) {
+        true => Ok(largest),
+        false => Err(PipelineError::Gate(format!(
+            "train: {}: vectors of the exported tower differ by {largest} from the trained one's, expected at most {EXPORT_TOLERANCE}; please report this as a bug",
+            path.display()
+        ))),
+    }
+}
