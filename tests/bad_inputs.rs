@@ -27,7 +27,7 @@ struct Case {
     code: i32,
     /// What standard error must say: file, column, row, value, next step.
     says: &'static [&'static str],
-    /// The manifest that must not be there afterwards.
+    /// The manifest that must not be there afterwards; none where an earlier complete output stays.
     absent: &'static str,
 }
 
