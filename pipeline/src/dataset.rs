@@ -1,5 +1,6 @@
 //! Encoded tables of a run, read back: what training and evaluation work on.
 
+use crate::columns::BATCH_ROWS;
 use crate::config::RunDir;
 use crate::encode::files;
 use crate::error::PipelineError;
@@ -54,6 +55,18 @@ fn read_side(path: &Path, schema: &TowerSchema) -> Result<(Ids, CodeBatch), Pipe
     Ok(reader.load()?)
 }
 
+/// The ids alone; codes are passed over batch by batch.
+fn read_side_ids(path: &Path, schema: &TowerSchema) -> Result<Ids, PipelineError> {
+    let reader = CodesReader::open(path)?;
+    check_state(path, &schema.encoder, &reader.info().schema.encoder)?;
+    let mut ids = Ids::new(reader.info().ids);
+    for batch in reader.batches(0..u64::MAX, BATCH_ROWS)? {
+        let (batch, _) = batch?;
+        ids.extend_from(&batch, 0..batch.len());
+    }
+    Ok(ids)
+}
+
 fn read_events(dir: &Path, state: &EncoderState) -> Result<Interactions, PipelineError> {
     let path = dir.join(files::INTERACTIONS);
     let (info, interactions) = read_interactions(&path)?;
@@ -91,8 +104,8 @@ impl History {
     /// Missing or damaged files.
     pub fn load(run: &RunDir, state: &EncoderState) -> Result<Self, PipelineError> {
         let dir = run.encoders();
-        let (user_ids, _) = read_side(&dir.join(files::USERS), &state.schema(Side::User))?;
-        let (item_ids, _) = read_side(&dir.join(files::ITEMS), &state.schema(Side::Item))?;
+        let user_ids = read_side_ids(&dir.join(files::USERS), &state.schema(Side::User))?;
+        let item_ids = read_side_ids(&dir.join(files::ITEMS), &state.schema(Side::Item))?;
         let interactions = read_events(&dir, state)?;
         let item_codes = state.item_codes(&item_ids.to_array(0..item_ids.len()))?;
         let users = crate::id_index::IdIndex::new(user_ids).map_err(|(a, b)| {

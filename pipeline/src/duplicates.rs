@@ -3,6 +3,7 @@
 use crate::error::PipelineError;
 use crate::id_index::hash;
 use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 use twotower_artifacts::ids::Ids;
 
 const PARTITIONS: usize = 256;
@@ -12,13 +13,15 @@ const BUFFERED: usize = 8192;
 /// Collects a 64-bit hash per id, partitioned on disk; a hash that stands twice is then looked up
 /// exactly in a second pass over the ids.
 pub struct DuplicateFinder {
+    /// Where temporary files go: beside the run, for a system's own folder may be memory.
+    dir: PathBuf,
     partitions: Vec<(Vec<u64>, Option<std::fs::File>)>,
 }
 
 impl DuplicateFinder {
-    /// A finder without ids.
-    pub fn new() -> Self {
-        Self { partitions: (0..PARTITIONS).map(|_| (Vec::new(), None)).collect() }
+    /// A finder without ids; temporary files go to `dir`.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into(), partitions: (0..PARTITIONS).map(|_| (Vec::new(), None)).collect() }
     }
 
     /// Adds ids.
@@ -31,7 +34,8 @@ impl DuplicateFinder {
             let (buffer, file) = &mut self.partitions[(h >> 56) as usize];
             buffer.push(h);
             if buffer.len() == BUFFERED {
-                spill(buffer, file).map_err(PipelineError::io("write hashes of ids to", "a temporary file"))?;
+                spill(buffer, file, &self.dir)
+                    .map_err(PipelineError::io("write hashes of ids to a file in", &self.dir))?;
             }
         }
         Ok(())
@@ -46,7 +50,8 @@ impl DuplicateFinder {
         for (buffer, file) in self.partitions {
             let mut hashes = buffer;
             if let Some(file) = file {
-                unspill(file, &mut hashes).map_err(PipelineError::io("read hashes of ids from", "a temporary file"))?;
+                unspill(file, &mut hashes)
+                    .map_err(PipelineError::io("read hashes of ids from a file in", &self.dir))?;
             }
             hashes.sort_unstable();
             repeated.extend(hashes.windows(2).filter(|w| w[0] == w[1]).map(|w| w[0]));
@@ -56,10 +61,10 @@ impl DuplicateFinder {
     }
 }
 
-fn spill(buffer: &mut Vec<u64>, file: &mut Option<std::fs::File>) -> std::io::Result<()> {
+fn spill(buffer: &mut Vec<u64>, file: &mut Option<std::fs::File>, dir: &Path) -> std::io::Result<()> {
     let file = match file {
         Some(file) => file,
-        none => none.insert(tempfile::tempfile()?),
+        none => none.insert(tempfile::tempfile_in(dir)?),
     };
     let bytes: Vec<u8> = buffer.iter().flat_map(|h| h.to_le_bytes()).collect();
     file.write_all(&bytes)?;
@@ -84,11 +89,11 @@ mod tests {
     #[test]
     fn a_repeat_is_found_however_far_apart_and_distinct_ids_are_not() {
         let ids: Vec<i64> = (0..3_000_000).collect();
-        let mut finder = DuplicateFinder::new();
+        let mut finder = DuplicateFinder::new(std::env::temp_dir());
         finder.add(&Ids::Int(ids.clone())).unwrap();
         finder.add(&Ids::Int(vec![42])).unwrap();
         assert_eq!(finder.repeated().unwrap(), [hash(Id::Int(42))]);
-        let mut finder = DuplicateFinder::new();
+        let mut finder = DuplicateFinder::new(std::env::temp_dir());
         finder.add(&Ids::Int(ids)).unwrap();
         assert!(finder.repeated().unwrap().is_empty());
     }

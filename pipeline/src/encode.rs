@@ -282,7 +282,7 @@ impl Encode<'_> {
         let columns = self.side_columns(Side::User);
         let total = users.rows()?;
         let mut bar = self.context.progress.bar("fit users", total, "rows");
-        let mut finder = DuplicateFinder::new();
+        let mut finder = DuplicateFinder::new(self.dir);
         let options = ReadOptions { columns: &columns, rows: 0..total, batch_rows: BATCH_ROWS };
         for batch in users.read(options)? {
             self.context.cancel.check("encode-features")?;
