@@ -4,7 +4,7 @@ use crate::error::PipelineError;
 use crate::split::SplitConfig;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use twotower_artifacts::{Compression, NeighbourFormat, Precision, Side};
 use twotower_encoders::{FeatureSpec, SideSpec};
 use twotower_index::IndexConfig;
@@ -454,57 +454,6 @@ fn explain(message: &str) -> String {
     match twotower_tables::nearest(found, valid.copied()) {
         Some(name) => format!("{message}\ndid you mean `{name}`?"),
         None => message.to_string(),
-    }
-}
-
-/// Where a run keeps what.
-#[derive(Debug, Clone)]
-pub struct RunDir(PathBuf);
-
-impl RunDir {
-    /// The layout under `root`.
-    pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self(root.into())
-    }
-
-    /// The run's folder.
-    pub fn root(&self) -> &Path {
-        &self.0
-    }
-
-    /// The link beside the run's folder that names the last complete run; none for a folder without a parent.
-    pub fn latest(&self) -> Option<PathBuf> {
-        std::path::absolute(&self.0).ok()?.parent().map(|parent| parent.join("latest"))
-    }
-
-    /// Encoder state, encoded items, encoded users with positives, joined interactions.
-    pub fn encoders(&self) -> PathBuf {
-        self.0.join("encoders")
-    }
-
-    /// Towers, checkpoints and the training report.
-    pub fn towers(&self) -> PathBuf {
-        self.0.join("towers")
-    }
-
-    /// Vector parts of one side.
-    pub fn vectors(&self, side: Side) -> PathBuf {
-        self.0.join("vectors").join(side.to_string())
-    }
-
-    /// The item index.
-    pub fn index(&self) -> PathBuf {
-        self.0.join("index")
-    }
-
-    /// Recalled items per user.
-    pub fn recall(&self) -> PathBuf {
-        self.0.join("recall")
-    }
-
-    /// Metrics.
-    pub fn evaluation(&self) -> PathBuf {
-        self.0.join("evaluation")
     }
 }
 

@@ -2,12 +2,13 @@
 
 use crate::cancel::Cancel;
 use crate::columns::{read_ids, read_whole};
-use crate::config::{Config, Override, RunDir};
+use crate::config::{Config, Override};
 use crate::error::PipelineError;
 use crate::evaluate::{self, MetricsFile};
 use crate::parts::part_name;
 use crate::progress::Progress;
 use crate::run::{RunOptions, Stage, run_all};
+use crate::run_dir::RunDir;
 use crate::shard::Shard;
 use crate::stage::{Context, Outcome, create_dir};
 use arrow_array::RecordBatch;

@@ -22,6 +22,7 @@ pub mod parts;
 pub mod progress;
 pub mod recall;
 pub mod run;
+pub mod run_dir;
 pub mod shard;
 mod side_files;
 pub mod split;

@@ -1,9 +1,10 @@
 //! What every stage shares: its context, the key that says whether its output is current, its outcome.
 
 use crate::cancel::Cancel;
-use crate::config::{Config, RunDir};
+use crate::config::Config;
 use crate::error::PipelineError;
 use crate::progress::Progress;
+use crate::run_dir::RunDir;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;

@@ -3,8 +3,9 @@
 use clap::Args;
 use std::path::PathBuf;
 use twotower_pipeline::cancel::Cancel;
-use twotower_pipeline::config::{Config, Override, RunDir, Value};
+use twotower_pipeline::config::{Config, Override, Value};
 use twotower_pipeline::progress::Progress;
+use twotower_pipeline::run_dir::RunDir;
 use twotower_pipeline::stage::Context;
 
 /// Which job, where its outputs go, and settings that differ from its file.
