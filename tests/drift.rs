@@ -25,22 +25,15 @@ fn changes(u: usize) -> bool {
     u.is_multiple_of(3)
 }
 
-fn texts<'a>(sheet: &'a mut Sheet, name: &str) -> &'a mut Vec<Option<String>> {
-    match sheet.column(name) {
-        Column::Text(values) => values,
-        _ => panic!("{name} is not text"),
-    }
-}
-
 /// Today's users: every third one with values never seen, missing or not finite, a fifth gone (and with
 /// them some values), the others as they were but in reverse order, and two users never seen.
 fn today() -> Sheet {
     let mut sheet = users();
     for u in (0..USERS).filter(|u| changes(*u)) {
-        texts(&mut sheet, "city")[u] = [Some("Atlantis".into()), None][u % 2].clone();
-        texts(&mut sheet, "device")[u] = Some(format!("never seen {u}"));
-        texts(&mut sheet, "is_5g")[u] = Some("##junk##".into());
-        texts(&mut sheet, "tags")[u] = Some("unheard|film|of".into());
+        sheet.texts("city")[u] = [Some("Atlantis".into()), None][u % 2].clone();
+        sheet.texts("device")[u] = Some(format!("never seen {u}"));
+        sheet.texts("is_5g")[u] = Some("##junk##".into());
+        sheet.texts("tags")[u] = Some("unheard|film|of".into());
         if let Column::Real(ages) = sheet.column("age") {
             ages[u] = [Some(f64::NAN), Some(-1e300), None, Some(f64::INFINITY)][u % 4];
         }

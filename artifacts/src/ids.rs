@@ -178,6 +178,14 @@ impl Ids {
         }
     }
 
+    /// Bytes held in memory.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Ids::Int(ids) => 8 * ids.len() as u64,
+            Ids::Text(ids) => (8 * ids.ends.len() + ids.text.len()) as u64,
+        }
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -26,6 +26,11 @@ const GROUP_ROWS: usize = 256 * 1024;
 /// Users turned into Arrow columns at a time.
 const CHUNK_USERS: usize = 1024;
 
+/// Bytes that a sink holds, roughly, for lists of `k` neighbours: a row group, and the columns it comes from.
+pub fn writer_bytes(k: usize) -> u64 {
+    (GROUP_USERS * (k * 12 + 64)).max(GROUP_ROWS * 32) as u64
+}
+
 /// File format of neighbours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

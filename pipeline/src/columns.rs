@@ -3,7 +3,7 @@
 use crate::error::PipelineError;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Int64Type};
-use arrow_array::{Array, ArrayRef, Float32Array, Int64Array, RecordBatch, UInt64Array};
+use arrow_array::{Array, ArrayRef, Float32Array, Int64Array, RecordBatch};
 use arrow_schema::{DataType, TimeUnit};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -112,16 +112,6 @@ fn whole(batch: &TableBatch, name: &str, raw: &ArrayRef, cast: &ArrayRef, expect
     };
     let at = batch.row_in_file + row as u64;
     Err(PipelineError::Data(format!("{} at row {at}: expected {expected}, found {found}", place(batch, name))))
-}
-
-/// The given rows of a batch, in that order.
-///
-/// # Errors
-/// [`PipelineError::Data`] for an unsupported column type.
-pub fn take(table: &str, batch: &RecordBatch, rows: &[usize]) -> Result<RecordBatch, PipelineError> {
-    let rows = UInt64Array::from_iter_values(rows.iter().map(|r| *r as u64));
-    arrow_select::take::take_record_batch(batch, &rows)
-        .map_err(|e| PipelineError::Data(format!("{table}: pick rows: {e}")))
 }
 
 /// A Parquet file for this process alone, written batch by batch and removed with the value.

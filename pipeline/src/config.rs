@@ -21,6 +21,9 @@ pub struct Config {
     pub tables: Tables,
     /// What each tower sees.
     pub features: Features,
+    /// What is encoded.
+    #[serde(default)]
+    pub encode: EncodeConfig,
     /// How positives are held out.
     #[serde(default)]
     pub split: SplitConfig,
@@ -169,6 +172,14 @@ pub struct Features {
     pub item: Vec<FeatureSpec>,
 }
 
+/// `[encode]`: raw rows to codes.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EncodeConfig {
+    /// Write the codes of all users to `users-all.parquet`, for other programs: twotower needs only those that train.
+    pub all_users: bool,
+}
+
 /// `[infer]`: rows to vectors.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -203,7 +214,9 @@ impl Default for InferConfig {
 pub struct RecallConfig {
     /// Items per user, at least 1; a user gets fewer only when fewer are eligible.
     pub topk: usize,
-    /// Leave out items that the user's interactions already hold.
+    /// Embed users on the way to their items, and keep no vectors of them.
+    pub fused: bool,
+    /// Leave out items that the user has in the interactions table.
     pub exclude_seen: bool,
     /// A table of the only items to retrieve.
     pub allow: Option<ListTable>,
@@ -219,6 +232,7 @@ impl Default for RecallConfig {
     fn default() -> Self {
         Self {
             topk: 50,
+            fused: false,
             exclude_seen: true,
             allow: None,
             deny: None,

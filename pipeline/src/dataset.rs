@@ -94,7 +94,6 @@ pub struct History {
     users: crate::id_index::IdIndex,
     interactions: Interactions,
     item_codes: Vec<u32>,
-    item_ids: Ids,
 }
 
 impl History {
@@ -113,11 +112,11 @@ impl History {
                 "encoded users: rows {a} and {b} have one id; run `twotower encode-features --force`"
             ))
         })?;
-        Ok(Self { users, interactions, item_codes, item_ids })
+        Ok(Self { users, interactions, item_codes })
     }
 
     /// Item rows of a user, oldest first; empty for a user without history.
-    pub fn items(&self, user: Id<'_>) -> &[u32] {
+    fn items(&self, user: Id<'_>) -> &[u32] {
         match self.users.find(user) {
             Some(user) => &self.interactions.items[self.interactions.events(user as usize)],
             None => &[],
@@ -130,8 +129,9 @@ impl History {
         items[items.len().saturating_sub(max_len)..].iter().map(|i| self.item_codes[*i as usize])
     }
 
-    /// Ids of the item rows.
-    pub fn item_ids(&self) -> &Ids {
-        &self.item_ids
+    /// Bytes held in memory.
+    pub fn bytes(&self) -> u64 {
+        let events = 16 * self.interactions.len() + 8 * self.interactions.offsets.len();
+        self.users.bytes() + (events + 4 * self.item_codes.len()) as u64
     }
 }

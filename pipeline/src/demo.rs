@@ -5,6 +5,7 @@ use crate::columns::{read_ids, read_whole};
 use crate::config::{Config, Override};
 use crate::error::PipelineError;
 use crate::evaluate::{self, MetricsFile};
+use crate::memory::Memory;
 use crate::parts::part_name;
 use crate::progress::Progress;
 use crate::run::{RunOptions, Stage, run_all};
@@ -42,6 +43,8 @@ pub struct DemoOptions {
     pub progress: Progress,
     /// A request to stop.
     pub cancel: Cancel,
+    /// The most memory a stage may use.
+    pub memory: Memory,
 }
 
 /// What `demo` did.
@@ -100,6 +103,7 @@ pub fn demo(options: &DemoOptions, mut done: impl FnMut(Stage, &Outcome)) -> Res
         force: options.force,
         progress: options.progress,
         cancel: options.cancel.clone(),
+        memory: options.memory,
     };
     let mut stages = Vec::new();
     run_all(&context, &RunOptions::default(), |stage, outcome| {

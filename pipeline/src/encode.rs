@@ -4,8 +4,10 @@ use crate::columns::{self, BATCH_ROWS, StagedTable};
 use crate::duplicates::DuplicateFinder;
 use crate::error::PipelineError;
 use crate::id_index::{IdIndex, hash};
+use crate::memory::{MIB, Needs};
 use crate::side_files::{SideFiles, read_columns};
-use crate::stage::{Context, Outcome, StageKey, prepare_dir, rows};
+use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there, rows};
+use crate::stream::ordered;
 use arrow_array::{ArrayRef, Float32Array, Int64Array, RecordBatch};
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
@@ -13,10 +15,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use twotower_artifacts::{
-    CodeBatch, CodesInfo, CodesWriter, Compression, FileEntry, Id, IdKind, Ids, Side, write_interactions,
+    CodeBatch, CodesInfo, CodesWriter, Compression, FileEntry, Id, IdKind, Ids, Interactions, Side, write_interactions,
 };
 use twotower_encoders::{EncodeCounts, EncoderError, EncoderFit, EncoderState, store};
-use twotower_queries::{STAGED, distinct_users, join_events};
+use twotower_queries::{EventCounts, STAGED, distinct_users, join_events};
 use twotower_tables::{ReadOptions, Table, TableBatch, id_column, id_column_as, id_kind};
 
 /// Options of the stage beside the job's own.
@@ -24,6 +26,8 @@ use twotower_tables::{ReadOptions, Table, TableBatch, id_column, id_column_as, i
 pub struct EncodeOptions {
     /// An earlier run's encoder folder whose vocabularies are extended: old codes never move.
     pub update: Option<PathBuf>,
+    /// Leave the interactions alone, for a run that does not train: no user is encoded as one that does.
+    pub without_positives: bool,
 }
 
 /// File names inside the encoder folder.
@@ -36,12 +40,14 @@ pub mod files {
     pub const ITEMS: &str = "items.parquet";
     /// Joined interactions in time order.
     pub const INTERACTIONS: &str = "interactions.parquet";
+    /// With `encode.all_users`, every encoded user.
+    pub const ALL_USERS: &str = "users-all.parquet";
 }
 
 /// Runs the stage.
 ///
 /// Two passes over the users: one fits vocabularies and bounds, one encodes those that have
-/// positives (only they train). Items and interactions are held in memory; users are not.
+/// positives (only they train), or all. Items and interactions are held in memory; users are not.
 ///
 /// # Errors
 /// Any table, encoder or I/O error; duplicate ids; a table without rows; an update of a run by itself.
@@ -69,7 +75,13 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     ];
     inputs.extend(previous.as_ref().map(|state| ("previous encoders", state.fingerprint().clone())));
     inputs.extend(joins.inputs());
-    let settings = serde_json::json!({ "tables": tables, "features": context.config.features });
+    let all_users = context.config.encode.all_users;
+    let settings = serde_json::json!({
+        "tables": tables,
+        "features": context.config.features,
+        "all users": all_users,
+        "positives": !options.without_positives,
+    });
     let key = StageKey::new("encode-features", inputs, settings);
     let dir = context.run.encoders();
     let manifest_path = dir.join(files::MANIFEST);
@@ -82,9 +94,16 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
 
     let encode = Encode { context, dir: &dir, joins };
     let item_table = encode.read_items(&items)?;
-    let staged = encode.stage_interactions(&interactions, &users, &item_table.ids)?;
     let user_kind = id_kind(&users, &tables.users.id)?;
-    let positive = IdIndex::new(distinct_users(staged.path(), user_kind)?).map_err(|(a, b)| {
+    let staged = match options.without_positives {
+        true => None,
+        false => Some(encode.stage_interactions(&interactions, &users, &item_table.ids)?),
+    };
+    let positive = match &staged {
+        Some(staged) => distinct_users(staged.path(), user_kind)?,
+        None => Ids::new(user_kind),
+    };
+    let positive = IdIndex::new(positive).map_err(|(a, b)| {
         PipelineError::Data(format!(
             "distinct users of interactions: rows {a} and {b} are equal; please report this as a bug"
         ))
@@ -102,10 +121,13 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     let mut counts = BTreeMap::new();
     let (item_entry, item_counts) = encode.encode_items(&state, &item_table)?;
     counts.insert(Side::Item, item_counts);
-    let (user_entry, user_ids, user_counts) = encode.encode_users(&users, &state, &positive)?;
-    counts.insert(Side::User, user_counts);
-    let (events, event_counts) = join_events(staged.path(), &user_ids, &item_table.ids)?;
-    if events.is_empty() {
+    let encoded = encode.encode_users(&users, &state, &positive)?;
+    counts.insert(Side::User, encoded.counts);
+    let (events, event_counts) = match &staged {
+        Some(staged) => join_events(staged.path(), &encoded.ids, &item_table.ids)?,
+        None => (Interactions { offsets: vec![0], ..Interactions::default() }, EventCounts::default()),
+    };
+    if events.is_empty() && staged.is_some() {
         return Err(PipelineError::Data(format!(
             "interactions: none of {} rows names both a user of `users` and an item of `items`; check `tables.interactions.user` and `.item`",
             event_counts.rows
@@ -118,7 +140,11 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
         state.fingerprint(),
         Compression::Lz4,
     )?;
-    let mut entries = vec![item_entry, user_entry, events_entry];
+    let mut entries = vec![item_entry, encoded.entry, events_entry];
+    match encoded.all {
+        Some(entry) => entries.push(entry),
+        None => remove_if_there(&dir.join(files::ALL_USERS))?,
+    }
     state.save(&dir)?;
     entries.push(FileEntry::of_file(&dir, store::MANIFEST, 0)?);
     for (table, vocabulary) in state.vocabularies() {
@@ -127,7 +153,7 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
 
     let rows = rows([
         ("users", seen),
-        ("users with positives", user_ids.len() as u64),
+        ("users with positives", encoded.ids.len() as u64),
         ("items", item_table.ids.len() as u64),
         ("interactions", event_counts.rows),
         ("interactions kept", event_counts.kept),
@@ -279,18 +305,28 @@ impl Encode<'_> {
     fn fit_users(&self, users: &Table, fit: &mut EncoderFit) -> Result<u64, PipelineError> {
         users.require_rows()?;
         let id = &self.context.config.tables.users.id;
-        let columns = self.side_columns(Side::User);
         let total = users.rows()?;
         let mut bar = self.context.progress.bar("fit users", total, "rows");
         let mut finder = DuplicateFinder::new(self.dir);
-        let options = ReadOptions { columns: &columns, rows: 0..total, batch_rows: BATCH_ROWS };
-        for batch in users.read(options)? {
-            self.context.cancel.check("encode-features")?;
-            let batch = batch?;
-            finder.add(&id_column(&batch, id)?)?;
-            self.fit_batch(fit, Side::User, &batch)?;
-            bar.advance(batch.batch.num_rows() as u64);
-        }
+        let spec = self.context.config.side(Side::User);
+        // Workers make ready what the one fit then counts.
+        self.stream(
+            users,
+            total,
+            0,
+            || {
+                Ok(|batch: TableBatch| {
+                    let ids = id_column(&batch, id)?;
+                    Ok((ids, self.joins.join(&spec, Side::User, &batch)?, batch))
+                })
+            },
+            |(ids, rows, batch)| {
+                finder.add(&ids)?;
+                fit.fit_batch(Side::User, &rows).map_err(|e| encode_error(e, &batch))?;
+                bar.advance(ids.len() as u64);
+                Ok(())
+            },
+        )?;
         let repeated = finder.repeated()?;
         if !repeated.is_empty() {
             self.refuse_duplicate(users, &repeated)?;
@@ -338,44 +374,94 @@ impl Encode<'_> {
         Ok((writer.finish()?, counts))
     }
 
+    /// Encodes the users that have positives, and with `encode.all_users` all of them into a file of their own.
     fn encode_users(
         &self,
         users: &Table,
         state: &EncoderState,
         positive: &IdIndex,
-    ) -> Result<(FileEntry, Ids, EncodeCounts), PipelineError> {
+    ) -> Result<EncodedUsers, PipelineError> {
         let id = &self.context.config.tables.users.id;
-        let columns = self.side_columns(Side::User);
+        let spec = self.context.config.side(Side::User);
         let schema = state.schema(Side::User);
-        let total = users.rows()?;
+        let info = CodesInfo { ids: positive.ids().kind(), schema: schema.clone() };
+        let create = |name: &str| CodesWriter::create(self.dir.join(name), &info, Compression::Lz4);
+        let mut writer = create(files::USERS)?;
+        let mut all = self.context.config.encode.all_users.then(|| create(files::ALL_USERS)).transpose()?;
+        let (every, mut kept, mut counts) = (all.is_some(), Ids::new(info.ids), EncodeCounts::default());
+        // Without either there is nothing to encode.
+        let total = if every || !positive.ids().is_empty() { users.rows()? } else { 0 };
         let mut bar = self.context.progress.bar("encode users", total, "rows");
-        let mut kept = Ids::new(positive.ids().kind());
-        let mut codes = CodeBatch::empty(&schema);
-        let info = CodesInfo { ids: kept.kind(), schema };
-        let mut writer = CodesWriter::create(self.dir.join(files::USERS), &info, Compression::Lz4)?;
-        let mut encoder = state.encoder(Side::User);
-        let mut counts = EncodeCounts::default();
-        let options = ReadOptions { columns: &columns, rows: 0..total, batch_rows: BATCH_ROWS };
-        for batch in users.read(options)? {
-            self.context.cancel.check("encode-features")?;
-            let batch = batch?;
-            let ids = id_column(&batch, id)?;
-            let chosen: Vec<usize> = (0..ids.len()).filter(|r| positive.find(ids.get(*r)).is_some()).collect();
-            bar.advance(ids.len() as u64);
-            if chosen.is_empty() {
-                continue;
-            }
-            codes.clear();
-            let joined = self.joins.join(&self.context.config.side(Side::User), Side::User, &batch)?;
-            let rows = columns::take("users", &joined, &chosen)?;
-            counts.merge(&encoder.encode(&rows, &mut codes).map_err(|e| encode_error(e, &batch))?);
-            let mut chosen_ids = Ids::new(kept.kind());
-            chosen_ids.extend_from(&ids, chosen);
-            writer.write(&chosen_ids, &codes)?;
-            kept.extend_from(&chosen_ids, 0..chosen_ids.len());
-        }
-        Ok((writer.finish()?, kept, counts))
+        let row_bytes = schema.fields.len() as u64 * 4;
+        self.stream(
+            users,
+            total,
+            row_bytes,
+            || {
+                let mut encoder = state.encoder(Side::User);
+                let (spec, schema) = (&spec, &schema);
+                Ok(move |batch: TableBatch| {
+                    let ids = id_column_as(&batch, id, positive.ids().kind())?;
+                    let rows = ids.len();
+                    let chosen: Vec<usize> = (0..rows).filter(|r| positive.find(ids.get(*r)).is_some()).collect();
+                    let mut codes = CodeBatch::empty(schema);
+                    let mut counts = EncodeCounts::default();
+                    if every || !chosen.is_empty() {
+                        let joined = self.joins.join(spec, Side::User, &batch)?;
+                        counts = encoder.encode(&joined, &mut codes).map_err(|e| encode_error(e, &batch))?;
+                    }
+                    let mut chosen_codes = CodeBatch::empty(schema);
+                    chosen_codes.extend_from_rows(&codes, chosen.iter().copied());
+                    let mut chosen_ids = Ids::new(ids.kind());
+                    chosen_ids.extend_from(&ids, chosen);
+                    Ok(((ids, codes), (chosen_ids, chosen_codes), counts))
+                })
+            },
+            |((ids, codes), (chosen_ids, chosen_codes), of_batch)| {
+                if let Some(all) = &mut all {
+                    all.write(&ids, &codes)?;
+                }
+                if !chosen_ids.is_empty() {
+                    writer.write(&chosen_ids, &chosen_codes)?;
+                    kept.extend_from(&chosen_ids, 0..chosen_ids.len());
+                }
+                counts.merge(&of_batch);
+                bar.advance(ids.len() as u64);
+                Ok(())
+            },
+        )?;
+        let all = all.map(CodesWriter::finish).transpose()?;
+        Ok(EncodedUsers { entry: writer.finish()?, all, ids: kept, counts })
     }
+
+    /// Streams the users through workers, which make `per_row` bytes of a row, to `sink`.
+    fn stream<O: Send, W: FnMut(TableBatch) -> Result<O, PipelineError>>(
+        &self,
+        users: &Table,
+        rows: u64,
+        per_row: u64,
+        worker: impl Fn() -> Result<W, PipelineError> + Sync,
+        sink: impl FnMut(O) -> Result<(), PipelineError>,
+    ) -> Result<(), PipelineError> {
+        let context = self.context;
+        let held = vec![("side files", self.joins.bytes()), ("hashes of ids", 32 * MIB)];
+        let plan = context.plan(&Needs { stage: "encode-features", held, per_worker: 0, per_row })?;
+        let columns = self.side_columns(Side::User);
+        let source = users.read(ReadOptions { columns: &columns, rows: 0..rows, batch_rows: plan.batch_rows })?;
+        let source = source.map(|batch| batch.map_err(PipelineError::from));
+        ordered("encode-features", plan.width, &context.cancel, source, worker, sink)
+    }
+}
+
+/// What encoding the users left.
+struct EncodedUsers {
+    /// Those with positives.
+    entry: FileEntry,
+    /// All of them, where the job asks for it.
+    all: Option<FileEntry>,
+    /// Ids of those with positives, in table order.
+    ids: Ids,
+    counts: EncodeCounts,
 }
 
 /// An encoder's error with the file and row it happened at.

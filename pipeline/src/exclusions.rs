@@ -2,22 +2,32 @@
 
 use crate::columns::BATCH_ROWS;
 use crate::config::ListTable;
-use crate::dataset::History;
 use crate::error::PipelineError;
 use crate::id_index::IdIndex;
+use crate::pair_store::{PairStore, PairStoreBuilder};
 use crate::stage::Context;
-use twotower_artifacts::{Fingerprint, Id, IdKind, Ids};
+use std::path::Path;
+use twotower_artifacts::{Fingerprint, Id, IdKind};
 use twotower_index::Eligibility;
-use twotower_tables::{ReadOptions, Table, TableBatch, id_column_as};
+use twotower_tables::{ReadOptions, Table, TableBatch, TableSpec, id_column_as};
 
 /// Everything that narrows what a user gets, in terms of catalogue rows.
 pub struct Exclusion {
-    /// Seen items by user, and the catalogue row of each item row of the history.
-    seen: Option<(History, Vec<Option<u32>>)>,
-    /// Distinct users of the exclusion table, and their catalogue rows.
-    pairs: Option<(IdIndex, Vec<Vec<u32>>)>,
+    /// Items seen, and the pairs of the exclusion table.
+    pairs: Option<PairStore>,
     allow: Option<Vec<bool>>,
     deny: Option<Vec<bool>>,
+}
+
+/// A table of pairs not to retrieve: its name, source, and columns of users and items.
+type Pairs<'a> = (&'static str, &'a TableSpec, &'a String, &'a String);
+
+/// The tables of pairs that a job excludes.
+fn pair_tables(context: &Context) -> Vec<Pairs<'_>> {
+    let (seen, recall) = (&context.config.tables.interactions, &context.config.recall);
+    let seen = recall.exclude_seen.then_some(("interactions", &seen.source, &seen.user, &seen.item));
+    let listed = recall.exclusions.as_ref().map(|t| ("exclusions", &t.source, &t.user, &t.item));
+    seen.into_iter().chain(listed).collect()
 }
 
 impl Exclusion {
@@ -27,69 +37,38 @@ impl Exclusion {
     /// A table that cannot be opened.
     pub fn inputs(context: &Context) -> Result<Vec<(&'static str, Fingerprint)>, PipelineError> {
         let recall = &context.config.recall;
-        let mut inputs = Vec::new();
-        if recall.exclude_seen {
-            inputs.push(("history", crate::infer::history_fingerprint(context)?));
-        }
-        for (name, source) in [
-            ("allow", recall.allow.as_ref().map(|t| &t.source)),
-            ("deny", recall.deny.as_ref().map(|t| &t.source)),
-            ("exclusions", recall.exclusions.as_ref().map(|t| &t.source)),
-        ] {
-            if let Some(source) = source {
-                inputs.push((name, Table::open(name, source)?.fingerprint()));
-            }
-        }
-        Ok(inputs)
+        let lists = [("allow", &recall.allow), ("deny", &recall.deny)];
+        let lists = lists.into_iter().filter_map(|(name, table)| Some((name, &table.as_ref()?.source)));
+        let pairs = pair_tables(context).into_iter().map(|(name, source, ..)| (name, source));
+        lists.chain(pairs).map(|(name, source)| Ok((name, Table::open(name, source)?.fingerprint()))).collect()
     }
 
     /// Reads the job's lists and tables against a catalogue.
     ///
+    /// # Memory
+    /// 34 MiB and a bit an item, whatever the number of pairs; these go to a file in `dir` that has no name.
+    ///
     /// # Errors
-    /// Any table error.
-    pub fn load(
-        context: &Context,
-        history: Option<History>,
-        users_kind: IdKind,
-        catalogue: &IdIndex,
-    ) -> Result<Self, PipelineError> {
+    /// Any table error; I/O.
+    pub fn load(context: &Context, users_kind: IdKind, catalogue: &IdIndex, dir: &Path) -> Result<Self, PipelineError> {
         let recall = &context.config.recall;
-        let seen = history.map(|history| {
-            let rows = history.item_ids().iter().map(|id| catalogue.find(id)).collect();
-            (history, rows)
-        });
         let list = |name: &str, table: &Option<ListTable>| -> Result<Option<Vec<bool>>, PipelineError> {
             table.as_ref().map(|table| read_list(name, table, catalogue)).transpose()
         };
-        let pairs = match &recall.exclusions {
-            None => None,
-            Some(spec) => {
-                let table = Table::open("exclusions", &spec.source)?;
-                let mut users = Ids::new(users_kind);
-                let mut items = Ids::new(catalogue.ids().kind());
-                read_batches(&table, &[&spec.user, &spec.item], |batch| {
-                    let pairs = [(&mut users, &spec.user), (&mut items, &spec.item)];
-                    for (ids, column) in pairs {
-                        let batch = id_column_as(batch, column, ids.kind())?;
-                        ids.extend_from(&batch, 0..batch.len());
-                    }
-                    Ok(())
-                })?;
-                let order = users.sorted_positions();
-                let by_user = || order.chunk_by(|a, b| users.get(*a) == users.get(*b));
-                let lists =
-                    by_user().map(|same| same.iter().filter_map(|r| catalogue.find(items.get(*r))).collect()).collect();
-                let mut distinct = Ids::new(users_kind);
-                distinct.extend_from(&users, by_user().map(|same| same[0]));
-                let distinct = IdIndex::new(distinct).map_err(|_| {
-                    PipelineError::Data(
-                        "exclusions: a user stands twice after grouping; please report this as a bug".into(),
-                    )
-                })?;
-                Some((distinct, lists))
-            }
-        };
-        Ok(Self { seen, pairs, allow: list("allow", &recall.allow)?, deny: list("deny", &recall.deny)? })
+        let tables = pair_tables(context);
+        let mut builder = (!tables.is_empty()).then(|| PairStoreBuilder::new(dir));
+        for (name, source, user, item) in tables {
+            let table = Table::open(name, source)?;
+            read_batches(&table, &[user, item], |batch| {
+                context.cancel.check("recall")?;
+                let users = id_column_as(batch, user, users_kind)?;
+                let items = id_column_as(batch, item, catalogue.ids().kind())?;
+                let known = users.iter().zip(items.iter()).filter_map(|(u, i)| Some((u, catalogue.find(i)?)));
+                builder.iter_mut().try_for_each(|pairs| known.clone().try_for_each(|(user, row)| pairs.add(user, row)))
+            })?;
+        }
+        let pairs = builder.map(PairStoreBuilder::finish).transpose()?;
+        Ok(Self { pairs, allow: list("allow", &recall.allow)?, deny: list("deny", &recall.deny)? })
     }
 
     /// The catalogue rows that may be returned to anybody.
@@ -101,20 +80,18 @@ impl Exclusion {
         })
     }
 
-    /// Catalogue rows excluded for a user, ascending.
-    pub fn rows(&self, user: Id<'_>) -> Vec<u32> {
-        let mut rows: Vec<u32> = Vec::new();
-        if let Some((history, catalogue_rows)) = &self.seen {
-            rows.extend(history.items(user).iter().filter_map(|item| catalogue_rows[*item as usize]));
-        }
-        if let Some((users, lists)) = &self.pairs
-            && let Some(user) = users.find(user)
-        {
-            rows.extend_from_slice(&lists[user as usize]);
-        }
-        rows.sort_unstable();
-        rows.dedup();
-        rows
+    /// Appends the catalogue rows excluded for a user, ascending.
+    ///
+    /// # Errors
+    /// As [`PairStore::extend`].
+    pub fn extend(&self, user: Id<'_>, rows: &mut Vec<u32>) -> Result<(), PipelineError> {
+        self.pairs.as_ref().map_or(Ok(()), |pairs| pairs.extend(user, rows))
+    }
+
+    /// Bytes held in memory.
+    pub fn bytes(&self) -> u64 {
+        let lists = [&self.allow, &self.deny].into_iter().flatten().map(|l| l.len() as u64).sum::<u64>();
+        self.pairs.as_ref().map_or(0, PairStore::bytes) + lists
     }
 }
 

@@ -39,6 +39,11 @@ impl IdIndex {
         &self.ids
     }
 
+    /// Bytes held in memory.
+    pub fn bytes(&self) -> u64 {
+        self.ids.bytes() + 4 * self.slots.len() as u64
+    }
+
     /// The slot that holds the id, or the empty slot where it would go.
     fn slot(&self, id: Id<'_>) -> usize {
         let mask = self.slots.len() - 1;

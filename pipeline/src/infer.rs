@@ -3,12 +3,14 @@
 use crate::dataset::History;
 use crate::encode::encode_error;
 use crate::error::PipelineError;
+use crate::memory::{MIB, Needs, Plan};
 use crate::parts::{exclude_other_counts, manifest_name, part_name};
 use crate::shard::Shard;
 use crate::side_files::{SideFiles, read_columns};
 use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there, require, rows};
-use crate::stream::{Width, ordered};
+use crate::stream::ordered;
 use crate::towers::{check_tower, files, verified_towers};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -17,7 +19,7 @@ use twotower_artifacts::{
     CodeBatch, CodesReader, Column, FieldShape, Fingerprint, IdKind, Ids, Side, TowerSchema, VectorsInfo, VectorsWriter,
 };
 use twotower_encoders::{EncodeCounts, EncoderState, SideEncoder, SideSpec};
-use twotower_models::engine::{self, Engine};
+use twotower_models::engine::{self, Engine, EngineKind};
 use twotower_tables::{ReadOptions, Table, TableBatch, TableSpec, id_column_as};
 
 /// Options of the stage beside the job's own.
@@ -78,10 +80,86 @@ impl Embedding {
         Ok(Self { state, schema, dim, towers, tower, ids, spec, joins, history })
     }
 
+    /// Engines for so many workers.
+    ///
+    /// # Errors
+    /// As [`engine::open_workers`].
+    pub fn engines(&self, kind: EngineKind, workers: usize) -> Result<Engines, PipelineError> {
+        Ok(Engines(Mutex::new(engine::open_workers(kind, &self.tower, workers)?)))
+    }
+
     /// A worker with an engine of its own.
-    pub fn worker(&self, engine: Box<dyn Engine>) -> Embedder<'_> {
+    ///
+    /// # Errors
+    /// [`PipelineError::WorkerPanicked`] when there are more workers than engines: a bug.
+    pub fn worker(&self, engines: &Engines) -> Result<Embedder<'_>, PipelineError> {
+        let engine = engines.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let engine = engine.ok_or(PipelineError::WorkerPanicked { stage: "infer" })?;
         let encoder = self.state.encoder(self.schema.side);
-        Embedder { embedding: self, engine, encoder, codes: CodeBatch::empty(&self.schema) }
+        Ok(Embedder { embedding: self, engine, encoder, codes: CodeBatch::empty(&self.schema) })
+    }
+
+    /// Names and fingerprints of everything vectors of `table` depend on.
+    ///
+    /// # Errors
+    /// As [`history_fingerprint`].
+    pub fn inputs(&self, context: &Context, table: &Table) -> Result<Vec<(&str, Fingerprint)>, PipelineError> {
+        let mut inputs = vec![
+            ("encoders", self.state.fingerprint().clone()),
+            ("towers", self.towers.clone()),
+            ("table", table.fingerprint()),
+        ];
+        inputs.extend(self.joins.inputs());
+        if self.history.is_some() {
+            inputs.push(("history", history_fingerprint(context)?));
+        }
+        Ok(inputs)
+    }
+
+    /// What embedding holds in memory.
+    pub fn needs(&self, stage: &'static str, kind: EngineKind) -> Needs {
+        let data = self.tower.with_extension("onnx.data");
+        let size = |path: &PathBuf| std::fs::metadata(path).map_or(0, |m| m.len());
+        let tower = size(&self.tower) + size(&data);
+        // ONNX Runtime copies the tower for every session; native workers share the one that was read.
+        let (shared, own) = match kind {
+            EngineKind::Ort => (RUNTIME, tower + RUN),
+            EngineKind::Native => (2 * tower, RUN),
+        };
+        let history = self.history.as_ref().map_or(0, History::bytes);
+        let codes: usize = self.schema.fields.iter().map(|field| row_bytes(&field.shape)).sum();
+        Needs {
+            stage,
+            held: vec![("the tower", shared), ("histories of users", history), ("side files", self.joins.bytes())],
+            per_worker: own,
+            // Vectors stand in the batch and in the writer's columns.
+            per_row: (codes + 2 * 4 * self.dim + ID_BYTES) as u64,
+        }
+    }
+
+    /// Streams raw rows of a table as a plan allows.
+    ///
+    /// # Errors
+    /// As [`Table::read`].
+    pub fn read(
+        &self,
+        table: &Table,
+        rows: Range<u64>,
+        plan: &Plan,
+    ) -> Result<impl Iterator<Item = Result<TableBatch, PipelineError>> + Send + use<>, PipelineError> {
+        let columns = read_columns(&self.spec);
+        let read = ReadOptions { columns: &columns, rows, batch_rows: plan.batch_rows };
+        Ok(table.read(read)?.map(|b| b.map_err(PipelineError::from)))
+    }
+
+    /// Kind of the ids that the run encoded.
+    pub fn ids(&self) -> IdKind {
+        self.ids
+    }
+
+    /// Fingerprint of both towers.
+    pub fn towers(&self) -> &Fingerprint {
+        &self.towers
     }
 
     /// Name of the table of raw rows.
@@ -92,6 +170,25 @@ impl Embedding {
         }
     }
 }
+
+/// What ONNX Runtime holds beside towers.
+const RUNTIME: u64 = 48 * MIB;
+/// What a worker holds to run a tower on a tile of rows.
+const RUN: u64 = 12 * MIB;
+/// What an id takes, roughly.
+const ID_BYTES: usize = 24;
+
+/// Bytes of one encoded row of a field, at the most.
+fn row_bytes(shape: &FieldShape) -> usize {
+    match shape {
+        FieldShape::Code { .. } => 4,
+        FieldShape::Bag { max_len, .. } | FieldShape::Sequence { max_len, .. } => 4 * (*max_len as usize + 1),
+        FieldShape::Dense { width } => 4 * *width as usize,
+    }
+}
+
+/// Engines that no worker has taken yet.
+pub struct Engines(Mutex<Vec<Box<dyn Engine>>>);
 
 /// Turns raw rows into vectors on one thread.
 pub struct Embedder<'a> {
@@ -178,16 +275,7 @@ fn infer_shard(context: &Context, options: &InferOptions) -> Result<Outcome, Pip
         "precision": context.config.infer.precision,
         "compression": context.config.infer.compression,
     });
-    let mut inputs = vec![
-        ("encoders", embedding.state.fingerprint().clone()),
-        ("towers", embedding.towers.clone()),
-        ("table", table.fingerprint()),
-    ];
-    inputs.extend(embedding.joins.inputs());
-    if embedding.history.is_some() {
-        inputs.push(("history", history_fingerprint(context)?));
-    }
-    let key = StageKey::new("infer", inputs, settings);
+    let key = StageKey::new("infer", embedding.inputs(context, &table)?, settings);
     let dir = options.other.as_ref().map_or_else(|| context.run.vectors(side), |(_, dir)| dir.clone());
     let manifest_path = dir.join(manifest_name(options.shard));
     if !context.force
@@ -195,10 +283,11 @@ fn infer_shard(context: &Context, options: &InferOptions) -> Result<Outcome, Pip
     {
         return Ok(Outcome { skipped: true, manifest });
     }
+    let infer = &context.config.infer;
+    let plan = context.plan(&embedding.needs("infer", infer.engine))?;
     prepare_dir(&dir)?;
     exclude_other_counts("infer", &dir, options.shard, context.force)?;
 
-    let infer = &context.config.infer;
     let info = VectorsInfo {
         ids: embedding.ids,
         dim: embedding.dim,
@@ -210,20 +299,14 @@ fn infer_shard(context: &Context, options: &InferOptions) -> Result<Outcome, Pip
     let mut writer = VectorsWriter::create(dir.join(part_name(options.shard, "parquet")), &info, infer.compression)?;
     let mut bar = context.progress.bar(&format!("infer {side}"), range.end - range.start, "rows");
     let mut counts = EncodeCounts::default();
-    let columns = read_columns(&embedding.spec);
-    let read = ReadOptions { columns: &columns, rows: range.clone(), batch_rows: infer.batch_rows };
-    let source = table.read(read)?.map(|b| b.map_err(PipelineError::from));
-    let workers = context.config.workers();
-    let engines = Mutex::new(engine::open_workers(infer.engine, &embedding.tower, workers)?);
+    let engines = embedding.engines(infer.engine, plan.width.workers)?;
     ordered(
         "infer",
-        Width { workers, in_flight: workers * 2 + 1 },
+        plan.width,
         &context.cancel,
-        source,
+        embedding.read(&table, range.clone(), &plan)?,
         || {
-            let engine = engines.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let engine = engine.ok_or(PipelineError::WorkerPanicked { stage: "infer" })?;
-            let mut worker = embedding.worker(engine);
+            let mut worker = embedding.worker(&engines)?;
             Ok(move |batch: TableBatch| worker.embed(&batch))
         },
         |embedded: Embedded| {

@@ -5,6 +5,7 @@
 //! encode-features -> train -> infer (items, users) -> recall -> evaluate
 //! ```
 
+mod adopt;
 pub mod cancel;
 mod columns;
 pub mod config;
@@ -18,6 +19,9 @@ mod exclusions;
 mod id_index;
 pub mod infer;
 pub mod init;
+pub mod memory;
+mod pair_store;
+mod partitions;
 pub mod parts;
 pub mod progress;
 pub mod recall;

@@ -1,29 +1,29 @@
 //! `recall`: each user's nearest items, with exclusions, as cosine similarities.
 
-use crate::dataset::History;
 use crate::error::PipelineError;
 use crate::exclusions::Exclusion;
 use crate::id_index::IdIndex;
+use crate::infer::{Embedded, Embedding};
+use crate::memory::{MIB, Needs, Plan};
 use crate::parts::{VectorParts, exclude_other_counts, manifest_name, part_name};
 use crate::shard::Shard;
 use crate::stage::{Context, Outcome, StageKey, create_dir, prepare_dir, remove_if_there, rows};
-use crate::stream::{Width, ordered};
+use crate::stream::ordered;
 use crate::towers::verified_towers;
 use std::fs::File;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 use std::time::Instant;
 use twotower_artifacts::neighbours::open_sink;
 use twotower_artifacts::vectors::load_parts;
 use twotower_artifacts::{
-    ArtifactError, FileEntry, Ids, NeighbourFormat, NeighbourLists, NeighboursInfo, Ragged, Side, VectorsReader,
+    ArtifactError, FileEntry, Fingerprint, IdKind, Ids, NeighbourFormat, NeighbourLists, NeighboursInfo, Ragged, Side,
+    VectorsReader,
 };
-use twotower_encoders::EncoderState;
+use twotower_encoders::EncodeCounts;
 use twotower_index::store::{IMAGE_NAME, MANIFEST_NAME};
 use twotower_index::{Eligibility, Exclusions, ItemIndex, ItemVectors, Neighbours, Request};
-
-/// Users searched at a time.
-const BATCH_ROWS: usize = 2048;
+use twotower_tables::Table;
 
 /// Options of the stage beside the job's own.
 #[derive(Debug, Clone)]
@@ -32,7 +32,8 @@ pub struct RecallOptions {
     pub shard: Shard,
 }
 
-/// Runs the stage for one shard.
+/// Runs the stage for one shard: on the vectors that `infer` wrote, or, with `recall.fused`, on raw
+/// rows that are embedded on the way and whose vectors never touch the disk.
 ///
 /// # Errors
 /// Missing vector parts, parts of unlike towers, an index below its recall gate, I/O.
@@ -44,44 +45,17 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
     let started = Instant::now();
     let config = &context.config;
     let items = VectorParts::find("recall", &context.run.vectors(Side::Item), Side::Item, None)?;
-    let users = VectorParts::find("recall", &context.run.vectors(Side::User), Side::User, Some(options.shard))?;
-    let towers = verified_towers("recall", context)?.fingerprint;
-    if items.towers != towers {
-        return Err(ArtifactError::Mismatch {
-            what: "recall: item vectors".into(),
-            expected_from: "the run's towers with fingerprint".into(),
-            expected: towers.to_string(),
-            found_from: "vectors of towers with fingerprint".into(),
-            found: items.towers.to_string(),
-            advice: "run `twotower infer --side item` and `--side user` again".into(),
-        }
-        .into());
-    }
-    if items.towers != users.towers {
-        return Err(ArtifactError::Mismatch {
-            what: "recall: user vectors".into(),
-            expected_from: "item vectors of towers with fingerprint".into(),
-            expected: items.towers.to_string(),
-            found_from: "user vectors of towers with fingerprint".into(),
-            found: users.towers.to_string(),
-            advice: "run `twotower infer --side user` and `--side item` with the same towers".into(),
-        }
-        .into());
-    }
-    if items.engine != users.engine {
-        return Err(PipelineError::Mismatch(format!(
-            "recall: user vectors were made by engine `{}`, item vectors by `{}`; run `twotower infer` for one side with the other's engine",
-            users.engine, items.engine
-        )));
-    }
-    let exclusion_inputs = Exclusion::inputs(context)?;
-    let mut inputs = vec![("user vectors", users.fingerprint.clone()), ("item vectors", items.fingerprint.clone())];
-    inputs.extend(exclusion_inputs.iter().map(|(name, f)| (*name, f.clone())));
+    let users = Users::open(context, options.shard)?;
+    users.check(context, &items)?;
+    let mut inputs = users.inputs(context)?;
+    inputs.push(("item vectors", items.fingerprint.clone()));
+    inputs.extend(Exclusion::inputs(context)?);
     let settings = serde_json::json!({
         "shard": options.shard.index,
         "shards": options.shard.count,
         "recall": config.recall,
         "index": config.index,
+        "engine": items.engine,
         "compression": config.infer.compression,
     });
     let key = StageKey::new("recall", inputs, settings);
@@ -97,9 +71,7 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
 
     let catalogue = Catalogue::load(&items)?;
     let index = catalogue.index(context)?;
-    let state = EncoderState::load(context.run.encoders())?;
-    let history = if config.recall.exclude_seen { Some(History::load(&context.run, &state)?) } else { None };
-    let exclusion = Exclusion::load(context, history, users.ids, &catalogue.ids)?;
+    let exclusion = Exclusion::load(context, users.ids(), &catalogue.ids, &dir)?;
     let eligible = exclusion.eligible(&catalogue.ids);
     let k = config.recall.topk;
     let mut warnings = Vec::new();
@@ -109,53 +81,48 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
         tracing::warn!("recall: {note}");
         warnings.push(note);
     }
+    let plan = context.plan(&users.needs(context, &catalogue, index.as_ref(), &exclusion))?;
 
-    let range = options.shard.range(users.rows);
-    let mut bar = context.progress.bar("recall", range.end - range.start, "users");
+    let range = options.shard.range(users.rows());
     let name = part_name(options.shard, config.recall.format.extension());
     let item_ids = catalogue.ids.ids();
-    let info = NeighboursInfo { users: users.ids, items: item_ids.kind() };
+    let info = NeighboursInfo { users: users.ids(), items: item_ids.kind() };
     let mut sink = open_sink(config.recall.format, dir.join(name), &info, config.infer.compression)?;
-    let mut batches = Vec::new();
-    for (path, first) in &users.parts {
-        let rows = range.start.saturating_sub(*first)..range.end.saturating_sub(*first);
-        batches.push(VectorsReader::open(path)?.batches(rows, BATCH_ROWS)?);
-    }
-    let source = batches.into_iter().flatten().map(|b| b.map_err(PipelineError::from));
-    let (mut users_written, mut pairs, mut short) = (0u64, 0u64, 0u64);
+    let mut bar = context.progress.bar("recall", range.end - range.start, "users");
+    let mut totals = Totals::default();
     let (mut offsets, mut item_rows, mut scores) = (Vec::new(), Vec::new(), Vec::new());
-    ordered(
-        "recall",
-        Width { workers: config.workers(), in_flight: config.workers() * 2 + 1 },
-        &context.cancel,
-        source,
-        || Ok(|(ids, vectors): (Ids, Vec<f32>)| search(index.as_ref(), &exclusion, &eligible, k, ids, &vectors)),
-        |(ids, found): (Ids, Neighbours)| {
-            offsets.clear();
-            item_rows.clear();
-            scores.clear();
-            offsets.push(0);
-            for q in 0..ids.len() {
-                item_rows.extend_from_slice(found.rows(q));
-                scores.extend_from_slice(found.scores(q));
-                offsets.push(item_rows.len());
-                short += u64::from(found.rows(q).len() < k);
-            }
-            pairs += item_rows.len() as u64;
-            users_written += ids.len() as u64;
-            bar.advance(ids.len() as u64);
-            let lists = NeighbourLists { offsets: &offsets, rows: &item_rows, scores: &scores, item_ids };
-            Ok(sink.write(&ids, &lists)?)
-        },
-    )?;
+    let search = Search { context, plan, index: index.as_ref(), exclusion: &exclusion, eligible: &eligible };
+    users.search(&search, range.clone(), |found| {
+        offsets.clear();
+        item_rows.clear();
+        scores.clear();
+        offsets.push(0);
+        for q in 0..found.ids.len() {
+            item_rows.extend_from_slice(found.neighbours.rows(q));
+            scores.extend_from_slice(found.neighbours.scores(q));
+            offsets.push(item_rows.len());
+        }
+        totals.add(&found, k);
+        bar.advance(found.ids.len() as u64);
+        let lists = NeighbourLists { offsets: &offsets, rows: &item_rows, scores: &scores, item_ids };
+        Ok(sink.write(&found.ids, &lists)?)
+    })?;
+    if totals.users != range.end - range.start {
+        return Err(PipelineError::Data(format!(
+            "users: {} rows were read, {} were counted; the table changed meanwhile, run the command again",
+            totals.users,
+            range.end - range.start
+        )));
+    }
     context.retract(&manifest_path)?;
     for other in NeighbourFormat::ALL.into_iter().filter(|f| f.extension() != config.recall.format.extension()) {
         remove_if_there(&dir.join(part_name(options.shard, other.extension())))?;
     }
     let entry = sink.finish()?;
+    warnings.extend(crate::encode::warn_of("recall", Side::User, &totals.counts));
     let mut manifest = key.manifest(
         vec![entry],
-        rows([("users", users_written), ("pairs", pairs), ("users with fewer than topk", short)]),
+        rows([("users", totals.users), ("pairs", totals.pairs), ("users with fewer than topk", totals.short)]),
         started,
     );
     manifest.warnings = warnings;
@@ -165,26 +132,204 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
         "similarity": "cosine",
         "index": index.manifest(),
         "eligible items": eligible.eligible(),
+        "encoded": totals.counts,
     });
     manifest.write(&manifest_path)?;
     Ok(Outcome { skipped: false, manifest })
 }
 
-/// Searches one batch of users on the calling thread.
-fn search(
-    index: &dyn ItemIndex,
-    exclusion: &Exclusion,
-    eligible: &Eligibility,
-    k: usize,
+/// Where the vectors of users come from.
+enum Users {
+    /// Parts that `infer` wrote.
+    Stored(VectorParts),
+    /// Raw rows, embedded on the way.
+    Raw { embedding: Box<Embedding>, table: Table, rows: u64 },
+}
+
+impl Users {
+    fn open(context: &Context, shard: Shard) -> Result<Self, PipelineError> {
+        if !context.config.recall.fused {
+            let parts = VectorParts::find("recall", &context.run.vectors(Side::User), Side::User, Some(shard))?;
+            return Ok(Users::Stored(parts));
+        }
+        let embedding = Box::new(Embedding::load("recall", context, Side::User)?);
+        let table = Table::open("users", &context.config.tables.users.source)?;
+        let rows = table.require_rows()?;
+        Ok(Users::Raw { embedding, table, rows })
+    }
+
+    fn inputs(&self, context: &Context) -> Result<Vec<(&str, Fingerprint)>, PipelineError> {
+        match self {
+            Users::Stored(parts) => Ok(vec![("user vectors", parts.fingerprint.clone())]),
+            Users::Raw { embedding, table, .. } => embedding.inputs(context, table),
+        }
+    }
+
+    fn ids(&self) -> IdKind {
+        match self {
+            Users::Stored(parts) => parts.ids,
+            Users::Raw { embedding, .. } => embedding.ids(),
+        }
+    }
+
+    fn rows(&self) -> u64 {
+        match self {
+            Users::Stored(parts) => parts.rows,
+            Users::Raw { rows, .. } => *rows,
+        }
+    }
+
+    /// Checks that users and items were, or will be, embedded by the same towers and engine.
+    fn check(&self, context: &Context, items: &VectorParts) -> Result<(), PipelineError> {
+        let towers = verified_towers("recall", context)?.fingerprint;
+        let differ = |what: &str, from: &str, expected: &Fingerprint, found: &Fingerprint| ArtifactError::Mismatch {
+            what: format!("recall: {what} vectors"),
+            expected_from: format!("{from} with fingerprint"),
+            expected: expected.to_string(),
+            found_from: "vectors of towers with fingerprint".into(),
+            found: found.to_string(),
+            advice: "run `twotower infer --side item` and `--side user` again".into(),
+        };
+        if items.towers != towers {
+            return Err(differ("item", "the run's towers", &towers, &items.towers).into());
+        }
+        let own_engine = context.config.infer.engine.to_string();
+        let (towers, engine) = match self {
+            Users::Stored(parts) => (&parts.towers, &parts.engine),
+            Users::Raw { embedding, .. } => (embedding.towers(), &own_engine),
+        };
+        if items.towers != *towers {
+            return Err(differ("user", "item vectors of towers", &items.towers, towers).into());
+        }
+        if items.engine != *engine {
+            return Err(PipelineError::Mismatch(format!(
+                "recall: user vectors are made by engine `{engine}`, item vectors by `{}`; run `twotower infer` for one side with the other's engine",
+                items.engine
+            )));
+        }
+        Ok(())
+    }
+
+    /// What the stage holds in memory.
+    fn needs(&self, context: &Context, catalogue: &Catalogue, index: &dyn ItemIndex, exclusion: &Exclusion) -> Needs {
+        let (items, dim, k) = (index.count(), index.dim(), context.config.recall.topk);
+        let mut needs = match self {
+            Users::Stored(_) => Needs { stage: "recall", held: Vec::new(), per_worker: 0, per_row: 4 * dim as u64 },
+            Users::Raw { embedding, .. } => embedding.needs("recall", context.config.infer.engine),
+        };
+        needs.held.extend([
+            ("the items", (items * (dim * 4 + 8)) as u64 + index.image().bytes().len() as u64 + catalogue.ids.bytes()),
+            ("exclusions", exclusion.bytes()),
+            ("the writer", twotower_artifacts::neighbours::writer_bytes(k)),
+        ]);
+        // Scores of a block of queries, and marks of visited items.
+        needs.per_worker += 4 * MIB + 8 * items as u64;
+        // Neighbours stand in the batch and in the writer's columns.
+        needs.per_row += 24 + 24 * k as u64;
+        needs
+    }
+
+    /// Embeds or reads the rows, searches them, and hands the results to `sink` in order.
+    fn search(
+        &self,
+        search: &Search<'_>,
+        rows: Range<u64>,
+        sink: impl FnMut(Found) -> Result<(), PipelineError>,
+    ) -> Result<(), PipelineError> {
+        match self {
+            Users::Stored(parts) => {
+                let mut batches = Vec::new();
+                for (path, first) in &parts.parts {
+                    let rows = rows.start.saturating_sub(*first)..rows.end.saturating_sub(*first);
+                    batches.push(VectorsReader::open(path)?.batches(rows, search.plan.batch_rows)?);
+                }
+                let source = batches.into_iter().flatten().map(|b| b.map_err(PipelineError::from));
+                let stored = |(ids, vectors)| Ok(Embedded { ids, vectors, counts: EncodeCounts::default() });
+                search.run(source, || Ok(stored), sink)
+            }
+            Users::Raw { embedding, table, .. } => {
+                let source = embedding.read(table, rows, &search.plan)?;
+                let engine = search.context.config.infer.engine;
+                let engines = embedding.engines(engine, search.plan.width.workers)?;
+                let embed = || {
+                    let mut worker = embedding.worker(&engines)?;
+                    Ok(move |batch| worker.embed(&batch))
+                };
+                search.run(source, embed, sink)
+            }
+        }
+    }
+}
+
+/// What every worker searches with.
+struct Search<'a> {
+    context: &'a Context,
+    plan: Plan,
+    index: &'a dyn ItemIndex,
+    exclusion: &'a Exclusion,
+    eligible: &'a Eligibility,
+}
+
+/// Neighbours of some users.
+struct Found {
     ids: Ids,
-    vectors: &[f32],
-) -> Result<(Ids, Neighbours), PipelineError> {
-    let mut excluded = Ragged::default();
-    ids.iter().for_each(|user| excluded.push_row(exclusion.rows(user)));
-    let request = Request { queries: vectors, k, exclude: Exclusions::new(&excluded), eligible };
-    let mut found = Neighbours::default();
-    index.search(&request, &mut found)?;
-    Ok((ids, found))
+    neighbours: Neighbours,
+    counts: EncodeCounts,
+}
+
+impl Search<'_> {
+    /// Turns every batch into vectors, by a function of each worker's own, and these into neighbours.
+    fn run<B: Send, F: FnMut(B) -> Result<Embedded, PipelineError>>(
+        &self,
+        source: impl Iterator<Item = Result<B, PipelineError>> + Send,
+        vectors: impl Fn() -> Result<F, PipelineError> + Sync,
+        sink: impl FnMut(Found) -> Result<(), PipelineError>,
+    ) -> Result<(), PipelineError> {
+        let worker = || {
+            let mut vectors = vectors()?;
+            Ok(move |batch| self.neighbours(vectors(batch)?))
+        };
+        ordered("recall", self.plan.width, &self.context.cancel, source, worker, sink)
+    }
+
+    /// Searches one batch of users on the calling thread.
+    fn neighbours(&self, users: Embedded) -> Result<Found, PipelineError> {
+        let mut excluded = Ragged { offsets: vec![0], codes: Vec::new() };
+        for user in users.ids.iter() {
+            self.exclusion.extend(user, &mut excluded.codes)?;
+            excluded.offsets.push(excluded.codes.len() as u32);
+        }
+        let request = Request {
+            queries: &users.vectors,
+            k: self.context.config.recall.topk,
+            exclude: Exclusions::new(&excluded),
+            eligible: self.eligible,
+        };
+        let mut neighbours = Neighbours::default();
+        self.index.search(&request, &mut neighbours)?;
+        Ok(Found { ids: users.ids, neighbours, counts: users.counts })
+    }
+}
+
+/// What was found over all batches.
+#[derive(Default)]
+struct Totals {
+    users: u64,
+    pairs: u64,
+    short: u64,
+    counts: EncodeCounts,
+}
+
+impl Totals {
+    fn add(&mut self, found: &Found, k: usize) {
+        self.users += found.ids.len() as u64;
+        for q in 0..found.ids.len() {
+            let n = found.neighbours.rows(q).len();
+            self.pairs += n as u64;
+            self.short += u64::from(n < k);
+        }
+        self.counts.merge(&found.counts);
+    }
 }
 
 /// Item ids and vectors in id order, so that ties by row are ties by id.

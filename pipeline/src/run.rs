@@ -1,5 +1,7 @@
 //! `run`: all stages in order in one run folder, skipping what is complete and current.
 
+use crate::adopt::adopt_towers;
+use crate::config::Config;
 use crate::encode::{EncodeOptions, encode_features};
 use crate::error::PipelineError;
 use crate::evaluate::evaluate;
@@ -51,7 +53,10 @@ impl Stage {
         let whole = |side| InferOptions { side, shard: Shard::WHOLE, other: None };
         match self {
             Stage::EncodeFeatures => encode_features(context, &options.encode),
-            Stage::Train => train_model(context, &options.train),
+            Stage::Train => match &options.adopt {
+                Some(earlier) => adopt_towers(context, earlier),
+                None => train_model(context, &options.train),
+            },
             Stage::InferItems => infer(context, &whole(Side::Item)),
             Stage::InferUsers => infer(context, &whole(Side::User)),
             Stage::Recall => recall(context, &RecallOptions { shard: Shard::WHOLE }),
@@ -69,9 +74,23 @@ pub struct RunOptions {
     pub encode: EncodeOptions,
     /// Options of `train`.
     pub train: TrainOptions,
+    /// Take the towers of this earlier run's tower folder as they are instead of training.
+    pub adopt: Option<PathBuf>,
 }
 
-/// Runs every stage, then points the link `latest` beside the run folder at it.
+impl RunOptions {
+    /// The stages that a run of `config` has, in order: none that nothing would read, or measure.
+    fn stages(&self, config: &Config) -> impl Iterator<Item = Stage> {
+        let (fused, trains) = (config.recall.fused, self.adopt.is_none());
+        Stage::ALL.into_iter().filter(move |stage| match stage {
+            Stage::InferUsers => !fused,
+            Stage::Evaluate => trains,
+            _ => true,
+        })
+    }
+}
+
+/// Runs every stage that the job has, then points the link `latest` beside the run folder at it.
 ///
 /// `latest` is switched only after the last stage, in one step, so it always names a complete run.
 ///
@@ -82,7 +101,7 @@ pub fn run_all(
     options: &RunOptions,
     mut done: impl FnMut(Stage, &Outcome),
 ) -> Result<(), PipelineError> {
-    for stage in Stage::ALL {
+    for stage in options.stages(&context.config) {
         context.cancel.check("run")?;
         let mut context = context.clone();
         context.force |= options.from.is_some_and(|from| stage >= from);

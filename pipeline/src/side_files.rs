@@ -4,7 +4,7 @@ use crate::columns::{read_ids, read_whole};
 use crate::error::PipelineError;
 use crate::id_index::IdIndex;
 use crate::stage::Context;
-use arrow_array::{ArrayRef, RecordBatch, UInt64Array};
+use arrow_array::{Array, ArrayRef, RecordBatch, UInt64Array};
 use arrow_schema::{Field, Schema};
 use std::sync::Arc;
 use twotower_artifacts::{Fingerprint, Side};
@@ -68,6 +68,11 @@ impl SideFiles {
     /// Names and fingerprints of the files.
     pub fn inputs(&self) -> impl Iterator<Item = (&str, Fingerprint)> {
         self.0.iter().map(|f| (f.input.as_str(), f.fingerprint.clone()))
+    }
+
+    /// Bytes held in memory.
+    pub fn bytes(&self) -> u64 {
+        self.0.iter().map(|f| f.ids.bytes() + f.vectors.get_buffer_memory_size() as u64).sum()
     }
 
     /// Adds the side files' columns to a raw batch, under the features' names; null where an id is not in the file.

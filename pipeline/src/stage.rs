@@ -3,6 +3,7 @@
 use crate::cancel::Cancel;
 use crate::config::Config;
 use crate::error::PipelineError;
+use crate::memory::{Memory, Needs, Plan};
 use crate::progress::Progress;
 use crate::run_dir::RunDir;
 use std::collections::BTreeMap;
@@ -27,6 +28,8 @@ pub struct Context {
     pub progress: Progress,
     /// A request to stop.
     pub cancel: Cancel,
+    /// The most memory a stage may use.
+    pub memory: Memory,
 }
 
 /// What a stage did.
@@ -150,6 +153,20 @@ pub fn remove_if_there(path: &Path) -> Result<(), PipelineError> {
 }
 
 impl Context {
+    /// The stream that fits the memory budget, as wide as the job asks at the most.
+    ///
+    /// # Errors
+    /// As [`Memory::plan`].
+    pub fn plan(&self, needs: &Needs) -> Result<Plan, PipelineError> {
+        let plan = self.memory.plan(needs, self.config.workers(), self.config.infer.batch_rows)?;
+        tracing::debug!("{}: {} of memory, {plan:?}", needs.stage, self.memory);
+        if plan.width.workers < self.config.workers() {
+            let (given, asked) = (plan.width.workers, self.config.workers());
+            tracing::warn!("{}: {given} of {asked} workers fit into {} of memory", needs.stage, self.memory);
+        }
+        Ok(plan)
+    }
+
     /// Takes an output's manifest back, directly before the output changes, and the link `latest`
     /// with it if that names this run: from here on the run is not complete.
     ///

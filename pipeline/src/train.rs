@@ -9,12 +9,13 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use twotower_artifacts::{ArtifactError, CodeBatch, FileEntry, Fingerprint, Manifest};
+use twotower_encoders::EncoderState;
 use twotower_models::examples::{Query, Role, assemble};
 use twotower_models::train::checkpoint::{best_path, last_path};
 use twotower_models::train::{EpochReport, Observer, Start, StepReport, TrainConfig, train};
 
 /// Rows that each tower is compared on.
-const VERIFY_ROWS: usize = 2048;
+pub(crate) const VERIFY_ROWS: usize = 2048;
 
 /// Options of the stage beside the job's own.
 #[derive(Debug, Clone, Default)]
@@ -48,7 +49,7 @@ pub fn train_model(context: &Context, options: &TrainOptions) -> Result<Outcome,
         .map(|dir| crate::stage::require("train", &dir.join(files::MANIFEST), "twotower train"))
         .transpose()?;
     if let (Some(dir), Some(manifest)) = (&options.from, &previous) {
-        check_lineage(dir, manifest, &data)?;
+        check_lineage(dir, manifest, &data.state, &data.manifest)?;
     }
     inputs.extend(previous.as_ref().map(|manifest| ("previous towers", manifest.fingerprint.clone())));
     let key = StageKey::new("train", inputs, settings);
@@ -136,16 +137,21 @@ fn choose_start(
 }
 
 /// Checks that earlier towers can be a start: codes must mean what they meant when those were trained.
-fn check_lineage(dir: &Path, previous: &Manifest, data: &Dataset) -> Result<(), PipelineError> {
+pub(crate) fn check_lineage(
+    dir: &Path,
+    previous: &Manifest,
+    state: &EncoderState,
+    encoders: &Manifest,
+) -> Result<(), PipelineError> {
     let trained_on = previous.inputs.get("encoders");
-    let known = [Some(data.state.fingerprint()), data.manifest.inputs.get("previous encoders")];
+    let known = [Some(state.fingerprint()), encoders.inputs.get("previous encoders")];
     if trained_on.is_some() && known.contains(&trained_on) {
         return Ok(());
     }
     Err(ArtifactError::Mismatch {
         what: format!("train: start from {}", dir.display()),
         expected_from: "encoders, neither the earlier ones nor an update of them, with fingerprint".into(),
-        expected: data.state.fingerprint().to_string(),
+        expected: state.fingerprint().to_string(),
         found_from: "towers trained on encoders with fingerprint".into(),
         found: trained_on.map_or("none".into(), Fingerprint::to_string),
         advice: "run `twotower encode-features --update` with the earlier run's encoders, so that old codes keep their meaning".into(),

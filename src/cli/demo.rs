@@ -1,7 +1,7 @@
 //! `twotower demo`.
 
 use super::evaluate::metrics_table;
-use super::job::given;
+use super::job::{given, memory};
 use super::report::{outcome_json, print_outcome};
 use super::synth::DataOpts;
 use clap::Args;
@@ -29,6 +29,9 @@ pub struct Opts {
     /// Override a setting of the job (may repeat).
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// The most memory to use, such as 512MiB; without it, a quarter of the machine's, or of the control group's.
+    #[arg(long, value_name = "SIZE", env = "TWOTOWER_MEMORY")]
+    memory: Option<String>,
     /// Redo every stage.
     #[arg(long)]
     force: bool,
@@ -50,6 +53,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
         force: opts.force,
         progress: if quiet { Progress::Quiet } else { Progress::Shown },
         cancel: Cancel::on_signals()?,
+        memory: memory(opts.memory.as_deref())?,
     };
     let as_json = opts.json;
     let report = demo(&options, |stage, outcome| {

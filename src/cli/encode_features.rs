@@ -1,6 +1,6 @@
 //! `twotower encode-features`.
 
-use super::job::JobOpts;
+use super::job::{JobOpts, given};
 use super::report::print_outcome;
 use clap::Args;
 use std::path::PathBuf;
@@ -10,19 +10,25 @@ use twotower_pipeline::encode::{EncodeOptions, encode_features};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   twotower encode-features --config pipeline.toml --run runs/today
-  twotower encode-features --run runs/today --update runs/yesterday/encoders   old codes never move")]
+  twotower encode-features --run runs/today --update runs/yesterday/encoders   old codes never move
+  twotower encode-features --run runs/today --all-codes --memory 512MiB")]
 pub struct Opts {
     #[command(flatten)]
     job: JobOpts,
     /// Extend the vocabularies of an earlier run's encoder folder: old codes stay, new values are appended.
     #[arg(long, value_name = "DIR")]
     update: Option<PathBuf>,
+    /// Also write the codes of all users, not only of those that train, to RUN/encoders/users-all.parquet.
+    #[arg(long)]
+    all_codes: bool,
 }
 
 /// Runs the subcommand.
 pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
-    let context = opts.job.context(Vec::new(), quiet)?;
-    let outcome = encode_features(&context, &EncodeOptions { update: opts.update })?;
+    let flags = given("encode.all_users", opts.all_codes.then_some(true));
+    let context = opts.job.context(flags.into_iter().collect(), quiet)?;
+    let options = EncodeOptions { update: opts.update, without_positives: false };
+    let outcome = encode_features(&context, &options)?;
     print_outcome("encode-features", &outcome, opts.job.json);
     Ok(())
 }

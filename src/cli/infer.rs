@@ -5,7 +5,9 @@ use super::report::print_outcome;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 use twotower_artifacts::Side;
+use twotower_pipeline::error::PipelineError;
 use twotower_pipeline::infer::{InferOptions, infer};
+use twotower_pipeline::recall::{RecallOptions, recall};
 use twotower_tables::{Format, OneOrMany, TableSpec};
 
 /// Options of `infer`.
@@ -13,6 +15,7 @@ use twotower_tables::{Format, OneOrMany, TableSpec};
 #[command(after_help = "Examples:
   twotower infer --run runs/today --side item
   twotower infer --run runs/today --side user --shard 3/16
+  twotower infer --run runs/today --side user --recall --memory 512MiB
   SLURM_ARRAY_TASK_ID=3 twotower infer --run runs/today --side user --shards 16
   twotower infer --run runs/today --side user --table newcomers.parquet --output newcomers --engine native")]
 pub struct Opts {
@@ -30,6 +33,9 @@ pub struct Opts {
     /// Folder for the vectors of --table; the run's own vectors stay as they are.
     #[arg(long, value_name = "DIR", requires = "table")]
     output: Option<PathBuf>,
+    /// Users go straight to their items and no vectors are kept: the same as `twotower recall --fused`.
+    #[arg(long, conflicts_with_all = ["table", "precision"])]
+    recall: bool,
     /// What runs the tower: ort (ONNX Runtime) or native (no shared library needed).
     #[arg(long)]
     engine: Option<String>,
@@ -56,11 +62,20 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
         given("infer.precision", opts.precision),
         given("infer.workers", opts.workers),
     ];
-    let context = opts.job.context(flags.into_iter().flatten().collect(), quiet)?;
+    let flags = flags.into_iter().chain([given("recall.fused", opts.recall.then_some(true))]);
+    let context = opts.job.context(flags.flatten().collect(), quiet)?;
     let side = match opts.side {
         SideArg::User => Side::User,
         SideArg::Item => Side::Item,
     };
+    if opts.recall {
+        if side == Side::Item {
+            return Err(PipelineError::usage("--recall: items are what is recalled; give --side user").into());
+        }
+        let outcome = recall(&context, &RecallOptions { shard })?;
+        print_outcome("recall", &outcome, opts.job.json);
+        return Ok(());
+    }
     let tables = &context.config.tables;
     let own = match side {
         Side::User => &tables.users.source,

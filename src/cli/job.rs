@@ -4,6 +4,7 @@ use clap::Args;
 use std::path::PathBuf;
 use twotower_pipeline::cancel::Cancel;
 use twotower_pipeline::config::{Config, Override, Value};
+use twotower_pipeline::memory::Memory;
 use twotower_pipeline::progress::Progress;
 use twotower_pipeline::run_dir::RunDir;
 use twotower_pipeline::stage::Context;
@@ -20,6 +21,9 @@ pub struct JobOpts {
     /// Override a setting of the job's file, such as train.epochs=3 (TOML value; may repeat).
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// The most memory to use, such as 512MiB; without it, a quarter of the machine's, or of the control group's.
+    #[arg(long, value_name = "SIZE", env = "TWOTOWER_MEMORY")]
+    pub memory: Option<String>,
     /// Redo this stage's own output even if it is complete and current.
     #[arg(long)]
     pub force: bool,
@@ -41,8 +45,14 @@ impl JobOpts {
             force: self.force,
             progress: if quiet { Progress::Quiet } else { Progress::Shown },
             cancel: Cancel::on_signals()?,
+            memory: memory(self.memory.as_deref())?,
         })
     }
+}
+
+/// The budget that was given, or the machine's.
+pub fn memory(given: Option<&str>) -> anyhow::Result<Memory> {
+    Ok(given.map_or_else(|| Ok(Memory::detect()), Memory::parse)?)
 }
 
 /// An override for each flag that was given.

@@ -10,6 +10,7 @@ use twotower_pipeline::recall::{RecallOptions, recall};
 #[command(after_help = "Examples:
   twotower recall --run runs/today --topk 50
   twotower recall --run runs/today --topk 20 --shard 0/8 --format parquet-long
+  twotower recall --run runs/today --fused --memory 512MiB
 Results are cosine similarities: 1 is the same direction, 0 unrelated, -1 opposite; large is good.")]
 pub struct Opts {
     #[command(flatten)]
@@ -25,6 +26,9 @@ pub struct Opts {
     /// Form of the results: parquet (a row per user), parquet-long (a row per pair) or jsonl.
     #[arg(long)]
     format: Option<String>,
+    /// Embed users on the way, from raw rows, and keep no vectors of them: `infer --side user` is not needed.
+    #[arg(long)]
+    fused: bool,
     /// Do not leave out items that the user already interacted with.
     #[arg(long)]
     keep_seen: bool,
@@ -37,6 +41,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
         given("recall.topk", opts.topk),
         given("index.kind", opts.index),
         given("recall.format", opts.format),
+        given("recall.fused", opts.fused.then_some(true)),
         given("recall.exclude_seen", opts.keep_seen.then_some(false)),
     ];
     let context = opts.job.context(flags.into_iter().flatten().collect(), quiet)?;

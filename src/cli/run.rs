@@ -1,6 +1,6 @@
 //! `twotower run`.
 
-use super::job::JobOpts;
+use super::job::{JobOpts, given};
 use super::report::{outcome_json, print_outcome};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -16,6 +16,7 @@ use twotower_pipeline::train::TrainOptions;
   twotower run --config pipeline.toml --run runs/2026-01-31
   twotower run --run runs/2026-01-31 --from train        redo training and what follows
   twotower run --run runs/2026-02-01 --update-from runs/2026-01-31   extend yesterday's vocabularies and weights
+  twotower run --run runs/2026-02-02 --update-from runs/2026-02-01 --no-train --fused --memory 1GiB
 A run that was stopped goes on when the same command is given again. The link `latest` beside the
 run folder points to the last complete run only.")]
 pub struct Opts {
@@ -27,6 +28,13 @@ pub struct Opts {
     /// Extend an earlier run: its vocabularies keep their codes, its weights are the start.
     #[arg(long, value_name = "RUN")]
     update_from: Option<PathBuf>,
+    /// With --update-from: do not train, but take that run's towers. New values then count as unknown;
+    /// the interactions only say which items a user has seen, and nothing is evaluated.
+    #[arg(long, requires = "update_from")]
+    no_train: bool,
+    /// Embed users on the way to their items, and keep no vectors of them.
+    #[arg(long)]
+    fused: bool,
 }
 
 /// The names of stages, as typed.
@@ -37,7 +45,8 @@ fn stages() -> impl TypedValueParser<Value = Stage> {
 
 /// Runs the subcommand.
 pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
-    let context = opts.job.context(Vec::new(), quiet)?;
+    let flags = given("recall.fused", opts.fused.then_some(true));
+    let context = opts.job.context(flags.into_iter().collect(), quiet)?;
     if let Some(earlier) = &opts.update_from
         && earlier.canonicalize().is_ok_and(|e| context.run.root().canonicalize().is_ok_and(|run| run == e))
     {
@@ -47,10 +56,12 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
         ))
         .into());
     }
+    let earlier = |folder| opts.update_from.as_ref().map(|run| run.join(folder));
     let options = RunOptions {
         from: opts.from,
-        encode: EncodeOptions { update: opts.update_from.as_ref().map(|run| run.join("encoders")) },
-        train: TrainOptions { from: opts.update_from.as_ref().map(|run| run.join("towers")) },
+        encode: EncodeOptions { update: earlier("encoders"), without_positives: opts.no_train },
+        train: TrainOptions { from: earlier("towers") },
+        adopt: earlier("towers").filter(|_| opts.no_train),
     };
     let mut stages = Vec::new();
     run_all(&context, &options, |stage, outcome| {

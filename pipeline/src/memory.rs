@@ -1,0 +1,226 @@
+//! The memory budget, and how wide a stream can be within it.
+//!
+//! A stage states what it holds whatever the number of rows ([`Needs`]); what is left of the budget
+//! is dealt to the batches in flight. Nothing of this enters a stage's key: results do not depend on it.
+
+use crate::error::PipelineError;
+use crate::stream::Width;
+use std::path::Path;
+
+/// One mebibyte.
+pub const MIB: u64 = 1 << 20;
+
+/// Program, shared libraries, stacks of threads, and what the allocator keeps for itself.
+const PROCESS: u64 = 72 * MIB;
+/// Batches begin at multiples of this many rows, so that pages of output files do too, whatever the budget.
+const ROW_STEP: usize = 1024;
+/// Raw bytes a batch of [`ROW_STEP`] rows gets at the least.
+const LEAST_RAW: u64 = MIB;
+
+/// The most memory a stage may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    bytes: u64,
+}
+
+impl Memory {
+    /// A budget of so many bytes.
+    pub fn new(bytes: u64) -> Self {
+        Self { bytes }
+    }
+
+    /// Parses `512MiB`, `2GiB`, `1.5G`, `800M` (units are powers of 1,024) or a number of bytes.
+    ///
+    /// # Errors
+    /// [`PipelineError::Usage`] for anything else, and for less than 1 MiB.
+    pub fn parse(text: &str) -> Result<Self, PipelineError> {
+        let refuse = || {
+            PipelineError::usage(format!("--memory {text}: expected a size of at least 1 MiB, such as 512MiB or 2GiB"))
+        };
+        let digits = text.trim().find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.trim().len());
+        let (number, unit) = text.trim().split_at(digits);
+        let unit = match unit.trim().to_ascii_lowercase().trim_end_matches('b').trim_end_matches('i') {
+            "" => 1.0,
+            "k" => 1024.0,
+            "m" => 1024.0 * 1024.0,
+            "g" => 1024.0 * 1024.0 * 1024.0,
+            "t" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+            _ => return Err(refuse()),
+        };
+        let bytes = number.parse::<f64>().map_err(|_| refuse())? * unit;
+        if bytes < MIB as f64 || bytes > u64::MAX as f64 {
+            return Err(refuse());
+        }
+        Ok(Self { bytes: bytes as u64 })
+    }
+
+    /// A quarter of the memory there is: the machine's, or less where a control group limits this process.
+    pub fn detect() -> Self {
+        let machine = read("/proc/meminfo").and_then(|text| {
+            let line = text.lines().find(|l| l.starts_with("MemTotal:"))?;
+            Some(line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+        });
+        let groups = read("/proc/self/cgroup").unwrap_or_default();
+        let limit = groups.lines().filter_map(|line| group_limit(Path::new("/sys/fs/cgroup"), line)).min();
+        let least = [machine, limit].into_iter().flatten().min().unwrap_or(2048 * MIB);
+        Self { bytes: (least / 4).max(MIB) }
+    }
+
+    /// The budget in bytes.
+    pub fn bytes(self) -> u64 {
+        self.bytes
+    }
+
+    /// How wide a stream can be: at most `workers` workers and `rows` rows a batch, fewer where memory is short.
+    ///
+    /// # Errors
+    /// [`PipelineError::Usage`] saying what is held and the smallest budget that would do.
+    pub fn plan(self, needs: &Needs, workers: usize, rows: usize) -> Result<Plan, PipelineError> {
+        let fixed = PROCESS + needs.held.iter().map(|(_, bytes)| bytes).sum::<u64>();
+        let wanted = rows.max(1);
+        let step = ROW_STEP.min(wanted);
+        let least_batch = needs.per_row * step as u64 + LEAST_RAW;
+        for workers in (1..=workers.max(1)).rev() {
+            let in_flight = workers * 2 + 1;
+            let held = fixed + needs.per_worker * workers as u64;
+            let share = self.bytes.saturating_sub(held) / in_flight as u64;
+            if share >= least_batch {
+                // Half for the raw rows, half for what is made of them.
+                let fitting = (share / 2 / needs.per_row.max(1)).min(wanted as u64) as usize;
+                let batch_rows = if fitting < step { step } else { fitting / step * step };
+                let batch_bytes = (share - needs.per_row * batch_rows as u64).min(share / 2).max(LEAST_RAW);
+                return Ok(Plan {
+                    width: Width { workers, in_flight },
+                    batch_rows,
+                    batch_bytes: usize::try_from(batch_bytes).unwrap_or(usize::MAX),
+                });
+            }
+        }
+        let held: Vec<String> = std::iter::once(("the program", PROCESS))
+            .chain(needs.held.iter().copied())
+            .chain([("each worker", needs.per_worker)])
+            .filter(|(_, bytes)| *bytes > 0)
+            .map(|(what, bytes)| format!("{what} {}", in_mib(bytes)))
+            .collect();
+        Err(PipelineError::Usage(format!(
+            "{}: a budget of {} is too small; it needs at least {} ({}, and three batches of {}); give --memory that much",
+            needs.stage,
+            in_mib(self.bytes),
+            in_mib(fixed + needs.per_worker + 3 * least_batch),
+            held.join(", "),
+            in_mib(least_batch),
+        )))
+    }
+}
+
+impl std::fmt::Display for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&in_mib(self.bytes))
+    }
+}
+
+fn in_mib(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(MIB))
+}
+
+/// What a streaming stage holds, in bytes.
+#[derive(Debug, Clone)]
+pub struct Needs {
+    /// The stage.
+    pub stage: &'static str,
+    /// What it holds once, by name.
+    pub held: Vec<(&'static str, u64)>,
+    /// What each worker holds.
+    pub per_worker: u64,
+    /// What is made of one row of a batch.
+    pub per_row: u64,
+}
+
+/// A stream that fits its budget.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// Workers and batches in flight.
+    pub width: Width,
+    /// Rows a batch, at the most.
+    pub batch_rows: usize,
+    /// Raw bytes a batch, at the most, unless one row alone is larger.
+    pub batch_bytes: usize,
+}
+
+fn read(path: impl AsRef<Path>) -> Option<String> {
+    std::fs::read_to_string(path).ok()
+}
+
+/// The least memory limit on the way from the control group of a line of `/proc/self/cgroup` up to the root.
+fn group_limit(mount: &Path, line: &str) -> Option<u64> {
+    let (_, rest) = line.split_once(':')?;
+    let (controllers, group) = rest.split_once(':')?;
+    let (root, file) = match controllers {
+        "" => (mount.to_path_buf(), "memory.max"),
+        names if names.split(',').any(|n| n == "memory") => (mount.join("memory"), "memory.limit_in_bytes"),
+        _ => return None,
+    };
+    let own = root.join(group.trim_start_matches('/'));
+    // Inside a container the path may be the host's: the mount itself then is the group.
+    let groups = own.ancestors().take_while(|dir| dir.starts_with(&root));
+    groups.filter_map(|dir| read(dir.join(file))?.trim().parse::<u64>().ok()).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_in_powers_of_1024_and_nonsense_is_refused() {
+        for (text, mib) in [("512MiB", 512), ("2GiB", 2048), ("1.5g", 1536), (" 800M ", 800), ("1048576", 1)] {
+            assert_eq!(Memory::parse(text).unwrap().bytes(), mib * MIB, "{text}");
+        }
+        for text in ["", "MiB", "-1G", "12 parsecs", "10K", "1e9G"] {
+            assert_eq!(Memory::parse(text).unwrap_err().exit_code(), 2, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_limit_of_the_nearest_group_and_its_parents_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write("memory/a/memory.limit_in_bytes", "2000000\n");
+        write("memory/a/b/memory.limit_in_bytes", "9223372036854771712\n");
+        write("x/memory.max", "max\n");
+        write("memory.max", "77\n");
+        assert_eq!(group_limit(dir.path(), "4:memory:/a/b"), Some(2_000_000));
+        assert_eq!(group_limit(dir.path(), "0::/x"), Some(77));
+        assert_eq!(group_limit(dir.path(), "1:cpu:/"), None);
+    }
+
+    #[test]
+    fn a_plan_stays_within_its_budget_and_a_budget_too_small_is_refused_with_the_one_that_does() {
+        let needs =
+            Needs { stage: "infer", held: vec![("item vectors", 10 * MIB)], per_worker: 30 * MIB, per_row: 1500 };
+        for mib in (100..4000).step_by(37) {
+            match Memory::new(mib * MIB).plan(&needs, 8, 8192) {
+                Ok(plan) => {
+                    let batches =
+                        plan.width.in_flight as u64 * (plan.batch_bytes as u64 + plan.batch_rows as u64 * 1500);
+                    let held = PROCESS + 10 * MIB + 30 * MIB * plan.width.workers as u64;
+                    assert!(held + batches <= mib * MIB, "{mib}: {plan:?}");
+                    assert!(plan.batch_rows % ROW_STEP == 0 && plan.batch_rows <= 8192);
+                }
+                Err(error) => {
+                    let message = error.to_string();
+                    assert_eq!(error.exit_code(), 2);
+                    let words: Vec<&str> = message.split_whitespace().collect();
+                    let at = words.iter().position(|w| *w == "least").unwrap();
+                    let enough: u64 = words[at + 1].parse().unwrap();
+                    assert!(enough > mib, "{message}");
+                    assert_eq!(Memory::new(enough * MIB).plan(&needs, 8, 8192).unwrap().width.workers, 1);
+                }
+            }
+        }
+        assert_eq!(Memory::new(8192 * MIB).plan(&needs, 2, 300).unwrap().batch_rows, 300);
+    }
+}

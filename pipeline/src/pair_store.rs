@@ -1,0 +1,172 @@
+//! Pairs of user and item row, looked up by user in bounded memory, however many there are.
+
+use crate::error::PipelineError;
+use crate::id_index::hash;
+use crate::partitions::{Partitions, Record};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use twotower_artifacts::Id;
+
+/// Pairs read from disk at a time.
+const BLOCK: usize = 340;
+const PAIR: usize = <(u64, u32)>::BYTES;
+/// Bits of the filter per pair; its size is a power of two up to [`MAX_FILTER_BITS`].
+const FILTER_BITS: u64 = 8;
+/// 16 MiB.
+const MAX_FILTER_BITS: u64 = 1 << 27;
+
+/// Collects pairs of a [`PairStore`].
+pub struct PairStoreBuilder {
+    pairs: Partitions<(u64, u32)>,
+    count: u64,
+    dir: PathBuf,
+}
+
+impl PairStoreBuilder {
+    /// No pairs; temporary files go to `dir`. Memory: 16 MiB.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        let dir = dir.into();
+        Self { pairs: Partitions::new(&dir), count: 0, dir }
+    }
+
+    /// Adds a pair; repeats are fine.
+    ///
+    /// # Errors
+    /// [`PipelineError::Io`] when a temporary file cannot be written.
+    pub fn add(&mut self, user: Id<'_>, item: u32) -> Result<(), PipelineError> {
+        self.count += 1;
+        self.pairs.add((hash(user), item))
+    }
+
+    /// Sorts the pairs into one file without a name.
+    ///
+    /// # Errors
+    /// [`PipelineError::Io`] when a temporary file cannot be written or read.
+    pub fn finish(self) -> Result<PairStore, PipelineError> {
+        let Self { pairs, count, dir } = self;
+        let failed = || PipelineError::io("write a temporary file in", &dir);
+        let bits = (count * FILTER_BITS).next_power_of_two().clamp(64, MAX_FILTER_BITS);
+        let mut store = PairStore {
+            file: tempfile::tempfile_in(&dir).map_err(failed())?,
+            firsts: Vec::new(),
+            count: 0,
+            filter: vec![0; (bits / 64) as usize],
+            shift: 64 - bits.trailing_zeros(),
+            dir: dir.clone(),
+        };
+        let mut writer = BufWriter::with_capacity(1 << 18, &store.file);
+        let mut bytes = Vec::new();
+        for partition in pairs.sorted() {
+            let mut partition = partition?;
+            partition.dedup();
+            bytes.clear();
+            for pair in &partition {
+                if store.count % BLOCK == 0 {
+                    store.firsts.push(pair.0);
+                }
+                store.count += 1;
+                let bit = pair.0 >> store.shift;
+                store.filter[(bit / 64) as usize] |= 1 << (bit % 64);
+                pair.write(&mut bytes);
+            }
+            writer.write_all(&bytes).map_err(failed())?;
+        }
+        writer.flush().map_err(failed())?;
+        drop(writer);
+        Ok(store)
+    }
+}
+
+/// Item rows by user, on disk. Users are told apart by a 64-bit hash of their id: that two of 150
+/// million users share one, and so each other's pairs, happens in one of a thousand such sets.
+pub struct PairStore {
+    /// Distinct pairs, ascending.
+    file: File,
+    /// Hash of the first pair of each block.
+    firsts: Vec<u64>,
+    count: usize,
+    /// A bit per range of hashes, set where a pair lies: most users without pairs end here.
+    filter: Vec<u64>,
+    shift: u32,
+    dir: PathBuf,
+}
+
+impl PairStore {
+    /// Appends the user's item rows, ascending and distinct.
+    ///
+    /// # Errors
+    /// [`PipelineError::Io`] when the file cannot be read.
+    pub fn extend(&self, user: Id<'_>, rows: &mut Vec<u32>) -> Result<(), PipelineError> {
+        let hash = hash(user);
+        let bit = hash >> self.shift;
+        if self.filter[(bit / 64) as usize] >> (bit % 64) & 1 == 0 {
+            return Ok(());
+        }
+        let mut bytes = [0; BLOCK * PAIR];
+        // The user's first pair may stand at the end of the block before the first that starts with its hash.
+        let mut block = self.firsts.partition_point(|first| *first < hash).saturating_sub(1);
+        while self.firsts.get(block).is_some_and(|first| *first <= hash) {
+            let pairs = BLOCK.min(self.count - block * BLOCK);
+            let bytes = &mut bytes[..pairs * PAIR];
+            self.file
+                .read_exact_at(bytes, (block * BLOCK * PAIR) as u64)
+                .map_err(PipelineError::io("read a temporary file in", &self.dir))?;
+            let pairs = bytes.chunks_exact(PAIR).map(<(u64, u32)>::read);
+            rows.extend(pairs.skip_while(|p| p.0 < hash).take_while(|p| p.0 == hash).map(|p| p.1));
+            block += 1;
+        }
+        Ok(())
+    }
+
+    /// Bytes held in memory.
+    pub fn bytes(&self) -> u64 {
+        (self.firsts.len() * 8 + self.filter.len() * 8) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn every_user_gets_exactly_its_items_in_order_and_strangers_get_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut builder = PairStoreBuilder::new(dir.path());
+        let mut expected: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
+        // User 7 has more pairs than a block holds.
+        for i in 0..20_000u32 {
+            let user = if i % 10 == 0 { 7 } else { i64::from(i % 3001) * 3 };
+            builder.add(Id::Int(user), i * 31 % 4096).unwrap();
+            expected.entry(user).or_default().push(i * 31 % 4096);
+        }
+        let store = builder.finish().unwrap();
+        let found = |user| {
+            let mut rows = Vec::new();
+            store.extend(Id::Int(user), &mut rows).unwrap();
+            rows
+        };
+        for (user, mut items) in expected {
+            items.sort_unstable();
+            items.dedup();
+            assert_eq!(found(user), items, "user {user}");
+        }
+        assert!((0..9000).filter(|u| u % 3 != 0 && *u != 7).all(|u| found(u).is_empty()));
+    }
+
+    #[test]
+    fn an_empty_store_answers_and_text_ids_work() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut rows = Vec::new();
+        let empty = PairStoreBuilder::new(dir.path()).finish().unwrap();
+        empty.extend(Id::Text("a"), &mut rows).unwrap();
+        assert!(rows.is_empty());
+        let mut builder = PairStoreBuilder::new(dir.path());
+        builder.add(Id::Text("a"), 5).unwrap();
+        builder.add(Id::Text("a"), 5).unwrap();
+        builder.finish().unwrap().extend(Id::Text("a"), &mut rows).unwrap();
+        assert_eq!(rows, [5]);
+    }
+}
