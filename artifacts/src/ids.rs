@@ -305,8 +305,16 @@ impl Ids {
     /// # Panics
     /// When the text of `rows` exceeds 2 GiB; writers hand over bounded batches.
     pub fn to_array(&self, rows: Range<usize>) -> ArrayRef {
+        self.take(rows)
+    }
+
+    /// The ids of `rows`, in that order, as [`Ids::to_array`].
+    ///
+    /// # Panics
+    /// As [`Ids::to_array`].
+    pub fn take(&self, rows: impl Iterator<Item = usize>) -> ArrayRef {
         match self {
-            Ids::Int(ids) => Arc::new(Int64Array::from(ids[rows].to_vec())),
+            Ids::Int(ids) => Arc::new(Int64Array::from_iter_values(rows.map(|i| ids[i]))),
             Ids::Text(ids) => Arc::new(StringArray::from_iter_values(rows.map(|i| ids.get(i)))),
         }
     }

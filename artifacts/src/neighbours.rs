@@ -87,11 +87,9 @@ impl NeighbourLists<'_> {
         }
     }
 
-    /// Ids of the items `neighbours`.
-    fn items(&self, neighbours: std::ops::Range<usize>) -> Ids {
-        let mut ids = Ids::new(self.item_ids.kind());
-        ids.extend_from(self.item_ids, self.rows[neighbours].iter().map(|&row| row as usize));
-        ids
+    /// Ids of the items `neighbours`, as a column.
+    fn items(&self, neighbours: std::ops::Range<usize>) -> ArrayRef {
+        self.item_ids.take(self.rows[neighbours].iter().map(|&row| row as usize))
     }
 }
 
@@ -186,11 +184,10 @@ impl NeighbourSink for ListSink {
                     .map(|list| Arc::new(list) as ArrayRef)
                     .map_err(crate::parquet_file::arrow_error("write", self.file.path()))
             };
-            let items = lists.items(neighbours.clone());
-            let scores = Arc::new(Float32Array::from(lists.scores[neighbours].to_vec()));
+            let scores = Arc::new(Float32Array::from(lists.scores[neighbours.clone()].to_vec()));
             let columns = vec![
                 users.to_array(start..end),
-                list(&self.item, items.to_array(0..items.len()))?,
+                list(&self.item, lists.items(neighbours.clone()))?,
                 list(&self.score, scores)?,
             ];
             self.file.write(columns)?;
@@ -236,11 +233,10 @@ impl NeighbourSink for LongSink {
                 ranks.extend(1..=count as u32);
             }
             let neighbours = lists.offsets[start]..lists.offsets[end];
-            let items = lists.items(neighbours.clone());
             self.file.write(vec![
                 user_ids.to_array(0..user_ids.len()),
                 Arc::new(UInt32Array::from(ranks)),
-                items.to_array(0..items.len()),
+                lists.items(neighbours.clone()),
                 Arc::new(Float32Array::from(lists.scores[neighbours].to_vec())),
             ])?;
         }

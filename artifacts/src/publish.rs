@@ -10,6 +10,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
 
 static NEXT_TEMP: AtomicU64 = AtomicU64::new(0);
 
@@ -19,6 +20,40 @@ pub struct Staged {
     file: File,
     temp: PathBuf,
     path: PathBuf,
+    sync: SyncAhead,
+}
+
+/// Bytes written between two syncs on the way.
+const SYNC_EVERY: u64 = 64 << 20;
+
+/// Syncs a long file while it is written, so that the last sync is short and unwritten pages are few.
+#[derive(Debug, Default)]
+struct SyncAhead {
+    written: u64,
+    running: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl SyncAhead {
+    /// Counts bytes written, and starts a sync in the background when enough have come and none runs.
+    fn wrote(&mut self, file: &File, bytes: u64) -> io::Result<()> {
+        self.written += bytes;
+        if self.written < SYNC_EVERY || self.running.as_ref().is_some_and(|sync| !sync.is_finished()) {
+            return Ok(());
+        }
+        self.wait()?;
+        self.written = 0;
+        let file = file.try_clone()?;
+        self.running = Some(std::thread::Builder::new().name("sync".into()).spawn(move || file.sync_data())?);
+        Ok(())
+    }
+
+    /// The result of the sync that runs or ran last: an error is reported by one sync alone.
+    fn wait(&mut self) -> io::Result<()> {
+        match self.running.take() {
+            Some(sync) => sync.join().unwrap_or_else(|_| Err(io::Error::other("the thread that synced panicked"))),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Staged {
@@ -41,7 +76,7 @@ impl Staged {
             let _ = file.try_lock();
             // A sweep for stale temps may have removed it before it was locked: take another name.
             if temp.exists() {
-                return Ok(Self { file, temp, path: path.to_path_buf() });
+                return Ok(Self { file, temp, path: path.to_path_buf(), sync: SyncAhead::default() });
             }
         }
     }
@@ -65,8 +100,8 @@ impl Staged {
     ///
     /// # Errors
     /// [`ArtifactError::Io`]; the temp file is removed and an earlier file of that name stays.
-    pub fn commit(self) -> Result<(), ArtifactError> {
-        self.file.sync_all().map_err(io_error("sync", &self.path))?;
+    pub fn commit(mut self) -> Result<(), ArtifactError> {
+        self.sync.wait().and_then(|()| self.file.sync_all()).map_err(io_error("sync", &self.path))?;
         fs::rename(&self.temp, &self.path).map_err(io_error("rename to", &self.path))?;
         sync_folder(folder_of(&self.path))
     }
@@ -74,7 +109,9 @@ impl Staged {
 
 impl Write for Staged {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
+        let written = self.file.write(bytes)?;
+        self.sync.wrote(&self.file, written as u64)?;
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
