@@ -34,8 +34,8 @@ def contenders(job: Job) -> list[Contender]:
     group, codes = "infer", codes_of(job)
 
     def engine(name):
-        argv = [job.twotower, "infer", "--config", job.demo / "pipeline.toml", "--run", run_of(job, name), "--side", "user",
-                "--engine", name, "--force", "--json", "-q"]
+        argv = [job.twotower, "infer", "--config", job.demo / "pipeline.toml", "--run", run_of(job, name),
+                "--side", "user", "--engine", name, "--force", "--json", "-q"]
         return ours(group, f"twotower, {name}", argv, lambda _, wall: {"rows": job.users, "seconds": wall},
                     "whole process, raw Parquet to vectors on disk")
 

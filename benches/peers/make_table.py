@@ -9,8 +9,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 UNITS = {"encode": "users/s", "infer": "users/s", "train": "examples/s", "retrieve": "queries/s"}
-EXTRAS = {"recall": "recall@50 {:.3f}", "ef": "ef {}", "build_seconds": "build {:.0f} s", "ms_a_step": "{:.0f} ms a step",
-          "peak_fraction": "{:.0%} of sgemm peak"}
+EXTRAS = {"recall": "recall@50 {:.3f}", "ef": "ef {:.0f}", "build_seconds": "build {:.0f} s",
+          "ms_a_step": "{:.0f} ms a step", "peak_fraction": "{:.0%} of sgemm peak"}
 SEARCH = "Top-50 of {} items, {}"
 # What, section, group, ours, start of the rivals' names, the ratio aimed at. The fastest of the rivals counts.
 AIMS = [
@@ -25,7 +25,7 @@ AIMS = [
     ("Training steps", "train", "train", "twotower", "torch", 3),
     *((SEARCH.format(n, "exact"), "retrieve", f"exact, {n} items", "twotower, exact", "faiss", 1)
       for n in ("2,000", "20,000", "200,000")),
-    (SEARCH.format("200,000", "HNSW at recall .99"), "retrieve", "hnsw, 200,000 items", "twotower, hnsw", "hnswlib", 0.8),
+    (SEARCH.format("200,000", "HNSW"), "retrieve", "hnsw, 200,000 items", "twotower, hnsw", "hnswlib", 0.8),
 ]
 
 
@@ -58,8 +58,15 @@ def aims(results: dict) -> list[tuple]:
         rivals = [e for e in entries if not e["ours"] and e["name"].startswith(prefix)]
         if our and rivals:
             best = max(rivals, key=rate)
-            found.append((what, UNITS[name], rate(our[0]), best["name"], rate(best), least))
+            found.append((what + found_share(our[0]), UNITS[name], rate(our[0]), best["name"] + found_share(best),
+                          rate(best), least))
     return found
+
+
+def found_share(entry: dict) -> str:
+    """Recall of an approximate search, for its name."""
+    values = [s["recall"] for s in entry["samples"] if "recall" in s]
+    return f", recall {statistics.median(values):.3f}" if values else ""
 
 
 def readme_table(results: dict) -> str:
@@ -107,7 +114,8 @@ def results_page(results: dict) -> str:
         "## Aims", "", "| | beside | aim | measured | |", "|---|---|---|---|---|",
     ]
     for what, _, mine, rival, theirs, least in aims(results):
-        lines.append(f"| {what} | {rival} | {least} | {mine / theirs:.2f} | {'met' if mine / theirs >= least else '**missed**'} |")
+        ratio = mine / theirs
+        lines.append(f"| {what} | {rival} | {least} | {ratio:.2f} | {'met' if ratio >= least else '**missed**'} |")
     for name, section in results["sections"].items():
         p = section["parameters"]
         size = f", {p['users']:,} users" if name in ("encode", "infer") else ""

@@ -40,7 +40,8 @@ def measure(contender: Contender, threads: int) -> dict:
     with tempfile.TemporaryFile("w+") as errors:
         began = time.perf_counter()
         try:
-            process = subprocess.Popen(contender.argv, stdout=subprocess.PIPE, stderr=errors, env=environment, text=True)
+            process = subprocess.Popen(
+                contender.argv, stdout=subprocess.PIPE, stderr=errors, env=environment, text=True)
         except OSError as error:
             raise Failed(str(error)) from error
         with process.stdout:
@@ -68,8 +69,8 @@ def run_section(name: str, job: Job, repeats: int, state: dict, save) -> None:
     lost = set()
     for turn in range(repeats):
         for it in contenders:
-            entry = state["contenders"].setdefault(
-                f"{it.group}: {it.name}", {"group": it.group, "name": it.name, "ours": it.ours, "note": it.note, "samples": []})
+            entry = state["contenders"].setdefault(f"{it.group}: {it.name}", {
+                "group": it.group, "name": it.name, "ours": it.ours, "note": it.note, "samples": []})
             if len(entry["samples"]) > turn or it in lost:
                 continue
             print(f"  {turn + 1}/{repeats} {it.group}: {it.name}", end=" ", flush=True)
@@ -95,7 +96,10 @@ def digest(path: Path) -> str:
 def machine(threads: int, twotower: Path) -> dict:
     """What the figures depend on."""
     cpu = Path("/proc/cpuinfo").read_text()
-    field = lambda key: next((line.split(":", 1)[1].strip() for line in cpu.splitlines() if line.startswith(key)), "")
+
+    def field(key):
+        return next((line.split(":", 1)[1].strip() for line in cpu.splitlines() if line.startswith(key)), "")
+
     pinned = [line.split("==")[0] for line in (HERE / "requirements.txt").read_text().splitlines() if "==" in line]
     return {
         "cpu": field("model name") or platform.machine(),
@@ -112,13 +116,15 @@ def machine(threads: int, twotower: Path) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for data, runs and indexes; one per number of users")
+    parser.add_argument("--work", type=Path, required=True,
+                        help="folder for data, runs and indexes; one per number of users")
     parser.add_argument("--users", type=int, default=1_000_000)
     parser.add_argument("--items", default="2000,20000,200000", help="numbers of items of the retrieve section")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2, help="cores that each contender is bound to")
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, with commas between")
-    parser.add_argument("--twotower", type=Path, default=Path("target/release/twotower"), help="our command; examples/ beside it")
+    parser.add_argument("--twotower", type=Path, default=Path("target/release/twotower"),
+                        help="our command; examples/ beside it")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of results.json and RESULTS.md")
     parser.add_argument("--force", action="store_true", help="measure the sections anew")
     a = parser.parse_args()
@@ -126,7 +132,7 @@ def main() -> None:
     if unknown := set(chosen) - set(SECTIONS):
         parser.error(f"--only: no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
     if not a.twotower.is_file():
-        parser.error(f"--twotower: no file {a.twotower}; build it with cargo build --release --examples --bins")
+        parser.error(f"--twotower: no file {a.twotower}; see README.md")
 
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:a.threads])
     for folder in (a.work, a.out):
@@ -154,7 +160,8 @@ def main() -> None:
         }
         state = results["sections"].get(name, {})
         if a.force or {key: state.get(key) for key in identity} != identity:
-            state = {**identity, "date": datetime.date.today().isoformat(), "load_before": os.getloadavg()[0], "contenders": {}}
+            state = {**identity, "date": datetime.date.today().isoformat(), "load_before": os.getloadavg()[0],
+                     "contenders": {}}
         results["sections"][name] = state
         run_section(name, job, a.repeats, state, save)
         save()

@@ -48,7 +48,7 @@ def torch_steps(threads: int, sparse: bool) -> dict:
     tables = [p for t in towers for p in t.tables.parameters()]
     layers = [p for t in towers for p in t.layers.parameters()]
     adam, lr = torch.optim.Adam, 1e-3
-    optimisers = [torch.optim.SparseAdam(tables, lr=lr), adam(layers, lr=lr)] if sparse else [adam(tables + layers, lr=lr)]
+    optimisers = [adam(layers, lr=lr), (torch.optim.SparseAdam if sparse else adam)(tables, lr=lr)]
     labels = torch.arange(BATCH)
     for step in range(STEPS + 2):
         if step == 2:
