@@ -7,6 +7,7 @@ macro_rules! say {
     };
 }
 
+mod bench;
 mod completions;
 mod demo;
 mod encode_features;
@@ -83,6 +84,8 @@ pub enum Command {
     Synth(synth::Opts),
     /// Generate data, run everything on it, and report.
     Demo(demo::Opts),
+    /// Measure every stage on synthetic data, on this machine.
+    Bench(bench::Opts),
     /// Print a shell completion script.
     Completions(completions::Opts),
 }
@@ -102,6 +105,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Vocab(opts) => vocab::run(opts),
         Command::Synth(opts) => synth::run(opts, quiet),
         Command::Demo(opts) => demo::run(opts, quiet),
+        Command::Bench(opts) => bench::run(opts, quiet),
         Command::Completions(opts) => completions::run(opts),
     }
 }

@@ -1,0 +1,69 @@
+//! `bench` on a small data set: what it reports, what it leaves, and what it refuses.
+
+mod fixture;
+
+use fixture::Job;
+use serde_json::Value;
+
+/// The objects that `bench` with these words prints.
+fn bench(job: &Job, words: &str) -> Vec<Value> {
+    let small = "--users 2000 --items 200 --repeats 1 --loop-seconds 0.1 --engine native --json";
+    let printed = job.ok(&format!("bench {words} {small}")).stdout;
+    printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn names(figures: &[Value]) -> Vec<&str> {
+    figures.iter().map(|stage| stage["stage"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn every_stage_is_measured_against_the_machines_bandwidth() {
+    let job = Job::empty("bench_every_stage");
+    let figures = bench(&job, "");
+    assert_eq!(
+        names(&figures),
+        ["synth", "read", "encode-features", "train", "infer-items", "infer", "recall", "evaluate"]
+    );
+    for stage in &figures {
+        let name = stage["stage"].as_str().unwrap();
+        for key in ["rows", "seconds", "rows_per_s"] {
+            assert!(stage[key].as_f64().is_some_and(|v| v > 0.0), "{name}: {key}: {stage}");
+        }
+        let per_engine = name == "infer";
+        assert_eq!(stage["engine"], if per_engine { "native".into() } else { Value::Null }, "{stage}");
+        let reads = ["read", "encode-features", "infer-items", "infer", "recall"].contains(&name);
+        for key in ["bytes_per_s", "bandwidth_fraction"] {
+            let holds = if reads { stage[key].as_f64().is_some_and(|v| v > 0.0) } else { stage[key].is_null() };
+            assert!(holds && stage.get(key).is_some(), "{name}: {key}: {stage}");
+        }
+        if cfg!(target_os = "linux") {
+            assert!(stage["peak_rss_mib"].as_f64().is_some_and(|v| v > 1.0), "{name}: {stage}");
+        }
+    }
+    let of = |name: &str| figures.iter().find(|stage| stage["stage"] == name).unwrap();
+    for (name, rows) in [("synth", 2000), ("encode-features", 2000), ("infer", 2000), ("recall", 2000)] {
+        assert_eq!(of(name)["rows"], rows, "{name}");
+    }
+    assert_eq!(of("infer-items")["rows"], 200);
+    assert!(std::fs::read_dir(&job.dir).unwrap().next().is_none(), "the folder it made is removed");
+}
+
+#[test]
+fn named_stages_are_measured_after_the_others_were_prepared_and_a_folder_given_is_kept() {
+    let job = Job::empty("bench_named_stages");
+    let figures = bench(&job, "kept --stages recall");
+    assert_eq!(names(&figures), ["read", "recall"]);
+    assert!(job.path("kept/run/recall").is_dir());
+    // A folder of an earlier bench is used again.
+    assert_eq!(names(&bench(&job, "kept --stages infer")), ["read", "infer"]);
+}
+
+#[test]
+fn folders_of_others_and_unknown_stages_are_refused() {
+    let job = Job::empty("bench_refused");
+    job.write("notes.txt", "mine");
+    job.refused("bench .", 2, &["holds files that no bench made"]);
+    job.refused("bench --stages infer,infr", 2, &["no stage `infr`", "encode-features"]);
+    job.refused("bench new --loop-seconds=-1", 2, &["--loop-seconds"]);
+    job.refused("bench new --kernel read", 1, &["data/users"]);
+}
