@@ -96,6 +96,33 @@ pub enum EncoderError {
         /// Distinct values kept.
         distinct: usize,
     },
+    /// The values of a vocabulary do not fit the memory budget.
+    #[error(
+        "finish vocabulary `{table}` of {}: {values} values need {} MiB, {} MiB of the memory budget are left; set max_size or min_count, use kind = \"hashed\", or raise the budget",
+        list(columns), mebibytes(*bytes), mebibytes(*left)
+    )]
+    VocabularyTooLarge {
+        /// The vocabulary.
+        table: String,
+        /// The columns whose values it holds.
+        columns: Vec<String>,
+        /// Values that would enter it.
+        values: usize,
+        /// Bytes that building it would take.
+        bytes: usize,
+        /// Bytes left for it.
+        left: usize,
+    },
+    /// Counts of values could not be kept in a temporary file.
+    #[error("count values: {action} in {dir}: {source}; free disk space or name another folder for temporary files", dir = dir.display())]
+    Spill {
+        /// What was attempted.
+        action: &'static str,
+        /// The folder.
+        dir: PathBuf,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
     /// Yesterday's encoders and today's configuration differ, so they cannot be extended.
     #[error(
         "update the encoders: {side} feature `{feature}` {reason}; encode without --update to start from new vocabularies"
@@ -146,9 +173,11 @@ impl EncoderError {
     /// The exit-code category.
     pub fn category(&self) -> Category {
         match self {
-            EncoderError::Spec { .. } | EncoderError::NoFeatures { .. } | EncoderError::TooManyValues { .. } => {
-                Category::Usage
-            }
+            EncoderError::Spec { .. }
+            | EncoderError::NoFeatures { .. }
+            | EncoderError::TooManyValues { .. }
+            | EncoderError::VocabularyTooLarge { .. } => Category::Usage,
+            EncoderError::Spill { .. } => Category::Other,
             EncoderError::MissingColumn { .. }
             | EncoderError::ColumnType { .. }
             | EncoderError::VectorLength { .. }
@@ -167,6 +196,11 @@ impl EncoderError {
         }
         self
     }
+}
+
+/// For messages, to a tenth.
+fn mebibytes(bytes: usize) -> String {
+    format!("{:.1}", bytes as f64 / f64::from(1 << 20))
 }
 
 fn list(names: &[String]) -> String {

@@ -7,9 +7,10 @@ use crate::spec::{FeatureSpec, SideSpec, name_error, validate};
 use crate::state::{EncoderState, FeatureState, SideState};
 use crate::value_counts::ValueCounts;
 use crate::values::count_values;
-use crate::vocabulary::Vocabulary;
+use crate::vocabulary::{BuildBytes, Vocabulary};
 use arrow_array::{ArrayRef, RecordBatch};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use twotower_artifacts::Side;
 
@@ -20,12 +21,21 @@ use twotower_artifacts::Side;
 /// fit is how another thread gets its own.
 ///
 /// # Memory
-/// Every distinct value of every vocabulary, and about 1.1 MiB a numeric feature at most.
+/// Every distinct value of every vocabulary, or the budget of [`EncoderFit::with_spill`]; and about
+/// 1.1 MiB a numeric feature at most.
 #[derive(Debug, Clone)]
 pub struct EncoderFit {
     user: SideFit,
     item: SideFit,
     counts: BTreeMap<String, ValueCounts>,
+    spill: Option<Spill>,
+}
+
+/// Where counts go that exceed a budget.
+#[derive(Debug, Clone)]
+struct Spill {
+    dir: PathBuf,
+    budget: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -54,7 +64,7 @@ impl EncoderFit {
     /// [`EncoderError::Spec`], as [`validate`].
     pub fn new(user: SideSpec, item: SideSpec) -> Result<Self, EncoderError> {
         validate(&user, &item)?;
-        let mut fit = Self { user: SideFit::new(user), item: SideFit::new(item), counts: BTreeMap::new() };
+        let mut fit = Self { user: SideFit::new(user), item: SideFit::new(item), counts: BTreeMap::new(), spill: None };
         for side in [Side::User, Side::Item] {
             for feature in fit.side(side).spec.features.clone() {
                 let Some(table) = feature.vocabulary(side) else { continue };
@@ -69,6 +79,29 @@ impl EncoderFit {
             }
         }
         Ok(fit)
+    }
+
+    /// Bounds the memory of counting and of building the vocabularies to about `budget` bytes, the rows
+    /// of one batch and a previous state aside. Counts beyond half of it go to nameless temporary files
+    /// in `dir`; the result is the same. A clone has a budget of its own, as large.
+    #[must_use]
+    pub fn with_spill(mut self, dir: impl Into<PathBuf>, budget: usize) -> Self {
+        self.spill = Some(Spill { dir: dir.into(), budget });
+        self
+    }
+
+    /// Spills the largest counters until half of the budget holds them; the other half is for building.
+    fn hold_budget(&mut self) -> Result<(), EncoderError> {
+        let Some(Spill { dir, budget }) = &self.spill else { return Ok(()) };
+        let mut held: usize = self.counts.values().map(ValueCounts::bytes).sum();
+        while held > budget / 2 {
+            let Some(largest) = self.counts.values_mut().max_by_key(|c| c.bytes()).filter(|c| c.distinct() > 0) else {
+                return Ok(());
+            };
+            held -= largest.bytes();
+            largest.spill(dir)?;
+        }
+        Ok(())
     }
 
     fn side(&self, side: Side) -> &SideFit {
@@ -93,9 +126,9 @@ impl EncoderFit {
     /// Learns from the rows of one side's table.
     ///
     /// # Errors
-    /// [`EncoderError::MissingColumn`] or [`EncoderError::ColumnType`].
+    /// [`EncoderError::MissingColumn`], [`EncoderError::ColumnType`] or [`EncoderError::Spill`].
     pub fn fit_batch(&mut self, side: Side, batch: &RecordBatch) -> Result<(), EncoderError> {
-        let Self { user, item, counts } = self;
+        let Self { user, item, counts, .. } = self;
         let fit = match side {
             Side::User => user,
             Side::Item => item,
@@ -125,14 +158,14 @@ impl EncoderFit {
             let ids = find_column(batch, side, &feature, &column)?.clone();
             self.count_ids(side, &ids)?;
         }
-        self.counts.values_mut().try_for_each(ValueCounts::end_batch)
+        self.hold_budget()
     }
 
     /// Counts ids of a side that stand elsewhere than in its table, such as in interactions, so that
     /// `min_count` and the order of the vocabulary follow use. Ids that no feature needs are ignored.
     ///
     /// # Errors
-    /// [`EncoderError::ColumnType`].
+    /// [`EncoderError::ColumnType`] or [`EncoderError::Spill`].
     pub fn count_ids(&mut self, side: Side, ids: &ArrayRef) -> Result<(), EncoderError> {
         let fit = self.side(side);
         let column = fit.spec.id_column.clone();
@@ -147,13 +180,13 @@ impl EncoderFit {
                 expected: "text, integers, floats or booleans",
             })?;
         }
-        Ok(())
+        self.hold_budget()
     }
 
     /// Adds what another fit of the same features has seen.
     ///
     /// # Errors
-    /// Those of a counter that spills; none today.
+    /// [`EncoderError::Spill`].
     ///
     /// # Panics
     /// When the fits are of different features.
@@ -169,15 +202,20 @@ impl EncoderFit {
                 }
             }
         }
-        other.counts.into_iter().try_for_each(|(table, counts)| self.counts.entry(table).or_default().merge(counts))
+        for (table, counts) in other.counts {
+            self.counts.entry(table).or_default().merge(counts)?;
+            self.hold_budget()?;
+        }
+        Ok(())
     }
 
     /// The encoders learned from what was seen.
     ///
     /// # Errors
-    /// [`EncoderError::TooManyValues`].
+    /// [`EncoderError::TooManyValues`], [`EncoderError::Spill`], or [`EncoderError::VocabularyTooLarge`] where
+    /// counts were spilled and the values that remain do not fit the budget either.
     pub fn finish(self) -> Result<EncoderState, EncoderError> {
-        self.build(|table, counts, (min_count, max_size)| counts.finish(table, min_count, max_size), |_, _| None)
+        self.build(|_| None, |_, _| None)
     }
 
     /// `previous` extended by what was seen: see [`EncoderState::update`].
@@ -186,29 +224,47 @@ impl EncoderFit {
             same_features(side, &previous.side(side).features, &self.side(side).spec.features)?;
         }
         self.build(
-            |table, counts, (min_count, max_size)| match previous.vocabulary(table) {
-                Some(old) => old.extend(table, counts, min_count, max_size),
-                None => counts.finish(table, min_count, max_size),
-            },
+            |table| previous.vocabulary(table),
             |side, feature| previous.side(side).features[feature].bounds.clone(),
         )
     }
 
-    fn build(
+    fn build<'p>(
         self,
-        vocabulary: impl Fn(&str, ValueCounts, (u64, Option<u32>)) -> Result<Vocabulary, EncoderError>,
+        previous: impl Fn(&str) -> Option<&'p Arc<Vocabulary>>,
         kept_bounds: impl Fn(Side, usize) -> Option<NumericBounds>,
     ) -> Result<EncoderState, EncoderError> {
-        let mut limits = BTreeMap::new();
+        let (mut limits, mut columns) = (BTreeMap::new(), BTreeMap::<String, Vec<String>>::new());
         for (side, fit) in [(Side::User, &self.user), (Side::Item, &self.item)] {
-            for used in fit.spec.features.iter().filter_map(|f| f.vocabulary_use(side)) {
+            for feature in &fit.spec.features {
+                let Some(used) = feature.vocabulary_use(side) else { continue };
+                let column = feature.input(&fit.spec.id_column).map(str::to_string);
+                columns.entry(used.table.clone()).or_default().extend(column);
                 limits.extend(used.limits.map(|l| (used.table, l)));
             }
         }
+        let mut held: usize = self.counts.values().map(ValueCounts::bytes).sum();
+        let empty = Vocabulary::from_counts("", [])?;
         let mut vocabularies = BTreeMap::new();
         for (table, counts) in self.counts {
+            held -= counts.bytes();
+            // What fitted as counts fits as a vocabulary; what did not has what the others leave.
+            let bytes = match &self.spill {
+                Some(spill) if counts.is_spilled() => {
+                    let left = spill.budget.saturating_sub(held);
+                    BuildBytes { adding: left / 4, vocabulary: left - left / 4 }
+                }
+                _ => BuildBytes::ANY,
+            };
             let limits = limits.get(&table).copied().unwrap_or((1, None));
-            let built = vocabulary(&table, counts, limits)?;
+            let old = previous(&table).map_or(&empty, |old| old.as_ref());
+            let built = old.extend_within(&table, counts, limits, bytes).map_err(|mut e| {
+                if let EncoderError::VocabularyTooLarge { table, columns: of, .. } = &mut e {
+                    *of = columns.remove(table).unwrap_or_default();
+                }
+                e
+            })?;
+            held += built.bytes();
             vocabularies.insert(table, Arc::new(built));
         }
         let side_state = |side: Side, fit: SideFit| {

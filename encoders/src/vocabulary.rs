@@ -5,11 +5,12 @@
 //! never moves.
 
 use crate::error::EncoderError;
+use crate::slots::{Slots, hash_of};
+use crate::top_values::TopValues;
 use crate::value_counts::ValueCounts;
 use crate::values::{Canonical, Value, canonical_int, decimal};
-use rustc_hash::{FxBuildHasher, FxHashMap};
+use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
-use std::hash::BuildHasher;
 use std::sync::OnceLock;
 use twotower_artifacts::Fingerprint;
 use twotower_artifacts::schema::{FIRST_VALUE, MISSING, PADDING, UNKNOWN};
@@ -40,8 +41,8 @@ pub struct Vocabulary {
     ends: Vec<u64>,
     /// `[values]` occurrences in the latest fit.
     counts: Vec<u64>,
-    /// Open addressing over value numbers, a power of two at most half full.
-    index: Vec<u32>,
+    /// Over value numbers.
+    index: Slots,
     /// Codes of the values that are integers, built when first asked for.
     ints: OnceLock<FxHashMap<i64, u32>>,
     fingerprint: Fingerprint,
@@ -68,7 +69,19 @@ pub struct VocabularyDiff {
     pub unchanged: usize,
 }
 
-const EMPTY: u32 = u32::MAX;
+/// The memory that building a vocabulary may take, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BuildBytes {
+    /// For adding up counts that were spilled.
+    pub(crate) adding: usize,
+    /// For the vocabulary itself.
+    pub(crate) vocabulary: usize,
+}
+
+impl BuildBytes {
+    /// No bound.
+    pub(crate) const ANY: Self = Self { adding: usize::MAX, vocabulary: usize::MAX };
+}
 
 impl Vocabulary {
     /// A vocabulary of the given distinct values in code order.
@@ -79,7 +92,20 @@ impl Vocabulary {
         table: &str,
         values: impl IntoIterator<Item = (&'v str, u64)>,
     ) -> Result<Self, EncoderError> {
-        let mut stored = StoredVocabulary { text: String::new(), ends: Vec::new(), counts: Vec::new() };
+        Self::from_sized(table, (0, 0), values)
+    }
+
+    /// As [`Vocabulary::from_counts`], with room for so many values and bytes of text from the start.
+    fn from_sized<'v>(
+        table: &str,
+        (count, text): (usize, usize),
+        values: impl IntoIterator<Item = (&'v str, u64)>,
+    ) -> Result<Self, EncoderError> {
+        let mut stored = StoredVocabulary {
+            text: String::with_capacity(text),
+            ends: Vec::with_capacity(count),
+            counts: Vec::with_capacity(count),
+        };
         for (value, count) in values {
             stored.text.push_str(value);
             stored.ends.push(stored.text.len() as u64);
@@ -109,7 +135,7 @@ impl Vocabulary {
             return Err(format!("{} bytes of text, values end at {start}", text.len()));
         }
         let mut hasher = blake3::Hasher::new();
-        let index = vec![EMPTY; (ends.len() * 2).next_power_of_two().max(2)];
+        let index = Slots::with_room(ends.len());
         let placeholder = Fingerprint::of(&[]);
         let mut vocabulary = Self { text, ends, counts, index, ints: OnceLock::new(), fingerprint: placeholder };
         for v in 0..vocabulary.len() {
@@ -118,7 +144,7 @@ impl Vocabulary {
             hasher.update(value.as_bytes());
             match vocabulary.probe(value) {
                 Ok(_) => return Err(format!("value `{value}` stands twice")),
-                Err(free) => vocabulary.index[free] = v as u32,
+                Err(free) => vocabulary.index.fill(free, v),
             }
         }
         vocabulary.fingerprint = Fingerprint::finish(&hasher);
@@ -126,18 +152,12 @@ impl Vocabulary {
     }
 
     /// The value's number, or the free place of the index where it would go.
-    fn probe(&self, value: &str) -> Result<u32, usize> {
-        let mask = self.index.len() - 1;
-        let mut at = FxBuildHasher.hash_one(value) as usize & mask;
-        loop {
-            match self.index[at] {
-                EMPTY => return Err(at),
-                v if self.value(v as usize) == value => return Ok(v),
-                _ => at = (at + 1) & mask,
-            }
-        }
+    #[inline]
+    fn probe(&self, value: &str) -> Result<usize, usize> {
+        self.index.find(hash_of(value), |v| self.value(v) == value)
     }
 
+    #[inline]
     fn value(&self, v: usize) -> &str {
         let start = if v == 0 { 0 } else { self.ends[v - 1] as usize };
         &self.text[start..self.ends[v] as usize]
@@ -160,7 +180,7 @@ impl Vocabulary {
 
     /// The code of a value in canonical text; unknown where it is not held, missing where it is empty.
     pub fn lookup(&self, value: &str) -> u32 {
-        if value.is_empty() { MISSING } else { self.probe(value).map_or(UNKNOWN, |v| FIRST_VALUE + v) }
+        if value.is_empty() { MISSING } else { self.probe(value).map_or(UNKNOWN, |v| FIRST_VALUE + v as u32) }
     }
 
     /// The code of an integer: that of its decimal text.
@@ -210,7 +230,7 @@ impl Vocabulary {
     /// the whole stays within `max_size` values.
     ///
     /// # Errors
-    /// [`EncoderError::TooManyValues`], naming `table`.
+    /// [`EncoderError::TooManyValues`], naming `table`; [`EncoderError::Spill`] for counts that were spilled.
     pub fn extend(
         &self,
         table: &str,
@@ -218,26 +238,51 @@ impl Vocabulary {
         min_count: u64,
         max_size: Option<u32>,
     ) -> Result<Self, EncoderError> {
+        self.extend_within(table, counts, (min_count, max_size), BuildBytes::ANY)
+    }
+
+    /// As [`Vocabulary::extend`], in bounded memory beside this vocabulary and the counts held.
+    ///
+    /// # Errors
+    /// Also [`EncoderError::VocabularyTooLarge`], without the columns.
+    pub(crate) fn extend_within(
+        &self,
+        table: &str,
+        counts: ValueCounts,
+        (min_count, max_size): (u64, Option<u32>),
+        bytes: BuildBytes,
+    ) -> Result<Self, EncoderError> {
         let mut old_counts = vec![0; self.len()];
-        let mut fresh = Vec::new();
+        let room = max_size.map_or(usize::MAX, |max| (max as usize).saturating_sub(self.len()));
+        let mut fresh = TopValues::new(room, bytes.vocabulary);
         let mut buffer = [0; 20];
-        counts.for_each(|value, count| {
+        counts.drain(bytes.adding, |value, count| {
             let value = match value {
                 Canonical::Int(i) => decimal(i, &mut buffer),
                 Canonical::Text(text) => text,
                 Canonical::Missing => return,
             };
             match self.probe(value) {
-                Ok(v) => old_counts[v as usize] += count,
-                Err(_) if count >= min_count => fresh.push((value.to_string(), count)),
+                Ok(v) => old_counts[v] += count,
+                Err(_) if count >= min_count => fresh.offer(value, count),
                 Err(_) => {}
             }
-        });
-        fresh.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.as_bytes().cmp(b.0.as_bytes())));
-        let room = max_size.map_or(usize::MAX, |max| (max as usize).saturating_sub(self.len()));
-        fresh.truncate(room);
+        })?;
+        let fresh = fresh.finish().map_err(|too_large| EncoderError::VocabularyTooLarge {
+            table: table.to_string(),
+            columns: Vec::new(),
+            values: too_large.values,
+            bytes: too_large.bytes,
+            left: bytes.vocabulary,
+        })?;
         let old = (0..self.len()).map(|v| (self.value(v), old_counts[v]));
-        Self::from_counts(table, old.chain(fresh.iter().map(|(v, n)| (v.as_str(), *n))))
+        let size = (self.len() + fresh.iter().len(), self.text.len() + fresh.text_bytes());
+        Self::from_sized(table, size, old.chain(fresh.iter()))
+    }
+
+    /// Bytes of memory held, those that integer columns may add left out.
+    pub(crate) fn bytes(&self) -> usize {
+        self.text.capacity() + (self.ends.capacity() + self.counts.capacity()) * size_of::<u64>() + self.index.bytes()
     }
 
     /// What it takes to get from this vocabulary to `other`.
@@ -246,8 +291,8 @@ impl Vocabulary {
         for (code, value, _) in self.iter() {
             match other.probe(value) {
                 Err(_) => diff.removed.push(value.to_string()),
-                Ok(v) if FIRST_VALUE + v == code => diff.unchanged += 1,
-                Ok(v) => diff.moved.push((value.to_string(), code, FIRST_VALUE + v)),
+                Ok(v) if FIRST_VALUE + v as u32 == code => diff.unchanged += 1,
+                Ok(v) => diff.moved.push((value.to_string(), code, FIRST_VALUE + v as u32)),
             }
         }
         let added = other.iter().filter(|(_, value, _)| self.probe(value).is_err());

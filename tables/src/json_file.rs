@@ -55,6 +55,8 @@ pub struct JsonReader {
     pub schema: SchemaRef,
     /// Rows per batch.
     pub batch_rows: usize,
+    /// Bytes of a batch's lines; a longer line comes alone.
+    pub batch_bytes: usize,
     /// Rows still to read.
     pub left: u64,
 }
@@ -65,8 +67,9 @@ impl JsonReader {
         let mut text = String::new();
         let mut ends = Vec::new();
         let mut lines = Vec::new();
+        let mut bytes = 0;
         while (lines.len() as u64) < wanted {
-            let Some(record) = self.records.next_record()? else { break };
+            let Some(record) = self.records.next_record_within(&mut bytes, self.batch_bytes)? else { break };
             text.push_str(&record.text);
             ends.push(text.len());
             lines.push(record.line);

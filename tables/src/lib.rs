@@ -7,6 +7,7 @@ mod json_file;
 pub mod nearest;
 mod parquet_table;
 mod records;
+mod sizes;
 pub mod spec;
 pub mod table;
 mod text_file;

@@ -2,9 +2,14 @@
 //!
 //! Text comes as `Utf8`, or as `Dictionary(Int32, Utf8)` where all of a file's pages are dictionary
 //! encoded, so that an encoder maps a dictionary once. Batches of one row group share its dictionary.
+//!
+//! The reader under it decodes a fixed number of rows at a time. Where batches are bounded by bytes, that
+//! number follows from the footer's sizes of each row group; where a footer says too little, it starts
+//! small and doubles. A batch that came out too large is cut, and smaller ones follow.
 
 use crate::error::TableError;
 use crate::records::io_error;
+use crate::sizes::{Leaf, RowBytes, batch_bytes, cut, row_bytes};
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema};
 use parquet::arrow::ProjectionMask;
@@ -13,6 +18,7 @@ use parquet::basic::Encoding;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, PageIndexPolicy};
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::fs::File;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -70,9 +76,20 @@ fn is_dictionary(chunk: &ColumnChunkMetaData) -> bool {
     chunk.dictionary_page_offset().is_some() && (only(Encoding::RLE_DICTIONARY) || only(Encoding::PLAIN_DICTIONARY))
 }
 
-/// Streams a row range of a file in batches of exactly `batch_rows`, the last one shorter, with the columns named,
-/// in that order.
-pub fn read(path: &Path, columns: &[String], rows: Range<u64>, batch_rows: usize) -> Result<ParquetReader, TableError> {
+/// How large batches are.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchSize {
+    /// Rows at most: exactly so many, but for the last batch, unless there is a bound of bytes.
+    pub rows: usize,
+    /// Bytes at most, dictionaries aside; a larger row comes alone.
+    pub bytes: Option<usize>,
+}
+
+/// Rows of the first batch where the footer does not tell how large rows are.
+const FIRST_ROWS: usize = 16;
+
+/// Streams a row range of a file with the columns named, in that order.
+pub fn read(path: &Path, columns: &[String], rows: Range<u64>, size: BatchSize) -> Result<ParquetReader, TableError> {
     let (file, metadata) = open(path)?;
     let descriptor = metadata.metadata().file_metadata().schema_descr_ptr();
     let root_of = |leaf: usize| descriptor.get_column_root_idx(leaf);
@@ -84,36 +101,163 @@ pub fn read(path: &Path, columns: &[String], rows: Range<u64>, batch_rows: usize
         .collect();
     let roots: Vec<usize> =
         fields.iter().enumerate().filter(|(_, f)| columns.contains(f.name())).map(|(root, _)| root).collect();
-    let wanted = Arc::new(Schema::new(fields));
-    let options = ArrowReaderOptions::new().with_schema(wanted);
+    let leaf_of = |leaf: usize| match fields.get(root_of(leaf)) {
+        Some(field) if !columns.contains(field.name()) => Leaf::Unread,
+        Some(field) if matches!(field.data_type(), DataType::Dictionary(..)) => Leaf::Keys,
+        _ => Leaf::Values,
+    };
+    let leaves: Vec<Leaf> = (0..descriptor.num_columns()).map(leaf_of).collect();
     let mask = ProjectionMask::roots(&descriptor, roots);
-    let reader = guarded(path, || {
-        let metadata = ArrowReaderMetadata::try_new(metadata.metadata().clone(), options)?;
-        row_range_reader(file, metadata, mask, rows, batch_rows)
-    })?;
-    Ok(ParquetReader { reader: Some(reader), path: path.to_path_buf(), columns: columns.to_vec() })
+    let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(fields)));
+    let metadata = guarded(path, || ArrowReaderMetadata::try_new(metadata.metadata().clone(), options))?;
+    let source = Source { file, metadata, mask, leaves, path: path.to_path_buf(), columns: columns.to_vec() };
+    let end = rows.end.max(rows.start);
+    Ok(ParquetReader { source, size, rows: rows.start..end, learnt: FIRST_ROWS, run: None, ready: VecDeque::new() })
+}
+
+/// A file, and what is read of it.
+struct Source {
+    file: File,
+    metadata: ArrowReaderMetadata,
+    mask: ProjectionMask,
+    /// How each leaf column is read.
+    leaves: Vec<Leaf>,
+    path: PathBuf,
+    columns: Vec<String>,
+}
+
+/// Rows read in batches of one size: of one row group, or all where bytes have no bound.
+struct Run {
+    batches: ParquetRecordBatchReader,
+    rows: Range<u64>,
+    batch_rows: usize,
+    /// The most rows that the footer lets expect within the bound.
+    most_rows: usize,
+    /// Whether the footer says too little, so that sizes are found by trying.
+    careful: bool,
+}
+
+impl Source {
+    /// The row group that holds a row: its number and rows.
+    fn group_at(&self, row: u64) -> Option<(usize, Range<u64>)> {
+        let mut start = 0u64;
+        for (number, group) in self.metadata.metadata().row_groups().iter().enumerate() {
+            let end = start.saturating_add(u64::try_from(group.num_rows()).unwrap_or(0));
+            if row < end {
+                return Some((number, start..end));
+            }
+            start = end;
+        }
+        None
+    }
+
+    fn batches(&self, rows: Range<u64>, batch_rows: usize) -> Result<ParquetRecordBatchReader, TableError> {
+        let file = self.file.try_clone().map_err(io_error("open", &self.path))?;
+        guarded(&self.path, || row_range_reader(file, self.metadata.clone(), self.mask.clone(), rows, batch_rows))
+    }
+
+    /// The next batch, its columns in the order asked for.
+    fn next(&self, batches: &mut ParquetRecordBatchReader) -> Result<Option<RecordBatch>, TableError> {
+        guarded(&self.path, || {
+            let Some(batch) = batches.next().transpose()? else { return Ok(None) };
+            let order = self.columns.iter().map(|name| batch.schema_ref().index_of(name));
+            Ok(Some(batch.project(&order.collect::<Result<Vec<_>, _>>()?)?))
+        })
+    }
 }
 
 /// Streams batches of a Parquet file.
 pub struct ParquetReader {
-    /// `None` after an error.
-    reader: Option<ParquetRecordBatchReader>,
-    path: PathBuf,
-    columns: Vec<String>,
+    source: Source,
+    size: BatchSize,
+    /// Rows still to be read.
+    rows: Range<u64>,
+    /// Rows per batch that kept the bound last, where footers do not tell.
+    learnt: usize,
+    run: Option<Run>,
+    /// Read and cut.
+    ready: VecDeque<RecordBatch>,
+}
+
+impl ParquetReader {
+    /// A run from the next row on; `batch_rows` when another was interrupted for that size.
+    fn start(&self, batch_rows: Option<usize>) -> Result<Run, TableError> {
+        let Self { source, size, rows: left, learnt, .. } = self;
+        let (rows, most_rows, careful) = match (size.bytes, source.group_at(left.start)) {
+            (Some(bytes), Some((group, rows))) => {
+                let group = source.metadata.metadata().row_group(group);
+                let RowBytes { average, known } = row_bytes(group, |leaf| source.leaves[leaf]);
+                let most_rows = ((bytes as f64 / average.max(1.0)) as usize).clamp(1, size.rows);
+                (rows.start..rows.end.min(left.end), most_rows, !known)
+            }
+            _ => (left.clone(), size.rows, false),
+        };
+        // Row groups are much alike: somewhat below what was learnt from the last is a safe start.
+        let first_rows = if careful { most_rows.min((learnt / 8).max(FIRST_ROWS)) } else { most_rows };
+        let batch_rows = batch_rows.unwrap_or(first_rows);
+        let batches = source.batches(left.start..rows.end, batch_rows)?;
+        Ok(Run { batches, rows, batch_rows, most_rows, careful })
+    }
+
+    fn read_batch(&mut self) -> Result<Option<RecordBatch>, TableError> {
+        while self.ready.is_empty() && self.rows.start < self.rows.end {
+            let mut run = match self.run.take() {
+                Some(run) => run,
+                None => self.start(None)?,
+            };
+            match self.source.next(&mut run.batches) {
+                Ok(Some(batch)) => self.take(batch, run)?,
+                Ok(None) => {
+                    let error = ParquetError::General(format!("no rows from row {} on", self.rows.start));
+                    return Err(damaged(&self.source.path, error));
+                }
+                // A column of more than 2 GiB does not decode; that of fewer rows may.
+                Err(_) if self.size.bytes.is_some() && run.batch_rows > 1 => {
+                    self.run = Some(self.start(Some(run.batch_rows.div_ceil(16)))?);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(self.ready.pop_front())
+    }
+
+    /// Hands on a batch of a run and decides how the next is read.
+    fn take(&mut self, batch: RecordBatch, run: Run) -> Result<(), TableError> {
+        let rows = batch.num_rows();
+        self.rows.start += rows as u64;
+        let Some(bytes) = self.size.bytes else {
+            self.ready.push_back(batch);
+            self.run = Some(run);
+            return Ok(());
+        };
+        let found = batch_bytes(&batch);
+        let batch_rows = if found > bytes {
+            cut(batch, bytes, &mut self.ready);
+            (rows as u128 * bytes as u128 * 3 / (found as u128 * 4)).max(1) as usize
+        } else {
+            self.ready.push_back(batch);
+            // A new run passes over the rows before it again, so sizes grow near the start of a group only.
+            let near = self.rows.start - run.rows.start <= 4 * run.batch_rows as u64;
+            let grows = run.careful && near && rows == run.batch_rows && found <= bytes / 2;
+            if grows { (run.batch_rows * 2).min(run.most_rows) } else { run.batch_rows }
+        };
+        if run.careful {
+            self.learnt = batch_rows;
+        }
+        if self.rows.start < run.rows.end {
+            self.run = Some(if batch_rows == run.batch_rows { run } else { self.start(Some(batch_rows))? });
+        }
+        Ok(())
+    }
 }
 
 impl Iterator for ParquetReader {
     type Item = Result<RecordBatch, TableError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let mut reader = self.reader.take()?;
-        let batch = guarded(&self.path, || {
-            let Some(batch) = reader.next().transpose()? else { return Ok(None) };
-            let order = self.columns.iter().map(|name| batch.schema_ref().index_of(name));
-            Ok(Some(batch.project(&order.collect::<Result<Vec<_>, _>>()?)?))
-        });
-        if batch.is_ok() {
-            self.reader = Some(reader);
+        let batch = self.read_batch();
+        if batch.is_err() {
+            self.rows.start = self.rows.end;
         }
         batch.transpose()
     }

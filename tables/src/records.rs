@@ -90,7 +90,19 @@ impl Records {
 
     /// The next record, decoded.
     pub fn next_record(&mut self) -> Result<Option<Record<'_>>, TableError> {
+        self.next_record_within(&mut 0, usize::MAX)
+    }
+
+    /// The next record, decoded; `None` also where it would take the records that `bytes` counts beyond `limit`,
+    /// unless it is the first of them. The record is then still to come.
+    pub fn next_record_within(&mut self, bytes: &mut usize, limit: usize) -> Result<Option<Record<'_>>, TableError> {
         let Some((start, end, at)) = self.advance()? else { return Ok(None) };
+        let first = *bytes == 0;
+        *bytes += end - start;
+        if *bytes > limit && !first {
+            (self.start, self.position) = (start, at);
+            return Ok(None);
+        }
         let raw = &self.buffer[start..end];
         let text = match self.encoding {
             Encoding::Latin1 => encoding_rs::mem::decode_latin1(raw),

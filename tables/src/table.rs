@@ -4,7 +4,7 @@ use crate::error::TableError;
 use crate::files;
 use crate::json_file::{self, JsonReader};
 use crate::nearest::nearest;
-use crate::parquet_table;
+use crate::parquet_table::{self, BatchSize};
 use crate::spec::{Dialect, Format, TableSpec};
 use crate::text_file::{self, Counted, TextReader, skip_rows};
 use arrow_array::RecordBatch;
@@ -218,6 +218,26 @@ impl Table {
     /// [`TableError::MissingColumn`] or [`TableError::ColumnType`] when a file lacks a column or has it in another
     /// type; the stream gives the errors of reading, and ends after the first.
     pub fn read(&self, options: ReadOptions<'_>) -> Result<TableReader, TableError> {
+        self.read_sized(options, None)
+    }
+
+    /// As [`Table::read`], with batches of at most about `batch_bytes` too, whatever the length of text and the
+    /// size of row groups: batches are then shorter where rows are large, and a row beyond the bound comes alone.
+    /// Where batches end may change with the version; their rows and order do not.
+    ///
+    /// # Memory
+    /// Lines count for text files, Arrow data for Parquet. Not counted are a Parquet row group's dictionaries and
+    /// pages. Where a footer tells sizes, a batch larger than the bound comes only of rows much larger than their
+    /// row group's average, and where it does not (dictionaries given up half-way, by writers without size
+    /// statistics), also when rows grow manifold from one batch to the next; then smaller ones follow.
+    ///
+    /// # Errors
+    /// As [`Table::read`].
+    pub fn read_within(&self, options: ReadOptions<'_>, batch_bytes: usize) -> Result<TableReader, TableError> {
+        self.read_sized(options, Some(batch_bytes.max(1)))
+    }
+
+    fn read_sized(&self, options: ReadOptions<'_>, batch_bytes: Option<usize>) -> Result<TableReader, TableError> {
         let mut columns: Vec<String> = Vec::new();
         let mut fields = Vec::new();
         for name in options.columns.iter() {
@@ -245,7 +265,7 @@ impl Table {
             schema: Arc::new(Schema::new(fields)),
             columns,
             rows: options.rows.start.min(options.rows.end)..options.rows.end,
-            batch_rows: options.batch_rows.max(1),
+            size: BatchSize { rows: options.batch_rows.max(1), bytes: batch_bytes },
             next_file: 0,
             at: 0,
             file_start: 0,
@@ -297,6 +317,9 @@ fn refuse_duplicates(path: &Path, columns: &[(String, DataType)]) -> Result<(), 
     Ok(())
 }
 
+/// The most text of a batch: Arrow counts its bytes in 31 bits.
+const LARGEST_TEXT: usize = 1 << 30;
+
 type FileBatches = Box<dyn Iterator<Item = Result<RecordBatch, TableError>> + Send>;
 
 /// Stream of a [`Table::read`].
@@ -305,7 +328,7 @@ pub struct TableReader {
     schema: SchemaRef,
     columns: Vec<String>,
     rows: Range<u64>,
-    batch_rows: usize,
+    size: BatchSize,
     next_file: usize,
     /// Row of the table that comes next.
     at: u64,
@@ -323,29 +346,31 @@ impl TableReader {
 
     /// Opens the next file at the first row wanted; `self.at` becomes that row, or the file's end.
     fn open_next(&mut self) -> Result<FileBatches, TableError> {
-        let Self { table, schema, columns, rows, batch_rows, .. } = self;
+        let Self { table, schema, columns, rows, size, .. } = self;
         let file = &table.files[self.next_file];
-        let (path, encoding, batch_rows) = (file.path.clone(), table.spec.encoding, *batch_rows);
+        let (path, encoding, size) = (file.path.clone(), table.spec.encoding, *size);
+        let (batch_rows, batch_bytes) = (size.rows, size.bytes.unwrap_or(LARGEST_TEXT));
         let skip = rows.start.saturating_sub(self.at);
         let end = rows.end - self.at;
         let (skipped, batches): (u64, FileBatches) = match &table.format {
             Layout::Parquet => {
                 let count = file.footer_rows.unwrap_or(0);
                 let skip = skip.min(count);
-                (skip, Box::new(parquet_table::read(&path, columns, skip..end.min(count), batch_rows)?))
+                (skip, Box::new(parquet_table::read(&path, columns, skip..end.min(count), size)?))
             }
             Layout::Text(dialect) => {
                 let (names, mut records) = text_file::open(&path, encoding, dialect)?;
                 let skipped = skip_rows(&mut records, skip, file.counted.get())?;
                 let slots = names.iter().map(|name| columns.iter().position(|c| c == name)).collect();
                 let (schema, dialect, left) = (schema.clone(), dialect.clone(), end - skipped);
-                (skipped, Box::new(TextReader { records, path, dialect, schema, slots, batch_rows, left }))
+                let reader = TextReader { records, path, dialect, schema, slots, batch_rows, batch_bytes, left };
+                (skipped, Box::new(reader))
             }
             Layout::Json => {
                 let mut records = json_file::open(&path, encoding)?;
                 let skipped = skip_rows(&mut records, skip, file.counted.get())?;
                 let (schema, left) = (schema.clone(), end - skipped);
-                (skipped, Box::new(JsonReader { records, path, schema, batch_rows, left }))
+                (skipped, Box::new(JsonReader { records, path, schema, batch_rows, batch_bytes, left }))
             }
         };
         self.file_start = self.at;

@@ -88,19 +88,21 @@ pub struct TextReader {
     pub slots: Vec<Option<usize>>,
     /// Rows per batch.
     pub batch_rows: usize,
+    /// Bytes of a batch's records; a longer record comes alone.
+    pub batch_bytes: usize,
     /// Rows still to read.
     pub left: u64,
 }
 
 impl TextReader {
     fn read_batch(&mut self) -> Result<Option<RecordBatch>, TableError> {
-        let Self { records, path, dialect, schema, slots, batch_rows, left } = self;
+        let Self { records, path, dialect, schema, slots, batch_rows, batch_bytes, left } = self;
         let wanted = (*batch_rows as u64).min(*left);
         let mut builders: Vec<StringBuilder> = schema.fields().iter().map(|_| StringBuilder::new()).collect();
         let mut scratch = String::new();
-        let mut rows = 0;
+        let (mut rows, mut bytes) = (0, 0);
         while rows < wanted {
-            let Some(record) = records.next_record()? else { break };
+            let Some(record) = records.next_record_within(&mut bytes, *batch_bytes)? else { break };
             let count = split_fields(&record.text, &dialect.delimiter, dialect.quote, &mut scratch, |i, value| {
                 if let Some(Some(slot)) = slots.get(i) {
                     match dialect.null_values.iter().any(|null| null == value) {
