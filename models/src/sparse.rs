@@ -108,6 +108,11 @@ impl SparseGradient {
     }
 }
 
+/// `out += sum of weight * table[row]` over `(row, weight)`, in order; `table` has rows as wide as `out`.
+pub fn weighted_rows(out: &mut [f32], table: &[f32], uses: &[(u32, f32)]) {
+    weighted_sum(out, table, out.len(), uses);
+}
+
 dispatched! {
     /// `out += sum of weight * source[at * stride..][..out.len()]` over `(at, weight)`, in order.
     pub fn weighted_sum(out: &mut [f32], source: &[f32], stride: usize, uses: &[(u32, f32)]) {
