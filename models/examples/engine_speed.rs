@@ -6,7 +6,8 @@
 //! 64] with PReLU and an L2 norm. `--hashed` adds an 11th field of that many slots, too large to fold.
 //! Engines run on 1 and 2 threads, an engine a thread, in turn, `--repeats` times (default 5); a JSON line
 //! per run, medians last. `gflops` counts the multiply-adds of the tower as trained, twice each, so an engine
-//! that folds tables into the first layer can pass the peak.
+//! that folds tables into the first layer can pass the peak. `peak_fraction` is by the clock, `cpu_fraction` by
+//! the processor time of the threads, which stands still while other processes compute.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -106,27 +107,44 @@ fn batches(schema: &TowerSchema, rows: usize) -> Vec<CodeBatch> {
     (0..rows).step_by(BATCH).map(batch).collect()
 }
 
+/// Seconds by the clock, and of processor time per thread.
+#[derive(Debug, Clone, Copy)]
+struct Seconds {
+    clock: f64,
+    cpu: f64,
+}
+
+/// Processor time of the calling thread so far; not a number where the system does not say.
+fn thread_seconds() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split_whitespace().next().and_then(|ns| ns.parse::<f64>().ok()).map_or(f64::NAN, |ns| ns / 1e9)
+}
+
 /// Runs `work(engine, i)` for every i below `count`, thread t taking each i that is t modulo the threads.
 fn timed<E: Send>(
     engines: &mut [E],
     count: usize,
     work: impl Fn(&mut E, usize) -> Result<(), Failure> + Sync,
-) -> Result<f64, Failure> {
-    let (threads, work) = (engines.len(), &work);
+) -> Result<Seconds, Failure> {
+    let threads = engines.len();
     let began = Instant::now();
-    std::thread::scope(|scope| {
-        let shares: Vec<_> = engines
-            .iter_mut()
-            .enumerate()
-            .map(|(t, engine)| scope.spawn(move || (t..count).step_by(threads).try_for_each(|i| work(engine, i))))
-            .collect();
-        shares.into_iter().try_for_each(|share| share.join().map_err(|_| "a worker panicked")?)
+    let share = |t: usize, engine: &mut E| -> Result<f64, Failure> {
+        let began = thread_seconds();
+        (t..count).step_by(threads).try_for_each(|i| work(&mut *engine, i))?;
+        Ok(thread_seconds() - began)
+    };
+    let share = &share;
+    let cpu = std::thread::scope(|scope| {
+        let spawn = |(t, engine)| scope.spawn(move || share(t, engine));
+        let shares: Vec<_> = engines.iter_mut().enumerate().map(spawn).collect();
+        let seconds = shares.into_iter().map(|share| share.join().map_err(|_| Failure::from("a worker panicked"))?);
+        seconds.sum::<Result<f64, Failure>>()
     })?;
-    Ok(began.elapsed().as_secs_f64())
+    Ok(Seconds { clock: began.elapsed().as_secs_f64(), cpu: cpu / threads as f64 })
 }
 
 /// GFLOP/s of products of `[512, 512]` matrices, each thread its own.
-fn sgemm_peak(threads: usize) -> Result<f64, Failure> {
+fn sgemm_peak(threads: usize) -> Result<Rates, Failure> {
     const N: usize = 512;
     const COUNT: usize = 64;
     let mut buffers: Vec<_> = (0..threads).map(|_| (vec![0.0f32; N * N], vec![1.0f32; N * N])).collect();
@@ -134,7 +152,25 @@ fn sgemm_peak(threads: usize) -> Result<f64, Failure> {
         matmul(out, false, 1.0, Operand::rows_of(a, N), Operand::rows_of(a, N));
         Ok(())
     })?;
-    Ok((2 * N * N * N * COUNT) as f64 / seconds / 1e9)
+    Ok(Rates::of((2 * N * N * N * COUNT) as f64 / 1e9, seconds))
+}
+
+/// Something per second, by the clock and by processor time.
+#[derive(Debug, Clone, Copy)]
+struct Rates {
+    clock: f64,
+    cpu: f64,
+}
+
+impl Rates {
+    fn of(count: f64, seconds: Seconds) -> Self {
+        Self { clock: count / seconds.clock, cpu: count / seconds.cpu }
+    }
+
+    fn median(rates: &[Rates]) -> Self {
+        let of = |rate: fn(&Rates) -> f64| median(&mut rates.iter().map(rate).collect::<Vec<f64>>());
+        Self { clock: of(|rates| rates.clock), cpu: of(|rates| rates.cpu) }
+    }
 }
 
 fn median(values: &mut [f64]) -> f64 {
@@ -159,11 +195,15 @@ fn measure(tower: &Tower, path: &std::path::Path, rows: usize, repeats: usize) -
     let linear = |layer: &Layer| if let Layer::Linear { weight, .. } = layer { weight.data.len() } else { 0 };
     let flops = 2.0 * tower.layers.iter().map(linear).sum::<usize>() as f64;
     let batches = batches(&tower.schema, rows);
-    let mut runs: BTreeMap<(String, usize), Vec<[f64; 2]>> = BTreeMap::new();
+    let mut runs: BTreeMap<(String, usize), (Vec<Rates>, Vec<Rates>)> = BTreeMap::new();
     for repeat in 0..=repeats {
         for threads in [1, 2] {
             let peak = sgemm_peak(threads)?;
-            for kind in if std::env::var_os("TT_FOLD").is_some() { vec![EngineKind::Ort] } else { vec![EngineKind::Ort, EngineKind::Native] } {
+            for kind in if std::env::var_os("TT_FOLD").is_some() {
+                vec![EngineKind::Ort]
+            } else {
+                vec![EngineKind::Ort, EngineKind::Native]
+            } {
                 let mut engines: Vec<(Box<dyn Engine>, Vec<f32>)> =
                     open_workers(kind, path, threads)?.into_iter().map(|e| (e, vec![0.0; BATCH * tower.dim])).collect();
                 let seconds = timed(&mut engines, batches.len(), |(engine, out), b| {
@@ -172,31 +212,36 @@ fn measure(tower: &Tower, path: &std::path::Path, rows: usize, repeats: usize) -
                 })?;
                 // The first repeat warms up.
                 if repeat > 0 {
-                    report(&kind.to_string(), threads, [rows as f64 / seconds, peak], flops, "run");
-                    runs.entry((kind.to_string(), threads)).or_default().push([rows as f64 / seconds, peak]);
+                    let rates = Rates::of(rows as f64, seconds);
+                    report(&kind.to_string(), threads, rates, peak, flops, "run");
+                    let (engine, sgemm) = runs.entry((kind.to_string(), threads)).or_default();
+                    engine.push(rates);
+                    sgemm.push(peak);
                 }
             }
         }
     }
-    for ((engine, threads), runs) in runs {
-        let of = |i: usize| median(&mut runs.iter().map(|run| run[i]).collect::<Vec<f64>>());
-        report(&engine, threads, [of(0), of(1)], flops, "median");
+    for ((engine, threads), (rates, peaks)) in runs {
+        report(&engine, threads, Rates::median(&rates), Rates::median(&peaks), flops, "median");
     }
     Ok(())
 }
 
-fn report(engine: &str, threads: usize, [rows_per_s, peak]: [f64; 2], flops: f64, figure: &str) {
-    let gflops = rows_per_s * flops / 1e9;
+fn report(engine: &str, threads: usize, rows: Rates, peak: Rates, flops: f64, figure: &str) {
+    let rounded = |value: f64, digits: f64| (value * digits).round() / digits;
+    let gflops = rows.clock * flops / 1e9;
     println!(
         "{}",
         serde_json::json!({
             "figure": figure,
             "engine": engine,
             "threads": threads,
-            "rows_per_s": rows_per_s.round(),
-            "gflops": (gflops * 10.0).round() / 10.0,
-            "sgemm_gflops": (peak * 10.0).round() / 10.0,
-            "peak_fraction": (gflops / peak * 1000.0).round() / 1000.0,
+            "rows_per_s": rows.clock.round(),
+            "gflops": rounded(gflops, 10.0),
+            "sgemm_gflops": rounded(peak.clock, 10.0),
+            "peak_fraction": rounded(gflops / peak.clock, 1000.0),
+            "rows_per_cpu_s": rounded(rows.cpu, 1.0),
+            "cpu_fraction": rounded(rows.cpu * flops / 1e9 / peak.cpu, 1000.0),
         })
     );
 }

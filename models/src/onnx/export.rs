@@ -217,8 +217,7 @@ fn layer(g: &mut GraphBuilder, index: usize, layer: &Layer, x: &str) -> String {
         }
         Layer::Prelu { slope: slopes } => {
             let slope = g.floats(layer_name(index, "slope"), &[slopes.len()], slopes.iter().copied());
-            // ONNX Runtime computes PRelu a number at a time with a branch. For slopes up to 1 it is
-            // max(x, slope x), bit for bit.
+            // Much faster than the operator, and for slopes up to 1 the same bits.
             if slopes.iter().all(|s| *s <= 1.0) {
                 let scaled = g.node("Mul", &[x, &slope], vec![]);
                 g.node("Max", &[x, &scaled], vec![])
