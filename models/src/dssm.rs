@@ -9,6 +9,7 @@ use crate::layers::Layer;
 use crate::layers::linear::Linear;
 use crate::model::{Model, Scale};
 use crate::net::{Input, Net, Pass, backward_pair};
+use crate::pages::zeroed;
 use crate::params::{Gradients, Parameters, Table};
 use crate::rng::Rng;
 use crate::tower::Tower;
@@ -184,7 +185,7 @@ fn tables(schemas: &[&TowerSchema], config: &DssmConfig, seed: u64) -> Result<Ve
         .enumerate()
         .map(|(t, (name, (rows, dim)))| {
             let (rows, dim) = (rows as usize, dim.unwrap_or(config.embedding_dim));
-            let mut values = vec![0.0; rows * dim];
+            let mut values = zeroed(rows * dim);
             values.par_chunks_mut(dim).enumerate().with_min_len(1024).for_each(|(row, values)| {
                 let mut rng = Rng::at(seed, &[0, t as u64, row as u64]);
                 values.iter_mut().for_each(|x| *x = (rng.normal() * EMBEDDING_DEVIATION) as f32);

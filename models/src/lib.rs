@@ -14,6 +14,7 @@ pub mod native;
 pub mod net;
 pub mod onnx;
 pub mod optimiser;
+mod pages;
 pub mod params;
 pub mod rng;
 pub mod samplers;

@@ -1,6 +1,7 @@
 //! AdamW on dense groups, row-sparse Adam on tables, after clipping by the global gradient norm.
 
 use crate::lanes::{dispatched, inner, multiply_add};
+use crate::pages::zeroed;
 use crate::params::{Gradients, Parameters};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -31,7 +32,7 @@ struct Moments {
 
 impl Moments {
     fn zeros(len: usize) -> Self {
-        Self { first: vec![0.0; len], second: vec![0.0; len] }
+        Self { first: zeroed(len), second: zeroed(len) }
     }
 }
 
@@ -41,7 +42,7 @@ impl Moments {
 /// step count, as in PyTorch's `SparseAdam`: a step costs touched rows, not table rows.
 ///
 /// # Memory
-/// Two floats per parameter; those of table rows never touched stay unallocated pages.
+/// Two floats per parameter; those of table rows become resident when touched, 2 MiB at a time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Adam {
     steps: u64,

@@ -1,6 +1,7 @@
 //! The gradient of an embedding table: only the rows a step touched, summed in a fixed order.
 
 use crate::lanes::{dispatched, multiply_add};
+use crate::pages::zeroed;
 use rayon::prelude::*;
 
 /// One use of a table row: which slot, where its gradient lies, with which weight it was pooled.
@@ -14,7 +15,7 @@ struct Use {
 /// Collects the uses of a table's rows in a step and sums their gradients per row.
 ///
 /// # Memory
-/// 4 bytes per table row (of which untouched pages stay unallocated), 12 bytes per use, and one
+/// 4 bytes per table row (resident once touched), 12 bytes per use, and one
 /// compact row per touched row.
 #[derive(Debug)]
 pub struct SparseGradient {
@@ -33,7 +34,7 @@ impl SparseGradient {
     pub fn new(rows: usize, dim: usize) -> Self {
         Self {
             dim,
-            slot_of: vec![0; rows],
+            slot_of: zeroed(rows),
             rows: Vec::new(),
             counts: Vec::new(),
             uses: Vec::new(),
@@ -106,6 +107,11 @@ impl SparseGradient {
     pub fn values(&self) -> &[f32] {
         &self.values
     }
+}
+
+/// `out += sum of weight * table[row]` over `(row, weight)`, in order; `table` has rows as wide as `out`.
+pub fn weighted_rows(out: &mut [f32], table: &[f32], uses: &[(u32, f32)]) {
+    weighted_sum(out, table, out.len(), uses);
 }
 
 dispatched! {

@@ -96,7 +96,7 @@ pub fn open(kind: EngineKind, path: &Path) -> Result<Box<dyn Engine>, ModelError
     })
 }
 
-/// Opens an exported tower for several workers, an engine for each; native engines share one tower.
+/// Opens an exported tower for several workers, an engine for each; native engines share one tower and its folded tables.
 ///
 /// # Errors
 /// As [`open`].
@@ -104,8 +104,8 @@ pub fn open_workers(kind: EngineKind, path: &Path, workers: usize) -> Result<Vec
     match kind {
         EngineKind::Ort => (0..workers).map(|_| open(kind, path)).collect(),
         EngineKind::Native => {
-            let tower = Arc::new(onnx::read(path)?.0);
-            (0..workers).map(|_| Ok(Box::new(NativeEngine::new(tower.clone())?) as Box<dyn Engine>)).collect()
+            let engine = NativeEngine::new(Arc::new(onnx::read(path)?.0))?;
+            Ok((0..workers).map(|_| Box::new(engine.clone()) as Box<dyn Engine>).collect())
         }
     }
 }

@@ -115,6 +115,22 @@ fn large_tables_stand_beside_the_model_and_must_belong_to_it() {
 }
 
 #[test]
+fn slopes_up_to_one_and_above_give_the_native_engines_vectors() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.onnx");
+    for steepest in [1.0, 1.5] {
+        let mut tower = every_shape(8);
+        let slopes =
+            tower.layers.iter_mut().find_map(|l| if let Layer::Prelu { slope } = l { Some(slope) } else { None });
+        slopes.unwrap()[..2].copy_from_slice(&[steepest, -steepest]);
+        export(&tower, &path, &BTreeMap::new()).unwrap();
+        let rows = batch(&mut Draw::new(9), &tower.schema, 300);
+        assert!(verify(&path, &tower, &rows, 1e-5).is_ok(), "slopes up to {steepest}");
+        assert_eq!(bits(&read(&path).unwrap().0), bits(&tower));
+    }
+}
+
+#[test]
 fn names_of_the_format_cannot_be_taken_by_the_caller() {
     let dir = tempfile::tempdir().unwrap();
     let extra = BTreeMap::from([("twotower.dim".to_string(), "3".to_string())]);

@@ -43,7 +43,7 @@ pub struct Progress {
     pub finished: bool,
 }
 
-/// A state of training. `best` files carry no optimiser.
+/// A state of training. The best epoch's, and the last one of a finished run, carry no optimiser.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Checkpoint {
     /// What the run is: settings and data, in JSON, for comparison at resume.

@@ -15,7 +15,7 @@ use crate::examples::{Query, Role, TrainingSet, assemble, drop_codes};
 use crate::losses::{LossGradient, Scored};
 use crate::model::{Model, ModelConfig};
 use crate::optimiser::Adam;
-use crate::params::Gradients;
+use crate::params::{Gradients, Parameters};
 use crate::rng::Rng;
 use crate::tower::Tower;
 use candidates::{BatchCandidates, CandidateSource};
@@ -63,8 +63,10 @@ const NOISE: u64 = 12;
 /// resumptions, at epoch boundaries or at any checkpoint within an epoch.
 ///
 /// # Memory
-/// Parameters three times (values and Adam's moments), the batch's activations, and one tile of
-/// scores per part of the loss.
+/// Parameters three times (values and Adam's moments) and 4 bytes a table row, the batch's activations, and
+/// one tile of scores per part of the loss. So a table costs `12 * dim + 4` bytes a row, 196 at width 16: 1.96 GB
+/// for 10 million rows, all of it resident once the examples have touched most of its 2 MiB pages. Resuming
+/// holds the checkpoint beside it; at the end the moments make room for the towers' tables.
 ///
 /// # Errors
 /// Settings, data and shapes that do not fit ([`ModelError::category`] tells them apart);
@@ -313,6 +315,9 @@ impl<'a, M: Model> Trainer<'a, M> {
 
     fn finish(mut self) -> Result<Trained, ModelError> {
         let path = best_path(self.dir);
+        // The towers are copies of the parameters: what only training needs makes room for them.
+        self.optimiser = Adam::new(&Parameters::default());
+        self.gradients = Gradients::new(&Parameters::default());
         if self.progress.best_epoch != self.progress.epoch || self.progress.step > 0 {
             let best = checkpoint::read(&path)?;
             *self.model.parameters_mut() = best.parameters;
@@ -329,19 +334,22 @@ impl<'a, M: Model> Trainer<'a, M> {
         let last = checkpoint::read(&path)?;
         checkpoint::check_run(&path, &last.run, self.run)?;
         let wrong = |reason: &str| ModelError::Checkpoint { path: path.clone(), reason: reason.into() };
-        let optimiser = last.optimiser.ok_or_else(|| wrong("it carries no optimiser state"))?;
         self.model.parameters_mut().warm_start(&last.parameters)?;
-        if !optimiser.fits(self.model.parameters()) {
-            return Err(wrong("its optimiser state has another shape"));
+        match last.optimiser {
+            Some(optimiser) if optimiser.fits(self.model.parameters()) => self.optimiser = optimiser,
+            Some(_) => return Err(wrong("its optimiser state has another shape")),
+            None if last.progress.finished => {}
+            None => return Err(wrong("it carries no optimiser state")),
         }
-        self.optimiser = optimiser;
         self.progress = last.progress;
         Ok(())
     }
 
     fn save_last(&self) -> Result<(), ModelError> {
         let parameters = self.model.parameters();
-        checkpoint::write(&last_path(self.dir), self.run, parameters, Some(&self.optimiser), &self.progress)
+        // A finished run takes no further step: the moments, two thirds of the file, have no use.
+        let optimiser = (!self.progress.finished).then_some(&self.optimiser);
+        checkpoint::write(&last_path(self.dir), self.run, parameters, optimiser, &self.progress)
     }
 
     fn stopped(&self) -> ModelError {

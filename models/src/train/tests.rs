@@ -146,6 +146,16 @@ fn a_killed_run_goes_on_from_its_checkpoint_within_the_epoch() {
 }
 
 #[test]
+fn a_finished_run_keeps_no_moments_and_resumes_to_the_same_towers() {
+    let set = planted(30, 12, 3, 6);
+    let dir = tempfile::tempdir().unwrap();
+    let first = run(&set, &model(), &config(), Start::Fresh, dir.path(), &mut ()).unwrap();
+    assert!(checkpoint::read(&last_path(dir.path())).unwrap().optimiser.is_none());
+    let again = run(&set, &model(), &config(), Start::Resume, dir.path(), &mut ()).unwrap();
+    assert_eq!(again, first);
+}
+
+#[test]
 fn resuming_under_other_settings_or_data_is_refused_by_name() {
     let set = planted(60, 24, 3, 6);
     let dir = tempfile::tempdir().unwrap();

@@ -1,0 +1,411 @@
+//! The first layer with embedding tables multiplied into it: `W₁ (e₁ ‖ e₂ ‖ …) = Σ W₁ⱼ eⱼ`, so a table
+//! `E` becomes `E W₁ⱼᵀ`, whose rows are added instead of concatenated and multiplied.
+
+use crate::engine::layout::{InputLayout, Layout};
+use crate::matmul::{Operand, matmul};
+use crate::sparse::weighted_rows;
+use crate::tower::{Layer, Matrix, Pooling, Tower, TowerInput};
+use std::ops::Range;
+use twotower_artifacts::schema::PADDING;
+use twotower_artifacts::{CodeBatch, Column};
+
+/// Bytes that all folded tables of a tower may take: they must stay in a core's share of the last
+/// cache, or fetching a row costs more than the product it saves.
+pub const FOLDED_BYTES: usize = 16 << 20;
+
+/// Multiply-adds of a matrix product that take as long as adding one float of a row, rounded up: about 2 were
+/// measured with 9 MiB of tables and Zipf-distributed codes on two cores with 32 MiB of shared cache.
+const FETCH: usize = 4;
+
+/// Floats of all dense fields together up to which they are added as rows, too: a product of so few
+/// columns spends its time on reading and writing the result.
+const NARROW: usize = 16;
+
+/// How one field enters the first layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    /// Adds rows of the folded rows, beginning with this one.
+    Rows(usize),
+    /// Takes the columns of the concatenation that begin with this one.
+    Columns(usize),
+}
+
+/// How all fields enter, and the first layer where it is linear.
+///
+/// # What is folded
+/// Where one row of the result is `out` floats wide, a field of at most `len` elements of `width` floats
+/// costs `len * out * 4` (in multiply-adds) when folded, and `len * width * 4 + width * out` when not. It is
+/// folded when that is less and the folded table, `[cardinality, out]`, still fits in [`FOLDED_BYTES`], the
+/// smallest tables first: so categorical fields are, tables of many slots and long sequences are not.
+/// Dense fields are folded where they have 16 floats or fewer in all.
+#[derive(Debug)]
+pub(super) struct Entrance {
+    entries: Vec<Entry>,
+    /// Width of the concatenation of the fields that are not folded.
+    pub columns: usize,
+    /// The most rows that one tower row adds.
+    uses: usize,
+    /// `[_, out]` rows of all folded fields.
+    rows: Vec<f32>,
+    /// The first layer; none when it is not linear, and then nothing is folded.
+    linear: Option<Linear>,
+}
+
+/// A linear layer with its weight as the matrix product reads it.
+#[derive(Debug)]
+pub(super) struct Linear {
+    /// `[input, output]`.
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Linear {
+    /// From a weight `[output, input]`, of which some columns are left out.
+    pub fn new(weight: &Matrix, columns: impl Iterator<Item = usize>, bias: &[f32]) -> Self {
+        let rows = 0..weight.rows;
+        let weight = columns.flat_map(|c| rows.clone().map(move |r| weight.data[r * weight.cols + c])).collect();
+        Self { weight, bias: bias.to_vec() }
+    }
+
+    /// Width of the result.
+    pub fn output(&self) -> usize {
+        self.bias.len()
+    }
+
+    /// `y = b`, every row.
+    fn begin(&self, y: &mut [f32]) {
+        y.chunks_exact_mut(self.output()).for_each(|row| row.copy_from_slice(&self.bias));
+    }
+
+    /// `y += x W`, `x` of `width` columns.
+    fn add(&self, x: &[f32], width: usize, y: &mut [f32]) {
+        if width > 0 {
+            matmul(y, true, 1.0, Operand::rows_of(x, width), Operand::rows_of(&self.weight, self.output()));
+        }
+    }
+
+    /// `y = x W + b`, `x` of `width` columns.
+    pub fn forward(&self, x: &[f32], width: usize, y: &mut [f32]) {
+        self.begin(y);
+        self.add(x, width, y);
+    }
+}
+
+/// The rows that every row of a tile adds.
+#[derive(Debug)]
+pub(super) struct Uses {
+    /// `[tile, most]` rows and weights, of which the first `lens[r]` count.
+    uses: Vec<(u32, f32)>,
+    lens: Vec<usize>,
+    most: usize,
+    /// Codes and weights of the elements of one row.
+    elements: Vec<(u32, f32)>,
+}
+
+impl Uses {
+    pub fn new(entrance: &Entrance, tile: usize) -> Self {
+        let most = entrance.uses;
+        Self { uses: vec![(0, 0.0); tile * most], lens: vec![0; tile], most, elements: Vec::new() }
+    }
+
+    fn push(&mut self, r: usize, row: usize, weight: f32) {
+        let len = &mut self.lens[r];
+        self.uses[r * self.most + *len] = (row as u32, weight);
+        *len += 1;
+    }
+
+    fn of(&self, r: usize) -> &[(u32, f32)] {
+        &self.uses[r * self.most..][..self.lens[r]]
+    }
+}
+
+impl Entrance {
+    /// Chooses what is folded and folds it.
+    pub fn new(tower: &Tower, layout: &Layout) -> Self {
+        let starts: Vec<usize> = layout
+            .inputs
+            .iter()
+            .scan(0, |next, input| {
+                *next += input.width;
+                Some(*next - input.width)
+            })
+            .collect();
+        let Some(Layer::Linear { weight, bias }) = tower.layers.first() else {
+            let entries = starts.into_iter().map(Entry::Columns).collect();
+            return Self { entries, columns: layout.input_width, uses: 0, rows: Vec::new(), linear: None };
+        };
+        let mut entrance = Self { entries: Vec::new(), columns: 0, uses: 0, rows: Vec::new(), linear: None };
+        let mut kept = Vec::new();
+        let folds = choose(tower, layout, weight.rows);
+        for (((input, place), start), fold) in tower.inputs.iter().zip(&layout.inputs).zip(starts).zip(folds) {
+            let columns = start..start + place.width;
+            if !fold {
+                entrance.entries.push(Entry::Columns(entrance.columns));
+                entrance.columns += place.width;
+                kept.extend(columns);
+                continue;
+            }
+            let out = weight.rows;
+            let first = entrance.rows.len();
+            entrance.entries.push(Entry::Rows(first / out));
+            // W₁ⱼᵀ, `[width, out]`.
+            let part = Linear::new(weight, columns, bias).weight;
+            match input {
+                TowerInput::Dense => {
+                    entrance.uses += place.width;
+                    entrance.rows.extend(part);
+                }
+                TowerInput::Embedding { table } | TowerInput::Pooled { table, .. } => {
+                    let table = &tower.tables[table];
+                    entrance.uses += place.max_len.max(1);
+                    entrance.rows.resize(first + table.rows * out, 0.0);
+                    let table = Operand::rows_of(&table.data, table.cols);
+                    matmul(&mut entrance.rows[first..], false, 1.0, table, Operand::rows_of(&part, out));
+                }
+            }
+        }
+        entrance.linear = Some(Linear::new(weight, kept.into_iter(), bias));
+        entrance
+    }
+
+    /// Whether the first layer is part of this.
+    pub fn is_layer(&self) -> bool {
+        self.linear.is_some()
+    }
+
+    /// Embeds the fields of at most a tile of checked rows: `x` receives the concatenation of those not
+    /// folded, `[tile, columns]`, and `y` the first layer's result, `[tile, out]`, where it is linear.
+    /// Rows past the range are as if all fields were zero.
+    pub fn forward(
+        &self,
+        tower: &Tower,
+        layout: &Layout,
+        batch: &CodeBatch,
+        rows: Range<usize>,
+        (x, y): (&mut [f32], &mut [f32]),
+        uses: &mut Uses,
+    ) {
+        x.fill(0.0);
+        uses.lens.fill(0);
+        let fields = tower.inputs.iter().zip(&layout.inputs).zip(&batch.columns).zip(&self.entries);
+        for (((input, place), column), entry) in fields {
+            match *entry {
+                Entry::Rows(first) => add_uses(input, place, column, rows.clone(), first, uses),
+                Entry::Columns(start) => {
+                    let columns = start..start + place.width;
+                    let cells = x.chunks_exact_mut(self.columns).map(|row| &mut row[columns.clone()]);
+                    gather(tower, (input, place, column), rows.clone(), cells, &mut uses.elements);
+                }
+            }
+        }
+        let Some(linear) = &self.linear else { return };
+        linear.begin(y);
+        linear.add(x, self.columns, y);
+        for (r, row) in y.chunks_exact_mut(linear.output()).enumerate().take(rows.len()) {
+            weighted_rows(row, &self.rows, uses.of(r));
+        }
+    }
+
+    /// Width of the first layer's result; that of the concatenation where it is not linear.
+    pub fn width(&self) -> usize {
+        self.linear.as_ref().map_or(self.columns, Linear::output)
+    }
+}
+
+/// Whether each field is folded into a first layer of `out` outputs.
+fn choose(tower: &Tower, layout: &Layout, out: usize) -> Vec<bool> {
+    let dense = |input: &TowerInput| matches!(input, TowerInput::Dense);
+    let fields = || tower.inputs.iter().zip(&layout.inputs);
+    let dense_width: usize = fields().filter(|(input, _)| dense(input)).map(|(_, place)| place.width).sum();
+    let mut folds: Vec<bool> = fields().map(|(input, _)| dense(input) && dense_width <= NARROW).collect();
+    let mut tables: Vec<(usize, usize)> = fields()
+        .enumerate()
+        .filter_map(|(field, (input, place))| match input {
+            TowerInput::Embedding { table } | TowerInput::Pooled { table, .. } => {
+                let (len, width) = (place.max_len.max(1), place.width);
+                let cheaper = len * out * FETCH < len * width * FETCH + width * out;
+                cheaper.then(|| (tower.tables[table].rows, field))
+            }
+            TowerInput::Dense => None,
+        })
+        .collect();
+    tables.sort_unstable();
+    let mut left = FOLDED_BYTES / (4 * out);
+    for (rows, field) in tables {
+        if rows > left {
+            break;
+        }
+        left -= rows;
+        folds[field] = true;
+    }
+    folds
+}
+
+/// Notes the folded rows of one field, the first of which is `first`.
+fn add_uses(
+    input: &TowerInput,
+    place: &InputLayout,
+    column: &Column,
+    rows: Range<usize>,
+    first: usize,
+    uses: &mut Uses,
+) {
+    match (input, column) {
+        (TowerInput::Embedding { .. }, Column::Code(codes)) => {
+            for (r, code) in codes[rows].iter().enumerate() {
+                uses.push(r, first + *code as usize, 1.0);
+            }
+        }
+        (TowerInput::Pooled { pooling, .. }, Column::Ragged(ragged)) => {
+            let mut elements = std::mem::take(&mut uses.elements);
+            for (r, row) in rows.enumerate() {
+                weigh(pooling, place.max_len, ragged.row(row), &mut elements);
+                elements.iter().for_each(|(code, weight)| uses.push(r, first + *code as usize, *weight));
+            }
+            uses.elements = elements;
+        }
+        (TowerInput::Dense, Column::Dense { width, values }) => {
+            for (r, row) in rows.enumerate() {
+                for (i, value) in values[row * width..(row + 1) * width].iter().enumerate() {
+                    uses.push(r, first + i, *value);
+                }
+            }
+        }
+        _ => unreachable!("tower and batch were checked against one schema"),
+    }
+}
+
+/// Writes one field's part of the concatenation to `cells`, which are zero before.
+fn gather<'a>(
+    tower: &Tower,
+    (input, place, column): (&TowerInput, &InputLayout, &Column),
+    rows: Range<usize>,
+    cells: impl Iterator<Item = &'a mut [f32]>,
+    elements: &mut Vec<(u32, f32)>,
+) {
+    match (input, column) {
+        (TowerInput::Embedding { table }, Column::Code(codes)) => {
+            let table = &tower.tables[table];
+            for (cell, code) in cells.zip(&codes[rows]) {
+                cell.copy_from_slice(&table.data[*code as usize * table.cols..][..table.cols]);
+            }
+        }
+        (TowerInput::Pooled { table, pooling }, Column::Ragged(ragged)) => {
+            let table = &tower.tables[table];
+            for (cell, row) in cells.zip(rows) {
+                weigh(pooling, place.max_len, ragged.row(row), elements);
+                weighted_rows(cell, &table.data, elements);
+            }
+        }
+        (TowerInput::Dense, Column::Dense { width, values }) => {
+            for (cell, row) in cells.zip(rows) {
+                cell.copy_from_slice(&values[row * width..(row + 1) * width]);
+            }
+        }
+        _ => unreachable!("tower and batch were checked against one schema"),
+    }
+}
+
+/// The newest `max_len` real elements of a row with their weights, newest first.
+fn weigh(pooling: &Pooling, max_len: usize, codes: &[u32], elements: &mut Vec<(u32, f32)>) {
+    elements.clear();
+    let newest_first = codes.iter().rev().filter(|code| **code != PADDING).take(max_len);
+    elements.extend(newest_first.map(|code| (*code, 1.0)));
+    if let Pooling::Position(logits) = pooling {
+        let logits = &logits[..elements.len()];
+        let top = logits.iter().copied().fold(f32::MIN, f32::max);
+        elements.iter_mut().zip(logits).for_each(|((_, weight), logit)| *weight = (logit - top).exp());
+    }
+    let sum: f32 = elements.iter().map(|(_, weight)| weight).sum();
+    elements.iter_mut().for_each(|(_, weight)| *weight /= sum);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::layout::check_tower;
+    use crate::engine::samples::{Draw, batch, naive, tower};
+    use crate::native::embed;
+    use twotower_artifacts::FieldShape;
+
+    const OUT: usize = 40;
+
+    fn code(table: &str, cardinality: usize) -> FieldShape {
+        FieldShape::Code { table: table.into(), cardinality: cardinality as u32 }
+    }
+
+    fn sequence(table: &str, cardinality: u32, max_len: u32) -> FieldShape {
+        FieldShape::Sequence { table: table.into(), cardinality, max_len }
+    }
+
+    fn folded(tower: &Tower) -> Vec<bool> {
+        let entrance = Entrance::new(tower, &check_tower(tower).unwrap());
+        entrance.entries.iter().map(|entry| matches!(entry, Entry::Rows(_))).collect()
+    }
+
+    #[test]
+    fn what_is_cheaper_is_folded_and_the_result_stays_that_of_the_definition() {
+        let draw = &mut Draw::new(21);
+        let large = FOLDED_BYTES / (4 * OUT);
+        let narrow = || FieldShape::Dense { width: 2 };
+        let fields = |dense: u32| {
+            vec![
+                ("wide", FieldShape::Dense { width: dense }, None),
+                ("small", code("small", 30), None),
+                ("large", code("large", large), None),
+                ("short", sequence("small", 30, 2), None),
+                ("weighted", sequence("items", 50, 2), Some(Pooling::Position(vec![0.5, -0.5]))),
+                ("long", sequence("items", 50, 20), None),
+                ("narrow", narrow(), None),
+            ]
+        };
+        for (dense, expected) in [
+            (NARROW as u32 - 2, [true, true, false, true, true, false, true]),
+            (NARROW as u32, [false, true, false, true, true, false, false]),
+        ] {
+            let tower = tower(draw, fields(dense), 12, &[OUT, 24]);
+            assert_eq!(folded(&tower), expected);
+            let rows = batch(draw, &tower.schema, 300);
+            let found = embed(&tower, &rows).unwrap();
+            let worst = found.data.iter().zip(naive(&tower, &rows)).map(|(a, b)| (f64::from(*a) - b).abs());
+            // As without folding: rounding of sums of 100 products of f32.
+            assert!(worst.fold(0.0, f64::max) < 1e-5);
+        }
+    }
+
+    #[test]
+    fn folded_tables_stay_within_their_bound_and_the_smallest_come_first() {
+        let draw = &mut Draw::new(22);
+        let share = FOLDED_BYTES / (4 * OUT);
+        let fields = vec![
+            ("a", code("a", share / 2), None),
+            ("b", code("b", share / 2 + 1), None),
+            ("c", code("c", share / 3), None),
+            ("d", code("c", share / 3), None),
+        ];
+        let tower = tower(draw, fields, 2, &[OUT]);
+        // Of width 2 nothing is worth it; with a wider table the fields of `c`, each for itself, come first.
+        assert_eq!(folded(&tower), [false; 4]);
+        let fields = vec![
+            ("a", code("a", share / 2), None),
+            ("c", code("c", share / 3), None),
+            ("d", code("c", share / 3), None),
+        ];
+        let tower = crate::engine::samples::tower(draw, fields, 12, &[OUT]);
+        assert_eq!(folded(&tower), [false, true, true]);
+        let entrance = Entrance::new(&tower, &check_tower(&tower).unwrap());
+        assert!(entrance.rows.len() * 4 <= FOLDED_BYTES && entrance.columns == 12);
+    }
+
+    #[test]
+    fn a_tower_without_a_linear_first_layer_folds_nothing() {
+        let draw = &mut Draw::new(23);
+        let mut tower = tower(draw, vec![("a", code("a", 9), None)], 12, &[]);
+        assert_eq!(folded(&tower), [false]);
+        tower.layers.insert(0, Layer::Relu);
+        let rows = batch(draw, &tower.schema, 20);
+        let found = embed(&tower, &rows).unwrap();
+        let expected = naive(&tower, &rows);
+        assert!(found.data.iter().zip(expected).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-6));
+    }
+}

@@ -1,0 +1,202 @@
+//! The native engine: a tower run on the training kernels, without a shared library.
+//!
+//! Rows are computed in tiles of exactly [`TILE`], the last one filled up with zeros, so that the
+//! bits of a row do not depend on the rows beside it. Small embedding tables are multiplied into the first
+//! layer when an engine is made ([`FOLDED_BYTES`]).
+
+mod fold;
+
+pub use fold::FOLDED_BYTES;
+
+use crate::engine::Engine;
+use crate::engine::layout::{Layout, check_batch, check_output, check_tower};
+use crate::error::ModelError;
+use crate::lanes::{dispatched, inner};
+use crate::tower::{Layer, Matrix, Tower};
+use fold::{Entrance, Linear, Uses};
+use rayon::prelude::*;
+use std::ops::Range;
+use std::sync::Arc;
+use twotower_artifacts::{CodeBatch, TowerSchema};
+
+/// Rows computed at a time: enough to feed `gemm`, few enough to stay in cache.
+pub const TILE: usize = 256;
+
+/// Embeds a batch on the current rayon pool.
+///
+/// # Shapes
+/// - `batch`: columns in the order of `tower.schema`, codes below their cardinality
+/// - returns `[rows, dim]`; unit rows when the tower ends in an L2 norm and the row is not zero
+///
+/// The result does not depend on the number of threads, nor a row's bits on the rows beside it.
+///
+/// # Errors
+/// [`ModelError::Tower`] for a tower whose parts do not fit together; [`ModelError::Artifact`] for
+/// a batch of another shape, or a code outside its field's cardinality.
+pub fn embed(tower: &Tower, batch: &CodeBatch) -> Result<Matrix, ModelError> {
+    let plan = Plan::new(tower)?;
+    check_batch(&tower.schema, batch)?;
+    let rows = batch.rows();
+    let mut data = vec![0.0; rows * tower.dim];
+    data.par_chunks_mut(TILE * tower.dim).enumerate().for_each_init(
+        || Scratch::new(&plan),
+        |scratch, (tile, out)| plan.forward(tower, batch, tile_rows(tile, rows), scratch, out),
+    );
+    Ok(Matrix { rows, cols: tower.dim, data })
+}
+
+/// A tower and the memory to run it on one thread; nothing is allocated per batch.
+///
+/// # Memory
+/// The tower, at most [`FOLDED_BYTES`] of folded tables, and the layers once more, all shared by clones;
+/// an engine of its own keeps two tiles of the widest layer.
+#[derive(Debug)]
+pub struct NativeEngine {
+    tower: Arc<Tower>,
+    plan: Arc<Plan>,
+    scratch: Scratch,
+}
+
+impl NativeEngine {
+    /// An engine for one worker; the others take clones of it.
+    ///
+    /// # Errors
+    /// [`ModelError::Tower`] for a tower whose parts do not fit together.
+    pub fn new(tower: Arc<Tower>) -> Result<Self, ModelError> {
+        let plan = Plan::new(&tower)?;
+        let scratch = Scratch::new(&plan);
+        Ok(Self { tower, plan: plan.into(), scratch })
+    }
+}
+
+/// An engine for another worker: the tower is shared, the working memory is not.
+impl Clone for NativeEngine {
+    fn clone(&self) -> Self {
+        Self { tower: self.tower.clone(), plan: self.plan.clone(), scratch: Scratch::new(&self.plan) }
+    }
+}
+
+impl Engine for NativeEngine {
+    fn embed(&mut self, batch: &CodeBatch, out: &mut [f32]) -> Result<(), ModelError> {
+        let Self { tower, plan, scratch } = self;
+        check_batch(&tower.schema, batch)?;
+        let rows = batch.rows();
+        check_output(rows, tower.dim, out)?;
+        for (tile, out) in out.chunks_mut(TILE * tower.dim).enumerate() {
+            plan.forward(tower, batch, tile_rows(tile, rows), scratch, out);
+        }
+        Ok(())
+    }
+
+    fn dim(&self) -> usize {
+        self.tower.dim
+    }
+
+    fn schema(&self) -> &TowerSchema {
+        &self.tower.schema
+    }
+}
+
+/// A checked tower, prepared to run.
+#[derive(Debug)]
+struct Plan {
+    layout: Layout,
+    entrance: Entrance,
+    /// Layers after the entrance.
+    steps: Vec<Step>,
+}
+
+/// One layer.
+#[derive(Debug)]
+enum Step {
+    Linear(Linear),
+    Prelu(Vec<f32>),
+    Relu,
+    L2Norm(f32),
+}
+
+/// Memory for one tile.
+#[derive(Debug)]
+struct Scratch {
+    /// Layer input and output, `[TILE, width]` each, `width` as the layers need.
+    x: Vec<f32>,
+    y: Vec<f32>,
+    uses: Uses,
+}
+
+impl Scratch {
+    fn new(plan: &Plan) -> Self {
+        let tile = || vec![0.0; TILE * plan.layout.max_width];
+        Self { x: tile(), y: tile(), uses: Uses::new(&plan.entrance, TILE) }
+    }
+}
+
+fn tile_rows(tile: usize, rows: usize) -> Range<usize> {
+    tile * TILE..rows.min((tile + 1) * TILE)
+}
+
+impl Plan {
+    fn new(tower: &Tower) -> Result<Self, ModelError> {
+        let layout = check_tower(tower)?;
+        let entrance = Entrance::new(tower, &layout);
+        let steps = tower.layers[entrance.is_layer() as usize..].iter().map(|layer| match layer {
+            Layer::Linear { weight, bias } => Step::Linear(Linear::new(weight, 0..weight.cols, bias)),
+            Layer::Prelu { slope } => Step::Prelu(slope.clone()),
+            Layer::Relu => Step::Relu,
+            Layer::L2Norm { eps } => Step::L2Norm(*eps),
+        });
+        Ok(Self { steps: steps.collect(), layout, entrance })
+    }
+
+    /// Embeds at most [`TILE`] checked rows.
+    fn forward(&self, tower: &Tower, batch: &CodeBatch, rows: Range<usize>, scratch: &mut Scratch, out: &mut [f32]) {
+        let Scratch { x, y, uses } = scratch;
+        let mut width = self.entrance.width();
+        let buffers = (&mut x[..TILE * self.entrance.columns], &mut y[..TILE * width]);
+        self.entrance.forward(tower, &self.layout, batch, rows, buffers, uses);
+        if self.entrance.is_layer() {
+            std::mem::swap(x, y);
+        }
+        for step in &self.steps {
+            let rows = &mut x[..TILE * width];
+            match step {
+                Step::Linear(linear) => {
+                    linear.forward(rows, width, &mut y[..TILE * linear.output()]);
+                    std::mem::swap(x, y);
+                    width = linear.output();
+                }
+                Step::Prelu(slope) => prelu(rows, slope),
+                Step::Relu => relu(rows),
+                Step::L2Norm(eps) => normalise(rows, width, *eps),
+            }
+        }
+        out.copy_from_slice(&x[..out.len()]);
+    }
+}
+
+dispatched! {
+    /// x = max(x, 0) + slope * min(x, 0), row by row.
+    pub fn prelu(x: &mut [f32], slope: &[f32]) {
+        for row in x.chunks_exact_mut(slope.len()) {
+            for (x, slope) in row.iter_mut().zip(slope) {
+                *x = if *x > 0.0 { *x } else { *slope * *x };
+            }
+        }
+    }
+
+    /// x = max(x, 0).
+    pub fn relu(x: &mut [f32]) {
+        for x in x {
+            *x = if *x > 0.0 { *x } else { 0.0 };
+        }
+    }
+
+    /// x = x / max(‖x‖₂, eps), per row of `width`.
+    pub fn normalise(x: &mut [f32], width: usize, eps: f32) {
+        for row in x.chunks_exact_mut(width) {
+            let norm = inner::<FMA>(row, row).sqrt();
+            let divisor = if norm > eps { norm } else { eps };
+            row.iter_mut().for_each(|x| *x /= divisor);
+        }
+    }
+}
