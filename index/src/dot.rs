@@ -44,12 +44,6 @@ dispatch! {
 
     /// Dot products of `query` with the given rows of `vectors`, as [`dot`]; replaces `out`.
     fn dot_rows(query: &[f32], vectors: &[f32], rows: &[u32], out: &mut Vec<f32>) = dot_rows_lanes;
-
-    /// Sum of squares in f64.
-    fn square_norm(a: &[f32]) -> f64 = square_norm_lanes;
-
-    /// Replaces the score in each key by the exact cosine of its row with `query` of norm `norm`.
-    fn score_exactly(query: &[f32], norm: f64, items: Rows<'_>, keys: &mut [Key]) = score_exactly_lanes;
 }
 
 #[inline(always)]
@@ -80,40 +74,99 @@ fn dot_rows_lanes(query: &[f32], vectors: &[f32], rows: &[u32], out: &mut Vec<f3
     out.extend(rows.iter().map(|&row| dot_lanes(query, &vectors[row as usize * dim..][..dim])));
 }
 
-#[inline(always)]
-fn square_norm_lanes(a: &[f32]) -> f64 {
-    wide_dot(a, a)
+/// Sum of squares in f64.
+pub(crate) fn square_norm(a: &[f32]) -> f64 {
+    let [norm] = wide_dots(a, [a]);
+    norm
 }
 
-#[inline(always)]
-fn score_exactly_lanes(query: &[f32], norm: f64, items: Rows<'_>, keys: &mut [Key]) {
-    for item in keys {
-        let row = row(*item);
-        let dot = wide_dot(query, items.vector(row));
-        *item = key((dot / (norm * items.norms[row as usize])).clamp(-1.0, 1.0) as f32, row);
+/// Replaces the score in each key by the exact cosine of its row with `query` of norm `norm`.
+pub(crate) fn score_exactly(query: &[f32], norm: f64, items: Rows<'_>, keys: &mut [Key]) {
+    let (quads, rest) = keys.as_chunks_mut::<4>();
+    for quad in quads {
+        score_some_exactly(query, norm, items, quad);
+    }
+    for one in rest {
+        score_some_exactly(query, norm, items, std::array::from_mut(one));
     }
 }
 
-/// Dot product in f64: 8 running sums, added pairwise at the end.
-#[inline(always)]
-fn wide_dot(a: &[f32], b: &[f32]) -> f64 {
-    let mut sums = [0.0f64; 8];
-    let (a_blocks, a_tail) = a.as_chunks::<8>();
-    let (b_blocks, b_tail) = b.as_chunks::<8>();
-    for (x, y) in a_blocks.iter().zip(b_blocks) {
-        for lane in 0..8 {
-            sums[lane] += f64::from(x[lane]) * f64::from(y[lane]);
+fn score_some_exactly<const N: usize>(query: &[f32], norm: f64, items: Rows<'_>, keys: &mut [Key; N]) {
+    let rows = keys.map(row);
+    let dots = wide_dots(query, rows.map(|row| items.vector(row)));
+    for i in 0..N {
+        let cosine = dots[i] / (norm * items.norms[rows[i] as usize]);
+        keys[i] = key(cosine.clamp(-1.0, 1.0) as f32, rows[i]);
+    }
+}
+
+/// Dot products of `a` with N vectors in f64: for each 8 running sums, added pairwise, and then what
+/// follows the last 8 values.
+fn wide_dots<const N: usize>(a: &[f32], b: [&[f32]; N]) -> [f64; N] {
+    assert!(b.iter().all(|b| b.len() == a.len()), "vectors of a dot product have one length");
+    let mut dots = wide_dots_of_blocks(a, &b);
+    let whole = a.len() / 8 * 8;
+    for (dot, b) in dots.iter_mut().zip(&b) {
+        for (x, y) in a[whole..].iter().zip(&b[whole..]) {
+            *dot += f64::from(*x) * f64::from(*y);
         }
     }
-    for (sum, (x, y)) in sums.iter_mut().zip(a_tail.iter().zip(b_tail)) {
-        *sum += f64::from(*x) * f64::from(*y);
-    }
-    for width in [4, 2, 1] {
-        for lane in 0..width {
-            sums[lane] += sums[lane + width];
+    dots
+}
+
+fn wide_dots_of_blocks<const N: usize>(a: &[f32], b: &[&[f32]; N]) -> [f64; N] {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::*;
+
+        // Left to itself, the compiler makes this a scalar loop.
+        #[target_feature(enable = "avx2")]
+        fn wide<const N: usize>(a: &[f32], b: &[&[f32]; N]) -> [f64; N] {
+            let mut sums = [[_mm256_setzero_pd(); 2]; N];
+            for block in (0..a.len() / 8 * 8).step_by(8) {
+                for half in 0..2 {
+                    let at = block + half * 4;
+                    // SAFETY: `at + 4` is at most the length of `a`, which is that of each of `b`.
+                    let x = unsafe { _mm256_cvtps_pd(_mm_loadu_ps(a.as_ptr().add(at))) };
+                    for i in 0..N {
+                        // SAFETY: as above.
+                        let y = unsafe { _mm256_cvtps_pd(_mm_loadu_ps(b[i].as_ptr().add(at))) };
+                        sums[i][half] = _mm256_add_pd(sums[i][half], _mm256_mul_pd(x, y));
+                    }
+                }
+            }
+            let mut dots = [0.0; N];
+            for i in 0..N {
+                let four = _mm256_add_pd(sums[i][0], sums[i][1]);
+                let two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd::<1>(four));
+                dots[i] = _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+            }
+            dots
+        }
+
+        if std::arch::is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has the feature, and the caller has compared the lengths.
+            return unsafe { wide(a, b) };
         }
     }
-    sums[0]
+    wide_dots_portable(a, b)
+}
+
+fn wide_dots_portable<const N: usize>(a: &[f32], b: &[&[f32]; N]) -> [f64; N] {
+    b.map(|b| {
+        let mut sums = [0.0; 8];
+        for (x, y) in a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0) {
+            for lane in 0..8 {
+                sums[lane] += f64::from(x[lane]) * f64::from(y[lane]);
+            }
+        }
+        for width in [4, 2, 1] {
+            for lane in 0..width {
+                sums[lane] += sums[lane + width];
+            }
+        }
+        sums[0]
+    })
 }
 
 #[cfg(test)]
@@ -126,16 +179,12 @@ mod tests {
             let a: Vec<f32> = (0..dim).map(|i| (i as f32 * 0.37).sin()).collect();
             let b: Vec<f32> = (0..dim).map(|i| (i as f32 * 0.71).cos()).collect();
             assert_eq!(dot(&a, &b).to_bits(), dot_lanes(&a, &b).to_bits());
-            assert_eq!(square_norm(&a).to_bits(), square_norm_lanes(&a).to_bits());
-            let norms = [square_norm(&b).sqrt()];
-            let items = Rows { dim, vectors: &b, norms: &norms };
-            let (mut keys, mut plain) = ([key(0.0, 0)], [key(0.0, 0)]);
-            score_exactly(&a, 2.0, items, &mut keys);
-            score_exactly_lanes(&a, 2.0, items, &mut plain);
-            assert_eq!(keys, plain);
+            assert_eq!(wide_dots_of_blocks(&a, &[&b]), wide_dots_portable(&a, &[&b]));
+            let [wide] = wide_dots(&a, [&b]);
+            assert_eq!(wide_dots(&a, [&b, &a, &b, &b]), [wide, square_norm(&a), wide, wide]);
             let naive: f64 = a.iter().zip(&b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum();
             assert!((f64::from(dot(&a, &b)) - naive).abs() < 1e-5);
-            assert!((wide_dot(&a, &b) - naive).abs() < 1e-12);
+            assert!((wide - naive).abs() < 1e-12);
         }
     }
 }

@@ -25,6 +25,7 @@ mod sample;
 mod scan;
 mod search;
 pub mod store;
+mod tile;
 mod vectors;
 
 pub use build::{BuildReport, BuildStep, Observer, RECALL_DEPTH, build, recall_at};

@@ -1,7 +1,7 @@
 //! The one order of results, and how approximate scores are turned into it.
 //!
-//! Scores from a matrix product are approximate and depend, in their last bits, on where a query
-//! stands in its batch. So a result is chosen in two steps: candidates whose approximate score lies
+//! Scores of a first pass are approximate and depend, in their last bits, on the machine and on the
+//! kind of index. So a result is chosen in two steps: candidates whose approximate score lies
 //! within [`margin`] of the k-th best are kept, then all of them are scored again exactly. What was
 //! dropped cannot belong to the best k, so the answer is that of exact scores alone.
 
