@@ -13,6 +13,9 @@ use twotower_tables::{ReadOptions, Table, TableBatch};
 /// Rows read at a time where a stage has no reason for another number.
 pub const BATCH_ROWS: usize = 16_384;
 
+/// Bytes read at a time, at the most, where a stage has no reason for another number.
+pub const BATCH_BYTES: usize = 16 << 20;
+
 /// The first `rows` rows of a table as one batch.
 ///
 /// # Errors
@@ -20,7 +23,8 @@ pub const BATCH_ROWS: usize = 16_384;
 pub fn read_whole(table: &Table, columns: &[String], rows: u64) -> Result<RecordBatch, PipelineError> {
     table.require_rows()?;
     let options = ReadOptions { columns, rows: 0..rows, batch_rows: BATCH_ROWS };
-    let batches = table.read(options)?.map(|b| Ok(b?.batch)).collect::<Result<Vec<_>, PipelineError>>()?;
+    let batches =
+        table.read_within(options, BATCH_BYTES)?.map(|b| Ok(b?.batch)).collect::<Result<Vec<_>, PipelineError>>()?;
     let schema = match batches.first() {
         Some(first) => first.schema(),
         None => return Err(PipelineError::Data(format!("{}: no rows were read", table.name()))),
@@ -38,7 +42,7 @@ pub fn read_ids(table: &Table, column: &str) -> Result<Ids, PipelineError> {
     let columns = [column.to_string()];
     let options = ReadOptions { columns: &columns, rows: 0..u64::MAX, batch_rows: BATCH_ROWS };
     let mut ids = Ids::new(kind);
-    for batch in table.read(options)? {
+    for batch in table.read_within(options, BATCH_BYTES)? {
         let batch = twotower_tables::id_column_as(&batch?, column, kind)?;
         ids.extend_from(&batch, 0..batch.len());
     }

@@ -1,6 +1,6 @@
 //! `encode-features`: fits the encoders, then encodes items, users with positives, and interactions.
 
-use crate::columns::{self, BATCH_ROWS, StagedTable};
+use crate::columns::{self, BATCH_BYTES, BATCH_ROWS, StagedTable};
 use crate::duplicates::DuplicateFinder;
 use crate::error::PipelineError;
 use crate::id_index::{IdIndex, hash};
@@ -109,7 +109,9 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
         ))
     })?;
 
-    let mut fit = EncoderFit::new(context.config.side(Side::User), context.config.side(Side::Item))?;
+    let counted = usize::try_from(context.memory.bytes() / 3).unwrap_or(usize::MAX);
+    let mut fit =
+        EncoderFit::new(context.config.side(Side::User), context.config.side(Side::Item))?.with_spill(&dir, counted);
     item_table.batches.iter().try_for_each(|batch| encode.fit_batch(&mut fit, Side::Item, batch))?;
     let seen = encode.fit_users(&users, &mut fit)?;
     let state = match previous {
@@ -243,7 +245,8 @@ impl Encode<'_> {
         let id = &self.context.config.tables.items.id;
         let mut unsorted = Ids::new(id_kind(table, id)?);
         let mut batches = Vec::new();
-        for batch in table.read(ReadOptions { columns: &columns, rows: 0..table.rows()?, batch_rows: BATCH_ROWS })? {
+        let options = ReadOptions { columns: &columns, rows: 0..table.rows()?, batch_rows: BATCH_ROWS };
+        for batch in table.read_within(options, BATCH_BYTES)? {
             let batch = batch?;
             let ids = id_column_as(&batch, id, unsorted.kind())?;
             unsorted.extend_from(&ids, 0..ids.len());
@@ -272,7 +275,7 @@ impl Encode<'_> {
         let mut bar = self.context.progress.bar("read positives", total, "rows");
         let mut staged = StagedTable::new(self.dir.join(format!(".interactions.tmp-{}-0", std::process::id())));
         let options = ReadOptions { columns: &wanted, rows: 0..total, batch_rows: BATCH_ROWS };
-        for batch in table.read(options)? {
+        for batch in table.read_within(options, BATCH_BYTES)? {
             self.context.cancel.check("encode-features")?;
             let batch = batch?;
             let id = |column: &str, kind: IdKind| -> Result<ArrayRef, PipelineError> {
@@ -340,7 +343,7 @@ impl Encode<'_> {
         let wanted = [id.clone()];
         let options = ReadOptions { columns: &wanted, rows: 0..users.rows()?, batch_rows: BATCH_ROWS };
         let mut suspects: FxHashMap<String, u64> = FxHashMap::default();
-        for batch in users.read(options)? {
+        for batch in users.read_within(options, BATCH_BYTES)? {
             let batch = batch?;
             let ids = id_column(&batch, id)?;
             for (row, this) in ids.iter().enumerate().filter(|(_, this)| repeated.binary_search(&hash(*this)).is_ok()) {
@@ -444,10 +447,15 @@ impl Encode<'_> {
         sink: impl FnMut(O) -> Result<(), PipelineError>,
     ) -> Result<(), PipelineError> {
         let context = self.context;
-        let held = vec![("side files", self.joins.bytes()), ("hashes of ids", 32 * MIB)];
+        let held = vec![
+            ("side files", self.joins.bytes()),
+            ("hashes of ids", 32 * MIB),
+            ("values being counted", context.memory.bytes() / 3),
+        ];
         let plan = context.plan(&Needs { stage: "encode-features", held, per_worker: 0, per_row })?;
         let columns = self.side_columns(Side::User);
-        let source = users.read(ReadOptions { columns: &columns, rows: 0..rows, batch_rows: plan.batch_rows })?;
+        let read = ReadOptions { columns: &columns, rows: 0..rows, batch_rows: plan.batch_rows };
+        let source = users.read_within(read, plan.batch_bytes)?;
         let source = source.map(|batch| batch.map_err(PipelineError::from));
         ordered("encode-features", plan.width, &context.cancel, source, worker, sink)
     }

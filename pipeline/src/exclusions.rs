@@ -1,6 +1,6 @@
 //! What a user must not get: items seen, the catalogue's allow and deny lists, and pairs by table.
 
-use crate::columns::BATCH_ROWS;
+use crate::columns::{BATCH_BYTES, BATCH_ROWS};
 use crate::config::ListTable;
 use crate::error::PipelineError;
 use crate::id_index::IdIndex;
@@ -120,7 +120,7 @@ fn read_batches(
 ) -> Result<(), PipelineError> {
     let wanted: Vec<String> = wanted.iter().map(|c| c.to_string()).collect();
     let options = ReadOptions { columns: &wanted, rows: 0..table.rows()?, batch_rows: BATCH_ROWS };
-    for batch in table.read(options)? {
+    for batch in table.read_within(options, BATCH_BYTES)? {
         take(&batch?)?;
     }
     Ok(())

@@ -140,7 +140,7 @@ impl Embedding {
     /// Streams raw rows of a table as a plan allows.
     ///
     /// # Errors
-    /// As [`Table::read`].
+    /// As [`Table::read_within`].
     pub fn read(
         &self,
         table: &Table,
@@ -149,7 +149,7 @@ impl Embedding {
     ) -> Result<impl Iterator<Item = Result<TableBatch, PipelineError>> + Send + use<>, PipelineError> {
         let columns = read_columns(&self.spec);
         let read = ReadOptions { columns: &columns, rows, batch_rows: plan.batch_rows };
-        Ok(table.read(read)?.map(|b| b.map_err(PipelineError::from)))
+        Ok(table.read_within(read, plan.batch_bytes)?.map(|b| b.map_err(PipelineError::from)))
     }
 
     /// Kind of the ids that the run encoded.

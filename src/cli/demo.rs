@@ -2,7 +2,7 @@
 
 use super::evaluate::metrics_table;
 use super::job::{given, memory};
-use super::report::{outcome_json, print_outcome};
+use super::report::{outcome_json, print_outcome, take_peak_rss_mib};
 use super::synth::DataOpts;
 use clap::Args;
 use serde_json::json;
@@ -56,28 +56,26 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
         memory: memory(opts.memory.as_deref())?,
     };
     let as_json = opts.json;
-    let report = demo(&options, |stage, outcome| {
-        if !as_json {
-            print_outcome(stage.name(), outcome, false);
-        }
+    let mut stages = Vec::new();
+    let report = demo(&options, |stage, outcome| match as_json {
+        true => stages.push(outcome_json(stage.name(), outcome, take_peak_rss_mib())),
+        false => print_outcome(stage.name(), outcome, false),
     })?;
     if as_json {
-        say!("{}", to_json(&report));
+        say!("{}", to_json(&report, stages));
     } else {
         print(&report, &opts.dir);
     }
     Ok(())
 }
 
-fn to_json(report: &DemoReport) -> serde_json::Value {
+fn to_json(report: &DemoReport, mut stages: Vec<serde_json::Value>) -> serde_json::Value {
     let synth = json!({
         "stage": "synth",
         "rows": { "users": report.data.users, "items": report.data.items, "interactions": report.data.interactions },
         "seconds": report.data_seconds,
     });
-    let stages: Vec<_> = std::iter::once(synth)
-        .chain(report.stages.iter().map(|(stage, outcome)| outcome_json(stage.name(), outcome)))
-        .collect();
+    stages.insert(0, synth);
     json!({ "stages": stages, "data": report.data, "metrics": report.metrics, "recalls": report.shown })
 }
 

@@ -20,13 +20,24 @@ pub fn write_out(write: impl FnOnce(&mut std::io::StdoutLock<'static>) -> std::i
     }
 }
 
-/// One stage's result as a JSON object.
-pub fn outcome_json(stage: &str, outcome: &Outcome) -> Value {
+/// The most memory that this process has held since it began, or since this was asked last, in MiB.
+pub fn take_peak_rss_mib() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: f64 = line.split_ascii_whitespace().next()?.parse().ok()?;
+    // Where the kernel does not let it be reset, the next stage reports the larger of both.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+    Some((kib / 1024.0).round())
+}
+
+/// One stage's result as a JSON object, with the most memory it held.
+pub fn outcome_json(stage: &str, outcome: &Outcome, peak_rss_mib: Option<f64>) -> Value {
     json!({
         "stage": stage,
         "skipped": outcome.skipped,
         "rows": outcome.manifest.rows,
         "seconds": outcome.manifest.seconds,
+        "peak_rss_mib": peak_rss_mib,
         "fingerprint": outcome.manifest.fingerprint,
         "warnings": outcome.manifest.warnings,
         "details": outcome.manifest.details,
@@ -36,13 +47,14 @@ pub fn outcome_json(stage: &str, outcome: &Outcome) -> Value {
 /// Prints one stage's result on standard output: JSON, or a line of rows and seconds.
 pub fn print_outcome(stage: &str, outcome: &Outcome, as_json: bool) {
     if as_json {
-        say!("{}", outcome_json(stage, outcome));
+        say!("{}", outcome_json(stage, outcome, take_peak_rss_mib()));
         return;
     }
     let rows: Vec<String> = outcome.manifest.rows.iter().map(|(name, n)| format!("{n} {name}")).collect();
     let how =
         if outcome.skipped { "current, skipped".to_string() } else { format!("{:.1} s", outcome.manifest.seconds) };
-    say!("{stage}: {} ({how})", rows.join(", "));
+    let peak = take_peak_rss_mib().map_or(String::new(), |mib| format!(", at most {mib} MiB"));
+    say!("{stage}: {} ({how}{peak})", rows.join(", "));
 }
 
 /// A table with right-aligned numbers.

@@ -1,7 +1,7 @@
 //! `twotower run`.
 
 use super::job::{JobOpts, given};
-use super::report::{outcome_json, print_outcome};
+use super::report::{outcome_json, print_outcome, take_peak_rss_mib};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::path::PathBuf;
@@ -66,7 +66,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     let mut stages = Vec::new();
     run_all(&context, &options, |stage, outcome| {
         if opts.job.json {
-            stages.push(outcome_json(stage.name(), outcome));
+            stages.push(outcome_json(stage.name(), outcome, take_peak_rss_mib()));
         } else {
             print_outcome(stage.name(), outcome, false);
         }
