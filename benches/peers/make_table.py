@@ -11,6 +11,7 @@ HERE = Path(__file__).parent
 UNITS = {"encode": "users/s", "infer": "users/s", "train": "examples/s", "retrieve": "queries/s"}
 EXTRAS = {"recall": "recall@50 {:.3f}", "ef": "ef {:.0f}", "build_seconds": "build {:.0f} s",
           "ms_a_step": "{:.0f} ms a step", "peak_fraction": "{:.0%} of sgemm peak"}
+QUIET = 0.5  # load average above which the machine had other work
 SEARCH = "Top-50 of {} items, {}"
 # What, section, group, ours, start of the rivals' names, the ratio aimed at. The fastest of the rivals counts.
 AIMS = [
@@ -120,7 +121,9 @@ def results_page(results: dict) -> str:
         p = section["parameters"]
         size = f", {p['users']:,} users" if name in ("encode", "infer") else ""
         lines += ["", f"## {name}", "",
-                  f"Measured on {section['date']}{size}; load average before it {section['load_before']:.1f}."]
+                  f"Measured on {section['date']}{size}; load average before the run {section['load_before']:.1f}."]
+        if section["load_before"] > QUIET:
+            lines[-1] += " **The machine had other work: not to be quoted.**"
         if "disagreements" in section:
             lines += ["", "Codes compared with ours: " + "; ".join(
                 f"{who}: {', '.join(wrong) or 'the same'}" for who, wrong in section["disagreements"].items()) + "."]

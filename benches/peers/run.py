@@ -134,6 +134,9 @@ def main() -> None:
     if not a.twotower.is_file():
         parser.error(f"--twotower: no file {a.twotower}; see README.md")
 
+    load = os.getloadavg()[0]
+    if load > make_table.QUIET:
+        print(f"warning: load average {load:.1f}: another program is at work, so these figures are not to be quoted")
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:a.threads])
     for folder in (a.work, a.out):
         folder.mkdir(parents=True, exist_ok=True)
@@ -160,7 +163,7 @@ def main() -> None:
         }
         state = results["sections"].get(name, {})
         if a.force or {key: state.get(key) for key in identity} != identity:
-            state = {**identity, "date": datetime.date.today().isoformat(), "load_before": os.getloadavg()[0],
+            state = {**identity, "date": datetime.date.today().isoformat(), "load_before": load,
                      "contenders": {}}
         results["sections"][name] = state
         run_section(name, job, a.repeats, state, save)
