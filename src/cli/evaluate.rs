@@ -1,7 +1,7 @@
 //! `twotower evaluate`.
 
 use super::job::JobOpts;
-use super::report::{outcome_json, table};
+use super::report::{outcome_json, table, take_peak_rss_mib};
 use clap::Args;
 use std::path::{Path, PathBuf};
 use twotower_pipeline::evaluate::{MetricsFile, comparable, evaluate, files, read_metrics};
@@ -29,7 +29,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     let context = opts.job.context(Vec::new(), quiet)?;
     let outcome = evaluate(&context)?;
     if opts.job.json {
-        say!("{}", outcome_json("evaluate", &outcome));
+        say!("{}", outcome_json("evaluate", &outcome, take_peak_rss_mib()));
     } else {
         say!("{}", metrics_table(&read_metrics(&context.run.evaluation().join(files::METRICS))?));
     }
