@@ -6,7 +6,7 @@ use crate::batch::{CodeBatch, Column, Ragged};
 use crate::error::ArtifactError;
 use crate::ids::{IdKind, Ids};
 use crate::manifest::FileEntry;
-use crate::parquet_file::{Artifact, Compression, ParquetBatches, ParquetFile, ParquetSource, arrow_error};
+use crate::parquet_file::{Artifact, Compression, ParquetBatches, ParquetFile, ParquetSource, Stored, arrow_error};
 use crate::schema::{FieldShape, TowerSchema};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, UInt32Type};
@@ -68,11 +68,13 @@ impl CodesWriter {
     /// # Errors
     /// [`ArtifactError::Io`] or [`ArtifactError::Parquet`].
     pub fn create(path: impl AsRef<Path>, info: &CodesInfo, compression: Compression) -> Result<Self, ArtifactError> {
-        let dense = info.schema.fields.iter().filter(|f| matches!(f.shape, FieldShape::Dense { .. }));
-        let mut plain: Vec<&str> = dense.map(|f| f.name.as_str()).collect();
-        plain.push(ID_COLUMN);
+        let stored = |top: &str| match info.schema.fields.iter().find(|f| f.name == top).map(|f| &f.shape) {
+            Some(FieldShape::Dense { .. }) => Stored::Plain,
+            None if info.ids == IdKind::Text => Stored::Prefixed,
+            _ => Stored::Packed,
+        };
         let schema = Arc::new(arrow_schema(info));
-        let file = ParquetFile::create(path.as_ref(), schema, GROUP_ROWS, compression, &plain, CODES, info)?;
+        let file = ParquetFile::create_stored(path.as_ref(), schema, GROUP_ROWS, compression, stored, CODES, info)?;
         Ok(Self { file, info: info.clone() })
     }
 
@@ -301,6 +303,26 @@ mod tests {
         range.extend_from_rows(&batch, 501..507);
         let found: Vec<_> = reader.batches(501..507, 100).unwrap().map(Result::unwrap).collect();
         assert_eq!(found, [(Ids::Int((501..507).collect()), range)]);
+    }
+
+    #[test]
+    fn text_ids_and_codes_of_any_size_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut schema = info().schema;
+        schema.fields.truncate(1);
+        schema.fields[0].shape = FieldShape::Code { table: "t".to_string(), cardinality: u32::MAX };
+        let info = CodesInfo { ids: IdKind::Text, schema };
+        let mut ids = Ids::new(IdKind::Text);
+        (0..3000).for_each(|r| ids.push(crate::ids::Id::Text(&"é".repeat(r % 7 + 1))));
+        let codes = (0..3000u32).map(|r| r.wrapping_mul(2_654_435_761).min(u32::MAX - 1)).collect();
+        let batch = CodeBatch { columns: vec![Column::Code(codes)] };
+        for compression in [Compression::None, Compression::Lz4, Compression::Zstd] {
+            let path = dir.path().join("codes.parquet");
+            let mut writer = CodesWriter::create(&path, &info, compression).unwrap();
+            writer.write(&ids, &batch).unwrap();
+            writer.finish().unwrap();
+            assert_eq!(CodesReader::open(&path).unwrap().load().unwrap(), (ids.clone(), batch.clone()));
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
-use parquet::basic::{Compression as Codec, ZstdLevel};
+use parquet::basic::{Compression as Codec, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
@@ -66,6 +66,19 @@ pub struct Artifact {
     pub version: u32,
 }
 
+/// How a column is stored. Statistics are kept of dictionary columns only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// By a dictionary, as Parquet writers do unless told otherwise.
+    Dictionary,
+    /// Value by value: vectors and scores.
+    Plain,
+    /// Text that is mostly distinct, without what a value shares with the one before.
+    Prefixed,
+    /// Integers as differences, bit-packed: codes and integer ids.
+    Packed,
+}
+
 /// A Parquet file being written. Memory: one row group. Dropped unfinished, it leaves nothing.
 pub struct ParquetFile {
     writer: ArrowWriter<HashingWriter<Staged>>,
@@ -89,6 +102,23 @@ impl ParquetFile {
         artifact: Artifact,
         details: &impl Serialize,
     ) -> Result<Self, ArtifactError> {
+        let stored = |top: &str| if plain_columns.contains(&top) { Stored::Plain } else { Stored::Dictionary };
+        Self::create_stored(path, schema, group_rows, compression, stored, artifact, details)
+    }
+
+    /// As [`ParquetFile::create`]; `stored` says how each top-level column is stored.
+    ///
+    /// # Errors
+    /// As [`ParquetFile::create`].
+    pub(crate) fn create_stored(
+        path: &Path,
+        schema: SchemaRef,
+        group_rows: usize,
+        compression: Compression,
+        stored: impl Fn(&str) -> Stored,
+        artifact: Artifact,
+        details: &impl Serialize,
+    ) -> Result<Self, ArtifactError> {
         let header = Header { artifact: artifact.name.to_string(), format_version: artifact.version, details };
         let header = serde_json::to_string(&header).map_err(|e| io_error("encode header of", path)(e.into()))?;
         let mut properties = WriterProperties::builder()
@@ -100,11 +130,21 @@ impl ParquetFile {
         let leaves =
             parquet::arrow::ArrowSchemaConverter::new().convert(&schema).map_err(parquet_error("plan", path))?;
         for leaf in leaves.columns().iter().map(|c| c.path()) {
-            if leaf.parts().first().is_some_and(|top| plain_columns.contains(&top.as_str())) {
+            let stored = leaf.parts().first().map_or(Stored::Dictionary, |top| stored(top));
+            if stored != Stored::Dictionary {
                 properties = properties
                     .set_column_dictionary_enabled(leaf.clone(), false)
                     .set_column_statistics_enabled(leaf.clone(), EnabledStatistics::None);
             }
+            properties = match stored {
+                Stored::Dictionary | Stored::Plain => properties,
+                Stored::Prefixed => properties.set_column_encoding(leaf.clone(), Encoding::DELTA_BYTE_ARRAY),
+                // Packed bits leave LZ4 nothing to find.
+                Stored::Packed if compression == Compression::Lz4 => properties
+                    .set_column_encoding(leaf.clone(), Encoding::DELTA_BINARY_PACKED)
+                    .set_column_compression(leaf.clone(), Codec::UNCOMPRESSED),
+                Stored::Packed => properties.set_column_encoding(leaf.clone(), Encoding::DELTA_BINARY_PACKED),
+            };
         }
         let output = HashingWriter::new(Staged::create(path)?);
         let writer = ArrowWriter::try_new(output, schema.clone(), Some(properties.build()))

@@ -87,12 +87,22 @@ impl BooleanSpec {
 pub(crate) struct BooleanEncoder {
     texts: FxHashMap<String, u32>,
     folded: String,
+    /// Codes of texts as they stand in the data, the first few met.
+    met: FxHashMap<Box<str>, u32>,
     codes: ValueMap<u32>,
 }
 
+/// Columns of booleans hold few distinct texts; more are not remembered.
+const MOST_MET: usize = 256;
+
 impl BooleanEncoder {
     pub(crate) fn new(spec: &BooleanSpec) -> Self {
-        Self { texts: spec.codes().unwrap_or_default(), folded: String::new(), codes: ValueMap::default() }
+        Self {
+            texts: spec.codes().unwrap_or_default(),
+            folded: String::new(),
+            met: FxHashMap::default(),
+            codes: ValueMap::default(),
+        }
     }
 }
 
@@ -100,11 +110,17 @@ impl Encode for BooleanEncoder {
     fn encode(&mut self, column: &ArrayRef, out: &mut Column, counts: &mut FeatureCounts) -> Result<(), ColumnError> {
         let out = crate::encode::codes(out);
         let before = out.len();
-        let Self { texts, folded, codes } = self;
+        let Self { texts, folded, met, codes } = self;
         let code = |value: Value<'_>| match value {
             Value::Bool(b) => FALSE + u32::from(b),
             // The empty string is missing only if the configuration lists it.
-            Value::Text(text) => lookup(texts, folded, text),
+            Value::Text(text) => met.get(text).copied().unwrap_or_else(|| {
+                let code = lookup(texts, folded, text);
+                if met.len() < MOST_MET {
+                    met.insert(text.into(), code);
+                }
+                code
+            }),
             value => value.text(|text| text.map_or(MISSING, |text| lookup(texts, folded, text))),
         };
         codes.map_rows(column, code, |code| out.push(code))?;

@@ -236,7 +236,8 @@ mod tests {
         let mut found = Vec::new();
         spilled.add_up(1, |part| part.for_each_held(|v, n| found.push((format!("{v:?}"), n)))).unwrap();
         let mut expected = values.map(|(v, n)| (format!("{v:?}"), n)).to_vec();
-        (found.sort(), expected.sort());
+        found.sort();
+        expected.sort();
         assert_eq!(found, expected);
     }
 

@@ -60,14 +60,10 @@ struct TextCounts {
 }
 
 impl TextCounts {
-    fn text(text: &str, entries: &[(usize, u64)], entry: usize) -> (usize, usize) {
-        debug_assert!(entries[entry].0 <= text.len());
-        (entry.checked_sub(1).map_or(0, |before| entries[before].0), entries[entry].0)
-    }
-
+    #[inline]
     fn get(&self, entry: usize) -> &str {
-        let (from, to) = Self::text(&self.text, &self.entries, entry);
-        &self.text[from..to]
+        let start = entry.checked_sub(1).map_or(0, |before| self.entries[before].0);
+        &self.text[start..self.entries[entry].0]
     }
 
     #[inline]

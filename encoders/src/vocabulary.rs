@@ -32,7 +32,7 @@ pub enum Slot<'v> {
 ///
 /// # Memory
 /// The bytes of all values, 16 bytes a value for bounds and count, 8 to 16 for the index, and
-/// about 32 more for values that are integers once an integer column is encoded.
+/// about 32 more at most for values that are integers once an integer column is encoded.
 #[derive(Debug, Clone)]
 pub struct Vocabulary {
     /// All values one after another.
@@ -44,8 +44,39 @@ pub struct Vocabulary {
     /// Over value numbers.
     index: Slots,
     /// Codes of the values that are integers, built when first asked for.
-    ints: OnceLock<FxHashMap<i64, u32>>,
+    ints: OnceLock<IntCodes>,
     fingerprint: Fingerprint,
+}
+
+/// Codes of integers: a table where they lie close together, else a map.
+#[derive(Debug, Clone)]
+struct IntCodes {
+    /// The integer of the table's first place.
+    first: i64,
+    table: Vec<u32>,
+    map: FxHashMap<i64, u32>,
+}
+
+impl IntCodes {
+    fn new(codes: impl Iterator<Item = (i64, u32)> + Clone) -> Self {
+        let (mut first, mut last, mut count) = (i64::MAX, i64::MIN, 0);
+        codes.clone().for_each(|(i, _)| (first, last, count) = (first.min(i), last.max(i), count + 1));
+        if count == 0 || last.abs_diff(first) >= 1024 + 8 * count {
+            return Self { first: 0, table: Vec::new(), map: codes.collect() };
+        }
+        let mut table = vec![UNKNOWN; last.abs_diff(first) as usize + 1];
+        codes.for_each(|(i, code)| table[i.abs_diff(first) as usize] = code);
+        Self { first, table, map: FxHashMap::default() }
+    }
+
+    #[inline]
+    fn get(&self, value: i64) -> Option<u32> {
+        match self.table.get(value.wrapping_sub(self.first) as u64 as usize) {
+            Some(code) => Some(*code),
+            None if self.map.is_empty() => None,
+            None => self.map.get(&value).copied(),
+        }
+    }
 }
 
 /// A vocabulary as it is stored; the index is rebuilt.
@@ -184,12 +215,12 @@ impl Vocabulary {
     }
 
     /// The code of an integer: that of its decimal text.
+    #[inline]
     pub fn lookup_int(&self, value: i64) -> u32 {
         let ints = self.ints.get_or_init(|| {
-            let ints = (0..self.len()).filter_map(|v| Some((canonical_int(self.value(v))?, FIRST_VALUE + v as u32)));
-            ints.collect()
+            IntCodes::new((0..self.len()).filter_map(|v| Some((canonical_int(self.value(v))?, FIRST_VALUE + v as u32))))
         });
-        ints.get(&value).copied().unwrap_or(UNKNOWN)
+        ints.get(value).unwrap_or(UNKNOWN)
     }
 
     /// The code of an Arrow value.
@@ -367,6 +398,18 @@ mod tests {
         assert_ne!(a.fingerprint(), swapped.fingerprint());
         assert_ne!(a.fingerprint(), glued.fingerprint());
         assert_eq!(a.diff(&swapped).moved, [("a".to_string(), 3, 4), ("b".to_string(), 4, 3)]);
+    }
+
+    #[test]
+    fn integers_near_and_far_apart_have_the_codes_of_their_text() {
+        for ints in [vec![5, 7, -3, 0], vec![i64::MIN, i64::MAX, 0, 1], vec![i64::MAX - 2, i64::MAX], vec![]] {
+            let mut counts = ValueCounts::default();
+            ints.iter().for_each(|i| counts.add_int(*i, 1));
+            let v = counts.finish("t", 1, None).unwrap();
+            for i in ints.iter().flat_map(|i| [*i, i.wrapping_add(1), i.wrapping_sub(1)]).chain([9, 1 << 40]) {
+                assert_eq!(v.lookup_int(i), v.lookup(&i.to_string()), "{i} of {ints:?}");
+            }
+        }
     }
 
     #[test]

@@ -72,11 +72,6 @@ impl Linear {
         self.bias.len()
     }
 
-    /// `y = b`, every row.
-    fn begin(&self, y: &mut [f32]) {
-        y.chunks_exact_mut(self.output()).for_each(|row| row.copy_from_slice(&self.bias));
-    }
-
     /// `y += x W`, `x` of `width` columns.
     fn add(&self, x: &[f32], width: usize, y: &mut [f32]) {
         if width > 0 {
@@ -86,7 +81,7 @@ impl Linear {
 
     /// `y = x W + b`, `x` of `width` columns.
     pub fn forward(&self, x: &[f32], width: usize, y: &mut [f32]) {
-        self.begin(y);
+        y.chunks_exact_mut(self.output()).for_each(|row| row.copy_from_slice(&self.bias));
         self.add(x, width, y);
     }
 }
@@ -199,11 +194,11 @@ impl Entrance {
             }
         }
         let Some(linear) = &self.linear else { return };
-        linear.begin(y);
-        linear.add(x, self.columns, y);
-        for (r, row) in y.chunks_exact_mut(linear.output()).enumerate().take(rows.len()) {
+        for (r, row) in y.chunks_exact_mut(linear.output()).enumerate() {
+            row.copy_from_slice(&linear.bias);
             weighted_rows(row, &self.rows, uses.of(r));
         }
+        linear.add(x, self.columns, y);
     }
 
     /// Width of the first layer's result; that of the concatenation where it is not linear.
