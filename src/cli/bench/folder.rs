@@ -37,8 +37,8 @@ impl Folder {
             )));
         }
         let folder = Self { path, temporary };
-        publish_bytes(&folder.path.join(MARK), MARK_TEXT.as_bytes())?;
-        publish_bytes(&folder.path.join(JOB), PIPELINE_TOML.as_bytes())?;
+        publish_bytes(folder.path.join(MARK), MARK_TEXT.as_bytes())?;
+        publish_bytes(folder.path.join(JOB), PIPELINE_TOML.as_bytes())?;
         Ok(folder)
     }
 

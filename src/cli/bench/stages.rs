@@ -82,7 +82,7 @@ pub static STAGES: [Stage; 8] = [
         reads: &["run/vectors/user"],
         ..Stage::new("recall", How::Job(&["recall", "--topk", "50"], "/rows/users", 1))
     },
-    Stage { ..Stage::new("evaluate", How::Job(&["evaluate"], "/rows/users", 1)) },
+    Stage::new("evaluate", How::Job(&["evaluate"], "/rows/users", 1)),
 ];
 
 /// A stage with the engine it is run on.
