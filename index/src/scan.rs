@@ -1,6 +1,5 @@
 //! Scanning the scores of a group of queries against their thresholds: the vectorised half of top-k.
 
-use crate::dot::dispatch;
 use crate::rank::{Key, key};
 use crate::tile::{LANES, Lanes};
 
@@ -194,9 +193,20 @@ fn count_above_portable(values: &[Lanes], thresholds: &Lanes) -> [u32; LANES] {
     counts
 }
 
-dispatch! {
-    /// Largest scores of each group; item i belongs to group i modulo `groups`.
-    fn group_maxima(scores: &[Lanes], groups: usize, maxima: &mut Vec<Lanes>) = group_maxima_lanes;
+/// Largest scores of each group; item i belongs to group i modulo `groups`.
+fn group_maxima(scores: &[Lanes], groups: usize, maxima: &mut Vec<Lanes>) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        fn wide(scores: &[Lanes], groups: usize, maxima: &mut Vec<Lanes>) {
+            group_maxima_lanes(scores, groups, maxima);
+        }
+        if std::arch::is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has the feature the function is compiled for.
+            return unsafe { wide(scores, groups, maxima) };
+        }
+    }
+    group_maxima_lanes(scores, groups, maxima);
 }
 
 #[inline(always)]
