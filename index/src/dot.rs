@@ -42,11 +42,11 @@ fn dot_avx2(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(len, b.len(), "vectors of a dot product have one length");
     let mut sums = [_mm256_setzero_ps(); 2];
     for block in (0..len / 16 * 16).step_by(16) {
-        for half in 0..2 {
+        for (half, sum) in sums.iter_mut().enumerate() {
             let at = block + half * 8;
             // SAFETY: `at + 8` is at most the length of both.
             let (x, y) = unsafe { (_mm256_loadu_ps(a.as_ptr().add(at)), _mm256_loadu_ps(b.as_ptr().add(at))) };
-            sums[half] = _mm256_add_ps(sums[half], _mm256_mul_ps(x, y));
+            *sum = _mm256_add_ps(*sum, _mm256_mul_ps(x, y));
         }
     }
     let eight = _mm256_add_ps(sums[0], sums[1]);
@@ -127,14 +127,14 @@ fn wide_dots_of_blocks<const N: usize>(a: &[f32], b: &[&[f32]; N]) -> [f64; N] {
         fn wide<const N: usize>(a: &[f32], b: &[&[f32]; N]) -> [f64; N] {
             let mut sums = [[_mm256_setzero_pd(); 2]; N];
             for block in (0..a.len() / 8 * 8).step_by(8) {
-                for half in 0..2 {
+                for half in [0, 1] {
                     let at = block + half * 4;
                     // SAFETY: `at + 4` is at most the length of `a`, which is that of each of `b`.
                     let x = unsafe { _mm256_cvtps_pd(_mm_loadu_ps(a.as_ptr().add(at))) };
-                    for i in 0..N {
+                    for (sums, b) in sums.iter_mut().zip(b) {
                         // SAFETY: as above.
-                        let y = unsafe { _mm256_cvtps_pd(_mm_loadu_ps(b[i].as_ptr().add(at))) };
-                        sums[i][half] = _mm256_add_pd(sums[i][half], _mm256_mul_pd(x, y));
+                        let y = unsafe { _mm256_cvtps_pd(_mm_loadu_ps(b.as_ptr().add(at))) };
+                        sums[half] = _mm256_add_pd(sums[half], _mm256_mul_pd(x, y));
                     }
                 }
             }

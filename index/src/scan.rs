@@ -186,8 +186,8 @@ fn count_above(values: &[Lanes], thresholds: &Lanes) -> [u32; LANES] {
 fn count_above_portable(values: &[Lanes], thresholds: &Lanes) -> [u32; LANES] {
     let mut counts = [0u32; LANES];
     for value in values {
-        for lane in 0..LANES {
-            counts[lane] += u32::from(value.0[lane] >= thresholds.0[lane]);
+        for (count, (value, bar)) in counts.iter_mut().zip(value.0.iter().zip(&thresholds.0)) {
+            *count += u32::from(value >= bar);
         }
     }
     counts
@@ -242,9 +242,9 @@ mod tests {
             assert_eq!(collect_above(&s, 0, &bars, 1000, usize::MAX, &mut keys), 640);
             assert_eq!(collect_portable(&s, 0, &bars, 1000, usize::MAX, &mut portable), 640);
             assert_eq!(keys, portable);
-            for lane in 0..LANES {
+            for (lane, keys) in keys.iter().enumerate() {
                 let expected = (0..640).filter(|i| s[*i as usize].0[lane] >= bars.0[lane]).map(|i| i + 1000);
-                assert!(keys[lane].iter().map(|k| row(*k)).eq(expected));
+                assert!(keys.iter().map(|k| row(*k)).eq(expected));
             }
         }
     }
