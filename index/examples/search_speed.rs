@@ -18,8 +18,10 @@ use twotower_index::{
 
 /// Rows and columns of the product that the peak is measured on.
 const SQUARE: usize = 1024;
-/// Queries on which recall is measured.
+/// Queries on which recall is measured, from the first.
 const RECALL_QUERIES: usize = 2000;
+/// Queries for which the width of HNSW search is chosen, from the last.
+const SAMPLE_QUERIES: usize = 1000;
 
 /// The command line, as pairs of a name and its value.
 struct Options(Vec<(String, String)>);
@@ -74,7 +76,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let queries = options.vectors("queries")?;
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     let start = Instant::now();
-    let index = index(&config, items, options.text("index").map(PathBuf::from).as_deref())?;
+    let sample = &queries[queries.len().saturating_sub(SAMPLE_QUERIES * dim)..];
+    let index = index(&config, items, sample, options.text("index").map(PathBuf::from).as_deref())?;
     let build_seconds = start.elapsed().as_secs_f64();
     let eligible = Eligibility::all(index.count());
     let request = Request { queries: &queries, k, exclude: Exclusions::none(), eligible: &eligible };
@@ -106,14 +109,19 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Opens the index kept in `dir`, or builds one and keeps it there.
-fn index(config: &IndexConfig, items: ItemVectors, dir: Option<&Path>) -> Result<Box<dyn ItemIndex>, Box<dyn Error>> {
+fn index(
+    config: &IndexConfig,
+    items: ItemVectors,
+    sample: &[f32],
+    dir: Option<&Path>,
+) -> Result<Box<dyn ItemIndex>, Box<dyn Error>> {
     if let Some(dir) = dir
         && let Ok(index) = open(dir, items.fingerprint())
         && index.manifest().kind == config.kind
     {
         return Ok(index);
     }
-    let (index, _) = build(config, items, None, &mut |_| ControlFlow::Continue(()))?;
+    let (index, _) = build(config, items, Some(sample), &mut |_| ControlFlow::Continue(()))?;
     if let Some(dir) = dir {
         std::fs::create_dir_all(dir)?;
         save(&*index, dir)?;

@@ -79,8 +79,8 @@ pub struct BuildReport {
 
 /// Builds the index that the configuration asks for.
 ///
-/// For HNSW, unreachable items are linked, and the search width is doubled from 64 until
-/// recall@50 against exact search reaches `target_recall`. It is measured on `sample`
+/// For HNSW, unreachable items are linked, and the least search width is chosen, within an eighth,
+/// with which recall@50 against exact search reaches `target_recall`. It is measured on `sample`
 /// (`[queries, dim]` f32, unit rows) or, without one, on noisy item vectors.
 ///
 /// # Memory
@@ -150,21 +150,35 @@ fn choose_width(
         Some(queries) => queries.to_vec(),
         None => noisy_queries(index.image(), config.sample_queries, config.seed),
     };
-    let (first, last) = match config.ef_search {
+    let (mut ef_search, last) = match config.ef_search {
         Some(ef_search) => (ef_search, ef_search),
         None => (FIRST_EF, LARGEST_EF),
     };
-    let mut ef_search = first;
-    let measured = loop {
+    let mut measure = |ef_search| {
         index.tune(ef_search, None);
         let recall = recall_at(index, &sampled, RECALL_DEPTH)?;
         index.tune(ef_search, Some(recall));
         tell(observer, BuildStep::Measured { ef_search, recall })?;
-        if recall >= config.target_recall || ef_search >= last {
-            break recall;
-        }
-        ef_search *= 2;
+        Ok::<f64, IndexError>(recall)
     };
+    let mut measured = measure(ef_search)?;
+    while measured < config.target_recall && ef_search < last {
+        ef_search *= 2;
+        measured = measure(ef_search)?;
+    }
+    // Doubling may have gone too far: the least width that suffices lies above half of it.
+    if config.ef_search.is_none() && ef_search > FIRST_EF && measured >= config.target_recall {
+        let mut too_narrow = ef_search / 2;
+        let step = ef_search / 16;
+        while ef_search - too_narrow > step {
+            let middle = (ef_search + too_narrow) / 2;
+            match measure(middle)? {
+                recall if recall >= config.target_recall => (ef_search, measured) = (middle, recall),
+                _ => too_narrow = middle,
+            }
+        }
+        index.tune(ef_search, Some(measured));
+    }
     if measured < config.min_index_recall {
         let (required, depth) = (config.min_index_recall, RECALL_DEPTH);
         return Err(IndexError::RecallTooLow { measured, required, depth, ef_search });

@@ -3,51 +3,64 @@
 use crate::rank::{Key, key, row};
 use crate::vectors::Rows;
 
-/// Defines functions that run an `#[inline(always)]` body compiled for the widest vectors the
-/// processor has. Rust never contracts or reorders float arithmetic, so all give the same bits.
-macro_rules! dispatch {
-    ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:path;)*) => {$(
-        $(#[$doc])*
-        pub(crate) fn $name($($arg: $ty),*) $(-> $ret)? {
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-                fn wide($($arg: $ty),*) $(-> $ret)? {
-                    $body($($arg),*)
-                }
-                #[target_feature(enable = "avx2")]
-                fn middle($($arg: $ty),*) $(-> $ret)? {
-                    $body($($arg),*)
-                }
-                if std::arch::is_x86_feature_detected!("avx512f")
-                    && std::arch::is_x86_feature_detected!("avx512bw")
-                    && std::arch::is_x86_feature_detected!("avx512dq")
-                    && std::arch::is_x86_feature_detected!("avx512vl")
-                {
-                    // SAFETY: the processor has the features the function is compiled for.
-                    return unsafe { wide($($arg),*) };
-                }
-                if std::arch::is_x86_feature_detected!("avx2") {
-                    // SAFETY: as above.
-                    return unsafe { middle($($arg),*) };
-                }
+/// Dot product of two vectors of one length, in f32: 16 running sums, added pairwise, and then what
+/// follows the last 16 values.
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has the feature the function is compiled for.
+        return unsafe { dot_avx2(a, b) };
+    }
+    dot_portable(a, b)
+}
+
+/// Dot products of `query` with the given rows of `items`, as [`dot`]; replaces `out`.
+pub(crate) fn dot_rows(query: &[f32], items: Rows<'_>, rows: &[u32], out: &mut Vec<f32>) {
+    out.clear();
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        fn wide(query: &[f32], items: Rows<'_>, rows: &[u32], out: &mut Vec<f32>) {
+            for &row in rows {
+                out.push(dot_avx2(query, items.vector(row)));
             }
-            $body($($arg),*)
         }
-    )*};
-}
-pub(crate) use dispatch;
-
-dispatch! {
-    /// Dot product of two vectors of one length, in f32: 16 running sums, added pairwise at the end.
-    fn dot(a: &[f32], b: &[f32]) -> f32 = dot_lanes;
-
-    /// Dot products of `query` with the given rows of `vectors`, as [`dot`]; replaces `out`.
-    fn dot_rows(query: &[f32], vectors: &[f32], rows: &[u32], out: &mut Vec<f32>) = dot_rows_lanes;
+        if std::arch::is_x86_feature_detected!("avx2") {
+            // SAFETY: as above.
+            return unsafe { wide(query, items, rows, out) };
+        }
+    }
+    out.extend(rows.iter().map(|row| dot_portable(query, items.vector(*row))));
 }
 
-#[inline(always)]
-fn dot_lanes(a: &[f32], b: &[f32]) -> f32 {
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+#[inline]
+fn dot_avx2(a: &[f32], b: &[f32]) -> f32 {
+    use std::arch::x86_64::*;
+    let len = a.len();
+    assert_eq!(len, b.len(), "vectors of a dot product have one length");
+    let mut sums = [_mm256_setzero_ps(); 2];
+    for block in (0..len / 16 * 16).step_by(16) {
+        for (half, sum) in sums.iter_mut().enumerate() {
+            let at = block + half * 8;
+            // SAFETY: `at + 8` is at most the length of both.
+            let (x, y) = unsafe { (_mm256_loadu_ps(a.as_ptr().add(at)), _mm256_loadu_ps(b.as_ptr().add(at))) };
+            *sum = _mm256_add_ps(*sum, _mm256_mul_ps(x, y));
+        }
+    }
+    let eight = _mm256_add_ps(sums[0], sums[1]);
+    let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    let one = _mm_add_ss(two, _mm_movehdup_ps(two));
+    let mut sum = _mm_cvtss_f32(one);
+    for i in len / 16 * 16..len {
+        sum += a[i] * b[i];
+    }
+    sum
+}
+
+fn dot_portable(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0.0f32; 16];
     let (a_blocks, a_tail) = a.as_chunks::<16>();
     let (b_blocks, b_tail) = b.as_chunks::<16>();
@@ -56,22 +69,12 @@ fn dot_lanes(a: &[f32], b: &[f32]) -> f32 {
             sums[lane] += x[lane] * y[lane];
         }
     }
-    for (sum, (x, y)) in sums.iter_mut().zip(a_tail.iter().zip(b_tail)) {
-        *sum += x * y;
-    }
     for width in [8, 4, 2, 1] {
         for lane in 0..width {
             sums[lane] += sums[lane + width];
         }
     }
-    sums[0]
-}
-
-#[inline(always)]
-fn dot_rows_lanes(query: &[f32], vectors: &[f32], rows: &[u32], out: &mut Vec<f32>) {
-    let dim = query.len();
-    out.clear();
-    out.extend(rows.iter().map(|&row| dot_lanes(query, &vectors[row as usize * dim..][..dim])));
+    a_tail.iter().zip(b_tail).fold(sums[0], |sum, (x, y)| sum + x * y)
 }
 
 /// Sum of squares in f64.
@@ -124,14 +127,14 @@ fn wide_dots_of_blocks<const N: usize>(a: &[f32], b: &[&[f32]; N]) -> [f64; N] {
         fn wide<const N: usize>(a: &[f32], b: &[&[f32]; N]) -> [f64; N] {
             let mut sums = [[_mm256_setzero_pd(); 2]; N];
             for block in (0..a.len() / 8 * 8).step_by(8) {
-                for half in 0..2 {
+                for half in [0, 1] {
                     let at = block + half * 4;
                     // SAFETY: `at + 4` is at most the length of `a`, which is that of each of `b`.
                     let x = unsafe { _mm256_cvtps_pd(_mm_loadu_ps(a.as_ptr().add(at))) };
-                    for i in 0..N {
+                    for (sums, b) in sums.iter_mut().zip(b) {
                         // SAFETY: as above.
-                        let y = unsafe { _mm256_cvtps_pd(_mm_loadu_ps(b[i].as_ptr().add(at))) };
-                        sums[i][half] = _mm256_add_pd(sums[i][half], _mm256_mul_pd(x, y));
+                        let y = unsafe { _mm256_cvtps_pd(_mm_loadu_ps(b.as_ptr().add(at))) };
+                        sums[half] = _mm256_add_pd(sums[half], _mm256_mul_pd(x, y));
                     }
                 }
             }
@@ -178,7 +181,7 @@ mod tests {
         for dim in [1, 7, 16, 33, 64, 100] {
             let a: Vec<f32> = (0..dim).map(|i| (i as f32 * 0.37).sin()).collect();
             let b: Vec<f32> = (0..dim).map(|i| (i as f32 * 0.71).cos()).collect();
-            assert_eq!(dot(&a, &b).to_bits(), dot_lanes(&a, &b).to_bits());
+            assert_eq!(dot(&a, &b).to_bits(), dot_portable(&a, &b).to_bits());
             assert_eq!(wide_dots_of_blocks(&a, &[&b]), wide_dots_portable(&a, &[&b]));
             let [wide] = wide_dots(&a, [&b]);
             assert_eq!(wide_dots(&a, [&b, &a, &b, &b]), [wide, square_norm(&a), wide, wide]);

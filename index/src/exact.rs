@@ -55,8 +55,9 @@ pub(crate) fn search_image(image: &Image, request: &Request<'_>, out: &mut Neigh
     search_parallel(image, request, out, &ScratchPool::default(), &search_all)
 }
 
-/// Working memory of [`search_exactly`]: 128 KiB of scores, and for each query of a block its vector
-/// and at most `max(5 * k, 512)` candidates of 8 bytes.
+/// Working memory of [`search_exactly`], whatever the number of items: 128 KiB of scores, and for each
+/// query of a block its vector and at most `max(4 * k, 256) + 4` candidates of 8 bytes; 0.5 MiB at
+/// d = 64 and k = 50.
 #[derive(Debug, Default)]
 pub(crate) struct ExactScratch {
     queries: Vec<Lanes>,

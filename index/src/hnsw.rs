@@ -10,8 +10,6 @@ use crate::rank::{Key, key, margin, row, tighten};
 use crate::search::{Block, Eligibility, ItemIndex, Scratch, ScratchPool, SearchBlock, Slots};
 use crate::store::IndexManifest;
 use crate::vectors::{Rows, scale};
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 
 /// Neighbours for which `ef_search` was chosen; wider requests search in proportion wider.
 pub(crate) const EF_DEPTH: usize = 50;
@@ -59,7 +57,7 @@ impl HnswIndex {
             }
             nearest(&self.image, block.items, query, ef, walk);
             keys.clear();
-            keys.extend(walk.found.drain().map(|Reverse(key)| key).filter(|key| {
+            keys.extend(walk.found.iter().map(|(key, _)| *key).filter(|key| {
                 let row = row(*key);
                 eligible.holds(row) && excluded.binary_search(&row).is_err()
             }));
@@ -114,13 +112,15 @@ pub(crate) struct GraphScratch {
 /// State of one walk over layer 0.
 #[derive(Debug, Default)]
 pub(crate) struct Walk {
-    /// The nearest items so far, worst on top.
-    found: BinaryHeap<Reverse<Key>>,
-    /// Items whose links were not followed yet, best on top.
-    open: BinaryHeap<Key>,
-    /// Per item, the walk that last saw it.
-    seen: Vec<u32>,
-    walk: u32,
+    /// The nearest items so far, best first, and whether their links were followed.
+    ///
+    /// A sorted list takes a new item faster than two heaps do at the usual few hundred entries, and
+    /// needs no second list of items to go on from.
+    found: Vec<(Key, bool)>,
+    /// Links of everything before this position in `found` were followed.
+    open: usize,
+    /// Items seen in this walk, as a set of bits: small enough to stay in the cache of one core.
+    seen: Vec<u64>,
     fresh: Vec<u32>,
     scores: Vec<f32>,
 }
@@ -128,32 +128,45 @@ pub(crate) struct Walk {
 impl Walk {
     fn restart(&mut self, count: usize) {
         self.found.clear();
-        self.open.clear();
-        if self.seen.len() != count || self.walk == u32::MAX {
-            self.seen.clear();
-            self.seen.resize(count, 0);
-            self.walk = 0;
-        }
-        self.walk += 1;
+        self.open = 0;
+        self.seen.clear();
+        self.seen.resize(count.div_ceil(64), 0);
     }
 
     /// Whether an item is seen for the first time in this walk.
     fn first_sight(&mut self, row: u32) -> bool {
-        std::mem::replace(&mut self.seen[row as usize], self.walk) != self.walk
+        let (word, bit) = (&mut self.seen[row as usize / 64], 1 << (row % 64));
+        let is_first = *word & bit == 0;
+        *word |= bit;
+        is_first
     }
 
+    /// Takes an item in, if it is among the `ef` nearest.
     fn offer(&mut self, key: Key, ef: usize) {
-        if self.found.len() < ef {
-            self.found.push(Reverse(key));
-        } else if self.found.peek().is_some_and(|worst| key > worst.0) {
-            // Replaces the worst and sinks it, in one pass.
-            if let Some(mut worst) = self.found.peek_mut() {
-                *worst = Reverse(key);
+        if self.found.len() == ef {
+            if self.found.last().is_some_and(|worst| key < worst.0) {
+                return;
             }
-        } else {
-            return;
+            self.found.pop();
         }
-        self.open.push(key);
+        let place = self.found.partition_point(|other| other.0 > key);
+        self.found.insert(place, (key, false));
+        self.open = self.open.min(place);
+    }
+
+    /// The nearest item whose links were not followed yet, which now are.
+    fn follow(&mut self) -> Option<u32> {
+        let (key, followed) = self.peek()?;
+        *followed = true;
+        let row = row(*key);
+        self.open += 1;
+        Some(row)
+    }
+
+    /// The nearest item whose links were not followed yet.
+    fn peek(&mut self) -> Option<&mut (Key, bool)> {
+        self.open += self.found[self.open..].iter().take_while(|(_, followed)| *followed).count();
+        self.found.get_mut(self.open)
     }
 }
 
@@ -166,7 +179,7 @@ fn nearest(image: &Image, items: Rows<'_>, query: &[f32], ef: usize, walk: &mut 
         let layer = image.layer(l);
         loop {
             let links = layer.of(row(best));
-            dot_rows(query, items.vectors, links, &mut walk.scores);
+            dot_rows(query, items, links, &mut walk.scores);
             let nearest = links.iter().zip(&walk.scores).map(|(row, score)| key(*score, *row)).max();
             match nearest {
                 Some(nearer) if nearer > best => best = nearer,
@@ -177,34 +190,34 @@ fn nearest(image: &Image, items: Rows<'_>, query: &[f32], ef: usize, walk: &mut 
     let layer = image.layer(0);
     walk.first_sight(row(best));
     walk.offer(best, ef);
-    while let Some(from) = walk.open.pop() {
-        if walk.found.len() >= ef && walk.found.peek().is_some_and(|worst| from < worst.0) {
-            break;
-        }
-        let mut fresh = std::mem::take(&mut walk.fresh);
+    let (mut fresh, mut scores) = (std::mem::take(&mut walk.fresh), std::mem::take(&mut walk.scores));
+    while let Some(from) = walk.follow() {
         fresh.clear();
-        for &to in layer.of(row(from)) {
+        for &to in layer.of(from) {
             if walk.first_sight(to) {
                 prefetch(items.vector(to));
                 fresh.push(to);
             }
         }
-        let mut scores = std::mem::take(&mut walk.scores);
-        dot_rows(query, items.vectors, &fresh, &mut scores);
+        // Most likely the next to be followed.
+        if let Some((next, _)) = walk.peek() {
+            prefetch(layer.of(row(*next)));
+        }
+        dot_rows(query, items, &fresh, &mut scores);
         for (row, score) in fresh.iter().zip(&scores) {
             walk.offer(key(*score, *row), ef);
         }
-        (walk.fresh, walk.scores) = (fresh, scores);
     }
+    (walk.fresh, walk.scores) = (fresh, scores);
 }
 
-/// Asks the processor to fetch a vector before it is read.
-fn prefetch(vector: &[f32]) {
+/// Asks the processor to fetch numbers before they are read.
+fn prefetch<T>(numbers: &[T]) {
     #[cfg(target_arch = "x86_64")]
-    for line in vector.chunks(16) {
+    for line in numbers.chunks(64 / size_of::<T>()) {
         // SAFETY: a prefetch has no effect on memory, and the address lies in a slice.
         unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = vector;
+    let _ = numbers;
 }

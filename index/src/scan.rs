@@ -1,6 +1,5 @@
 //! Scanning the scores of a group of queries against their thresholds: the vectorised half of top-k.
 
-use crate::dot::dispatch;
 use crate::rank::{Key, key};
 use crate::tile::{LANES, Lanes};
 
@@ -187,16 +186,27 @@ fn count_above(values: &[Lanes], thresholds: &Lanes) -> [u32; LANES] {
 fn count_above_portable(values: &[Lanes], thresholds: &Lanes) -> [u32; LANES] {
     let mut counts = [0u32; LANES];
     for value in values {
-        for lane in 0..LANES {
-            counts[lane] += u32::from(value.0[lane] >= thresholds.0[lane]);
+        for (count, (value, bar)) in counts.iter_mut().zip(value.0.iter().zip(&thresholds.0)) {
+            *count += u32::from(value >= bar);
         }
     }
     counts
 }
 
-dispatch! {
-    /// Largest scores of each group; item i belongs to group i modulo `groups`.
-    fn group_maxima(scores: &[Lanes], groups: usize, maxima: &mut Vec<Lanes>) = group_maxima_lanes;
+/// Largest scores of each group; item i belongs to group i modulo `groups`.
+fn group_maxima(scores: &[Lanes], groups: usize, maxima: &mut Vec<Lanes>) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        fn wide(scores: &[Lanes], groups: usize, maxima: &mut Vec<Lanes>) {
+            group_maxima_lanes(scores, groups, maxima);
+        }
+        if std::arch::is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has the feature the function is compiled for.
+            return unsafe { wide(scores, groups, maxima) };
+        }
+    }
+    group_maxima_lanes(scores, groups, maxima);
 }
 
 #[inline(always)]
@@ -232,9 +242,9 @@ mod tests {
             assert_eq!(collect_above(&s, 0, &bars, 1000, usize::MAX, &mut keys), 640);
             assert_eq!(collect_portable(&s, 0, &bars, 1000, usize::MAX, &mut portable), 640);
             assert_eq!(keys, portable);
-            for lane in 0..LANES {
+            for (lane, keys) in keys.iter().enumerate() {
                 let expected = (0..640).filter(|i| s[*i as usize].0[lane] >= bars.0[lane]).map(|i| i + 1000);
-                assert!(keys[lane].iter().map(|k| row(*k)).eq(expected));
+                assert!(keys.iter().map(|k| row(*k)).eq(expected));
             }
         }
     }

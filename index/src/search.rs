@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use std::sync::{Mutex, PoisonError};
 use twotower_artifacts::Ragged;
 
-/// Queries searched together: enough to pay for packing a tile of items, few enough for the cache.
+/// Queries searched together: while they are, a tile of items stays in the cache.
 pub(crate) const QUERY_BLOCK: usize = 128;
 
 /// Item rows that must not be returned, per query: ascending rows, repeats allowed.

@@ -6,8 +6,8 @@ use oracle::{Rng, assert_answer, build, clustered, naive, random};
 use proptest::prelude::*;
 use twotower_artifacts::{Category, Ragged};
 use twotower_index::{
-    Eligibility, Exclusions, HnswIndex, IndexConfig, IndexError, IndexKind, ItemIndex, ItemVectors, Neighbours,
-    Request, noisy_queries, recall_at,
+    BuildStep, Eligibility, Exclusions, HnswIndex, IndexConfig, IndexError, IndexKind, ItemIndex, ItemVectors,
+    Neighbours, Request, noisy_queries, recall_at,
 };
 
 const KINDS: [IndexKind; 2] = [IndexKind::Exact, IndexKind::Hnsw];
@@ -222,12 +222,33 @@ fn a_build_below_the_required_recall_fails_as_a_gate() {
 }
 
 #[test]
+fn the_width_chosen_suffices_and_one_an_eighth_narrower_was_measured_not_to() {
+    let vectors = ItemVectors::new(64, random(4000, 64, 71)).unwrap();
+    let config =
+        IndexConfig { kind: IndexKind::Hnsw, m: 8, ef_construction: 40, sample_queries: 200, ..IndexConfig::default() };
+    let mut measured = Vec::new();
+    let mut watch = |step| {
+        if let BuildStep::Measured { ef_search, recall } = step {
+            measured.push((ef_search, recall));
+        }
+        std::ops::ControlFlow::Continue(())
+    };
+    let (index, report) = twotower_index::build(&config, vectors, None, &mut watch).unwrap();
+    let chosen = report.ef_search.unwrap();
+    assert!(chosen > 64 && measured.contains(&(chosen, report.recall.unwrap())), "{report:?} {measured:?}");
+    assert!(report.recall.unwrap() >= config.target_recall);
+    let narrower = measured.iter().filter(|m| m.0 < chosen).max_by_key(|m| m.0).unwrap();
+    assert!(narrower.1 < config.target_recall && chosen - narrower.0 <= chosen / 8, "{chosen} {measured:?}");
+    assert_eq!((index.manifest().ef_search, index.manifest().recall), (report.ef_search, report.recall));
+}
+
+#[test]
 fn auto_says_what_it_chose_and_why_and_an_observer_can_stop_it() {
     let vectors = ItemVectors::new(8, random(600, 8, 61)).unwrap();
     let mut go = |_| std::ops::ControlFlow::Continue(());
     let (_, report) = twotower_index::build(&IndexConfig::default(), vectors.clone(), None, &mut go).unwrap();
     assert_eq!((report.kind, report.recall), (IndexKind::Exact, None));
-    assert!(report.reason.contains("600") && report.reason.contains("150000"), "{}", report.reason);
+    assert!(report.reason.contains("600") && report.reason.contains("100000"), "{}", report.reason);
     let config = IndexConfig { auto_threshold: 500, ..IndexConfig::default() };
     let (index, report) = twotower_index::build(&config, vectors.clone(), None, &mut go).unwrap();
     assert_eq!((report.kind, index.manifest().kind), (IndexKind::Hnsw, IndexKind::Hnsw));
