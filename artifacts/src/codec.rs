@@ -10,7 +10,7 @@ use crate::publish::{io_error, publish_file};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::File;
-use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, BufReader, Cursor, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 /// The largest single length (in bytes) a payload may claim; a crafted length fails here.
@@ -77,7 +77,11 @@ fn encode_into(w: impl Write, magic: &str, version: u32, value: &impl Serialize)
     w.write_all(magic.as_bytes())?;
     w.write_all(&version.to_le_bytes())?;
     let header = w.bytes();
-    bincode::serde::encode_into_std_write(value, &mut w, config()).map_err(io::Error::other)?;
+    // The encoder hands over a number at a time, which a hash takes slowly.
+    let mut buffered = BufWriter::with_capacity(1 << 16, &mut w);
+    bincode::serde::encode_into_std_write(value, &mut buffered, config()).map_err(io::Error::other)?;
+    buffered.flush()?;
+    drop(buffered);
     let payload = w.bytes() - header;
     w.write_all(&payload.to_le_bytes())?;
     let digest = w.digest();
