@@ -1,6 +1,6 @@
 //! What is reported of a stage: medians of its runs, as JSON and as a row of a table.
 
-use super::stages::{Stage, Task};
+use super::stages::{Shape, Stage, Task};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ pub struct Run {
     pub peak_rss_mib: Option<f64>,
     /// Bytes read.
     pub bytes: Option<u64>,
+    /// Floating point operations, of a loop that counts its own.
+    pub flops: Option<f64>,
     /// Threads, of a loop that chooses its own.
     pub threads: Option<u64>,
 }
@@ -38,7 +40,8 @@ impl Runs {
 }
 
 /// Header of the table.
-pub const COLUMNS: [&str; 8] = ["stage", "engine", "rows", "seconds", "rows/s", "MiB/s", "of read", "RSS MiB"];
+pub const COLUMNS: [&str; 10] =
+    ["stage", "engine", "rows", "seconds", "rows/s", "GFLOP/s", "of peak", "MiB/s", "of read", "RSS MiB"];
 
 /// The figures of one stage and engine.
 #[derive(Debug)]
@@ -50,6 +53,8 @@ pub struct Figures {
     seconds: f64,
     rows_per_s: f64,
     cpu_seconds: Option<f64>,
+    gflops: Option<f64>,
+    peak_fraction: Option<f64>,
     bytes_per_s: Option<f64>,
     bandwidth_fraction: Option<f64>,
     peak_rss_mib: Option<f64>,
@@ -57,22 +62,26 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// The figures of all stages that were measured, in order, held against the machine's bandwidth among them.
-    pub fn of<'a>(measured: impl Iterator<Item = (&'a Task, &'a Runs)>) -> Vec<Self> {
+    /// The figures of all stages that were measured, in order, held against the machine's peaks among them.
+    pub fn of<'a>(measured: impl Iterator<Item = (&'a Task, &'a Runs)>, shape: &Shape) -> Vec<Self> {
         let measured = measured.filter(|(_, runs)| !runs.0.is_empty());
-        let mut all: Vec<Self> = measured.map(|(task, runs)| Self::of_stage(task, &runs.0)).collect();
+        let mut all: Vec<Self> = measured.map(|(task, runs)| Self::of_stage(task, &runs.0, shape)).collect();
         let yardstick = |name: &str, value: fn(&Self) -> Option<f64>| {
             all.iter().find(|figures| figures.stage == name).and_then(value)
         };
+        let peak = yardstick(Stage::SGEMM, |f| f.gflops);
         let bandwidth = yardstick(Stage::READ, |f| f.bytes_per_s);
         for figures in &mut all {
+            figures.peak_fraction = figures.gflops.zip(peak).map(|(value, peak)| value / peak);
             figures.bandwidth_fraction = figures.bytes_per_s.zip(bandwidth).map(|(value, peak)| value / peak);
         }
         all
     }
 
-    fn of_stage(task: &Task, runs: &[Run]) -> Self {
+    fn of_stage(task: &Task, runs: &[Run], shape: &Shape) -> Self {
         let over = |value: &dyn Fn(&Run) -> Option<f64>| median(runs.iter().filter_map(value).collect());
+        let per_row = (task.stage.flops)(shape);
+        let flops = |run: &Run| run.flops.or((per_row > 0.0).then_some(per_row * run.rows as f64));
         Self {
             stage: task.stage.name,
             engine: task.stage.per_engine.then_some(task.engine),
@@ -81,6 +90,8 @@ impl Figures {
             seconds: over(&|run| Some(run.seconds)).unwrap_or(0.0),
             rows_per_s: over(&|run| Some(run.rows as f64 / run.seconds)).unwrap_or(0.0),
             cpu_seconds: over(&|run| run.cpu_seconds),
+            gflops: over(&|run| Some(flops(run)? / run.seconds / 1e9)),
+            peak_fraction: None,
             bytes_per_s: over(&|run| Some(run.bytes? as f64 / run.seconds)),
             bandwidth_fraction: None,
             peak_rss_mib: over(&|run| run.peak_rss_mib),
@@ -96,6 +107,8 @@ impl Figures {
             "rows": self.rows,
             "seconds": self.seconds,
             "rows_per_s": self.rows_per_s,
+            "gflops": self.gflops,
+            "peak_fraction": self.peak_fraction,
             "bytes_per_s": self.bytes_per_s,
             "bandwidth_fraction": self.bandwidth_fraction,
             "peak_rss_mib": self.peak_rss_mib,
@@ -115,6 +128,8 @@ impl Figures {
             self.rows.to_string(),
             format!("{:.3}", self.seconds),
             format!("{:.0}", self.rows_per_s),
+            number(self.gflops, 1),
+            percent(self.peak_fraction),
             number(self.bytes_per_s.map(|b| b / f64::from(1 << 20)), 1),
             percent(self.bandwidth_fraction),
             number(self.peak_rss_mib, 0),

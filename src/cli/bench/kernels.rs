@@ -1,5 +1,6 @@
-//! Bare loops: what the machine reaches without a pipeline around it.
+//! Bare loops: what the machine, the engines and the index reach without a pipeline around them.
 
+use super::engines::{engine, search, sgemm};
 use super::folder::files_of;
 use clap::ValueEnum;
 use serde_json::{Value, json};
@@ -16,15 +17,27 @@ const READ_BYTES: usize = 1 << 20;
 /// The loops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Kernel {
+    /// A large product on one thread.
+    SgemmOneThread,
+    /// A product for every core at once.
+    Sgemm,
     /// Sequential reads of the users' files from the page cache.
     Read,
+    /// The user tower on codes in memory, a worker a core.
+    Engine,
+    /// Exact top-50 of user vectors in memory, a worker a core.
+    Search,
 }
 
 impl Kernel {
     /// The name it is called by.
     pub fn name(self) -> &'static str {
         match self {
+            Kernel::SgemmOneThread => "sgemm-one-thread",
+            Kernel::Sgemm => "sgemm",
             Kernel::Read => "read",
+            Kernel::Engine => "engine",
+            Kernel::Search => "search",
         }
     }
 }
@@ -40,13 +53,15 @@ pub struct Count {
     pub threads: usize,
     /// Bytes read.
     pub bytes: Option<u64>,
+    /// Floating point operations, where they do not follow from the rows.
+    pub flops: Option<f64>,
 }
 
 impl Count {
     /// For the process that asked.
     pub fn to_json(&self) -> Value {
-        let Self { rows, seconds, threads, bytes } = self;
-        json!({ "rows": rows, "seconds": seconds, "threads": threads, "bytes": bytes })
+        let Self { rows, seconds, threads, bytes, flops } = self;
+        json!({ "rows": rows, "seconds": seconds, "threads": threads, "bytes": bytes, "flops": flops })
     }
 
     /// From the process that counted; none when it is not a count.
@@ -56,6 +71,7 @@ impl Count {
             seconds: value["seconds"].as_f64()?,
             threads: value["threads"].as_u64()? as usize,
             bytes: value["bytes"].as_u64(),
+            flops: value["flops"].as_f64(),
         })
     }
 }
@@ -64,9 +80,14 @@ impl Count {
 ///
 /// # Errors
 /// Missing or damaged files, those of the engine or index.
-pub fn run(kernel: Kernel, dir: &Path, users: u64, long: Duration) -> Result<Count, PipelineError> {
+pub fn run(kernel: Kernel, dir: &Path, users: u64, engine_name: &str, long: Duration) -> Result<Count, PipelineError> {
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     match kernel {
+        Kernel::SgemmOneThread => sgemm(1, long),
+        Kernel::Sgemm => sgemm(cores, long),
         Kernel::Read => read(&dir.join("data/users"), users, long),
+        Kernel::Engine => engine(dir, engine_name.parse()?, cores, long),
+        Kernel::Search => search(dir, cores, long),
     }
 }
 

@@ -5,6 +5,7 @@
 //! Stages are run in rounds, so that a machine that slows down for a while slows all of them.
 
 mod child;
+mod engines;
 mod figures;
 mod folder;
 mod kernels;
@@ -30,9 +31,9 @@ const LONG_ENOUGH: Duration = Duration::from_secs(60);
 #[command(after_help = "Examples:
   twotower bench                                            a million users, both engines
   twotower bench --users 100000 --engine native --json      no shared library, a JSON object a line
-  twotower bench --stages infer --repeats 5                 one stage; those it needs are run unmeasured
+  twotower bench --stages engine,infer --repeats 5          what infer reaches of its bare engine
   twotower bench big --users 50000000 --repeats 1           keeps data and run in the folder `big`
-What stages read is held against the machine's reads of cached files in the same minutes.")]
+Peak is what the machine's sgemm and its reads of cached files reach in the same minutes.")]
 pub struct Opts {
     /// Folder for data and run: an empty one, or one of an earlier bench. Without it a folder is made
     /// in the current one and removed in the end.
@@ -95,7 +96,7 @@ impl EngineArg {
 pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     let engines = opts.engine.names();
     if let (Some(kernel), Some(dir)) = (opts.kernel, &opts.dir) {
-        let count = kernels::run(kernel, dir, opts.users, opts.loop_seconds)?;
+        let count = kernels::run(kernel, dir, opts.users, engines[engines.len() - 1], opts.loop_seconds)?;
         say!("{}", count.to_json());
         return Ok(());
     }
@@ -132,7 +133,8 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     }
     drop(bar);
 
-    let figures = Figures::of(tasks.iter().zip(&runs));
+    let shape = engines::shape(folder.path(), opts.items)?;
+    let figures = Figures::of(tasks.iter().zip(&runs), &shape);
     if opts.json {
         figures.iter().for_each(|f| say!("{}", f.json()));
     } else {
@@ -145,7 +147,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Names of the stages to measure: all, or those named and the one that others are held against.
+/// Names of the stages to measure: all, or those named and the two that others are held against.
 fn selected(names: &[String]) -> Result<Vec<&'static str>, PipelineError> {
     if names.is_empty() {
         return Ok(STAGES.iter().map(|stage| stage.name).collect());

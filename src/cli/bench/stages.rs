@@ -17,6 +17,8 @@ pub struct Stage {
     pub name: &'static str,
     /// How it is run.
     how: How,
+    /// Floating point operations per row, a multiplication and an addition being two; 0 = not counted.
+    pub flops: fn(&Shape) -> f64,
     /// What it reads, below the bench's folder.
     reads: &'static [&'static str],
     /// Run once for every engine.
@@ -38,17 +40,30 @@ enum How {
     Kernel(Kernel),
 }
 
+/// Sizes of the work on a row.
+#[derive(Debug, Default)]
+pub struct Shape {
+    /// Floating point operations of the user tower's linear layers.
+    pub tower: f64,
+    /// Floating point operations of comparing a user with every item.
+    pub search: f64,
+}
+
 impl Stage {
+    /// The stage whose GFLOP/s is the machine's peak.
+    pub const SGEMM: &'static str = "sgemm";
     /// The stage whose bytes/s is the machine's read bandwidth.
     pub const READ: &'static str = "read";
 
     const fn new(name: &'static str, how: How) -> Self {
-        Self { name, how, reads: &[], per_engine: false, prepares: false, yardstick: false }
+        Self { name, how, flops: |_| 0.0, reads: &[], per_engine: false, prepares: false, yardstick: false }
     }
 }
 
 /// All stages.
-pub static STAGES: [Stage; 8] = [
+pub static STAGES: [Stage; 12] = [
+    Stage { yardstick: true, ..Stage::new("sgemm-1-thread", How::Kernel(Kernel::SgemmOneThread)) },
+    Stage { yardstick: true, ..Stage::new(Stage::SGEMM, How::Kernel(Kernel::Sgemm)) },
     Stage { prepares: true, ..Stage::new("synth", How::Synth) },
     Stage { yardstick: true, ..Stage::new(Stage::READ, How::Kernel(Kernel::Read)) },
     Stage {
@@ -72,13 +87,17 @@ pub static STAGES: [Stage; 8] = [
         prepares: true,
         ..Stage::new("infer-items", How::Job(&["infer", "--side", "item"], "/rows/rows", 1))
     },
+    Stage { flops: |shape| shape.tower, per_engine: true, ..Stage::new("engine", How::Kernel(Kernel::Engine)) },
     Stage {
+        flops: |shape| shape.tower,
         reads: &["data/users"],
         per_engine: true,
         prepares: true,
         ..Stage::new("infer", How::Job(&["infer", "--side", "user"], "/rows/rows", 1))
     },
+    Stage { flops: |shape| shape.search, ..Stage::new("search", How::Kernel(Kernel::Search)) },
     Stage {
+        flops: |shape| shape.search,
         reads: &["run/vectors/user"],
         ..Stage::new("recall", How::Job(&["recall", "--topk", "50"], "/rows/users", 1))
     },
@@ -155,6 +174,7 @@ impl Bench<'_> {
                     cpu_seconds: None,
                     peak_rss_mib: finished.peak_rss_mib,
                     bytes: count.bytes,
+                    flops: count.flops,
                     threads: Some(count.threads as u64),
                 });
             }
@@ -168,6 +188,7 @@ impl Bench<'_> {
             cpu_seconds: finished.cpu_seconds,
             peak_rss_mib: finished.peak_rss_mib,
             bytes: (read > 0).then_some(read),
+            flops: None,
             threads: None,
         })
     }
@@ -190,7 +211,7 @@ impl Bench<'_> {
             How::Kernel(kernel) => {
                 let (dir, users, long) =
                     (self.dir.display().to_string(), self.users.to_string(), self.loop_time.as_secs_f64().to_string());
-                add(&["bench", &dir, "--kernel", kernel.name()]);
+                add(&["bench", &dir, "--kernel", kernel.name(), "--engine", task.engine]);
                 add(&["--users", &users, "--loop-seconds", &long]);
             }
         }
