@@ -28,12 +28,14 @@ fn every_stage_is_measured_against_the_machines_peaks() {
             "synth",
             "read",
             "encode-features",
+            "encode-all-codes",
             "train",
             "infer-items",
             "engine",
             "infer",
             "search",
             "recall",
+            "infer-recall",
             "evaluate"
         ]
     );
@@ -44,8 +46,10 @@ fn every_stage_is_measured_against_the_machines_peaks() {
         }
         let per_engine = ["engine", "infer"].contains(&name);
         assert_eq!(stage["engine"], if per_engine { "native".into() } else { Value::Null }, "{stage}");
-        let computes = ["sgemm-1-thread", "sgemm", "engine", "infer", "search", "recall"].contains(&name);
-        let reads = ["read", "encode-features", "infer-items", "infer", "recall"].contains(&name);
+        let computes =
+            ["sgemm-1-thread", "sgemm", "engine", "infer", "search", "recall", "infer-recall"].contains(&name);
+        let reads = ["read", "encode-features", "encode-all-codes", "infer-items", "infer", "recall", "infer-recall"];
+        let reads = reads.contains(&name);
         let pairs = [("gflops", "peak_fraction", computes), ("bytes_per_s", "bandwidth_fraction", reads)];
         for (value, fraction, counted) in pairs {
             for key in [value, fraction] {

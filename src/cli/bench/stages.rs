@@ -61,7 +61,7 @@ impl Stage {
 }
 
 /// All stages.
-pub static STAGES: [Stage; 12] = [
+pub static STAGES: [Stage; 14] = [
     Stage { yardstick: true, ..Stage::new("sgemm-1-thread", How::Kernel(Kernel::SgemmOneThread)) },
     Stage { yardstick: true, ..Stage::new(Stage::SGEMM, How::Kernel(Kernel::Sgemm)) },
     Stage { prepares: true, ..Stage::new("synth", How::Synth) },
@@ -70,6 +70,10 @@ pub static STAGES: [Stage; 12] = [
         reads: &["data/users", "data/items.parquet", "data/interactions"],
         prepares: true,
         ..Stage::new("encode-features", How::Job(&["encode-features"], "/rows/users", 1))
+    },
+    Stage {
+        reads: &["data/users", "data/items.parquet", "data/interactions"],
+        ..Stage::new("encode-all-codes", How::Job(&["encode-features", "--all-codes"], "/rows/users", 1))
     },
     Stage {
         prepares: true,
@@ -100,6 +104,11 @@ pub static STAGES: [Stage; 12] = [
         flops: |shape| shape.search,
         reads: &["run/vectors/user"],
         ..Stage::new("recall", How::Job(&["recall", "--topk", "50"], "/rows/users", 1))
+    },
+    Stage {
+        flops: |shape| shape.tower + shape.search,
+        reads: &["data/users"],
+        ..Stage::new("infer-recall", How::Job(&["infer", "--side", "user", "--recall"], "/rows/users", 1))
     },
     Stage::new("evaluate", How::Job(&["evaluate"], "/rows/users", 1)),
 ];
