@@ -1,12 +1,14 @@
 //! twotower: batch two-tower recall. Parses arguments, runs one subcommand, prints its result or
 //! one error, and exits with the documented code.
 
+mod allocator;
 mod cli;
 
 use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    allocator::keep_batches();
     let arguments = match cli::Cli::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

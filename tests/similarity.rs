@@ -182,7 +182,7 @@ fn plant(job: &Job, side: &str, rows: &[(i64, [f32; 8])]) {
     };
     let mut writer = VectorsWriter::create(&part, &info, Compression::None).unwrap();
     let ids = Ids::Int(rows.iter().map(|(id, _)| *id).collect());
-    writer.write(&ids, &rows.iter().flat_map(|(_, v)| *v).collect::<Vec<f32>>()).unwrap();
+    writer.write(&ids, rows.iter().flat_map(|(_, v)| *v).collect::<Vec<f32>>()).unwrap();
     let entry: FileEntry = writer.finish().unwrap();
     manifest.fingerprint = Fingerprint::of(entry.blake3.as_bytes());
     manifest.files = vec![entry];

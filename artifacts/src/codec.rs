@@ -10,7 +10,7 @@ use crate::publish::{io_error, publish_file};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::File;
-use std::io::{self, BufWriter, BufReader, Cursor, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, BufWriter, Cursor, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 /// The largest single length (in bytes) a payload may claim; a crafted length fails here.

@@ -96,7 +96,7 @@ impl VectorsWriter {
     ///
     /// # Errors
     /// [`ArtifactError::Length`], [`ArtifactError::IdKind`], or a failed write.
-    pub fn write(&mut self, ids: &Ids, vectors: &[f32]) -> Result<(), ArtifactError> {
+    pub fn write(&mut self, ids: &Ids, vectors: Vec<f32>) -> Result<(), ArtifactError> {
         let path = || self.file.path().to_path_buf();
         if vectors.len() != ids.len() * self.info.dim {
             let (expected, found) = (ids.len() * self.info.dim, vectors.len());
@@ -106,7 +106,7 @@ impl VectorsWriter {
             return Err(ArtifactError::IdKind { path: path(), expected: self.info.ids, found: ids.kind() });
         }
         let values: ArrayRef = match self.info.precision {
-            Precision::F32 => Arc::new(Float32Array::from(vectors.to_vec())),
+            Precision::F32 => Arc::new(Float32Array::from(vectors)),
             Precision::F16 => Arc::new(Float16Array::from_iter_values(vectors.iter().map(|v| half::f16::from_f32(*v)))),
         };
         let list = FixedSizeListArray::try_new(self.element.clone(), self.info.dim as i32, values, None)
@@ -276,7 +276,7 @@ mod tests {
     fn write(path: &Path, precision: Precision, n: usize) -> FileEntry {
         let mut writer = VectorsWriter::create(path, &info(IdKind::Text, precision), Compression::None).unwrap();
         let (ids, vectors) = rows(n);
-        writer.write(&ids, &vectors).unwrap();
+        writer.write(&ids, vectors.clone()).unwrap();
         writer.finish().unwrap()
     }
 
@@ -316,9 +316,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let info = info(IdKind::Int, Precision::F32);
         let mut writer = VectorsWriter::create(dir.path().join("p"), &info, Compression::Zstd).unwrap();
-        let short = writer.write(&Ids::Int(vec![1, 2]), &[0.0; 5]);
+        let short = writer.write(&Ids::Int(vec![1, 2]), vec![0.0; 5]);
         assert!(matches!(short, Err(ArtifactError::Length { expected: 6, found: 5, .. })));
-        assert!(matches!(writer.write(&rows(1).0, &[0.0; 3]), Err(ArtifactError::IdKind { .. })));
+        assert!(matches!(writer.write(&rows(1).0, vec![0.0; 3]), Err(ArtifactError::IdKind { .. })));
     }
 
     #[test]

@@ -310,7 +310,7 @@ fn infer_shard(context: &Context, options: &InferOptions) -> Result<Outcome, Pip
             Ok(move |batch: TableBatch| worker.embed(&batch))
         },
         |embedded: Embedded| {
-            writer.write(&embedded.ids, &embedded.vectors)?;
+            writer.write(&embedded.ids, embedded.vectors)?;
             counts.merge(&embedded.counts);
             bar.advance(embedded.ids.len() as u64);
             Ok(())

@@ -63,7 +63,7 @@ impl PairStoreBuilder {
             partition.dedup();
             bytes.clear();
             for pair in &partition {
-                if store.count % BLOCK == 0 {
+                if store.count.is_multiple_of(BLOCK) {
                     store.firsts.push(pair.0);
                 }
                 store.count += 1;
