@@ -16,6 +16,7 @@ pub mod manifest;
 pub mod neighbours;
 pub mod parquet_file;
 pub mod publish;
+mod row_group;
 pub mod schema;
 pub mod vectors;
 

@@ -7,22 +7,25 @@ use crate::error::ArtifactError;
 use crate::hashing::HashingWriter;
 use crate::manifest::{FileEntry, entry_name};
 use crate::publish::{Staged, io_error};
+use crate::row_group::RowGroup;
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{ArrowError, SchemaRef};
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
+use parquet::arrow::arrow_writer::ArrowRowGroupWriterFactory;
+use parquet::arrow::{ProjectionMask, add_encoded_arrow_schema_to_metadata};
 use parquet::basic::{Compression as Codec, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::writer::SerializedFileWriter;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const HEADER_KEY: &str = "twotower";
 
@@ -81,7 +84,11 @@ pub enum Stored {
 
 /// A Parquet file being written. Memory: one row group. Dropped unfinished, it leaves nothing.
 pub struct ParquetFile {
-    writer: ArrowWriter<HashingWriter<Staged>>,
+    file: SerializedFileWriter<HashingWriter<Staged>>,
+    factory: ArrowRowGroupWriterFactory,
+    group: RowGroup,
+    /// Rows of a whole row group.
+    group_rows: usize,
     schema: SchemaRef,
     path: PathBuf,
     rows: u64,
@@ -146,10 +153,21 @@ impl ParquetFile {
                 Stored::Packed => properties.set_column_encoding(leaf.clone(), Encoding::DELTA_BINARY_PACKED),
             };
         }
+        let mut properties = properties.build();
+        add_encoded_arrow_schema_to_metadata(&schema, &mut properties);
         let output = HashingWriter::new(Staged::create(path)?);
-        let writer = ArrowWriter::try_new(output, schema.clone(), Some(properties.build()))
+        let file = SerializedFileWriter::new(output, leaves.root_schema_ptr(), Arc::new(properties))
             .map_err(parquet_error("create", path))?;
-        Ok(Self { writer, schema, path: path.to_path_buf(), rows: 0 })
+        let factory = ArrowRowGroupWriterFactory::new(&file, schema.clone());
+        Ok(Self {
+            file,
+            factory,
+            group: RowGroup::default(),
+            group_rows: group_rows.max(1),
+            schema,
+            path: path.to_path_buf(),
+            rows: 0,
+        })
     }
 
     /// The final name.
@@ -164,15 +182,31 @@ impl ParquetFile {
     pub fn write(&mut self, columns: Vec<ArrayRef>) -> Result<(), ArtifactError> {
         let batch = RecordBatch::try_new(self.schema.clone(), columns).map_err(arrow_error("write", &self.path))?;
         self.rows += batch.num_rows() as u64;
-        self.writer.write(&batch).map_err(parquet_error("write", &self.path))
+        self.encode(batch).map_err(parquet_error("write", &self.path))
+    }
+
+    fn encode(&mut self, batch: RecordBatch) -> Result<(), ParquetError> {
+        let mut at = 0;
+        while at < batch.num_rows() {
+            let length = (self.group_rows - self.group.rows()).min(batch.num_rows() - at);
+            self.group.encode(&batch.slice(at, length), &self.file, &self.factory)?;
+            at += length;
+            if self.group.rows() == self.group_rows {
+                self.group.write_to(&mut self.file)?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes the footer and publishes the file.
     ///
     /// # Errors
     /// As [`ParquetFile::write`]; nothing stands under the final name then.
-    pub fn finish(self) -> Result<FileEntry, ArtifactError> {
-        let output = self.writer.into_inner().map_err(parquet_error("write", &self.path))?;
+    pub fn finish(mut self) -> Result<FileEntry, ArtifactError> {
+        if self.group.rows() > 0 {
+            self.group.write_to(&mut self.file).map_err(parquet_error("write", &self.path))?;
+        }
+        let output = self.file.into_inner().map_err(parquet_error("write", &self.path))?;
         let (bytes, blake3) = (output.bytes(), output.digest().to_hex().to_string());
         output.into_inner().commit()?;
         Ok(FileEntry { path: entry_name(&self.path), bytes, rows: self.rows, blake3 })

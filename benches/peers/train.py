@@ -28,7 +28,7 @@ def contenders(job: Job) -> list[Contender]:
 
 def read_speed(out: str, _: float) -> dict:
     """The sample of our example's line, `… examples/s, … ms a step, …`."""
-    speed, step = map(float, re.search(r"([\d.]+) examples/s, ([\d.]+) ms a step", out).groups())
+    speed, step = map(float, re.search(r"([\d.]+) examples/s.*, ([\d.]+) ms a step", out).groups())
     return {"rows": BATCH * STEPS, "seconds": BATCH * STEPS / speed, "ms_a_step": step}
 
 

@@ -12,7 +12,8 @@ use arrow_array::{ArrayRef, Float32Array, Int64Array, RecordBatch};
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use twotower_artifacts::{
     CodeBatch, CodesInfo, CodesWriter, Compression, FileEntry, Id, IdKind, Ids, Interactions, Side, write_interactions,
@@ -109,11 +110,17 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
         ))
     })?;
 
-    let counted = usize::try_from(context.memory.bytes() / 3).unwrap_or(usize::MAX);
+    // A fit for every worker; in the end they are one.
+    let workers = context.config.workers();
+    let counted = usize::try_from(context.memory.bytes() / 3).unwrap_or(usize::MAX) / workers;
     let mut fit =
         EncoderFit::new(context.config.side(Side::User), context.config.side(Side::Item))?.with_spill(&dir, counted);
+    let fits: Vec<Mutex<EncoderFit>> = (0..workers).map(|_| Mutex::new(fit.clone())).collect();
     item_table.batches.iter().try_for_each(|batch| encode.fit_batch(&mut fit, Side::Item, batch))?;
-    let seen = encode.fit_users(&users, &mut fit)?;
+    let seen = encode.fit_users(&users, &fits)?;
+    for part in fits {
+        fit.merge(part.into_inner().unwrap_or_else(PoisonError::into_inner))?;
+    }
     let state = match previous {
         Some(previous) => previous.update(fit)?,
         None => fit.finish()?,
@@ -304,28 +311,31 @@ impl Encode<'_> {
         Ok(staged)
     }
 
-    /// Fits every user row and refuses a user that stands twice. Returns the number of users.
-    fn fit_users(&self, users: &Table, fit: &mut EncoderFit) -> Result<u64, PipelineError> {
+    /// Fits every user row, each worker with a fit of its own, and refuses a user that stands twice. Returns
+    /// the number of users.
+    fn fit_users(&self, users: &Table, fits: &[Mutex<EncoderFit>]) -> Result<u64, PipelineError> {
         users.require_rows()?;
         let id = &self.context.config.tables.users.id;
         let total = users.rows()?;
         let mut bar = self.context.progress.bar("fit users", total, "rows");
         let mut finder = DuplicateFinder::new(self.dir);
         let spec = self.context.config.side(Side::User);
-        // Workers make ready what the one fit then counts.
+        let next = AtomicUsize::new(0);
         self.stream(
             users,
             total,
             0,
             || {
-                Ok(|batch: TableBatch| {
-                    let ids = id_column(&batch, id)?;
-                    Ok((ids, self.joins.join(&spec, Side::User, &batch)?, batch))
+                let (spec, fit) = (&spec, &fits[next.fetch_add(1, Ordering::Relaxed) % fits.len()]);
+                Ok(move |batch: TableBatch| {
+                    let rows = self.joins.join(spec, Side::User, &batch)?;
+                    let mut fit = fit.lock().unwrap_or_else(PoisonError::into_inner);
+                    fit.fit_batch(Side::User, &rows).map_err(|e| encode_error(e, &batch))?;
+                    Ok(id_column(&batch, id)?)
                 })
             },
-            |(ids, rows, batch)| {
+            |ids: Ids| {
                 finder.add(&ids)?;
-                fit.fit_batch(Side::User, &rows).map_err(|e| encode_error(e, &batch))?;
                 bar.advance(ids.len() as u64);
                 Ok(())
             },

@@ -3,12 +3,13 @@
 use std::hash::Hasher;
 use twotower_artifacts::ids::{Id, Ids};
 
-/// Row numbers of distinct ids; 4 bytes a slot beside the ids.
+/// Row numbers of distinct ids; 8 bytes a slot beside the ids.
 #[derive(Debug)]
 pub struct IdIndex {
     ids: Ids,
-    /// Row + 1, or 0 for an empty slot; a power of two, at most half full.
-    slots: Vec<u32>,
+    /// Row + 1, or 0 for an empty slot, beside the upper half of the id's hash: most strangers end there,
+    /// before the ids are looked at. A power of two, at most half full.
+    slots: Vec<(u32, u32)>,
 }
 
 impl IdIndex {
@@ -17,12 +18,12 @@ impl IdIndex {
     /// # Errors
     /// The two positions of the first id that stands twice.
     pub fn new(ids: Ids) -> Result<Self, (usize, usize)> {
-        let slots = vec![0; (ids.len() * 2).next_power_of_two().max(2)];
+        let slots = vec![(0, 0); (ids.len() * 2).next_power_of_two().max(2)];
         let mut index = Self { ids, slots };
         for row in 0..index.ids.len() {
-            let slot = index.slot(index.ids.get(row));
-            match index.slots[slot] {
-                0 => index.slots[slot] = row as u32 + 1,
+            let (slot, tag) = index.slot(index.ids.get(row));
+            match index.slots[slot].0 {
+                0 => index.slots[slot] = (row as u32 + 1, tag),
                 first => return Err((first as usize - 1, row)),
             }
         }
@@ -31,7 +32,10 @@ impl IdIndex {
 
     /// The row of an id; none when it is not here or of another kind.
     pub fn find(&self, id: Id<'_>) -> Option<u32> {
-        self.slots[self.slot(id)].checked_sub(1)
+        if self.ids.is_empty() {
+            return None;
+        }
+        self.slots[self.slot(id).0].0.checked_sub(1)
     }
 
     /// The ids in row order.
@@ -41,17 +45,18 @@ impl IdIndex {
 
     /// Bytes held in memory.
     pub fn bytes(&self) -> u64 {
-        self.ids.bytes() + 4 * self.slots.len() as u64
+        self.ids.bytes() + 8 * self.slots.len() as u64
     }
 
-    /// The slot that holds the id, or the empty slot where it would go.
-    fn slot(&self, id: Id<'_>) -> usize {
+    /// The slot that holds the id, or the empty slot where it would go, and the id's tag.
+    fn slot(&self, id: Id<'_>) -> (usize, u32) {
         let mask = self.slots.len() - 1;
-        let mut slot = hash(id) as usize & mask;
+        let hash = hash(id);
+        let (mut slot, tag) = (hash as usize & mask, (hash >> 32) as u32);
         loop {
             match self.slots[slot] {
-                0 => return slot,
-                at if self.ids.get(at as usize - 1) == id => return slot,
+                (0, _) => return (slot, tag),
+                (at, its) if its == tag && self.ids.get(at as usize - 1) == id => return (slot, tag),
                 _ => slot = (slot + 1) & mask,
             }
         }

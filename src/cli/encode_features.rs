@@ -21,13 +21,16 @@ pub struct Opts {
     /// Also write the codes of all users, not only of those that train, to RUN/encoders/users-all.parquet.
     #[arg(long)]
     all_codes: bool,
+    /// Leave the interactions alone: for codes, or a run that takes an earlier one's towers. Nothing can be trained on it.
+    #[arg(long)]
+    without_positives: bool,
 }
 
 /// Runs the subcommand.
 pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     let flags = given("encode.all_users", opts.all_codes.then_some(true));
     let context = opts.job.context(flags.into_iter().collect(), quiet)?;
-    let options = EncodeOptions { update: opts.update, without_positives: false };
+    let options = EncodeOptions { update: opts.update, without_positives: opts.without_positives };
     let outcome = encode_features(&context, &options)?;
     print_outcome("encode-features", &outcome, opts.job.json);
     Ok(())
