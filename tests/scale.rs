@@ -79,9 +79,9 @@ fn the_budget_changes_no_byte_and_redoes_nothing() {
     let job = finished().copy("scale-memory-bytes");
     let vectors = || std::fs::read(job.path("run/vectors/user/part-00000-of-00001.parquet")).unwrap();
     let before = vectors();
-    let report = job.json("run --memory 160MiB --quiet");
+    let report = job.json("run --memory 200MiB --quiet");
     assert!(report["stages"].as_array().unwrap().iter().all(|s| s["skipped"] == true));
-    job.ok("infer --side user --force --memory 160MiB --quiet");
+    job.ok("infer --side user --force --memory 200MiB --quiet");
     assert!(vectors() == before);
 }
 

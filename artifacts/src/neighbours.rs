@@ -20,15 +20,23 @@ use std::sync::Arc;
 
 const LISTS: Artifact = Artifact { name: "neighbours", version: 1 };
 const LONG: Artifact = Artifact { name: "neighbours-long", version: 1 };
-/// Users per row group of the list form; the long form holds as many rows as 64 users of 1,000 items.
-const GROUP_USERS: usize = 16 * 1024;
-const GROUP_ROWS: usize = 256 * 1024;
+/// Pairs per row group, and users of the list form at the most. What a file says about its row groups is held
+/// until it is finished, and grows with their number: some kilobytes each.
+const GROUP_PAIRS: usize = 3 << 20;
+const GROUP_USERS: usize = 64 * 1024;
+/// Rows per row group of the long form, whose user ids and ranks take room too.
+const GROUP_ROWS: usize = 1 << 20;
 /// Users turned into Arrow columns at a time.
 const CHUNK_USERS: usize = 1024;
 
 /// Bytes that a sink holds, roughly, for lists of `k` neighbours: a row group, and the columns it comes from.
 pub fn writer_bytes(k: usize) -> u64 {
-    (GROUP_USERS * (k * 12 + 64)).max(GROUP_ROWS * 32) as u64
+    (group_users(k) * (k * 12 + 64)).max(GROUP_ROWS * 32) as u64
+}
+
+/// Users per row group of the list form.
+fn group_users(k: usize) -> usize {
+    (GROUP_PAIRS / k.max(1) / 1024 * 1024).clamp(1024, GROUP_USERS)
 }
 
 /// File format of neighbours.
@@ -129,7 +137,7 @@ impl NeighboursInfo {
     }
 }
 
-/// Opens a sink of the given format that will publish `path`.
+/// Opens a sink of the given format that will publish `path`, for lists of at most `k` neighbours.
 ///
 /// # Errors
 /// [`ArtifactError::Io`] or [`ArtifactError::Parquet`].
@@ -137,11 +145,12 @@ pub fn open_sink(
     format: NeighbourFormat,
     path: impl AsRef<Path>,
     info: &NeighboursInfo,
+    k: usize,
     compression: Compression,
 ) -> Result<Box<dyn NeighbourSink>, ArtifactError> {
     let path = path.as_ref();
     Ok(match format {
-        NeighbourFormat::Parquet => Box::new(ListSink::create(path, info, compression)?),
+        NeighbourFormat::Parquet => Box::new(ListSink::create(path, info, k, compression)?),
         NeighbourFormat::ParquetLong => Box::new(LongSink::create(path, info, compression)?),
         NeighbourFormat::Jsonl => Box::new(JsonSink::create(path, info)?),
     })
@@ -156,7 +165,7 @@ struct ListSink {
 }
 
 impl ListSink {
-    fn create(path: &Path, info: &NeighboursInfo, compression: Compression) -> Result<Self, ArtifactError> {
+    fn create(path: &Path, info: &NeighboursInfo, k: usize, compression: Compression) -> Result<Self, ArtifactError> {
         let item = Arc::new(Field::new("element", info.items.data_type(), false));
         let score = Arc::new(Field::new("element", DataType::Float32, false));
         let schema = Arc::new(Schema::new(vec![
@@ -165,7 +174,7 @@ impl ListSink {
             Field::new("cosine_similarity", DataType::List(score.clone()), false),
         ]));
         let plain = ["user_id", "cosine_similarity"];
-        let file = ParquetFile::create(path, schema, GROUP_USERS, compression, &plain, LISTS, info)?;
+        let file = ParquetFile::create(path, schema, group_users(k), compression, &plain, LISTS, info)?;
         Ok(Self { file, info: info.clone(), item, score })
     }
 }
@@ -425,7 +434,7 @@ mod tests {
     fn sample_file(format: NeighbourFormat) -> (tempfile::TempDir, PathBuf, FileEntry) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(format!("part.{}", format.extension()));
-        let mut sink = open_sink(format, &path, &INFO, Compression::None).unwrap();
+        let mut sink = open_sink(format, &path, &INFO, 4, Compression::None).unwrap();
         write_sample(sink.as_mut());
         assert!(!path.exists());
         let entry = sink.finish().unwrap();
@@ -476,7 +485,7 @@ mod tests {
         for format in [NeighbourFormat::Parquet, NeighbourFormat::ParquetLong, NeighbourFormat::Jsonl] {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("part");
-            let mut sink = open_sink(format, &path, &INFO, Compression::Zstd).unwrap();
+            let mut sink = open_sink(format, &path, &INFO, 4, Compression::Zstd).unwrap();
             write_sample(sink.as_mut());
             assert!(!path.exists(), "{format:?}");
             drop(sink);
@@ -487,7 +496,7 @@ mod tests {
     #[test]
     fn arguments_that_do_not_fit_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let mut sink = open_sink(NeighbourFormat::Jsonl, dir.path().join("p"), &INFO, Compression::None).unwrap();
+        let mut sink = open_sink(NeighbourFormat::Jsonl, dir.path().join("p"), &INFO, 4, Compression::None).unwrap();
         let items = Ids::Int(vec![1]);
         let lists = NeighbourLists { offsets: &[0, 1], rows: &[0], scores: &[], item_ids: &items };
         let mut users = Ids::new(IdKind::Text);

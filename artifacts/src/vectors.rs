@@ -16,8 +16,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const VECTORS: Artifact = Artifact { name: "vectors", version: 1 };
-/// Bytes of vectors per row group: what a writer holds in memory.
-const GROUP_BYTES: usize = 8 << 20;
+/// Bytes of vectors per row group: what a writer holds in memory, and once more while it writes.
+const GROUP_BYTES: usize = 16 << 20;
+
+/// Bytes that a [`VectorsWriter`] holds, roughly.
+pub const WRITER_BYTES: u64 = 2 * GROUP_BYTES as u64;
 
 /// Element type of stored vectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -75,7 +78,7 @@ pub struct VectorsWriter {
 }
 
 impl VectorsWriter {
-    /// Starts a part that will be published under `path`. Memory: one row group of about 8 MiB.
+    /// Starts a part that will be published under `path`. Memory: [`WRITER_BYTES`].
     ///
     /// # Errors
     /// [`ArtifactError::Io`] or [`ArtifactError::Parquet`].

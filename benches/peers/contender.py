@@ -34,7 +34,8 @@ class Contender:
     """A command that does the work once and is measured as a process of its own.
 
     `read` makes a sample from the command's standard output and its wall seconds: a dictionary with `rows`
-    and `seconds`, and whatever else is worth a note.
+    and `seconds`, and whatever else is worth a note. `output` is removed before each turn, as it is absent on
+    every night but a repeated one.
     """
 
     group: str
@@ -43,17 +44,21 @@ class Contender:
     read: Callable[[str, float], dict]
     ours: bool = False
     note: str = ""
+    output: Path | None = None
 
 
-def ours(group: str, name: str, argv: list, read: Callable[[str, float], dict], note: str = "") -> Contender:
+def ours(group: str, name: str, argv: list, read: Callable[[str, float], dict], note: str = "",
+         output: Path | None = None) -> Contender:
     """A program of this repository."""
-    return Contender(group, name, [str(x) for x in argv], read, ours=True, note=note)
+    return Contender(group, name, [str(x) for x in argv], read, ours=True, note=note, output=output)
 
 
 def peer(group: str, name: str, function: Callable, note: str = "", **arguments) -> Contender:
-    """A function of one of these files, run by `serve` in a fresh interpreter; returns the sample."""
+    """A function of one of these files, run by `serve` in a fresh interpreter; returns the sample. Its argument
+    `out` is where its output goes."""
     argv = [sys.executable, function.__code__.co_filename, function.__name__, json.dumps(arguments, default=str)]
-    return Contender(group, name, argv, lambda out, _: json.loads(out.splitlines()[-1]), note=note)
+    return Contender(group, name, argv, lambda out, _: json.loads(out.splitlines()[-1]), note=note,
+                     output=arguments.get("out"))
 
 
 def serve(scope: dict) -> None:

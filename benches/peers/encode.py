@@ -43,7 +43,7 @@ def contenders(job: Job) -> list[Contender]:
 
     return [
         ours(group, "twotower", command(job), lambda _, wall: {"rows": job.users, "seconds": wall},
-             "whole process; items too"),
+             "whole process; items too", output=job.work / "encode"),
         rival("pandas, dictionaries", pandas_dictionaries, "in memory"),
         rival("polars, Enum", polars_enum, "two streaming scans"),
         rival("polars, Enum, in memory", polars_enum_memory, "read once"),

@@ -37,7 +37,7 @@ def contenders(job: Job) -> list[Contender]:
         argv = [job.twotower, "infer", "--config", job.demo / "pipeline.toml", "--run", run_of(job, name),
                 "--side", "user", "--engine", name, "--force", "--json", "-q"]
         return ours(group, f"twotower, {name}", argv, lambda _, wall: {"rows": job.users, "seconds": wall},
-                    "whole process, raw Parquet to vectors on disk")
+                    "whole process, raw Parquet to vectors on disk", output=run_of(job, name) / "vectors")
 
     def onnx(sessions, threads, batch):
         return peer(group, f"onnxruntime, {sessions} x {threads} threads, batch {batch}", onnxruntime_loop,

@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -74,6 +75,10 @@ def run_section(name: str, job: Job, repeats: int, state: dict, save) -> None:
             if len(entry["samples"]) > turn or it in lost:
                 continue
             print(f"  {turn + 1}/{repeats} {it.group}: {it.name}", end=" ", flush=True)
+            if it.output and it.output.is_dir():
+                shutil.rmtree(it.output)
+            elif it.output:
+                it.output.unlink(missing_ok=True)
             try:
                 sample = measure(it, job.threads)
             except Failed as error:

@@ -1,26 +1,22 @@
 //! `encode-features`: fits the encoders, then encodes items, users with positives, and interactions.
 
 use crate::columns::{self, BATCH_BYTES, BATCH_ROWS, StagedTable};
-use crate::duplicates::DuplicateFinder;
 use crate::error::PipelineError;
-use crate::id_index::{IdIndex, hash};
-use crate::memory::{MIB, Needs};
+use crate::id_index::IdIndex;
 use crate::side_files::{SideFiles, read_columns};
 use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there, rows};
-use crate::stream::ordered;
+use crate::user_passes::{UserPasses, values_counted};
 use arrow_array::{ArrayRef, Float32Array, Int64Array, RecordBatch};
-use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 use twotower_artifacts::{
     CodeBatch, CodesInfo, CodesWriter, Compression, FileEntry, Id, IdKind, Ids, Interactions, Side, write_interactions,
 };
 use twotower_encoders::{EncodeCounts, EncoderError, EncoderFit, EncoderState, store};
 use twotower_queries::{EventCounts, STAGED, distinct_users, join_events};
-use twotower_tables::{ReadOptions, Table, TableBatch, id_column, id_column_as, id_kind};
+use twotower_tables::{ReadOptions, Table, TableBatch, id_column_as, id_kind};
 
 /// Options of the stage beside the job's own.
 #[derive(Debug, Clone, Default)]
@@ -110,17 +106,17 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
         ))
     })?;
 
-    // A fit for every worker; in the end they are one.
-    let workers = context.config.workers();
-    let counted = usize::try_from(context.memory.bytes() / 3).unwrap_or(usize::MAX) / workers;
-    let mut fit =
-        EncoderFit::new(context.config.side(Side::User), context.config.side(Side::Item))?.with_spill(&dir, counted);
-    let fits: Vec<Mutex<EncoderFit>> = (0..workers).map(|_| Mutex::new(fit.clone())).collect();
+    // Each worker counts values of its own, and in the end they are one fit.
+    let counted = usize::try_from(values_counted(context)).unwrap_or(usize::MAX) / context.config.workers();
+    let fresh = || -> Result<EncoderFit, PipelineError> {
+        let (user, item) = (context.config.side(Side::User), context.config.side(Side::Item));
+        Ok(EncoderFit::new(user, item)?.with_spill(&dir, counted))
+    };
+    let mut fit = fresh()?;
     item_table.batches.iter().try_for_each(|batch| encode.fit_batch(&mut fit, Side::Item, batch))?;
-    let seen = encode.fit_users(&users, &fits)?;
-    for part in fits {
-        fit.merge(part.into_inner().unwrap_or_else(PoisonError::into_inner))?;
-    }
+    let mut passes = UserPasses::new(context, &dir, &encode.joins, &users, &positive)?;
+    passes.fit(&mut fit, fresh)?;
+    let seen = passes.rows();
     let state = match previous {
         Some(previous) => previous.update(fit)?,
         None => fit.finish()?,
@@ -130,7 +126,7 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     let mut counts = BTreeMap::new();
     let (item_entry, item_counts) = encode.encode_items(&state, &item_table)?;
     counts.insert(Side::Item, item_counts);
-    let encoded = encode.encode_users(&users, &state, &positive)?;
+    let encoded = passes.encode(&state)?;
     counts.insert(Side::User, encoded.counts);
     let (events, event_counts) = match &staged {
         Some(staged) => join_events(staged.path(), &encoded.ids, &item_table.ids)?,
@@ -311,61 +307,6 @@ impl Encode<'_> {
         Ok(staged)
     }
 
-    /// Fits every user row, each worker with a fit of its own, and refuses a user that stands twice. Returns
-    /// the number of users.
-    fn fit_users(&self, users: &Table, fits: &[Mutex<EncoderFit>]) -> Result<u64, PipelineError> {
-        users.require_rows()?;
-        let id = &self.context.config.tables.users.id;
-        let total = users.rows()?;
-        let mut bar = self.context.progress.bar("fit users", total, "rows");
-        let mut finder = DuplicateFinder::new(self.dir);
-        let spec = self.context.config.side(Side::User);
-        let next = AtomicUsize::new(0);
-        self.stream(
-            users,
-            total,
-            0,
-            || {
-                let (spec, fit) = (&spec, &fits[next.fetch_add(1, Ordering::Relaxed) % fits.len()]);
-                Ok(move |batch: TableBatch| {
-                    let rows = self.joins.join(spec, Side::User, &batch)?;
-                    let mut fit = fit.lock().unwrap_or_else(PoisonError::into_inner);
-                    fit.fit_batch(Side::User, &rows).map_err(|e| encode_error(e, &batch))?;
-                    Ok(id_column(&batch, id)?)
-                })
-            },
-            |ids: Ids| {
-                finder.add(&ids)?;
-                bar.advance(ids.len() as u64);
-                Ok(())
-            },
-        )?;
-        let repeated = finder.repeated()?;
-        if !repeated.is_empty() {
-            self.refuse_duplicate(users, &repeated)?;
-        }
-        Ok(total)
-    }
-
-    /// Finds the rows behind repeated hashes; two different ids of one hash are no duplicate.
-    fn refuse_duplicate(&self, users: &Table, repeated: &[u64]) -> Result<(), PipelineError> {
-        let id = &self.context.config.tables.users.id;
-        let wanted = [id.clone()];
-        let options = ReadOptions { columns: &wanted, rows: 0..users.rows()?, batch_rows: BATCH_ROWS };
-        let mut suspects: FxHashMap<String, u64> = FxHashMap::default();
-        for batch in users.read_within(options, BATCH_BYTES)? {
-            let batch = batch?;
-            let ids = id_column(&batch, id)?;
-            for (row, this) in ids.iter().enumerate().filter(|(_, this)| repeated.binary_search(&hash(*this)).is_ok()) {
-                let at = batch.first_row + row as u64;
-                if let Some(first) = suspects.insert(this.to_string(), at) {
-                    return Err(duplicate_id("users", id, this, first, at));
-                }
-            }
-        }
-        Ok(())
-    }
-
     fn encode_items(
         &self,
         state: &EncoderState,
@@ -386,100 +327,6 @@ impl Encode<'_> {
         writer.write(&items.ids, &codes)?;
         Ok((writer.finish()?, counts))
     }
-
-    /// Encodes the users that have positives, and with `encode.all_users` all of them into a file of their own.
-    fn encode_users(
-        &self,
-        users: &Table,
-        state: &EncoderState,
-        positive: &IdIndex,
-    ) -> Result<EncodedUsers, PipelineError> {
-        let id = &self.context.config.tables.users.id;
-        let spec = self.context.config.side(Side::User);
-        let schema = state.schema(Side::User);
-        let info = CodesInfo { ids: positive.ids().kind(), schema: schema.clone() };
-        let create = |name: &str| CodesWriter::create(self.dir.join(name), &info, Compression::Lz4);
-        let mut writer = create(files::USERS)?;
-        let mut all = self.context.config.encode.all_users.then(|| create(files::ALL_USERS)).transpose()?;
-        let (every, mut kept, mut counts) = (all.is_some(), Ids::new(info.ids), EncodeCounts::default());
-        // Without either there is nothing to encode.
-        let total = if every || !positive.ids().is_empty() { users.rows()? } else { 0 };
-        let mut bar = self.context.progress.bar("encode users", total, "rows");
-        let row_bytes = schema.fields.len() as u64 * 4;
-        self.stream(
-            users,
-            total,
-            row_bytes,
-            || {
-                let mut encoder = state.encoder(Side::User);
-                let (spec, schema) = (&spec, &schema);
-                Ok(move |batch: TableBatch| {
-                    let ids = id_column_as(&batch, id, positive.ids().kind())?;
-                    let rows = ids.len();
-                    let chosen: Vec<usize> = (0..rows).filter(|r| positive.find(ids.get(*r)).is_some()).collect();
-                    let mut codes = CodeBatch::empty(schema);
-                    let mut counts = EncodeCounts::default();
-                    if every || !chosen.is_empty() {
-                        let joined = self.joins.join(spec, Side::User, &batch)?;
-                        counts = encoder.encode(&joined, &mut codes).map_err(|e| encode_error(e, &batch))?;
-                    }
-                    let mut chosen_codes = CodeBatch::empty(schema);
-                    chosen_codes.extend_from_rows(&codes, chosen.iter().copied());
-                    let mut chosen_ids = Ids::new(ids.kind());
-                    chosen_ids.extend_from(&ids, chosen);
-                    Ok(((ids, codes), (chosen_ids, chosen_codes), counts))
-                })
-            },
-            |((ids, codes), (chosen_ids, chosen_codes), of_batch)| {
-                if let Some(all) = &mut all {
-                    all.write(&ids, &codes)?;
-                }
-                if !chosen_ids.is_empty() {
-                    writer.write(&chosen_ids, &chosen_codes)?;
-                    kept.extend_from(&chosen_ids, 0..chosen_ids.len());
-                }
-                counts.merge(&of_batch);
-                bar.advance(ids.len() as u64);
-                Ok(())
-            },
-        )?;
-        let all = all.map(CodesWriter::finish).transpose()?;
-        Ok(EncodedUsers { entry: writer.finish()?, all, ids: kept, counts })
-    }
-
-    /// Streams the users through workers, which make `per_row` bytes of a row, to `sink`.
-    fn stream<O: Send, W: FnMut(TableBatch) -> Result<O, PipelineError>>(
-        &self,
-        users: &Table,
-        rows: u64,
-        per_row: u64,
-        worker: impl Fn() -> Result<W, PipelineError> + Sync,
-        sink: impl FnMut(O) -> Result<(), PipelineError>,
-    ) -> Result<(), PipelineError> {
-        let context = self.context;
-        let held = vec![
-            ("side files", self.joins.bytes()),
-            ("hashes of ids", 32 * MIB),
-            ("values being counted", context.memory.bytes() / 3),
-        ];
-        let plan = context.plan(&Needs { stage: "encode-features", held, per_worker: 0, per_row })?;
-        let columns = self.side_columns(Side::User);
-        let read = ReadOptions { columns: &columns, rows: 0..rows, batch_rows: plan.batch_rows };
-        let source = users.read_within(read, plan.batch_bytes)?;
-        let source = source.map(|batch| batch.map_err(PipelineError::from));
-        ordered("encode-features", plan.width, &context.cancel, source, worker, sink)
-    }
-}
-
-/// What encoding the users left.
-struct EncodedUsers {
-    /// Those with positives.
-    entry: FileEntry,
-    /// All of them, where the job asks for it.
-    all: Option<FileEntry>,
-    /// Ids of those with positives, in table order.
-    ids: Ids,
-    counts: EncodeCounts,
 }
 
 /// An encoder's error with the file and row it happened at.
@@ -491,7 +338,7 @@ pub(crate) fn encode_error(error: EncoderError, batch: &TableBatch) -> PipelineE
     ))
 }
 
-fn duplicate_id(table: &str, column: &str, id: Id<'_>, first: u64, second: u64) -> PipelineError {
+pub(crate) fn duplicate_id(table: &str, column: &str, id: Id<'_>, first: u64, second: u64) -> PipelineError {
     PipelineError::Data(format!(
         "{table}: column `{column}`: id `{id}` stands in rows {first} and {second} (counted from 0); ids must be unique, remove one of the rows"
     ))

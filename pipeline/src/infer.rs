@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
-use twotower_artifacts::vectors::Similarity;
+use twotower_artifacts::vectors::{Similarity, WRITER_BYTES};
 use twotower_artifacts::{
     CodeBatch, CodesReader, Column, FieldShape, Fingerprint, IdKind, Ids, Side, TowerSchema, VectorsInfo, VectorsWriter,
 };
@@ -284,7 +284,9 @@ fn infer_shard(context: &Context, options: &InferOptions) -> Result<Outcome, Pip
         return Ok(Outcome { skipped: true, manifest });
     }
     let infer = &context.config.infer;
-    let plan = context.plan(&embedding.needs("infer", infer.engine))?;
+    let mut needs = embedding.needs("infer", infer.engine);
+    needs.held.push(("the writer", WRITER_BYTES));
+    let plan = context.plan(&needs)?;
     prepare_dir(&dir)?;
     exclude_other_counts("infer", &dir, options.shard, context.force)?;
 

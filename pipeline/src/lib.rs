@@ -34,5 +34,6 @@ pub mod stage;
 mod stream;
 pub mod towers;
 pub mod train;
+mod user_passes;
 
 pub use twotower_synth as synth;

@@ -87,7 +87,7 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
     let name = part_name(options.shard, config.recall.format.extension());
     let item_ids = catalogue.ids.ids();
     let info = NeighboursInfo { users: users.ids(), items: item_ids.kind() };
-    let mut sink = open_sink(config.recall.format, dir.join(name), &info, config.infer.compression)?;
+    let mut sink = open_sink(config.recall.format, dir.join(name), &info, k, config.infer.compression)?;
     let mut bar = context.progress.bar("recall", range.end - range.start, "users");
     let mut totals = Totals::default();
     let (mut offsets, mut item_rows, mut scores) = (Vec::new(), Vec::new(), Vec::new());

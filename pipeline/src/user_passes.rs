@@ -1,0 +1,241 @@
+//! The two passes of `encode-features` over the users: one fits, one encodes.
+
+use crate::columns::{BATCH_BYTES, BATCH_ROWS};
+use crate::duplicates::DuplicateFinder;
+use crate::encode::{duplicate_id, encode_error, files};
+use crate::error::PipelineError;
+use crate::id_index::{IdIndex, hash};
+use crate::memory::{MIB, Needs};
+use crate::side_files::{SideFiles, read_columns};
+use crate::stage::Context;
+use crate::stream::ordered;
+use rustc_hash::FxHashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use twotower_artifacts::{CodeBatch, CodesInfo, CodesWriter, Compression, FileEntry, Ids, Side};
+use twotower_encoders::{EncodeCounts, EncoderFit, EncoderState, SideSpec};
+use twotower_tables::{ReadOptions, Table, TableBatch, id_column, id_column_as};
+
+/// The users table between its two passes.
+///
+/// # Memory
+/// Rows read by the first pass are kept for the second as long as they fit into a quarter of the budget.
+pub struct UserPasses<'a> {
+    context: &'a Context,
+    dir: &'a Path,
+    joins: &'a SideFiles,
+    table: &'a Table,
+    spec: SideSpec,
+    rows: u64,
+    /// Users to encode in any case.
+    positive: &'a IdIndex,
+    /// All rows, if they fit.
+    kept: Option<Vec<TableBatch>>,
+}
+
+/// What encoding the users left.
+pub struct EncodedUsers {
+    /// Those with positives.
+    pub entry: FileEntry,
+    /// All of them, where the job asks for it.
+    pub all: Option<FileEntry>,
+    /// Ids of those with positives, in table order.
+    pub ids: Ids,
+    /// What the encoders met.
+    pub counts: EncodeCounts,
+}
+
+impl<'a> UserPasses<'a> {
+    /// Passes over `table`, for files in `dir`.
+    ///
+    /// # Errors
+    /// A table without rows, or one that cannot be counted.
+    pub fn new(
+        context: &'a Context,
+        dir: &'a Path,
+        joins: &'a SideFiles,
+        table: &'a Table,
+        positive: &'a IdIndex,
+    ) -> Result<Self, PipelineError> {
+        let rows = table.require_rows()?;
+        let spec = context.config.side(Side::User);
+        Ok(Self { context, dir, joins, table, spec, rows, positive, kept: None })
+    }
+
+    /// Number of users.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Whether the second pass has anything to do.
+    fn encodes(&self) -> bool {
+        self.context.config.encode.all_users || !self.positive.ids().is_empty()
+    }
+
+    /// Adds every user to `fit`, each worker by way of a fit of its own, and refuses a user that stands twice.
+    ///
+    /// # Errors
+    /// Any table or encoder error; a duplicate id, with both rows.
+    pub fn fit(
+        &mut self,
+        fit: &mut EncoderFit,
+        fresh: impl Fn() -> Result<EncoderFit, PipelineError>,
+    ) -> Result<(), PipelineError> {
+        let passes = &*self;
+        let id = &passes.spec.id_column;
+        let fits = (0..passes.context.config.workers()).map(|_| fresh().map(Mutex::new));
+        let fits = fits.collect::<Result<Vec<Mutex<EncoderFit>>, _>>()?;
+        let mut bar = passes.context.progress.bar("fit users", passes.rows, "rows");
+        let mut finder = DuplicateFinder::new(passes.dir);
+        let next = AtomicUsize::new(0);
+        let (mut kept, mut bytes) = (passes.encodes().then(Vec::new), 0u64);
+        passes.stream(
+            passes.read(passes.rows)?,
+            || {
+                let fit = &fits[next.fetch_add(1, Ordering::Relaxed) % fits.len()];
+                Ok(move |batch: TableBatch| {
+                    let rows = passes.joins.join(&passes.spec, Side::User, &batch)?;
+                    let mut fit = fit.lock().unwrap_or_else(PoisonError::into_inner);
+                    fit.fit_batch(Side::User, &rows).map_err(|e| encode_error(e, &batch))?;
+                    Ok((id_column(&batch, id)?, batch))
+                })
+            },
+            |(ids, batch)| {
+                finder.add(&ids)?;
+                bar.advance(ids.len() as u64);
+                bytes += batch.batch.get_array_memory_size() as u64;
+                match &mut kept {
+                    Some(batches) if bytes <= passes.most_kept() => batches.push(batch),
+                    _ => kept = None,
+                }
+                Ok(())
+            },
+        )?;
+        let repeated = finder.repeated()?;
+        if !repeated.is_empty() {
+            passes.refuse_duplicate(&repeated)?;
+        }
+        self.kept = kept;
+        fits.into_iter().try_for_each(|part| Ok(fit.merge(part.into_inner().unwrap_or_else(PoisonError::into_inner))?))
+    }
+
+    /// Finds the rows behind repeated hashes; two different ids of one hash are no duplicate.
+    fn refuse_duplicate(&self, repeated: &[u64]) -> Result<(), PipelineError> {
+        let id = &self.context.config.tables.users.id;
+        let wanted = [id.clone()];
+        let options = ReadOptions { columns: &wanted, rows: 0..self.rows, batch_rows: BATCH_ROWS };
+        let mut suspects: FxHashMap<String, u64> = FxHashMap::default();
+        for batch in self.table.read_within(options, BATCH_BYTES)? {
+            let batch = batch?;
+            let ids = id_column(&batch, id)?;
+            for (row, this) in ids.iter().enumerate().filter(|(_, this)| repeated.binary_search(&hash(*this)).is_ok()) {
+                let at = batch.first_row + row as u64;
+                if let Some(first) = suspects.insert(this.to_string(), at) {
+                    return Err(duplicate_id("users", id, this, first, at));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Encodes the users that have positives, and with `encode.all_users` all of them into a file of their own.
+    ///
+    /// # Errors
+    /// Any table, encoder or I/O error.
+    pub fn encode(mut self, state: &EncoderState) -> Result<EncodedUsers, PipelineError> {
+        let (id, positive) = (&self.context.config.tables.users.id, self.positive);
+        let schema = state.schema(Side::User);
+        let info = CodesInfo { ids: positive.ids().kind(), schema: schema.clone() };
+        let create = |name: &str| CodesWriter::create(self.dir.join(name), &info, Compression::Lz4);
+        let mut writer = create(files::USERS)?;
+        let mut all = self.context.config.encode.all_users.then(|| create(files::ALL_USERS)).transpose()?;
+        let (every, mut chosen_ids, mut counts) = (all.is_some(), Ids::new(info.ids), EncodeCounts::default());
+        let total = if self.encodes() { self.rows } else { 0 };
+        let mut bar = self.context.progress.bar("encode users", total, "rows");
+        let source: Source = match self.kept.take() {
+            Some(batches) => Box::new(batches.into_iter().map(Ok)),
+            None => self.read(total)?,
+        };
+        self.stream(
+            source,
+            || {
+                let mut encoder = state.encoder(Side::User);
+                let (passes, schema) = (&self, &schema);
+                Ok(move |batch: TableBatch| {
+                    let ids = id_column_as(&batch, id, positive.ids().kind())?;
+                    let rows = ids.len();
+                    let chosen: Vec<usize> = (0..rows).filter(|r| positive.find(ids.get(*r)).is_some()).collect();
+                    let mut codes = CodeBatch::empty(schema);
+                    let mut counts = EncodeCounts::default();
+                    if every || !chosen.is_empty() {
+                        let joined = passes.joins.join(&passes.spec, Side::User, &batch)?;
+                        counts = encoder.encode(&joined, &mut codes).map_err(|e| encode_error(e, &batch))?;
+                    }
+                    let mut chosen_codes = CodeBatch::empty(schema);
+                    chosen_codes.extend_from_rows(&codes, chosen.iter().copied());
+                    let mut ids_of_chosen = Ids::new(ids.kind());
+                    ids_of_chosen.extend_from(&ids, chosen);
+                    Ok(((ids, codes), (ids_of_chosen, chosen_codes), counts))
+                })
+            },
+            |((ids, codes), (ids_of_chosen, chosen_codes), of_batch)| {
+                if let Some(all) = &mut all {
+                    all.write(&ids, &codes)?;
+                }
+                if !ids_of_chosen.is_empty() {
+                    writer.write(&ids_of_chosen, &chosen_codes)?;
+                    chosen_ids.extend_from(&ids_of_chosen, 0..ids_of_chosen.len());
+                }
+                counts.merge(&of_batch);
+                bar.advance(ids.len() as u64);
+                Ok(())
+            },
+        )?;
+        let all = all.map(CodesWriter::finish).transpose()?;
+        Ok(EncodedUsers { entry: writer.finish()?, all, ids: chosen_ids, counts })
+    }
+
+    /// The first `rows` rows.
+    fn read(&self, rows: u64) -> Result<Source, PipelineError> {
+        let plan = self.context.plan(&self.needs())?;
+        let columns = read_columns(&self.spec);
+        let read = ReadOptions { columns: &columns, rows: 0..rows, batch_rows: plan.batch_rows };
+        Ok(Box::new(self.table.read_within(read, plan.batch_bytes)?.map(|batch| batch.map_err(PipelineError::from))))
+    }
+
+    /// Streams rows through workers to `sink`.
+    fn stream<O: Send, W: FnMut(TableBatch) -> Result<O, PipelineError>>(
+        &self,
+        source: Source,
+        worker: impl Fn() -> Result<W, PipelineError> + Sync,
+        sink: impl FnMut(O) -> Result<(), PipelineError>,
+    ) -> Result<(), PipelineError> {
+        let plan = self.context.plan(&self.needs())?;
+        ordered("encode-features", plan.width, &self.context.cancel, source, worker, sink)
+    }
+
+    fn needs(&self) -> Needs {
+        let held = vec![
+            ("side files", self.joins.bytes()),
+            ("hashes of ids", 32 * MIB),
+            ("values being counted", values_counted(self.context)),
+            ("rows kept for the second pass", if self.encodes() { self.most_kept() } else { 0 }),
+        ];
+        // Codes and floats; those of bags and vectors count as raw bytes do.
+        let per_row = 8 * self.spec.features.len() as u64;
+        Needs { stage: "encode-features", held, per_worker: 0, per_row }
+    }
+
+    fn most_kept(&self) -> u64 {
+        self.context.memory.bytes() / 4
+    }
+}
+
+/// Bytes that counting the values of vocabularies may take.
+pub fn values_counted(context: &Context) -> u64 {
+    context.memory.bytes() / 4
+}
+
+/// A stream of raw rows.
+type Source = Box<dyn Iterator<Item = Result<TableBatch, PipelineError>> + Send>;
