@@ -1,9 +1,9 @@
 //! Memory of large tables: zeroed, and on huge pages where the system has them.
 //!
 //! A step touches table rows all over a table. On pages of 4 KiB nearly every row costs a walk of the page
-//! tables, and the first touch of each page a fault; pages of 2 MiB make both rare. The training example
-//! (`examples/training_speed.rs`, two cores) then takes 1% more processor time per example with a table of
-//! 10 million rows than with one of 10,000, and took 5% more on pages of 4 KiB.
+//! tables, and the first touch of each page a fault; pages of 2 MiB make both rare. An example then takes 1%
+//! longer with a table of 10 million rows than with one of 10,000 (`examples/training_speed.rs`, `spike 0
+//! 10000000 2000000` against `spike 0 10000 2000000`, two cores).
 
 /// Alignment from which the system can use a huge page.
 const HUGE: usize = 2 << 20;

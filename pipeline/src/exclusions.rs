@@ -46,7 +46,7 @@ impl Exclusion {
     /// Reads the job's lists and tables against a catalogue.
     ///
     /// # Memory
-    /// 34 MiB and a bit an item, whatever the number of pairs; these go to a file in `dir` that has no name.
+    /// 20 MiB and a bit an item, whatever the number of pairs; these go to a file in `dir` that has no name.
     ///
     /// # Errors
     /// Any table error; I/O.

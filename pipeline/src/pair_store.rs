@@ -14,8 +14,8 @@ const BLOCK: usize = 340;
 const PAIR: usize = <(u64, u32)>::BYTES;
 /// Bits of the filter per pair; its size is a power of two up to [`MAX_FILTER_BITS`].
 const FILTER_BITS: u64 = 8;
-/// 16 MiB.
-const MAX_FILTER_BITS: u64 = 1 << 27;
+/// 4 MiB: where there are more pairs, more users are looked up on disk in vain.
+const MAX_FILTER_BITS: u64 = 1 << 25;
 
 /// Collects pairs of a [`PairStore`].
 pub struct PairStoreBuilder {
