@@ -5,7 +5,7 @@ use crate::encode::encode_error;
 use crate::error::PipelineError;
 use crate::side_files::{SideFiles, read_columns};
 use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there, require};
-use crate::towers::{files, publish_tower, towers_fingerprint};
+use crate::towers::{files, publish_tower, towers_fingerprint, verified_in};
 use crate::train::{VERIFY_ROWS, check_lineage};
 use std::path::Path;
 use std::time::Instant;
@@ -29,23 +29,15 @@ pub fn adopt_towers(context: &Context, earlier: &Path) -> Result<Outcome, Pipeli
     let encoders = context.run.encoders();
     let encoded = require("train", &encoders.join(crate::encode::files::MANIFEST), "twotower encode-features")?;
     let state = EncoderState::load(&encoders)?;
-    let previous = require("train", &earlier.join(files::MANIFEST), "twotower train")?;
+    let previous = verified_in("train", earlier)?;
     check_lineage(earlier, &previous, &state, &encoded)?;
-    let found = towers_fingerprint(earlier)?;
-    if found != previous.fingerprint {
-        return Err(ArtifactError::Mismatch {
-            what: format!("train: towers {}", earlier.display()),
-            expected_from: "their manifest with fingerprint".into(),
-            expected: previous.fingerprint.to_string(),
-            found_from: "files with fingerprint".into(),
-            found: found.to_string(),
-            advice: "name another run, or train that one again".into(),
-        }
-        .into());
-    }
-    let inputs = [("encoders", state.fingerprint().clone()), ("adopted towers", found)];
+    let inputs = [("encoders", state.fingerprint().clone()), ("adopted towers", previous.fingerprint.clone())];
     let mut settings = previous.config.clone();
-    settings["verified with"] = serde_json::json!(context.config.infer.engine);
+    let object = settings.as_object_mut().ok_or_else(|| ArtifactError::Corrupt {
+        path: earlier.join(files::MANIFEST),
+        reason: "its `config` is not an object".into(),
+    })?;
+    object.insert("verified with".into(), serde_json::json!(context.config.infer.engine));
     let key = StageKey::new("train", inputs, settings);
     let dir = context.run.towers();
     let manifest_path = dir.join(files::MANIFEST);

@@ -46,9 +46,16 @@ pub fn towers_fingerprint(dir: &Path) -> Result<Fingerprint, PipelineError> {
 /// # Errors
 /// No training yet; [`ArtifactError::Mismatch`], naming both fingerprints, for towers of another run.
 pub fn verified_towers(stage: &'static str, context: &Context) -> Result<Manifest, PipelineError> {
-    let dir = context.run.towers();
+    verified_in(stage, &context.run.towers())
+}
+
+/// [`verified_towers`] of any run's tower folder.
+///
+/// # Errors
+/// As [`verified_towers`].
+pub fn verified_in(stage: &'static str, dir: &Path) -> Result<Manifest, PipelineError> {
     let manifest = require(stage, &dir.join(files::MANIFEST), "twotower train")?;
-    let found = towers_fingerprint(&dir)?;
+    let found = towers_fingerprint(dir)?;
     if found == manifest.fingerprint {
         return Ok(manifest);
     }

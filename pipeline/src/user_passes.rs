@@ -5,7 +5,7 @@ use crate::duplicates::DuplicateFinder;
 use crate::encode::{duplicate_id, encode_error, files};
 use crate::error::PipelineError;
 use crate::id_index::{IdIndex, hash};
-use crate::memory::{MIB, Needs};
+use crate::memory::{MIB, Needs, Plan};
 use crate::side_files::{SideFiles, read_columns};
 use crate::stage::Context;
 use crate::stream::ordered;
@@ -28,8 +28,11 @@ pub struct UserPasses<'a> {
     table: &'a Table,
     spec: SideSpec,
     rows: u64,
+    plan: Plan,
     /// Users to encode in any case.
     positive: &'a IdIndex,
+    /// Whether the second pass has anything to do.
+    encodes: bool,
     /// All rows, if they fit.
     kept: Option<Vec<TableBatch>>,
 }
@@ -60,17 +63,22 @@ impl<'a> UserPasses<'a> {
     ) -> Result<Self, PipelineError> {
         let rows = table.require_rows()?;
         let spec = context.config.side(Side::User);
-        Ok(Self { context, dir, joins, table, spec, rows, positive, kept: None })
+        let encodes = context.config.encode.all_users || !positive.ids().is_empty();
+        let held = vec![
+            ("side files", joins.bytes()),
+            ("hashes of ids", 32 * MIB),
+            ("values being counted", values_counted(context)),
+            ("rows kept for the second pass", if encodes { most_kept(context) } else { 0 }),
+        ];
+        // Codes and floats; those of bags and vectors count as raw bytes do.
+        let per_row = 8 * spec.features.len() as u64;
+        let plan = context.plan(&Needs { stage: "encode-features", held, per_worker: 0, per_row })?;
+        Ok(Self { context, dir, joins, table, spec, rows, plan, positive, encodes, kept: None })
     }
 
     /// Number of users.
     pub fn rows(&self) -> u64 {
         self.rows
-    }
-
-    /// Whether the second pass has anything to do.
-    fn encodes(&self) -> bool {
-        self.context.config.encode.all_users || !self.positive.ids().is_empty()
     }
 
     /// Adds every user to `fit`, each worker by way of a fit of its own, and refuses a user that stands twice.
@@ -89,7 +97,7 @@ impl<'a> UserPasses<'a> {
         let mut bar = passes.context.progress.bar("fit users", passes.rows, "rows");
         let mut finder = DuplicateFinder::new(passes.dir);
         let next = AtomicUsize::new(0);
-        let (mut kept, mut bytes) = (passes.encodes().then(Vec::new), 0u64);
+        let (mut kept, mut bytes) = (passes.encodes.then(Vec::new), 0u64);
         passes.stream(
             passes.read(passes.rows)?,
             || {
@@ -106,7 +114,7 @@ impl<'a> UserPasses<'a> {
                 bar.advance(ids.len() as u64);
                 bytes += batch.batch.get_array_memory_size() as u64;
                 match &mut kept {
-                    Some(batches) if bytes <= passes.most_kept() => batches.push(batch),
+                    Some(batches) if bytes <= most_kept(passes.context) => batches.push(batch),
                     _ => kept = None,
                 }
                 Ok(())
@@ -151,7 +159,7 @@ impl<'a> UserPasses<'a> {
         let mut writer = create(files::USERS)?;
         let mut all = self.context.config.encode.all_users.then(|| create(files::ALL_USERS)).transpose()?;
         let (every, mut chosen_ids, mut counts) = (all.is_some(), Ids::new(info.ids), EncodeCounts::default());
-        let total = if self.encodes() { self.rows } else { 0 };
+        let total = if self.encodes { self.rows } else { 0 };
         let mut bar = self.context.progress.bar("encode users", total, "rows");
         let source: Source = match self.kept.take() {
             Some(batches) => Box::new(batches.into_iter().map(Ok)),
@@ -198,10 +206,11 @@ impl<'a> UserPasses<'a> {
 
     /// The first `rows` rows.
     fn read(&self, rows: u64) -> Result<Source, PipelineError> {
-        let plan = self.context.plan(&self.needs())?;
         let columns = read_columns(&self.spec);
-        let read = ReadOptions { columns: &columns, rows: 0..rows, batch_rows: plan.batch_rows };
-        Ok(Box::new(self.table.read_within(read, plan.batch_bytes)?.map(|batch| batch.map_err(PipelineError::from))))
+        let read = ReadOptions { columns: &columns, rows: 0..rows, batch_rows: self.plan.batch_rows };
+        Ok(Box::new(
+            self.table.read_within(read, self.plan.batch_bytes)?.map(|batch| batch.map_err(PipelineError::from)),
+        ))
     }
 
     /// Streams rows through workers to `sink`.
@@ -211,25 +220,13 @@ impl<'a> UserPasses<'a> {
         worker: impl Fn() -> Result<W, PipelineError> + Sync,
         sink: impl FnMut(O) -> Result<(), PipelineError>,
     ) -> Result<(), PipelineError> {
-        let plan = self.context.plan(&self.needs())?;
-        ordered("encode-features", plan.width, &self.context.cancel, source, worker, sink)
+        ordered("encode-features", self.plan.width, &self.context.cancel, source, worker, sink)
     }
+}
 
-    fn needs(&self) -> Needs {
-        let held = vec![
-            ("side files", self.joins.bytes()),
-            ("hashes of ids", 32 * MIB),
-            ("values being counted", values_counted(self.context)),
-            ("rows kept for the second pass", if self.encodes() { self.most_kept() } else { 0 }),
-        ];
-        // Codes and floats; those of bags and vectors count as raw bytes do.
-        let per_row = 8 * self.spec.features.len() as u64;
-        Needs { stage: "encode-features", held, per_worker: 0, per_row }
-    }
-
-    fn most_kept(&self) -> u64 {
-        self.context.memory.bytes() / 4
-    }
+/// Bytes of rows that are kept for the second pass, at the most.
+fn most_kept(context: &Context) -> u64 {
+    context.memory.bytes() / 4
 }
 
 /// Bytes that counting the values of vocabularies may take.
