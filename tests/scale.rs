@@ -142,3 +142,13 @@ fn all_codes_hold_every_user_and_agree_with_those_that_train() {
     job.ok("encode-features --quiet");
     assert!(!walk(&job.path("run/encoders")).iter().any(|p| p.ends_with("users-all.parquet")));
 }
+
+#[test]
+fn towers_whose_manifest_is_damaged_are_refused_without_a_panic() {
+    let job = finished().copy("scale-night-damaged");
+    let path = job.path("run/towers/manifest.json");
+    let mut manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    manifest["config"] = "no object".into();
+    std::fs::write(&path, manifest.to_string()).unwrap();
+    job.refused("run --run tonight --update-from run --no-train --quiet", 3, &["manifest.json", "`config`"]);
+}
