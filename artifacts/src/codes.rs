@@ -6,7 +6,10 @@ use crate::batch::{CodeBatch, Column, Ragged};
 use crate::error::ArtifactError;
 use crate::ids::{IdKind, Ids};
 use crate::manifest::FileEntry;
-use crate::parquet_file::{Artifact, Compression, ParquetBatches, ParquetFile, ParquetSource, Stored, arrow_error};
+use crate::parquet_file::{
+    Artifact, Compression, GroupEncoder, ParquetBatches, ParquetFile, ParquetSource, Stored, arrow_error,
+};
+use crate::row_group::EncodedGroup;
 use crate::schema::{FieldShape, TowerSchema};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, UInt32Type};
@@ -20,7 +23,7 @@ use std::sync::Arc;
 
 const CODES: Artifact = Artifact { name: "codes", version: 1 };
 /// Rows per row group: what a writer holds in memory.
-const GROUP_ROWS: usize = 64 * 1024;
+pub const GROUP_ROWS: usize = 64 * 1024;
 /// Name of the id column; a field may be called `id`.
 const ID_COLUMN: &str = "__id";
 
@@ -63,7 +66,7 @@ pub struct CodesWriter {
 }
 
 impl CodesWriter {
-    /// Starts a file that will be published under `path`. Memory: one row group of 65,536 rows.
+    /// Starts a file that will be published under `path`. Memory: one row group of [`GROUP_ROWS`] rows.
     ///
     /// # Errors
     /// [`ArtifactError::Io`] or [`ArtifactError::Parquet`].
@@ -83,22 +86,21 @@ impl CodesWriter {
     /// # Errors
     /// As [`CodeBatch::check`], [`ArtifactError::Length`], [`ArtifactError::IdKind`], or a failed write.
     pub fn write(&mut self, ids: &Ids, batch: &CodeBatch) -> Result<(), ArtifactError> {
-        batch.check(&self.info.schema)?;
-        let path = || self.file.path().to_path_buf();
-        if !batch.columns.is_empty() && batch.rows() != ids.len() {
-            let (expected, found) = (ids.len(), batch.rows());
-            return Err(ArtifactError::Length { path: path(), what: "batch", expected, found });
-        }
-        if ids.kind() != self.info.ids {
-            return Err(ArtifactError::IdKind { path: path(), expected: self.info.ids, found: ids.kind() });
-        }
-        let mut columns = vec![ids.to_array(0..ids.len())];
-        for (field, column) in self.info.schema.fields.iter().zip(&batch.columns) {
-            if let Some(data_type) = stored_type(&field.shape) {
-                columns.push(to_arrow(column, &data_type).map_err(arrow_error("write", self.file.path()))?);
-            }
-        }
+        let columns = self.info.columns(ids, batch.clone(), self.file.path())?;
         self.file.write(columns)
+    }
+
+    /// Encodes whole row groups of this file for [`CodesWriter::append`], on any thread.
+    pub fn groups(&self) -> CodesGroups {
+        CodesGroups { encoder: self.file.groups(), info: self.info.clone() }
+    }
+
+    /// Appends a row group that [`CodesWriter::groups`] encoded.
+    ///
+    /// # Errors
+    /// A failed write.
+    pub fn append(&mut self, group: EncodedGroup) -> Result<(), ArtifactError> {
+        self.file.append(group)
     }
 
     /// Publishes the file.
@@ -110,18 +112,58 @@ impl CodesWriter {
     }
 }
 
-fn to_arrow(column: &Column, data_type: &DataType) -> Result<ArrayRef, arrow_schema::ArrowError> {
+impl CodesInfo {
+    /// The columns of some rows of the file at `path`.
+    fn columns(&self, ids: &Ids, batch: CodeBatch, path: &Path) -> Result<Vec<ArrayRef>, ArtifactError> {
+        batch.check(&self.schema)?;
+        if !batch.columns.is_empty() && batch.rows() != ids.len() {
+            let (path, expected, found) = (path.to_path_buf(), ids.len(), batch.rows());
+            return Err(ArtifactError::Length { path, what: "batch", expected, found });
+        }
+        if ids.kind() != self.ids {
+            let (path, expected, found) = (path.to_path_buf(), self.ids, ids.kind());
+            return Err(ArtifactError::IdKind { path, expected, found });
+        }
+        let mut columns = vec![ids.to_array(0..ids.len())];
+        for (field, column) in self.schema.fields.iter().zip(batch.columns) {
+            if let Some(data_type) = stored_type(&field.shape) {
+                columns.push(to_arrow(column, &data_type).map_err(arrow_error("write", path))?);
+            }
+        }
+        Ok(columns)
+    }
+}
+
+/// Encodes row groups of a [`CodesWriter`]'s file.
+#[derive(Clone)]
+pub struct CodesGroups {
+    encoder: GroupEncoder,
+    info: CodesInfo,
+}
+
+impl CodesGroups {
+    /// Encodes a row group of these batches on the calling thread.
+    ///
+    /// # Errors
+    /// As [`CodesWriter::write`], and the first error among the batches.
+    pub fn encode(&self, batches: impl IntoIterator<Item = (Ids, CodeBatch)>) -> Result<EncodedGroup, ArtifactError> {
+        let columns = |(ids, batch): (Ids, CodeBatch)| self.info.columns(&ids, batch, self.encoder.path());
+        self.encoder.encode(batches.into_iter().map(columns))
+    }
+}
+
+fn to_arrow(column: Column, data_type: &DataType) -> Result<ArrayRef, arrow_schema::ArrowError> {
     Ok(match (column, data_type) {
         (Column::Ragged(ragged), DataType::List(element)) => {
             let offsets = OffsetBuffer::from_lengths(ragged.offsets.windows(2).map(|w| (w[1] - w[0]) as usize));
-            let values = Arc::new(UInt32Array::from(ragged.codes.clone()));
+            let values = Arc::new(UInt32Array::from(ragged.codes));
             Arc::new(ListArray::try_new(element.clone(), offsets, values, None)?)
         }
         (Column::Dense { values, .. }, DataType::FixedSizeList(element, width)) => {
-            let values = Arc::new(Float32Array::from(values.clone()));
+            let values = Arc::new(Float32Array::from(values));
             Arc::new(FixedSizeListArray::try_new(element.clone(), *width, values, None)?)
         }
-        (Column::Code(codes), _) => Arc::new(UInt32Array::from(codes.clone())),
+        (Column::Code(codes), _) => Arc::new(UInt32Array::from(codes)),
         _ => unreachable!("the batch was checked against its schema"),
     })
 }
@@ -303,6 +345,37 @@ mod tests {
         range.extend_from_rows(&batch, 501..507);
         let found: Vec<_> = reader.batches(501..507, 100).unwrap().map(Result::unwrap).collect();
         assert_eq!(found, [(Ids::Int((501..507).collect()), range)]);
+    }
+
+    #[test]
+    fn groups_encoded_elsewhere_hold_the_same_rows_as_written_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("codes.parquet");
+        for compression in [Compression::None, Compression::Lz4, Compression::Zstd] {
+            let mut writer = CodesWriter::create(&path, &info(), compression).unwrap();
+            let groups = writer.groups();
+            let parts: Vec<_> = [100, 1, 2500].into_iter().map(rows).collect();
+            let (first, rest) = parts.split_first().unwrap();
+            writer.write(&first.0, &first.1).unwrap();
+            let encoded = std::thread::scope(|scope| {
+                let encode = || groups.encode(rest.iter().cloned()).unwrap();
+                scope.spawn(encode).join().unwrap()
+            });
+            writer.append(encoded).unwrap();
+            writer.write(&first.0, &first.1).unwrap();
+            assert_eq!(writer.finish().unwrap().rows, 2701);
+            let (mut ids, mut codes) = (Ids::new(IdKind::Int), CodeBatch::empty(&info().schema));
+            for (more, batch) in [first, &rest[0], &rest[1], first] {
+                ids.extend_from(more, 0..more.len());
+                codes.extend_from_rows(batch, 0..batch.rows());
+            }
+            assert_eq!(CodesReader::open(&path).unwrap().load().unwrap(), (ids, codes));
+        }
+        let writer = CodesWriter::create(&path, &info(), Compression::None).unwrap();
+        let (ids, mut batch) = rows(3);
+        batch.columns[0] = Column::Code(vec![1, 10, 2]);
+        let refused = writer.groups().encode([(ids, batch)]).err().unwrap();
+        assert!(matches!(refused, ArtifactError::CodeOutOfRange { row: 1, code: 10, .. }));
     }
 
     #[test]

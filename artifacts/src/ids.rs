@@ -4,6 +4,7 @@ use crate::error::ArtifactError;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type};
 use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, Int64Array, PrimitiveArray, StringArray, UInt64Array};
+use arrow_buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::DataType;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -134,7 +135,35 @@ pub struct TextIds {
 impl TextIds {
     /// Id `i`.
     pub fn get(&self, i: usize) -> &str {
-        &self.text[i.checked_sub(1).map_or(0, |before| self.ends[before])..self.ends[i]]
+        &self.text[self.start(i)..self.ends[i]]
+    }
+
+    /// Where id `i` starts, or, one beyond the last, would start.
+    fn start(&self, i: usize) -> usize {
+        i.checked_sub(1).map_or(0, |before| self.ends[before])
+    }
+
+    /// Appends the ids of an array without nulls.
+    fn extend_from_strings(&mut self, array: &StringArray) -> Result<(), IdProblem> {
+        let offsets = array.offsets();
+        if let Some(row) = offsets.windows(2).position(|w| w[0] == w[1]) {
+            return Err(IdProblem::Empty { row });
+        }
+        let (first, length) = (offsets[0] as usize, self.text.len());
+        let text = std::str::from_utf8(&array.value_data()[first..offsets[array.len()] as usize]);
+        self.text.push_str(text.expect("an array of strings holds UTF-8"));
+        self.ends.extend(offsets[1..].iter().map(|end| length + (*end as usize - first)));
+        Ok(())
+    }
+
+    /// Ids as an array.
+    fn to_strings(&self, rows: Range<usize>) -> StringArray {
+        let (first, last) = (self.start(rows.start), self.start(rows.end));
+        let offset = |end: usize| i32::try_from(end - first).expect("writers hand over bounded batches");
+        let offsets: ScalarBuffer<i32> =
+            std::iter::once(0).chain(self.ends[rows].iter().map(|end| offset(*end))).collect();
+        let text = Buffer::from(&self.text.as_bytes()[first..last]);
+        StringArray::new(OffsetBuffer::new(offsets), text, None)
     }
 
     /// Appends an id.
@@ -271,7 +300,11 @@ impl Ids {
             DataType::UInt16 => self.extend_from_integers::<UInt16Type>(array.as_primitive()),
             DataType::UInt32 => self.extend_from_integers::<UInt32Type>(array.as_primitive()),
             DataType::UInt64 => self.extend_from_integers::<UInt64Type>(array.as_primitive()),
-            DataType::Utf8 => self.extend_from_text(array.as_string::<i32>().iter()),
+            DataType::Utf8 => match self {
+                // Copied at once, since there is nothing to convert and nothing is null.
+                Ids::Text(ids) if array.null_count() == 0 => ids.extend_from_strings(array.as_string()),
+                _ => self.extend_from_text(array.as_string::<i32>().iter()),
+            },
             DataType::LargeUtf8 => self.extend_from_text(array.as_string::<i64>().iter()),
             DataType::Utf8View => self.extend_from_text(array.as_string_view().iter()),
             DataType::Dictionary(..) => {
@@ -305,7 +338,10 @@ impl Ids {
     /// # Panics
     /// When the text of `rows` exceeds 2 GiB; writers hand over bounded batches.
     pub fn to_array(&self, rows: Range<usize>) -> ArrayRef {
-        self.take(rows)
+        match self {
+            Ids::Int(ids) => Arc::new(Int64Array::from(ids[rows].to_vec())),
+            Ids::Text(ids) => Arc::new(ids.to_strings(rows)),
+        }
     }
 
     /// The ids of `rows`, in that order, as [`Ids::to_array`].

@@ -21,7 +21,7 @@ pub mod schema;
 pub mod vectors;
 
 pub use batch::{CodeBatch, Column, Ragged};
-pub use codes::{CodesInfo, CodesReader, CodesWriter};
+pub use codes::{CodesGroups, CodesInfo, CodesReader, CodesWriter};
 pub use error::{ArtifactError, Category};
 pub use fingerprint::Fingerprint;
 pub use ids::{Id, IdKind, IdProblem, Ids};
@@ -30,5 +30,6 @@ pub use interactions_file::{InteractionsInfo, read_interactions, write_interacti
 pub use manifest::{FileEntry, Manifest};
 pub use neighbours::{NeighbourFormat, NeighbourLists, NeighbourSink, NeighboursInfo};
 pub use parquet_file::Compression;
+pub use row_group::EncodedGroup;
 pub use schema::{FieldSchema, FieldShape, Side, TowerSchema};
 pub use vectors::{Precision, VectorsInfo, VectorsReader, VectorsWriter};

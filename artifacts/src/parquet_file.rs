@@ -7,13 +7,12 @@ use crate::error::ArtifactError;
 use crate::hashing::HashingWriter;
 use crate::manifest::{FileEntry, entry_name};
 use crate::publish::{Staged, io_error};
-use crate::row_group::RowGroup;
+use crate::row_group::{EncodedGroup, GroupFormat, RowGroup};
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{ArrowError, SchemaRef};
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
-use parquet::arrow::arrow_writer::ArrowRowGroupWriterFactory;
 use parquet::arrow::{ProjectionMask, add_encoded_arrow_schema_to_metadata};
 use parquet::basic::{Compression as Codec, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
@@ -85,11 +84,10 @@ pub enum Stored {
 /// A Parquet file being written. Memory: one row group. Dropped unfinished, it leaves nothing.
 pub struct ParquetFile {
     file: SerializedFileWriter<HashingWriter<Staged>>,
-    factory: ArrowRowGroupWriterFactory,
+    format: Arc<GroupFormat>,
     group: RowGroup,
     /// Rows of a whole row group.
     group_rows: usize,
-    schema: SchemaRef,
     path: PathBuf,
     rows: u64,
 }
@@ -158,13 +156,12 @@ impl ParquetFile {
         let output = HashingWriter::new(Staged::create(path)?);
         let file = SerializedFileWriter::new(output, leaves.root_schema_ptr(), Arc::new(properties))
             .map_err(parquet_error("create", path))?;
-        let factory = ArrowRowGroupWriterFactory::new(&file, schema.clone());
+        let format = Arc::new(GroupFormat::of(&file, schema));
         Ok(Self {
             file,
-            factory,
-            group: RowGroup::default(),
+            group: RowGroup::new(format.clone()),
+            format,
             group_rows: group_rows.max(1),
-            schema,
             path: path.to_path_buf(),
             rows: 0,
         })
@@ -180,7 +177,8 @@ impl ParquetFile {
     /// # Errors
     /// [`ArtifactError::Io`] or [`ArtifactError::Parquet`]; the file can then only be dropped.
     pub fn write(&mut self, columns: Vec<ArrayRef>) -> Result<(), ArtifactError> {
-        let batch = RecordBatch::try_new(self.schema.clone(), columns).map_err(arrow_error("write", &self.path))?;
+        let batch =
+            RecordBatch::try_new(self.format.schema().clone(), columns).map_err(arrow_error("write", &self.path))?;
         self.rows += batch.num_rows() as u64;
         self.encode(batch).map_err(parquet_error("write", &self.path))
     }
@@ -189,7 +187,7 @@ impl ParquetFile {
         let mut at = 0;
         while at < batch.num_rows() {
             let length = (self.group_rows - self.group.rows()).min(batch.num_rows() - at);
-            self.group.encode(&batch.slice(at, length), &self.file, &self.factory)?;
+            self.group.push(&batch.slice(at, length))?;
             at += length;
             if self.group.rows() == self.group_rows {
                 self.group.write_to(&mut self.file)?;
@@ -198,18 +196,69 @@ impl ParquetFile {
         Ok(())
     }
 
+    /// Encodes whole row groups of this file for [`ParquetFile::append`], on any thread.
+    pub(crate) fn groups(&self) -> GroupEncoder {
+        GroupEncoder { format: self.format.clone(), path: self.path.clone() }
+    }
+
+    /// Appends a row group that [`ParquetFile::groups`] encoded, after the rows written so far.
+    ///
+    /// # Errors
+    /// As [`ParquetFile::write`].
+    pub(crate) fn append(&mut self, group: EncodedGroup) -> Result<(), ArtifactError> {
+        self.rows += group.rows as u64;
+        self.end_group().and_then(|()| group.write_to(&mut self.file)).map_err(parquet_error("write", &self.path))
+    }
+
+    /// Writes the rows that wait for their row group to be full.
+    fn end_group(&mut self) -> Result<(), ParquetError> {
+        match self.group.rows() {
+            0 => Ok(()),
+            _ => self.group.write_to(&mut self.file),
+        }
+    }
+
     /// Writes the footer and publishes the file.
     ///
     /// # Errors
     /// As [`ParquetFile::write`]; nothing stands under the final name then.
     pub fn finish(mut self) -> Result<FileEntry, ArtifactError> {
-        if self.group.rows() > 0 {
-            self.group.write_to(&mut self.file).map_err(parquet_error("write", &self.path))?;
-        }
+        self.end_group().map_err(parquet_error("write", &self.path))?;
         let output = self.file.into_inner().map_err(parquet_error("write", &self.path))?;
         let (bytes, blake3) = (output.bytes(), output.digest().to_hex().to_string());
         output.into_inner().commit()?;
         Ok(FileEntry { path: entry_name(&self.path), bytes, rows: self.rows, blake3 })
+    }
+}
+
+/// Encodes row groups of a [`ParquetFile`].
+#[derive(Clone)]
+pub(crate) struct GroupEncoder {
+    format: Arc<GroupFormat>,
+    path: PathBuf,
+}
+
+impl GroupEncoder {
+    /// The file's final name.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Encodes a row group of these batches, given as columns in schema order, on the calling thread.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Parquet`].
+    pub fn encode(
+        &self,
+        batches: impl IntoIterator<Item = Result<Vec<ArrayRef>, ArtifactError>>,
+    ) -> Result<EncodedGroup, ArtifactError> {
+        let mut group = RowGroup::new(self.format.clone());
+        for columns in batches {
+            let batch = RecordBatch::try_new(self.format.schema().clone(), columns?)
+                .map_err(arrow_error("write", &self.path))?;
+            group.push_here(&batch).map_err(parquet_error("write", &self.path))?;
+        }
+        group.finish_here().map_err(parquet_error("write", &self.path))
     }
 }
 

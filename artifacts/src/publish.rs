@@ -24,7 +24,7 @@ pub struct Staged {
 }
 
 /// Bytes written between two syncs on the way.
-const SYNC_EVERY: u64 = 16 << 20;
+const SYNC_EVERY: u64 = 4 << 20;
 
 /// Syncs a long file while it is written, so that the last sync is short and unwritten pages are few.
 #[derive(Debug, Default)]

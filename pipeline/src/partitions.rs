@@ -1,6 +1,7 @@
 //! Records sorted by key in bounded memory: partitioned on disk, sorted a partition at a time.
 
 use crate::error::PipelineError;
+use rayon::prelude::*;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ const PARTITIONS: usize = 256;
 const BUFFERED: usize = 64 << 10;
 
 /// A record of fixed size that starts with its key.
-pub trait Record: Copy + Ord {
+pub trait Record: Copy + Ord + Send {
     /// Bytes of [`Record::write`].
     const BYTES: usize;
     /// What is partitioned and sorted by: evenly spread over 64 bits.
@@ -90,14 +91,30 @@ impl<R: Record> Partitions<R> {
     /// Each gives [`PipelineError::Io`] when its temporary file cannot be read.
     pub fn sorted(self) -> impl Iterator<Item = Result<Vec<R>, PipelineError>> {
         let Self { dir, parts } = self;
-        parts.into_iter().map(move |(mut records, file)| {
-            if let Some(file) = file {
-                unspill(file, &mut records).map_err(PipelineError::io("read a temporary file in", &dir))?;
-            }
-            records.sort_unstable();
-            Ok(records)
-        })
+        parts.into_iter().map(move |part| sorted(part, &dir))
     }
+
+    /// What `f` finds in each sorted partition, by ascending key; partitions are sorted on all threads.
+    ///
+    /// # Memory
+    /// A partition a thread.
+    ///
+    /// # Errors
+    /// As [`Partitions::sorted`].
+    pub fn sorted_parts<T: Send>(self, f: impl Fn(Vec<R>) -> Vec<T> + Sync) -> Result<Vec<T>, PipelineError> {
+        let Self { dir, parts } = self;
+        let found = parts.into_par_iter().map(|part| Ok(f(sorted(part, &dir)?)));
+        Ok(found.collect::<Result<Vec<_>, PipelineError>>()?.into_iter().flatten().collect())
+    }
+}
+
+/// The records of a partition, sorted.
+fn sorted<R: Record>((mut records, file): (Vec<R>, Option<File>), dir: &Path) -> Result<Vec<R>, PipelineError> {
+    if let Some(file) = file {
+        unspill(file, &mut records).map_err(PipelineError::io("read a temporary file in", dir))?;
+    }
+    records.sort_unstable();
+    Ok(records)
 }
 
 fn spill<R: Record>(buffer: &mut Vec<R>, file: &mut Option<File>, dir: &Path) -> std::io::Result<()> {

@@ -158,7 +158,15 @@ impl Context {
     /// # Errors
     /// As [`Memory::plan`].
     pub fn plan(&self, needs: &Needs) -> Result<Plan, PipelineError> {
-        let plan = self.memory.plan(needs, self.config.workers(), self.config.infer.batch_rows)?;
+        self.plan_of(needs, self.config.infer.batch_rows)
+    }
+
+    /// As [`Context::plan`], with batches of at most `batch_rows` rows.
+    ///
+    /// # Errors
+    /// As [`Memory::plan`].
+    pub fn plan_of(&self, needs: &Needs, batch_rows: usize) -> Result<Plan, PipelineError> {
+        let plan = self.memory.plan(needs, self.config.workers(), batch_rows)?;
         tracing::debug!("{}: {} of memory, {plan:?}", needs.stage, self.memory);
         if plan.width.workers < self.config.workers() {
             let (given, asked) = (plan.width.workers, self.config.workers());

@@ -11,11 +11,14 @@ use crate::stage::Context;
 use crate::stream::ordered;
 use rustc_hash::FxHashMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use twotower_artifacts::{CodeBatch, CodesInfo, CodesWriter, Compression, FileEntry, Ids, Side};
+use twotower_artifacts::codes::GROUP_ROWS;
+use twotower_artifacts::{
+    CodeBatch, CodesInfo, CodesWriter, Compression, EncodedGroup, FileEntry, IdKind, Ids, Side, TowerSchema,
+};
 use twotower_encoders::{EncodeCounts, EncoderFit, EncoderState, SideSpec};
-use twotower_tables::{ReadOptions, Table, TableBatch, id_column, id_column_as};
+use twotower_tables::{ReadOptions, Table, TableBatch, TablePart, id_column, id_column_as};
 
 /// The users table between its two passes.
 ///
@@ -33,8 +36,8 @@ pub struct UserPasses<'a> {
     positive: &'a IdIndex,
     /// Whether the second pass has anything to do.
     encodes: bool,
-    /// All rows, if they fit.
-    kept: Option<Vec<TableBatch>>,
+    /// All rows by part, if they fit.
+    kept: Option<Vec<Vec<TableBatch>>>,
 }
 
 /// What encoding the users left.
@@ -70,9 +73,9 @@ impl<'a> UserPasses<'a> {
             ("values being counted", values_counted(context)),
             ("rows kept for the second pass", if encodes { most_kept(context) } else { 0 }),
         ];
-        // Codes and floats; those of bags and vectors count as raw bytes do.
-        let per_row = 8 * spec.features.len() as u64;
-        let plan = context.plan(&Needs { stage: "encode-features", held, per_worker: 0, per_row })?;
+        // Codes and floats, and their columns; those of bags and vectors count as raw bytes do.
+        let per_row = 16 * spec.features.len() as u64;
+        let plan = context.plan_of(&Needs { stage: "encode-features", held, per_worker: 0, per_row }, GROUP_ROWS)?;
         Ok(Self { context, dir, joins, table, spec, rows, plan, positive, encodes, kept: None })
     }
 
@@ -97,25 +100,38 @@ impl<'a> UserPasses<'a> {
         let mut bar = passes.context.progress.bar("fit users", passes.rows, "rows");
         let mut finder = DuplicateFinder::new(passes.dir);
         let next = AtomicUsize::new(0);
-        let (mut kept, mut bytes) = (passes.encodes.then(Vec::new), 0u64);
+        let (mut kept, mut bytes) = (Vec::new(), 0u64);
+        let keeps = AtomicBool::new(passes.encodes);
         passes.stream(
             passes.read(passes.rows)?,
             || {
                 let fit = &fits[next.fetch_add(1, Ordering::Relaxed) % fits.len()];
-                Ok(move |batch: TableBatch| {
-                    let rows = passes.joins.join(&passes.spec, Side::User, &batch)?;
+                let keeps = &keeps;
+                Ok(move |part: TablePart| {
                     let mut fit = fit.lock().unwrap_or_else(PoisonError::into_inner);
-                    fit.fit_batch(Side::User, &rows).map_err(|e| encode_error(e, &batch))?;
-                    Ok((id_column(&batch, id)?, batch))
+                    let (mut hashes, mut batches) = (Vec::new(), Vec::new());
+                    for batch in part {
+                        let batch = batch?;
+                        let rows = passes.joins.join(&passes.spec, Side::User, &batch)?;
+                        fit.fit_batch(Side::User, &rows).map_err(|e| encode_error(e, &batch))?;
+                        hashes.extend(id_column(&batch, id)?.iter().map(hash));
+                        if keeps.load(Ordering::Relaxed) {
+                            batches.push(batch);
+                        }
+                    }
+                    Ok((hashes, batches))
                 })
             },
-            |(ids, batch)| {
-                finder.add(&ids)?;
-                bar.advance(ids.len() as u64);
-                bytes += batch.batch.get_array_memory_size() as u64;
-                match &mut kept {
-                    Some(batches) if bytes <= most_kept(passes.context) => batches.push(batch),
-                    _ => kept = None,
+            |(hashes, batches)| {
+                finder.add(&hashes)?;
+                bar.advance(hashes.len() as u64);
+                bytes += batches.iter().map(|b| b.batch.get_array_memory_size() as u64).sum::<u64>();
+                if bytes > most_kept(passes.context) {
+                    keeps.store(false, Ordering::Relaxed);
+                    kept.clear();
+                }
+                if keeps.load(Ordering::Relaxed) {
+                    kept.push(batches);
                 }
                 Ok(())
             },
@@ -124,7 +140,7 @@ impl<'a> UserPasses<'a> {
         if !repeated.is_empty() {
             passes.refuse_duplicate(&repeated)?;
         }
-        self.kept = kept;
+        self.kept = keeps.into_inner().then_some(kept);
         fits.into_iter().try_for_each(|part| Ok(fit.merge(part.into_inner().unwrap_or_else(PoisonError::into_inner))?))
     }
 
@@ -158,45 +174,55 @@ impl<'a> UserPasses<'a> {
         let create = |name: &str| CodesWriter::create(self.dir.join(name), &info, Compression::Lz4);
         let mut writer = create(files::USERS)?;
         let mut all = self.context.config.encode.all_users.then(|| create(files::ALL_USERS)).transpose()?;
-        let (every, mut chosen_ids, mut counts) = (all.is_some(), Ids::new(info.ids), EncodeCounts::default());
+        let groups = all.as_ref().map(CodesWriter::groups);
+        let (mut chosen_ids, mut counts) = (Ids::new(info.ids), EncodeCounts::default());
         let total = if self.encodes { self.rows } else { 0 };
         let mut bar = self.context.progress.bar("encode users", total, "rows");
         let source: Source = match self.kept.take() {
-            Some(batches) => Box::new(batches.into_iter().map(Ok)),
+            Some(parts) => Box::new(parts.into_iter().map(|batches| Ok(batches.into()))),
             None => self.read(total)?,
         };
         self.stream(
             source,
             || {
                 let mut encoder = state.encoder(Side::User);
-                let (passes, schema) = (&self, &schema);
-                Ok(move |batch: TableBatch| {
-                    let ids = id_column_as(&batch, id, positive.ids().kind())?;
-                    let rows = ids.len();
-                    let chosen: Vec<usize> = (0..rows).filter(|r| positive.find(ids.get(*r)).is_some()).collect();
-                    let mut codes = CodeBatch::empty(schema);
-                    let mut counts = EncodeCounts::default();
-                    if every || !chosen.is_empty() {
+                let (passes, schema, groups) = (&self, &schema, &groups);
+                Ok(move |part: TablePart| {
+                    let mut encoded = EncodedPart::new(info.ids, schema);
+                    let mut every = Vec::new();
+                    for batch in part {
+                        let batch = batch?;
+                        let ids = id_column_as(&batch, id, info.ids)?;
+                        let chosen = (0..ids.len()).filter(|r| positive.find(ids.get(*r)).is_some());
+                        let chosen: Vec<usize> = if positive.ids().is_empty() { Vec::new() } else { chosen.collect() };
+                        encoded.rows += ids.len();
+                        if groups.is_none() && chosen.is_empty() {
+                            continue;
+                        }
                         let joined = passes.joins.join(&passes.spec, Side::User, &batch)?;
-                        counts = encoder.encode(&joined, &mut codes).map_err(|e| encode_error(e, &batch))?;
+                        let mut codes = CodeBatch::empty(schema);
+                        let counts = encoder.encode(&joined, &mut codes).map_err(|e| encode_error(e, &batch))?;
+                        encoded.counts.merge(&counts);
+                        encoded.chosen_codes.extend_from_rows(&codes, chosen.iter().copied());
+                        encoded.chosen_ids.extend_from(&ids, chosen);
+                        every.push((ids, codes));
                     }
-                    let mut chosen_codes = CodeBatch::empty(schema);
-                    chosen_codes.extend_from_rows(&codes, chosen.iter().copied());
-                    let mut ids_of_chosen = Ids::new(ids.kind());
-                    ids_of_chosen.extend_from(&ids, chosen);
-                    Ok(((ids, codes), (ids_of_chosen, chosen_codes), counts))
+                    if let Some(groups) = groups {
+                        encoded.group = Some(groups.encode(every)?);
+                    }
+                    Ok(encoded)
                 })
             },
-            |((ids, codes), (ids_of_chosen, chosen_codes), of_batch)| {
-                if let Some(all) = &mut all {
-                    all.write(&ids, &codes)?;
+            |part: EncodedPart| {
+                if let (Some(all), Some(group)) = (&mut all, part.group) {
+                    all.append(group)?;
                 }
-                if !ids_of_chosen.is_empty() {
-                    writer.write(&ids_of_chosen, &chosen_codes)?;
-                    chosen_ids.extend_from(&ids_of_chosen, 0..ids_of_chosen.len());
+                if !part.chosen_ids.is_empty() {
+                    writer.write(&part.chosen_ids, &part.chosen_codes)?;
+                    chosen_ids.extend_from(&part.chosen_ids, 0..part.chosen_ids.len());
                 }
-                counts.merge(&of_batch);
-                bar.advance(ids.len() as u64);
+                counts.merge(&part.counts);
+                bar.advance(part.rows as u64);
                 Ok(())
             },
         )?;
@@ -208,13 +234,11 @@ impl<'a> UserPasses<'a> {
     fn read(&self, rows: u64) -> Result<Source, PipelineError> {
         let columns = read_columns(&self.spec);
         let read = ReadOptions { columns: &columns, rows: 0..rows, batch_rows: self.plan.batch_rows };
-        Ok(Box::new(
-            self.table.read_within(read, self.plan.batch_bytes)?.map(|batch| batch.map_err(PipelineError::from)),
-        ))
+        Ok(Box::new(self.table.parts(read, self.plan.batch_bytes)?.map(|part| part.map_err(PipelineError::from))))
     }
 
     /// Streams rows through workers to `sink`.
-    fn stream<O: Send, W: FnMut(TableBatch) -> Result<O, PipelineError>>(
+    fn stream<O: Send, W: FnMut(TablePart) -> Result<O, PipelineError>>(
         &self,
         source: Source,
         worker: impl Fn() -> Result<W, PipelineError> + Sync,
@@ -234,5 +258,23 @@ pub fn values_counted(context: &Context) -> u64 {
     context.memory.bytes() / 4
 }
 
-/// A stream of raw rows.
-type Source = Box<dyn Iterator<Item = Result<TableBatch, PipelineError>> + Send>;
+/// Parts of the raw rows.
+type Source = Box<dyn Iterator<Item = Result<TablePart, PipelineError>> + Send>;
+
+/// What encoding a part of the users left.
+struct EncodedPart {
+    rows: usize,
+    counts: EncodeCounts,
+    /// All of them, where the job asks for it.
+    group: Option<EncodedGroup>,
+    /// Those with positives.
+    chosen_ids: Ids,
+    chosen_codes: CodeBatch,
+}
+
+impl EncodedPart {
+    fn new(ids: IdKind, schema: &TowerSchema) -> Self {
+        let (chosen_ids, chosen_codes) = (Ids::new(ids), CodeBatch::empty(schema));
+        Self { rows: 0, counts: EncodeCounts::default(), group: None, chosen_ids, chosen_codes }
+    }
+}

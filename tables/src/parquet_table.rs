@@ -23,6 +23,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Once};
 use twotower_artifacts::parquet_file::row_range_reader;
 
@@ -88,42 +89,72 @@ pub struct BatchSize {
 /// Rows of the first batch where the footer does not tell how large rows are.
 const FIRST_ROWS: usize = 16;
 
-/// Streams a row range of a file with the columns named, in that order.
-pub fn read(path: &Path, columns: &[String], rows: Range<u64>, size: BatchSize) -> Result<ParquetReader, TableError> {
-    let (file, metadata) = open(path)?;
-    let descriptor = metadata.metadata().file_metadata().schema_descr_ptr();
-    let root_of = |leaf: usize| descriptor.get_column_root_idx(leaf);
-    let fields: Vec<Field> = (metadata.schema().fields().iter().enumerate())
-        .map(|(root, field)| {
-            let leaf = (0..descriptor.num_columns()).find(|&leaf| root_of(leaf) == root);
-            field.as_ref().clone().with_data_type(read_type(field, leaf, &metadata))
-        })
-        .collect();
-    let roots: Vec<usize> =
-        fields.iter().enumerate().filter(|(_, f)| columns.contains(f.name())).map(|(root, _)| root).collect();
-    let leaf_of = |leaf: usize| match fields.get(root_of(leaf)) {
-        Some(field) if !columns.contains(field.name()) => Leaf::Unread,
-        Some(field) if matches!(field.data_type(), DataType::Dictionary(..)) => Leaf::Keys,
-        _ => Leaf::Values,
-    };
-    let leaves: Vec<Leaf> = (0..descriptor.num_columns()).map(leaf_of).collect();
-    let mask = ProjectionMask::roots(&descriptor, roots);
-    let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(fields)));
-    let metadata = guarded(path, || ArrowReaderMetadata::try_new(metadata.metadata().clone(), options))?;
-    let source = Source { file, metadata, mask, leaves, path: path.to_path_buf(), columns: columns.to_vec() };
-    let end = rows.end.max(rows.start);
-    Ok(ParquetReader { source, size, rows: rows.start..end, learnt: FIRST_ROWS, run: None, ready: VecDeque::new() })
+/// What every reader of some columns of a file shares: its footer, and how each column is read.
+#[derive(Debug)]
+pub struct Layout {
+    path: PathBuf,
+    metadata: ArrowReaderMetadata,
+    mask: ProjectionMask,
+    /// How each leaf column is read.
+    leaves: Vec<Leaf>,
+    /// The columns named, in that order.
+    columns: Vec<String>,
+    learnt: Learnt,
+}
+
+/// Bytes of a row in the batch read last, over all readers of a table; 0 before the first.
+pub type Learnt = Arc<AtomicUsize>;
+
+impl Layout {
+    /// Reads a file's footer.
+    pub fn of(path: &Path, columns: &[String], learnt: Learnt) -> Result<Self, TableError> {
+        let (_, metadata) = open(path)?;
+        let descriptor = metadata.metadata().file_metadata().schema_descr_ptr();
+        let root_of = |leaf: usize| descriptor.get_column_root_idx(leaf);
+        let fields: Vec<Field> = (metadata.schema().fields().iter().enumerate())
+            .map(|(root, field)| {
+                let leaf = (0..descriptor.num_columns()).find(|&leaf| root_of(leaf) == root);
+                field.as_ref().clone().with_data_type(read_type(field, leaf, &metadata))
+            })
+            .collect();
+        let roots: Vec<usize> =
+            fields.iter().enumerate().filter(|(_, f)| columns.contains(f.name())).map(|(root, _)| root).collect();
+        let leaf_of = |leaf: usize| match fields.get(root_of(leaf)) {
+            Some(field) if !columns.contains(field.name()) => Leaf::Unread,
+            Some(field) if matches!(field.data_type(), DataType::Dictionary(..)) => Leaf::Keys,
+            _ => Leaf::Values,
+        };
+        let leaves: Vec<Leaf> = (0..descriptor.num_columns()).map(leaf_of).collect();
+        let mask = ProjectionMask::roots(&descriptor, roots);
+        let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(fields)));
+        let metadata = guarded(path, || ArrowReaderMetadata::try_new(metadata.metadata().clone(), options))?;
+        Ok(Self { path: path.to_path_buf(), metadata, mask, leaves, columns: columns.to_vec(), learnt })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The columns named, in that order.
+    pub fn columns(&self) -> &[String] {
+        &self.columns
+    }
+
+    /// Streams a row range.
+    pub fn read(self: &Arc<Self>, rows: Range<u64>, size: BatchSize) -> Result<ParquetReader, TableError> {
+        // A handle of its own: readers on other threads move theirs.
+        let file = File::open(&self.path).map_err(io_error("open", &self.path))?;
+        let source = Source { file, layout: self.clone() };
+        let (begun, rows) = (rows.start, rows.start..rows.end.max(rows.start));
+        Ok(ParquetReader { source, size, rows, begun, run: None, ready: VecDeque::new() })
+    }
 }
 
 /// A file, and what is read of it.
 struct Source {
     file: File,
-    metadata: ArrowReaderMetadata,
-    mask: ProjectionMask,
-    /// How each leaf column is read.
-    leaves: Vec<Leaf>,
-    path: PathBuf,
-    columns: Vec<String>,
+    layout: Arc<Layout>,
 }
 
 /// Rows read in batches of one size: of one row group, or all where bytes have no bound.
@@ -141,7 +172,7 @@ impl Source {
     /// The row group that holds a row: its number and rows.
     fn group_at(&self, row: u64) -> Option<(usize, Range<u64>)> {
         let mut start = 0u64;
-        for (number, group) in self.metadata.metadata().row_groups().iter().enumerate() {
+        for (number, group) in self.layout.metadata.metadata().row_groups().iter().enumerate() {
             let end = start.saturating_add(u64::try_from(group.num_rows()).unwrap_or(0));
             if row < end {
                 return Some((number, start..end));
@@ -152,15 +183,16 @@ impl Source {
     }
 
     fn batches(&self, rows: Range<u64>, batch_rows: usize) -> Result<ParquetRecordBatchReader, TableError> {
-        let file = self.file.try_clone().map_err(io_error("open", &self.path))?;
-        guarded(&self.path, || row_range_reader(file, self.metadata.clone(), self.mask.clone(), rows, batch_rows))
+        let Layout { path, metadata, mask, .. } = self.layout.as_ref();
+        let file = self.file.try_clone().map_err(io_error("open", path))?;
+        guarded(path, || row_range_reader(file, metadata.clone(), mask.clone(), rows, batch_rows))
     }
 
     /// The next batch, its columns in the order asked for.
     fn next(&self, batches: &mut ParquetRecordBatchReader) -> Result<Option<RecordBatch>, TableError> {
-        guarded(&self.path, || {
+        guarded(&self.layout.path, || {
             let Some(batch) = batches.next().transpose()? else { return Ok(None) };
-            let order = self.columns.iter().map(|name| batch.schema_ref().index_of(name));
+            let order = self.layout.columns.iter().map(|name| batch.schema_ref().index_of(name));
             Ok(Some(batch.project(&order.collect::<Result<Vec<_>, _>>()?)?))
         })
     }
@@ -172,8 +204,8 @@ pub struct ParquetReader {
     size: BatchSize,
     /// Rows still to be read.
     rows: Range<u64>,
-    /// Rows per batch that kept the bound last, where footers do not tell.
-    learnt: usize,
+    /// The row read first.
+    begun: u64,
     run: Option<Run>,
     /// Read and cut.
     ready: VecDeque<RecordBatch>,
@@ -182,18 +214,22 @@ pub struct ParquetReader {
 impl ParquetReader {
     /// A run from the next row on; `batch_rows` when another was interrupted for that size.
     fn start(&self, batch_rows: Option<usize>) -> Result<Run, TableError> {
-        let Self { source, size, rows: left, learnt, .. } = self;
+        let Self { source, size, rows: left, .. } = self;
         let (rows, most_rows, careful) = match (size.bytes, source.group_at(left.start)) {
             (Some(bytes), Some((group, rows))) => {
-                let group = source.metadata.metadata().row_group(group);
-                let RowBytes { average, known } = row_bytes(group, |leaf| source.leaves[leaf]);
+                let group = source.layout.metadata.metadata().row_group(group);
+                let RowBytes { average, known } = row_bytes(group, |leaf| source.layout.leaves[leaf]);
                 let most_rows = ((bytes as f64 / average.max(1.0)) as usize).clamp(1, size.rows);
                 (rows.start..rows.end.min(left.end), most_rows, !known)
             }
             _ => (left.clone(), size.rows, false),
         };
-        // Row groups are much alike: somewhat below what was learnt from the last is a safe start.
-        let first_rows = if careful { most_rows.min((learnt / 8).max(FIRST_ROWS)) } else { most_rows };
+        // Rows are much alike: a bound on those eight times as large as the last ones is a safe start.
+        let first_rows = match (size.bytes, source.layout.learnt.load(Ordering::Relaxed)) {
+            (Some(bytes), row) if careful && row > 0 => (bytes / (8 * row)).clamp(FIRST_ROWS.min(most_rows), most_rows),
+            _ if careful => FIRST_ROWS.min(most_rows),
+            _ => most_rows,
+        };
         let batch_rows = batch_rows.unwrap_or(first_rows);
         let batches = source.batches(left.start..rows.end, batch_rows)?;
         Ok(Run { batches, rows, batch_rows, most_rows, careful })
@@ -209,7 +245,7 @@ impl ParquetReader {
                 Ok(Some(batch)) => self.take(batch, run)?,
                 Ok(None) => {
                     let error = ParquetError::General(format!("no rows from row {} on", self.rows.start));
-                    return Err(damaged(&self.source.path, error));
+                    return Err(damaged(&self.source.layout.path, error));
                 }
                 // A column of more than 2 GiB does not decode; that of fewer rows may.
                 Err(_) if self.size.bytes.is_some() && run.batch_rows > 1 => {
@@ -236,14 +272,12 @@ impl ParquetReader {
             (rows as u128 * bytes as u128 * 3 / (found as u128 * 4)).max(1) as usize
         } else {
             self.ready.push_back(batch);
-            // A new run passes over the rows before it again, so sizes grow near the start of a group only.
-            let near = self.rows.start - run.rows.start <= 4 * run.batch_rows as u64;
+            // A new run passes over the rows before it again, so sizes grow near the start only.
+            let near = self.rows.start - run.rows.start.max(self.begun) <= 4 * run.batch_rows as u64;
             let grows = run.careful && near && rows == run.batch_rows && found <= bytes / 2;
             if grows { (run.batch_rows * 2).min(run.most_rows) } else { run.batch_rows }
         };
-        if run.careful {
-            self.learnt = batch_rows;
-        }
+        self.source.layout.learnt.store(found.div_ceil(rows.max(1)).max(1), Ordering::Relaxed);
         if self.rows.start < run.rows.end {
             self.run = Some(if batch_rows == run.batch_rows { run } else { self.start(Some(batch_rows))? });
         }

@@ -5,13 +5,14 @@ use crate::files;
 use crate::json_file::{self, JsonReader};
 use crate::nearest::nearest;
 use crate::parquet_table::{self, BatchSize};
+use crate::parts::TableParts;
 use crate::spec::{Dialect, Format, TableSpec};
 use crate::text_file::{self, Counted, TextReader, skip_rows};
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use twotower_artifacts::Fingerprint;
 
 /// A column of a table.
@@ -74,11 +75,14 @@ pub(crate) struct Inner {
     files: Vec<TableFile>,
     columns: Vec<ColumnInfo>,
     fingerprint: Fingerprint,
+    /// The Parquet file that was opened last: readers of neighbouring rows share its footer.
+    opened: Mutex<Option<Arc<parquet_table::Layout>>>,
+    learnt: parquet_table::Learnt,
 }
 
 /// How the files are read.
 #[derive(Debug)]
-enum Layout {
+pub(crate) enum Layout {
     Parquet,
     Text(Dialect),
     Json,
@@ -145,7 +149,8 @@ impl Table {
         let parts = prints.iter().map(|p| ("file", p.as_str().as_bytes()));
         let fingerprint = Fingerprint::of_parts(parts.chain([("settings", settings.as_bytes())]));
         let columns = files[0].columns.clone();
-        let inner = Inner { name: name.to_string(), spec: spec.clone(), format: layout, files, columns, fingerprint };
+        let (name, spec, opened, learnt) = (name.to_string(), spec.clone(), Mutex::default(), Default::default());
+        let inner = Inner { name, spec, format: layout, files, columns, fingerprint, opened, learnt };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -237,6 +242,22 @@ impl Table {
         self.read_sized(options, Some(batch_bytes.max(1)))
     }
 
+    /// Streams a range cut into parts of `options.batch_rows` rows, for threads that work on a part each: a part of
+    /// Parquet files is read and decoded by whoever iterates over it, all at once or in several batches; one of
+    /// text files, which must be read in order, is read here. A part has fewer rows at the end of the range, and
+    /// of text also where its rows exceed `batch_bytes`.
+    ///
+    /// # Errors
+    /// As [`Table::read_within`].
+    pub fn parts(&self, options: ReadOptions<'_>, batch_bytes: usize) -> Result<TableParts, TableError> {
+        let part_rows = options.batch_rows.max(1);
+        let in_order = !matches!(self.inner.format, Layout::Parquet);
+        let end = if in_order { options.rows.end } else { options.rows.end.min(self.rows()?) };
+        let mut reader = self.read_within(options, batch_bytes)?;
+        reader.rows.end = end;
+        Ok(TableParts::new(reader, part_rows as u64, in_order))
+    }
+
     fn read_sized(&self, options: ReadOptions<'_>, batch_bytes: Option<usize>) -> Result<TableReader, TableError> {
         let mut columns: Vec<String> = Vec::new();
         let mut fields = Vec::new();
@@ -292,6 +313,17 @@ impl Inner {
         Ok(file.counted.get_or_init(|| counted).rows)
     }
 
+    /// The footer of a Parquet file, for reading some columns.
+    fn opened(&self, file: &TableFile, columns: &[String]) -> Result<Arc<parquet_table::Layout>, TableError> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        match opened.as_ref().filter(|layout| layout.path() == file.path && layout.columns() == columns) {
+            Some(layout) => Ok(layout.clone()),
+            None => Ok(opened
+                .insert(Arc::new(parquet_table::Layout::of(&file.path, columns, self.learnt.clone())?))
+                .clone()),
+        }
+    }
+
     fn column_of<'a>(&self, file: &'a TableFile, name: &str) -> Result<&'a ColumnInfo, TableError> {
         file.columns.iter().find(|c| c.name == name).ok_or_else(|| TableError::MissingColumn {
             table: self.name.clone(),
@@ -327,7 +359,7 @@ pub struct TableReader {
     table: Arc<Inner>,
     schema: SchemaRef,
     columns: Vec<String>,
-    rows: Range<u64>,
+    pub(crate) rows: Range<u64>,
     size: BatchSize,
     next_file: usize,
     /// Row of the table that comes next.
@@ -344,6 +376,24 @@ impl TableReader {
         &self.schema
     }
 
+    /// A reader of other rows of the table, which has read nothing yet.
+    pub(crate) fn of_rows(&self, rows: Range<u64>) -> Self {
+        let (table, schema, columns) = (self.table.clone(), self.schema.clone(), self.columns.clone());
+        let size = self.size;
+        Self { table, schema, columns, rows, size, next_file: 0, at: 0, file_start: 0, current: None, failed: false }
+    }
+
+    /// Passes over files that end before the first row wanted, where their rows are known.
+    fn skip_files(&mut self) {
+        while let Some(file) = self.table.files.get(self.next_file)
+            && let Some(rows) = file.footer_rows.or_else(|| file.counted.get().map(|c| c.rows))
+            && self.at + rows <= self.rows.start
+        {
+            self.at += rows;
+            self.next_file += 1;
+        }
+    }
+
     /// Opens the next file at the first row wanted; `self.at` becomes that row, or the file's end.
     fn open_next(&mut self) -> Result<FileBatches, TableError> {
         let Self { table, schema, columns, rows, size, .. } = self;
@@ -356,7 +406,7 @@ impl TableReader {
             Layout::Parquet => {
                 let count = file.footer_rows.unwrap_or(0);
                 let skip = skip.min(count);
-                (skip, Box::new(parquet_table::read(&path, columns, skip..end.min(count), size)?))
+                (skip, Box::new(table.opened(file, columns)?.read(skip..end.min(count), size)?))
             }
             Layout::Text(dialect) => {
                 let (names, mut records) = text_file::open(&path, encoding, dialect)?;
@@ -382,6 +432,7 @@ impl TableReader {
     fn advance(&mut self) -> Result<Option<TableBatch>, TableError> {
         while self.at < self.rows.end {
             let Some(batches) = &mut self.current else {
+                self.skip_files();
                 if self.next_file == self.table.files.len() {
                     return Ok(None);
                 }

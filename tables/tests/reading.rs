@@ -14,7 +14,8 @@ use std::path::Path;
 use std::sync::Arc;
 use twotower_artifacts::{Category, IdKind, Ids};
 use twotower_tables::{
-    Encoding, Format, OneOrMany, ReadOptions, Table, TableError, TableSpec, id_column, id_column_as, id_kind,
+    Encoding, Format, OneOrMany, ReadOptions, Table, TableBatch, TableError, TableSpec, id_column, id_column_as,
+    id_kind,
 };
 
 fn spec(path: &Path) -> TableSpec {
@@ -25,7 +26,15 @@ fn names(columns: &[&str]) -> Vec<String> {
     columns.iter().map(|c| c.to_string()).collect()
 }
 
-/// Rows of a range as text, nulls as `NULL`; checks that rows are numbered without gaps and batches are full.
+/// Rows of a batch as text, nulls as `NULL`.
+fn texts(batch: &TableBatch) -> Vec<Vec<String>> {
+    let options = FormatOptions::default().with_null("NULL");
+    let printers: Vec<_> =
+        batch.batch.columns().iter().map(|c| ArrayFormatter::try_new(c, &options).unwrap()).collect();
+    (0..batch.batch.num_rows()).map(|row| printers.iter().map(|p| p.value(row).to_string()).collect()).collect()
+}
+
+/// Rows of a range as text; checks that rows are numbered without gaps and batches are full.
 fn try_read(table: &Table, columns: &[&str], rows: Range<u64>, size: usize) -> Result<Vec<Vec<String>>, TableError> {
     let columns = names(columns);
     let mut found = Vec::new();
@@ -39,12 +48,7 @@ fn try_read(table: &Table, columns: &[&str], rows: Range<u64>, size: usize) -> R
             assert!(rows == size || file != batch.file, "a batch is short in the middle of a file");
         }
         last = Some((batch.file, batch.batch.num_rows()));
-        let options = FormatOptions::default().with_null("NULL");
-        let printers: Vec<_> =
-            batch.batch.columns().iter().map(|c| ArrayFormatter::try_new(c, &options).unwrap()).collect();
-        for row in 0..batch.batch.num_rows() {
-            found.push(printers.iter().map(|p| p.value(row).to_string()).collect());
-        }
+        found.extend(texts(&batch));
     }
     Ok(found)
 }
@@ -127,7 +131,21 @@ proptest! {
             let range = total * i / shards..total * (i + 1) / shards;
             joined.extend(try_read(&table, &["name", "n"], range, batch_rows).unwrap());
         }
-        prop_assert_eq!(joined, expected);
+        prop_assert_eq!(joined, &expected[..]);
+        // Parts are read in any order, and by others than who cut them.
+        let columns = names(&["name", "n"]);
+        let rows = total / 3..total;
+        let options = ReadOptions { columns: &columns, rows: rows.clone(), batch_rows };
+        let parts: Vec<_> = table.parts(options, usize::MAX).unwrap().map(Result::unwrap).collect();
+        let mut pieces = Vec::new();
+        for part in parts.into_iter().rev() {
+            let batches: Vec<TableBatch> = part.map(Result::unwrap).collect();
+            prop_assert!(batches.iter().map(|b| b.batch.num_rows()).sum::<usize>() <= batch_rows);
+            pieces.push((batches[0].first_row, batches.iter().flat_map(texts).collect::<Vec<_>>()));
+        }
+        pieces.sort_unstable_by_key(|piece| piece.0);
+        let joined: Vec<Vec<String>> = pieces.into_iter().flat_map(|piece| piece.1).collect();
+        prop_assert_eq!(joined, &expected[rows.start as usize..]);
     }
 }
 
@@ -450,6 +468,22 @@ fn long_text_comes_in_batches_within_the_bound() {
                 assert!(range == expected[123..789], "{stored:?}");
             }
         }
+    }
+}
+
+#[test]
+fn batches_grow_from_wherever_reading_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.parquet");
+    let texts: Vec<String> = (0..4000).map(|r| format!("{r:06}")).collect();
+    write_text(&path, Stored::FallbackWithoutSizes, 4000, &texts);
+    for start in [0, 1000, 3000] {
+        let table = Table::open("t", &spec(&path)).unwrap();
+        let (found, sizes) = read_within(&table, start..start + 1000, 1000, 1 << 20);
+        assert_eq!(found.len(), 1000);
+        assert!(sizes.len() < 15, "from {start}: {} batches", sizes.len());
+        // What was learnt of the rows holds for the next reader.
+        assert_eq!(read_within(&table, start..start + 1000, 1000, 1 << 20).1.len(), 1);
     }
 }
 
