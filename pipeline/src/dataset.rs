@@ -1,10 +1,10 @@
 //! Encoded tables of a run, read back: what training and evaluation work on.
 
 use crate::columns::BATCH_ROWS;
+use crate::config::split::SplitConfig;
 use crate::encode::files;
 use crate::error::PipelineError;
 use crate::run_dir::RunDir;
-use crate::split::SplitConfig;
 use crate::stage::require;
 use std::path::Path;
 use twotower_artifacts::{

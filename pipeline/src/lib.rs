@@ -8,7 +8,6 @@
 mod adopt;
 pub mod cancel;
 mod columns;
-pub mod config;
 pub mod dataset;
 pub mod demo;
 mod duplicates;
@@ -29,11 +28,11 @@ pub mod run;
 pub mod run_dir;
 pub mod shard;
 mod side_files;
-pub mod split;
 pub mod stage;
 mod stream;
 pub mod towers;
 pub mod train;
 mod user_passes;
 
+pub use twotower_config as config;
 pub use twotower_synth as synth;
