@@ -75,7 +75,7 @@ pub fn evaluate(context: &Context) -> Result<Outcome, PipelineError> {
     let dir = context.run.evaluation();
     let manifest_path = dir.join(files::MANIFEST);
     if !context.force
-        && let Some(manifest) = key.current(&manifest_path)?
+        && let Some(manifest) = key.current(&manifest_path, &context.cancel)?
     {
         return Ok(Outcome { skipped: true, manifest });
     }

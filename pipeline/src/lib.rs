@@ -12,6 +12,7 @@ pub mod dataset;
 pub mod demo;
 mod duplicates;
 pub mod encode;
+mod encoded;
 pub mod error;
 pub mod evaluate;
 mod exclusions;
@@ -33,6 +34,7 @@ mod stream;
 pub mod towers;
 pub mod train;
 mod user_passes;
+pub mod verify;
 
 pub use twotower_config as config;
 pub use twotower_synth as synth;
