@@ -4,7 +4,8 @@ use super::Check;
 use crate::parts::{KeyRange, Part, file_name, list_parts, manifest_name, part_name};
 use crate::shard::Shard;
 use crate::stage::content_fingerprint;
-use std::collections::BTreeMap;
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use twotower_artifacts::{
     ArtifactError, FileEntry, Ids, Manifest, NeighbourFormat, Side, VectorsReader, inspect_neighbours,
@@ -174,27 +175,27 @@ impl Check<'_> {
 
     /// Notes unless a part was made from the same inputs, under the same settings, as the first.
     fn alike(&mut self, part: &Part, first: &Part) {
+        let name = file_name(&first.path).to_string();
+        let differing = |x: &Map<String, Value>, y: &Map<String, Value>| -> BTreeSet<String> {
+            x.keys().chain(y.keys()).filter(|key| x.get(*key) != y.get(*key)).cloned().collect()
+        };
         let (a, b) = (first.common(), part.common());
-        let name = |path: &Path| file_name(path).to_string();
-        if a.0 != b.0 {
-            let keys = a.0.keys().chain(b.0.keys()).filter(|k| a.0.get(*k) != b.0.get(*k));
-            let differing: std::collections::BTreeSet<&String> = keys.collect();
-            let text = format!("made from other inputs than {}: {differing:?}", name(&first.path));
-            self.mismatch(&part.path, text);
+        let object = |value: Value| value.as_object().cloned().unwrap_or_default();
+        let mut inputs = differing(&object(json!(a.0)), &object(json!(b.0)));
+        // Each shard reads the vectors of its own users.
+        inputs.remove("user vectors");
+        if !inputs.is_empty() {
+            self.mismatch(&part.path, format!("made from other inputs than {name}: {inputs:?}"));
         }
-        if a.1 != b.1 {
-            let empty = serde_json::Map::new();
-            let (x, y) = (a.1.as_object().unwrap_or(&empty), b.1.as_object().unwrap_or(&empty));
-            let keys = x.keys().chain(y.keys()).filter(|k| x.get(*k) != y.get(*k));
-            let differing: std::collections::BTreeSet<&String> = keys.collect();
-            let text = format!("made under other settings than {}: {differing:?}", name(&first.path));
-            self.mismatch(&part.path, text);
+        let settings = differing(&object(a.1), &object(b.1));
+        if !settings.is_empty() {
+            self.mismatch(&part.path, format!("made under other settings than {name}: {settings:?}"));
         }
         let total = |part: &Part| part.manifest.rows.get("table rows").copied();
         self.equal(&part.path, "`rows.table rows`", &total(first), &total(part));
-        if part.manifest.tool_version != first.manifest.tool_version {
-            let (mine, other) = (&part.manifest.tool_version, &first.manifest.tool_version);
-            self.mismatch(&part.path, format!("made by twotower {mine}, {} by {other}", name(&first.path)));
+        let (mine, other) = (&part.manifest.tool_version, &first.manifest.tool_version);
+        if mine != other {
+            self.mismatch(&part.path, format!("made by twotower {mine}, {name} by {other}"));
         }
     }
 
@@ -225,6 +226,6 @@ impl Check<'_> {
     }
 }
 
-fn text(value: &serde_json::Value) -> &str {
+fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
