@@ -7,7 +7,7 @@ use crate::infer::{Embedded, Embedding};
 use crate::memory::{MIB, Needs, Plan};
 use crate::parts::{KeyRange, VectorParts, exclude_other_counts, manifest_name, part_name};
 use crate::shard::Shard;
-use crate::stage::{Context, Outcome, StageKey, create_dir, prepare_dir, remove_if_there, rows};
+use crate::stage::{Context, Outcome, StageKey, as_written, create_dir, prepare_dir, remove_if_there, rows};
 use crate::stream::ordered;
 use crate::towers::verified_towers;
 use std::fs::File;
@@ -17,13 +17,16 @@ use std::time::Instant;
 use twotower_artifacts::neighbours::open_sink;
 use twotower_artifacts::vectors::load_parts;
 use twotower_artifacts::{
-    ArtifactError, FileEntry, Fingerprint, IdKind, Ids, NeighbourFormat, NeighbourLists, NeighboursInfo, Ragged, Side,
-    VectorsReader,
+    ArtifactError, FileEntry, Fingerprint, IdKind, Ids, Manifest, NeighbourFormat, NeighbourLists, NeighboursInfo,
+    Ragged, Side, VectorsReader,
 };
 use twotower_encoders::EncodeCounts;
 use twotower_index::store::{IMAGE_NAME, MANIFEST_NAME};
 use twotower_index::{Eligibility, Exclusions, ItemIndex, ItemVectors, Neighbours, Request};
 use twotower_tables::Table;
+
+/// The manifest of building the index, inside its folder.
+pub const INDEX_STAGE: &str = "stage.json";
 
 /// Options of the stage beside the job's own.
 #[derive(Debug, Clone)]
@@ -63,6 +66,7 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
     let manifest_path = dir.join(manifest_name(options.shard));
     if !context.force
         && let Some(manifest) = key.current(&manifest_path, &context.cancel)?
+        && index_fits(context, &items, &manifest)?
     {
         return Ok(Outcome { skipped: true, manifest });
     }
@@ -148,6 +152,23 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
     });
     manifest.write(&manifest_path)?;
     Ok(Outcome { skipped: false, manifest })
+}
+
+/// Whether the run's index is the one that a result was searched with. A lost or foreign one is built again:
+/// the result stays if it comes out as it was.
+fn index_fits(context: &Context, items: &VectorParts, manifest: &Manifest) -> Result<bool, PipelineError> {
+    let dir = context.run.index();
+    let saved = || -> Option<serde_json::Value> {
+        Manifest::read(dir.join(INDEX_STAGE)).ok()?.verify_files(&dir).ok()?;
+        serde_json::from_slice(&std::fs::read(dir.join(MANIFEST_NAME)).ok()?).ok()
+    };
+    if saved().is_some_and(|saved| saved == manifest.details["index"]) {
+        return Ok(true);
+    }
+    tracing::warn!("recall: {} is not the index that was searched; building it again", dir.display());
+    items.verify("recall", &context.cancel)?;
+    let index = Catalogue::load(items)?.index(context)?;
+    Ok(as_written(&serde_json::json!(index.manifest())) == manifest.details["index"])
 }
 
 /// Where the vectors of users come from.
@@ -393,7 +414,7 @@ impl Catalogue {
             [("item vectors", self.vectors.fingerprint().clone())],
             serde_json::json!({ "index": config }),
         );
-        let manifest_path = dir.join("stage.json");
+        let manifest_path = dir.join(INDEX_STAGE);
         create_dir(&dir)?;
         // One shard builds, the others wait for it and open what it built.
         let folder = File::open(&dir).map_err(PipelineError::io("open", &dir))?;

@@ -6,9 +6,9 @@ use crate::encode;
 use crate::encoded::Encoded;
 use crate::evaluate::{self, read_metrics};
 use crate::parts::{Part, VectorParts};
-use crate::recall::Catalogue;
+use crate::recall::{Catalogue, INDEX_STAGE};
 use crate::run::Stage;
-use crate::stage::content_fingerprint;
+use crate::stage::{as_written, content_fingerprint};
 use crate::towers::{self, verified_in};
 use crate::train::checkpoint_entry;
 use std::path::Path;
@@ -185,14 +185,14 @@ impl Check<'_> {
 
     fn index(&mut self, links: &mut Links) -> bool {
         let (before, dir) = (self.found.problems.len(), self.run.index());
-        let path = dir.join("stage.json");
+        let path = dir.join(INDEX_STAGE);
         let Some(manifest) = self.manifest(&path, "index") else { return path.exists() };
         if let Some(catalogue) = links.items.as_ref().and_then(|items| self.take(Catalogue::load(items))) {
             self.input(&path, &manifest, "item vectors", Some(catalogue.fingerprint()), true);
             if let Some(index) = self.take(twotower_index::open(&dir, catalogue.fingerprint())) {
                 let items = manifest.rows.get("items").copied().unwrap_or_default();
                 self.equal(&dir.join(MANIFEST_NAME), "items", &items, &(index.count() as u64));
-                links.index = serde_json::to_value(index.manifest()).ok();
+                links.index = Some(as_written(&serde_json::json!(index.manifest())));
             }
         }
         self.equal(&path, "fingerprint", &content_fingerprint(&manifest.files), &manifest.fingerprint);
