@@ -7,18 +7,32 @@
 use crate::error::ArtifactError;
 use crate::hashing::HashingWriter;
 use crate::publish::{io_error, publish_file};
+use bincode::config::standard;
+use bincode::error::DecodeError;
+use bincode::serde::{decode_from_std_read, encode_into_std_write};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Cursor, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-/// The largest single length (in bytes) a payload may claim; a crafted length fails here.
-const LENGTH_LIMIT: usize = 1 << 34;
 const TRAILER: u64 = 8 + 32;
+/// Bytes that a payload's values take in memory, at the most, for each of its own: a number of 8 bytes is
+/// written in one where it is small.
+const GROWTH: u64 = 16;
 
-fn config() -> impl bincode::config::Config {
-    bincode::config::standard().with_limit::<LENGTH_LIMIT>()
+/// Decodes a payload; whatever lengths it claims, no more is allocated than its size can account for.
+fn decode_bounded<T: DeserializeOwned>(payload: u64, reader: &mut impl Read) -> Result<T, DecodeError> {
+    /// bincode takes its bound as a constant: the smallest of some that is enough.
+    macro_rules! bounded_by {
+        ($($bits:literal)*) => {
+            match payload.saturating_mul(GROWTH) {
+                $(bytes if bytes <= 1 << $bits => decode_from_std_read(reader, standard().with_limit::<{ 1 << $bits }>()),)*
+                bytes => Err(DecodeError::OtherString(format!("{bytes} bytes, more than this build reads"))),
+            }
+        };
+    }
+    bounded_by!(12 14 16 18 20 22 24 26 28 30 32 34 36 38 40 42)
 }
 
 /// Publishes `value` under `path`.
@@ -79,7 +93,7 @@ fn encode_into(w: impl Write, magic: &str, version: u32, value: &impl Serialize)
     let header = w.bytes();
     // The encoder hands over a number at a time, which a hash takes slowly.
     let mut buffered = BufWriter::with_capacity(1 << 16, &mut w);
-    bincode::serde::encode_into_std_write(value, &mut buffered, config()).map_err(io::Error::other)?;
+    encode_into_std_write(value, &mut buffered, standard()).map_err(io::Error::other)?;
     buffered.flush()?;
     drop(buffered);
     let payload = w.bytes() - header;
@@ -127,8 +141,7 @@ fn decode_from<T: DeserializeOwned>(
 
     r.seek(SeekFrom::Start(header)).map_err(io_error("read", path))?;
     let mut body = r.take(payload);
-    let value = bincode::serde::decode_from_std_read(&mut body, config())
-        .map_err(|e| corrupt(format!("`{magic}` version {version}: {e}")))?;
+    let value = decode_bounded(payload, &mut body).map_err(|e| corrupt(format!("`{magic}` version {version}: {e}")))?;
     match body.limit() {
         0 => Ok((version, value)),
         left => Err(corrupt(format!("`{magic}` version {version}: {left} bytes after the value"))),
@@ -182,17 +195,28 @@ mod tests {
 
     #[test]
     fn a_crafted_length_is_an_error_and_not_an_allocation() {
-        // A payload that claims a string of 2^60 bytes, under a valid checksum.
-        let payload = {
-            let mut p = vec![253u8];
-            p.extend_from_slice(&(1u64 << 60).to_le_bytes());
-            p
-        };
-        let mut bytes = [MAGIC.as_bytes(), &1u32.to_le_bytes(), &payload, &9u64.to_le_bytes()].concat();
-        let digest = blake3::hash(&bytes);
-        bytes.extend_from_slice(digest.as_bytes());
-        assert!(matches!(read::<String>(&bytes), Err(ArtifactError::Corrupt { .. })));
-        assert!(matches!(read::<Vec<u64>>(&bytes), Err(ArtifactError::Corrupt { .. })));
+        // Payloads that claim a string or a list of 2^bits bytes, under a valid checksum.
+        for bits in [12, 20, 29, 33, 40, 60] {
+            let payload = [&[253u8][..], &(1u64 << bits).to_le_bytes()].concat();
+            let mut bytes = [MAGIC.as_bytes(), &1u32.to_le_bytes(), &payload, &9u64.to_le_bytes()].concat();
+            let digest = blake3::hash(&bytes);
+            bytes.extend_from_slice(digest.as_bytes());
+            let message = |error: ArtifactError| error.to_string();
+            let text = message(read::<String>(&bytes).unwrap_err());
+            assert!(text.contains("LimitExceeded"), "2^{bits}: {text}");
+            assert!(matches!(read::<Vec<u64>>(&bytes), Err(ArtifactError::Corrupt { .. })));
+        }
+    }
+
+    #[test]
+    fn values_that_take_most_room_for_their_bytes_read_back() {
+        // One byte each when written.
+        let small: Vec<u64> = vec![1; 1_000_000];
+        let bytes = encode(MAGIC, 1, &small).unwrap();
+        assert!(bytes.len() < 1_000_100);
+        assert!(read::<Vec<u64>>(&bytes).unwrap().1 == small);
+        let mixed: Vec<(Option<u64>, String)> = vec![(Some(1), String::new()); 100_000];
+        assert!(read::<Vec<(Option<u64>, String)>>(&encode(MAGIC, 1, &mixed).unwrap()).unwrap().1 == mixed);
     }
 
     proptest! {

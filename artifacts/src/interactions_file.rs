@@ -73,16 +73,33 @@ pub fn write_interactions(
     file.finish()
 }
 
-/// Loads a file of [`write_interactions`]: 16 bytes per event and 8 per user.
+/// What a file of [`write_interactions`] says about itself, and its number of events.
+///
+/// # Errors
+/// [`ArtifactError::Io`], [`ArtifactError::Parquet`], [`ArtifactError::Version`] or [`ArtifactError::Corrupt`].
+pub fn inspect_interactions(path: impl AsRef<Path>) -> Result<(InteractionsInfo, u64), ArtifactError> {
+    let source = ParquetSource::open(path.as_ref())?;
+    Ok((source.details(INTERACTIONS)?, source.rows()))
+}
+
+/// Loads a file of [`write_interactions`] between so many users and items: 16 bytes per event and 8 per user.
 ///
 /// # Errors
 /// [`ArtifactError::Io`], [`ArtifactError::Parquet`], [`ArtifactError::Version`], and [`ArtifactError::Corrupt`] when
-/// rows are out of order or out of range.
-pub fn read_interactions(path: impl AsRef<Path>) -> Result<(InteractionsInfo, Interactions), ArtifactError> {
+/// rows are out of order or out of range, or the file is of another number of users or items.
+pub fn read_interactions(
+    path: impl AsRef<Path>,
+    users: usize,
+    items: usize,
+) -> Result<(InteractionsInfo, Interactions), ArtifactError> {
     let source = ParquetSource::open(path.as_ref())?;
     let info: InteractionsInfo = source.details(INTERACTIONS)?;
-    if info.users > u64::from(u32::MAX) {
-        return Err(source.corrupt(format!("{} users, at most {} fit", info.users, u32::MAX)));
+    // Before anything is allocated for them.
+    if (info.users, info.items) != (users as u64, items as u64) || info.users > u64::from(u32::MAX) {
+        return Err(source.corrupt(format!(
+            "events of {} users and {} items, beside it are {users} users and {items} items",
+            info.users, info.items
+        )));
     }
     let mut found = Interactions { offsets: vec![0], ..Interactions::default() };
     for batch in source.batches(0..u64::MAX, CHUNK_ROWS)? {
@@ -150,9 +167,13 @@ mod tests {
         {
             let path = dir.path().join(name);
             write_interactions(&path, &expected, 6, &encoder, Compression::Zstd).unwrap();
-            let (info, found) = read_interactions(&path).unwrap();
+            let (info, found) = read_interactions(&path, expected.users(), 6).unwrap();
             assert_eq!(found, expected);
             assert_eq!((info.users, info.items), (expected.users() as u64, 6));
+            assert_eq!(inspect_interactions(&path).unwrap(), (info, expected.len() as u64));
+            for (users, items) in [(expected.users() + 1, 6), (expected.users(), 5)] {
+                assert!(read_interactions(&path, users, items).unwrap_err().to_string().contains("beside it"));
+            }
         }
     }
 
@@ -162,11 +183,12 @@ mod tests {
         let encoder = Fingerprint::of(b"state");
         let path = dir.path().join("i");
         write_interactions(&path, &sample(), 5, &encoder, Compression::None).unwrap();
-        assert!(matches!(read_interactions(&path), Err(ArtifactError::Corrupt { .. })));
+        let message = |items| read_interactions(&path, 6, items).unwrap_err().to_string();
+        assert!(message(5).contains("out of order or range"), "{}", message(5));
         let mut unordered = sample();
         unordered.times[2] = 6;
         write_interactions(&path, &unordered, 6, &encoder, Compression::None).unwrap();
-        assert!(read_interactions(&path).unwrap_err().to_string().contains("time order"));
+        assert!(message(6).contains("time order"), "{}", message(6));
     }
 
     #[test]

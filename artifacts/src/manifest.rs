@@ -35,8 +35,48 @@ impl FileEntry {
     /// [`ArtifactError::Io`] when it cannot be read.
     pub fn of_file(folder: &Path, path: &str, rows: u64) -> Result<Self, ArtifactError> {
         let full = folder.join(path);
-        let (bytes, blake3) = hash_file(&full)?;
+        let (bytes, blake3) = hash_file(&full, || Ok(()))?;
         Ok(Self { path: path.to_string(), bytes, rows, blake3 })
+    }
+
+    /// Checks that the file is a regular one inside `folder`, of the listed size and checksum.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Corrupt`] naming what differs, [`ArtifactError::Io`] when it cannot be read.
+    pub fn verify(&self, folder: impl AsRef<Path>) -> Result<(), ArtifactError> {
+        self.verify_while(folder, || Ok(()))
+    }
+
+    /// [`FileEntry::verify`] that asks `go_on` between chunks of the file, and fails as it does.
+    ///
+    /// # Errors
+    /// As [`FileEntry::verify`]; the error of `go_on` as [`ArtifactError::Io`].
+    pub fn verify_while(
+        &self,
+        folder: impl AsRef<Path>,
+        go_on: impl FnMut() -> io::Result<()>,
+    ) -> Result<(), ArtifactError> {
+        let folder = folder.as_ref();
+        let path = folder.join(&self.path);
+        let corrupt = |reason: &str| ArtifactError::Corrupt { path: path.clone(), reason: reason.to_string() };
+        let outside = || corrupt("expected a regular file inside the manifest's folder");
+        if !stays_inside(&self.path) {
+            return Err(outside());
+        }
+        let root = folder.canonicalize().map_err(io_error("open", folder))?;
+        let found = fs::symlink_metadata(&path).map_err(io_error("read", &path))?;
+        let real = path.canonicalize().map_err(io_error("read", &path))?;
+        if !found.is_file() || !real.starts_with(&root) {
+            return Err(outside());
+        }
+        if found.len() != self.bytes {
+            return Err(corrupt(&format!("{} bytes, its manifest says {}", found.len(), self.bytes)));
+        }
+        let (_, blake3) = hash_file(&path, go_on)?;
+        if blake3 != self.blake3 {
+            return Err(corrupt(&format!("checksum {blake3}, its manifest says {}", self.blake3)));
+        }
+        Ok(())
     }
 
     /// The same file, seen from a folder further up: `sub/` is put before its path.
@@ -147,24 +187,7 @@ impl Manifest {
     /// [`ArtifactError::Corrupt`] or [`ArtifactError::Io`], naming the first file that differs.
     pub fn verify_files(&self, folder: impl AsRef<Path>) -> Result<(), ArtifactError> {
         let folder = folder.as_ref();
-        let root = folder.canonicalize().map_err(io_error("open", folder))?;
-        for entry in &self.files {
-            let path = folder.join(&entry.path);
-            let corrupt = |reason: String| ArtifactError::Corrupt { path: path.clone(), reason };
-            let found = fs::symlink_metadata(&path).map_err(io_error("read", &path))?;
-            let real = path.canonicalize().map_err(io_error("read", &path))?;
-            if !stays_inside(&entry.path) || !found.is_file() || !real.starts_with(&root) {
-                return Err(corrupt("expected a regular file inside the manifest's folder".to_string()));
-            }
-            if found.len() != entry.bytes {
-                return Err(corrupt(format!("{} bytes, its manifest says {}", found.len(), entry.bytes)));
-            }
-            let (_, blake3) = hash_file(&path)?;
-            if blake3 != entry.blake3 {
-                return Err(corrupt(format!("checksum {blake3}, its manifest says {}", entry.blake3)));
-            }
-        }
-        Ok(())
+        self.files.iter().try_for_each(|entry| entry.verify(folder))
     }
 
     /// Rows of all files together.
@@ -179,12 +202,13 @@ fn stays_inside(path: &str) -> bool {
     parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
 }
 
-/// Size and whole BLAKE3 hash of a file.
-fn hash_file(path: &Path) -> Result<(u64, String), ArtifactError> {
+/// Size and whole BLAKE3 hash of a file; `go_on` may end the work between chunks.
+fn hash_file(path: &Path, mut go_on: impl FnMut() -> io::Result<()>) -> Result<(u64, String), ArtifactError> {
     let mut file = File::open(path).map_err(io_error("open", path))?;
     let mut hasher = HashingWriter::new(io::sink());
     let mut chunk = vec![0; 1 << 18];
     loop {
+        go_on().map_err(io_error("read", path))?;
         match file.read(&mut chunk).and_then(|n| hasher.write_all(&chunk[..n]).map(|()| n)) {
             Ok(0) => return Ok((hasher.bytes(), hasher.digest().to_hex().to_string())),
             Ok(_) => {}

@@ -18,8 +18,8 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const LISTS: Artifact = Artifact { name: "neighbours", version: 1 };
-const LONG: Artifact = Artifact { name: "neighbours-long", version: 1 };
+pub(crate) const LISTS: Artifact = Artifact { name: "neighbours", version: 1 };
+pub(crate) const LONG: Artifact = Artifact { name: "neighbours-long", version: 1 };
 /// Pairs per row group, and users of the list form at the most. What a file says about its row groups is held
 /// until it is finished, and grows with their number: some kilobytes each.
 const GROUP_PAIRS: usize = 3 << 20;

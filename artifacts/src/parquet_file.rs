@@ -4,6 +4,7 @@
 //! version and its details, so that a reader can refuse a file before its first row.
 
 use crate::error::ArtifactError;
+use crate::guard::guarded;
 use crate::hashing::HashingWriter;
 use crate::manifest::{FileEntry, entry_name};
 use crate::publish::{Staged, io_error};
@@ -277,8 +278,8 @@ impl ParquetSource {
     /// [`ArtifactError::Io`] or [`ArtifactError::Parquet`].
     pub fn open(path: &Path) -> Result<Self, ArtifactError> {
         let file = File::open(path).map_err(io_error("open", path))?;
-        let metadata =
-            ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(parquet_error("read", path))?;
+        let metadata = guarded(|| ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()))
+            .map_err(parquet_error("read", path))?;
         Ok(Self { path: path.to_path_buf(), file, metadata })
     }
 
@@ -320,7 +321,7 @@ impl ParquetSource {
     /// [`ArtifactError::Io`] or [`ArtifactError::Parquet`].
     pub fn batches(&self, rows: Range<u64>, batch_rows: usize) -> Result<ParquetBatches, ArtifactError> {
         let file = self.file.try_clone().map_err(io_error("open", &self.path))?;
-        let reader = row_range_reader(file, self.metadata.clone(), ProjectionMask::all(), rows, batch_rows)
+        let reader = guarded(|| row_range_reader(file, self.metadata.clone(), ProjectionMask::all(), rows, batch_rows))
             .map_err(parquet_error("read", &self.path))?;
         Ok(ParquetBatches { reader, path: self.path.clone() })
     }
@@ -348,7 +349,7 @@ impl Iterator for ParquetBatches {
     type Item = Result<RecordBatch, ArtifactError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        Some(self.reader.next()?.map_err(arrow_error("read", &self.path)))
+        guarded(|| Ok(self.reader.next().transpose()?)).map_err(parquet_error("read", &self.path)).transpose()
     }
 }
 

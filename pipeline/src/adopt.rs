@@ -2,11 +2,12 @@
 
 use crate::columns::BATCH_ROWS;
 use crate::encode::encode_error;
+use crate::encoded::Encoded;
 use crate::error::PipelineError;
 use crate::side_files::{SideFiles, read_columns};
-use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there, require};
+use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there};
 use crate::towers::{files, publish_tower, towers_fingerprint, verified_in};
-use crate::train::{VERIFY_ROWS, check_lineage};
+use crate::train::{VERIFY_ROWS, check_lineage, checkpoint_entry};
 use std::path::Path;
 use std::time::Instant;
 use twotower_artifacts::schema::UNKNOWN;
@@ -27,8 +28,7 @@ use twotower_tables::{ReadOptions, Table};
 pub fn adopt_towers(context: &Context, earlier: &Path) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
     let encoders = context.run.encoders();
-    let encoded = require("train", &encoders.join(crate::encode::files::MANIFEST), "twotower encode-features")?;
-    let state = EncoderState::load(&encoders)?;
+    let Encoded { manifest: encoded, state, .. } = Encoded::load("train", &encoders)?;
     let previous = verified_in("train", earlier)?;
     check_lineage(earlier, &previous, &state, &encoded)?;
     let inputs = [("encoders", state.fingerprint().clone()), ("adopted towers", previous.fingerprint.clone())];
@@ -42,7 +42,7 @@ pub fn adopt_towers(context: &Context, earlier: &Path) -> Result<Outcome, Pipeli
     let dir = context.run.towers();
     let manifest_path = dir.join(files::MANIFEST);
     if !context.force
-        && let Some(manifest) = key.current(&manifest_path)?
+        && let Some(manifest) = key.current(&manifest_path, &context.cancel)?
     {
         return Ok(Outcome { skipped: true, manifest });
     }
@@ -76,6 +76,7 @@ pub fn adopt_towers(context: &Context, earlier: &Path) -> Result<Outcome, Pipeli
     manifest.fingerprint = towers_fingerprint(&dir)?;
     manifest.details = serde_json::json!({
         "adopted from": earlier,
+        "checkpoint": checkpoint_entry(&previous).filter(|_| to.exists()),
         "largest difference from ONNX Runtime": differences,
     });
     manifest.write(&manifest_path)?;

@@ -1,16 +1,13 @@
 //! Encoded tables of a run, read back: what training and evaluation work on.
 
 use crate::columns::BATCH_ROWS;
+use crate::config::split::SplitConfig;
 use crate::encode::files;
+use crate::encoded::Encoded;
 use crate::error::PipelineError;
 use crate::run_dir::RunDir;
-use crate::split::SplitConfig;
-use crate::stage::require;
 use std::path::Path;
-use twotower_artifacts::{
-    ArtifactError, CodeBatch, CodesReader, Fingerprint, Id, Ids, Interactions, Manifest, Side, TowerSchema,
-    read_interactions,
-};
+use twotower_artifacts::{Id, Ids, Interactions, Manifest, Side, read_interactions};
 use twotower_encoders::EncoderState;
 use twotower_models::examples::TrainingSet;
 
@@ -35,12 +32,13 @@ impl Dataset {
     /// Missing or damaged files; files of another encoder state.
     pub fn load(stage: &'static str, run: &RunDir, split: &SplitConfig) -> Result<Self, PipelineError> {
         let dir = run.encoders();
-        let manifest = require(stage, &dir.join(files::MANIFEST), "twotower encode-features")?;
-        let state = EncoderState::load(&dir)?;
+        let encoded = Encoded::load(stage, &dir)?;
+        encoded.verify_files()?;
+        let (user_ids, users) = encoded.table(Side::User)?.load()?;
+        let (item_ids, items) = encoded.table(Side::Item)?.load()?;
+        let interactions = read_events(&dir, &encoded, &user_ids, &item_ids)?;
+        let Encoded { manifest, state, .. } = encoded;
         let (user_schema, item_schema) = (state.schema(Side::User), state.schema(Side::Item));
-        let (user_ids, users) = read_side(&dir.join(files::USERS), &user_schema)?;
-        let (item_ids, items) = read_side(&dir.join(files::ITEMS), &item_schema)?;
-        let interactions = read_events(&dir, &state)?;
         let item_codes = state.item_codes(&item_ids.to_array(0..item_ids.len()))?;
         let roles = split.roles(&interactions);
         let set = TrainingSet { user_schema, item_schema, users, items, item_codes, interactions, roles };
@@ -48,17 +46,9 @@ impl Dataset {
     }
 }
 
-/// Encoded rows of one side, of exactly the encoder state at hand.
-fn read_side(path: &Path, schema: &TowerSchema) -> Result<(Ids, CodeBatch), PipelineError> {
-    let reader = CodesReader::open(path)?;
-    check_state(path, &schema.encoder, &reader.info().schema.encoder)?;
-    Ok(reader.load()?)
-}
-
-/// The ids alone; codes are passed over batch by batch.
-fn read_side_ids(path: &Path, schema: &TowerSchema) -> Result<Ids, PipelineError> {
-    let reader = CodesReader::open(path)?;
-    check_state(path, &schema.encoder, &reader.info().schema.encoder)?;
+/// The ids of a side alone; codes are passed over batch by batch.
+fn read_ids(encoded: &Encoded, side: Side) -> Result<Ids, PipelineError> {
+    let reader = encoded.table(side)?;
     let mut ids = Ids::new(reader.info().ids);
     for batch in reader.batches(0..u64::MAX, BATCH_ROWS)? {
         let (batch, _) = batch?;
@@ -67,26 +57,11 @@ fn read_side_ids(path: &Path, schema: &TowerSchema) -> Result<Ids, PipelineError
     Ok(ids)
 }
 
-fn read_events(dir: &Path, state: &EncoderState) -> Result<Interactions, PipelineError> {
+fn read_events(dir: &Path, encoded: &Encoded, users: &Ids, items: &Ids) -> Result<Interactions, PipelineError> {
     let path = dir.join(files::INTERACTIONS);
-    let (info, interactions) = read_interactions(&path)?;
-    check_state(&path, state.fingerprint(), &info.encoder)?;
+    let (info, interactions) = read_interactions(&path, users.len(), items.len())?;
+    encoded.check(&path, &info.encoder)?;
     Ok(interactions)
-}
-
-fn check_state(path: &Path, expected: &Fingerprint, found: &Fingerprint) -> Result<(), PipelineError> {
-    if expected == found {
-        return Ok(());
-    }
-    Err(ArtifactError::Mismatch {
-        what: path.display().to_string(),
-        expected_from: "encoders with fingerprint".into(),
-        expected: expected.to_string(),
-        found_from: "rows encoded with fingerprint".into(),
-        found: found.to_string(),
-        advice: "run `twotower encode-features --force`".into(),
-    }
-    .into())
 }
 
 /// Each user's most recent items at inference time, by user id.
@@ -101,12 +76,11 @@ impl History {
     ///
     /// # Errors
     /// Missing or damaged files.
-    pub fn load(run: &RunDir, state: &EncoderState) -> Result<Self, PipelineError> {
-        let dir = run.encoders();
-        let user_ids = read_side_ids(&dir.join(files::USERS), &state.schema(Side::User))?;
-        let item_ids = read_side_ids(&dir.join(files::ITEMS), &state.schema(Side::Item))?;
-        let interactions = read_events(&dir, state)?;
-        let item_codes = state.item_codes(&item_ids.to_array(0..item_ids.len()))?;
+    pub fn load(run: &RunDir, encoded: &Encoded) -> Result<Self, PipelineError> {
+        encoded.verify_files()?;
+        let (user_ids, item_ids) = (read_ids(encoded, Side::User)?, read_ids(encoded, Side::Item)?);
+        let interactions = read_events(&run.encoders(), encoded, &user_ids, &item_ids)?;
+        let item_codes = encoded.state.item_codes(&item_ids.to_array(0..item_ids.len()))?;
         let users = crate::id_index::IdIndex::new(user_ids).map_err(|(a, b)| {
             PipelineError::Data(format!(
                 "encoded users: rows {a} and {b} have one id; run `twotower encode-features --force`"

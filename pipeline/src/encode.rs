@@ -83,7 +83,7 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     let dir = context.run.encoders();
     let manifest_path = dir.join(files::MANIFEST);
     if !context.force
-        && let Some(manifest) = key.current(&manifest_path)?
+        && let Some(manifest) = key.current(&manifest_path, &context.cancel)?
     {
         return Ok(Outcome { skipped: true, manifest });
     }

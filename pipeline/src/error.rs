@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use twotower_artifacts::{ArtifactError, Category};
+use twotower_config::ConfigError;
 use twotower_encoders::EncoderError;
 use twotower_index::IndexError;
 use twotower_models::ModelError;
@@ -34,14 +35,9 @@ pub enum PipelineError {
         /// The next step.
         advice: String,
     },
-    /// The configuration file could not be read or understood.
-    #[error("config {path}: {reason}", path = path.display())]
-    Config {
-        /// The file.
-        path: PathBuf,
-        /// Position, expected and found, nearest valid name.
-        reason: String,
-    },
+    /// Reading the job file.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// An operation on a file failed.
     #[error("{action} {path}: {source}", path = path.display())]
     Io {
@@ -122,7 +118,8 @@ impl PipelineError {
     /// The exit-code category.
     pub fn category(&self) -> Category {
         match self {
-            Self::Usage(_) | Self::Config { .. } => Category::Usage,
+            Self::Usage(_) => Category::Usage,
+            Self::Config(e) => e.category(),
             Self::Data(_) => Category::Data,
             Self::Gate(_) => Category::Gate,
             Self::Mismatch(_) => Category::Mismatch,

@@ -1,9 +1,9 @@
 //! `evaluate`: the exported towers and two baselines on the held-out test events.
 
 use crate::config::Ranking;
+use crate::config::split::SplitConfig;
 use crate::dataset::Dataset;
 use crate::error::PipelineError;
-use crate::split::SplitConfig;
 use crate::stage::{Context, Outcome, StageKey, as_written, prepare_dir, remove_if_there, rows};
 use crate::towers::{self, verified_towers};
 use serde::{Deserialize, Serialize};
@@ -75,7 +75,7 @@ pub fn evaluate(context: &Context) -> Result<Outcome, PipelineError> {
     let dir = context.run.evaluation();
     let manifest_path = dir.join(files::MANIFEST);
     if !context.force
-        && let Some(manifest) = key.current(&manifest_path)?
+        && let Some(manifest) = key.current(&manifest_path, &context.cancel)?
     {
         return Ok(Outcome { skipped: true, manifest });
     }

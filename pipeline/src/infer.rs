@@ -2,9 +2,10 @@
 
 use crate::dataset::History;
 use crate::encode::encode_error;
+use crate::encoded::Encoded;
 use crate::error::PipelineError;
 use crate::memory::{MIB, Needs, Plan};
-use crate::parts::{exclude_other_counts, manifest_name, part_name};
+use crate::parts::{KeyRange, exclude_other_counts, manifest_name, part_name};
 use crate::shard::Shard;
 use crate::side_files::{SideFiles, read_columns};
 use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there, require, rows};
@@ -16,7 +17,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 use twotower_artifacts::vectors::{Similarity, WRITER_BYTES};
 use twotower_artifacts::{
-    CodeBatch, CodesReader, Column, FieldShape, Fingerprint, IdKind, Ids, Side, TowerSchema, VectorsInfo, VectorsWriter,
+    CodeBatch, Column, FieldShape, Fingerprint, IdKind, Ids, Side, TowerSchema, VectorsInfo, VectorsWriter,
 };
 use twotower_encoders::{EncodeCounts, EncoderState, SideEncoder, SideSpec};
 use twotower_models::engine::{self, Engine, EngineKind};
@@ -55,21 +56,16 @@ impl Embedding {
     /// [`twotower_artifacts::ArtifactError::Mismatch`], naming both fingerprints, when tower and encoders differ.
     pub fn load(stage: &'static str, context: &Context, side: Side) -> Result<Self, PipelineError> {
         let encoders = context.run.encoders();
-        require(stage, &encoders.join(crate::encode::files::MANIFEST), "twotower encode-features")?;
-        let state = EncoderState::load(&encoders)?;
+        let encoded = Encoded::load(stage, &encoders)?;
         let towers = verified_towers(stage, context)?.fingerprint;
         let tower = context.run.towers().join(files::tower(side));
         let (_, metadata) = twotower_models::onnx::read(&tower)?;
         let (schema, dim) = (metadata.schema, metadata.dim);
-        check_tower(stage, context, side, &schema.encoder, state.fingerprint())?;
+        check_tower(stage, context, side, &schema.encoder, encoded.state.fingerprint())?;
         let sequences = schema.fields.iter().any(|f| matches!(f.shape, FieldShape::Sequence { .. }));
-        let history = if sequences { Some(History::load(&context.run, &state)?) } else { None };
-        let encoded = match side {
-            Side::User => crate::encode::files::USERS,
-            Side::Item => crate::encode::files::ITEMS,
-        };
-        let ids = CodesReader::open(encoders.join(encoded))?.info().ids;
-        let (spec, fitted) = (context.config.side(side), state.side(side).spec());
+        let history = if sequences { Some(History::load(&context.run, &encoded)?) } else { None };
+        let ids = encoded.ids(side)?;
+        let (spec, fitted) = (context.config.side(side), encoded.state.side(side).spec());
         if spec.features != fitted.features {
             return Err(PipelineError::Mismatch(format!(
                 "{stage}: the job's {side} features are not those that {} was fitted with; run `twotower encode-features`",
@@ -77,6 +73,7 @@ impl Embedding {
             )));
         }
         let joins = SideFiles::open(context, &[side])?;
+        let state = encoded.state;
         Ok(Self { state, schema, dim, towers, tower, ids, spec, joins, history })
     }
 
@@ -279,7 +276,7 @@ fn infer_shard(context: &Context, options: &InferOptions) -> Result<Outcome, Pip
     let dir = options.other.as_ref().map_or_else(|| context.run.vectors(side), |(_, dir)| dir.clone());
     let manifest_path = dir.join(manifest_name(options.shard));
     if !context.force
-        && let Some(manifest) = key.current(&manifest_path)?
+        && let Some(manifest) = key.current(&manifest_path, &context.cancel)?
     {
         return Ok(Outcome { skipped: true, manifest });
     }
@@ -300,7 +297,7 @@ fn infer_shard(context: &Context, options: &InferOptions) -> Result<Outcome, Pip
     };
     let mut writer = VectorsWriter::create(dir.join(part_name(options.shard, "parquet")), &info, infer.compression)?;
     let mut bar = context.progress.bar(&format!("infer {side}"), range.end - range.start, "rows");
-    let mut counts = EncodeCounts::default();
+    let (mut counts, mut keys) = (EncodeCounts::default(), KeyRange::default());
     let engines = embedding.engines(infer.engine, plan.width.workers)?;
     ordered(
         "infer",
@@ -312,6 +309,7 @@ fn infer_shard(context: &Context, options: &InferOptions) -> Result<Outcome, Pip
             Ok(move |batch: TableBatch| worker.embed(&batch))
         },
         |embedded: Embedded| {
+            keys.add(&embedded.ids);
             writer.write(&embedded.ids, embedded.vectors)?;
             counts.merge(&embedded.counts);
             bar.advance(embedded.ids.len() as u64);
@@ -332,8 +330,14 @@ fn infer_shard(context: &Context, options: &InferOptions) -> Result<Outcome, Pip
         )));
     }
     let mut manifest = key.manifest(vec![entry], rows([("rows", written), ("table rows", total)]), started);
-    manifest.details =
-        serde_json::json!({ "first_row": range.start, "end_row": range.end, "dim": embedding.dim, "encoded": counts });
+    manifest.details = serde_json::json!({
+        "first_row": range.start,
+        "end_row": range.end,
+        "first_id": keys.first_id,
+        "last_id": keys.last_id,
+        "dim": embedding.dim,
+        "encoded": counts,
+    });
     manifest.warnings = crate::encode::warn_of("infer", side, &counts);
     manifest.write(&manifest_path)?;
     Ok(Outcome { skipped: false, manifest })

@@ -8,11 +8,11 @@
 mod adopt;
 pub mod cancel;
 mod columns;
-pub mod config;
 pub mod dataset;
 pub mod demo;
 mod duplicates;
 pub mod encode;
+mod encoded;
 pub mod error;
 pub mod evaluate;
 mod exclusions;
@@ -29,11 +29,12 @@ pub mod run;
 pub mod run_dir;
 pub mod shard;
 mod side_files;
-pub mod split;
 pub mod stage;
 mod stream;
 pub mod towers;
 pub mod train;
 mod user_passes;
+pub mod verify;
 
+pub use twotower_config as config;
 pub use twotower_synth as synth;

@@ -1,10 +1,12 @@
 //! Parts: one shard's output each, `part-i-of-n` with a manifest beside it.
 
+use crate::cancel::Cancel;
 use crate::error::PipelineError;
 use crate::shard::Shard;
-use crate::stage::remove_if_there;
+use crate::stage::{remove_if_there, verify_file};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use twotower_artifacts::{ArtifactError, Fingerprint, IdKind, Manifest, Side, VectorsReader};
+use twotower_artifacts::{ArtifactError, FileEntry, Fingerprint, IdKind, Ids, Manifest, Side, VectorsReader};
 
 /// Name of a shard's file.
 pub fn part_name(shard: Shard, extension: &str) -> String {
@@ -14,6 +16,57 @@ pub fn part_name(shard: Shard, extension: &str) -> String {
 /// Name of a shard's manifest.
 pub fn manifest_name(shard: Shard) -> String {
     part_name(shard, "json")
+}
+
+/// The first and the last id of a part, as text.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KeyRange {
+    /// None for a part without rows.
+    pub first_id: Option<String>,
+    /// None for a part without rows.
+    pub last_id: Option<String>,
+}
+
+impl KeyRange {
+    /// Takes the ids of the part's next rows.
+    pub fn add(&mut self, ids: &Ids) {
+        if let Some(last) = ids.len().checked_sub(1) {
+            self.first_id.get_or_insert_with(|| ids.get(0).to_string());
+            self.last_id = Some(ids.get(last).to_string());
+        }
+    }
+
+    /// The range that a manifest speaks of.
+    pub fn of(manifest: &Manifest) -> Self {
+        let id = |key: &str| manifest.details[key].as_str().map(str::to_string);
+        Self { first_id: id("first_id"), last_id: id("last_id") }
+    }
+}
+
+/// A shard's manifest.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// Where it stands.
+    pub path: PathBuf,
+    /// What it says.
+    pub manifest: Manifest,
+}
+
+impl Part {
+    /// The shard that it says to be; none where that makes no sense.
+    pub fn shard(&self) -> Option<Shard> {
+        let number = |key: &str| u32::try_from(self.manifest.config[key].as_u64()?).ok();
+        Shard::new(number("shard")?, number("shards")?).ok()
+    }
+
+    /// What all parts of one output have in common: inputs, and settings but the shard.
+    pub fn common(&self) -> (&BTreeMap<String, Fingerprint>, serde_json::Value) {
+        let mut config = self.manifest.config.clone();
+        if let Some(object) = config.as_object_mut() {
+            object.remove("shard");
+        }
+        (&self.manifest.inputs, config)
+    }
 }
 
 /// Makes sure that a folder holds no parts of another number of shards: read together with this
@@ -40,12 +93,12 @@ pub fn exclude_other_counts(stage: &str, dir: &Path, shard: Shard, force: bool) 
     Ok(())
 }
 
-fn file_name(path: &Path) -> &str {
+pub(crate) fn file_name(path: &Path) -> &str {
     path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
 }
 
 /// All files of a folder named like a part, in order.
-fn list_parts(dir: &Path) -> Result<Vec<PathBuf>, PipelineError> {
+pub(crate) fn list_parts(dir: &Path) -> Result<Vec<PathBuf>, PipelineError> {
     let mut paths: Vec<PathBuf> = match std::fs::read_dir(dir) {
         Ok(entries) => entries.filter_map(|e| e.ok().map(|e| e.path())).collect(),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
@@ -70,6 +123,8 @@ pub struct VectorParts {
     pub towers: Fingerprint,
     /// Fingerprint of all parts' content.
     pub fingerprint: Fingerprint,
+    dir: PathBuf,
+    files: Vec<FileEntry>,
 }
 
 impl VectorParts {
@@ -78,24 +133,17 @@ impl VectorParts {
     /// # Errors
     /// No parts; a missing shard; parts of unlike towers, engines, tables or shard counts.
     pub fn find(stage: &'static str, dir: &Path, side: Side, shard: Option<Shard>) -> Result<Self, PipelineError> {
-        let manifests = part_manifests(dir)?;
+        let parts = part_manifests(dir)?;
         let advice = format!("run `twotower infer --side {side}` first");
-        let Some((_, first)) = manifests.first() else {
+        let Some(first) = parts.first() else {
             return Err(PipelineError::MissingInput { stage, path: dir.join("part-*.json"), advice });
         };
-        let alike = |m: &Manifest| {
-            let mut config = m.config.clone();
-            if let Some(object) = config.as_object_mut() {
-                object.remove("shard");
-            }
-            (m.inputs.clone(), config.to_string())
-        };
-        for (path, manifest) in &manifests {
-            if alike(manifest) != alike(first) {
+        for part in &parts {
+            if part.common() != first.common() {
                 return Err(PipelineError::Mismatch(format!(
                     "{stage}: {} and {} were made from different towers, tables, engines or numbers of shards; run `twotower infer --side {side} --force` for all shards",
-                    manifests[0].0.display(),
-                    path.display()
+                    first.path.display(),
+                    part.path.display()
                 )));
             }
         }
@@ -105,7 +153,7 @@ impl VectorParts {
                 path.display()
             ))
         };
-        let path = &manifests[0].0;
+        let (path, first) = (&first.path, &first.manifest);
         let count = first.config["shards"].as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
         let count = count.ok_or_else(|| incomplete(path, "shards"))?;
         let total = *first.rows.get("table rows").ok_or_else(|| incomplete(path, "table rows"))?;
@@ -113,49 +161,84 @@ impl VectorParts {
         let engine = first.config["engine"].as_str().ok_or_else(|| incomplete(path, "engine"))?.to_string();
         let ids: IdKind = serde_json::from_value(first.config["ids"].clone()).map_err(|_| incomplete(path, "ids"))?;
         let wanted = shard.map_or(0..total, |s| s.range(total));
-        let mut parts = Vec::new();
+        let mut found = Self {
+            parts: Vec::new(),
+            rows: total,
+            ids,
+            engine,
+            towers,
+            fingerprint: Fingerprint::of(b""),
+            dir: dir.to_path_buf(),
+            files: Vec::new(),
+        };
         let mut fingerprints = Vec::new();
-        for index in 0..count {
-            let rows = Shard { index, count }.range(total);
-            if rows.end <= wanted.start || rows.start >= wanted.end {
-                continue;
+        for index in Shard::holding(wanted.start, total, count)..count {
+            let shard = Shard { index, count };
+            if shard.range(total).start >= wanted.end {
+                break;
             }
-            let found = manifests.iter().find(|(_, m)| m.config["shard"].as_u64() == Some(index.into()));
-            let Some((path, manifest)) = found else {
+            let mut claims = parts.iter().filter(|p| p.shard() == Some(shard));
+            let Some(part) = claims.next() else {
                 return Err(PipelineError::MissingInput {
                     stage,
-                    path: dir.join(manifest_name(Shard { index, count })),
-                    advice: format!("run `twotower infer --side {side} --shard {index}/{count}`"),
+                    path: dir.join(manifest_name(shard)),
+                    advice: format!("run `twotower infer --side {side} --shard {shard}`"),
                 });
             };
-            let file = manifest.files.first().ok_or_else(|| incomplete(path, "files"))?;
-            let part = path.with_file_name(&file.path);
-            let reader = VectorsReader::open(&part)?;
-            let (found, length) = (reader.info(), rows.end - rows.start);
-            if (reader.rows(), &found.tower, found.ids) != (length, &towers, ids) {
+            if let Some(other) = claims.next() {
                 return Err(PipelineError::Mismatch(format!(
-                    "{stage}: {}: {} rows with {} ids of towers {}, expected {length} rows with {ids} ids of towers {towers}; run `twotower infer --side {side} --shard {index}/{count} --force`",
-                    part.display(),
-                    reader.rows(),
-                    found.ids,
-                    found.tower
+                    "{stage}: {} and {} both say to be shard {shard}; run `twotower infer --side {side} --shard {shard} --force`",
+                    part.path.display(),
+                    other.path.display()
                 )));
             }
-            parts.push((part, rows.start));
-            fingerprints.push(manifest.fingerprint.to_string());
+            let file = part.manifest.files.first().ok_or_else(|| incomplete(&part.path, "files"))?;
+            found.take(stage, side, shard, file)?;
+            fingerprints.push(part.manifest.fingerprint.to_string());
         }
-        let fingerprint = Fingerprint::of(fingerprints.join(" ").as_bytes());
-        Ok(Self { parts, rows: total, ids, engine, towers, fingerprint })
+        found.fingerprint = Fingerprint::of(fingerprints.join(" ").as_bytes());
+        Ok(found)
+    }
+
+    /// Takes the file of a shard, if by its footer it is one of these parts.
+    fn take(&mut self, stage: &str, side: Side, shard: Shard, file: &FileEntry) -> Result<(), PipelineError> {
+        let path = self.dir.join(&file.path);
+        let reader = VectorsReader::open(&path)?;
+        let (rows, info) = (shard.range(self.rows), reader.info());
+        if (reader.rows(), &info.tower, info.ids) != (rows.end - rows.start, &self.towers, self.ids) {
+            return Err(PipelineError::Mismatch(format!(
+                "{stage}: {}: {} rows with {} ids of towers {}, expected {} rows with {} ids of towers {}; run `twotower infer --side {side} --shard {shard} --force`",
+                path.display(),
+                reader.rows(),
+                info.ids,
+                info.tower,
+                rows.end - rows.start,
+                self.ids,
+                self.towers
+            )));
+        }
+        self.parts.push((path, rows.start));
+        self.files.push(file.clone());
+        Ok(())
+    }
+
+    /// Checks that every part is the file its manifest speaks of, byte for byte: Parquet itself would not
+    /// notice a changed number.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Corrupt`] naming the first that is not; a signal.
+    pub fn verify(&self, stage: &'static str, cancel: &Cancel) -> Result<(), PipelineError> {
+        self.files.iter().try_for_each(|file| verify_file(stage, &self.dir, file, cancel))
     }
 }
 
 /// Manifests of a folder's parts; one that another shard removes meanwhile is passed over.
-fn part_manifests(dir: &Path) -> Result<Vec<(PathBuf, Manifest)>, PipelineError> {
+fn part_manifests(dir: &Path) -> Result<Vec<Part>, PipelineError> {
     let mut manifests = Vec::new();
     for path in list_parts(dir)?.into_iter().filter(|p| p.extension() == Some("json".as_ref())) {
         match Manifest::read(&path) {
             Err(ArtifactError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-            manifest => manifests.push((path, manifest?)),
+            manifest => manifests.push(Part { manifest: manifest?, path }),
         }
     }
     Ok(manifests)

@@ -5,9 +5,9 @@ use crate::exclusions::Exclusion;
 use crate::id_index::IdIndex;
 use crate::infer::{Embedded, Embedding};
 use crate::memory::{MIB, Needs, Plan};
-use crate::parts::{VectorParts, exclude_other_counts, manifest_name, part_name};
+use crate::parts::{KeyRange, VectorParts, exclude_other_counts, manifest_name, part_name};
 use crate::shard::Shard;
-use crate::stage::{Context, Outcome, StageKey, create_dir, prepare_dir, remove_if_there, rows};
+use crate::stage::{Context, Outcome, StageKey, as_written, create_dir, prepare_dir, remove_if_there, rows};
 use crate::stream::ordered;
 use crate::towers::verified_towers;
 use std::fs::File;
@@ -17,13 +17,16 @@ use std::time::Instant;
 use twotower_artifacts::neighbours::open_sink;
 use twotower_artifacts::vectors::load_parts;
 use twotower_artifacts::{
-    ArtifactError, FileEntry, Fingerprint, IdKind, Ids, NeighbourFormat, NeighbourLists, NeighboursInfo, Ragged, Side,
-    VectorsReader,
+    ArtifactError, FileEntry, Fingerprint, IdKind, Ids, Manifest, NeighbourFormat, NeighbourLists, NeighboursInfo,
+    Ragged, Side, VectorsReader,
 };
 use twotower_encoders::EncodeCounts;
 use twotower_index::store::{IMAGE_NAME, MANIFEST_NAME};
 use twotower_index::{Eligibility, Exclusions, ItemIndex, ItemVectors, Neighbours, Request};
 use twotower_tables::Table;
+
+/// The manifest of building the index, inside its folder.
+pub const INDEX_STAGE: &str = "stage.json";
 
 /// Options of the stage beside the job's own.
 #[derive(Debug, Clone)]
@@ -62,13 +65,18 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
     let dir = context.run.recall();
     let manifest_path = dir.join(manifest_name(options.shard));
     if !context.force
-        && let Some(manifest) = key.current(&manifest_path)?
+        && let Some(manifest) = key.current(&manifest_path, &context.cancel)?
+        && index_fits(context, &items, &manifest)?
     {
         return Ok(Outcome { skipped: true, manifest });
     }
     prepare_dir(&dir)?;
     exclude_other_counts("recall", &dir, options.shard, context.force)?;
 
+    items.verify("recall", &context.cancel)?;
+    if let Users::Stored(parts) = &users {
+        parts.verify("recall", &context.cancel)?;
+    }
     let catalogue = Catalogue::load(&items)?;
     let index = catalogue.index(context)?;
     let exclusion = Exclusion::load(context, users.ids(), &catalogue.ids, &dir)?;
@@ -89,7 +97,7 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
     let info = NeighboursInfo { users: users.ids(), items: item_ids.kind() };
     let mut sink = open_sink(config.recall.format, dir.join(name), &info, k, config.infer.compression)?;
     let mut bar = context.progress.bar("recall", range.end - range.start, "users");
-    let mut totals = Totals::default();
+    let (mut totals, mut keys) = (Totals::default(), KeyRange::default());
     let (mut offsets, mut item_rows, mut scores) = (Vec::new(), Vec::new(), Vec::new());
     let search = Search { context, plan, index: index.as_ref(), exclusion: &exclusion, eligible: &eligible };
     users.search(&search, range.clone(), |found| {
@@ -103,6 +111,7 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
             offsets.push(item_rows.len());
         }
         totals.add(&found, k);
+        keys.add(&found.ids);
         bar.advance(found.ids.len() as u64);
         let lists = NeighbourLists { offsets: &offsets, rows: &item_rows, scores: &scores, item_ids };
         Ok(sink.write(&found.ids, &lists)?)
@@ -122,13 +131,20 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
     warnings.extend(crate::encode::warn_of("recall", Side::User, &totals.counts));
     let mut manifest = key.manifest(
         vec![entry],
-        rows([("users", totals.users), ("pairs", totals.pairs), ("users with fewer than topk", totals.short)]),
+        rows([
+            ("users", totals.users),
+            ("table rows", users.rows()),
+            ("pairs", totals.pairs),
+            ("users with fewer than topk", totals.short),
+        ]),
         started,
     );
     manifest.warnings = warnings;
     manifest.details = serde_json::json!({
         "first_row": range.start,
         "end_row": range.end,
+        "first_id": keys.first_id,
+        "last_id": keys.last_id,
         "similarity": "cosine",
         "index": index.manifest(),
         "eligible items": eligible.eligible(),
@@ -136,6 +152,23 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
     });
     manifest.write(&manifest_path)?;
     Ok(Outcome { skipped: false, manifest })
+}
+
+/// Whether the run's index is the one that a result was searched with. A lost or foreign one is built again:
+/// the result stays if it comes out as it was.
+fn index_fits(context: &Context, items: &VectorParts, manifest: &Manifest) -> Result<bool, PipelineError> {
+    let dir = context.run.index();
+    let saved = || -> Option<serde_json::Value> {
+        Manifest::read(dir.join(INDEX_STAGE)).ok()?.verify_files(&dir).ok()?;
+        serde_json::from_slice(&std::fs::read(dir.join(MANIFEST_NAME)).ok()?).ok()
+    };
+    if saved().is_some_and(|saved| saved == manifest.details["index"]) {
+        return Ok(true);
+    }
+    tracing::warn!("recall: {} is not the index that was searched; building it again", dir.display());
+    items.verify("recall", &context.cancel)?;
+    let index = Catalogue::load(items)?.index(context)?;
+    Ok(as_written(&serde_json::json!(index.manifest())) == manifest.details["index"])
 }
 
 /// Where the vectors of users come from.
@@ -363,6 +396,11 @@ impl Catalogue {
         Ok(Self { ids, vectors: ItemVectors::new(dim, sorted)? })
     }
 
+    /// Fingerprint of the vectors, as an index names them.
+    pub fn fingerprint(&self) -> &Fingerprint {
+        self.vectors.fingerprint()
+    }
+
     /// The saved index of these vectors, or a new one, built, checked and saved.
     ///
     /// # Errors
@@ -376,12 +414,12 @@ impl Catalogue {
             [("item vectors", self.vectors.fingerprint().clone())],
             serde_json::json!({ "index": config }),
         );
-        let manifest_path = dir.join("stage.json");
+        let manifest_path = dir.join(INDEX_STAGE);
         create_dir(&dir)?;
         // One shard builds, the others wait for it and open what it built.
         let folder = File::open(&dir).map_err(PipelineError::io("open", &dir))?;
         folder.lock().map_err(PipelineError::io("lock", &dir))?;
-        if !context.force && key.current(&manifest_path)?.is_some() {
+        if !context.force && key.current(&manifest_path, &context.cancel)?.is_some() {
             return Ok(twotower_index::open(&dir, self.vectors.fingerprint())?);
         }
         prepare_dir(&dir)?;

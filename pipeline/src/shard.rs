@@ -7,7 +7,7 @@ use std::ops::Range;
 pub const INDEX_VARIABLES: [&str; 3] = ["TWOTOWER_SHARD", "JOB_COMPLETION_INDEX", "SLURM_ARRAY_TASK_ID"];
 
 /// Shard `index` of `count`, counted from 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Shard {
     /// This shard, below `count`.
     pub index: u32,
@@ -107,6 +107,16 @@ impl Shard {
         at(self.index)..at(self.index + 1)
     }
 
+    /// Index of the shard of `count` that holds `row` of a table of `rows`; `count` for a row beyond it.
+    pub fn holding(row: u64, rows: u64, count: u32) -> u32 {
+        if row >= rows {
+            return count;
+        }
+        // The least i with floor(rows * (i + 1) / count) > row.
+        let end = ((u128::from(row) + 1) * u128::from(count)).div_ceil(u128::from(rows));
+        (end - 1) as u32
+    }
+
     /// `00003-of-00008`, as it stands in file names.
     pub fn label(self) -> String {
         format!("{:05}-of-{:05}", self.index, self.count)
@@ -133,9 +143,14 @@ mod tests {
                 prop_assert_eq!(range.start, next);
                 let length = range.end - range.start;
                 prop_assert!(length == rows / n as u64 || length == rows / n as u64 + 1);
+                if length > 0 {
+                    prop_assert_eq!(Shard::holding(range.start, rows, n), index);
+                    prop_assert_eq!(Shard::holding(range.end - 1, rows, n), index);
+                }
                 next = range.end;
             }
             prop_assert_eq!(next, rows);
+            prop_assert_eq!(Shard::holding(rows, rows, n), n);
         }
     }
 

@@ -62,11 +62,13 @@ impl StageKey {
         Self { stage, inputs: inputs.into_iter().map(|(name, f)| (name.to_string(), f)).collect(), config }
     }
 
-    /// The manifest at `path` if it was made under this key and its files are there in full size.
+    /// The manifest at `path` if it was made under this key and its files are the ones it speaks of, byte
+    /// for byte: one pass over them.
     ///
     /// # Errors
-    /// A manifest that cannot be read; an absent one is no error.
-    pub fn current(&self, path: &Path) -> Result<Option<Manifest>, PipelineError> {
+    /// A manifest that cannot be read, a signal; an absent manifest, and files that are not its own, are no
+    /// error: the work is done again.
+    pub fn current(&self, path: &Path, cancel: &Cancel) -> Result<Option<Manifest>, PipelineError> {
         if !path.exists() {
             return Ok(None);
         }
@@ -75,10 +77,25 @@ impl StageKey {
         let same = (manifest.stage == self.stage, &manifest.tool_version[..]) == (true, TOOL_VERSION)
             && manifest.inputs == self.inputs
             && manifest.config == config;
+        if !same {
+            return Ok(None);
+        }
         let dir = path.parent().unwrap_or(Path::new("."));
-        let whole =
-            manifest.files.iter().all(|f| std::fs::metadata(dir.join(&f.path)).is_ok_and(|m| m.len() == f.bytes));
-        Ok((same && whole).then_some(manifest))
+        let sizes = |f: &FileEntry| std::fs::metadata(dir.join(&f.path)).is_ok_and(|m| m.len() == f.bytes);
+        if !manifest.files.iter().all(sizes) {
+            return Ok(None);
+        }
+        for file in &manifest.files {
+            match verify_file(self.stage, dir, file, cancel) {
+                Ok(()) => {}
+                Err(stopped @ PipelineError::Interrupted { .. }) => return Err(stopped),
+                Err(error) => {
+                    tracing::warn!("{}: {error}; doing it again", self.stage);
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(manifest))
     }
 
     /// The manifest of an output made under this key.
@@ -91,6 +108,18 @@ impl StageKey {
         manifest.seconds = started.elapsed().as_secs_f64();
         manifest
     }
+}
+
+/// Checks that a file is the one its manifest speaks of, byte for byte; a signal ends that.
+///
+/// # Errors
+/// [`ArtifactError::Corrupt`](twotower_artifacts::ArtifactError::Corrupt) when it is not,
+/// [`PipelineError::Interrupted`].
+pub fn verify_file(stage: &'static str, dir: &Path, file: &FileEntry, cancel: &Cancel) -> Result<(), PipelineError> {
+    let go_on = || if cancel.is_stopped() { Err(std::io::Error::other("stopped")) } else { Ok(()) };
+    let found = file.verify_while(dir, go_on);
+    cancel.check(stage)?;
+    Ok(found?)
 }
 
 /// Fingerprint of a set of files by name and content.

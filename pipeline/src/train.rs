@@ -3,7 +3,7 @@
 use crate::dataset::Dataset;
 use crate::error::PipelineError;
 use crate::progress::Bar;
-use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there, rows};
+use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there, rows, verify_file};
 use crate::towers::{files, publish_tower, towers_fingerprint};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,9 @@ use twotower_models::train::{EpochReport, Observer, Start, StepReport, TrainConf
 
 /// Rows that each tower is compared on.
 pub(crate) const VERIFY_ROWS: usize = 2048;
+
+/// The best epoch's checkpoint, below the tower folder.
+pub(crate) const BEST: &str = "checkpoints/best.ckpt";
 
 /// Options of the stage beside the job's own.
 #[derive(Debug, Clone, Default)]
@@ -50,13 +53,16 @@ pub fn train_model(context: &Context, options: &TrainOptions) -> Result<Outcome,
         .transpose()?;
     if let (Some(dir), Some(manifest)) = (&options.from, &previous) {
         check_lineage(dir, manifest, &data.state, &data.manifest)?;
+        if let Some(checkpoint) = checkpoint_entry(manifest) {
+            verify_file("train", dir, &checkpoint, &context.cancel)?;
+        }
     }
     inputs.extend(previous.as_ref().map(|manifest| ("previous towers", manifest.fingerprint.clone())));
     let key = StageKey::new("train", inputs, settings);
     let dir = context.run.towers();
     let manifest_path = dir.join(files::MANIFEST);
     if !context.force
-        && let Some(manifest) = key.current(&manifest_path)?
+        && let Some(manifest) = key.current(&manifest_path, &context.cancel)?
     {
         return Ok(Outcome { skipped: true, manifest });
     }
@@ -106,9 +112,16 @@ pub fn train_model(context: &Context, options: &TrainOptions) -> Result<Outcome,
         "best_epoch": trained.best_epoch,
         "last_epoch": trained.epochs.last(),
         "largest difference from ONNX Runtime": differences,
+        "checkpoint": FileEntry::of_file(&dir, BEST, 0)?,
     });
     manifest.write(&manifest_path)?;
     Ok(Outcome { skipped: false, manifest })
+}
+
+/// The checkpoint that a later run can start from, as the manifest of the towers speaks of it. Not one of
+/// its files: it may be removed to save room.
+pub(crate) fn checkpoint_entry(manifest: &Manifest) -> Option<FileEntry> {
+    serde_json::from_value(manifest.details["checkpoint"].clone()).ok()
 }
 
 /// Where training starts: from its own checkpoint if that was made under the same key, else from an

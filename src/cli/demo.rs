@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use twotower_pipeline::cancel::Cancel;
 use twotower_pipeline::config::Override;
 use twotower_pipeline::demo::{DemoOptions, DemoReport, demo};
+use twotower_pipeline::error::PipelineError;
 use twotower_pipeline::progress::Progress;
 
 /// Options of `demo`.
@@ -44,7 +45,7 @@ pub struct Opts {
 pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     let mut overrides: Vec<Override> = given("infer.engine", opts.engine).into_iter().collect();
     for text in &opts.set {
-        overrides.push(Override::parse(text)?);
+        overrides.push(Override::parse(text).map_err(PipelineError::from)?);
     }
     let options = DemoOptions {
         dir: opts.dir.clone(),

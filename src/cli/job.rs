@@ -4,6 +4,7 @@ use clap::Args;
 use std::path::PathBuf;
 use twotower_pipeline::cancel::Cancel;
 use twotower_pipeline::config::{Config, Override, Value};
+use twotower_pipeline::error::PipelineError;
 use twotower_pipeline::memory::Memory;
 use twotower_pipeline::progress::Progress;
 use twotower_pipeline::run_dir::RunDir;
@@ -37,10 +38,10 @@ impl JobOpts {
     pub fn context(&self, flags: Vec<Override>, quiet: bool) -> anyhow::Result<Context> {
         let mut overrides = flags;
         for text in &self.set {
-            overrides.push(Override::parse(text)?);
+            overrides.push(Override::parse(text).map_err(PipelineError::from)?);
         }
         Ok(Context {
-            config: Config::load(&self.config, &overrides)?,
+            config: Config::load(&self.config, &overrides).map_err(PipelineError::from)?,
             run: RunDir::new(&self.run),
             force: self.force,
             progress: if quiet { Progress::Quiet } else { Progress::Shown },

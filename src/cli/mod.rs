@@ -20,6 +20,7 @@ mod report;
 mod run;
 mod synth;
 mod train;
+mod verify;
 mod vocab;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -76,6 +77,8 @@ pub enum Command {
     Evaluate(evaluate::Opts),
     /// All stages in order; what is complete and current is skipped.
     Run(run::Opts),
+    /// Check that a run folder is complete, whole, and of one piece.
+    Verify(verify::Opts),
     /// Write a commented pipeline.toml from the columns of given files.
     Init(init::Opts),
     /// Look into the vocabularies of a run.
@@ -101,6 +104,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Recall(opts) => recall::run(opts, quiet),
         Command::Evaluate(opts) => evaluate::run(opts, quiet),
         Command::Run(opts) => run::run(opts, quiet),
+        Command::Verify(opts) => verify::run(opts),
         Command::Init(opts) => init::run(opts),
         Command::Vocab(opts) => vocab::run(opts),
         Command::Synth(opts) => synth::run(opts, quiet),

@@ -38,7 +38,7 @@ pub struct Opts {
 }
 
 /// The names of stages, as typed.
-fn stages() -> impl TypedValueParser<Value = Stage> {
+pub(super) fn stages() -> impl TypedValueParser<Value = Stage> {
     let named = |name: String| Stage::ALL.into_iter().find(|stage| stage.name() == name).ok_or("not a stage");
     PossibleValuesParser::new(Stage::ALL.map(Stage::name)).try_map(named)
 }

@@ -17,14 +17,13 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, Parq
 use parquet::basic::Encoding;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, PageIndexPolicy};
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Once};
+use twotower_artifacts::guard;
 use twotower_artifacts::parquet_file::row_range_reader;
 
 /// Opens a file and reads its footer.
@@ -297,34 +296,9 @@ impl Iterator for ParquetReader {
     }
 }
 
-thread_local! {
-    /// Whether this thread is inside [`guarded`], whose panics are errors about a file and not worth a report.
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Keeps the report of a panic inside [`guarded`] off standard error; all others are reported as before.
-fn silence_guarded_panics() {
-    static INSTALLED: Once = Once::new();
-    INSTALLED.call_once(|| {
-        let report = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            if !GUARDED.get() {
-                report(panic);
-            }
-        }));
-    });
-}
-
-/// Runs the Parquet reader, which panics on some damaged files: those panics are errors about the file.
+/// Runs the Parquet reader: whatever it says is about the file.
 fn guarded<T>(path: &Path, read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, TableError> {
-    silence_guarded_panics();
-    GUARDED.set(true);
-    let result = catch_unwind(AssertUnwindSafe(read));
-    GUARDED.set(false);
-    match result {
-        Ok(result) => result.map_err(|e| damaged(path, e)),
-        Err(_) => Err(damaged(path, ParquetError::General("the decoder gave up on its content".to_string()))),
-    }
+    guard::guarded(read).map_err(|e| damaged(path, e))
 }
 
 fn damaged(path: &Path, source: ParquetError) -> TableError {

@@ -1,6 +1,6 @@
 //! Which interactions train, validate and test: a pure function of their order.
 
-use crate::error::PipelineError;
+use crate::error::ConfigError;
 use serde::{Deserialize, Serialize};
 use twotower_artifacts::Interactions;
 use twotower_models::examples::Role;
@@ -90,19 +90,19 @@ impl SplitConfig {
     /// Checks fractions and bounds.
     ///
     /// # Errors
-    /// [`PipelineError::Usage`] naming the setting.
-    pub fn validate(&self) -> Result<(), PipelineError> {
+    /// [`ConfigError::Usage`] naming the setting.
+    pub fn validate(&self) -> Result<(), ConfigError> {
         match self {
             SplitConfig::LeaveLastOut { .. } => Ok(()),
             SplitConfig::Time { validation, test, .. } | SplitConfig::Ratio { validation, test, .. }
                 if !(0.0..1.0).contains(validation) || !(0.0..1.0).contains(test) || validation + test >= 1.0 =>
             {
-                Err(PipelineError::usage(format!(
+                Err(ConfigError::usage(format!(
                     "split: validation = {validation} and test = {test}: expected fractions of at least 0 that sum to less than 1"
                 )))
             }
             SplitConfig::Time { validation_from: Some(v), test_from: Some(t), .. } if v > t => {
-                Err(PipelineError::usage(format!("split: validation_from = {v} is later than test_from = {t}")))
+                Err(ConfigError::usage(format!("split: validation_from = {v} is later than test_from = {t}")))
             }
             _ => Ok(()),
         }

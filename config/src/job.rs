@@ -1,6 +1,6 @@
 //! `pipeline.toml`: one file describes a job.
 
-use crate::error::PipelineError;
+use crate::error::ConfigError;
 use crate::split::SplitConfig;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -342,10 +342,10 @@ impl Override {
     /// Parses `key=value`; the value is TOML, or else taken as a string.
     ///
     /// # Errors
-    /// [`PipelineError::Usage`] without a `=`.
-    pub fn parse(text: &str) -> Result<Self, PipelineError> {
+    /// [`ConfigError::Usage`] without a `=`.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let Some((key, value)) = text.split_once('=') else {
-            return Err(PipelineError::usage(format!("--set {text}: expected key=value, such as train.epochs=3")));
+            return Err(ConfigError::usage(format!("--set {text}: expected key=value, such as train.epochs=3")));
         };
         let parsed = toml::from_str::<toml::Table>(&format!("v = {value}")).ok().and_then(|mut t| t.remove("v"));
         Ok(Self {
@@ -359,9 +359,9 @@ impl Config {
     /// Reads a job's file, applies overrides, and resolves table paths against the file's folder.
     ///
     /// # Errors
-    /// [`PipelineError::Config`] with position, and the nearest valid name for an unknown one.
-    pub fn load(path: &Path, overrides: &[Override]) -> Result<Self, PipelineError> {
-        let refuse = |reason: String| PipelineError::Config { path: path.to_path_buf(), reason };
+    /// [`ConfigError::Config`] with position, and the nearest valid name for an unknown one.
+    pub fn load(path: &Path, overrides: &[Override]) -> Result<Self, ConfigError> {
+        let refuse = |reason: String| ConfigError::File { path: path.to_path_buf(), reason };
         let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => {
                 refuse("file not found; write one with `twotower init`, or give --config".into())
@@ -399,15 +399,15 @@ impl Config {
         }
     }
 
-    fn validate(&self) -> Result<(), PipelineError> {
+    fn validate(&self) -> Result<(), ConfigError> {
         let positive = |name: &str, value: usize| match value {
-            0 => Err(PipelineError::usage(format!("`{name}` = 0: expected at least 1"))),
+            0 => Err(ConfigError::usage(format!("`{name}` = 0: expected at least 1"))),
             _ => Ok(()),
         };
         positive("recall.topk", self.recall.topk)?;
         positive("infer.batch_rows", self.infer.batch_rows)?;
         if self.evaluate.k.is_empty() || self.evaluate.k.contains(&0) {
-            return Err(PipelineError::usage("`evaluate.k`: expected at least one cut-off, each at least 1"));
+            return Err(ConfigError::usage("`evaluate.k`: expected at least one cut-off, each at least 1"));
         }
         self.split.validate()?;
         twotower_encoders::validate(&self.side(Side::User), &self.side(Side::Item))?;
@@ -495,7 +495,7 @@ name = "price"
 kind = "numeric"
 "#;
 
-    fn load(text: &str, overrides: &[Override]) -> Result<Config, PipelineError> {
+    fn load(text: &str, overrides: &[Override]) -> Result<Config, ConfigError> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pipeline.toml");
         std::fs::write(&path, text).unwrap();
@@ -525,7 +525,7 @@ kind = "numeric"
         let typo = MINIMAL.replace("path = \"users\"", "pth = \"users\"");
         let error = load(&typo, &[]).unwrap_err();
         assert!(error.to_string().contains("did you mean `path`?"), "{error}");
-        assert_eq!(error.exit_code(), 2);
+        assert_eq!(error.category().exit_code(), 2);
     }
 
     #[test]

@@ -1,0 +1,54 @@
+//! Panics of the Parquet reader turned into errors: it panics on some damaged files.
+
+use parquet::errors::ParquetError;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
+
+thread_local! {
+    /// Whether this thread is inside [`guarded`], whose panics are errors about a file and not worth a report.
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Keeps the report of a panic inside [`guarded`] off standard error; all others are reported as before.
+fn silence_guarded_panics() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        let report = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !GUARDED.get() {
+                report(panic);
+            }
+        }));
+    });
+}
+
+/// Runs the Parquet reader; a panic inside it is an error about the file.
+///
+/// # Errors
+/// Those of `read`, and [`ParquetError::General`] where it panicked.
+pub fn guarded<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    silence_guarded_panics();
+    let outer = GUARDED.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(read));
+    GUARDED.set(outer);
+    result.unwrap_or_else(|_| Err(ParquetError::General("the decoder gave up on its content".to_string())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_an_error_and_the_guard_can_be_nested() {
+        let inner = || guarded(|| -> Result<(), ParquetError> { panic!("bad page") });
+        let error = guarded(|| {
+            assert!(inner().is_err());
+            assert!(GUARDED.get(), "the outer guard still holds");
+            inner()
+        });
+        assert!(error.unwrap_err().to_string().contains("gave up"));
+        assert!(!GUARDED.get());
+        assert_eq!(guarded(|| Ok(3)).unwrap(), 3);
+    }
+}

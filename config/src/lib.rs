@@ -1,0 +1,10 @@
+//! The job file: what is read, what each tower sees, and the settings of every stage.
+//!
+//! A crate of its own, so that whoever reads a job file need not build what runs it.
+
+mod error;
+mod job;
+pub mod split;
+
+pub use error::ConfigError;
+pub use job::*;

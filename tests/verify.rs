@@ -1,0 +1,323 @@
+//! `twotower verify`: a run that is whole passes, and whatever is changed in it is found, by name.
+
+mod fixture;
+
+use fixture::results::{files, snapshot};
+use fixture::{Finished, Job};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// Shards of the users.
+const SHARDS: usize = 3;
+
+/// A finished run whose users are in three parts.
+fn finished() -> &'static Job {
+    static JOB: OnceLock<Job> = OnceLock::new();
+    JOB.get_or_init(|| {
+        let job = Job::new("verify");
+        job.edit("[infer]\n", "[infer]\nengine = \"native\"\n");
+        job.edit("epochs = 2", "epochs = 1");
+        job.ok("encode-features --quiet");
+        job.ok("train --quiet");
+        job.ok("infer --side item --quiet");
+        in_shards(&job, SHARDS);
+        job.ok("evaluate --quiet");
+        job
+    })
+}
+
+/// Vectors and items of all users in `n` shards.
+fn in_shards(job: &Job, n: usize) {
+    for stage in ["infer --side user", "recall"] {
+        (0..n).for_each(|shard| _ = job.ok(&format!("{stage} --shard {shard}/{n} --quiet")));
+    }
+}
+
+/// The JSON that `verify` prints, whatever its exit code.
+fn report(done: &Finished) -> Value {
+    serde_json::from_str(&done.stdout).unwrap_or_else(|e| panic!("{e}\n{}\n{}", done.stdout, done.stderr))
+}
+
+/// Asserts that `verify` gives `code` and says all of `says` in one problem.
+fn found(job: &Job, what: &str, code: i32, says: &[&str]) {
+    let done = job.twotower("verify run --json");
+    let report = report(&done);
+    assert_eq!(done.code, code, "{what}: {report:#}\n{}", done.stderr);
+    assert_eq!(report["complete"], false, "{what}");
+    let problems: Vec<&str> =
+        report["problems"].as_array().unwrap().iter().map(|p| p["message"].as_str().unwrap()).collect();
+    let said = problems.iter().any(|problem| says.iter().all(|text| problem.contains(text)));
+    assert!(said, "{what}: expected {says:?} in\n{}", problems.join("\n"));
+}
+
+fn part(folder: &str, shard: usize, extension: &str) -> String {
+    format!("run/{folder}/part-{shard:05}-of-{SHARDS:05}.{extension}")
+}
+
+/// Changes a JSON file of the job.
+fn change(job: &Job, path: &str, change: impl FnOnce(&mut Value)) {
+    let path = job.path(path);
+    let mut value: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    change(&mut value);
+    std::fs::write(path, serde_json::to_vec_pretty(&value).unwrap()).unwrap();
+}
+
+/// Flips a bit in the middle of a file.
+fn flip(path: &Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_whole_run_is_complete_without_its_tables_and_stays_as_it_is() {
+    let job = finished().copy("verify-whole");
+    for name in ["users.parquet", "items.parquet", "interactions.parquet", "pipeline.toml"] {
+        std::fs::remove_file(job.path(name)).unwrap();
+    }
+    let before = snapshot(&job.dir, &[]);
+    let text = job.ok("verify run").stdout;
+    assert!(text.ends_with("complete\n"), "{text}");
+    let all = job.json("verify run --require recall --require evaluate");
+    let artifact = |name: &str| all["artifacts"].as_array().unwrap().iter().find(|a| a["name"] == name).cloned();
+    for (name, parts, rows) in
+        [("user vectors", 3, 1500), ("item vectors", 1, 60), ("recall", 3, 1500), ("index", 1, 60)]
+    {
+        let found = artifact(name).unwrap();
+        assert_eq!((&found["parts"], &found["rows"], &found["whole"]), (&json!(parts), &json!(rows), &json!(true)));
+    }
+    assert_eq!(all["artifacts"].as_array().unwrap().len(), 7);
+    assert_eq!((&all["problems"], &all["notes"]), (&json!([]), &json!([])));
+    assert!(snapshot(&job.dir, &[]) == before);
+}
+
+#[test]
+fn stages_that_never_ran_are_fine_unless_required() {
+    let job = Job::new("verify-partial");
+    job.edit("[infer]\n", "[infer]\nengine = \"native\"\n");
+    job.edit("epochs = 2", "epochs = 1");
+    // Towers that take sequences cannot be adopted.
+    job.edit("    { kind = \"sequence\", name = \"recent\", max_len = 3 },\n", "");
+    job.ok("run --fused --quiet");
+    let report = job.json("verify run");
+    let names: Vec<&str> =
+        report["artifacts"].as_array().unwrap().iter().map(|a| a["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["encoders", "towers", "item vectors", "index", "recall", "evaluation"]);
+    job.refused("verify run --require infer-users", 4, &["1 problem"]);
+    job.ok("run --run next --update-from run --no-train --fused --quiet");
+    job.ok("verify next --require recall");
+    job.refused("verify next --require evaluate", 4, &["1 problem"]);
+    // A fused recall names the towers it embedded with.
+    change(&job, "run/recall/part-00000-of-00001.json", |m| m["inputs"]["towers"] = json!("0".repeat(32)));
+    found(&job, "fused recall", 4, &["recall/part-00000-of-00001.json", "towers"]);
+    std::fs::remove_dir_all(job.path("run")).unwrap();
+    job.refused("verify run", 1, &["run"]);
+    std::fs::create_dir(job.path("run")).unwrap();
+    job.ok("verify run");
+    job.refused("verify run --require encode-features", 4, &["1 problem"]);
+}
+
+/// One change to a part's manifest.
+type Change = fn(&mut Value);
+
+/// Every field of a part's manifest that other files can contradict.
+const CHANGES: &[(&str, Change)] = &[
+    ("stage", |m| m["stage"] = json!("train")),
+    ("tool_version", |m| m["tool_version"] = json!("9.9.9")),
+    ("fingerprint", |m| m["fingerprint"] = json!("0".repeat(32))),
+    ("i", |m| m["config"]["shard"] = json!(2)),
+    ("i beyond n", |m| m["config"]["shard"] = json!(3)),
+    ("i absent", |m| _ = m["config"].as_object_mut().unwrap().remove("shard")),
+    ("n", |m| m["config"]["shards"] = json!(4)),
+    ("n = 0", |m| m["config"]["shards"] = json!(0)),
+    ("engine", |m| m["config"]["engine"] = json!("ort")),
+    ("compression", |m| m["config"]["compression"] = json!("zstd")),
+    ("own rows", |m| {
+        for name in ["rows", "users"].into_iter().filter(|n| m["rows"].get(*n).is_some()).collect::<Vec<_>>() {
+            m["rows"][name] = json!(499);
+        }
+    }),
+    ("table rows", |m| m["rows"]["table rows"] = json!(1501)),
+    ("first row", |m| m["details"]["first_row"] = json!(499)),
+    ("end row", |m| m["details"]["end_row"] = json!(1001)),
+    ("first id", |m| m["details"]["first_id"] = json!("1")),
+    ("last id", |m| m["details"]["last_id"] = json!("1")),
+    ("no first id", |m| _ = m["details"].as_object_mut().unwrap().remove("first_id")),
+    ("file path", |m| m["files"][0]["path"] = json!("part-00009-of-00003.parquet")),
+    ("file rows", |m| m["files"][0]["rows"] = json!(499)),
+    ("no file", |m| m["files"] = json!([])),
+    ("two files", |m| {
+        let file = m["files"][0].clone();
+        m["files"].as_array_mut().unwrap().push(file);
+    }),
+];
+
+#[test]
+fn every_changed_field_of_a_parts_manifest_is_refused() {
+    for folder in ["vectors/user", "recall"] {
+        let manifest = part(folder, 1, "json");
+        let named = format!("{folder}/part-00001-of-00003");
+        for (what, mutate) in CHANGES {
+            let job = finished().copy("verify-field");
+            change(&job, &manifest, mutate);
+            found(&job, &format!("{folder}: {what}"), 4, &[&named]);
+        }
+        // Each input by its name.
+        let inputs: Value = serde_json::from_slice(&std::fs::read(finished().path(&manifest)).unwrap()).unwrap();
+        for name in inputs["inputs"].as_object().unwrap().keys() {
+            let job = finished().copy("verify-field");
+            change(&job, &manifest, |m| m["inputs"][name] = json!("0".repeat(32)));
+            found(&job, &format!("{folder}: input {name}"), 4, &[&named, name]);
+        }
+        // What a file says of itself is damage, by its size or checksum.
+        for (what, value) in [("bytes", json!(7)), ("blake3", json!("0".repeat(64)))] {
+            let job = finished().copy("verify-field");
+            change(&job, &manifest, |m| m["files"][0][what] = value);
+            found(&job, &format!("{folder}: {what}"), 3, &[&named, "its manifest says"]);
+        }
+        let job = finished().copy("verify-field");
+        change(&job, &manifest, |m| m["format_version"] = json!(99));
+        found(&job, "version", 4, &[&named, "format version 99"]);
+    }
+}
+
+#[test]
+fn every_changed_field_of_other_manifests_is_refused() {
+    let zeros = || json!("0".repeat(32));
+    let cases: &[(&str, &str, Value)] = &[
+        ("encoders/manifest.json", "/fingerprint", zeros()),
+        ("encoders/manifest.json", "/rows/items", json!(61)),
+        ("encoders/manifest.json", "/rows/users with positives", json!(1)),
+        ("encoders/manifest.json", "/rows/interactions kept", json!(1)),
+        ("encoders/manifest.json", "/details/content", zeros()),
+        ("encoders/manifest.json", "/files/0/path", json!("other.parquet")),
+        ("towers/manifest.json", "/fingerprint", zeros()),
+        ("towers/manifest.json", "/inputs/encoders", zeros()),
+        ("towers/manifest.json", "/inputs/encoded tables", zeros()),
+        ("vectors/item/part-00000-of-00001.json", "/inputs/towers", zeros()),
+        ("vectors/item/part-00000-of-00001.json", "/inputs/encoders", zeros()),
+        ("vectors/item/part-00000-of-00001.json", "/config/side", json!("user")),
+        ("vectors/item/part-00000-of-00001.json", "/config/ids", json!("text")),
+        ("vectors/item/part-00000-of-00001.json", "/config/precision", json!("f16")),
+        ("vectors/item/part-00000-of-00001.json", "/details/dim", json!(9)),
+        ("index/stage.json", "/inputs/item vectors", zeros()),
+        ("index/stage.json", "/fingerprint", zeros()),
+        ("index/stage.json", "/rows/items", json!(61)),
+        ("evaluation/manifest.json", "/inputs/towers", zeros()),
+        ("evaluation/manifest.json", "/inputs/encoded tables", zeros()),
+        ("evaluation/manifest.json", "/fingerprint", zeros()),
+    ];
+    for (manifest, pointer, value) in cases {
+        let job = finished().copy("verify-other");
+        change(&job, &format!("run/{manifest}"), |m| *m.pointer_mut(pointer).unwrap() = value.clone());
+        let folder = manifest.split('/').next().unwrap();
+        found(&job, &format!("{manifest} {pointer}"), 4, &[&format!("run/{folder}")]);
+    }
+}
+
+#[test]
+fn gaps_duplicates_and_other_numbers_of_shards_are_found() {
+    for folder in ["vectors/user", "recall"] {
+        let job = finished().copy("verify-coverage");
+        std::fs::remove_file(job.path(&part(folder, 1, "json"))).unwrap();
+        found(&job, "gap", 4, &[folder, "shard 1 of 3 missing"]);
+        for name in [0, 2] {
+            std::fs::remove_file(job.path(&part(folder, name, "json"))).unwrap();
+        }
+        found(&job, "no manifest", 4, &[folder, "parts without manifests"]);
+
+        let job = finished().copy("verify-coverage");
+        std::fs::copy(job.path(&part(folder, 1, "json")), job.path(&format!("run/{folder}/part-copy.json"))).unwrap();
+        found(&job, "duplicate", 4, &[folder, "shard 1/3 is there 2 times"]);
+
+        // Parts of two shards among those of three: they overlap, whichever remain.
+        let other = finished().copy("verify-coverage-other");
+        std::fs::remove_dir_all(other.path("run/recall")).unwrap();
+        std::fs::remove_dir_all(other.path("run/vectors/user")).unwrap();
+        in_shards(&other, 2);
+        let job = finished().copy("verify-coverage");
+        for extension in ["json", "parquet"] {
+            let name = format!("run/{folder}/part-00000-of-00002.{extension}");
+            std::fs::copy(other.path(&name), job.path(&name)).unwrap();
+        }
+        found(&job, "another n", 4, &[folder, "made under other settings", "shards"]);
+    }
+}
+
+#[test]
+fn a_part_of_another_table_or_model_is_found_even_with_its_manifest() {
+    let other_table = finished().copy("verify-other-table");
+    fixture::users().take((0..fixture::USERS).rev()).write_parquet(&other_table.path("users.parquet"));
+    in_shards(&other_table, SHARDS);
+    let other_model = finished().copy("verify-other-model");
+    other_model.ok("train --set train.seed=99 --quiet");
+    other_model.ok("infer --side item --quiet");
+    in_shards(&other_model, SHARDS);
+    for (what, other) in [("table", &other_table), ("model", &other_model)] {
+        for folder in ["vectors/user", "recall"] {
+            for extensions in [&["parquet", "json"][..], &["parquet"], &["json"]] {
+                let job = finished().copy("verify-foreign");
+                for extension in extensions {
+                    let name = part(folder, 2, extension);
+                    std::fs::copy(other.path(&name), job.path(&name)).unwrap();
+                }
+                let done = job.twotower("verify run --json");
+                let report = report(&done);
+                let code = if extensions.contains(&"json") && extensions.len() == 2 { 4 } else { 3 };
+                assert_eq!(done.code, code, "{what}, {folder} {extensions:?}: {report:#}");
+                assert!(report["problems"].to_string().contains(&part(folder, 2, "")), "{what}, {folder}: {report:#}");
+            }
+        }
+    }
+}
+
+#[test]
+fn damaged_and_missing_files_are_named_all_of_them() {
+    let job = finished().copy("verify-damage");
+    let mut listed: Vec<PathBuf> = Vec::new();
+    for path in fixture::results::walk(&job.path("run")) {
+        let name = path.to_string_lossy().into_owned();
+        // Manifests have their own tests; checkpoints but the best are no output.
+        if !(name.ends_with("json") || name.ends_with("last.ckpt")) || name.ends_with("metrics.json") {
+            flip(&path);
+            listed.push(path);
+        }
+    }
+    assert!(listed.len() > 12, "{listed:?}");
+    let done = job.twotower("verify run --json");
+    assert_eq!(done.code, 3, "{}", done.stderr);
+    assert!(!done.stderr.contains("panicked"), "{}", done.stderr);
+    let report = report(&done);
+    for path in &listed {
+        let name = path.strip_prefix(&job.dir).unwrap().to_string_lossy();
+        assert!(report["problems"].to_string().contains(&*name), "{name} is not named: {report:#}");
+    }
+    assert!(report["artifacts"].as_array().unwrap().iter().all(|a| a["whole"] == false), "{report:#}");
+    for path in listed {
+        let job = finished().copy("verify-missing");
+        let name = path.strip_prefix(finished().dir.with_file_name("verify-damage")).unwrap();
+        // A checkpoint may be removed to save room.
+        let removable = name.ends_with("best.ckpt");
+        std::fs::remove_file(job.dir.join(name)).unwrap();
+        match removable {
+            true => _ = job.ok("verify run"),
+            false => found(&job, &name.to_string_lossy(), 4, &[&name.to_string_lossy()]),
+        }
+    }
+}
+
+#[test]
+fn what_does_not_belong_is_noted_and_is_no_problem() {
+    let job = finished().copy("verify-strays");
+    let strays = ["run/recall/.part-00000-of-00003.parquet.tmp-12-0", "run/vectors/user/notes.txt", "run/README"];
+    strays.iter().for_each(|name| job.write(name, "left"));
+    std::os::unix::fs::symlink("/etc", job.path("run/towers/link")).unwrap();
+    let report = job.json("verify run");
+    let notes = report["notes"].to_string();
+    assert!(strays.iter().chain(&["run/towers/link"]).all(|name| notes.contains(name)), "{notes}");
+    assert_eq!(report["notes"].as_array().unwrap().len(), 4, "{notes}");
+    assert!(notes.contains("did not finish") && !notes.contains("passwd"), "{notes}");
+    assert_eq!(files(&job.path("run/recall"), "parquet").len(), SHARDS);
+}
