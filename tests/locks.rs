@@ -4,29 +4,25 @@
 mod faults;
 mod fixture;
 
-use faults::{Fault, NIGHT, Runs};
+use faults::{Call, Fault, Guarded, NIGHT, Runs, SHARDS};
 use fixture::Finished;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 /// Starts a command that stops, as by SIGSTOP, at a durable call, and waits until it has.
-fn stopped_at(runs: &Runs, line: &str, folder: &Path, at: usize) -> Child {
+fn stopped_at(runs: &Runs, line: &str, folder: &Path, at: usize) -> Guarded {
     let mut command = runs.command(line, folder);
     faults::put_into(&mut command, Fault { action: "stop", at }, folder, &folder.with_extension("calls"));
-    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let started = Instant::now();
-    let stat = format!("/proc/{}/stat", child.id());
-    while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
-        assert!(started.elapsed() < Duration::from_secs(60), "{line}: never stopped");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let child = Guarded(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    let stat = format!("/proc/{}/stat", child.0.id());
+    faults::until(line, || std::fs::read_to_string(&stat).unwrap().contains(") T "));
     child
 }
 
-fn goes_on(child: Child) {
-    assert!(Command::new("kill").args(["-CONT", &child.id().to_string()]).status().unwrap().success());
-    assert!(child.wait_with_output().unwrap().status.success());
+fn goes_on(mut child: Guarded) {
+    child.send("-CONT");
+    assert!(child.end().success());
 }
 
 fn run(runs: &Runs, line: &str, folder: &Path) -> Finished {
@@ -39,7 +35,7 @@ fn a_second_run_is_refused_by_name_and_the_first_ones_death_lets_the_third_in() 
     let (expected, _) = runs.reference(NIGHT);
     let folder = runs.folder("twice", false);
     let mut first = stopped_at(&runs, NIGHT.lines[0], &folder, 60);
-    let holder = format!("process {}", first.id());
+    let holder = format!("process {}", first.0.id());
     let lines = [
         "run --run RUN",
         "run --run RUN --force",
@@ -64,8 +60,8 @@ fn a_second_run_is_refused_by_name_and_the_first_ones_death_lets_the_third_in() 
     // Another folder is another run.
     let other = runs.folder("other", false);
     runs.complete(NIGHT, &other);
-    first.kill().unwrap();
-    first.wait().unwrap();
+    first.send("-KILL");
+    first.end();
     assert!(folder.join("run/.lock").exists());
     runs.complete(NIGHT, &folder);
     faults::assert_same(&folder.join("run"), &expected, "killed while it held the lock");
@@ -74,17 +70,19 @@ fn a_second_run_is_refused_by_name_and_the_first_ones_death_lets_the_third_in() 
 #[test]
 fn shards_work_side_by_side_and_keep_what_changes_the_run_out() {
     let runs = Runs::new("locks-shards");
-    let (expected, _) = runs.reference(faults::SHARDS);
+    let (expected, calls) = runs.reference(SHARDS);
     let folder = runs.folder("beside", false);
-    let (before, [shards @ .., evaluate]) = faults::SHARDS.lines.split_at(3) else { unreachable!() };
+    let (before, [shards @ .., evaluate]) = SHARDS.lines.split_at(3) else { unreachable!() };
     before.iter().for_each(|line| assert_eq!(run(&runs, line, &folder).code, 0));
-    for pair in shards.chunks(2) {
-        let first = stopped_at(&runs, pair[0], &folder, 8);
+    for (pair, of_first) in shards.chunks(2).zip(calls[3..].iter().step_by(2)) {
+        // Where its part gets its name: an index, which one shard makes for all, is made by then.
+        let part = |call: &Call| call.name == "rename" && [".jsonl", ".parquet"].iter().any(|e| call.path.ends_with(e));
+        let first = stopped_at(&runs, pair[0], &folder, 1 + of_first.iter().position(part).unwrap());
         assert_eq!(run(&runs, pair[1], &folder).code, 0);
         for line in ["run --run RUN", "train --run RUN", evaluate] {
             let refused = run(&runs, line, &folder);
             assert_eq!(refused.code, 1, "{line}\n{}", refused.stderr);
-            assert!(refused.stderr.contains(&format!("process {}", first.id())), "{}", refused.stderr);
+            assert!(refused.stderr.contains(&format!("process {}", first.0.id())), "{}", refused.stderr);
         }
         goes_on(first);
     }
@@ -95,18 +93,21 @@ fn shards_work_side_by_side_and_keep_what_changes_the_run_out() {
 #[test]
 fn the_same_shard_twice_at_once_leaves_one_result_of_the_same_bytes() {
     let runs = Runs::new("locks-twice");
-    let (expected, calls) = runs.reference(faults::SHARDS);
+    let (expected, calls) = runs.reference(SHARDS);
     for (line, of_line) in calls.iter().enumerate().skip(3).take(4) {
         // The first is stopped at several places, the second does the same work meanwhile, then the first goes on.
         for at in [3, of_line.len() / 2, of_line.len() - 2] {
             let folder = runs.folder(&format!("same-{line}-{at}"), false);
-            faults::SHARDS.lines[..line].iter().for_each(|done| assert_eq!(run(&runs, done, &folder).code, 0));
-            let first = stopped_at(&runs, faults::SHARDS.lines[line], &folder, at);
-            assert_eq!(run(&runs, faults::SHARDS.lines[line], &folder).code, 0);
+            SHARDS.lines[..line].iter().for_each(|done| assert_eq!(run(&runs, done, &folder).code, 0));
+            let first = stopped_at(&runs, SHARDS.lines[line], &folder, at);
+            let mut second = Guarded(runs.command(SHARDS.lines[line], &folder).stdout(Stdio::null()).spawn().unwrap());
+            // It is done by then, unless the first one makes the index, for which it waits.
+            std::thread::sleep(Duration::from_millis(600));
             goes_on(first);
+            assert!(second.end().success());
             faults::assert_nothing_partial(&folder, &expected);
-            faults::SHARDS.lines[line..].iter().for_each(|rest| assert_eq!(run(&runs, rest, &folder).code, 0));
-            faults::assert_same(&folder.join("run"), &expected, &format!("{} twice", faults::SHARDS.lines[line]));
+            SHARDS.lines[line..].iter().for_each(|rest| assert_eq!(run(&runs, rest, &folder).code, 0));
+            faults::assert_same(&folder.join("run"), &expected, &format!("{} twice", SHARDS.lines[line]));
         }
     }
 }

@@ -4,19 +4,16 @@
 mod faults;
 mod fixture;
 
-use faults::{ALL, Fault, NIGHT, Runs, SHARDS, Scenario};
+use faults::{ALL, Fault, Guarded, NIGHT, Runs, SHARDS, Scenario};
 use fixture::{Finished, mixed};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 const GOES_ON: &str = "the same command goes on from there";
 /// From signal to end, as promised.
 const WITHIN: Duration = Duration::from_secs(5);
-
-fn send(child: &Child, signal: &str) {
-    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
-}
 
 /// Checks how a command that got a signal ended; one that was done before it looked ends well.
 fn assert_stopped(finished: &Finished, code: i32, what: &str) -> bool {
@@ -68,6 +65,17 @@ fn a_signal_in_any_stage_stops_it_and_the_same_command_finishes_to_the_same_byte
     others.for_each(|scenario| _ = signalled_at_calls(&runs, scenario, 1));
 }
 
+/// A night whose working thread hangs at a durable call.
+fn hanging_at(runs: &Runs, folder: &Path, at: usize) -> Guarded {
+    let log = folder.with_extension("calls");
+    let _ = std::fs::remove_file(&log);
+    let mut command = runs.command(NIGHT.lines[0], folder);
+    faults::put_into(&mut command, Fault { action: "hang", at }, folder, &log);
+    let child = Guarded(command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
+    faults::until("a call that hangs", || faults::calls(&log).len() >= at);
+    child
+}
+
 #[test]
 fn a_step_that_does_not_come_to_an_end_is_ended_within_five_seconds() {
     let runs = Runs::new("signals-hang");
@@ -77,22 +85,14 @@ fn a_step_that_does_not_come_to_an_end_is_ended_within_five_seconds() {
     for (trial, stage) in stages.into_iter().enumerate() {
         let at = 1 + calls[0].iter().position(|c| c.name == "rename" && c.path.contains(stage)).unwrap();
         let folder = runs.folder(&format!("hang-{trial}"), false);
-        let log = folder.with_extension("calls");
-        let _ = std::fs::remove_file(&log);
-        let mut command = runs.command(NIGHT.lines[0], &folder);
-        faults::put_into(&mut command, Fault { action: "hang", at }, &folder, &log);
-        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let started = Instant::now();
-        while faults::calls(&log).len() < at {
-            assert!(started.elapsed() < Duration::from_secs(60), "{stage}: never there");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let mut child = hanging_at(&runs, &folder, at);
         let (signal, code) = [("-TERM", 143), ("-INT", 130)][trial % 2];
         let sent = Instant::now();
-        send(&child, signal);
-        let finished: Finished = child.wait_with_output().unwrap().into();
+        child.send(signal);
+        let status = child.end();
         let took = sent.elapsed();
-        assert!(assert_stopped(&finished, code, stage), "{stage}: ended well");
+        let stderr = std::io::read_to_string(child.0.stderr.take().unwrap()).unwrap();
+        assert!(status.code() == Some(code) && stderr.contains(GOES_ON), "{stage}: {status}\n{stderr}");
         assert!(took < WITHIN, "{stage}: {took:?} from signal to end");
         faults::assert_nothing_partial(&folder, &expected);
         runs.complete(NIGHT, &folder);
@@ -103,22 +103,12 @@ fn a_step_that_does_not_come_to_an_end_is_ended_within_five_seconds() {
 #[test]
 fn a_second_signal_ends_a_step_at_once() {
     let runs = Runs::new("signals-twice");
-    let folder = runs.folder("twice", false);
-    let log = folder.with_extension("calls");
-    let _ = std::fs::remove_file(&log);
-    let mut command = runs.command(NIGHT.lines[0], &folder);
-    faults::put_into(&mut command, Fault { action: "hang", at: 30 }, &folder, &log);
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let started = Instant::now();
-    while faults::calls(&log).len() < 30 {
-        assert!(started.elapsed() < Duration::from_secs(60), "never there");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    send(&child, "-TERM");
+    let mut child = hanging_at(&runs, &runs.folder("twice", false), 30);
+    child.send("-TERM");
     std::thread::sleep(Duration::from_millis(200));
     let second = Instant::now();
-    send(&child, "-INT");
-    let status = child.wait().unwrap();
+    child.send("-INT");
+    let status = child.end();
     assert_eq!((status.code(), status.signal()), (Some(143), None));
     assert!(second.elapsed() < Duration::from_secs(2), "{:?}", second.elapsed());
 }
@@ -144,14 +134,16 @@ fn a_signal_at_any_moment_of_a_longer_night_ends_it_within_five_seconds() {
         let line = line.replace("RUN", "trial");
         let _ = std::fs::remove_dir_all(job.path("trial"));
         std::fs::create_dir(job.path("trial")).unwrap();
-        let child = job.command(&line).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = Guarded(job.command(&line).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
         std::thread::sleep(whole * (mixed(trial, 5) % 950) as u32 / 1000 + Duration::from_millis(100));
         let (signal, code) = [("-TERM", 143), ("-INT", 130)][trial % 2];
         let sent = Instant::now();
-        send(&child, signal);
-        let finished: Finished = child.wait_with_output().unwrap().into();
+        child.send(signal);
+        let status = child.end();
         longest = longest.max(sent.elapsed());
-        assert!(longest < WITHIN, "{longest:?} from signal to end\n{}", finished.stderr);
+        let stderr = std::io::read_to_string(child.0.stderr.take().unwrap()).unwrap();
+        assert!(longest < WITHIN, "{longest:?} from signal to end\n{stderr}");
+        let finished = Finished { code: status.code().unwrap_or(-1), stdout: String::new(), stderr };
         stopped += usize::from(assert_stopped(&finished, code, &line));
         faults::assert_nothing_partial(&job.path("trial"), &expected);
         if trial % 5 == 0 {
