@@ -6,6 +6,7 @@ mod fixture;
 
 use faults::{ADOPTED, ALL, Ended, Fault, NIGHT, Outputs, Runs, SHARDS, Scenario};
 use fixture::{Finished, Job};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
@@ -19,8 +20,8 @@ fn assert_refused(ended: &Ended, what: &str) {
     assert!(call.iter().any(|call| error[0].contains(&call.subject())), "{what}: the file is not named\n{}", error[0]);
 }
 
-/// Puts one fault into one command of a scenario; returns whether the command failed.
-fn survives(runs: &Runs, scenario: Scenario, line: usize, fault: Fault, expected: &Outputs) -> bool {
+/// Puts one fault into one command of a scenario; returns the call it hit if the command could do without it.
+fn survives(runs: &Runs, scenario: Scenario, line: usize, fault: Fault, expected: &Outputs) -> Option<String> {
     let folder = runs.folder(&format!("{}-{line}-{}-{}", scenario.name, fault.action, fault.at), true);
     let yesterday = faults::outputs(&folder.join("yesterday"));
     for done in &scenario.lines[..line] {
@@ -48,16 +49,16 @@ fn survives(runs: &Runs, scenario: Scenario, line: usize, fault: Fault, expected
     faults::assert_same(&folder.join("yesterday"), &yesterday, &what);
     faults::assert_nothing_partial(&folder, expected);
     std::fs::remove_dir_all(&folder).unwrap();
-    failed
+    (!failed).then(|| format!("{} {} {}", fault.action, hit.name, hit.subject()))
 }
 
-/// Puts faults into `n` calls of a scenario, or into all in the long form; returns how many there were, and how many
-/// of them made a command fail.
-fn faults_at_calls(runs: &Runs, scenario: Scenario, n: usize) -> (usize, usize) {
+/// Puts faults into `n` calls of a scenario, or into all in the long form; returns how many there were, and which
+/// the commands could do without.
+fn faults_at_calls(runs: &Runs, scenario: Scenario, n: usize) -> (usize, BTreeSet<String>) {
     let (expected, calls) = runs.reference(scenario);
     let all: usize = calls.iter().map(Vec::len).sum();
     let actions = ["enospc", "eio", "full", "short"];
-    let (mut put, mut failed) = (0, 0);
+    let (mut put, mut spared) = (0, Vec::new());
     for (trial, number) in faults::spread(all, n).into_iter().enumerate() {
         let (mut line, mut at) = (0, number);
         while at > calls[line].len() {
@@ -67,11 +68,12 @@ fn faults_at_calls(runs: &Runs, scenario: Scenario, n: usize) -> (usize, usize) 
         let chosen = if faults::long() { &actions[..] } else { &actions[trial % 4..][..1] };
         for action in chosen {
             put += 1;
-            failed += usize::from(survives(runs, scenario, line, Fault { action, at }, &expected));
+            spared.extend(survives(runs, scenario, line, Fault { action, at }, &expected));
         }
     }
+    let failed = put - spared.len();
     println!("{}: {all} durable calls, {put} faults, {failed} commands failed, nothing lost", scenario.name);
-    (put, failed)
+    (put, spared.into_iter().collect())
 }
 
 #[test]
@@ -79,9 +81,10 @@ fn a_fault_in_any_durable_call_is_named_and_harms_nothing() {
     let runs = Runs::new("faults");
     let scenarios = if faults::long() { &ALL[..] } else { &[NIGHT, ADOPTED, SHARDS] };
     for scenario in scenarios {
-        let (put, failed) = faults_at_calls(&runs, *scenario, if scenario.name == NIGHT.name { 14 } else { 5 });
-        // Of a few calls, such as removing a temporary file, nothing depends.
-        assert!(failed * 10 > put * 8, "{}: {failed} of {put} faults made the command fail", scenario.name);
+        let (put, spared) = faults_at_calls(&runs, *scenario, if scenario.name == NIGHT.name { 24 } else { 8 });
+        // Nothing depends on a few calls, such as removing the lock.
+        println!("{}: done without: {spared:?}", scenario.name);
+        assert!(spared.len() * 2 < put, "{}: of {put} faults, too many were passed over: {spared:?}", scenario.name);
     }
 }
 

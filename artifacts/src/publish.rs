@@ -100,6 +100,11 @@ impl Staged {
     /// # Errors
     /// [`ArtifactError::Io`]; the temp file is removed and an earlier file of that name stays.
     pub fn commit(mut self) -> Result<(), ArtifactError> {
+        self.publish()
+    }
+
+    /// [`Staged::commit`] for a writer that cannot give it away; nothing may be written any more.
+    pub(crate) fn publish(&mut self) -> Result<(), ArtifactError> {
         self.sync.wait().and_then(|()| self.file.sync_all()).map_err(io_error("sync", &self.path))?;
         fs::rename(&self.temp, &self.path).map_err(io_error("rename to", &self.path))?;
         sync_folder(folder_of(&self.path))

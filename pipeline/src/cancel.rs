@@ -5,6 +5,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How long a stage may take from a signal to its next look at the flag. One that takes longer, in a long sort
 /// or on a disk that hangs, is ended where it is: what it was writing has no final name yet.
@@ -26,10 +27,16 @@ impl Cancel {
             .enable_all()
             .build()
             .map_err(PipelineError::io("install signal handlers in", "this process"))?;
+        // Here and not on the thread: from the return on, no signal ends the process unasked.
+        let (interrupt, terminate) = {
+            let _entered = runtime.enter();
+            let on = |kind| signal(kind).map_err(PipelineError::io("install signal handlers in", "this process"));
+            (on(SignalKind::interrupt())?, on(SignalKind::terminate())?)
+        };
         let flag = cancel.clone();
         std::thread::Builder::new()
             .name("signals".into())
-            .spawn(move || runtime.block_on(listen(flag)))
+            .spawn(move || runtime.block_on(listen(flag, interrupt, terminate)))
             .map_err(PipelineError::io("start the signal thread of", "this process"))?;
         Ok(cancel)
     }
@@ -54,13 +61,7 @@ impl Cancel {
     }
 }
 
-async fn listen(cancel: Cancel) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        tracing::warn!("signal handlers could not be installed; a signal will end the process at once");
-        return;
-    };
+async fn listen(cancel: Cancel, mut interrupt: Signal, mut terminate: Signal) {
     let mut signal = async || {
         tokio::select! {
             _ = interrupt.recv() => 2,
