@@ -225,9 +225,11 @@ impl ParquetFile {
     /// As [`ParquetFile::write`]; nothing stands under the final name then.
     pub fn finish(mut self) -> Result<FileEntry, ArtifactError> {
         self.end_group().map_err(parquet_error("write", &self.path))?;
-        let output = self.file.into_inner().map_err(parquet_error("write", &self.path))?;
+        // Not `into_inner`, which makes a full disk a text and so bad data.
+        self.file.finish().map_err(parquet_error("write", &self.path))?;
+        let output = self.file.inner_mut();
         let (bytes, blake3) = (output.bytes(), output.digest().to_hex().to_string());
-        output.into_inner().commit()?;
+        output.inner_mut().publish()?;
         Ok(FileEntry { path: entry_name(&self.path), bytes, rows: self.rows, blake3 })
     }
 }

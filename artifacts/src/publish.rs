@@ -63,8 +63,7 @@ impl Staged {
     /// [`ArtifactError::Io`] when the folder or the file cannot be made.
     pub fn create(path: impl AsRef<Path>) -> Result<Self, ArtifactError> {
         let path = path.as_ref();
-        let folder = folder_of(path);
-        fs::create_dir_all(folder).map_err(io_error("create folder", folder))?;
+        create_folder(folder_of(path))?;
         loop {
             let temp = temp_name(path);
             let file = match OpenOptions::new().write(true).read(true).create_new(true).open(&temp) {
@@ -101,6 +100,11 @@ impl Staged {
     /// # Errors
     /// [`ArtifactError::Io`]; the temp file is removed and an earlier file of that name stays.
     pub fn commit(mut self) -> Result<(), ArtifactError> {
+        self.publish()
+    }
+
+    /// [`Staged::commit`] for a writer that cannot give it away; nothing may be written any more.
+    pub(crate) fn publish(&mut self) -> Result<(), ArtifactError> {
         self.sync.wait().and_then(|()| self.file.sync_all()).map_err(io_error("sync", &self.path))?;
         fs::rename(&self.temp, &self.path).map_err(io_error("rename to", &self.path))?;
         sync_folder(folder_of(&self.path))
@@ -160,6 +164,37 @@ pub fn rename(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<(), Artifa
     sync_folder(folder_of(to))
 }
 
+/// Creates a folder and the parents it lacks, each synced into the folder above it.
+///
+/// # Errors
+/// [`ArtifactError::Io`] naming the one that cannot be made.
+pub fn create_folder(folder: impl AsRef<Path>) -> Result<(), ArtifactError> {
+    let folder = folder.as_ref();
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let parent = folder_of(folder);
+    create_folder(parent)?;
+    match fs::create_dir(folder) {
+        Ok(()) => sync_folder(parent),
+        Err(_) if folder.is_dir() => Ok(()),
+        Err(e) => Err(io_error("create folder", folder)(e)),
+    }
+}
+
+/// Removes a file or link, durably; that it is not there is fine.
+///
+/// # Errors
+/// [`ArtifactError::Io`] naming it.
+pub fn remove(path: impl AsRef<Path>) -> Result<(), ArtifactError> {
+    let path = path.as_ref();
+    match fs::remove_file(path) {
+        Ok(()) => sync_folder(folder_of(path)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(io_error("remove", path)(e)),
+    }
+}
+
 /// Removes temp files of writers that no longer live, and returns how many; subfolders are not visited.
 ///
 /// A missing folder counts as empty.
@@ -167,7 +202,10 @@ pub fn rename(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<(), Artifa
 /// # Errors
 /// [`ArtifactError::Io`] when the folder cannot be listed or a file cannot be removed.
 pub fn remove_stale_temps(folder: impl AsRef<Path>) -> Result<usize, ArtifactError> {
-    let folder = folder.as_ref();
+    sweep(folder.as_ref(), is_temp_name)
+}
+
+fn sweep(folder: &Path, wanted: impl Fn(&OsStr) -> bool) -> Result<usize, ArtifactError> {
     let entries = match fs::read_dir(folder) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(0),
         entries => entries.map_err(io_error("list", folder))?,
@@ -176,7 +214,7 @@ pub fn remove_stale_temps(folder: impl AsRef<Path>) -> Result<usize, ArtifactErr
     for entry in entries {
         let entry = entry.map_err(io_error("list", folder))?;
         let path = entry.path();
-        if !is_temp_name(&entry.file_name()) {
+        if !wanted(&entry.file_name()) {
             continue;
         }
         let is_link = entry.file_type().is_ok_and(|t| t.is_symlink());
@@ -193,7 +231,8 @@ pub fn remove_stale_temps(folder: impl AsRef<Path>) -> Result<usize, ArtifactErr
 
 /// Points the symbolic link `link` at `target` in one step; a reader sees the old target or the new one.
 ///
-/// A relative `target` is relative to the link's folder, as always with links.
+/// A relative `target` is relative to the link's folder, as always with links. Links that killed processes
+/// left on the way to this name are removed.
 ///
 /// # Errors
 /// [`ArtifactError::Io`], also when something other than a link stands under that name.
@@ -206,19 +245,25 @@ pub fn switch_link(link: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<(
         }
         _ => {}
     }
-    let temp = loop {
+    let start = format!(".{}.tmp-", link.file_name().unwrap_or_default().to_string_lossy());
+    sweep(folder_of(link), |name| is_temp_name(name) && name.to_string_lossy().starts_with(&start))?;
+    loop {
         let temp = temp_name(link);
         match std::os::unix::fs::symlink(target.as_ref(), &temp) {
-            Ok(()) => break temp,
+            Ok(()) => {}
             Err(e) if e.kind() == ErrorKind::AlreadyExists => continue,
             Err(e) => return Err(io_error("link", link)(e)),
         }
-    };
-    fs::rename(&temp, link).map_err(|e| {
-        let _ = fs::remove_file(&temp);
-        io_error("link", link)(e)
-    })?;
-    sync_folder(folder_of(link))
+        match fs::rename(&temp, link) {
+            Ok(()) => return sync_folder(folder_of(link)),
+            // Another process that switches this link took ours for a leftover.
+            Err(e) if e.kind() == ErrorKind::NotFound => continue,
+            Err(e) => {
+                let _ = fs::remove_file(&temp);
+                return Err(io_error("link", link)(e));
+            }
+        }
+    }
 }
 
 /// Wraps an I/O error with what was attempted and where.
@@ -305,6 +350,20 @@ mod tests {
     }
 
     #[test]
+    fn folders_are_made_with_their_parents_and_removing_what_is_not_there_is_fine() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("a/b/c");
+        create_folder(&deep).unwrap();
+        create_folder(&deep).unwrap();
+        fs::write(deep.join("file"), b"x").unwrap();
+        let taken = create_folder(deep.join("file/d")).unwrap_err().to_string();
+        assert!(taken.contains("a/b/c/file"), "{taken}");
+        remove(deep.join("file")).unwrap();
+        remove(deep.join("file")).unwrap();
+        assert!(names(&deep).is_empty());
+    }
+
+    #[test]
     fn only_temps_without_a_living_writer_are_stale() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(".part.parquet.tmp-12-0"), b"leftover").unwrap();
@@ -322,6 +381,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let link = dir.path().join("latest");
         switch_link(&link, "run-1").unwrap();
+        std::os::unix::fs::symlink("run-1", dir.path().join(".latest.tmp-12-0")).unwrap();
         switch_link(&link, "run-2").unwrap();
         assert_eq!(fs::read_link(&link).unwrap(), Path::new("run-2"));
         assert_eq!(names(dir.path()), ["latest"]);

@@ -1,16 +1,23 @@
 //! Stopping cleanly: SIGTERM and Ctrl-C set a flag that stages look at between batches.
 
 use crate::error::PipelineError;
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// How long a stage may take from a signal to its next look at the flag. One that takes longer, in a long sort
+/// or on a disk that hangs, is ended where it is: what it was writing has no final name yet.
+const GRACE: Duration = Duration::from_secs(3);
 
 /// A request to stop, shared by all threads of a stage.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<AtomicU8>);
 
 impl Cancel {
-    /// Listens for SIGINT and SIGTERM on a thread of its own, for the life of the process. A second
-    /// signal ends the process at once.
+    /// Listens for SIGINT and SIGTERM on a thread of its own, for the life of the process, which ends within
+    /// three seconds of the first signal; a second one ends it at once.
     ///
     /// # Errors
     /// [`PipelineError::Io`] when the handler cannot be installed.
@@ -20,10 +27,16 @@ impl Cancel {
             .enable_all()
             .build()
             .map_err(PipelineError::io("install signal handlers in", "this process"))?;
+        // Here and not on the thread: from the return on, no signal ends the process unasked.
+        let (interrupt, terminate) = {
+            let _entered = runtime.enter();
+            let on = |kind| signal(kind).map_err(PipelineError::io("install signal handlers in", "this process"));
+            (on(SignalKind::interrupt())?, on(SignalKind::terminate())?)
+        };
         let flag = cancel.clone();
         std::thread::Builder::new()
             .name("signals".into())
-            .spawn(move || runtime.block_on(listen(flag)))
+            .spawn(move || runtime.block_on(listen(flag, interrupt, terminate)))
             .map_err(PipelineError::io("start the signal thread of", "this process"))?;
         Ok(cancel)
     }
@@ -48,22 +61,34 @@ impl Cancel {
     }
 }
 
-async fn listen(cancel: Cancel) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        tracing::warn!("signal handlers could not be installed; a signal will end the process at once");
-        return;
-    };
-    loop {
-        let number = tokio::select! {
+async fn listen(cancel: Cancel, mut interrupt: Signal, mut terminate: Signal) {
+    let mut signal = async || {
+        tokio::select! {
             _ = interrupt.recv() => 2,
             _ = terminate.recv() => 15,
-        };
-        if cancel.is_stopped() {
-            std::process::exit(128 + number);
         }
-        tracing::warn!("stopping at the next batch boundary; a second signal stops at once");
-        cancel.stop(number as u8);
+    };
+    cancel.stop(signal().await);
+    // On a thread of its own: a reader of standard error that has stopped must not keep this one.
+    let warn = || tracing::warn!("stopping at the next batch boundary; a second signal stops at once");
+    let _ = std::thread::Builder::new().name("warn".into()).spawn(warn);
+    if tokio::time::timeout(GRACE, signal()).await.is_err() {
+        let told = cancel.clone();
+        let tell = move || {
+            let Err(stopped) = told.check("this step") else { return };
+            let _ = writeln!(std::io::stderr(), "error: {stopped}");
+        };
+        let _ = std::thread::Builder::new().name("tell".into()).spawn(tell);
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    end_process(cancel.check("this step").map_or_else(|stopped| stopped.exit_code(), |()| 0));
+}
+
+/// Ends the process without destructors, which other threads could run into while they still work.
+fn end_process(code: u8) -> ! {
+    unsafe extern "C" {
+        fn _exit(code: std::ffi::c_int) -> !;
+    }
+    // SAFETY: `_exit` takes any integer, and nothing of this process runs after it.
+    unsafe { _exit(code.into()) }
 }

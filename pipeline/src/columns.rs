@@ -1,11 +1,13 @@
 //! Columns of raw batches as the stages need them: ids, times, weights.
 
+use crate::cancel::Cancel;
 use crate::error::PipelineError;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Int64Type};
 use arrow_array::{Array, ArrayRef, Float32Array, Int64Array, RecordBatch};
 use arrow_schema::{DataType, TimeUnit};
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use twotower_artifacts::Ids;
 use twotower_tables::{ReadOptions, Table, TableBatch};
@@ -16,15 +18,30 @@ pub const BATCH_ROWS: usize = 16_384;
 /// Bytes read at a time, at the most, where a stage has no reason for another number.
 pub const BATCH_BYTES: usize = 16 << 20;
 
+/// Rows of a table, a batch at a time, until a stop is asked for.
+///
+/// # Errors
+/// As [`Table::read_within`]; [`PipelineError::Interrupted`] instead of the batch after a signal.
+pub fn read_batches(
+    stage: &'static str,
+    table: &Table,
+    columns: &[String],
+    rows: Range<u64>,
+    cancel: &Cancel,
+) -> Result<impl Iterator<Item = Result<TableBatch, PipelineError>> + use<>, PipelineError> {
+    let options = ReadOptions { columns, rows, batch_rows: BATCH_ROWS };
+    let cancel = cancel.clone();
+    Ok(table.read_within(options, BATCH_BYTES)?.map(move |batch| cancel.check(stage).and(Ok(batch?))))
+}
+
 /// The first `rows` rows of a table as one batch.
 ///
 /// # Errors
 /// Those of reading; [`PipelineError::Data`] when files have columns of unlike types.
-pub fn read_whole(table: &Table, columns: &[String], rows: u64) -> Result<RecordBatch, PipelineError> {
+pub fn read_whole(table: &Table, columns: &[String], rows: u64, cancel: &Cancel) -> Result<RecordBatch, PipelineError> {
     table.require_rows()?;
-    let options = ReadOptions { columns, rows: 0..rows, batch_rows: BATCH_ROWS };
-    let batches =
-        table.read_within(options, BATCH_BYTES)?.map(|b| Ok(b?.batch)).collect::<Result<Vec<_>, PipelineError>>()?;
+    let batches = read_batches("read", table, columns, 0..rows, cancel)?;
+    let batches = batches.map(|b| Ok(b?.batch)).collect::<Result<Vec<_>, PipelineError>>()?;
     let schema = match batches.first() {
         Some(first) => first.schema(),
         None => return Err(PipelineError::Data(format!("{}: no rows were read", table.name()))),
@@ -37,12 +54,10 @@ pub fn read_whole(table: &Table, columns: &[String], rows: u64) -> Result<Record
 ///
 /// # Errors
 /// As [`twotower_tables::id_column`].
-pub fn read_ids(table: &Table, column: &str) -> Result<Ids, PipelineError> {
+pub fn read_ids(table: &Table, column: &str, cancel: &Cancel) -> Result<Ids, PipelineError> {
     let kind = twotower_tables::id_kind(table, column)?;
-    let columns = [column.to_string()];
-    let options = ReadOptions { columns: &columns, rows: 0..u64::MAX, batch_rows: BATCH_ROWS };
     let mut ids = Ids::new(kind);
-    for batch in table.read_within(options, BATCH_BYTES)? {
+    for batch in read_batches("read", table, &[column.to_string()], 0..u64::MAX, cancel)? {
         let batch = twotower_tables::id_column_as(&batch?, column, kind)?;
         ids.extend_from(&batch, 0..batch.len());
     }

@@ -11,7 +11,7 @@ use crate::progress::Progress;
 use crate::run::{RunOptions, Stage, run_all};
 use crate::run_dir::RunDir;
 use crate::shard::Shard;
-use crate::stage::{Context, Outcome, create_dir};
+use crate::stage::{Context, Outcome};
 use arrow_array::RecordBatch;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -86,7 +86,7 @@ pub struct ShownItem {
 /// # Errors
 /// Whatever a stage refuses.
 pub fn demo(options: &DemoOptions, mut done: impl FnMut(Stage, &Outcome)) -> Result<DemoReport, PipelineError> {
-    create_dir(&options.dir)?;
+    twotower_artifacts::publish::create_folder(&options.dir)?;
     let started = Instant::now();
     let data_dir = options.dir.join("data");
     let mut bar = options.progress.bar("synth", options.data.users, "users");
@@ -119,8 +119,8 @@ fn shown_users(context: &Context) -> Result<Vec<ShownUser>, PipelineError> {
     let entity = &context.config.tables.items;
     let items = Table::open("items", &entity.source)?;
     let columns: Vec<String> = items.columns().iter().map(|c| c.name.clone()).collect();
-    let table = read_whole(&items, &columns, u64::MAX)?;
-    let ids = read_ids(&items, &entity.id)?;
+    let table = read_whole(&items, &columns, u64::MAX, &context.cancel)?;
+    let ids = read_ids(&items, &entity.id, &context.cancel)?;
 
     let mut shown = Vec::new();
     if context.config.recall.format != NeighbourFormat::Parquet {

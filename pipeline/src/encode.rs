@@ -1,6 +1,6 @@
 //! `encode-features`: fits the encoders, then encodes items, users with positives, and interactions.
 
-use crate::columns::{self, BATCH_BYTES, BATCH_ROWS, StagedTable};
+use crate::columns::{self, StagedTable, read_batches};
 use crate::error::PipelineError;
 use crate::id_index::IdIndex;
 use crate::side_files::{SideFiles, read_columns};
@@ -16,7 +16,7 @@ use twotower_artifacts::{
 };
 use twotower_encoders::{EncodeCounts, EncoderError, EncoderFit, EncoderState, store};
 use twotower_queries::{EventCounts, STAGED, distinct_users, join_events};
-use twotower_tables::{ReadOptions, Table, TableBatch, id_column_as, id_kind};
+use twotower_tables::{Table, TableBatch, id_column_as, id_kind};
 
 /// Options of the stage beside the job's own.
 #[derive(Debug, Clone, Default)]
@@ -248,8 +248,7 @@ impl Encode<'_> {
         let id = &self.context.config.tables.items.id;
         let mut unsorted = Ids::new(id_kind(table, id)?);
         let mut batches = Vec::new();
-        let options = ReadOptions { columns: &columns, rows: 0..table.rows()?, batch_rows: BATCH_ROWS };
-        for batch in table.read_within(options, BATCH_BYTES)? {
+        for batch in read_batches("encode-features", table, &columns, 0..table.rows()?, &self.context.cancel)? {
             let batch = batch?;
             let ids = id_column_as(&batch, id, unsorted.kind())?;
             unsorted.extend_from(&ids, 0..ids.len());
@@ -277,9 +276,7 @@ impl Encode<'_> {
         let total = table.rows()?;
         let mut bar = self.context.progress.bar("read positives", total, "rows");
         let mut staged = StagedTable::new(self.dir.join(format!(".interactions.tmp-{}-0", std::process::id())));
-        let options = ReadOptions { columns: &wanted, rows: 0..total, batch_rows: BATCH_ROWS };
-        for batch in table.read_within(options, BATCH_BYTES)? {
-            self.context.cancel.check("encode-features")?;
+        for batch in read_batches("encode-features", table, &wanted, 0..total, &self.context.cancel)? {
             let batch = batch?;
             let id = |column: &str, kind: IdKind| -> Result<ArrayRef, PipelineError> {
                 let ids = id_column_as(&batch, column, kind)?;

@@ -48,6 +48,14 @@ pub enum PipelineError {
         /// The operating system's error.
         source: std::io::Error,
     },
+    /// Another process works in the run's folder.
+    #[error("run {run} is in use by {holder}", run = run.display())]
+    InUse {
+        /// The run's folder.
+        run: PathBuf,
+        /// Who holds it, doing what since when, and the next step.
+        holder: String,
+    },
     /// A signal asked the stage to stop.
     #[error("{stage}: stopped by {signal}; what is complete is kept, the same command goes on from there")]
     Interrupted {
@@ -123,9 +131,11 @@ impl PipelineError {
             Self::Data(_) => Category::Data,
             Self::Gate(_) => Category::Gate,
             Self::Mismatch(_) => Category::Mismatch,
-            Self::MissingInput { .. } | Self::Io { .. } | Self::Interrupted { .. } | Self::WorkerPanicked { .. } => {
-                Category::Other
-            }
+            Self::MissingInput { .. }
+            | Self::Io { .. }
+            | Self::InUse { .. }
+            | Self::Interrupted { .. }
+            | Self::WorkerPanicked { .. } => Category::Other,
             Self::Within { source, .. } => source.category(),
             Self::Artifact(e) => e.category(),
             Self::Table(e) => e.category(),

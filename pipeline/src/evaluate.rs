@@ -262,6 +262,7 @@ fn embed(
     let mut vectors = Matrix { rows, cols: dim, data: vec![0.0; rows * dim] };
     let mut codes = CodeBatch::empty(engine.schema());
     for first in (0..rows).step_by(EMBED_ROWS) {
+        context.cancel.check("evaluate")?;
         let range = first..(first + EMBED_ROWS).min(rows);
         codes.clear();
         fill(range.clone(), &mut codes);

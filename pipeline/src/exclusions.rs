@@ -1,6 +1,6 @@
 //! What a user must not get: items seen, the catalogue's allow and deny lists, and pairs by table.
 
-use crate::columns::{BATCH_BYTES, BATCH_ROWS};
+use crate::columns::read_batches;
 use crate::config::ListTable;
 use crate::error::PipelineError;
 use crate::id_index::IdIndex;
@@ -9,7 +9,7 @@ use crate::stage::Context;
 use std::path::Path;
 use twotower_artifacts::{Fingerprint, Id, IdKind};
 use twotower_index::Eligibility;
-use twotower_tables::{ReadOptions, Table, TableBatch, TableSpec, id_column_as};
+use twotower_tables::{Table, TableSpec, id_column_as};
 
 /// Everything that narrows what a user gets, in terms of catalogue rows.
 pub struct Exclusion {
@@ -53,19 +53,22 @@ impl Exclusion {
     pub fn load(context: &Context, users_kind: IdKind, catalogue: &IdIndex, dir: &Path) -> Result<Self, PipelineError> {
         let recall = &context.config.recall;
         let list = |name: &str, table: &Option<ListTable>| -> Result<Option<Vec<bool>>, PipelineError> {
-            table.as_ref().map(|table| read_list(name, table, catalogue)).transpose()
+            table.as_ref().map(|table| read_list(context, name, table, catalogue)).transpose()
         };
         let tables = pair_tables(context);
         let mut builder = (!tables.is_empty()).then(|| PairStoreBuilder::new(dir));
         for (name, source, user, item) in tables {
             let table = Table::open(name, source)?;
-            read_batches(&table, &[user, item], |batch| {
-                context.cancel.check("recall")?;
-                let users = id_column_as(batch, user, users_kind)?;
-                let items = id_column_as(batch, item, catalogue.ids().kind())?;
+            let wanted = [user.clone(), item.clone()];
+            for batch in read_batches("recall", &table, &wanted, 0..table.rows()?, &context.cancel)? {
+                let batch = batch?;
+                let users = id_column_as(&batch, user, users_kind)?;
+                let items = id_column_as(&batch, item, catalogue.ids().kind())?;
                 let known = users.iter().zip(items.iter()).filter_map(|(u, i)| Some((u, catalogue.find(i)?)));
-                builder.iter_mut().try_for_each(|pairs| known.clone().try_for_each(|(user, row)| pairs.add(user, row)))
-            })?;
+                builder
+                    .iter_mut()
+                    .try_for_each(|pairs| known.clone().try_for_each(|(user, row)| pairs.add(user, row)))?;
+            }
         }
         let pairs = builder.map(PairStoreBuilder::finish).transpose()?;
         Ok(Self { pairs, allow: list("allow", &recall.allow)?, deny: list("deny", &recall.deny)? })
@@ -95,33 +98,19 @@ impl Exclusion {
     }
 }
 
-fn read_list(name: &str, spec: &ListTable, catalogue: &IdIndex) -> Result<Vec<bool>, PipelineError> {
+fn read_list(context: &Context, name: &str, spec: &ListTable, catalogue: &IdIndex) -> Result<Vec<bool>, PipelineError> {
     let table = Table::open(name, &spec.source)?;
     let (mut listed, mut strangers) = (vec![false; catalogue.ids().len()], 0u64);
-    read_batches(&table, &[&spec.item], |batch| {
-        for id in id_column_as(batch, &spec.item, catalogue.ids().kind())?.iter() {
+    for batch in read_batches("recall", &table, &[spec.item.clone()], 0..table.rows()?, &context.cancel)? {
+        for id in id_column_as(&batch?, &spec.item, catalogue.ids().kind())?.iter() {
             match catalogue.find(id) {
                 Some(at) => listed[at as usize] = true,
                 None => strangers += 1,
             }
         }
-        Ok(())
-    })?;
+    }
     if strangers > 0 {
         tracing::warn!("recall: {name}: {strangers} ids are not in the catalogue");
     }
     Ok(listed)
-}
-
-fn read_batches(
-    table: &Table,
-    wanted: &[&String],
-    mut take: impl FnMut(&TableBatch) -> Result<(), PipelineError>,
-) -> Result<(), PipelineError> {
-    let wanted: Vec<String> = wanted.iter().map(|c| c.to_string()).collect();
-    let options = ReadOptions { columns: &wanted, rows: 0..table.rows()?, batch_rows: BATCH_ROWS };
-    for batch in table.read_within(options, BATCH_BYTES)? {
-        take(&batch?)?;
-    }
-    Ok(())
 }

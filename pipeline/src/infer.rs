@@ -285,7 +285,8 @@ fn infer_shard(context: &Context, options: &InferOptions) -> Result<Outcome, Pip
     needs.held.push(("the writer", WRITER_BYTES));
     let plan = context.plan(&needs)?;
     prepare_dir(&dir)?;
-    exclude_other_counts("infer", &dir, options.shard, context.force)?;
+    let withdraw = || if options.other.is_none() { context.withdraw() } else { Ok(()) };
+    exclude_other_counts("infer", &dir, options.shard, context.force, withdraw)?;
 
     let info = VectorsInfo {
         ids: embedding.ids,

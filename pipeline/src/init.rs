@@ -1,5 +1,6 @@
 //! `init`: a commented `pipeline.toml` from the columns of given files.
 
+use crate::cancel::Cancel;
 use crate::columns::read_whole;
 use crate::error::PipelineError;
 use std::collections::BTreeSet;
@@ -93,7 +94,7 @@ impl Sampled {
     fn read(name: &'static str, path: &str) -> Result<Self, PipelineError> {
         let table = Table::open(name, &TableSpec::new(path))?;
         let names: Vec<String> = table.columns().iter().map(|c| c.name.clone()).collect();
-        let whole = read_whole(&table, &names, SAMPLE_ROWS)?;
+        let whole = read_whole(&table, &names, SAMPLE_ROWS, &Cancel::default())?;
         let sampled = names.iter().zip(whole.columns()).map(|(name, rows)| {
             let sample = ColumnSample::of(name, rows);
             let proposal = propose(&sample);

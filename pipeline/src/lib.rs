@@ -27,6 +27,7 @@ pub mod progress;
 pub mod recall;
 pub mod run;
 pub mod run_dir;
+pub mod run_lock;
 pub mod shard;
 mod side_files;
 pub mod stage;

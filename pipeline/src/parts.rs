@@ -70,12 +70,18 @@ impl Part {
 }
 
 /// Makes sure that a folder holds no parts of another number of shards: read together with this
-/// shard's they would give rows twice. With `force` they are removed, manifests first; other shards
-/// may be doing the same.
+/// shard's they would give rows twice. With `force` they are removed, manifests first, after
+/// `withdraw`; other shards may be doing the same.
 ///
 /// # Errors
 /// [`PipelineError::Mismatch`] naming one of them.
-pub fn exclude_other_counts(stage: &str, dir: &Path, shard: Shard, force: bool) -> Result<(), PipelineError> {
+pub fn exclude_other_counts(
+    stage: &str,
+    dir: &Path,
+    shard: Shard,
+    force: bool,
+    withdraw: impl FnOnce() -> Result<(), PipelineError>,
+) -> Result<(), PipelineError> {
     let own = format!("-of-{:05}.", shard.count);
     let mut others = list_parts(dir)?;
     others.retain(|path| !file_name(path).contains(&own));
@@ -84,6 +90,9 @@ pub fn exclude_other_counts(stage: &str, dir: &Path, shard: Shard, force: bool) 
             "{stage}: {} is of another number of shards than shard {shard}; give --force to remove the parts of other numbers, or use another --run folder",
             path.display()
         )));
+    }
+    if !others.is_empty() {
+        withdraw()?;
     }
     others.sort_by_key(|path| path.extension() != Some("json".as_ref()));
     for path in others {

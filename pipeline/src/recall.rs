@@ -6,15 +6,16 @@ use crate::id_index::IdIndex;
 use crate::infer::{Embedded, Embedding};
 use crate::memory::{MIB, Needs, Plan};
 use crate::parts::{KeyRange, VectorParts, exclude_other_counts, manifest_name, part_name};
+use crate::run_lock;
 use crate::shard::Shard;
-use crate::stage::{Context, Outcome, StageKey, as_written, create_dir, prepare_dir, remove_if_there, rows};
+use crate::stage::{Context, Outcome, StageKey, as_written, prepare_dir, remove_if_there, rows};
 use crate::stream::ordered;
 use crate::towers::verified_towers;
-use std::fs::File;
 use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 use std::time::Instant;
 use twotower_artifacts::neighbours::open_sink;
+use twotower_artifacts::publish::create_folder;
 use twotower_artifacts::vectors::load_parts;
 use twotower_artifacts::{
     ArtifactError, FileEntry, Fingerprint, IdKind, Ids, Manifest, NeighbourFormat, NeighbourLists, NeighboursInfo,
@@ -71,7 +72,7 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
         return Ok(Outcome { skipped: true, manifest });
     }
     prepare_dir(&dir)?;
-    exclude_other_counts("recall", &dir, options.shard, context.force)?;
+    exclude_other_counts("recall", &dir, options.shard, context.force, || context.withdraw())?;
 
     items.verify("recall", &context.cancel)?;
     if let Users::Stored(parts) = &users {
@@ -415,17 +416,18 @@ impl Catalogue {
             serde_json::json!({ "index": config }),
         );
         let manifest_path = dir.join(INDEX_STAGE);
-        create_dir(&dir)?;
+        create_folder(&dir)?;
         // One shard builds, the others wait for it and open what it built.
-        let folder = File::open(&dir).map_err(PipelineError::io("open", &dir))?;
-        folder.lock().map_err(PipelineError::io("lock", &dir))?;
+        let _built_by_one = run_lock::wait_for(&dir, || context.cancel.check("recall"))?;
         if !context.force && key.current(&manifest_path, &context.cancel)?.is_some() {
             return Ok(twotower_index::open(&dir, self.vectors.fingerprint())?);
         }
         prepare_dir(&dir)?;
         let stop = context.cancel.clone();
         let mut observer = |_| if stop.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-        let (index, report) = twotower_index::build(config, self.vectors.clone(), None, &mut observer)?;
+        let built = twotower_index::build(config, self.vectors.clone(), None, &mut observer);
+        context.cancel.check("recall")?;
+        let (index, report) = built?;
         tracing::info!("recall: {} index: {}", report.kind, report.reason);
         if let (Some(recall), Some(ef)) = (report.recall, report.ef_search) {
             tracing::info!(
@@ -434,7 +436,7 @@ impl Catalogue {
                 report.seconds
             );
         }
-        remove_if_there(&manifest_path)?;
+        context.retract(&manifest_path)?;
         twotower_index::save(index.as_ref(), &dir)?;
         let files = [IMAGE_NAME, MANIFEST_NAME].map(|name| FileEntry::of_file(&dir, name, index.count() as u64));
         let files = files.into_iter().collect::<Result<Vec<_>, _>>()?;

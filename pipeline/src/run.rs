@@ -7,6 +7,7 @@ use crate::error::PipelineError;
 use crate::evaluate::evaluate;
 use crate::infer::{InferOptions, infer};
 use crate::recall::{RecallOptions, recall};
+use crate::run_lock::RunLock;
 use crate::shard::Shard;
 use crate::stage::{Context, Outcome};
 use crate::train::{TrainOptions, train_model};
@@ -95,12 +96,14 @@ impl RunOptions {
 /// `latest` is switched only after the last stage, in one step, so it always names a complete run.
 ///
 /// # Errors
-/// The first stage's that fails; outputs of stages before it stay.
+/// The first stage's that fails; outputs of stages before it stay. [`PipelineError::InUse`] when another
+/// process works in the run's folder.
 pub fn run_all(
     context: &Context,
     options: &RunOptions,
     mut done: impl FnMut(Stage, &Outcome),
 ) -> Result<(), PipelineError> {
+    let _lock = RunLock::take_new(&context.run)?;
     for stage in options.stages(&context.config) {
         context.cancel.check("run")?;
         let mut context = context.clone();

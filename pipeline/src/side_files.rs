@@ -58,7 +58,7 @@ impl SideFiles {
                 if let (FeatureSpec::Vector(vector), Some(path)) = (feature, side_file(feature)) {
                     let id = vector.file_id.as_ref().unwrap_or(&spec.id_column);
                     let column = vector.column.as_ref().unwrap_or(&vector.name);
-                    files.push(SideFile::read(side, &vector.name, path, id, column)?);
+                    files.push(SideFile::read(context, side, &vector.name, path, id, column)?);
                 }
             }
         }
@@ -98,11 +98,18 @@ impl SideFiles {
 }
 
 impl SideFile {
-    fn read(side: Side, feature: &str, path: &str, id: &str, column: &str) -> Result<Self, PipelineError> {
+    fn read(
+        context: &Context,
+        side: Side,
+        feature: &str,
+        path: &str,
+        id: &str,
+        column: &str,
+    ) -> Result<Self, PipelineError> {
         let name = format!("vectors of `{feature}`");
         let table = Table::open(&name, &TableSpec::new(path))?;
-        let whole = read_whole(&table, &[column.to_string()], u64::MAX)?;
-        let ids = IdIndex::new(read_ids(&table, id)?).map_err(|(first, second)| {
+        let whole = read_whole(&table, &[column.to_string()], u64::MAX, &context.cancel)?;
+        let ids = IdIndex::new(read_ids(&table, id, &context.cancel)?).map_err(|(first, second)| {
             PipelineError::Data(format!(
                 "{name}: {path}: rows {first} and {second} have the same id; ids must be unique"
             ))

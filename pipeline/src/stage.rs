@@ -9,8 +9,8 @@ use crate::run_dir::RunDir;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
-use twotower_artifacts::Fingerprint;
 use twotower_artifacts::manifest::{FileEntry, Manifest};
+use twotower_artifacts::{Fingerprint, publish};
 
 /// Outputs of another version are not current: how they are made may have changed.
 const TOOL_VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -142,7 +142,7 @@ pub fn rows<const N: usize>(counts: [(&str, u64); N]) -> BTreeMap<String, u64> {
 /// # Errors
 /// [`PipelineError::Artifact`] when it cannot be written.
 pub fn publish_json(path: &Path, value: &impl serde::Serialize) -> Result<(), PipelineError> {
-    Ok(twotower_artifacts::publish::publish_file(path, |file| Ok(serde_json::to_writer_pretty(file, value)?))?)
+    Ok(publish::publish_file(path, |file| Ok(serde_json::to_writer_pretty(file, value)?))?)
 }
 
 /// Reads the manifest that an earlier stage must have left.
@@ -163,22 +163,19 @@ pub fn require(stage: &'static str, path: &Path, command: &str) -> Result<Manife
 /// Makes a folder ready for a stage's output: it exists, and temporary files of dead writers are gone.
 ///
 /// # Errors
-/// [`PipelineError::Io`] naming it.
+/// [`PipelineError::Artifact`] naming it.
 pub fn prepare_dir(path: &Path) -> Result<(), PipelineError> {
-    create_dir(path)?;
-    twotower_artifacts::publish::remove_stale_temps(path)?;
+    publish::create_folder(path)?;
+    publish::remove_stale_temps(path)?;
     Ok(())
 }
 
 /// Removes a file; that it is not there is fine.
 ///
 /// # Errors
-/// [`PipelineError::Io`] naming it.
+/// [`PipelineError::Artifact`] naming it.
 pub fn remove_if_there(path: &Path) -> Result<(), PipelineError> {
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(PipelineError::io("remove", path)(e)),
-        _ => Ok(()),
-    }
+    Ok(publish::remove(path)?)
 }
 
 impl Context {
@@ -208,8 +205,17 @@ impl Context {
     /// with it if that names this run: from here on the run is not complete.
     ///
     /// # Errors
-    /// [`PipelineError::Io`] when either cannot be removed; then nothing may be overwritten.
+    /// [`PipelineError::Artifact`] when either cannot be removed; then nothing may be overwritten.
     pub fn retract(&self, manifest: &Path) -> Result<(), PipelineError> {
+        self.withdraw()?;
+        remove_if_there(manifest)
+    }
+
+    /// Takes the link `latest` back if it names this run.
+    ///
+    /// # Errors
+    /// [`PipelineError::Artifact`] when it cannot be removed.
+    pub fn withdraw(&self) -> Result<(), PipelineError> {
         if let Some(link) = self.run.latest()
             && let (Ok(target), Ok(root)) = (link.canonicalize(), self.run.root().canonicalize())
             && link.is_symlink()
@@ -218,14 +224,6 @@ impl Context {
             tracing::info!("{} withdrawn: this run is changing", link.display());
             remove_if_there(&link)?;
         }
-        remove_if_there(manifest)
+        Ok(())
     }
-}
-
-/// Creates a folder and its parents.
-///
-/// # Errors
-/// [`PipelineError::Io`] naming it.
-pub fn create_dir(path: &Path) -> Result<(), PipelineError> {
-    std::fs::create_dir_all(path).map_err(PipelineError::io("create folder", path))
 }

@@ -1,6 +1,6 @@
 //! The two passes of `encode-features` over the users: one fits, one encodes.
 
-use crate::columns::{BATCH_BYTES, BATCH_ROWS};
+use crate::columns::read_batches;
 use crate::duplicates::DuplicateFinder;
 use crate::encode::{duplicate_id, encode_error, files};
 use crate::error::PipelineError;
@@ -148,9 +148,8 @@ impl<'a> UserPasses<'a> {
     fn refuse_duplicate(&self, repeated: &[u64]) -> Result<(), PipelineError> {
         let id = &self.context.config.tables.users.id;
         let wanted = [id.clone()];
-        let options = ReadOptions { columns: &wanted, rows: 0..self.rows, batch_rows: BATCH_ROWS };
         let mut suspects: FxHashMap<String, u64> = FxHashMap::default();
-        for batch in self.table.read_within(options, BATCH_BYTES)? {
+        for batch in read_batches("encode-features", self.table, &wanted, 0..self.rows, &self.context.cancel)? {
             let batch = batch?;
             let ids = id_column(&batch, id)?;
             for (row, this) in ids.iter().enumerate().filter(|(_, this)| repeated.binary_search(&hash(*this)).is_ok()) {

@@ -5,6 +5,7 @@ use super::report::print_outcome;
 use clap::Args;
 use std::path::PathBuf;
 use twotower_pipeline::encode::{EncodeOptions, encode_features};
+use twotower_pipeline::run_lock::RunLock;
 
 /// Options of `encode-features`.
 #[derive(Debug, Args)]
@@ -31,6 +32,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     let flags = given("encode.all_users", opts.all_codes.then_some(true));
     let context = opts.job.context(flags.into_iter().collect(), quiet)?;
     let options = EncodeOptions { update: opts.update, without_positives: opts.without_positives };
+    let _lock = RunLock::take_new(&context.run)?;
     let outcome = encode_features(&context, &options)?;
     print_outcome("encode-features", &outcome, opts.job.json);
     Ok(())

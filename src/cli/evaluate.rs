@@ -5,6 +5,7 @@ use super::report::{outcome_json, table, take_peak_rss_mib};
 use clap::Args;
 use std::path::{Path, PathBuf};
 use twotower_pipeline::evaluate::{MetricsFile, comparable, evaluate, files, read_metrics};
+use twotower_pipeline::run_lock::{Access, RunLock};
 
 /// Options of `evaluate`.
 #[derive(Debug, Args)]
@@ -27,6 +28,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
         return compare(&paths[0], &paths[1], opts.job.json);
     }
     let context = opts.job.context(Vec::new(), quiet)?;
+    let _lock = RunLock::take(&context.run, Access::Sole)?;
     let outcome = evaluate(&context)?;
     if opts.job.json {
         say!("{}", outcome_json("evaluate", &outcome, take_peak_rss_mib()));

@@ -8,6 +8,7 @@ use twotower_artifacts::Side;
 use twotower_pipeline::error::PipelineError;
 use twotower_pipeline::infer::{InferOptions, infer};
 use twotower_pipeline::recall::{RecallOptions, recall};
+use twotower_pipeline::run_lock::{Access, RunLock};
 use twotower_tables::{Format, OneOrMany, TableSpec};
 
 /// Options of `infer`.
@@ -68,6 +69,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
         SideArg::User => Side::User,
         SideArg::Item => Side::Item,
     };
+    let _lock = RunLock::take(&context.run, Access::Shared)?;
     if opts.recall {
         if side == Side::Item {
             return Err(PipelineError::usage("--recall: items are what is recalled; give --side user").into());

@@ -4,6 +4,7 @@ use super::job::{JobOpts, ShardOpts, given};
 use super::report::print_outcome;
 use clap::Args;
 use twotower_pipeline::recall::{RecallOptions, recall};
+use twotower_pipeline::run_lock::{Access, RunLock};
 
 /// Options of `recall`.
 #[derive(Debug, Args)]
@@ -45,6 +46,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
         given("recall.exclude_seen", opts.keep_seen.then_some(false)),
     ];
     let context = opts.job.context(flags.into_iter().flatten().collect(), quiet)?;
+    let _lock = RunLock::take(&context.run, Access::Shared)?;
     let outcome = recall(&context, &RecallOptions { shard })?;
     print_outcome("recall", &outcome, opts.job.json);
     Ok(())

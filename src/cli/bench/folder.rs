@@ -1,10 +1,9 @@
 //! The folder of a bench: made and removed, or the user's own and kept.
 
 use std::path::{Path, PathBuf};
-use twotower_artifacts::publish::publish_bytes;
+use twotower_artifacts::publish::{create_folder, publish_bytes};
 use twotower_pipeline::demo::PIPELINE_TOML;
 use twotower_pipeline::error::PipelineError;
-use twotower_pipeline::stage::create_dir;
 
 /// Tells a folder of an earlier bench from one of the user's.
 const MARK: &str = "bench.txt";
@@ -28,7 +27,7 @@ impl Folder {
         // On the disk at hand: the system's temporary folder is often in memory.
         let path = dir.unwrap_or_else(|| PathBuf::from(format!("twotower-bench-{}", std::process::id())));
         let path = std::path::absolute(&path).map_err(PipelineError::io("resolve", &path))?;
-        create_dir(&path)?;
+        create_folder(&path)?;
         let mut entries = std::fs::read_dir(&path).map_err(PipelineError::io("list", &path))?;
         if entries.next().is_some() && !path.join(MARK).exists() {
             return Err(PipelineError::usage(format!(

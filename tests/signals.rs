@@ -1,0 +1,156 @@
+//! SIGTERM and SIGINT at any moment: the process ends within five seconds with 143 or 130 and says how to go on,
+//! and the same command then finishes with the bytes of a run that nobody stopped.
+
+mod faults;
+mod fixture;
+
+use faults::{ALL, Fault, Guarded, NIGHT, Runs, SHARDS, Scenario};
+use fixture::{Finished, mixed};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+const GOES_ON: &str = "the same command goes on from there";
+/// From signal to end, as promised.
+const WITHIN: Duration = Duration::from_secs(5);
+
+/// Checks how a command that got a signal ended; one that was done before it looked ends well.
+fn assert_stopped(finished: &Finished, code: i32, what: &str) -> bool {
+    if finished.code == 0 {
+        return false;
+    }
+    assert_eq!(finished.code, code, "{what}\n{}", finished.stderr);
+    assert!(finished.stderr.contains(GOES_ON), "{what}\n{}", finished.stderr);
+    true
+}
+
+/// Signals a scenario at `n` of its durable calls, which lie in all its stages; returns how many there were and how
+/// many commands were stopped.
+fn signalled_at_calls(runs: &Runs, scenario: Scenario, n: usize) -> (usize, usize) {
+    let (expected, calls) = runs.reference(scenario);
+    let (mut sent, mut stopped) = (0, 0);
+    for (line, of_line) in calls.iter().enumerate() {
+        for (trial, at) in faults::spread(of_line.len(), n).into_iter().enumerate() {
+            let (action, code) = [("term", 143), ("int", 130)][trial % 2];
+            let folder = runs.folder(&format!("{}-{line}-{action}-{at}", scenario.name), false);
+            for done in &scenario.lines[..line] {
+                assert!(runs.command(done, &folder).status().unwrap().success());
+            }
+            let started = Instant::now();
+            let ended = faults::run(runs.command(scenario.lines[line], &folder), Fault { action, at }, &folder);
+            let what = format!("{}, {action} {at} {:?}", scenario.lines[line], of_line[at - 1]);
+            assert!(started.elapsed() < WITHIN + Duration::from_secs(10), "{what}: {:?}", started.elapsed());
+            sent += 1;
+            stopped += usize::from(assert_stopped(&ended.finished, code, &what));
+            faults::assert_nothing_partial(&folder, &expected);
+            let finished = faults::finished(&folder.join("run"));
+            runs.complete(scenario, &folder);
+            faults::assert_not_redone(&folder.join("run"), &finished, &what);
+            faults::assert_same(&folder.join("run"), &expected, &what);
+            std::fs::remove_dir_all(&folder).unwrap();
+        }
+    }
+    println!("{}: {sent} signals, {stopped} commands stopped by them, nothing lost", scenario.name);
+    (sent, stopped)
+}
+
+#[test]
+fn a_signal_in_any_stage_stops_it_and_the_same_command_finishes_to_the_same_bytes() {
+    let runs = Runs::new("signals");
+    let (sent, stopped) = signalled_at_calls(&runs, NIGHT, 12);
+    // All that come before the last stage does its last work.
+    assert!(stopped * 10 > sent * 8, "{stopped} of {sent}");
+    let others = ALL.into_iter().filter(|s| s.name != NIGHT.name && (faults::long() || s.name == SHARDS.name));
+    others.for_each(|scenario| _ = signalled_at_calls(&runs, scenario, 1));
+}
+
+/// A night whose working thread hangs at a durable call.
+fn hanging_at(runs: &Runs, folder: &Path, at: usize) -> Guarded {
+    let log = folder.with_extension("calls");
+    let _ = std::fs::remove_file(&log);
+    let mut command = runs.command(NIGHT.lines[0], folder);
+    faults::put_into(&mut command, Fault { action: "hang", at }, folder, &log);
+    let child = Guarded(command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
+    faults::until("a call that hangs", || faults::calls(&log).len() >= at);
+    child
+}
+
+#[test]
+fn a_step_that_does_not_come_to_an_end_is_ended_within_five_seconds() {
+    let runs = Runs::new("signals-hang");
+    let (expected, calls) = runs.reference(NIGHT);
+    // The thread that works hangs in the middle of each stage: on a dead network disk, say.
+    let stages = ["encoders/", "towers/", "vectors/", "index/", "recall/", "evaluation/"];
+    for (trial, stage) in stages.into_iter().enumerate() {
+        let at = 1 + calls[0].iter().position(|c| c.name == "rename" && c.path.contains(stage)).unwrap();
+        let folder = runs.folder(&format!("hang-{trial}"), false);
+        let mut child = hanging_at(&runs, &folder, at);
+        let (signal, code) = [("-TERM", 143), ("-INT", 130)][trial % 2];
+        let sent = Instant::now();
+        child.send(signal);
+        let status = child.end();
+        let took = sent.elapsed();
+        let stderr = std::io::read_to_string(child.0.stderr.take().unwrap()).unwrap();
+        assert!(status.code() == Some(code) && stderr.contains(GOES_ON), "{stage}: {status}\n{stderr}");
+        assert!(took < WITHIN, "{stage}: {took:?} from signal to end");
+        faults::assert_nothing_partial(&folder, &expected);
+        runs.complete(NIGHT, &folder);
+        faults::assert_same(&folder.join("run"), &expected, stage);
+    }
+}
+
+#[test]
+fn a_second_signal_ends_a_step_at_once() {
+    let runs = Runs::new("signals-twice");
+    let mut child = hanging_at(&runs, &runs.folder("twice", false), 30);
+    child.send("-TERM");
+    std::thread::sleep(Duration::from_millis(200));
+    let second = Instant::now();
+    child.send("-INT");
+    let status = child.end();
+    assert_eq!((status.code(), status.signal()), (Some(143), None));
+    assert!(second.elapsed() < Duration::from_secs(2), "{:?}", second.elapsed());
+}
+
+/// Stages long enough to be hit anywhere: long reads, joins, training, search.
+#[test]
+fn a_signal_at_any_moment_of_a_longer_night_ends_it_within_five_seconds() {
+    if !faults::long() {
+        return;
+    }
+    let job = fixture::Job::empty("signals-moments");
+    job.ok("synth data --users 400000 --items 3000 --quiet");
+    job.ok(
+        "init --users data/users --items data/items.parquet --interactions data/interactions --output pipeline.toml",
+    );
+    let line = "run --run RUN/run --set infer.engine=\"native\" --set train.epochs=1 --quiet";
+    let started = Instant::now();
+    job.ok(&line.replace("RUN", "whole"));
+    let whole = started.elapsed();
+    let expected = faults::outputs(&job.path("whole/run"));
+    let (mut stopped, mut longest) = (0, Duration::ZERO);
+    for trial in 0..30 {
+        let line = line.replace("RUN", "trial");
+        let _ = std::fs::remove_dir_all(job.path("trial"));
+        std::fs::create_dir(job.path("trial")).unwrap();
+        let mut child = Guarded(job.command(&line).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
+        std::thread::sleep(whole * (mixed(trial, 5) % 950) as u32 / 1000 + Duration::from_millis(100));
+        let (signal, code) = [("-TERM", 143), ("-INT", 130)][trial % 2];
+        let sent = Instant::now();
+        child.send(signal);
+        let status = child.end();
+        longest = longest.max(sent.elapsed());
+        let stderr = std::io::read_to_string(child.0.stderr.take().unwrap()).unwrap();
+        assert!(longest < WITHIN, "{longest:?} from signal to end\n{stderr}");
+        let finished = Finished { code: status.code().unwrap_or(-1), stdout: String::new(), stderr };
+        stopped += usize::from(assert_stopped(&finished, code, &line));
+        faults::assert_nothing_partial(&job.path("trial"), &expected);
+        if trial % 5 == 0 {
+            job.ok(&line);
+            faults::assert_same(&job.path("trial/run"), &expected, &line);
+        }
+    }
+    println!("{stopped} of 30 signals stopped a night of {whole:?}; the longest took {longest:?}");
+    assert!(stopped > 20);
+}
