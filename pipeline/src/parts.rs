@@ -149,6 +149,42 @@ impl VectorParts {
     }
 }
 
+/// Manifests of a complete set of parts, in shard order: every shard once, all of one number and of like settings.
+///
+/// # Errors
+/// A shard without a manifest, naming the command that makes it; parts of unlike settings.
+pub fn complete_set(stage: &'static str, dir: &Path, command: &str) -> Result<Vec<Manifest>, PipelineError> {
+    let missing = |name: &str, shard: &str| PipelineError::MissingInput {
+        stage,
+        path: dir.join(name),
+        advice: format!("run `{command}{shard}` first"),
+    };
+    let found = part_manifests(dir)?;
+    let Some((first_path, first)) = found.first() else { return Err(missing("part-*.json", "")) };
+    let settings = |manifest: &Manifest| {
+        let mut config = manifest.config.clone();
+        config.as_object_mut().map(|object| object.remove("shard"));
+        config.to_string()
+    };
+    if let Some((path, _)) = found.iter().find(|(_, manifest)| settings(manifest) != settings(first)) {
+        return Err(PipelineError::Mismatch(format!(
+            "{stage}: {} and {} were made with different settings or numbers of shards; run `{command} --force` for all shards",
+            first_path.display(),
+            path.display()
+        )));
+    }
+    let count = first.config["shards"].as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
+    let of = |index: u32| {
+        let shard = Shard { index, count };
+        let own = found.iter().find(|(_, manifest)| manifest.config["shard"].as_u64() == Some(index.into()));
+        own.map(|(_, m)| m.clone()).ok_or_else(|| missing(&manifest_name(shard), &format!(" --shard {shard}")))
+    };
+    match count {
+        0 => Err(missing("part-*.json", " --force")),
+        _ => (0..count).map(of).collect(),
+    }
+}
+
 /// Manifests of a folder's parts; one that another shard removes meanwhile is passed over.
 fn part_manifests(dir: &Path) -> Result<Vec<(PathBuf, Manifest)>, PipelineError> {
     let mut manifests = Vec::new();

@@ -6,6 +6,7 @@ use crate::id_index::IdIndex;
 use crate::infer::{Embedded, Embedding};
 use crate::memory::{MIB, Needs, Plan};
 use crate::parts::{VectorParts, exclude_other_counts, manifest_name, part_name};
+use crate::sample::{self, SampleSink};
 use crate::shard::Shard;
 use crate::stage::{Context, Outcome, StageKey, create_dir, prepare_dir, remove_if_there, rows};
 use crate::stream::ordered;
@@ -57,6 +58,7 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
         "index": config.index,
         "engine": items.engine,
         "compression": config.infer.compression,
+        "sampled users": sample::wanted(config.recall.topk),
     });
     let key = StageKey::new("recall", inputs, settings);
     let dir = context.run.recall();
@@ -88,6 +90,8 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
     let item_ids = catalogue.ids.ids();
     let info = NeighboursInfo { users: users.ids(), items: item_ids.kind() };
     let mut sink = open_sink(config.recall.format, dir.join(name), &info, k, config.infer.compression)?;
+    let mut sampled =
+        SampleSink::create(&context.run, options.shard, users.rows(), &info, k, config.infer.compression)?;
     let mut bar = context.progress.bar("recall", range.end - range.start, "users");
     let mut totals = Totals::default();
     let (mut offsets, mut item_rows, mut scores) = (Vec::new(), Vec::new(), Vec::new());
@@ -105,6 +109,7 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
         totals.add(&found, k);
         bar.advance(found.ids.len() as u64);
         let lists = NeighbourLists { offsets: &offsets, rows: &item_rows, scores: &scores, item_ids };
+        sampled.write(&found.ids, &lists)?;
         Ok(sink.write(&found.ids, &lists)?)
     })?;
     if totals.users != range.end - range.start {
@@ -118,10 +123,10 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
     for other in NeighbourFormat::ALL.into_iter().filter(|f| f.extension() != config.recall.format.extension()) {
         remove_if_there(&dir.join(part_name(options.shard, other.extension())))?;
     }
-    let entry = sink.finish()?;
+    let entries = vec![sink.finish()?, sampled.finish()?];
     warnings.extend(crate::encode::warn_of("recall", Side::User, &totals.counts));
     let mut manifest = key.manifest(
-        vec![entry],
+        entries,
         rows([("users", totals.users), ("pairs", totals.pairs), ("users with fewer than topk", totals.short)]),
         started,
     );
@@ -221,6 +226,7 @@ impl Users {
             ("the items", (items * (dim * 4 + 8)) as u64 + index.image().bytes().len() as u64 + catalogue.ids.bytes()),
             ("exclusions", exclusion.bytes()),
             ("the writer", twotower_artifacts::neighbours::writer_bytes(k)),
+            ("the sample of results", sample::bytes(k)),
         ]);
         // Scores of a block of queries, and marks of visited items.
         needs.per_worker += 4 * MIB + 8 * items as u64;

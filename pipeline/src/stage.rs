@@ -167,11 +167,11 @@ impl Context {
         Ok(plan)
     }
 
-    /// Takes an output's manifest back, directly before the output changes, and the link `latest`
-    /// with it if that names this run: from here on the run is not complete.
+    /// Takes an output's manifest back, directly before the output changes, and with it what says that the
+    /// run is complete: the link `latest`, if it names this run, and the manifest of the gates.
     ///
     /// # Errors
-    /// [`PipelineError::Io`] when either cannot be removed; then nothing may be overwritten.
+    /// [`PipelineError::Io`] when one of them cannot be removed; then nothing may be overwritten.
     pub fn retract(&self, manifest: &Path) -> Result<(), PipelineError> {
         if let Some(link) = self.run.latest()
             && let (Ok(target), Ok(root)) = (link.canonicalize(), self.run.root().canonicalize())
@@ -181,6 +181,7 @@ impl Context {
             tracing::info!("{} withdrawn: this run is changing", link.display());
             remove_if_there(&link)?;
         }
+        remove_if_there(&self.run.gates().join(crate::gates::files::MANIFEST))?;
         remove_if_there(manifest)
     }
 }
