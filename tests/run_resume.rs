@@ -54,7 +54,7 @@ fn a_second_run_skips_every_stage_and_touches_no_file() {
 #[test]
 fn a_changed_setting_redoes_only_what_depends_on_it() {
     for (setting, expected) in [
-        ("recall.topk=7", &["recall", "check"]),
+        ("recall.topk=7", &["recall", "check"][..]),
         ("recall.format=jsonl", &["recall", "check"]),
         ("evaluate.k=[3]", &STAGES[5..]),
         ("infer.batch_rows=100", &[]),

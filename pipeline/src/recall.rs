@@ -23,7 +23,7 @@ use twotower_artifacts::{
 };
 use twotower_encoders::EncodeCounts;
 use twotower_index::store::{IMAGE_NAME, MANIFEST_NAME};
-use twotower_index::{Eligibility, Exclusions, ItemIndex, ItemVectors, Neighbours, Request};
+use twotower_index::{Eligibility, Exclusions, IndexError, ItemIndex, ItemVectors, Neighbours, Request};
 use twotower_tables::Table;
 
 /// Options of the stage beside the job's own.
@@ -372,7 +372,7 @@ impl Catalogue {
     /// The saved index of these vectors, or a new one, built, checked and saved.
     ///
     /// # Errors
-    /// [`twotower_index::IndexError::RecallTooLow`] when it misses its gate; I/O.
+    /// [`PipelineError::Gate`] when its recall is too low; I/O.
     pub fn index(&self, context: &Context) -> Result<Box<dyn ItemIndex>, PipelineError> {
         let started = Instant::now();
         let dir = context.run.index();
@@ -393,7 +393,11 @@ impl Catalogue {
         prepare_dir(&dir)?;
         let stop = context.cancel.clone();
         let mut observer = |_| if stop.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-        let (index, report) = twotower_index::build(config, self.vectors.clone(), None, &mut observer)?;
+        let built = twotower_index::build(config, self.vectors.clone(), None, &mut observer);
+        let (index, report) = built.map_err(|error| match error {
+            below @ IndexError::RecallTooLow { .. } => PipelineError::Gate(format!("gate `index`: {below}")),
+            other => other.into(),
+        })?;
         tracing::info!("recall: {} index: {}", report.kind, report.reason);
         if let (Some(recall), Some(ef)) = (report.recall, report.ef_search) {
             tracing::info!(
