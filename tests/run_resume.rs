@@ -12,7 +12,7 @@ use std::process::Stdio;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-const STAGES: [&str; 6] = ["encode-features", "train", "infer-items", "infer-users", "recall", "evaluate"];
+const STAGES: [&str; 7] = ["encode-features", "train", "infer-items", "infer-users", "recall", "evaluate", "check"];
 
 /// A finished run.
 fn finished() -> &'static Job {
@@ -54,8 +54,8 @@ fn a_second_run_skips_every_stage_and_touches_no_file() {
 #[test]
 fn a_changed_setting_redoes_only_what_depends_on_it() {
     for (setting, expected) in [
-        ("recall.topk=7", &STAGES[4..5]),
-        ("recall.format=jsonl", &STAGES[4..5]),
+        ("recall.topk=7", &["recall", "check"][..]),
+        ("recall.format=jsonl", &["recall", "check"]),
         ("evaluate.k=[3]", &STAGES[5..]),
         ("infer.batch_rows=100", &[]),
         ("infer.workers=1", &[]),
@@ -72,9 +72,9 @@ fn a_changed_table_redoes_what_reads_it() {
     job.edit("topk = 10", "topk = 10\ndeny = { path = \"deny.csv\", item = \"item\" }");
     let list = |item: i64| Sheet::new([("item", Column::Int(vec![Some(item)]))]).text(",");
     job.write("deny.csv", &list(900));
-    assert_eq!(redone(&job, "run"), ["recall"]);
+    assert_eq!(redone(&job, "run"), ["recall", "check"]);
     job.write("deny.csv", &list(889));
-    assert_eq!(redone(&job, "run"), ["recall"]);
+    assert_eq!(redone(&job, "run"), ["recall", "check"]);
     users().take((0..1400).rev()).write_parquet(&job.path("users.parquet"));
     assert_eq!(redone(&job, "run"), STAGES);
 }
@@ -90,7 +90,7 @@ fn from_and_force_redo_stages_and_give_the_same_bytes() {
     assert!(outputs(&job) == before, "bytes differ after --force");
     // A lost file is made again.
     std::fs::remove_file(job.path("run/vectors/user/part-00000-of-00001.parquet")).unwrap();
-    assert_eq!(redone(&job, "run"), ["infer-users"]);
+    assert_eq!(redone(&job, "run"), ["infer-users", "check"]);
     assert!(outputs(&job) == before, "bytes differ after a lost file");
 }
 

@@ -96,9 +96,11 @@ fn a_night_without_training_takes_the_earlier_towers_and_counts_new_values_as_un
         }
     }
     users.write_parquet(&job.path("users.parquet"));
-    let report = job.json("run --run tonight --update-from run --no-train --fused --quiet");
+    let line = "run --run tonight --update-from run --no-train --fused --quiet";
+    job.refused(line, 5, &["gate `unknown`", "user.city 0.5, expected at most 0.1", "--accept unknown"]);
+    let report = job.json(&format!("{line} --accept unknown"));
     let stages: Vec<&str> = report["stages"].as_array().unwrap().iter().map(|s| s["stage"].as_str().unwrap()).collect();
-    assert_eq!(stages, ["encode-features", "train", "infer-items", "recall"]);
+    assert_eq!(stages, ["encode-features", "train", "infer-items", "recall", "check"]);
     let tonight: BTreeMap<String, _> =
         recalled(&job.path("tonight/recall")).into_iter().map(|(u, l)| (u.to_string(), l)).collect();
     assert_eq!(tonight.len(), USERS);

@@ -1,6 +1,7 @@
 //! `pipeline.toml`: one file describes a job.
 
 use crate::error::ConfigError;
+use crate::gates::GatesConfig;
 use crate::split::SplitConfig;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -45,6 +46,9 @@ pub struct Config {
     /// How the model is measured.
     #[serde(default)]
     pub evaluate: EvaluateConfig,
+    /// What a run must reach before it is published.
+    #[serde(default)]
+    pub gates: GatesConfig,
 }
 
 /// The raw tables of a job.
@@ -412,7 +416,11 @@ impl Config {
         self.split.validate()?;
         twotower_encoders::validate(&self.side(Side::User), &self.side(Side::Item))?;
         self.index.check()?;
-        Ok(())
+        let names: Vec<String> = [Side::User, Side::Item]
+            .into_iter()
+            .flat_map(|side| self.side(side).features.into_iter().map(move |f| format!("{side}.{}", f.name())))
+            .collect();
+        self.gates.check(names.iter().map(String::as_str))
     }
 
     /// The features of a side and its id column.

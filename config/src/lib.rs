@@ -3,8 +3,10 @@
 //! A crate of its own, so that whoever reads a job file need not build what runs it.
 
 mod error;
+mod gates;
 mod job;
 pub mod split;
 
 pub use error::ConfigError;
+pub use gates::{Gate, GatesConfig};
 pub use job::*;

@@ -8,6 +8,7 @@ use crate::side_files::{SideFiles, read_columns};
 use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there};
 use crate::towers::{files, publish_tower, towers_fingerprint, verified_in};
 use crate::train::{VERIFY_ROWS, check_lineage, checkpoint_entry};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 use twotower_artifacts::schema::UNKNOWN;
@@ -17,6 +18,10 @@ use twotower_models::onnx;
 use twotower_models::tower::Tower;
 use twotower_models::train::checkpoint::best_path;
 use twotower_tables::{ReadOptions, Table};
+
+/// Key of the manifest's details that counts, by table, the rows at its end without weights of their own: those
+/// of values that are new since the towers were trained.
+pub(crate) const UNTRAINED: &str = "untrained rows";
 
 /// Publishes the towers of the tower folder `earlier` for the run's encoders, as they are: old codes
 /// keep their rows, values that are new since get a copy of the unknown row, and so the vectors that
@@ -53,15 +58,27 @@ pub fn adopt_towers(context: &Context, earlier: &Path) -> Result<Outcome, Pipeli
     context.retract(&manifest_path)?;
     let mut entries = Vec::new();
     let mut differences = serde_json::Map::new();
+    let mut grown: BTreeMap<String, u64> = BTreeMap::new();
+    let mut untrained: BTreeMap<String, u64> =
+        serde_json::from_value(previous.details[UNTRAINED].clone()).unwrap_or_default();
     for side in [Side::User, Side::Item] {
         let (tower, _) = onnx::read(&earlier.join(files::tower(side)))?;
+        let trained: BTreeMap<String, usize> = tower.tables.iter().map(|(name, t)| (name.clone(), t.rows)).collect();
         let tower = extended(tower, state.schema(side)).map_err(|reason| {
             PipelineError::Mismatch(format!("train: {side} tower of {}: {reason}", earlier.display()))
         })?;
+        for (name, table) in &tower.tables {
+            let added = (table.rows - trained[name]) as u64;
+            // A table that both towers have grows by the same rows in both.
+            grown.entry(name.clone()).or_insert(added);
+        }
         let sample = sample(context, &state, side)?;
         let difference = publish_tower(&tower, &sample, &dir.join(files::tower(side)), context.config.infer.engine)?;
         differences.insert(side.to_string(), difference.into());
         entries.push(FileEntry::of_file(&dir, &files::tower(side), 0)?);
+    }
+    for (name, added) in grown {
+        *untrained.entry(name).or_default() += added;
     }
     // For a later run that starts from this one's weights.
     let (from, to) = (best_path(&earlier.join(files::CHECKPOINTS)), best_path(&checkpoints));
@@ -77,6 +94,7 @@ pub fn adopt_towers(context: &Context, earlier: &Path) -> Result<Outcome, Pipeli
     manifest.details = serde_json::json!({
         "adopted from": earlier,
         "checkpoint": checkpoint_entry(&previous).filter(|_| to.exists()),
+        UNTRAINED: untrained,
         "largest difference from ONNX Runtime": differences,
     });
     manifest.write(&manifest_path)?;
@@ -143,7 +161,6 @@ fn sample(context: &Context, state: &EncoderState, side: Side) -> Result<CodeBat
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
     use twotower_artifacts::{FieldSchema, Fingerprint};
     use twotower_models::tower::{Matrix, TowerInput};
 

@@ -19,7 +19,7 @@ use twotower_models::rng::Rng;
 use twotower_models::tower::Matrix;
 
 /// Negatives per positive of the sampled ranking.
-const SAMPLED_NEGATIVES: usize = 100;
+pub(crate) const SAMPLED_NEGATIVES: usize = 100;
 /// Version of [`MetricsFile`].
 const METRICS_VERSION: u32 = 1;
 /// Rows embedded at a time.

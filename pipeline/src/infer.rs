@@ -209,7 +209,7 @@ impl Embedder<'_> {
     /// Encodes and embeds a batch; values unseen in training take the unknown slot.
     ///
     /// # Errors
-    /// Encoder and engine errors; a vector that is not finite.
+    /// Encoder and engine errors; [`PipelineError::Gate`] for a vector that is zero or not finite.
     pub fn embed(&mut self, batch: &TableBatch) -> Result<Embedded, PipelineError> {
         let known = self.embedding;
         let ids = id_column_as(batch, &known.spec.id_column, known.ids)?;
@@ -221,10 +221,9 @@ impl Embedder<'_> {
         }
         let mut vectors = vec![0.0; ids.len() * self.engine.dim()];
         self.engine.embed(&self.codes, &mut vectors)?;
-        if let Some(at) = vectors.iter().position(|v| !v.is_finite()) {
-            let row = at / self.engine.dim();
+        if let Some((row, norm)) = without_direction(&vectors, self.engine.dim()) {
             return Err(PipelineError::Gate(format!(
-                "{}: row {}: id `{}`: the tower gave a vector that is not finite; the model has diverged, train it again",
+                "gate `vectors`: {}: row {}: id `{}`: the tower gave a vector of norm {norm}, expected 1; a vector that is zero or not finite has no nearest items: the model has diverged or its weights are lost, train it again",
                 known.table(),
                 batch.first_row + row as u64,
                 ids.get(row)
@@ -232,6 +231,25 @@ impl Embedder<'_> {
         }
         Ok(Embedded { ids, vectors, counts })
     }
+}
+
+/// How far the norm of a vector may lie from 1: as far as search takes it.
+const NORM_TOLERANCE: f32 = 1e-3;
+
+/// The first row of `vectors` whose norm is not 1, with its norm.
+fn without_direction(vectors: &[f32], dim: usize) -> Option<(usize, f32)> {
+    const LANES: usize = 8;
+    vectors.chunks_exact(dim).enumerate().find_map(|(row, vector)| {
+        // Sums side by side, which the compiler turns into vector instructions.
+        let mut sums = [0.0f32; LANES];
+        let blocks = vector.chunks_exact(LANES);
+        let rest: f32 = blocks.remainder().iter().map(|v| v * v).sum();
+        blocks.for_each(|block| sums.iter_mut().zip(block).for_each(|(sum, v)| *sum += v * v));
+        let norm = (sums.iter().sum::<f32>() + rest).sqrt();
+        // NaN lies in no range.
+        let unit = (1.0 - NORM_TOLERANCE..=1.0 + NORM_TOLERANCE).contains(&norm);
+        (!unit).then_some((row, norm))
+    })
 }
 
 /// Fills the sequence columns of a batch whose rows belong to `ids`.
@@ -352,4 +370,24 @@ pub fn history_fingerprint(context: &Context) -> Result<Fingerprint, PipelineErr
     let path = context.run.encoders().join(crate::encode::files::MANIFEST);
     let manifest = require("infer", &path, "twotower encode-features")?;
     Ok(crate::stage::content_fingerprint(&manifest.files))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_is_zero_or_not_finite_is_found_whatever_its_width() {
+        for dim in [1, 7, 8, 19] {
+            let mut unit = vec![0.0; dim];
+            unit[dim - 1] = -1.0;
+            let good = unit.repeat(3);
+            assert_eq!(without_direction(&good, dim), None);
+            for bad in [0.0, f32::NAN, f32::INFINITY, 0.5] {
+                let mut vectors = good.clone();
+                vectors[2 * dim - 1] = bad;
+                assert_eq!(without_direction(&vectors, dim).map(|(row, _)| row), Some(1), "{dim}: {bad}");
+            }
+        }
+    }
 }

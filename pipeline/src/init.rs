@@ -73,7 +73,9 @@ pub fn init(options: &InitOptions) -> Result<(String, Vec<Guess>), PipelineError
         "\n# How positives are held out: leave_last_out, time or ratio.\n[split]\nkind = \"leave_last_out\"\n\
          \n[model]\nkind = \"dssm\"\n# embedding_dim = 16\n# hidden = [256, 128, 64]\n\
          \n[train]\n# epochs = 10\n# batch_size = 1024\n# learning_rate = 0.001\n\
-         \n[recall]\ntopk = 50\n# format = \"parquet\"    # or parquet-long, jsonl\n",
+         \n[recall]\ntopk = 50\n# format = \"parquet\"    # or parquet-long, jsonl\n\
+         \n# What a night must reach before \"latest\" names it; see docs/CONFIG.md for all limits.\n[gates]\n\
+         # off = [\"coverage\"]    # gates that are not asked\n# min_rows = 0.7    # users, as a share of the previous run's\n",
     );
     Ok((text, guesses))
 }

@@ -2,7 +2,7 @@
 //! artifact with a manifest, and says what it did.
 //!
 //! ```text
-//! encode-features -> train -> infer (items, users) -> recall -> evaluate
+//! encode-features -> train -> infer (items, users) -> recall -> evaluate -> check
 //! ```
 
 mod adopt;
@@ -16,6 +16,7 @@ mod encoded;
 pub mod error;
 pub mod evaluate;
 mod exclusions;
+pub mod gates;
 mod id_index;
 pub mod infer;
 pub mod init;
@@ -28,6 +29,8 @@ pub mod recall;
 pub mod run;
 pub mod run_dir;
 pub mod run_lock;
+pub mod runs;
+mod sample;
 pub mod shard;
 mod side_files;
 pub mod stage;

@@ -241,6 +241,38 @@ impl VectorParts {
     }
 }
 
+/// Manifests of a complete set of parts, in shard order: every shard once, all of one number and of like settings.
+///
+/// # Errors
+/// A shard without a manifest, naming the command that makes it; parts of unlike settings.
+pub fn complete_set(stage: &'static str, dir: &Path, command: &str) -> Result<Vec<Manifest>, PipelineError> {
+    let missing = |name: &str, shard: &str| PipelineError::MissingInput {
+        stage,
+        path: dir.join(name),
+        advice: format!("run `{command}{shard}` first"),
+    };
+    let found = part_manifests(dir)?;
+    let Some(first) = found.first() else { return Err(missing("part-*.json", "")) };
+    if let Some(other) = found.iter().find(|part| part.common().1 != first.common().1) {
+        return Err(PipelineError::Mismatch(format!(
+            "{stage}: {} and {} were made with different settings or numbers of shards; run `{command} --force` for all shards",
+            first.path.display(),
+            other.path.display()
+        )));
+    }
+    let count = first.shard().map_or(0, |shard| shard.count);
+    let of = |index: u32| {
+        let shard = Shard { index, count };
+        let own = found.iter().find(|part| part.shard() == Some(shard));
+        own.map(|part| part.manifest.clone())
+            .ok_or_else(|| missing(&manifest_name(shard), &format!(" --shard {shard}")))
+    };
+    match count {
+        0 => Err(missing("part-*.json", " --force")),
+        _ => (0..count).map(of).collect(),
+    }
+}
+
 /// Manifests of a folder's parts; one that another shard removes meanwhile is passed over.
 fn part_manifests(dir: &Path) -> Result<Vec<Part>, PipelineError> {
     let mut manifests = Vec::new();

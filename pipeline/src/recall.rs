@@ -7,6 +7,7 @@ use crate::infer::{Embedded, Embedding};
 use crate::memory::{MIB, Needs, Plan};
 use crate::parts::{KeyRange, VectorParts, exclude_other_counts, manifest_name, part_name};
 use crate::run_lock;
+use crate::sample::{self, SampleSink};
 use crate::shard::Shard;
 use crate::stage::{Context, Outcome, StageKey, as_written, prepare_dir, remove_if_there, rows};
 use crate::stream::ordered;
@@ -23,7 +24,7 @@ use twotower_artifacts::{
 };
 use twotower_encoders::EncodeCounts;
 use twotower_index::store::{IMAGE_NAME, MANIFEST_NAME};
-use twotower_index::{Eligibility, Exclusions, ItemIndex, ItemVectors, Neighbours, Request};
+use twotower_index::{Eligibility, Exclusions, IndexError, ItemIndex, ItemVectors, Neighbours, Request};
 use twotower_tables::Table;
 
 /// The manifest of building the index, inside its folder.
@@ -61,6 +62,7 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
         "index": config.index,
         "engine": items.engine,
         "compression": config.infer.compression,
+        "sampled users": sample::wanted(config.recall.topk),
     });
     let key = StageKey::new("recall", inputs, settings);
     let dir = context.run.recall();
@@ -97,6 +99,8 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
     let item_ids = catalogue.ids.ids();
     let info = NeighboursInfo { users: users.ids(), items: item_ids.kind() };
     let mut sink = open_sink(config.recall.format, dir.join(name), &info, k, config.infer.compression)?;
+    let mut sampled =
+        SampleSink::create(&context.run, options.shard, users.rows(), &info, k, config.infer.compression)?;
     let mut bar = context.progress.bar("recall", range.end - range.start, "users");
     let (mut totals, mut keys) = (Totals::default(), KeyRange::default());
     let (mut offsets, mut item_rows, mut scores) = (Vec::new(), Vec::new(), Vec::new());
@@ -115,6 +119,7 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
         keys.add(&found.ids);
         bar.advance(found.ids.len() as u64);
         let lists = NeighbourLists { offsets: &offsets, rows: &item_rows, scores: &scores, item_ids };
+        sampled.write(&found.ids, &lists)?;
         Ok(sink.write(&found.ids, &lists)?)
     })?;
     if totals.users != range.end - range.start {
@@ -128,10 +133,10 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
     for other in NeighbourFormat::ALL.into_iter().filter(|f| f.extension() != config.recall.format.extension()) {
         remove_if_there(&dir.join(part_name(options.shard, other.extension())))?;
     }
-    let entry = sink.finish()?;
+    let entries = vec![sink.finish()?, sampled.finish()?];
     warnings.extend(crate::encode::warn_of("recall", Side::User, &totals.counts));
     let mut manifest = key.manifest(
-        vec![entry],
+        entries,
         rows([
             ("users", totals.users),
             ("table rows", users.rows()),
@@ -255,6 +260,7 @@ impl Users {
             ("the items", (items * (dim * 4 + 8)) as u64 + index.image().bytes().len() as u64 + catalogue.ids.bytes()),
             ("exclusions", exclusion.bytes()),
             ("the writer", twotower_artifacts::neighbours::writer_bytes(k)),
+            ("the sample of results", sample::bytes(k)),
         ]);
         // Scores of a block of queries, and marks of visited items.
         needs.per_worker += 4 * MIB + 8 * items as u64;
@@ -405,7 +411,7 @@ impl Catalogue {
     /// The saved index of these vectors, or a new one, built, checked and saved.
     ///
     /// # Errors
-    /// [`twotower_index::IndexError::RecallTooLow`] when it misses its gate; I/O.
+    /// [`PipelineError::Gate`] when its recall is too low; I/O.
     pub fn index(&self, context: &Context) -> Result<Box<dyn ItemIndex>, PipelineError> {
         let started = Instant::now();
         let dir = context.run.index();
@@ -427,7 +433,10 @@ impl Catalogue {
         let mut observer = |_| if stop.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         let built = twotower_index::build(config, self.vectors.clone(), None, &mut observer);
         context.cancel.check("recall")?;
-        let (index, report) = built?;
+        let (index, report) = built.map_err(|error| match error {
+            below @ IndexError::RecallTooLow { .. } => PipelineError::Gate(format!("gate `index`: {below}")),
+            other => other.into(),
+        })?;
         tracing::info!("recall: {} index: {}", report.kind, report.reason);
         if let (Some(recall), Some(ef)) = (report.recall, report.ef_search) {
             tracing::info!(

@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::encode::{EncodeOptions, encode_features};
 use crate::error::PipelineError;
 use crate::evaluate::evaluate;
+use crate::gates::{Gate, check};
 use crate::infer::{InferOptions, infer};
 use crate::recall::{RecallOptions, recall};
 use crate::run_lock::RunLock;
@@ -31,12 +32,21 @@ pub enum Stage {
     Recall,
     /// Metrics.
     Evaluate,
+    /// Gates, before the run is published.
+    Check,
 }
 
 impl Stage {
     /// All stages in order.
-    pub const ALL: [Stage; 6] =
-        [Stage::EncodeFeatures, Stage::Train, Stage::InferItems, Stage::InferUsers, Stage::Recall, Stage::Evaluate];
+    pub const ALL: [Stage; 7] = [
+        Stage::EncodeFeatures,
+        Stage::Train,
+        Stage::InferItems,
+        Stage::InferUsers,
+        Stage::Recall,
+        Stage::Evaluate,
+        Stage::Check,
+    ];
 
     /// The name as typed and printed.
     pub fn name(self) -> &'static str {
@@ -47,6 +57,7 @@ impl Stage {
             Stage::InferUsers => "infer-users",
             Stage::Recall => "recall",
             Stage::Evaluate => "evaluate",
+            Stage::Check => "check",
         }
     }
 
@@ -62,6 +73,7 @@ impl Stage {
             Stage::InferUsers => infer(context, &whole(Side::User)),
             Stage::Recall => recall(context, &RecallOptions { shard: Shard::WHOLE }),
             Stage::Evaluate => evaluate(context),
+            Stage::Check => check(context, &options.accept),
         }
     }
 }
@@ -77,6 +89,8 @@ pub struct RunOptions {
     pub train: TrainOptions,
     /// Take the towers of this earlier run's tower folder as they are instead of training.
     pub adopt: Option<PathBuf>,
+    /// Gates whose failure does not keep the run from being published.
+    pub accept: Vec<Gate>,
 }
 
 impl RunOptions {
@@ -93,7 +107,8 @@ impl RunOptions {
 
 /// Runs every stage that the job has, then points the link `latest` beside the run folder at it.
 ///
-/// `latest` is switched only after the last stage, in one step, so it always names a complete run.
+/// `latest` is switched only after the last stage, in one step, so it always names a complete run that passed its
+/// gates.
 ///
 /// # Errors
 /// The first stage's that fails; outputs of stages before it stay. [`PipelineError::InUse`] when another
@@ -112,6 +127,16 @@ pub fn run_all(
         done(stage, &outcome);
     }
     switch_latest(context)
+}
+
+/// Asks the gates about a run whose stages were done one by one, in shards say, and points `latest` at it.
+///
+/// # Errors
+/// As [`check`].
+pub fn publish(context: &Context, accept: &[Gate]) -> Result<Outcome, PipelineError> {
+    let outcome = check(context, accept)?;
+    switch_latest(context)?;
+    Ok(outcome)
 }
 
 fn switch_latest(context: &Context) -> Result<(), PipelineError> {

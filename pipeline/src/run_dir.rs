@@ -18,6 +18,12 @@ impl RunDir {
         &self.0
     }
 
+    /// Name of the run's folder.
+    pub fn name(&self) -> String {
+        let path = std::path::absolute(&self.0).unwrap_or_else(|_| self.0.clone());
+        path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     /// The link beside the run's folder that names the last complete run; none for a folder without a parent.
     pub fn latest(&self) -> Option<PathBuf> {
         std::path::absolute(&self.0).ok()?.parent().map(|parent| parent.join("latest"))
@@ -51,5 +57,10 @@ impl RunDir {
     /// Metrics.
     pub fn evaluation(&self) -> PathBuf {
         self.0.join("evaluation")
+    }
+
+    /// What the gates said.
+    pub fn gates(&self) -> PathBuf {
+        self.0.join("gates")
     }
 }

@@ -201,8 +201,8 @@ impl Context {
         Ok(plan)
     }
 
-    /// Takes an output's manifest back, directly before the output changes, and the link `latest`
-    /// with it if that names this run: from here on the run is not complete.
+    /// Takes an output's manifest back, directly before the output changes, and with it what says that the
+    /// run is complete: the link `latest`, if it names this run, and the manifest of the gates.
     ///
     /// # Errors
     /// [`PipelineError::Artifact`] when either cannot be removed; then nothing may be overwritten.
@@ -211,7 +211,7 @@ impl Context {
         remove_if_there(manifest)
     }
 
-    /// Takes the link `latest` back if it names this run.
+    /// Takes the link `latest` back, if it names this run, and the manifest of the gates.
     ///
     /// # Errors
     /// [`PipelineError::Artifact`] when it cannot be removed.
@@ -224,6 +224,6 @@ impl Context {
             tracing::info!("{} withdrawn: this run is changing", link.display());
             remove_if_there(&link)?;
         }
-        Ok(())
+        remove_if_there(&self.run.gates().join(crate::gates::files::MANIFEST))
     }
 }

@@ -15,9 +15,12 @@ mod evaluate;
 mod infer;
 mod init;
 mod job;
+mod publish;
 mod recall;
 mod report;
+mod rollback;
 mod run;
+mod runs;
 mod synth;
 mod train;
 mod verify;
@@ -79,6 +82,12 @@ pub enum Command {
     Run(run::Opts),
     /// Check that a run folder is complete, whole, and of one piece.
     Verify(verify::Opts),
+    /// Ask the gates about a run whose stages are all done, and point `latest` at it.
+    Publish(publish::Opts),
+    /// Point `latest` at an earlier run.
+    Rollback(rollback::Opts),
+    /// List or prune the runs of a folder.
+    Runs(runs::Opts),
     /// Write a commented pipeline.toml from the columns of given files.
     Init(init::Opts),
     /// Look into the vocabularies of a run.
@@ -105,6 +114,9 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Evaluate(opts) => evaluate::run(opts, quiet),
         Command::Run(opts) => run::run(opts, quiet),
         Command::Verify(opts) => verify::run(opts),
+        Command::Publish(opts) => publish::run(opts, quiet),
+        Command::Rollback(opts) => rollback::run(opts),
+        Command::Runs(opts) => runs::run(opts),
         Command::Init(opts) => init::run(opts),
         Command::Vocab(opts) => vocab::run(opts),
         Command::Synth(opts) => synth::run(opts, quiet),

@@ -7,6 +7,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::path::PathBuf;
 use twotower_pipeline::encode::EncodeOptions;
 use twotower_pipeline::error::PipelineError;
+use twotower_pipeline::gates::Gate;
 use twotower_pipeline::run::{RunOptions, Stage, run_all};
 use twotower_pipeline::train::TrainOptions;
 
@@ -17,8 +18,9 @@ use twotower_pipeline::train::TrainOptions;
   twotower run --run runs/2026-01-31 --from train        redo training and what follows
   twotower run --run runs/2026-02-01 --update-from runs/2026-01-31   extend yesterday's vocabularies and weights
   twotower run --run runs/2026-02-02 --update-from runs/2026-02-01 --no-train --fused --memory 1GiB
+  twotower run --run runs/2026-02-03 --accept coverage   publish in spite of that gate
 A run that was stopped goes on when the same command is given again. The link `latest` beside the
-run folder points to the last complete run only.")]
+run folder points to the last complete run that passed its gates.")]
 pub struct Opts {
     #[command(flatten)]
     job: JobOpts,
@@ -35,6 +37,15 @@ pub struct Opts {
     /// Embed users on the way to their items, and keep no vectors of them.
     #[arg(long)]
     fused: bool,
+    /// Publish in spite of this gate's failure (may repeat); the manifest records it.
+    #[arg(long, value_parser = gates(), value_name = "GATE")]
+    accept: Vec<Gate>,
+}
+
+/// The names of gates, as typed.
+pub fn gates() -> impl TypedValueParser<Value = Gate> {
+    let named = |name: String| Gate::ALL.into_iter().find(|gate| gate.name() == name).ok_or("not a gate");
+    PossibleValuesParser::new(Gate::ALL.map(Gate::name)).try_map(named)
 }
 
 /// The names of stages, as typed.
@@ -62,6 +73,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
         encode: EncodeOptions { update: earlier("encoders"), without_positives: opts.no_train },
         train: TrainOptions { from: earlier("towers") },
         adopt: earlier("towers").filter(|_| opts.no_train),
+        accept: opts.accept,
     };
     let mut stages = Vec::new();
     run_all(&context, &options, |stage, outcome| {

@@ -43,6 +43,7 @@ impl Check<'_> {
         let index = self.index(&mut links);
         let recall = self.recall(&links, users);
         let evaluation = self.evaluation(&links);
+        let gates = self.manifest(&self.run.gates().join(crate::gates::files::MANIFEST), "check").is_some();
         let needs: [(&str, bool, &[(&str, bool)]); 5] = [
             ("towers", towers, &[("encoders", encoders)]),
             ("vectors", items || users, &[("encoders", encoders), ("towers", towers)]),
@@ -64,6 +65,7 @@ impl Check<'_> {
                 Stage::InferUsers => users,
                 Stage::Recall => recall,
                 Stage::Evaluate => evaluation,
+                Stage::Check => gates,
             };
             if !there {
                 let run = self.run.root().to_path_buf();

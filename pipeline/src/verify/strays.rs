@@ -37,7 +37,7 @@ impl Check<'_> {
     /// Whether a folder is part of a run's layout.
     fn is_ours(&self, folder: &Path) -> bool {
         let run = self.run;
-        let below = [run.encoders(), run.towers(), run.index(), run.recall(), run.evaluation()];
+        let below = [run.encoders(), run.towers(), run.index(), run.recall(), run.evaluation(), run.gates()];
         below.iter().any(|ours| folder.starts_with(ours)) || folder.starts_with(run.root().join("vectors"))
     }
 }

@@ -1,0 +1,182 @@
+//! A sample of the results beside them: lists of the same users every night, for the gates to compare.
+//!
+//! A user is in the sample when the hash of the id is low enough, so the sample depends on neither the order of
+//! the table, nor shards, nor the format of the results, and two nights have nearly the same users in it.
+
+use crate::error::PipelineError;
+use crate::id_index::hash;
+use crate::parts::{exclude_other_counts, part_name};
+use crate::run_dir::RunDir;
+use crate::shard::Shard;
+use crate::stage::prepare_dir;
+use std::path::PathBuf;
+use twotower_artifacts::neighbours::{NeighbourTable, open_sink, read_lists};
+use twotower_artifacts::{
+    Compression, FileEntry, Id, Ids, NeighbourFormat, NeighbourLists, NeighbourSink, NeighboursInfo,
+};
+
+/// Folder of the samples, in that of the results.
+const FOLDER: &str = "sample";
+/// Users in a sample of all shards, about: all of them where there are no more.
+const USERS: u64 = 10_000;
+/// Pairs in a sample, about: fewer users where lists are long.
+const PAIRS: u64 = 1 << 20;
+/// Users read at a time.
+const BATCH_USERS: usize = 8192;
+
+/// Users in the sample of lists of `k`, about.
+pub fn wanted(k: usize) -> u64 {
+    USERS.min(PAIRS / k.max(1) as u64).max(1)
+}
+
+/// Bytes that a sample being written holds.
+pub fn bytes(k: usize) -> u64 {
+    wanted(k) * (12 * k as u64 + 64)
+}
+
+/// Which users are in a sample.
+#[derive(Debug, Clone, Copy)]
+struct Chosen {
+    /// Hashes up to this one are in.
+    most: u64,
+}
+
+impl Chosen {
+    /// About `wanted` of `users` users; all where there are no more.
+    fn new(users: u64, wanted: u64) -> Self {
+        let most = if users <= wanted { u64::MAX } else { u64::MAX / users * wanted };
+        Self { most }
+    }
+
+    fn has(self, user: Id<'_>) -> bool {
+        // The table's hash is weak in its upper bits for small integers; one multiplication spreads them.
+        hash(user).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32).wrapping_mul(0xC2B2_AE3D_27D4_EB4F) <= self.most
+    }
+}
+
+/// A sample being written.
+pub struct SampleSink {
+    sink: Box<dyn NeighbourSink>,
+    chosen: Chosen,
+    users: Ids,
+    offsets: Vec<usize>,
+    rows: Vec<u32>,
+    scores: Vec<f32>,
+}
+
+impl SampleSink {
+    /// A sample of one shard's lists of at most `k` items, of a table of `users` users in all.
+    ///
+    /// # Errors
+    /// As [`open_sink`].
+    pub fn create(
+        run: &RunDir,
+        shard: Shard,
+        users: u64,
+        info: &NeighboursInfo,
+        k: usize,
+        compression: Compression,
+    ) -> Result<Self, PipelineError> {
+        let dir = run.recall().join(FOLDER);
+        prepare_dir(&dir)?;
+        exclude_other_counts("recall", &dir, shard, true, || Ok(()))?;
+        let path = dir.join(file_name(shard));
+        Ok(Self {
+            sink: open_sink(NeighbourFormat::Parquet, path, info, k, compression)?,
+            chosen: Chosen::new(users, wanted(k)),
+            users: Ids::new(info.users),
+            offsets: Vec::new(),
+            rows: Vec::new(),
+            scores: Vec::new(),
+        })
+    }
+
+    /// Adds the lists of those `users` that are in the sample.
+    ///
+    /// # Errors
+    /// A failed write.
+    pub fn write(&mut self, users: &Ids, lists: &NeighbourLists<'_>) -> Result<(), PipelineError> {
+        self.users.clear();
+        self.rows.clear();
+        self.scores.clear();
+        self.offsets.clear();
+        self.offsets.push(0);
+        for (user, ends) in users.iter().zip(lists.offsets.windows(2)) {
+            if self.chosen.has(user) {
+                self.users.push(user);
+                self.rows.extend_from_slice(&lists.rows[ends[0]..ends[1]]);
+                self.scores.extend_from_slice(&lists.scores[ends[0]..ends[1]]);
+                self.offsets.push(self.rows.len());
+            }
+        }
+        let chosen = NeighbourLists { offsets: &self.offsets, rows: &self.rows, scores: &self.scores, ..*lists };
+        Ok(self.sink.write(&self.users, &chosen)?)
+    }
+
+    /// Publishes the sample; its path is relative to the folder of the results.
+    ///
+    /// # Errors
+    /// A failed write.
+    pub fn finish(self) -> Result<FileEntry, PipelineError> {
+        Ok(self.sink.finish()?.under(FOLDER))
+    }
+}
+
+fn file_name(shard: Shard) -> String {
+    part_name(shard, NeighbourFormat::Parquet.extension())
+}
+
+/// Reads a sample of `shards` shards; none where a shard has no file.
+///
+/// # Errors
+/// A damaged file.
+pub fn read(run: &RunDir, shards: u32) -> Result<Option<NeighbourTable>, PipelineError> {
+    let dir = run.recall().join(FOLDER);
+    let paths: Vec<PathBuf> = (0..shards).map(|index| dir.join(file_name(Shard { index, count: shards }))).collect();
+    if !paths.iter().all(|path| path.exists()) {
+        return Ok(None);
+    }
+    let mut whole: Option<NeighbourTable> = None;
+    for path in &paths {
+        for batch in read_lists(path, BATCH_USERS)? {
+            let batch = batch?;
+            let Some(table) = &mut whole else {
+                whole = Some(batch);
+                continue;
+            };
+            let first = table.items.len();
+            table.users.extend_from(&batch.users, 0..batch.users.len());
+            table.items.extend_from(&batch.items, 0..batch.items.len());
+            table.scores.extend_from_slice(&batch.scores);
+            table.offsets.extend(batch.offsets[1..].iter().map(|end| first + end));
+        }
+    }
+    Ok(whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(chosen: Chosen, ids: impl Iterator<Item = i64>) -> u64 {
+        ids.filter(|id| chosen.has(Id::Int(*id))).count() as u64
+    }
+
+    #[test]
+    fn about_as_many_users_are_chosen_as_wanted_whatever_their_ids() {
+        for step in [1, 7, 1 << 20] {
+            let n = count(Chosen::new(1_000_000, 10_000), (0..1_000_000).map(|i| i * step));
+            assert!((9_000..11_000).contains(&n), "step {step}: {n}");
+        }
+        assert_eq!(count(Chosen::new(5000, 10_000), 0..5000), 5000);
+        let texts = (0..200_000).filter(|i| Chosen::new(200_000, 10_000).has(Id::Text(&format!("user-{i}")))).count();
+        assert!((9_000..11_000).contains(&texts), "{texts}");
+    }
+
+    #[test]
+    fn a_larger_table_keeps_nearly_all_of_yesterdays_users() {
+        let (yesterday, today) = (Chosen::new(1_000_000, 10_000), Chosen::new(1_010_000, 10_000));
+        let both = (0..1_000_000).filter(|i| yesterday.has(Id::Int(*i)) && today.has(Id::Int(*i))).count() as u64;
+        assert!(both * 100 >= 97 * count(yesterday, 0..1_000_000), "{both}");
+    }
+}
