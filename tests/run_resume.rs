@@ -2,7 +2,7 @@
 
 mod fixture;
 
-use fixture::results::snapshot;
+use fixture::results::{assert_whole, recalled, snapshot};
 use fixture::sheet::{Column, Sheet};
 use fixture::{Job, interactions, items, users};
 use serde_json::Value;
@@ -63,6 +63,34 @@ fn a_changed_setting_redoes_only_what_depends_on_it() {
     ] {
         let job = finished().copy("resume-setting");
         assert_eq!(redone(&job, &format!("run --set {setting}")), expected, "{setting}");
+    }
+}
+
+#[test]
+fn a_run_in_parts_gives_the_same_lists_and_keeps_the_parts_that_are_complete() {
+    for fused in ["", " --fused"] {
+        let job = finished().copy("resume-parts");
+        let done = |line: &str| -> Vec<String> {
+            let report = job.json(&format!("run{fused} --quiet {line}"));
+            let stages = report["stages"].as_array().unwrap().iter().filter(|s| s["skipped"] == Value::Bool(false));
+            stages.map(|s| format!("{} {}", s["stage"], s["shard"]).replace('"', "")).collect()
+        };
+        let parts = |stage: &str| (0..4).map(|i| format!("{stage} {i}/4")).collect::<Vec<_>>();
+        let stages: &[&str] = if fused.is_empty() { &["infer-users", "recall"] } else { &["recall"] };
+        let mut expected: Vec<String> = stages.iter().flat_map(|stage| parts(stage)).collect();
+        expected.push("check null".to_string());
+        // The part of all users gives way without --force.
+        assert_eq!(done("--set run.part_users=400"), expected);
+        assert_whole(&job.path("run"));
+        let (found, whole) = (recalled(&job.path("run/recall")), recalled(&finished().path("run/recall")));
+        assert_eq!(found.len(), fixture::USERS);
+        assert!(found == whole);
+        assert_eq!(done("--set run.part_users=400"), [""; 0]);
+        std::fs::remove_file(job.path("run/recall/part-00002-of-00004.json")).unwrap();
+        assert_eq!(done("--set run.part_users=400")[0], "recall 2/4");
+        assert_eq!(done("--set run.part_users=0").len(), stages.len() + 1);
+        assert!(!job.path("run/recall/part-00002-of-00004.parquet").exists());
+        assert!(recalled(&job.path("run/recall")) == whole);
     }
 }
 

@@ -43,6 +43,9 @@ pub struct Config {
     /// What is retrieved for each user.
     #[serde(default)]
     pub recall: RecallConfig,
+    /// How a run goes about it.
+    #[serde(default)]
+    pub run: RunConfig,
     /// How the model is measured.
     #[serde(default)]
     pub evaluate: EvaluateConfig,
@@ -291,6 +294,20 @@ impl<'de> Deserialize<'de> for PairTable {
 impl Serialize for PairTable {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         join_section(serializer, &[("user", Some(&self.user)), ("item", Some(&self.item))], &self.source)
+    }
+}
+
+/// `[run]`: how a run goes about it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunConfig {
+    /// Users embedded and searched at a time into a part of their own, which a run that was stopped keeps; 0 = all.
+    pub part_users: u64,
+}
+
+impl Default for RunConfig {
+    fn default() -> Self {
+        Self { part_users: 10_000_000 }
     }
 }
 

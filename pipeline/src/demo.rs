@@ -101,6 +101,7 @@ pub fn demo(options: &DemoOptions, mut done: impl FnMut(Stage, &Outcome)) -> Res
         config: Config::load(&config_path, &options.overrides)?,
         run: RunDir::new(options.dir.join("run")),
         force: options.force,
+        sole: true,
         progress: options.progress,
         cancel: options.cancel.clone(),
         memory: options.memory,
@@ -111,11 +112,11 @@ pub fn demo(options: &DemoOptions, mut done: impl FnMut(Stage, &Outcome)) -> Res
         stages.push((stage, outcome.clone()));
     })?;
     let metrics = evaluate::read_metrics(&context.run.evaluation().join(evaluate::files::METRICS))?;
-    let shown = shown_users(&context)?;
+    let shown = shown_users(&context, options.data.users)?;
     Ok(DemoReport { data, data_seconds, stages, metrics, shown })
 }
 
-fn shown_users(context: &Context) -> Result<Vec<ShownUser>, PipelineError> {
+fn shown_users(context: &Context, users: u64) -> Result<Vec<ShownUser>, PipelineError> {
     let entity = &context.config.tables.items;
     let items = Table::open("items", &entity.source)?;
     let columns: Vec<String> = items.columns().iter().map(|c| c.name.clone()).collect();
@@ -127,7 +128,8 @@ fn shown_users(context: &Context) -> Result<Vec<ShownUser>, PipelineError> {
         tracing::info!("demo: users are shown from recalls in the format `parquet` only");
         return Ok(shown);
     }
-    let part = context.run.recall().join(part_name(Shard::WHOLE, NeighbourFormat::Parquet.extension()));
+    let first = Shard::all(users, context.config.run.part_users).next().unwrap_or(Shard::WHOLE);
+    let part = context.run.recall().join(part_name(first, NeighbourFormat::Parquet.extension()));
     let Some(lists) = read_lists(&part, SHOWN_USERS)?.next().transpose()? else { return Ok(shown) };
     for (user, ends) in lists.users.iter().zip(lists.offsets.windows(2)) {
         let items = (ends[0]..ends[1]).take(SHOWN_ITEMS).map(|at| {

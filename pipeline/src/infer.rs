@@ -23,15 +23,16 @@ use twotower_encoders::{EncodeCounts, EncoderState, SideEncoder, SideSpec};
 use twotower_models::engine::{self, Engine, EngineKind};
 use twotower_tables::{ReadOptions, Table, TableBatch, TableSpec, id_column_as};
 
-/// Options of the stage beside the job's own.
-#[derive(Debug, Clone)]
-pub struct InferOptions {
-    /// Which tower, and so which table.
-    pub side: Side,
-    /// Which part of the table.
-    pub shard: Shard,
-    /// Rows to embed instead of the job's users or items, and the folder that gets their vectors.
-    pub other: Option<(TableSpec, PathBuf)>,
+/// The stage for one side, ready for its shards.
+pub struct Infer<'a> {
+    context: &'a Context,
+    side: Side,
+    embedding: Embedding,
+    table: Table,
+    /// Rows of the table.
+    rows: u64,
+    /// The folder for vectors of rows that are not the job's.
+    other: Option<PathBuf>,
 }
 
 /// The encoder state and tower of one side, checked to belong together.
@@ -262,37 +263,55 @@ fn fill_sequences(schema: &TowerSchema, history: &History, ids: &Ids, codes: &mu
     }
 }
 
-/// Runs the stage for one shard.
-///
-/// # Errors
-/// Any table, encoder, engine or I/O error, said to have happened in the shard.
-pub fn infer(context: &Context, options: &InferOptions) -> Result<Outcome, PipelineError> {
-    infer_shard(context, options).map_err(|e| e.within(format!("infer {} shard {}", options.side, options.shard)))
+impl<'a> Infer<'a> {
+    /// The stage for one side; `other` are rows to embed instead of the job's users or items, and the folder that
+    /// gets their vectors.
+    ///
+    /// # Errors
+    /// As [`Embedding::load`]; a table that cannot be read or has no rows.
+    pub fn open(context: &'a Context, side: Side, other: Option<(TableSpec, PathBuf)>) -> Result<Self, PipelineError> {
+        let open = || {
+            let embedding = Embedding::load("infer", context, side)?;
+            let own = &context.config.table(side).source;
+            let table = Table::open(embedding.table(), other.as_ref().map_or(own, |(table, _)| table))?;
+            let rows = table.require_rows()?;
+            Ok(Self { context, side, embedding, table, rows, other: other.map(|(_, dir)| dir) })
+        };
+        open().map_err(|e: PipelineError| e.within(format!("infer {side}")))
+    }
+
+    /// Rows of the table.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Runs the stage for one shard.
+    ///
+    /// # Errors
+    /// Any table, encoder, engine or I/O error, said to have happened in the shard.
+    pub fn shard(&self, shard: Shard) -> Result<Outcome, PipelineError> {
+        infer_shard(self, shard).map_err(|e| e.within(format!("infer {} shard {shard}", self.side)))
+    }
 }
 
-fn infer_shard(context: &Context, options: &InferOptions) -> Result<Outcome, PipelineError> {
+fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
-    let side = options.side;
-    let embedding = Embedding::load("infer", context, side)?;
-    let entity = context.config.table(side);
-    let table = Table::open(embedding.table(), options.other.as_ref().map_or(&entity.source, |(table, _)| table))?;
-    table.require_rows()?;
-    let total = table.rows()?;
-    let range = options.shard.range(total);
+    let Infer { context, side, embedding, table, rows: total, other } = stage;
+    let (side, total, range) = (*side, *total, shard.range(*total));
 
     let settings = serde_json::json!({
         "side": side,
-        "shard": options.shard.index,
-        "shards": options.shard.count,
+        "shard": shard.index,
+        "shards": shard.count,
         "id": embedding.spec.id_column,
         "ids": embedding.ids,
         "engine": context.config.infer.engine,
         "precision": context.config.infer.precision,
         "compression": context.config.infer.compression,
     });
-    let key = StageKey::new("infer", embedding.inputs(context, &table)?, settings);
-    let dir = options.other.as_ref().map_or_else(|| context.run.vectors(side), |(_, dir)| dir.clone());
-    let manifest_path = dir.join(manifest_name(options.shard));
+    let key = StageKey::new("infer", embedding.inputs(context, table)?, settings);
+    let dir = other.clone().unwrap_or_else(|| context.run.vectors(side));
+    let manifest_path = dir.join(manifest_name(shard));
     if !context.force
         && let Some(manifest) = key.current(&manifest_path, &context.cancel)?
     {
@@ -303,8 +322,8 @@ fn infer_shard(context: &Context, options: &InferOptions) -> Result<Outcome, Pip
     needs.held.push(("the writer", WRITER_BYTES));
     let plan = context.plan(&needs)?;
     prepare_dir(&dir)?;
-    let withdraw = || if options.other.is_none() { context.withdraw() } else { Ok(()) };
-    exclude_other_counts("infer", &dir, options.shard, context.force, withdraw)?;
+    let withdraw = || if other.is_none() { context.withdraw() } else { Ok(()) };
+    exclude_other_counts("infer", &dir, shard, context.force || context.sole, withdraw)?;
 
     let info = VectorsInfo {
         ids: embedding.ids,
@@ -314,7 +333,7 @@ fn infer_shard(context: &Context, options: &InferOptions) -> Result<Outcome, Pip
         encoder: embedding.state.fingerprint().clone(),
         tower: embedding.towers.clone(),
     };
-    let mut writer = VectorsWriter::create(dir.join(part_name(options.shard, "parquet")), &info, infer.compression)?;
+    let mut writer = VectorsWriter::create(dir.join(part_name(shard, "parquet")), &info, infer.compression)?;
     let mut bar = context.progress.bar(&format!("infer {side}"), range.end - range.start, "rows");
     let (mut counts, mut keys) = (EncodeCounts::default(), KeyRange::default());
     let engines = embedding.engines(infer.engine, plan.width.workers)?;
@@ -322,7 +341,7 @@ fn infer_shard(context: &Context, options: &InferOptions) -> Result<Outcome, Pip
         "infer",
         plan.width,
         &context.cancel,
-        embedding.read(&table, range.clone(), &plan)?,
+        embedding.read(table, range.clone(), &plan)?,
         || {
             let mut worker = embedding.worker(&engines)?;
             Ok(move |batch: TableBatch| worker.embed(&batch))
@@ -335,7 +354,7 @@ fn infer_shard(context: &Context, options: &InferOptions) -> Result<Outcome, Pip
             Ok(())
         },
     )?;
-    match options.other {
+    match other {
         Some(_) => remove_if_there(&manifest_path)?,
         None => context.retract(&manifest_path)?,
     }

@@ -55,8 +55,7 @@ pub struct Part {
 impl Part {
     /// The shard that it says to be; none where that makes no sense.
     pub fn shard(&self) -> Option<Shard> {
-        let number = |key: &str| u32::try_from(self.manifest.config[key].as_u64()?).ok();
-        Shard::new(number("shard")?, number("shards")?).ok()
+        Shard::of(&self.manifest)
     }
 
     /// What all parts of one output have in common: inputs, and settings but the shard.

@@ -30,34 +30,86 @@ use twotower_tables::Table;
 /// The manifest of building the index, inside its folder.
 pub const INDEX_STAGE: &str = "stage.json";
 
-/// Options of the stage beside the job's own.
-#[derive(Debug, Clone)]
-pub struct RecallOptions {
-    /// Which part of the users.
-    pub shard: Shard,
+/// The stage, ready for its shards.
+pub struct Recall<'a> {
+    context: &'a Context,
+    items: VectorParts,
+    /// Users that are embedded on the way, with `recall.fused`.
+    raw: Option<Users>,
+    searched: Option<Searched>,
 }
 
-/// Runs the stage for one shard: on the vectors that `infer` wrote, or, with `recall.fused`, on raw
-/// rows that are embedded on the way and whose vectors never touch the disk.
-///
-/// # Errors
-/// Missing vector parts, parts of unlike towers, an index below its recall gate, I/O.
-pub fn recall(context: &Context, options: &RecallOptions) -> Result<Outcome, PipelineError> {
-    recall_shard(context, options).map_err(|e| e.within(format!("recall shard {}", options.shard)))
+/// What every shard is searched in; made by the first that is not complete.
+struct Searched {
+    catalogue: Catalogue,
+    index: Box<dyn ItemIndex>,
+    exclusion: Exclusion,
 }
 
-fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, PipelineError> {
+impl<'a> Recall<'a> {
+    /// The stage on the vectors that `infer` wrote, or, with `recall.fused`, on raw rows that are embedded on the
+    /// way and whose vectors never touch the disk.
+    ///
+    /// # Errors
+    /// Missing item vectors, or parts of them that do not belong together; for raw rows as [`Embedding::load`].
+    pub fn open(context: &'a Context) -> Result<Self, PipelineError> {
+        let open = || {
+            let items = VectorParts::find("recall", &context.run.vectors(Side::Item), Side::Item, None)?;
+            let raw = if context.config.recall.fused { Some(Users::raw(context)?) } else { None };
+            Ok(Self { context, items, raw, searched: None })
+        };
+        open().map_err(|e: PipelineError| e.within("recall"))
+    }
+
+    /// Number of users.
+    ///
+    /// # Errors
+    /// Missing vector parts.
+    pub fn rows(&self) -> Result<u64, PipelineError> {
+        match &self.raw {
+            Some(users) => Ok(users.rows()),
+            None => Ok(Users::stored(self.context, None)?.rows()),
+        }
+    }
+
+    /// Runs the stage for one shard.
+    ///
+    /// # Errors
+    /// Missing vector parts, parts of unlike towers, an index below its recall gate, I/O.
+    pub fn shard(&mut self, shard: Shard) -> Result<Outcome, PipelineError> {
+        recall_shard(self, shard).map_err(|e| e.within(format!("recall shard {shard}")))
+    }
+}
+
+impl Searched {
+    fn load(context: &Context, items: &VectorParts, users: IdKind) -> Result<Self, PipelineError> {
+        items.verify("recall", &context.cancel)?;
+        let catalogue = Catalogue::load(items)?;
+        let index = catalogue.index(context)?;
+        let exclusion = Exclusion::load(context, users, &catalogue.ids, &context.run.recall())?;
+        Ok(Self { catalogue, index, exclusion })
+    }
+}
+
+fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
+    let Recall { context, items, raw, searched } = stage;
     let config = &context.config;
-    let items = VectorParts::find("recall", &context.run.vectors(Side::Item), Side::Item, None)?;
-    let users = Users::open(context, options.shard)?;
-    users.check(context, &items)?;
+    let stored;
+    let users = match raw {
+        Some(users) => &*users,
+        None => {
+            stored = Users::stored(context, Some(shard))?;
+            &stored
+        }
+    };
+    users.check(context, items)?;
     let mut inputs = users.inputs(context)?;
     inputs.push(("item vectors", items.fingerprint.clone()));
     inputs.extend(Exclusion::inputs(context)?);
     let settings = serde_json::json!({
-        "shard": options.shard.index,
-        "shards": options.shard.count,
+        "shard": shard.index,
+        "shards": shard.count,
         "recall": config.recall,
         "index": config.index,
         "engine": items.engine,
@@ -66,23 +118,23 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
     });
     let key = StageKey::new("recall", inputs, settings);
     let dir = context.run.recall();
-    let manifest_path = dir.join(manifest_name(options.shard));
+    let manifest_path = dir.join(manifest_name(shard));
     if !context.force
         && let Some(manifest) = key.current(&manifest_path, &context.cancel)?
-        && index_fits(context, &items, &manifest)?
+        && index_fits(context, items, &manifest)?
     {
         return Ok(Outcome { skipped: true, manifest });
     }
     prepare_dir(&dir)?;
-    exclude_other_counts("recall", &dir, options.shard, context.force, || context.withdraw())?;
+    exclude_other_counts("recall", &dir, shard, context.force || context.sole, || context.withdraw())?;
 
-    items.verify("recall", &context.cancel)?;
-    if let Users::Stored(parts) = &users {
+    if let Users::Stored(parts) = users {
         parts.verify("recall", &context.cancel)?;
     }
-    let catalogue = Catalogue::load(&items)?;
-    let index = catalogue.index(context)?;
-    let exclusion = Exclusion::load(context, users.ids(), &catalogue.ids, &dir)?;
+    let Searched { catalogue, index, exclusion } = match searched {
+        Some(searched) => &*searched,
+        none => none.insert(Searched::load(context, items, users.ids())?),
+    };
     let eligible = exclusion.eligible(&catalogue.ids);
     let k = config.recall.topk;
     let mut warnings = Vec::new();
@@ -92,19 +144,18 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
         tracing::warn!("recall: {note}");
         warnings.push(note);
     }
-    let plan = context.plan(&users.needs(context, &catalogue, index.as_ref(), &exclusion))?;
+    let plan = context.plan(&users.needs(context, catalogue, index.as_ref(), exclusion))?;
 
-    let range = options.shard.range(users.rows());
-    let name = part_name(options.shard, config.recall.format.extension());
+    let range = shard.range(users.rows());
+    let name = part_name(shard, config.recall.format.extension());
     let item_ids = catalogue.ids.ids();
     let info = NeighboursInfo { users: users.ids(), items: item_ids.kind() };
     let mut sink = open_sink(config.recall.format, dir.join(name), &info, k, config.infer.compression)?;
-    let mut sampled =
-        SampleSink::create(&context.run, options.shard, users.rows(), &info, k, config.infer.compression)?;
+    let mut sampled = SampleSink::create(&context.run, shard, users.rows(), &info, k, config.infer.compression)?;
     let mut bar = context.progress.bar("recall", range.end - range.start, "users");
     let (mut totals, mut keys) = (Totals::default(), KeyRange::default());
     let (mut offsets, mut item_rows, mut scores) = (Vec::new(), Vec::new(), Vec::new());
-    let search = Search { context, plan, index: index.as_ref(), exclusion: &exclusion, eligible: &eligible };
+    let search = Search { context, plan, index: index.as_ref(), exclusion, eligible: &eligible };
     users.search(&search, range.clone(), |found| {
         offsets.clear();
         item_rows.clear();
@@ -131,7 +182,7 @@ fn recall_shard(context: &Context, options: &RecallOptions) -> Result<Outcome, P
     }
     context.retract(&manifest_path)?;
     for other in NeighbourFormat::ALL.into_iter().filter(|f| f.extension() != config.recall.format.extension()) {
-        remove_if_there(&dir.join(part_name(options.shard, other.extension())))?;
+        remove_if_there(&dir.join(part_name(shard, other.extension())))?;
     }
     let entries = vec![sink.finish()?, sampled.finish()?];
     warnings.extend(crate::encode::warn_of("recall", Side::User, &totals.counts));
@@ -186,11 +237,12 @@ enum Users {
 }
 
 impl Users {
-    fn open(context: &Context, shard: Shard) -> Result<Self, PipelineError> {
-        if !context.config.recall.fused {
-            let parts = VectorParts::find("recall", &context.run.vectors(Side::User), Side::User, Some(shard))?;
-            return Ok(Users::Stored(parts));
-        }
+    /// Parts that cover a shard, or all users.
+    fn stored(context: &Context, shard: Option<Shard>) -> Result<Self, PipelineError> {
+        VectorParts::find("recall", &context.run.vectors(Side::User), Side::User, shard).map(Users::Stored)
+    }
+
+    fn raw(context: &Context) -> Result<Self, PipelineError> {
         let embedding = Box::new(Embedding::load("recall", context, Side::User)?);
         let table = Table::open("users", &context.config.tables.users.source)?;
         let rows = table.require_rows()?;

@@ -6,8 +6,8 @@ use crate::encode::{EncodeOptions, encode_features};
 use crate::error::PipelineError;
 use crate::evaluate::evaluate;
 use crate::gates::{Gate, check};
-use crate::infer::{InferOptions, infer};
-use crate::recall::{RecallOptions, recall};
+use crate::infer::Infer;
+use crate::recall::Recall;
 use crate::run_lock::RunLock;
 use crate::shard::Shard;
 use crate::stage::{Context, Outcome};
@@ -61,20 +61,32 @@ impl Stage {
         }
     }
 
-    fn run(self, context: &Context, options: &RunOptions) -> Result<Outcome, PipelineError> {
-        let whole = |side| InferOptions { side, shard: Shard::WHOLE, other: None };
+    /// Runs the stage, in parts where it is long, and hands each outcome to `done`.
+    fn run(self, context: &Context, options: &RunOptions, mut done: impl FnMut(&Outcome)) -> Result<(), PipelineError> {
+        let parts = |users| Shard::all(users, context.config.run.part_users);
         match self {
-            Stage::EncodeFeatures => encode_features(context, &options.encode),
+            Stage::EncodeFeatures => done(&encode_features(context, &options.encode)?),
             Stage::Train => match &options.adopt {
-                Some(earlier) => adopt_towers(context, earlier),
-                None => train_model(context, &options.train),
+                Some(earlier) => done(&adopt_towers(context, earlier)?),
+                None => done(&train_model(context, &options.train)?),
             },
-            Stage::InferItems => infer(context, &whole(Side::Item)),
-            Stage::InferUsers => infer(context, &whole(Side::User)),
-            Stage::Recall => recall(context, &RecallOptions { shard: Shard::WHOLE }),
-            Stage::Evaluate => evaluate(context),
-            Stage::Check => check(context, &options.accept),
+            Stage::InferItems => done(&Infer::open(context, Side::Item, None)?.shard(Shard::WHOLE)?),
+            Stage::InferUsers => {
+                let infer = Infer::open(context, Side::User, None)?;
+                for shard in parts(infer.rows()) {
+                    done(&infer.shard(shard)?);
+                }
+            }
+            Stage::Recall => {
+                let mut recall = Recall::open(context)?;
+                for shard in parts(recall.rows()?) {
+                    done(&recall.shard(shard)?);
+                }
+            }
+            Stage::Evaluate => done(&evaluate(context)?),
+            Stage::Check => done(&check(context, &options.accept)?),
         }
+        Ok(())
     }
 }
 
@@ -123,8 +135,8 @@ pub fn run_all(
         context.cancel.check("run")?;
         let mut context = context.clone();
         context.force |= options.from.is_some_and(|from| stage >= from);
-        let outcome = stage.run(&context, options)?;
-        done(stage, &outcome);
+        context.sole = true;
+        stage.run(&context, options, |outcome| done(stage, outcome))?;
     }
     switch_latest(context)
 }

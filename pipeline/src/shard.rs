@@ -2,6 +2,7 @@
 
 use crate::error::PipelineError;
 use std::ops::Range;
+use twotower_artifacts::Manifest;
 
 /// Environment variables that may hold a shard's index, in order of precedence.
 pub const INDEX_VARIABLES: [&str; 3] = ["TWOTOWER_SHARD", "JOB_COMPLETION_INDEX", "SLURM_ARRAY_TASK_ID"];
@@ -35,6 +36,18 @@ impl Shard {
                 count - 1
             )))
         }
+    }
+
+    /// The shard that a part's manifest says it is of; none where that makes no sense.
+    pub fn of(manifest: &Manifest) -> Option<Self> {
+        let number = |key: &str| u32::try_from(manifest.config[key].as_u64()?).ok();
+        Shard::new(number("shard")?, number("shards")?).ok()
+    }
+
+    /// All shards of a table of `rows`, each of about `most` rows at the most; of all rows where `most` is 0.
+    pub fn all(rows: u64, most: u64) -> impl Iterator<Item = Self> {
+        let count = rows.checked_div(most).map_or(1, |_| rows.div_ceil(most).clamp(1, u32::MAX.into()) as u32);
+        (0..count).map(move |index| Self { index, count })
     }
 
     /// Parses `i/n`.

@@ -6,6 +6,7 @@ use crate::error::PipelineError;
 use crate::memory::{Memory, Needs, Plan};
 use crate::progress::Progress;
 use crate::run_dir::RunDir;
+use crate::shard::Shard;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
@@ -24,6 +25,8 @@ pub struct Context {
     pub run: RunDir,
     /// Redo the stage even when its output is current.
     pub force: bool,
+    /// Nobody else works in the run's folder: parts of another number of shards may be replaced.
+    pub sole: bool,
     /// Whether progress is shown.
     pub progress: Progress,
     /// A request to stop.
@@ -39,6 +42,13 @@ pub struct Outcome {
     pub skipped: bool,
     /// The output's manifest.
     pub manifest: Manifest,
+}
+
+impl Outcome {
+    /// The shard it is of, where there are several.
+    pub fn part(&self) -> Option<Shard> {
+        Shard::of(&self.manifest).filter(|shard| shard.count > 1)
+    }
 }
 
 /// Everything a stage's output depends on. Equal keys, equal outputs.

@@ -6,8 +6,8 @@ use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 use twotower_artifacts::Side;
 use twotower_pipeline::error::PipelineError;
-use twotower_pipeline::infer::{InferOptions, infer};
-use twotower_pipeline::recall::{RecallOptions, recall};
+use twotower_pipeline::infer::Infer;
+use twotower_pipeline::recall::Recall;
 use twotower_pipeline::run_lock::{Access, RunLock};
 use twotower_tables::{Format, OneOrMany, TableSpec};
 
@@ -74,7 +74,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
         if side == Side::Item {
             return Err(PipelineError::usage("--recall: items are what is recalled; give --side user").into());
         }
-        let outcome = recall(&context, &RecallOptions { shard })?;
+        let outcome = Recall::open(&context)?.shard(shard)?;
         print_outcome("recall", &outcome, opts.job.json);
         return Ok(());
     }
@@ -90,7 +90,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
             _ => TableSpec { path: OneOrMany::One(path), ..own.clone() },
         }
     });
-    let outcome = infer(&context, &InferOptions { side, shard, other: table.zip(opts.output) })?;
+    let outcome = Infer::open(&context, side, table.zip(opts.output))?.shard(shard)?;
     print_outcome("infer", &outcome, opts.job.json);
     Ok(())
 }

@@ -44,6 +44,7 @@ impl JobOpts {
             config: Config::load(&self.config, &overrides).map_err(PipelineError::from)?,
             run: RunDir::new(&self.run),
             force: self.force,
+            sole: false,
             progress: if quiet { Progress::Quiet } else { Progress::Shown },
             cancel: Cancel::on_signals()?,
             memory: memory(self.memory.as_deref())?,

@@ -3,7 +3,7 @@
 use super::job::{JobOpts, ShardOpts, given};
 use super::report::print_outcome;
 use clap::Args;
-use twotower_pipeline::recall::{RecallOptions, recall};
+use twotower_pipeline::recall::Recall;
 use twotower_pipeline::run_lock::{Access, RunLock};
 
 /// Options of `recall`.
@@ -47,7 +47,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     ];
     let context = opts.job.context(flags.into_iter().flatten().collect(), quiet)?;
     let _lock = RunLock::take(&context.run, Access::Shared)?;
-    let outcome = recall(&context, &RecallOptions { shard })?;
+    let outcome = Recall::open(&context)?.shard(shard)?;
     print_outcome("recall", &outcome, opts.job.json);
     Ok(())
 }

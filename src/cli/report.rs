@@ -34,6 +34,7 @@ pub fn take_peak_rss_mib() -> Option<f64> {
 pub fn outcome_json(stage: &str, outcome: &Outcome, peak_rss_mib: Option<f64>) -> Value {
     json!({
         "stage": stage,
+        "shard": outcome.part().map(|shard| shard.to_string()),
         "skipped": outcome.skipped,
         "rows": outcome.manifest.rows,
         "seconds": outcome.manifest.seconds,
@@ -53,6 +54,7 @@ pub fn print_outcome(stage: &str, outcome: &Outcome, as_json: bool) {
     let rows: Vec<String> = outcome.manifest.rows.iter().map(|(name, n)| format!("{n} {name}")).collect();
     let how =
         if outcome.skipped { "current, skipped".to_string() } else { format!("{:.1} s", outcome.manifest.seconds) };
+    let stage = outcome.part().map_or(stage.to_string(), |shard| format!("{stage} {shard}"));
     let peak = take_peak_rss_mib().map_or(String::new(), |mib| format!(", at most {mib} MiB"));
     say!("{stage}: {} ({how}{peak})", rows.join(", "));
 }
