@@ -4,7 +4,7 @@
 mod faults;
 mod fixture;
 
-use faults::{ALL, Ended, FUSED, Fault, NIGHT, Outputs, Runs, SHARDS, Scenario, UPDATE};
+use faults::{ALL, Ended, FUSED, NIGHT, Outputs, Runs, SHARDS, Scenario, Trial, UPDATE};
 use fixture::mixed;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -17,7 +17,7 @@ fn recovers(runs: &Runs, scenario: Scenario, folder: &Path, expected: &Outputs, 
     faults::assert_nothing_partial(folder, expected);
     let run = folder.join("run");
     let finished = faults::finished(&run);
-    runs.complete(scenario, folder);
+    runs.complete(scenario.lines, folder);
     faults::assert_not_redone(&run, &finished, after);
     faults::assert_same(&run, expected, after);
     faults::assert_nothing_partial(folder, expected);
@@ -30,11 +30,9 @@ fn recovers(runs: &Runs, scenario: Scenario, folder: &Path, expected: &Outputs, 
 }
 
 /// Kills the command at a durable call; the commands before it are done.
-fn killed_at(runs: &Runs, scenario: Scenario, line: usize, fault: Fault, expected: &Outputs) {
+fn killed_at(runs: &Runs, scenario: Scenario, Trial { line, fault }: Trial, expected: &Outputs) {
     let folder = runs.folder(&format!("{}-{line}-{}-{}", scenario.name, fault.action, fault.at), false);
-    for done in &scenario.lines[..line] {
-        assert!(runs.command(done, &folder).status().unwrap().success());
-    }
+    runs.complete(&scenario.lines[..line], &folder);
     let Ended { signal, calls, finished } = faults::run(runs.command(scenario.lines[line], &folder), fault, &folder);
     let last = calls.last().unwrap();
     let after = format!("{}, {} {} {} `{}`", scenario.lines[line], fault.action, fault.at, last.name, last.path);
@@ -46,24 +44,11 @@ fn killed_at(runs: &Runs, scenario: Scenario, line: usize, fault: Fault, expecte
 fn killed_at_calls(runs: &Runs, scenario: Scenario, n: usize) -> usize {
     let (expected, calls) = runs.reference(scenario);
     let all: usize = calls.iter().map(Vec::len).sum();
-    let mut kills = 0;
-    for number in faults::spread(all, n) {
-        let (mut line, mut at) = (0, number);
-        while at > calls[line].len() {
-            at -= calls[line].len();
-            line += 1;
-        }
-        // In the short form, every other kill comes after the call, which is not the same as before the next one
-        // where threads work side by side.
-        let actions: &[&str] = if faults::long() { &["kill-before", "kill-after"] } else { &["kill-before"] };
-        for action in actions {
-            let action = if !faults::long() && kills % 2 == 1 { "kill-after" } else { action };
-            killed_at(runs, scenario, line, Fault { action, at }, &expected);
-            kills += 1;
-        }
-    }
-    println!("{}: {all} durable calls, {kills} kills, nothing lost", scenario.name);
-    kills
+    // After a call is not the same as before the next one where threads work side by side.
+    let kills = faults::trials(scenario, &calls, n, &["kill-before", "kill-after"]);
+    faults::in_parallel(&kills, |kill| killed_at(runs, scenario, *kill, &expected));
+    println!("{}: {all} durable calls, {} kills, nothing lost", scenario.name, kills.len());
+    kills.len()
 }
 
 #[test]
@@ -109,24 +94,26 @@ fn nights_killed_at_any_moment_finish_to_the_same_bytes() {
         let (expected, _) = runs.reference(*scenario);
         let whole = {
             let (folder, started) = (runs.folder("whole", false), Instant::now());
-            runs.complete(*scenario, &folder);
+            runs.complete(scenario.lines, &folder);
             started.elapsed()
         };
-        for trial in 0..if faults::long() { 50 } else { 2 } {
+        let trials: Vec<usize> = (0..if faults::long() { 25 } else { 3 }).collect();
+        let counts = faults::in_parallel(&trials, |trial| {
             let folder = runs.folder(&format!("moment-{}-{trial}", scenario.name), false);
             let mut after = scenario.name.to_string();
+            let mut hit = 0;
             // Up to three kills before the run is let alone: the second and third hit one that resumes.
             for kill in 0..1 + trial % 3 {
                 let share = (mixed(trial * 3 + kill, scenario.name.len()) % 1000) as u32;
                 let moment = whole * share / 1000;
-                match killed_after(&runs, *scenario, &folder, moment) {
-                    true => kills += 1,
-                    false => late += 1,
-                }
+                hit += usize::from(killed_after(&runs, *scenario, &folder, moment));
                 after += &format!(", killed after {moment:?}");
             }
             recovers(&runs, *scenario, &folder, &expected, &after);
-        }
+            (hit, 1 + trial % 3 - hit)
+        });
+        kills += counts.iter().map(|c| c.0).sum::<usize>();
+        late += counts.iter().map(|c| c.1).sum::<usize>();
     }
     println!("{kills} kills at any moment, nothing lost; {late} came after the end");
     assert!(kills > late, "{kills} kills, {late} after the end");

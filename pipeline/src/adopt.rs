@@ -59,9 +59,9 @@ pub fn adopt_towers(context: &Context, earlier: &Path) -> Result<Outcome, Pipeli
             PipelineError::Mismatch(format!("train: {side} tower of {}: {reason}", earlier.display()))
         })?;
         let sample = sample(context, &state, side)?;
-        let difference = publish_tower(&tower, &sample, &dir.join(files::tower(side)), context.config.infer.engine)?;
+        let (difference, files) = publish_tower(&tower, &sample, &dir, context.config.infer.engine)?;
         differences.insert(side.to_string(), difference.into());
-        entries.push(FileEntry::of_file(&dir, &files::tower(side), 0)?);
+        entries.extend(files);
     }
     // For a later run that starts from this one's weights.
     let (from, to) = (best_path(&earlier.join(files::CHECKPOINTS)), best_path(&checkpoints));

@@ -88,6 +88,7 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
         return Ok(Outcome { skipped: true, manifest });
     }
     prepare_dir(&dir)?;
+    prepare_dir(&dir.join(store::VOCABULARIES))?;
 
     let encode = Encode { context, dir: &dir, joins };
     let item_table = encode.read_items(&items)?;

@@ -9,7 +9,8 @@ use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use twotower_artifacts::Manifest;
 
@@ -227,9 +228,9 @@ impl Runs {
         self.job.command(&format!("{} --quiet", line.replace("RUN", &format!("{name}/run"))))
     }
 
-    /// Runs all commands of a scenario, which must succeed.
-    pub fn complete(&self, scenario: Scenario, folder: &Path) {
-        for line in scenario.lines {
+    /// Runs commands, which must succeed.
+    pub fn complete(&self, lines: &[&str], folder: &Path) {
+        for line in lines {
             let finished: Finished = self.command(line, folder).output().unwrap().into();
             assert_eq!(finished.code, 0, "{line} in {}\n{}", folder.display(), finished.stderr);
         }
@@ -326,4 +327,44 @@ pub fn spread(last: usize, n: usize) -> Vec<usize> {
         return (1..=last).collect();
     }
     (0..n).map(|i| 1 + i * (last - 1) / (n - 1).max(1)).collect()
+}
+
+/// The results of `work` on all items, by several threads: most of a trial is waiting for the disk.
+pub fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                while let Some(item) = items.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    let result = work(item);
+                    done.lock().unwrap().push(result);
+                }
+            });
+        }
+    });
+    done.into_inner().unwrap()
+}
+
+/// A fault in one command of a scenario.
+#[derive(Debug, Clone, Copy)]
+pub struct Trial {
+    /// Which command.
+    pub line: usize,
+    /// What happens, and at which of its calls.
+    pub fault: Fault,
+}
+
+/// Faults at `n` calls of a scenario, or at all in the long form: of several actions one in turn, or for a whole
+/// night in the long form each.
+pub fn trials(scenario: Scenario, calls: &[Vec<Call>], n: usize, actions: &[&'static str]) -> Vec<Trial> {
+    let all: Vec<(usize, usize)> =
+        calls.iter().enumerate().flat_map(|(line, of_line)| (1..=of_line.len()).map(move |at| (line, at))).collect();
+    let every = long() && scenario.name == NIGHT.name;
+    let mut trials = Vec::new();
+    for (turn, number) in spread(all.len(), n).into_iter().enumerate() {
+        let (line, at) = all[number - 1];
+        let chosen = if every { actions } else { &actions[turn % actions.len()..][..1] };
+        trials.extend(chosen.iter().map(|action| Trial { line, fault: Fault { action, at } }));
+    }
+    trials
 }
