@@ -41,9 +41,9 @@ fn signalled_at_calls(runs: &Runs, scenario: Scenario, n: usize) -> (usize, usiz
         let what = format!("{}, {action} {at} {:?}", scenario.lines[*line], calls[*line][*at - 1]);
         let stopped = assert_stopped(&ended.finished, code, &what);
         faults::assert_nothing_partial(&folder, &expected);
-        let finished = faults::finished(&folder.join("run"));
-        runs.complete(scenario.lines, &folder);
-        faults::assert_not_redone(&folder.join("run"), &finished, &what);
+        let finished = faults::finished(&folder.join("run"), &expected);
+        runs.complete(&scenario.lines[*line..], &folder);
+        faults::assert_not_redone(&folder.join("run"), &finished, &expected, &what);
         faults::assert_same(&folder.join("run"), &expected, &what);
         std::fs::remove_dir_all(&folder).unwrap();
         stopped

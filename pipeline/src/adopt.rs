@@ -10,7 +10,7 @@ use crate::train::{VERIFY_ROWS, check_lineage};
 use std::path::Path;
 use std::time::Instant;
 use twotower_artifacts::schema::UNKNOWN;
-use twotower_artifacts::{ArtifactError, CodeBatch, FieldShape, FileEntry, Side, TowerSchema};
+use twotower_artifacts::{ArtifactError, CodeBatch, FieldShape, Side, TowerSchema};
 use twotower_encoders::EncoderState;
 use twotower_models::onnx;
 use twotower_models::tower::Tower;

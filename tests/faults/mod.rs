@@ -186,8 +186,12 @@ pub const SHARDS: Scenario = Scenario {
     ],
 };
 
+/// A complete run that other settings change.
+pub const REDONE: Scenario =
+    Scenario { name: "redone", lines: &["run --run RUN --set train.epochs=1 --set recall.topk=3", "run --run RUN"] };
+
 /// All of them.
-pub const ALL: [Scenario; 5] = [NIGHT, FUSED, UPDATE, ADOPTED, SHARDS];
+pub const ALL: [Scenario; 6] = [NIGHT, FUSED, UPDATE, ADOPTED, REDONE, SHARDS];
 
 /// A small job whose runs stand in folders of their own, `NAME/run`, each with its `latest`.
 pub struct Runs {
@@ -255,16 +259,17 @@ pub type Outputs = BTreeMap<PathBuf, Vec<u8>>;
 
 /// All files of a run, hidden ones too; the seconds of manifests are left out.
 pub fn outputs(run: &Path) -> Outputs {
-    let read = |path: PathBuf| {
-        let mut bytes = std::fs::read(&path).unwrap();
-        if path.extension().is_some_and(|e| e == "json") {
-            let mut value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
-            value.as_object_mut().map(|object| object.remove("seconds"));
-            bytes = value.to_string().into_bytes();
-        }
-        (path.strip_prefix(run).unwrap().to_path_buf(), bytes)
-    };
-    walk(run).into_iter().map(read).collect()
+    walk(run).into_iter().map(|path| (path.strip_prefix(run).unwrap().to_path_buf(), without_seconds(&path))).collect()
+}
+
+fn without_seconds(path: &Path) -> Vec<u8> {
+    let bytes = std::fs::read(path).unwrap();
+    if path.extension().is_none_or(|e| e != "json") {
+        return bytes;
+    }
+    let mut value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    value.as_object_mut().map(|object| object.remove("seconds"));
+    value.to_string().into_bytes()
 }
 
 /// Asserts that a run is what the undisturbed one is, byte by byte.
@@ -303,10 +308,13 @@ fn manifests(run: &Path) -> Vec<(PathBuf, Manifest)> {
     json.filter(|p| is_manifest(&std::fs::read(p).unwrap())).map(|p| (p.clone(), Manifest::read(&p).unwrap())).collect()
 }
 
-/// What is finished in a run: every file that a manifest speaks for, and when it was made.
-pub fn finished(run: &Path) -> BTreeMap<PathBuf, (u64, i64, i64)> {
+/// What is finished in a run, as an undisturbed one has it: every file that a manifest speaks for, and when it was
+/// made.
+pub fn finished(run: &Path, expected: &Outputs) -> BTreeMap<PathBuf, (u64, i64, i64)> {
     let made = |m: Metadata| (m.ino(), m.mtime(), m.mtime_nsec());
-    let files = manifests(run).into_iter().flat_map(|(path, manifest)| {
+    let current = |path: &Path| expected.get(path.strip_prefix(run).unwrap()) == Some(&without_seconds(path));
+    let manifests = manifests(run).into_iter().filter(|(path, _)| current(path));
+    let files = manifests.flat_map(|(path, manifest)| {
         let folder = path.parent().unwrap().to_path_buf();
         manifest.files.into_iter().map(move |file| folder.join(file.path)).chain([path])
     });
@@ -314,8 +322,8 @@ pub fn finished(run: &Path) -> BTreeMap<PathBuf, (u64, i64, i64)> {
 }
 
 /// Asserts that what was finished is still the same files.
-pub fn assert_not_redone(run: &Path, before: &BTreeMap<PathBuf, (u64, i64, i64)>, after: &str) {
-    let now = finished(run);
+pub fn assert_not_redone(run: &Path, before: &BTreeMap<PathBuf, (u64, i64, i64)>, expected: &Outputs, after: &str) {
+    let now = finished(run, expected);
     for (path, made) in before {
         assert_eq!(now.get(path), Some(made), "{after}: {} was finished and is made again", path.display());
     }
