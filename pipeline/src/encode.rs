@@ -88,6 +88,7 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
         return Ok(Outcome { skipped: true, manifest });
     }
     prepare_dir(&dir)?;
+    prepare_dir(&dir.join(store::VOCABULARIES))?;
 
     let encode = Encode { context, dir: &dir, joins };
     let item_table = encode.read_items(&items)?;
@@ -128,11 +129,16 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     counts.insert(Side::Item, item_counts);
     let encoded = passes.encode(&state)?;
     counts.insert(Side::User, encoded.counts);
-    let (events, event_counts) = match &staged {
-        Some(staged) => join_events(staged.path(), &encoded.ids, &item_table.ids)?,
+    let (events, event_counts) = match staged {
+        Some(staged) => {
+            let joined = join_events(staged.path(), &encoded.ids, &item_table.ids)?;
+            // Before the manifest: beside an output that is complete, nobody looks for leftovers.
+            staged.remove()?;
+            joined
+        }
         None => (Interactions { offsets: vec![0], ..Interactions::default() }, EventCounts::default()),
     };
-    if events.is_empty() && staged.is_some() {
+    if events.is_empty() && !options.without_positives {
         return Err(PipelineError::Data(format!(
             "interactions: none of {} rows names both a user of `users` and an item of `items`; check `tables.interactions.user` and `.item`",
             event_counts.rows
