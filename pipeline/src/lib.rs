@@ -11,6 +11,7 @@ mod columns;
 pub mod config;
 pub mod dataset;
 pub mod demo;
+pub mod doctor;
 mod duplicates;
 pub mod encode;
 pub mod error;
