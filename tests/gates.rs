@@ -332,3 +332,10 @@ fn a_previous_run_that_is_damaged_does_not_cost_the_night() {
     assert!(finished.stderr.contains("the previous run `a` is not compared with"), "{}", finished.stderr);
     assert_eq!((latest(&job), ruling(&job, "runs/b", "overlap")), ("b".into(), "not_applicable".into()));
 }
+
+#[test]
+fn a_demo_too_small_to_learn_from_is_shown_all_the_same() {
+    let job = Job::empty("gates-demo");
+    let demo = job.ok("demo small --users 1500 --items 300 --engine native --quiet");
+    assert!(demo.stdout.contains("recall@10") && job.path("small/latest").exists(), "{}", demo.stdout);
+}
