@@ -5,7 +5,7 @@
 
 use crate::error::PipelineError;
 use crate::stream::Width;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// One mebibyte.
 pub const MIB: u64 = 1 << 20;
@@ -54,16 +54,20 @@ impl Memory {
         Ok(Self { bytes: bytes as u64 })
     }
 
-    /// A quarter of the memory there is: the machine's, or less where a control group limits this process.
+    /// A quarter of the memory there is.
     pub fn detect() -> Self {
+        Self { bytes: (Self::there_is() / 4).max(MIB) }
+    }
+
+    /// The memory there is, in bytes: the machine's, or less where a control group limits this process.
+    pub fn there_is() -> u64 {
         let machine = read("/proc/meminfo").and_then(|text| {
             let line = text.lines().find(|l| l.starts_with("MemTotal:"))?;
             Some(line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
         });
         let groups = read("/proc/self/cgroup").unwrap_or_default();
         let limit = groups.lines().filter_map(|line| group_limit(Path::new("/sys/fs/cgroup"), line)).min();
-        let least = [machine, limit].into_iter().flatten().min().unwrap_or(2048 * MIB);
-        Self { bytes: (least / 4).max(MIB) }
+        [machine, limit].into_iter().flatten().min().unwrap_or(2048 * MIB)
     }
 
     /// The budget in bytes.
@@ -153,17 +157,25 @@ fn read(path: impl AsRef<Path>) -> Option<String> {
 
 /// The least memory limit on the way from the control group of a line of `/proc/self/cgroup` up to the root.
 fn group_limit(mount: &Path, line: &str) -> Option<u64> {
+    let (is_v2, groups) = groups(mount, line, "memory")?;
+    let file = if is_v2 { "memory.max" } else { "memory.limit_in_bytes" };
+    groups.iter().filter_map(|dir| read(dir.join(file))?.trim().parse::<u64>().ok()).min()
+}
+
+/// Folders of the control groups of a line of `/proc/self/cgroup`, from the process's own up to the root, and
+/// whether they are of version 2; none for a line of version 1 without the controller.
+pub(crate) fn groups(mount: &Path, line: &str, controller: &str) -> Option<(bool, Vec<PathBuf>)> {
     let (_, rest) = line.split_once(':')?;
     let (controllers, group) = rest.split_once(':')?;
-    let (root, file) = match controllers {
-        "" => (mount.to_path_buf(), "memory.max"),
-        names if names.split(',').any(|n| n == "memory") => (mount.join("memory"), "memory.limit_in_bytes"),
+    let root = match controllers {
+        "" => mount.to_path_buf(),
+        names if names.split(',').any(|name| name == controller) => mount.join(controller),
         _ => return None,
     };
     let own = root.join(group.trim_start_matches('/'));
     // Inside a container the path may be the host's: the mount itself then is the group.
     let groups = own.ancestors().take_while(|dir| dir.starts_with(&root));
-    groups.filter_map(|dir| read(dir.join(file))?.trim().parse::<u64>().ok()).min()
+    Some((controllers.is_empty(), groups.map(Path::to_path_buf).collect()))
 }
 
 #[cfg(test)]
