@@ -13,7 +13,7 @@ use crate::sizes::{Leaf, RowBytes, batch_bytes, cut, row_bytes};
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::basic::Encoding;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, PageIndexPolicy};
@@ -23,7 +23,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use twotower_artifacts::guard;
-use twotower_artifacts::parquet_file::row_range_reader;
+use twotower_artifacts::row_range::RowRange;
 
 /// Opens a file and reads its footer.
 pub fn open(path: &Path) -> Result<(File, ArrowReaderMetadata), TableError> {
@@ -127,7 +127,7 @@ struct Source {
 
 /// Rows read in batches of one size: of one row group, or all where bytes have no bound.
 struct Run {
-    batches: ParquetRecordBatchReader,
+    batches: RowRange,
     rows: Range<u64>,
     batch_rows: usize,
     /// The most rows that the footer lets expect within the bound.
@@ -150,13 +150,13 @@ impl Source {
         None
     }
 
-    fn batches(&self, rows: Range<u64>, batch_rows: usize) -> Result<ParquetRecordBatchReader, TableError> {
+    fn batches(&self, rows: Range<u64>, batch_rows: usize) -> Result<RowRange, TableError> {
         let file = self.file.try_clone().map_err(io_error("open", &self.path))?;
-        guarded(&self.path, || row_range_reader(file, self.metadata.clone(), self.mask.clone(), rows, batch_rows))
+        guarded(&self.path, || RowRange::open(file, self.metadata.clone(), self.mask.clone(), rows, batch_rows))
     }
 
     /// The next batch, its columns in the order asked for.
-    fn next(&self, batches: &mut ParquetRecordBatchReader) -> Result<Option<RecordBatch>, TableError> {
+    fn next(&self, batches: &mut RowRange) -> Result<Option<RecordBatch>, TableError> {
         guarded(&self.path, || {
             let Some(batch) = batches.next().transpose()? else { return Ok(None) };
             let order = self.columns.iter().map(|name| batch.schema_ref().index_of(name));
