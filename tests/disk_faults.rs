@@ -56,7 +56,7 @@ fn survives(runs: &Runs, scenario: Scenario, Trial { line, fault }: Trial, expec
 /// Puts faults into `n` calls of a scenario, or into all in the long form; returns how many there were, and which
 /// the commands could do without.
 fn faults_at_calls(runs: &Runs, scenario: Scenario, n: usize) -> (usize, BTreeSet<String>) {
-    let (expected, calls) = runs.reference(scenario);
+    let (expected, calls) = runs.reference(scenario, true);
     let all: usize = calls.iter().map(Vec::len).sum();
     let faults = faults::trials(scenario, &calls, n, &["enospc", "eio", "full", "short"]);
     let spared = faults::in_parallel(&faults, |fault| survives(runs, scenario, *fault, &expected));
@@ -106,7 +106,7 @@ fn a_disk_that_is_really_full_is_named_and_once_there_is_room_the_run_goes_on() 
     // Room for some stages and not for all: less than the run takes, and what is left on failing is looked at.
     let script = r#"
         mount -t tmpfs -o size="$2" none small
-        set +e; "$1" run --run small/run --quiet 2> error; echo "code $?"; set -e
+        set +e; "$1" run --run small/run --quiet 2> error > /dev/null; echo "code $?"; set -e
         mkdir left; cp -a small/. left
         mount -o remount,size=64m small
         "$1" run --run small/run --quiet > /dev/null

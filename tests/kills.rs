@@ -41,7 +41,7 @@ fn killed_at(runs: &Runs, scenario: Scenario, Trial { line, fault }: Trial, expe
 
 /// Kills a scenario at `n` durable calls of it, or at all of them in the long form; returns how often.
 fn killed_at_calls(runs: &Runs, scenario: Scenario, n: usize) -> usize {
-    let (expected, calls) = runs.reference(scenario);
+    let (expected, calls) = runs.reference(scenario, false);
     let all: usize = calls.iter().map(Vec::len).sum();
     // After a call is not the same as before the next one where threads work side by side.
     let mut kills = faults::trials(scenario, &calls, n, &["kill-before", "kill-after"]);
@@ -59,7 +59,7 @@ fn killed_at_calls(runs: &Runs, scenario: Scenario, n: usize) -> usize {
 #[test]
 fn parts_of_another_number_are_removed_only_once_latest_is_withdrawn() {
     let runs = Runs::new("kills-parts");
-    let (expected, _) = runs.reference(NIGHT);
+    let (expected, _) = runs.reference(NIGHT, false);
     let started = |at: usize| {
         let folder = runs.folder(&format!("parts-{at}"), false);
         runs.complete(NIGHT.lines, &folder);
@@ -114,7 +114,7 @@ fn nights_killed_at_any_moment_finish_to_the_same_bytes() {
     let runs = Runs::new("kills-moments");
     let (mut kills, mut late) = (0, 0);
     for scenario in if faults::long() { &ALL[..] } else { &[FUSED, UPDATE, SHARDS] } {
-        let (expected, _) = runs.reference(*scenario);
+        let (expected, _) = runs.reference(*scenario, false);
         let whole = {
             let (folder, started) = (runs.folder("whole", false), Instant::now());
             runs.complete(scenario.lines, &folder);

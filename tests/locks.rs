@@ -32,7 +32,7 @@ fn run(runs: &Runs, line: &str, folder: &Path) -> Finished {
 #[test]
 fn a_second_run_is_refused_by_name_and_the_first_ones_death_lets_the_third_in() {
     let runs = Runs::new("locks-run");
-    let (expected, _) = runs.reference(NIGHT);
+    let (expected, _) = runs.reference(NIGHT, false);
     let folder = runs.folder("twice", false);
     let mut first = stopped_at(&runs, NIGHT.lines[0], &folder, 60);
     let holder = format!("process {}", first.0.id());
@@ -70,7 +70,7 @@ fn a_second_run_is_refused_by_name_and_the_first_ones_death_lets_the_third_in() 
 #[test]
 fn shards_work_side_by_side_and_keep_what_changes_the_run_out() {
     let runs = Runs::new("locks-shards");
-    let (expected, calls) = runs.reference(SHARDS);
+    let (expected, calls) = runs.reference(SHARDS, false);
     let folder = runs.folder("beside", false);
     let (before, [shards @ .., evaluate]) = SHARDS.lines.split_at(3) else { unreachable!() };
     runs.complete(before, &folder);
@@ -93,7 +93,7 @@ fn shards_work_side_by_side_and_keep_what_changes_the_run_out() {
 #[test]
 fn the_same_shard_twice_at_once_leaves_one_result_of_the_same_bytes() {
     let runs = Runs::new("locks-twice");
-    let (expected, calls) = runs.reference(SHARDS);
+    let (expected, calls) = runs.reference(SHARDS, false);
     for (line, of_line) in calls.iter().enumerate().skip(3).take(4) {
         // The first is stopped at several places, the second does the same work meanwhile, then the first goes on.
         for at in [3, of_line.len() / 2, of_line.len() - 2] {
@@ -115,7 +115,7 @@ fn the_same_shard_twice_at_once_leaves_one_result_of_the_same_bytes() {
 #[test]
 fn a_file_system_without_locks_is_warned_of_and_worked_on() {
     let runs = Runs::new("locks-none");
-    let (expected, _) = runs.reference(NIGHT);
+    let (expected, _) = runs.reference(NIGHT, false);
     let folder = runs.folder("none", false);
     let mut command = runs.command(NIGHT.lines[0], &folder);
     faults::put_into(&mut command, faults::NONE, &folder, &folder.with_extension("calls"));

@@ -28,7 +28,7 @@ fn assert_stopped(finished: &Finished, code: i32, what: &str) -> bool {
 /// Signals a scenario at `n` of its durable calls, which lie in all its stages; returns how many there were and how
 /// many commands were stopped.
 fn signalled_at_calls(runs: &Runs, scenario: Scenario, n: usize) -> (usize, usize) {
-    let (expected, calls) = runs.reference(scenario);
+    let (expected, calls) = runs.reference(scenario, false);
     let numbered = calls.iter().enumerate();
     let signals: Vec<(usize, usize)> = numbered
         .flat_map(|(line, of_line)| faults::spread(of_line.len(), n).into_iter().map(move |at| (line, at)))
@@ -77,7 +77,7 @@ fn hanging_at(runs: &Runs, folder: &Path, at: usize) -> Guarded {
 #[test]
 fn a_step_that_does_not_come_to_an_end_is_ended_within_five_seconds() {
     let runs = Runs::new("signals-hang");
-    let (expected, calls) = runs.reference(NIGHT);
+    let (expected, calls) = runs.reference(NIGHT, false);
     // The thread that works hangs in the middle of each stage: on a dead network disk, say.
     let stages = ["encoders/", "towers/", "vectors/", "index/", "recall/", "evaluation/"];
     for (trial, stage) in stages.into_iter().enumerate() {

@@ -210,7 +210,15 @@ impl VectorParts {
 
     /// Takes the file of a shard, if by its footer it is one of these parts.
     fn take(&mut self, stage: &str, side: Side, shard: Shard, file: &FileEntry) -> Result<(), PipelineError> {
-        let path = self.dir.join(&file.path);
+        let path = self.dir.join(part_name(shard, "parquet"));
+        if path != self.dir.join(&file.path) {
+            return Err(PipelineError::Mismatch(format!(
+                "{stage}: {}: lists `{}`, expected `{}`; run `twotower infer --side {side} --shard {shard} --force`",
+                self.dir.join(manifest_name(shard)).display(),
+                file.path,
+                part_name(shard, "parquet")
+            )));
+        }
         let reader = VectorsReader::open(&path)?;
         let (rows, info) = (shard.range(self.rows), reader.info());
         if (reader.rows(), &info.tower, info.ids) != (rows.end - rows.start, &self.towers, self.ids) {
