@@ -50,6 +50,7 @@ pub mod files {
 /// Any table, encoder or I/O error; duplicate ids; a table without rows; an update of a run by itself.
 pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
+    let _step = context.step("encode-features");
     let tables = &context.config.tables;
     let users = Table::open("users", &tables.users.source)?;
     let items = Table::open("items", &tables.items.source)?;
@@ -97,7 +98,7 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
         false => Some(encode.stage_interactions(&interactions, &users, &item_table.ids)?),
     };
     let positive = match &staged {
-        Some(staged) => distinct_users(staged.path(), user_kind)?,
+        Some(staged) => context.during("a query of the interactions", || distinct_users(staged.path(), user_kind))?,
         None => Ids::new(user_kind),
     };
     let positive = IdIndex::new(positive).map_err(|(a, b)| {
@@ -117,10 +118,10 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     let mut passes = UserPasses::new(context, &dir, &encode.joins, &users, &positive)?;
     passes.fit(&mut fit, fresh)?;
     let seen = passes.rows();
-    let state = match previous {
-        Some(previous) => previous.update(fit)?,
-        None => fit.finish()?,
-    };
+    let state = context.during("making vocabularies", || match previous {
+        Some(previous) => previous.update(fit),
+        None => fit.finish(),
+    })?;
 
     context.retract(&manifest_path)?;
     let mut counts = BTreeMap::new();
@@ -129,7 +130,8 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     let encoded = passes.encode(&state)?;
     counts.insert(Side::User, encoded.counts);
     let (events, event_counts) = match &staged {
-        Some(staged) => join_events(staged.path(), &encoded.ids, &item_table.ids)?,
+        Some(staged) => context
+            .during("a join of the interactions", || join_events(staged.path(), &encoded.ids, &item_table.ids))?,
         None => (Interactions { offsets: vec![0], ..Interactions::default() }, EventCounts::default()),
     };
     if events.is_empty() && staged.is_some() {
