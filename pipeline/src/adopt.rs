@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 use twotower_artifacts::schema::UNKNOWN;
-use twotower_artifacts::{ArtifactError, CodeBatch, FieldShape, FileEntry, Side, TowerSchema};
+use twotower_artifacts::{ArtifactError, CodeBatch, FieldShape, Side, TowerSchema};
 use twotower_encoders::EncoderState;
 use twotower_models::onnx;
 use twotower_models::tower::Tower;
@@ -74,9 +74,9 @@ pub fn adopt_towers(context: &Context, earlier: &Path) -> Result<Outcome, Pipeli
             grown.entry(name.clone()).or_insert(added);
         }
         let sample = sample(context, &state, side)?;
-        let difference = publish_tower(&tower, &sample, &dir.join(files::tower(side)), context.config.infer.engine)?;
+        let (difference, files) = publish_tower(&tower, &sample, &dir, context.config.infer.engine)?;
         differences.insert(side.to_string(), difference.into());
-        entries.push(FileEntry::of_file(&dir, &files::tower(side), 0)?);
+        entries.extend(files);
     }
     for (name, added) in grown {
         *untrained.entry(name).or_default() += added;

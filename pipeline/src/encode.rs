@@ -5,7 +5,7 @@ use crate::error::PipelineError;
 use crate::id_index::IdIndex;
 use crate::side_files::{SideFiles, read_columns};
 use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there, rows};
-use crate::user_passes::{UserPasses, values_counted};
+use crate::user_passes::UserPasses;
 use arrow_array::{ArrayRef, Float32Array, Int64Array, RecordBatch};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -89,6 +89,7 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
         return Ok(Outcome { skipped: true, manifest });
     }
     prepare_dir(&dir)?;
+    prepare_dir(&dir.join(store::VOCABULARIES))?;
 
     let encode = Encode { context, dir: &dir, joins };
     let item_table = encode.read_items(&items)?;
@@ -108,7 +109,7 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     })?;
 
     // Each worker counts values of its own, and in the end they are one fit.
-    let counted = usize::try_from(values_counted(context)).unwrap_or(usize::MAX) / context.config.workers();
+    let counted = usize::try_from(context.memory.quarter()).unwrap_or(usize::MAX) / context.config.workers();
     let fresh = || -> Result<EncoderFit, PipelineError> {
         let (user, item) = (context.config.side(Side::User), context.config.side(Side::Item));
         Ok(EncoderFit::new(user, item)?.with_spill(&dir, counted))
@@ -129,12 +130,17 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     counts.insert(Side::Item, item_counts);
     let encoded = passes.encode(&state)?;
     counts.insert(Side::User, encoded.counts);
-    let (events, event_counts) = match &staged {
-        Some(staged) => context
-            .during("a join of the interactions", || join_events(staged.path(), &encoded.ids, &item_table.ids))?,
+    let (events, event_counts) = match staged {
+        Some(staged) => {
+            let join = || join_events(staged.path(), &encoded.ids, &item_table.ids);
+            let joined = context.during("a join of the interactions", join)?;
+            // Before the manifest: beside an output that is complete, nobody looks for leftovers.
+            staged.remove()?;
+            joined
+        }
         None => (Interactions { offsets: vec![0], ..Interactions::default() }, EventCounts::default()),
     };
-    if events.is_empty() && staged.is_some() {
+    if events.is_empty() && !options.without_positives {
         return Err(PipelineError::Data(format!(
             "interactions: none of {} rows names both a user of `users` and an item of `items`; check `tables.interactions.user` and `.item`",
             event_counts.rows

@@ -129,6 +129,7 @@ impl Embedding {
         Needs {
             stage,
             held: vec![("the tower", shared), ("histories of users", history), ("side files", self.joins.bytes())],
+            quarters: Vec::new(),
             per_worker: own,
             // Vectors stand in the batch and in the writer's columns.
             per_row: (codes + 2 * 4 * self.dim + ID_BYTES) as u64,

@@ -10,6 +10,7 @@ pub mod cancel;
 mod columns;
 pub mod dataset;
 pub mod demo;
+pub mod doctor;
 mod duplicates;
 pub mod encode;
 mod encoded;

@@ -307,7 +307,13 @@ impl Users {
     fn needs(&self, context: &Context, catalogue: &Catalogue, index: &dyn ItemIndex, exclusion: &Exclusion) -> Needs {
         let (items, dim, k) = (index.count(), index.dim(), context.config.recall.topk);
         let mut needs = match self {
-            Users::Stored(_) => Needs { stage: "recall", held: Vec::new(), per_worker: 0, per_row: 4 * dim as u64 },
+            Users::Stored(_) => Needs {
+                stage: "recall",
+                held: Vec::new(),
+                quarters: Vec::new(),
+                per_worker: 0,
+                per_row: 4 * dim as u64,
+            },
             Users::Raw { embedding, .. } => embedding.needs("recall", context.config.infer.engine),
         };
         needs.held.extend([

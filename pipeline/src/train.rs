@@ -93,9 +93,9 @@ pub fn train_model(context: &Context, options: &TrainOptions) -> Result<Outcome,
     let mut differences = serde_json::Map::new();
     for (tower, sample) in [(&trained.user, user_sample(&data)), (&trained.item, item_sample(&data))] {
         let side = tower.schema.side;
-        let difference = publish_tower(tower, &sample, &dir.join(files::tower(side)), config.infer.engine)?;
+        let (difference, files) = publish_tower(tower, &sample, &dir, config.infer.engine)?;
         differences.insert(side.to_string(), difference.into());
-        entries.push(FileEntry::of_file(&dir, &files::tower(side), 0)?);
+        entries.extend(files);
     }
     let report = serde_json::json!({ "best_epoch": trained.best_epoch, "epochs": trained.epochs });
     crate::stage::publish_json(&dir.join(files::REPORT), &report)?;

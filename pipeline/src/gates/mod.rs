@@ -56,7 +56,6 @@ pub fn check(context: &Context, accept: &[Gate]) -> Result<Outcome, PipelineErro
     inputs.extend(before.as_ref().map(|before| ("previous run", before.fingerprint.clone())));
     let settings = serde_json::json!({
         "gates": config.gates,
-        "features": config.features,
         "accepted": accept,
         "previous": before.as_ref().map(Facts::name),
     });
