@@ -32,6 +32,7 @@ pub(crate) const UNTRAINED: &str = "untrained rows";
 /// positives there are none; those of [`publish_tower`].
 pub fn adopt_towers(context: &Context, earlier: &Path) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
+    let _step = context.step("train");
     let encoders = context.run.encoders();
     let Encoded { manifest: encoded, state, .. } = Encoded::load("train", &encoders)?;
     let previous = verified_in("train", earlier)?;

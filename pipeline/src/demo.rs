@@ -91,8 +91,9 @@ pub fn demo(options: &DemoOptions, mut done: impl FnMut(Stage, &Outcome)) -> Res
     let started = Instant::now();
     let data_dir = options.dir.join("data");
     let mut bar = options.progress.bar("synth", options.data.users, "users");
+    let generating = options.cancel.watch().step("synth");
     let data = generate(&options.data, &data_dir, &mut |rows| bar.advance(rows))?;
-    drop(bar);
+    drop((bar, generating));
     let data_seconds = started.elapsed().as_secs_f64();
     let config_path = options.dir.join("pipeline.toml");
     if !config_path.exists() {

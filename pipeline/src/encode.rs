@@ -5,7 +5,7 @@ use crate::error::PipelineError;
 use crate::id_index::IdIndex;
 use crate::side_files::{SideFiles, read_columns};
 use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there, rows};
-use crate::user_passes::{UserPasses, values_counted};
+use crate::user_passes::UserPasses;
 use arrow_array::{ArrayRef, Float32Array, Int64Array, RecordBatch};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -50,6 +50,7 @@ pub mod files {
 /// Any table, encoder or I/O error; duplicate ids; a table without rows; an update of a run by itself.
 pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
+    let _step = context.step("encode-features");
     let tables = &context.config.tables;
     let users = Table::open("users", &tables.users.source)?;
     let items = Table::open("items", &tables.items.source)?;
@@ -98,7 +99,7 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
         false => Some(encode.stage_interactions(&interactions, &users, &item_table.ids)?),
     };
     let positive = match &staged {
-        Some(staged) => distinct_users(staged.path(), user_kind)?,
+        Some(staged) => context.during("a query of the interactions", || distinct_users(staged.path(), user_kind))?,
         None => Ids::new(user_kind),
     };
     let positive = IdIndex::new(positive).map_err(|(a, b)| {
@@ -108,7 +109,7 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     })?;
 
     // Each worker counts values of its own, and in the end they are one fit.
-    let counted = usize::try_from(values_counted(context)).unwrap_or(usize::MAX) / context.config.workers();
+    let counted = usize::try_from(context.memory.quarter()).unwrap_or(usize::MAX) / context.config.workers();
     let fresh = || -> Result<EncoderFit, PipelineError> {
         let (user, item) = (context.config.side(Side::User), context.config.side(Side::Item));
         Ok(EncoderFit::new(user, item)?.with_spill(&dir, counted))
@@ -118,10 +119,10 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     let mut passes = UserPasses::new(context, &dir, &encode.joins, &users, &positive)?;
     passes.fit(&mut fit, fresh)?;
     let seen = passes.rows();
-    let state = match previous {
-        Some(previous) => previous.update(fit)?,
-        None => fit.finish()?,
-    };
+    let state = context.during("making vocabularies", || match previous {
+        Some(previous) => previous.update(fit),
+        None => fit.finish(),
+    })?;
 
     context.retract(&manifest_path)?;
     let mut counts = BTreeMap::new();
@@ -131,7 +132,8 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     counts.insert(Side::User, encoded.counts);
     let (events, event_counts) = match staged {
         Some(staged) => {
-            let joined = join_events(staged.path(), &encoded.ids, &item_table.ids)?;
+            let join = || join_events(staged.path(), &encoded.ids, &item_table.ids);
+            let joined = context.during("a join of the interactions", join)?;
             // Before the manifest: beside an output that is complete, nobody looks for leftovers.
             staged.remove()?;
             joined

@@ -35,6 +35,7 @@ mod sample;
 pub mod shard;
 mod side_files;
 pub mod stage;
+pub mod stall;
 mod stream;
 pub mod towers;
 pub mod train;

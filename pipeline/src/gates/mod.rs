@@ -46,6 +46,7 @@ struct Night<'a> {
 /// without the output of a stage or of a shard.
 pub fn check(context: &Context, accept: &[Gate]) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
+    let _step = context.step("check");
     let config = &context.config;
     let now = Facts::read(&context.run)?;
     let mut warnings = Vec::new();
