@@ -56,7 +56,7 @@ fn assert_finishes(runs: &Runs, folder: &Path, expected: &faults::Outputs, what:
 #[test]
 fn a_call_that_never_comes_back_ends_any_stage_with_the_thread_that_made_it() {
     let runs = Runs::new("stalls-calls");
-    let (expected, calls) = runs.reference(NIGHT);
+    let (expected, calls) = runs.reference(NIGHT, false);
     // By the thread that works alone, and by the writers of streams.
     let places = [
         ("rename", "encoders/users.parquet", ["main (", "in encode-features, for "]),
@@ -81,7 +81,7 @@ fn a_call_that_never_comes_back_ends_any_stage_with_the_thread_that_made_it() {
 #[test]
 fn a_table_that_falls_silent_ends_the_stage_with_the_thread_that_reads_it() {
     let runs = Runs::new("stalls-reads");
-    let (expected, _) = runs.reference(NIGHT);
+    let (expected, _) = runs.reference(NIGHT, false);
     // The first stage reads users in its workers, the later ones in a thread of its own.
     let whole = runs.folder("reads", false);
     let read = |line: &str, at: usize, says: &[&str]| {
@@ -113,7 +113,7 @@ fn a_table_that_is_a_pipe_is_refused_before_anything_is_read() {
 #[test]
 fn a_process_that_was_stopped_for_longer_goes_on() {
     let runs = Runs::new("stalls-stopped");
-    let (expected, calls) = runs.reference(NIGHT);
+    let (expected, calls) = runs.reference(NIGHT, false);
     for (trial, (name, part)) in [("write", "vectors/user"), ("rename", "encoders/users")].into_iter().enumerate() {
         let folder = runs.folder(&format!("stopped-{trial}"), false);
         let mut command = runs.command(NIGHT.lines[0], &folder);
