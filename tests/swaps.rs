@@ -122,7 +122,9 @@ const fn swap(
 fn base() -> Job {
     let job = Job::new("swaps");
     job.edit("[infer]\n", "[infer]\nengine = \"native\"\n");
+    // The model of one epoch is worth little, and that is not the question here.
     job.edit("epochs = 2", "epochs = 1");
+    job.edit("[evaluate]\n", "[gates]\noff = [\"metric\", \"overlap\", \"coverage\"]\n\n[evaluate]\n");
     job.ok("run --quiet");
     job.ok("encode-features --run next --quiet");
     job

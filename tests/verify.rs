@@ -280,6 +280,10 @@ fn a_part_of_another_table_or_model_is_found_even_with_its_manifest() {
                     let name = part(folder, 2, extension);
                     std::fs::copy(other.path(&name), job.path(&name)).unwrap();
                 }
+                if folder == "recall" && extensions.len() == 2 {
+                    let sample = part("recall/sample", 2, "parquet");
+                    std::fs::copy(other.path(&sample), job.path(&sample)).unwrap();
+                }
                 let done = job.twotower("verify run --json");
                 let report = report(&done);
                 let code = if extensions.contains(&"json") && extensions.len() == 2 { 4 } else { 3 };

@@ -180,11 +180,19 @@ pub struct Features {
 }
 
 /// `[encode]`: raw rows to codes.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EncodeConfig {
     /// Write the codes of all users to `users-all.parquet`, for other programs: twotower needs only those that train.
     pub all_users: bool,
+    /// The share of the rows of users, or of interactions, that may be set aside as unusable.
+    pub max_bad_rows: f64,
+}
+
+impl Default for EncodeConfig {
+    fn default() -> Self {
+        Self { all_users: false, max_bad_rows: 0.001 }
+    }
 }
 
 /// `[infer]`: rows to vectors.
@@ -427,6 +435,10 @@ impl Config {
         };
         positive("recall.topk", self.recall.topk)?;
         positive("infer.batch_rows", self.infer.batch_rows)?;
+        let share = self.encode.max_bad_rows;
+        if !(0.0..=1.0).contains(&share) {
+            return Err(ConfigError::usage(format!("`encode.max_bad_rows` = {share}: expected a share of 0 to 1")));
+        }
         if self.evaluate.k.is_empty() || self.evaluate.k.contains(&0) {
             return Err(ConfigError::usage("`evaluate.k`: expected at least one cut-off, each at least 1"));
         }

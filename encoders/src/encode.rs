@@ -3,7 +3,8 @@
 use crate::categorical::VocabularyEncoder;
 use crate::counts::{EncodeCounts, FeatureCounts};
 use crate::error::{ColumnError, EncoderError};
-use crate::spec::{FeatureSpec, name_error};
+use crate::spec::{FeatureSpec, SideSpec, name_error};
+use crate::vector::VectorEncoder;
 use arrow_array::{ArrayRef, RecordBatch};
 use twotower_artifacts::{CodeBatch, Column, Side};
 
@@ -66,6 +67,26 @@ impl SideEncoder {
     }
 }
 
+impl SideSpec {
+    /// Encodes the vectors that stand in a batch itself, not in a side file, to see whether they can be.
+    ///
+    /// # Errors
+    /// Those of [`SideEncoder::encode`] on these features.
+    pub fn check_vectors(&self, side: Side, batch: &RecordBatch) -> Result<(), EncoderError> {
+        for feature in &self.features {
+            let (FeatureSpec::Vector(spec), Some(column)) = (feature, feature.input(&self.id_column)) else { continue };
+            if spec.file.is_some() {
+                continue;
+            }
+            let array = find_column(batch, side, feature.name(), column)?;
+            let mut scratch = Column::Dense { width: spec.dim as usize + 1, values: Vec::new() };
+            let encoded = VectorEncoder::new(spec).encode(array, &mut scratch, &mut FeatureCounts::default());
+            encoded.map_err(|e| name_error(e, side, feature, column, array))?;
+        }
+        Ok(())
+    }
+}
+
 /// The column of a batch that a feature reads.
 pub(crate) fn find_column<'b>(
     batch: &'b RecordBatch,
@@ -99,7 +120,7 @@ impl FeatureEncoder {
                 Some(Box::new(crate::multi_valued::MultiValuedEncoder::new(s.clone(), vocabulary())))
             }
             FeatureSpec::Hashed(s) => Some(Box::new(crate::hashed::HashedEncoder::new(s.clone()))),
-            FeatureSpec::Vector(s) => Some(Box::new(crate::vector::VectorEncoder::new(s))),
+            FeatureSpec::Vector(s) => Some(Box::new(VectorEncoder::new(s))),
             FeatureSpec::Sequence(_) => None,
         };
         Self { spec: spec.clone(), source: column.map(str::to_string).zip(encoder) }

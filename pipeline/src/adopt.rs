@@ -1,10 +1,11 @@
 //! `train` without training: an earlier run's towers on encoders that extend that run's.
 
-use crate::columns::BATCH_ROWS;
+use crate::columns::{BATCH_BYTES, BATCH_ROWS};
 use crate::encode::encode_error;
 use crate::encoded::Encoded;
 use crate::error::PipelineError;
 use crate::side_files::{SideFiles, read_columns};
+use crate::source::Source;
 use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there};
 use crate::towers::{files, publish_tower, towers_fingerprint, verified_in};
 use crate::train::{VERIFY_ROWS, check_lineage, checkpoint_entry};
@@ -13,11 +14,10 @@ use std::path::Path;
 use std::time::Instant;
 use twotower_artifacts::schema::UNKNOWN;
 use twotower_artifacts::{ArtifactError, CodeBatch, FieldShape, Side, TowerSchema};
-use twotower_encoders::EncoderState;
 use twotower_models::onnx;
 use twotower_models::tower::Tower;
 use twotower_models::train::checkpoint::best_path;
-use twotower_tables::{ReadOptions, Table};
+use twotower_tables::ReadOptions;
 
 /// Key of the manifest's details that counts, by table, the rows at its end without weights of their own: those
 /// of values that are new since the towers were trained.
@@ -34,9 +34,10 @@ pub fn adopt_towers(context: &Context, earlier: &Path) -> Result<Outcome, Pipeli
     let started = Instant::now();
     let _step = context.step("train");
     let encoders = context.run.encoders();
-    let Encoded { manifest: encoded, state, .. } = Encoded::load("train", &encoders)?;
+    let encoded = Encoded::load("train", &encoders)?;
+    let state = &encoded.state;
     let previous = verified_in("train", earlier)?;
-    check_lineage(earlier, &previous, &state, &encoded)?;
+    check_lineage(earlier, &previous, state, &encoded.manifest)?;
     let inputs = [("encoders", state.fingerprint().clone()), ("adopted towers", previous.fingerprint.clone())];
     let mut settings = previous.config.clone();
     let object = settings.as_object_mut().ok_or_else(|| ArtifactError::Corrupt {
@@ -73,7 +74,7 @@ pub fn adopt_towers(context: &Context, earlier: &Path) -> Result<Outcome, Pipeli
             // A table that both towers have grows by the same rows in both.
             grown.entry(name.clone()).or_insert(added);
         }
-        let sample = sample(context, &state, side)?;
+        let sample = sample(context, &encoded, side)?;
         let (difference, files) = publish_tower(&tower, &sample, &dir, context.config.infer.engine)?;
         differences.insert(side.to_string(), difference.into());
         entries.extend(files);
@@ -145,13 +146,14 @@ fn extended(mut tower: Tower, schema: TowerSchema) -> Result<Tower, String> {
 }
 
 /// The first rows of a side's table, encoded.
-fn sample(context: &Context, state: &EncoderState, side: Side) -> Result<CodeBatch, PipelineError> {
-    let table = Table::open(&format!("{side}s"), &context.config.table(side).source)?;
+fn sample(context: &Context, encoded: &Encoded, side: Side) -> Result<CodeBatch, PipelineError> {
+    let (state, source) = (&encoded.state, Source::open(encoded, side, &context.config.table(side).source)?);
     let spec = context.config.side(side);
     let joins = SideFiles::open(context, &[side])?;
     let mut codes = CodeBatch::empty(&state.schema(side));
     let columns = read_columns(&spec);
-    for batch in table.read(ReadOptions { columns: &columns, rows: 0..VERIFY_ROWS as u64, batch_rows: BATCH_ROWS })? {
+    let read = ReadOptions { columns: &columns, rows: 0..VERIFY_ROWS as u64, batch_rows: BATCH_ROWS };
+    for batch in source.read(read, BATCH_BYTES)? {
         let batch = batch?;
         let rows = joins.join(&spec, side, &batch)?;
         state.encode(side, &rows, &mut codes).map_err(|e| encode_error(e, &batch))?;

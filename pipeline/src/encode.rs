@@ -1,8 +1,11 @@
 //! `encode-features`: fits the encoders, then encodes items, users with positives, and interactions.
 
+use crate::bad_rows::{self, readable_ids};
 use crate::columns::{self, StagedTable, read_batches};
+use crate::config::InteractionTable;
 use crate::error::PipelineError;
 use crate::id_index::IdIndex;
+use crate::quarantine::{self, INTERACTIONS, QuarantineWriter, USERS};
 use crate::side_files::{SideFiles, read_columns};
 use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there, rows};
 use crate::user_passes::UserPasses;
@@ -39,22 +42,26 @@ pub mod files {
     pub const INTERACTIONS: &str = "interactions.parquet";
     /// With `encode.all_users`, every encoded user.
     pub const ALL_USERS: &str = "users-all.parquet";
+    /// Rows of users and interactions that cannot be used, where there are some.
+    pub const QUARANTINE: &str = "quarantine.jsonl";
 }
 
 /// Runs the stage.
 ///
 /// Two passes over the users: one fits vocabularies and bounds, one encodes those that have
-/// positives (only they train), or all. Items and interactions are held in memory; users are not.
+/// positives (only they train), or all. Items and interactions are held in memory; users are not. Rows of users and
+/// interactions that cannot be used are set aside, as long as they are few.
 ///
 /// # Errors
-/// Any table, encoder or I/O error; duplicate ids; a table without rows; an update of a run by itself.
+/// Any table, encoder or I/O error; duplicate ids of items; more bad rows than `encode.max_bad_rows`; a table without
+/// rows; an update of a run by itself.
 pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
     let _step = context.step("encode-features");
     let tables = &context.config.tables;
-    let users = Table::open("users", &tables.users.source)?;
+    let users = Table::open(USERS, &tables.users.source)?.leniently();
     let items = Table::open("items", &tables.items.source)?;
-    let interactions = Table::open("interactions", &tables.interactions.source)?;
+    let interactions = Table::open(INTERACTIONS, &tables.interactions.source)?.leniently();
     let joins = SideFiles::open(context, &[Side::User, Side::Item])?;
     if let Some(earlier) = &options.update
         && earlier.canonicalize().is_ok_and(|e| context.run.encoders().canonicalize().is_ok_and(|own| own == e))
@@ -85,6 +92,7 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     let manifest_path = dir.join(files::MANIFEST);
     if !context.force
         && let Some(manifest) = key.current(&manifest_path, &context.cancel)?
+        && quarantine::within_limit(&manifest, context.config.encode.max_bad_rows)
     {
         return Ok(Outcome { skipped: true, manifest });
     }
@@ -94,9 +102,10 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     let encode = Encode { context, dir: &dir, joins };
     let item_table = encode.read_items(&items)?;
     let user_kind = id_kind(&users, &tables.users.id)?;
+    let mut aside = QuarantineWriter::new(&dir, context.config.encode.max_bad_rows);
     let staged = match options.without_positives {
         true => None,
-        false => Some(encode.stage_interactions(&interactions, &users, &item_table.ids)?),
+        false => Some(encode.stage_interactions(&interactions, user_kind, &item_table.ids, &mut aside)?),
     };
     let positive = match &staged {
         Some(staged) => context.during("a query of the interactions", || distinct_users(staged.path(), user_kind))?,
@@ -117,7 +126,7 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     let mut fit = fresh()?;
     item_table.batches.iter().try_for_each(|batch| encode.fit_batch(&mut fit, Side::Item, batch))?;
     let mut passes = UserPasses::new(context, &dir, &encode.joins, &users, &positive)?;
-    passes.fit(&mut fit, fresh)?;
+    passes.fit(&mut fit, fresh, &mut aside)?;
     let seen = passes.rows();
     let state = context.during("making vocabularies", || match previous {
         Some(previous) => previous.update(fit),
@@ -128,7 +137,7 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     let mut counts = BTreeMap::new();
     let (item_entry, item_counts) = encode.encode_items(&state, &item_table)?;
     counts.insert(Side::Item, item_counts);
-    let encoded = passes.encode(&state)?;
+    let encoded = passes.encode(&state, &aside.users())?;
     counts.insert(Side::User, encoded.counts);
     let (events, event_counts) = match staged {
         Some(staged) => {
@@ -158,6 +167,9 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
         Some(entry) => entries.push(entry),
         None => remove_if_there(&dir.join(files::ALL_USERS))?,
     }
+    let bad = [USERS, INTERACTIONS].map(|table| (table, aside.count(table)));
+    let [(_, bad_users), (_, bad_interactions)] = bad;
+    entries.extend(aside.publish()?);
     state.save(&dir)?;
     entries.push(FileEntry::of_file(&dir, store::MANIFEST, 0)?);
     for (table, vocabulary) in state.vocabularies() {
@@ -168,13 +180,25 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
         ("users", seen),
         ("users with positives", encoded.ids.len() as u64),
         ("items", item_table.ids.len() as u64),
-        ("interactions", event_counts.rows),
+        ("users quarantined", bad_users),
+        ("interactions", event_counts.rows + bad_interactions),
+        ("interactions quarantined", bad_interactions),
         ("interactions kept", event_counts.kept),
         ("interactions of unknown items", event_counts.unknown_item),
         ("interactions of unknown users", event_counts.unknown_user),
     ]);
     let mut manifest = key.manifest(entries, rows, started);
     manifest.fingerprint = state.fingerprint().clone();
+    for (table, n) in bad.into_iter().filter(|(_, n)| *n > 0) {
+        let place = dir.join(files::QUARANTINE);
+        let warning = format!(
+            "{n} of {} rows of {table} cannot be used: left out, see {}",
+            manifest.rows[table],
+            place.display()
+        );
+        tracing::warn!("encode-features: {warning}");
+        manifest.warnings.push(warning);
+    }
     for (what, n) in [("items", event_counts.unknown_item), ("users", event_counts.unknown_user)] {
         if n > 0 {
             let warning = format!(
@@ -272,41 +296,41 @@ impl Encode<'_> {
     }
 
     /// Writes the interactions table in the one form the queries read.
-    fn stage_interactions(&self, table: &Table, users: &Table, items: &Ids) -> Result<StagedTable, PipelineError> {
-        table.require_rows()?;
+    fn stage_interactions(
+        &self,
+        table: &Table,
+        users: IdKind,
+        items: &Ids,
+        aside: &mut QuarantineWriter<'_>,
+    ) -> Result<StagedTable, PipelineError> {
+        let total = table.require_rows()?;
         let spec = &self.context.config.tables.interactions;
-        let user_kind = id_kind(users, &self.context.config.tables.users.id)?;
         let wanted: Vec<String> = [Some(&spec.user), Some(&spec.item), spec.timestamp.as_ref(), spec.weight.as_ref()]
             .into_iter()
             .flatten()
             .cloned()
             .collect();
-        let total = table.rows()?;
         let mut bar = self.context.progress.bar("read positives", total, "rows");
         let mut staged = StagedTable::new(self.dir.join(format!(".interactions.tmp-{}-0", std::process::id())));
         for batch in read_batches("encode-features", table, &wanted, 0..total, &self.context.cancel)? {
             let batch = batch?;
-            let id = |column: &str, kind: IdKind| -> Result<ArrayRef, PipelineError> {
-                let ids = id_column_as(&batch, column, kind)?;
-                Ok(ids.to_array(0..ids.len()))
-            };
-            let n = batch.batch.num_rows();
-            let position: ArrayRef =
-                Arc::new(Int64Array::from_iter_values((0..n as i64).map(|r| batch.first_row as i64 + r)));
-            let time: ArrayRef = match &spec.timestamp {
-                Some(column) => Arc::new(columns::timestamp_column(&batch, column)?),
-                None => position.clone(),
-            };
-            let weight: ArrayRef = match &spec.weight {
-                Some(column) => Arc::new(columns::weight_column(&batch, column)?),
-                None => Arc::new(Float32Array::from(vec![1.0; n])),
-            };
-            let arrays = [id(&spec.user, user_kind)?, id(&spec.item, items.kind())?, time, weight, position];
-            let named = STAGED.into_iter().zip(arrays);
-            let batch = RecordBatch::try_from_iter(named)
-                .map_err(|e| PipelineError::Data(format!("stage interactions: {e}")))?;
-            staged.write(&batch)?;
-            bar.advance(n as u64);
+            bar.advance(batch.batch.num_rows() as u64);
+            let form = |batch: &TableBatch| staged_form(spec, batch, users, items.kind());
+            if batch.rejected.is_empty()
+                && let Ok(rows) = form(&batch)
+            {
+                staged.write(&rows)?;
+                continue;
+            }
+            let bad = bad_rows::find(&batch, &spec.user, |rows| form(rows).map(drop))?;
+            for part in quarantine::without(&batch, bad.iter().map(|bad| bad.row)) {
+                staged.write(&form(&part)?)?;
+            }
+            aside.add(total, bad)?;
+        }
+        aside.end(INTERACTIONS, total)?;
+        if aside.count(INTERACTIONS) == total {
+            return Err(PipelineError::Data(format!("{INTERACTIONS}: none of {total} rows can be used")));
         }
         staged.finish()?;
         Ok(staged)
@@ -332,6 +356,32 @@ impl Encode<'_> {
         writer.write(&items.ids, &codes)?;
         Ok((writer.finish()?, counts))
     }
+}
+
+/// Interactions in the one form the queries read.
+fn staged_form(
+    spec: &InteractionTable,
+    batch: &TableBatch,
+    users: IdKind,
+    items: IdKind,
+) -> Result<RecordBatch, PipelineError> {
+    let id = |column: &str, kind: IdKind| -> Result<ArrayRef, PipelineError> {
+        let ids = readable_ids(batch, column, kind)?;
+        Ok(ids.to_array(0..ids.len()))
+    };
+    let n = batch.batch.num_rows();
+    let position: ArrayRef = Arc::new(Int64Array::from_iter_values((0..n as i64).map(|r| batch.first_row as i64 + r)));
+    let time: ArrayRef = match &spec.timestamp {
+        Some(column) => Arc::new(columns::timestamp_column(batch, column)?),
+        None => position.clone(),
+    };
+    let weight: ArrayRef = match &spec.weight {
+        Some(column) => Arc::new(columns::weight_column(batch, column)?),
+        None => Arc::new(Float32Array::from(vec![1.0; n])),
+    };
+    let arrays = [id(&spec.user, users)?, id(&spec.item, items)?, time, weight, position];
+    RecordBatch::try_from_iter(STAGED.into_iter().zip(arrays))
+        .map_err(|e| PipelineError::Data(format!("stage interactions: {e}")))
 }
 
 /// An encoder's error with the file and row it happened at.

@@ -9,7 +9,8 @@ use twotower_encoders::EncoderState;
 
 /// A fitted encoder state and the manifest of the stage that fitted it.
 pub struct Encoded {
-    dir: PathBuf,
+    /// The folder.
+    pub dir: PathBuf,
     /// The manifest of `encode-features`.
     pub manifest: Manifest,
     /// The encoder state.

@@ -1,15 +1,17 @@
 //! What a user must not get: items seen, the catalogue's allow and deny lists, and pairs by table.
 
+use crate::bad_rows::{self, readable_ids};
 use crate::columns::read_batches;
 use crate::config::ListTable;
 use crate::error::PipelineError;
 use crate::id_index::IdIndex;
 use crate::pair_store::{PairStore, PairStoreBuilder};
+use crate::quarantine::{INTERACTIONS, without};
 use crate::stage::Context;
 use std::path::Path;
-use twotower_artifacts::{Fingerprint, Id, IdKind};
+use twotower_artifacts::{Fingerprint, Id, IdKind, Ids};
 use twotower_index::Eligibility;
-use twotower_tables::{Table, TableSpec, id_column_as};
+use twotower_tables::{Table, TableBatch, TableSpec, id_column_as};
 
 /// Everything that narrows what a user gets, in terms of catalogue rows.
 pub struct Exclusion {
@@ -17,6 +19,7 @@ pub struct Exclusion {
     pairs: Option<PairStore>,
     allow: Option<Vec<bool>>,
     deny: Option<Vec<bool>>,
+    warning: Option<String>,
 }
 
 /// A table of pairs not to retrieve: its name, source, and columns of users and items.
@@ -25,7 +28,7 @@ type Pairs<'a> = (&'static str, &'a TableSpec, &'a String, &'a String);
 /// The tables of pairs that a job excludes.
 fn pair_tables(context: &Context) -> Vec<Pairs<'_>> {
     let (seen, recall) = (&context.config.tables.interactions, &context.config.recall);
-    let seen = recall.exclude_seen.then_some(("interactions", &seen.source, &seen.user, &seen.item));
+    let seen = recall.exclude_seen.then_some((INTERACTIONS, &seen.source, &seen.user, &seen.item));
     let listed = recall.exclusions.as_ref().map(|t| ("exclusions", &t.source, &t.user, &t.item));
     seen.into_iter().chain(listed).collect()
 }
@@ -43,7 +46,8 @@ impl Exclusion {
         lists.chain(pairs).map(|(name, source)| Ok((name, Table::open(name, source)?.fingerprint()))).collect()
     }
 
-    /// Reads the job's lists and tables against a catalogue.
+    /// Reads the job's lists and tables against a catalogue. Interactions whose ids make no sense are passed over and
+    /// counted, as `encode-features` does; in the lists and pairs of the job's own they are an error.
     ///
     /// # Memory
     /// 20 MiB and a bit an item, whatever the number of pairs; these go to a file in `dir` that has no name.
@@ -57,21 +61,35 @@ impl Exclusion {
         };
         let tables = pair_tables(context);
         let mut builder = (!tables.is_empty()).then(|| PairStoreBuilder::new(dir));
+        let mut passed_over = 0;
         for (name, source, user, item) in tables {
+            let lenient = name == INTERACTIONS;
             let table = Table::open(name, source)?;
+            let table = if lenient { table.leniently() } else { table };
+            let ids = |batch: &TableBatch| -> Result<(Ids, Ids), PipelineError> {
+                let users = readable_ids(batch, user, users_kind)?;
+                Ok((users, readable_ids(batch, item, catalogue.ids().kind())?))
+            };
             let wanted = [user.clone(), item.clone()];
             for batch in read_batches("recall", &table, &wanted, 0..table.rows()?, &context.cancel)? {
                 let batch = batch?;
-                let users = id_column_as(&batch, user, users_kind)?;
-                let items = id_column_as(&batch, item, catalogue.ids().kind())?;
-                let known = users.iter().zip(items.iter()).filter_map(|(u, i)| Some((u, catalogue.find(i)?)));
-                builder
-                    .iter_mut()
-                    .try_for_each(|pairs| known.clone().try_for_each(|(user, row)| pairs.add(user, row)))?;
+                let bad = if lenient { bad_rows::find(&batch, user, |rows| ids(rows).map(drop))? } else { Vec::new() };
+                passed_over += bad.len();
+                for clean in without(&batch, bad.iter().map(|bad| bad.row)) {
+                    let (users, items) = ids(&clean)?;
+                    let known = users.iter().zip(items.iter()).filter_map(|(u, i)| Some((u, catalogue.find(i)?)));
+                    builder
+                        .iter_mut()
+                        .try_for_each(|pairs| known.clone().try_for_each(|(user, row)| pairs.add(user, row)))?;
+                }
             }
         }
+        let warning =
+            (passed_over > 0).then(|| format!("{passed_over} rows of {INTERACTIONS} cannot be used: passed over"));
+        warning.iter().for_each(|warning| tracing::warn!("recall: {warning}"));
         let pairs = builder.map(PairStoreBuilder::finish).transpose()?;
-        Ok(Self { pairs, allow: list("allow", &recall.allow)?, deny: list("deny", &recall.deny)? })
+        let (allow, deny) = (list("allow", &recall.allow)?, list("deny", &recall.deny)?);
+        Ok(Self { pairs, allow, deny, warning })
     }
 
     /// The catalogue rows that may be returned to anybody.
@@ -81,6 +99,11 @@ impl Exclusion {
         Eligibility::filter(catalogue.ids().len(), |row| {
             listed(&self.allow, row, true) && !listed(&self.deny, row, false)
         })
+    }
+
+    /// What a person should know about the tables.
+    pub fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
     }
 
     /// Appends the catalogue rows excluded for a user, ascending.

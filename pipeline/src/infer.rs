@@ -8,6 +8,7 @@ use crate::memory::{MIB, Needs, Plan};
 use crate::parts::{KeyRange, exclude_other_counts, manifest_name, part_name};
 use crate::shard::Shard;
 use crate::side_files::{SideFiles, read_columns};
+use crate::source::Source;
 use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there, require, rows};
 use crate::stream::ordered;
 use crate::towers::{check_tower, files, verified_towers};
@@ -19,25 +20,23 @@ use twotower_artifacts::vectors::{Similarity, WRITER_BYTES};
 use twotower_artifacts::{
     CodeBatch, Column, FieldShape, Fingerprint, IdKind, Ids, Side, TowerSchema, VectorsInfo, VectorsWriter,
 };
-use twotower_encoders::{EncodeCounts, EncoderState, SideEncoder, SideSpec};
+use twotower_encoders::{EncodeCounts, SideEncoder, SideSpec};
 use twotower_models::engine::{self, Engine, EngineKind};
-use twotower_tables::{ReadOptions, Table, TableBatch, TableSpec, id_column_as};
+use twotower_tables::{ReadOptions, TableBatch, TableSpec, id_column_as};
 
 /// The stage for one side, ready for its shards.
 pub struct Infer<'a> {
     context: &'a Context,
     side: Side,
     embedding: Embedding,
-    table: Table,
-    /// Rows of the table.
-    rows: u64,
+    source: Source,
     /// The folder for vectors of rows that are not the job's.
     other: Option<PathBuf>,
 }
 
 /// The encoder state and tower of one side, checked to belong together.
 pub struct Embedding {
-    state: EncoderState,
+    encoded: Encoded,
     schema: TowerSchema,
     dim: usize,
     /// Fingerprint of both towers.
@@ -74,8 +73,7 @@ impl Embedding {
             )));
         }
         let joins = SideFiles::open(context, &[side])?;
-        let state = encoded.state;
-        Ok(Self { state, schema, dim, towers, tower, ids, spec, joins, history })
+        Ok(Self { encoded, schema, dim, towers, tower, ids, spec, joins, history })
     }
 
     /// Engines for so many workers.
@@ -93,20 +91,25 @@ impl Embedding {
     pub fn worker(&self, engines: &Engines) -> Result<Embedder<'_>, PipelineError> {
         let engine = engines.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let engine = engine.ok_or(PipelineError::WorkerPanicked { stage: "infer" })?;
-        let encoder = self.state.encoder(self.schema.side);
+        let encoder = self.encoded.state.encoder(self.schema.side);
         Ok(Embedder { embedding: self, engine, encoder, codes: CodeBatch::empty(&self.schema) })
     }
 
-    /// Names and fingerprints of everything vectors of `table` depend on.
+    /// The table of raw rows, and which of them to leave out.
+    ///
+    /// # Errors
+    /// As [`Source::open`].
+    pub fn source(&self, table: &TableSpec) -> Result<Source, PipelineError> {
+        Source::open(&self.encoded, self.schema.side, table)
+    }
+
+    /// Names and fingerprints of everything vectors of `source` depend on.
     ///
     /// # Errors
     /// As [`history_fingerprint`].
-    pub fn inputs(&self, context: &Context, table: &Table) -> Result<Vec<(&str, Fingerprint)>, PipelineError> {
-        let mut inputs = vec![
-            ("encoders", self.state.fingerprint().clone()),
-            ("towers", self.towers.clone()),
-            ("table", table.fingerprint()),
-        ];
+    pub fn inputs(&self, context: &Context, source: &Source) -> Result<Vec<(&str, Fingerprint)>, PipelineError> {
+        let mut inputs = vec![("encoders", self.encoded.state.fingerprint().clone()), ("towers", self.towers.clone())];
+        source.inputs().for_each(|input| inputs.push(input));
         inputs.extend(self.joins.inputs());
         if self.history.is_some() {
             inputs.push(("history", history_fingerprint(context)?));
@@ -139,16 +142,16 @@ impl Embedding {
     /// Streams raw rows of a table as a plan allows.
     ///
     /// # Errors
-    /// As [`Table::read_within`].
+    /// As [`Source::read`].
     pub fn read(
         &self,
-        table: &Table,
+        source: &Source,
         rows: Range<u64>,
         plan: &Plan,
     ) -> Result<impl Iterator<Item = Result<TableBatch, PipelineError>> + Send + use<>, PipelineError> {
         let columns = read_columns(&self.spec);
         let read = ReadOptions { columns: &columns, rows, batch_rows: plan.batch_rows };
-        Ok(table.read_within(read, plan.batch_bytes)?.map(|b| b.map_err(PipelineError::from)))
+        source.read(read, plan.batch_bytes)
     }
 
     /// Kind of the ids that the run encoded.
@@ -159,14 +162,6 @@ impl Embedding {
     /// Fingerprint of both towers.
     pub fn towers(&self) -> &Fingerprint {
         &self.towers
-    }
-
-    /// Name of the table of raw rows.
-    fn table(&self) -> &'static str {
-        match self.schema.side {
-            Side::User => "users",
-            Side::Item => "items",
-        }
     }
 }
 
@@ -226,7 +221,7 @@ impl Embedder<'_> {
         if let Some((row, norm)) = without_direction(&vectors, self.engine.dim()) {
             return Err(PipelineError::Gate(format!(
                 "gate `vectors`: {}: row {}: id `{}`: the tower gave a vector of norm {norm}, expected 1; a vector that is zero or not finite has no nearest items: the model has diverged or its weights are lost, train it again",
-                known.table(),
+                batch.table(),
                 batch.first_row + row as u64,
                 ids.get(row)
             )));
@@ -274,9 +269,8 @@ impl<'a> Infer<'a> {
         let open = || {
             let embedding = Embedding::load("infer", context, side)?;
             let own = &context.config.table(side).source;
-            let table = Table::open(embedding.table(), other.as_ref().map_or(own, |(table, _)| table))?;
-            let rows = table.require_rows()?;
-            Ok(Self { context, side, embedding, table, rows, other: other.map(|(_, dir)| dir) })
+            let source = embedding.source(other.as_ref().map_or(own, |(table, _)| table))?;
+            Ok(Self { context, side, embedding, source, other: other.map(|(_, dir)| dir) })
         };
         let name = format!("infer {side}");
         context.during(&name, open).map_err(|e: PipelineError| e.within(name))
@@ -284,7 +278,7 @@ impl<'a> Infer<'a> {
 
     /// Rows of the table.
     pub fn rows(&self) -> u64 {
-        self.rows
+        self.source.rows()
     }
 
     /// Runs the stage for one shard.
@@ -299,8 +293,9 @@ impl<'a> Infer<'a> {
 
 fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
-    let Infer { context, side, embedding, table, rows: total, other } = stage;
-    let (side, total, range) = (*side, *total, shard.range(*total));
+    let Infer { context, side, embedding, source, other } = stage;
+    let (side, total) = (*side, source.rows());
+    let range = shard.range(total);
 
     let settings = serde_json::json!({
         "side": side,
@@ -312,7 +307,7 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
         "precision": context.config.infer.precision,
         "compression": context.config.infer.compression,
     });
-    let key = StageKey::new("infer", embedding.inputs(context, table)?, settings);
+    let key = StageKey::new("infer", embedding.inputs(context, source)?, settings);
     let dir = other.clone().unwrap_or_else(|| context.run.vectors(side));
     let manifest_path = dir.join(manifest_name(shard));
     if !context.force
@@ -333,7 +328,7 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
         dim: embedding.dim,
         precision: infer.precision,
         similarity: Similarity::Cosine,
-        encoder: embedding.state.fingerprint().clone(),
+        encoder: embedding.encoded.state.fingerprint().clone(),
         tower: embedding.towers.clone(),
     };
     let mut writer = VectorsWriter::create(dir.join(part_name(shard, "parquet")), &info, infer.compression)?;
@@ -344,7 +339,7 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
         "infer",
         plan.width,
         &context.cancel,
-        embedding.read(table, range.clone(), &plan)?,
+        embedding.read(source, range.clone(), &plan)?,
         || {
             let mut worker = embedding.worker(&engines)?;
             Ok(move |batch: TableBatch| worker.embed(&batch))
@@ -362,15 +357,10 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
         None => context.retract(&manifest_path)?,
     }
     let entry = writer.finish()?;
-    let written = entry.rows;
-    if written != range.end - range.start {
-        return Err(PipelineError::Data(format!(
-            "{}: {written} rows were read, {} were counted; the table changed meanwhile, run the command again",
-            embedding.table(),
-            range.end - range.start
-        )));
-    }
-    let mut manifest = key.manifest(vec![entry], rows([("rows", written), ("table rows", total)]), started);
+    let (written, quarantined) = (entry.rows, source.quarantine().within(&range));
+    source.account(&range, written)?;
+    let counted = rows([("rows", written), ("quarantined", quarantined), ("table rows", total)]);
+    let mut manifest = key.manifest(vec![entry], counted, started);
     manifest.details = serde_json::json!({
         "first_row": range.start,
         "end_row": range.end,

@@ -6,6 +6,7 @@
 //! ```
 
 mod adopt;
+mod bad_rows;
 pub mod cancel;
 mod columns;
 pub mod dataset;
@@ -26,6 +27,7 @@ mod pair_store;
 mod partitions;
 pub mod parts;
 pub mod progress;
+mod quarantine;
 pub mod recall;
 pub mod run;
 pub mod run_dir;
@@ -34,6 +36,7 @@ pub mod runs;
 mod sample;
 pub mod shard;
 mod side_files;
+mod source;
 pub mod stage;
 pub mod stall;
 mod stream;

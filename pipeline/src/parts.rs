@@ -2,9 +2,11 @@
 
 use crate::cancel::Cancel;
 use crate::error::PipelineError;
+use crate::quarantine::QUARANTINE;
 use crate::shard::Shard;
 use crate::stage::{remove_if_there, verify_file};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use twotower_artifacts::{ArtifactError, FileEntry, Fingerprint, IdKind, Ids, Manifest, Side, VectorsReader};
 
@@ -119,10 +121,12 @@ pub(crate) fn list_parts(dir: &Path) -> Result<Vec<PathBuf>, PipelineError> {
 
 /// A complete set of vector parts of one side: same tower, engine, precision and table, every shard once.
 pub struct VectorParts {
-    /// Part files in shard order, with the first row of each.
-    pub parts: Vec<(PathBuf, u64)>,
-    /// Rows in all.
+    /// Part files in shard order, with the rows of the table that each is of.
+    pub parts: Vec<(PathBuf, Range<u64>)>,
+    /// Rows of the table.
     pub rows: u64,
+    /// Fingerprint of the rows of the table that have no vectors, where there are some.
+    pub quarantine: Option<Fingerprint>,
     /// Kind of the ids.
     pub ids: IdKind,
     /// What ran the tower.
@@ -172,6 +176,7 @@ impl VectorParts {
         let mut found = Self {
             parts: Vec::new(),
             rows: total,
+            quarantine: first.inputs.get(QUARANTINE).cloned(),
             ids,
             engine,
             towers,
@@ -201,15 +206,23 @@ impl VectorParts {
                 )));
             }
             let file = part.manifest.files.first().ok_or_else(|| incomplete(&part.path, "files"))?;
-            found.take(stage, side, shard, file)?;
+            let quarantined = part.manifest.rows.get("quarantined").copied().unwrap_or_default();
+            found.take(stage, side, shard, file, quarantined)?;
             fingerprints.push(part.manifest.fingerprint.to_string());
         }
         found.fingerprint = Fingerprint::of(fingerprints.join(" ").as_bytes());
         Ok(found)
     }
 
-    /// Takes the file of a shard, if by its footer it is one of these parts.
-    fn take(&mut self, stage: &str, side: Side, shard: Shard, file: &FileEntry) -> Result<(), PipelineError> {
+    /// Takes the file of a shard of which so many rows have no vectors, if by its footer it is one of these parts.
+    fn take(
+        &mut self,
+        stage: &str,
+        side: Side,
+        shard: Shard,
+        file: &FileEntry,
+        quarantined: u64,
+    ) -> Result<(), PipelineError> {
         let path = self.dir.join(part_name(shard, "parquet"));
         if path != self.dir.join(&file.path) {
             return Err(PipelineError::Mismatch(format!(
@@ -221,19 +234,20 @@ impl VectorParts {
         }
         let reader = VectorsReader::open(&path)?;
         let (rows, info) = (shard.range(self.rows), reader.info());
-        if (reader.rows(), &info.tower, info.ids) != (rows.end - rows.start, &self.towers, self.ids) {
+        let expected = (rows.end - rows.start).saturating_sub(quarantined);
+        if (reader.rows(), &info.tower, info.ids) != (expected, &self.towers, self.ids) {
             return Err(PipelineError::Mismatch(format!(
                 "{stage}: {}: {} rows with {} ids of towers {}, expected {} rows with {} ids of towers {}; run `twotower infer --side {side} --shard {shard} --force`",
                 path.display(),
                 reader.rows(),
                 info.ids,
                 info.tower,
-                rows.end - rows.start,
+                expected,
                 self.ids,
                 self.towers
             )));
         }
-        self.parts.push((path, rows.start));
+        self.parts.push((path, rows));
         self.files.push(file.clone());
         Ok(())
     }

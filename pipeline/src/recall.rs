@@ -6,9 +6,11 @@ use crate::id_index::IdIndex;
 use crate::infer::{Embedded, Embedding};
 use crate::memory::{MIB, Needs, Plan};
 use crate::parts::{KeyRange, VectorParts, exclude_other_counts, manifest_name, part_name};
+use crate::quarantine::{QUARANTINE, Quarantine};
 use crate::run_lock;
 use crate::sample::{self, SampleSink};
 use crate::shard::Shard;
+use crate::source::Source;
 use crate::stage::{Context, Outcome, StageKey, as_written, prepare_dir, remove_if_there, rows};
 use crate::stream::ordered;
 use crate::towers::verified_towers;
@@ -25,7 +27,6 @@ use twotower_artifacts::{
 use twotower_encoders::EncodeCounts;
 use twotower_index::store::{IMAGE_NAME, MANIFEST_NAME};
 use twotower_index::{Eligibility, Exclusions, IndexError, ItemIndex, ItemVectors, Neighbours, Request};
-use twotower_tables::Table;
 
 /// The manifest of building the index, inside its folder.
 pub const INDEX_STAGE: &str = "stage.json";
@@ -130,7 +131,7 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
     prepare_dir(&dir)?;
     exclude_other_counts("recall", &dir, shard, context.force || context.sole, || context.withdraw())?;
 
-    if let Users::Stored(parts) = users {
+    if let Users::Stored { parts, .. } = users {
         parts.verify("recall", &context.cancel)?;
     }
     let Searched { catalogue, index, exclusion } = match searched {
@@ -175,23 +176,19 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
         sampled.write(&found.ids, &lists)?;
         Ok(sink.write(&found.ids, &lists)?)
     })?;
-    if totals.users != range.end - range.start {
-        return Err(PipelineError::Data(format!(
-            "users: {} rows were read, {} were counted; the table changed meanwhile, run the command again",
-            totals.users,
-            range.end - range.start
-        )));
-    }
+    let quarantined = users.quarantine().account(&range, totals.users)?;
     context.retract(&manifest_path)?;
     for other in NeighbourFormat::ALL.into_iter().filter(|f| f.extension() != config.recall.format.extension()) {
         remove_if_there(&dir.join(part_name(shard, other.extension())))?;
     }
     let entries = vec![sink.finish()?, sampled.finish()?];
+    warnings.extend(exclusion.warning().map(str::to_string));
     warnings.extend(crate::encode::warn_of("recall", Side::User, &totals.counts));
     let mut manifest = key.manifest(
         entries,
         rows([
             ("users", totals.users),
+            ("quarantined", quarantined),
             ("table rows", users.rows()),
             ("pairs", totals.pairs),
             ("users with fewer than topk", totals.short),
@@ -232,43 +229,58 @@ fn index_fits(context: &Context, items: &VectorParts, manifest: &Manifest) -> Re
 
 /// Where the vectors of users come from.
 enum Users {
-    /// Parts that `infer` wrote.
-    Stored(VectorParts),
+    /// Parts that `infer` wrote, and the rows of the table that it left out.
+    Stored { parts: VectorParts, quarantine: Quarantine },
     /// Raw rows, embedded on the way.
-    Raw { embedding: Box<Embedding>, table: Table, rows: u64 },
+    Raw { embedding: Box<Embedding>, source: Source },
 }
 
 impl Users {
     /// Parts that cover a shard, or all users.
     fn stored(context: &Context, shard: Option<Shard>) -> Result<Self, PipelineError> {
-        VectorParts::find("recall", &context.run.vectors(Side::User), Side::User, shard).map(Users::Stored)
+        let parts = VectorParts::find("recall", &context.run.vectors(Side::User), Side::User, shard)?;
+        let quarantine = match &parts.quarantine {
+            Some(expected) => Quarantine::of_vectors("recall", &context.run, expected)?,
+            None => Quarantine::default(),
+        };
+        Ok(Users::Stored { parts, quarantine })
     }
 
     fn raw(context: &Context) -> Result<Self, PipelineError> {
         let embedding = Box::new(Embedding::load("recall", context, Side::User)?);
-        let table = Table::open("users", &context.config.tables.users.source)?;
-        let rows = table.require_rows()?;
-        Ok(Users::Raw { embedding, table, rows })
+        let source = embedding.source(&context.config.tables.users.source)?;
+        Ok(Users::Raw { embedding, source })
     }
 
     fn inputs(&self, context: &Context) -> Result<Vec<(&str, Fingerprint)>, PipelineError> {
         match self {
-            Users::Stored(parts) => Ok(vec![("user vectors", parts.fingerprint.clone())]),
-            Users::Raw { embedding, table, .. } => embedding.inputs(context, table),
+            Users::Stored { parts, .. } => {
+                let quarantine = parts.quarantine.iter().map(|f| (QUARANTINE, f.clone()));
+                Ok([("user vectors", parts.fingerprint.clone())].into_iter().chain(quarantine).collect())
+            }
+            Users::Raw { embedding, source } => embedding.inputs(context, source),
         }
     }
 
     fn ids(&self) -> IdKind {
         match self {
-            Users::Stored(parts) => parts.ids,
+            Users::Stored { parts, .. } => parts.ids,
             Users::Raw { embedding, .. } => embedding.ids(),
         }
     }
 
     fn rows(&self) -> u64 {
         match self {
-            Users::Stored(parts) => parts.rows,
-            Users::Raw { rows, .. } => *rows,
+            Users::Stored { parts, .. } => parts.rows,
+            Users::Raw { source, .. } => source.rows(),
+        }
+    }
+
+    /// Rows of the table that have no vectors.
+    fn quarantine(&self) -> &Quarantine {
+        match self {
+            Users::Stored { quarantine, .. } => quarantine,
+            Users::Raw { source, .. } => source.quarantine(),
         }
     }
 
@@ -288,7 +300,7 @@ impl Users {
         }
         let own_engine = context.config.infer.engine.to_string();
         let (towers, engine) = match self {
-            Users::Stored(parts) => (&parts.towers, &parts.engine),
+            Users::Stored { parts, .. } => (&parts.towers, &parts.engine),
             Users::Raw { embedding, .. } => (embedding.towers(), &own_engine),
         };
         if items.towers != *towers {
@@ -307,7 +319,7 @@ impl Users {
     fn needs(&self, context: &Context, catalogue: &Catalogue, index: &dyn ItemIndex, exclusion: &Exclusion) -> Needs {
         let (items, dim, k) = (index.count(), index.dim(), context.config.recall.topk);
         let mut needs = match self {
-            Users::Stored(_) => Needs {
+            Users::Stored { .. } => Needs {
                 stage: "recall",
                 held: Vec::new(),
                 quarters: Vec::new(),
@@ -337,18 +349,23 @@ impl Users {
         sink: impl FnMut(Found) -> Result<(), PipelineError>,
     ) -> Result<(), PipelineError> {
         match self {
-            Users::Stored(parts) => {
+            Users::Stored { parts, quarantine } => {
                 let mut batches = Vec::new();
-                for (path, first) in &parts.parts {
-                    let rows = rows.start.saturating_sub(*first)..rows.end.saturating_sub(*first);
+                for (path, part) in &parts.parts {
+                    // Rows of the part before a row of the table.
+                    let before = |row: u64| {
+                        let row = row.clamp(part.start, part.end);
+                        row - part.start - quarantine.within(&(part.start..row))
+                    };
+                    let rows = before(rows.start)..before(rows.end);
                     batches.push(VectorsReader::open(path)?.batches(rows, search.plan.batch_rows)?);
                 }
                 let source = batches.into_iter().flatten().map(|b| b.map_err(PipelineError::from));
                 let stored = |(ids, vectors)| Ok(Embedded { ids, vectors, counts: EncodeCounts::default() });
                 search.run(source, || Ok(stored), sink)
             }
-            Users::Raw { embedding, table, .. } => {
-                let source = embedding.read(table, rows, &search.plan)?;
+            Users::Raw { embedding, source } => {
+                let source = embedding.read(source, rows, &search.plan)?;
                 let engine = search.context.config.infer.engine;
                 let engines = embedding.engines(engine, search.plan.width.workers)?;
                 let embed = || {

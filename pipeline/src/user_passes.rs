@@ -1,11 +1,13 @@
 //! The two passes of `encode-features` over the users: one fits, one encodes.
 
+use crate::bad_rows::{self, BadRow, readable_ids};
 use crate::columns::read_batches;
 use crate::duplicates::DuplicateFinder;
-use crate::encode::{duplicate_id, encode_error, files};
+use crate::encode::{encode_error, files};
 use crate::error::PipelineError;
 use crate::id_index::{IdIndex, hash};
 use crate::memory::{MIB, Needs, Plan};
+use crate::quarantine::{Quarantine, QuarantineWriter, USERS, without};
 use crate::side_files::{SideFiles, read_columns};
 use crate::stage::Context;
 use crate::stream::ordered;
@@ -84,14 +86,16 @@ impl<'a> UserPasses<'a> {
         self.rows
     }
 
-    /// Adds every user to `fit`, each worker by way of a fit of its own, and refuses a user that stands twice.
+    /// Adds every user to `fit`, each worker by way of a fit of its own, and sets rows `aside` that cannot be used:
+    /// those of which id or vectors make no sense, and all but the first with an id.
     ///
     /// # Errors
-    /// Any table or encoder error; a duplicate id, with both rows.
+    /// Any table or encoder error; more such rows than may be.
     pub fn fit(
         &mut self,
         fit: &mut EncoderFit,
         fresh: impl Fn() -> Result<EncoderFit, PipelineError>,
+        aside: &mut QuarantineWriter<'_>,
     ) -> Result<(), PipelineError> {
         let passes = &*self;
         let id = &passes.spec.id_column;
@@ -109,22 +113,27 @@ impl<'a> UserPasses<'a> {
                 let keeps = &keeps;
                 Ok(move |part: TablePart| {
                     let mut fit = fit.lock().unwrap_or_else(PoisonError::into_inner);
-                    let (mut hashes, mut batches) = (Vec::new(), Vec::new());
+                    let (mut hashes, mut batches, mut bad) = (Vec::new(), Vec::new(), Vec::new());
                     for batch in part {
                         let batch = batch?;
-                        let rows = passes.joins.join(&passes.spec, Side::User, &batch)?;
-                        fit.fit_batch(Side::User, &rows).map_err(|e| encode_error(e, &batch))?;
-                        hashes.extend(id_column(&batch, id)?.iter().map(hash));
+                        let found = bad_rows::find(&batch, id, |rows| passes.check(rows))?;
+                        for clean in without(&batch, found.iter().map(|bad| bad.row)) {
+                            let rows = passes.joins.join(&passes.spec, Side::User, &clean)?;
+                            fit.fit_batch(Side::User, &rows).map_err(|e| encode_error(e, &clean))?;
+                            hashes.extend(id_column(&clean, id)?.iter().map(hash));
+                        }
+                        bad.extend(found);
                         if keeps.load(Ordering::Relaxed) {
                             batches.push(batch);
                         }
                     }
-                    Ok((hashes, batches))
+                    Ok((hashes, batches, bad))
                 })
             },
-            |(hashes, batches)| {
+            |(hashes, batches, bad)| {
                 finder.add(&hashes)?;
-                bar.advance(hashes.len() as u64);
+                bar.advance((hashes.len() + bad.len()) as u64);
+                aside.add(passes.rows, bad)?;
                 bytes += batches.iter().map(|b| b.batch.get_array_memory_size() as u64).sum::<u64>();
                 if bytes > passes.context.memory.quarter() {
                     keeps.store(false, Ordering::Relaxed);
@@ -138,35 +147,51 @@ impl<'a> UserPasses<'a> {
         )?;
         let repeated = finder.repeated()?;
         if !repeated.is_empty() {
-            passes.refuse_duplicate(&repeated)?;
+            passes.find_duplicates(&repeated, aside)?;
         }
+        aside.end(USERS, passes.rows)?;
         self.kept = keeps.into_inner().then_some(kept);
         fits.into_iter().try_for_each(|part| Ok(fit.merge(part.into_inner().unwrap_or_else(PoisonError::into_inner))?))
     }
 
-    /// Finds the rows behind repeated hashes; two different ids of one hash are no duplicate.
-    fn refuse_duplicate(&self, repeated: &[u64]) -> Result<(), PipelineError> {
+    /// Refuses rows of which id or vectors make no sense.
+    fn check(&self, batch: &TableBatch) -> Result<(), PipelineError> {
+        readable_ids(batch, &self.spec.id_column, self.positive.ids().kind())?;
+        let checked = self.spec.check_vectors(Side::User, &batch.batch);
+        checked.map_err(|e| e.with_first_row(batch.row_in_file).into())
+    }
+
+    /// Finds the rows behind repeated hashes and sets all but the first of an id aside; two different ids of one
+    /// hash are no duplicate.
+    fn find_duplicates(&self, repeated: &[u64], aside: &mut QuarantineWriter<'_>) -> Result<(), PipelineError> {
         let id = &self.context.config.tables.users.id;
-        let wanted = [id.clone()];
-        let mut suspects: FxHashMap<String, u64> = FxHashMap::default();
+        let (wanted, known) = ([id.clone()], aside.users());
+        let mut firsts: FxHashMap<String, u64> = FxHashMap::default();
         for batch in read_batches("encode-features", self.table, &wanted, 0..self.rows, &self.context.cancel)? {
-            let batch = batch?;
-            let ids = id_column(&batch, id)?;
-            for (row, this) in ids.iter().enumerate().filter(|(_, this)| repeated.binary_search(&hash(*this)).is_ok()) {
-                let at = batch.first_row + row as u64;
-                if let Some(first) = suspects.insert(this.to_string(), at) {
-                    return Err(duplicate_id("users", id, this, first, at));
+            for batch in known.clean(batch?)? {
+                let ids = id_column(&batch, id)?;
+                let suspects = ids.iter().enumerate().filter(|(_, this)| repeated.binary_search(&hash(*this)).is_ok());
+                let mut bad = Vec::new();
+                for (row, this) in suspects {
+                    let at = batch.first_row + row as u64;
+                    let first = *firsts.entry(this.to_string()).or_insert(at);
+                    if first != at {
+                        let reason = format!("column `{id}`: the id stands in row {first} already; ids must be unique");
+                        bad.push(BadRow::new(&batch, row, id, &reason));
+                    }
                 }
+                aside.add(self.rows, bad)?;
             }
         }
         Ok(())
     }
 
-    /// Encodes the users that have positives, and with `encode.all_users` all of them into a file of their own.
+    /// Encodes the users that have positives, and with `encode.all_users` all of them into a file of their own; rows in
+    /// `quarantine` are left out.
     ///
     /// # Errors
     /// Any table, encoder or I/O error.
-    pub fn encode(mut self, state: &EncoderState) -> Result<EncodedUsers, PipelineError> {
+    pub fn encode(mut self, state: &EncoderState, quarantine: &Quarantine) -> Result<EncodedUsers, PipelineError> {
         let (id, positive) = (&self.context.config.tables.users.id, self.positive);
         let schema = state.schema(Side::User);
         let info = CodesInfo { ids: positive.ids().kind(), schema: schema.clone() };
@@ -189,8 +214,9 @@ impl<'a> UserPasses<'a> {
                 Ok(move |part: TablePart| {
                     let mut encoded = EncodedPart::new(info.ids, schema);
                     let mut every = Vec::new();
-                    for batch in part {
-                        let batch = batch?;
+                    let clean = part.map(|batch| quarantine.clean(batch?));
+                    let clean = clean.collect::<Result<Vec<Vec<TableBatch>>, PipelineError>>()?;
+                    for batch in clean.into_iter().flatten() {
                         let ids = id_column_as(&batch, id, info.ids)?;
                         let chosen = (0..ids.len()).filter(|r| positive.find(ids.get(*r)).is_some());
                         let chosen: Vec<usize> = if positive.ids().is_empty() { Vec::new() } else { chosen.collect() };

@@ -1,5 +1,6 @@
 //! `twotower synth`.
 
+use super::report::take_peak_rss_mib;
 use clap::Args;
 use std::path::PathBuf;
 use twotower_pipeline::error::PipelineError;
@@ -60,7 +61,9 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     let report = generate(&config, &opts.dir, &mut |rows| bar.advance(rows)).map_err(PipelineError::from)?;
     drop(bar);
     if opts.json {
-        say!("{}", serde_json::to_string(&report)?);
+        let mut report = serde_json::to_value(&report)?;
+        report["peak_rss_mib"] = take_peak_rss_mib().into();
+        say!("{report}");
     } else {
         say!(
             "synth: {} users, {} items, {} interactions, {:.1} MiB ({:.1} s)",

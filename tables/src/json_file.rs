@@ -3,7 +3,7 @@
 use crate::error::TableError;
 use crate::records::Records;
 use crate::spec::Encoding;
-use crate::text_file::new_batch;
+use crate::text_file::{FileBatch, new_batch, reject};
 use arrow_array::RecordBatch;
 use arrow_json::ReaderBuilder;
 use arrow_json::reader::ValueIter;
@@ -20,18 +20,27 @@ pub fn open(path: &Path, encoding: Encoding) -> Result<Records, TableError> {
 }
 
 /// Learns the columns from the first 1,000 lines, in order of appearance, adding to `columns`: `List` of text where
-/// an array was seen, text otherwise.
+/// an array was seen, text otherwise. Lines that are no objects are passed over, unless there are no others: reading
+/// meets them again.
 pub fn learn_columns(path: &Path, encoding: Encoding, columns: &mut Vec<(String, DataType)>) -> Result<(), TableError> {
     let mut records = open(path, encoding)?;
+    let mut first_bad = None;
     for _ in 0..SAMPLE_LINES {
-        let Some(record) = records.next_record()? else { break };
-        let json = |reason: String| TableError::Json { path: path.to_path_buf(), line: record.line, reason };
-        let value = match ValueIter::new(record.text.as_bytes(), None).next() {
-            Some(Ok(value)) => value,
-            Some(Err(e)) => return Err(json(e.to_string())),
-            None => continue,
+        let record = match records.next_record() {
+            Ok(Some(record)) => record,
+            Ok(None) => break,
+            Err(error @ TableError::InvalidUtf8 { .. }) => {
+                first_bad.get_or_insert(error);
+                continue;
+            }
+            Err(error) => return Err(error),
         };
-        let object = value.as_object().ok_or_else(|| json("expected a JSON object".to_string()))?;
+        let Some(value) = ValueIter::new(record.text.as_bytes(), None).next() else { continue };
+        let Some(object) = value.as_ref().ok().and_then(|value| value.as_object()) else {
+            let reason = value.err().map_or("expected a JSON object".into(), |e| e.to_string());
+            first_bad.get_or_insert(TableError::Json { path: path.to_path_buf(), line: record.line, reason });
+            continue;
+        };
         for (key, value) in object {
             let at = columns.iter().position(|(name, _)| name == key).unwrap_or_else(|| {
                 columns.push((key.clone(), DataType::Utf8));
@@ -42,7 +51,10 @@ pub fn learn_columns(path: &Path, encoding: Encoding, columns: &mut Vec<(String,
             }
         }
     }
-    Ok(())
+    match first_bad {
+        Some(error) if columns.is_empty() => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Streams batches of a JSON Lines file.
@@ -59,37 +71,68 @@ pub struct JsonReader {
     pub batch_bytes: usize,
     /// Rows still to read.
     pub left: u64,
+    /// Whether a line that cannot be read is rejected instead of ending the stream.
+    pub lenient: bool,
 }
 
+/// Stands for a line that was rejected: a row of nulls.
+const NOTHING: &str = "{}";
+
 impl JsonReader {
-    fn read_batch(&mut self) -> Result<Option<RecordBatch>, TableError> {
+    fn read_batch(&mut self) -> Result<Option<FileBatch>, TableError> {
         let wanted = (self.batch_rows as u64).min(self.left);
         let mut text = String::new();
         let mut ends = Vec::new();
         let mut lines = Vec::new();
         let mut bytes = 0;
+        let mut rejected = Vec::new();
+        let mut cut = None;
         while (lines.len() as u64) < wanted {
-            let Some(record) = self.records.next_record_within(&mut bytes, self.batch_bytes)? else { break };
-            text.push_str(&record.text);
+            let line = match self.records.next_record_within(&mut bytes, self.batch_bytes) {
+                Ok(Some(record)) => {
+                    text.push_str(&record.text);
+                    record.line
+                }
+                Ok(None) => break,
+                Err(error @ TableError::InvalidUtf8 { line, .. }) => {
+                    let lenient = self.lenient && self.records.is_one_line();
+                    reject(error, lenient, lines.len() as u64, &mut rejected)?;
+                    text.push_str(NOTHING);
+                    line
+                }
+                Err(error) => return Err(error),
+            };
+            // A file that was cut ends in a line without a break.
+            if !self.records.is_one_line() {
+                cut = Some(lines.len());
+            }
             ends.push(text.len());
-            lines.push(record.line);
+            lines.push(line);
         }
         self.left -= lines.len() as u64;
         if lines.is_empty() {
             return Ok(None);
         }
         let line = |k: usize| &text[k.checked_sub(1).map_or(0, |before| ends[before])..ends[k]];
+        let json = |at: usize, e: ArrowError| {
+            let (path, reason) = (self.path.clone(), e.to_string());
+            TableError::Json { path, line: lines[at], reason }
+        };
         let whole = self.decode((0..lines.len()).map(line));
-        match whole {
-            Ok(batch) => Ok(Some(batch)),
-            Err(e) => {
-                // The batch says no more than that some line is wrong: find the first.
-                let (at, reason) = (0..lines.len())
-                    .find_map(|k| self.decode(std::iter::once(line(k))).err().map(|e| (k, e)))
-                    .unwrap_or((0, e));
-                Err(TableError::Json { path: self.path.clone(), line: lines[at], reason: reason.to_string() })
+        let Err(error) = whole else { return Ok(whole.ok().map(|batch| FileBatch { batch, rejected })) };
+        // The batch says no more than that some line is wrong: find out which.
+        for at in 0..lines.len() {
+            if let Err(e) = self.decode(std::iter::once(line(at))) {
+                reject(json(at, e), self.lenient && cut != Some(at), at as u64, &mut rejected)?;
             }
         }
+        rejected.sort_by_key(|(at, _)| *at);
+        let good = |at: usize| rejected.binary_search_by_key(&at, |(at, _)| *at).is_err();
+        let batch = match rejected.is_empty() {
+            true => Err(error),
+            false => self.decode((0..lines.len()).map(|at| if good(at) { line(at) } else { NOTHING })),
+        };
+        Ok(Some(FileBatch { batch: batch.map_err(|e| json(0, e))?, rejected }))
     }
 
     fn decode<'a>(&self, lines: impl ExactSizeIterator<Item = &'a str>) -> Result<RecordBatch, ArrowError> {
@@ -111,7 +154,7 @@ impl JsonReader {
 }
 
 impl Iterator for JsonReader {
-    type Item = Result<RecordBatch, TableError>;
+    type Item = Result<FileBatch, TableError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.read_batch().transpose()

@@ -37,6 +37,8 @@ pub struct Records {
     end: usize,
     at_end: bool,
     position: Position,
+    /// Whether the last record was one line with its break.
+    one_line: bool,
 }
 
 /// One record, decoded.
@@ -62,6 +64,7 @@ impl Records {
             end: 0,
             at_end: false,
             position: Position { offset: 0, line: 1 },
+            one_line: true,
         };
         records.fill()?;
         if records.buffer[..records.end].starts_with(b"\xEF\xBB\xBF") {
@@ -81,6 +84,12 @@ impl Records {
         self.file.seek(SeekFrom::Start(position.offset)).map_err(io_error("read", &self.path))?;
         (self.start, self.end, self.at_end, self.position) = (0, 0, false, position);
         Ok(())
+    }
+
+    /// Whether the record given last was one line with its break. Others may stand for more than a row: a file that
+    /// was cut ends in a line without a break, and a stray quote swallows the lines that follow.
+    pub fn is_one_line(&self) -> bool {
+        self.one_line
     }
 
     /// Passes over the next record, if there is one.
@@ -128,6 +137,7 @@ impl Records {
             };
             let raw = &bytes[..length];
             let lines = raw.iter().filter(|b| **b == b'\n').count() as u64;
+            self.one_line = lines == 1 && raw.ends_with(b"\n");
             let body = raw.strip_suffix(b"\n").unwrap_or(raw);
             let body = body.strip_suffix(b"\r").unwrap_or(body).len();
             let (start, at) = (self.start, self.position);

@@ -7,7 +7,7 @@ use crate::nearest::nearest;
 use crate::parquet_table::{self, BatchSize};
 use crate::parts::TableParts;
 use crate::spec::{Dialect, Format, TableSpec};
-use crate::text_file::{self, Counted, TextReader, skip_rows};
+use crate::text_file::{self, Counted, FileBatch, TextReader, skip_rows};
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use std::ops::Range;
@@ -46,6 +46,9 @@ pub struct TableBatch {
     pub file: usize,
     /// Row of that file, from 0, of the first row here.
     pub row_in_file: u64,
+    /// Rows that could not be read and are null, by their number in `batch`, ascending, with the reason: of tables
+    /// read [leniently](Table::leniently) alone.
+    pub rejected: Vec<(usize, String)>,
     pub(crate) table: Arc<Inner>,
 }
 
@@ -59,12 +62,26 @@ impl TableBatch {
     pub fn table(&self) -> &str {
         &self.table.name
     }
+
+    /// Some of the rows, without copying them.
+    pub fn slice(&self, rows: Range<usize>) -> Self {
+        let inside = self.rejected.iter().filter(|(row, _)| rows.contains(row));
+        Self {
+            batch: self.batch.slice(rows.start, rows.len()),
+            first_row: self.first_row + rows.start as u64,
+            row_in_file: self.row_in_file + rows.start as u64,
+            rejected: inside.map(|(row, reason)| (row - rows.start, reason.clone())).collect(),
+            file: self.file,
+            table: self.table.clone(),
+        }
+    }
 }
 
 /// A table opened for reading; clones share what is known of its files.
 #[derive(Debug, Clone)]
 pub struct Table {
     inner: Arc<Inner>,
+    lenient: bool,
 }
 
 #[derive(Debug)]
@@ -151,7 +168,15 @@ impl Table {
         let columns = files[0].columns.clone();
         let (name, spec, opened, learnt) = (name.to_string(), spec.clone(), Mutex::default(), Default::default());
         let inner = Inner { name, spec, format: layout, files, columns, fingerprint, opened, learnt };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(inner), lenient: false })
+    }
+
+    /// The same table, read without stopping at a row of a text file that has too few or too many fields, is not
+    /// UTF-8, or is not a JSON object: the row is null and named in [`TableBatch::rejected`]. Numbers of rows stay
+    /// what they are. What may stand for more than a row is an error all the same: a file cut within its last row, a
+    /// quote that is not closed, fields that do not add up over several lines, and damaged Parquet.
+    pub fn leniently(&self) -> Self {
+        Self { inner: self.inner.clone(), lenient: true }
     }
 
     /// The name it was opened under.
@@ -283,6 +308,7 @@ impl Table {
         }
         Ok(TableReader {
             table: self.inner.clone(),
+            lenient: self.lenient,
             schema: Arc::new(Schema::new(fields)),
             columns,
             rows: options.rows.start.min(options.rows.end)..options.rows.end,
@@ -352,11 +378,12 @@ fn refuse_duplicates(path: &Path, columns: &[(String, DataType)]) -> Result<(), 
 /// The most text of a batch: Arrow counts its bytes in 31 bits.
 const LARGEST_TEXT: usize = 1 << 30;
 
-type FileBatches = Box<dyn Iterator<Item = Result<RecordBatch, TableError>> + Send>;
+type FileBatches = Box<dyn Iterator<Item = Result<FileBatch, TableError>> + Send>;
 
 /// Stream of a [`Table::read`].
 pub struct TableReader {
     table: Arc<Inner>,
+    lenient: bool,
     schema: SchemaRef,
     columns: Vec<String>,
     pub(crate) rows: Range<u64>,
@@ -379,8 +406,9 @@ impl TableReader {
     /// A reader of other rows of the table, which has read nothing yet.
     pub(crate) fn of_rows(&self, rows: Range<u64>) -> Self {
         let (table, schema, columns) = (self.table.clone(), self.schema.clone(), self.columns.clone());
-        let size = self.size;
-        Self { table, schema, columns, rows, size, next_file: 0, at: 0, file_start: 0, current: None, failed: false }
+        let (size, lenient) = (self.size, self.lenient);
+        let (next_file, at, file_start, current, failed) = (0, 0, 0, None, false);
+        Self { table, lenient, schema, columns, rows, size, next_file, at, file_start, current, failed }
     }
 
     /// Passes over files that end before the first row wanted, where their rows are known.
@@ -396,9 +424,9 @@ impl TableReader {
 
     /// Opens the next file at the first row wanted; `self.at` becomes that row, or the file's end.
     fn open_next(&mut self) -> Result<FileBatches, TableError> {
-        let Self { table, schema, columns, rows, size, .. } = self;
+        let Self { table, lenient, schema, columns, rows, size, .. } = self;
         let file = &table.files[self.next_file];
-        let (path, encoding, size) = (file.path.clone(), table.spec.encoding, *size);
+        let (path, encoding, size, lenient) = (file.path.clone(), table.spec.encoding, *size, *lenient);
         let (batch_rows, batch_bytes) = (size.rows, size.bytes.unwrap_or(LARGEST_TEXT));
         let skip = rows.start.saturating_sub(self.at);
         let end = rows.end - self.at;
@@ -406,21 +434,23 @@ impl TableReader {
             Layout::Parquet => {
                 let count = file.footer_rows.unwrap_or(0);
                 let skip = skip.min(count);
-                (skip, Box::new(table.opened(file, columns)?.read(skip..end.min(count), size)?))
+                let rows = table.opened(file, columns)?.read(skip..end.min(count), size)?;
+                (skip, Box::new(rows.map(|batch| batch.map(FileBatch::from))))
             }
             Layout::Text(dialect) => {
                 let (names, mut records) = text_file::open(&path, encoding, dialect)?;
                 let skipped = skip_rows(&mut records, skip, file.counted.get())?;
                 let slots = names.iter().map(|name| columns.iter().position(|c| c == name)).collect();
                 let (schema, dialect, left) = (schema.clone(), dialect.clone(), end - skipped);
-                let reader = TextReader { records, path, dialect, schema, slots, batch_rows, batch_bytes, left };
+                let reader =
+                    TextReader { records, path, dialect, schema, slots, batch_rows, batch_bytes, left, lenient };
                 (skipped, Box::new(reader))
             }
             Layout::Json => {
                 let mut records = json_file::open(&path, encoding)?;
                 let skipped = skip_rows(&mut records, skip, file.counted.get())?;
                 let (schema, left) = (schema.clone(), end - skipped);
-                (skipped, Box::new(JsonReader { records, path, schema, batch_rows, batch_bytes, left }))
+                (skipped, Box::new(JsonReader { records, path, schema, batch_rows, batch_bytes, left, lenient }))
             }
         };
         self.file_start = self.at;
@@ -441,7 +471,7 @@ impl TableReader {
             };
             match batches.next().transpose()? {
                 None => self.current = None,
-                Some(batch) => {
+                Some(FileBatch { batch, rejected }) => {
                     let first_row = self.at;
                     self.at += batch.num_rows() as u64;
                     return Ok(Some(TableBatch {
@@ -449,6 +479,7 @@ impl TableReader {
                         first_row,
                         file: self.next_file - 1,
                         row_in_file: first_row - self.file_start,
+                        rejected,
                         table: self.table.clone(),
                     }));
                 }

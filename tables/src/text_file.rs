@@ -3,11 +3,26 @@
 use crate::error::TableError;
 use crate::records::{Position, Records, split_fields};
 use crate::spec::{Dialect, Encoding};
-use arrow_array::builder::StringBuilder;
-use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow_array::builder::{ArrayBuilder, StringBuilder};
+use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray};
 use arrow_schema::SchemaRef;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// Rows of a file.
+pub struct FileBatch {
+    /// The rows.
+    pub batch: RecordBatch,
+    /// Those that could not be read and are null, by their number in the batch, with the reason; none where reading
+    /// is strict.
+    pub rejected: Vec<(usize, String)>,
+}
+
+impl From<RecordBatch> for FileBatch {
+    fn from(batch: RecordBatch) -> Self {
+        Self { batch, rejected: Vec::new() }
+    }
+}
 
 /// Rows between two remembered positions of a counted file.
 const CHECKPOINT_ROWS: u64 = 1 << 16;
@@ -92,17 +107,30 @@ pub struct TextReader {
     pub batch_bytes: usize,
     /// Rows still to read.
     pub left: u64,
+    /// Whether a row that cannot be read is rejected instead of ending the stream.
+    pub lenient: bool,
 }
 
 impl TextReader {
-    fn read_batch(&mut self) -> Result<Option<RecordBatch>, TableError> {
-        let Self { records, path, dialect, schema, slots, batch_rows, batch_bytes, left } = self;
+    fn read_batch(&mut self) -> Result<Option<FileBatch>, TableError> {
+        let Self { records, path, dialect, schema, slots, batch_rows, batch_bytes, left, lenient } = self;
         let wanted = (*batch_rows as u64).min(*left);
         let mut builders: Vec<StringBuilder> = schema.fields().iter().map(|_| StringBuilder::new()).collect();
         let mut scratch = String::new();
         let (mut rows, mut bytes) = (0, 0);
+        let mut rejected = Vec::new();
         while rows < wanted {
-            let Some(record) = records.next_record_within(&mut bytes, *batch_bytes)? else { break };
+            let record = match records.next_record_within(&mut bytes, *batch_bytes) {
+                Ok(Some(record)) => record,
+                Ok(None) => break,
+                Err(error @ TableError::InvalidUtf8 { .. }) => {
+                    reject(error, *lenient && records.is_one_line(), rows, &mut rejected)?;
+                    builders.iter_mut().for_each(StringBuilder::append_null);
+                    rows += 1;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let count = split_fields(&record.text, &dialect.delimiter, dialect.quote, &mut scratch, |i, value| {
                 if let Some(Some(slot)) = slots.get(i) {
                     match dialect.null_values.iter().any(|null| null == value) {
@@ -116,7 +144,11 @@ impl TextReader {
                 Some(found) if found == slots.len() => rows += 1,
                 Some(found) => {
                     let (line, expected) = (record.line, slots.len());
-                    return Err(TableError::Ragged { path: path.clone(), line, expected, found });
+                    let error = TableError::Ragged { path: path.clone(), line, expected, found };
+                    reject(error, *lenient && records.is_one_line(), rows, &mut rejected)?;
+                    rows += 1;
+                    let short = builders.iter_mut().filter(|builder| (builder.len() as u64) < rows);
+                    short.for_each(StringBuilder::append_null);
                 }
                 None => {
                     let reason = "has a quote that is not closed".to_string();
@@ -128,13 +160,36 @@ impl TextReader {
         if rows == 0 {
             return Ok(None);
         }
-        let columns: Vec<ArrayRef> = builders.iter_mut().map(|b| Arc::new(b.finish()) as ArrayRef).collect();
-        Ok(Some(new_batch(schema, columns, rows as usize)))
+        let columns = builders.iter_mut().map(|b| Arc::new(without(b.finish(), &rejected)) as ArrayRef).collect();
+        Ok(Some(FileBatch { batch: new_batch(schema, columns, rows as usize), rejected }))
     }
 }
 
+/// Notes that row `row` of a batch cannot be read, if it may be passed over.
+pub fn reject(
+    error: TableError,
+    lenient: bool,
+    row: u64,
+    rejected: &mut Vec<(usize, String)>,
+) -> Result<(), TableError> {
+    if !lenient {
+        return Err(error);
+    }
+    rejected.push((row as usize, error.to_string()));
+    Ok(())
+}
+
+/// The column with null in the rows that were rejected, of which some fields may have been read.
+fn without(column: StringArray, rejected: &[(usize, String)]) -> StringArray {
+    if rejected.is_empty() {
+        return column;
+    }
+    let good = |row: &usize| rejected.binary_search_by_key(row, |(at, _)| *at).is_err();
+    column.iter().enumerate().map(|(row, value)| value.filter(|_| good(&row))).collect()
+}
+
 impl Iterator for TextReader {
-    type Item = Result<RecordBatch, TableError>;
+    type Item = Result<FileBatch, TableError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.read_batch().transpose()

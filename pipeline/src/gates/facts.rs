@@ -22,6 +22,8 @@ pub struct Facts {
     pub users: u64,
     /// Users in the results.
     pub recalled: u64,
+    /// Users in no result because their rows of the table cannot be used.
+    pub quarantined: u64,
     /// Vectors made, by side; of users also those that a fused recall did not keep.
     pub vectors: BTreeMap<Side, u64>,
     /// What the encoders met when the vectors were made, by side and feature.
@@ -67,6 +69,8 @@ impl Facts {
         Ok(Self {
             users: count(&encoded, "users")?,
             recalled: sum(&recalled, "users")?,
+            // Runs of earlier versions have none.
+            quarantined: recalled.iter().filter_map(|part| part.rows.get("quarantined")).sum(),
             vectors: BTreeMap::from([
                 (Side::Item, sum(&items, "rows")?),
                 (Side::User, sum(&users, if fused { "users" } else { "rows" })?),

@@ -5,13 +5,17 @@ use super::{NO_PREVIOUS, Night};
 use crate::config::Ranking;
 use crate::evaluate::{MetricsFile, SAMPLED_NEGATIVES};
 
-/// Users in the results: all of the table's, and about as many as the previous run's.
+/// Users in the results: all of the table's that are not in quarantine, and about as many as the previous run's.
 pub fn rows(night: &Night<'_>) -> Measures {
     let (config, now) = (&night.config.gates, night.now);
-    let users = now.users as f64;
+    let users = now.users.saturating_sub(now.quarantined) as f64;
+    let less = match now.quarantined {
+        0 => String::new(),
+        n => format!(" less {n} in quarantine"),
+    };
     let mut measures = Measures::default();
     measures.measured.push(Measured {
-        what: format!("users recalled, of {} in the table:", now.users),
+        what: format!("users recalled, of {} in the table{less}:", now.users),
         value: now.recalled as f64,
         at_least: Some(users),
         at_most: Some(users),

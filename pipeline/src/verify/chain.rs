@@ -6,8 +6,10 @@ use crate::encode;
 use crate::encoded::Encoded;
 use crate::evaluate::{self, read_metrics};
 use crate::parts::{Part, VectorParts};
+use crate::quarantine::{self, QUARANTINE, Quarantine};
 use crate::recall::{Catalogue, INDEX_STAGE};
 use crate::run::Stage;
+use crate::shard::Shard;
 use crate::stage::{as_written, content_fingerprint};
 use crate::towers::{self, verified_in};
 use crate::train::checkpoint_entry;
@@ -26,6 +28,8 @@ struct Links {
     encoded: Option<Fingerprint>,
     /// Tables that were encoded, by side.
     tables: Vec<(Side, Fingerprint)>,
+    /// Rows of the users table that were left out.
+    quarantine: Option<Quarantine>,
     towers: Option<Fingerprint>,
     items: Option<VectorParts>,
     /// The index as its manifest describes it.
@@ -119,6 +123,10 @@ impl Check<'_> {
                 let sizes = (rows("users with positives"), rows("items"));
                 self.equal(&events, "users and items", &sizes, &(info.users, info.items));
             }
+            links.quarantine = self.take(Quarantine::load(&dir, &manifest));
+            let aside: u64 = quarantine::TABLES.iter().map(|table| rows(&quarantine::counter(table))).sum();
+            let listed = manifest.files.iter().find(|f| f.path == encode::files::QUARANTINE).map_or(0, |f| f.rows);
+            self.equal(&path, "rows quarantined", &aside, &listed);
             let content = serde_json::json!(links.encoded);
             self.equal(&path, "`details.content`", &content, &manifest.details["content"]);
         }
@@ -167,6 +175,7 @@ impl Check<'_> {
             self.input(path, manifest, "encoders", links.state.as_ref(), true);
             self.input(path, manifest, "towers", links.towers.as_ref(), true);
             self.input(path, manifest, "history", links.encoded.as_ref(), false);
+            self.quarantined(path, manifest, side, links);
             let encoded = links.tables.iter().find(|(of, _)| *of == side).map(|(_, f)| f);
             if let (Some(encoded), Some(table)) = (encoded, manifest.inputs.get("table"))
                 && encoded != table
@@ -180,6 +189,17 @@ impl Check<'_> {
         }
         self.report_parts(name, &parts, before);
         true
+    }
+
+    /// Notes unless a part made of the rows that were encoded leaves out those of them that cannot be used.
+    fn quarantined(&mut self, path: &Path, manifest: &Manifest, side: Side, links: &Links) {
+        let encoded = links.tables.iter().find(|(of, _)| *of == side).map(|(_, f)| f);
+        let Some(quarantine) = links.quarantine.as_ref().filter(|_| side == Side::User) else { return };
+        let Some(shard) = Shard::of(manifest).filter(|_| encoded == manifest.inputs.get("table")) else { return };
+        let count = |name: &str| manifest.rows.get(name).copied().unwrap_or_default();
+        let expected = quarantine.within(&shard.range(count("table rows")));
+        self.equal(path, "rows quarantined", &expected, &count("quarantined"));
+        self.equal(path, "made without the rows", &quarantine.fingerprint().as_ref(), &manifest.inputs.get(QUARANTINE));
     }
 
     fn report_parts(&mut self, name: &'static str, parts: &Parts, before: usize) {
@@ -221,6 +241,7 @@ impl Check<'_> {
             }
             let fused = manifest.config["recall"]["fused"].as_bool() == Some(true);
             if fused {
+                self.quarantined(path, manifest, Side::User, links);
                 continue;
             }
             if !users_there {
@@ -229,6 +250,12 @@ impl Check<'_> {
                 let vectors = self.run.vectors(Side::User);
                 if let Some(users) = self.take(VectorParts::find("verify", &vectors, Side::User, Some(shard))) {
                     self.input(path, manifest, "user vectors", Some(&users.fingerprint), true);
+                    self.equal(
+                        path,
+                        "made without the rows",
+                        &users.quarantine.as_ref(),
+                        &manifest.inputs.get(QUARANTINE),
+                    );
                     let rows = manifest.rows.get("table rows").copied().unwrap_or_default();
                     self.equal(path, "`rows.table rows`", &users.rows, &rows);
                     if let Some(items) = &links.items {

@@ -109,7 +109,8 @@ impl Check<'_> {
         let count = |name: &str| manifest.rows.get(name).copied();
         let Some(total) = count("table rows") else { return self.mismatch(path, "no `rows.table rows`") };
         let range = shard.range(total);
-        let length = range.end - range.start;
+        let quarantined = count("quarantined").unwrap_or_default();
+        let length = (range.end - range.start).saturating_sub(quarantined);
         self.equal(path, &format!("`rows.{}`", output.rows()), &Some(length), &count(output.rows()));
         let place = (manifest.details["first_row"].as_u64(), manifest.details["end_row"].as_u64());
         self.equal(path, "rows of the table", &(Some(range.start), Some(range.end)), &place);

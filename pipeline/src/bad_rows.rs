@@ -1,0 +1,124 @@
+//! Rows that cannot be used: which ones, and why.
+
+use crate::error::PipelineError;
+use serde::{Deserialize, Serialize};
+use twotower_artifacts::{Id, IdKind, Ids};
+use twotower_tables::{TableBatch, TableError, id_column_as};
+
+/// Longer text is no id, but a damaged row.
+const MAX_ID_BYTES: usize = 4096;
+/// Characters of an id that the quarantine file shows.
+const SHOWN_ID: usize = 100;
+/// Characters of a reason that the quarantine file shows: it may quote a value.
+const SHOWN_REASON: usize = 400;
+
+/// A row that cannot be used, as it stands in the quarantine file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadRow {
+    /// The table.
+    pub table: String,
+    /// The file of the table.
+    pub file: String,
+    /// Row of the whole table, from 0.
+    pub row: u64,
+    /// Row of the file, from 0.
+    pub row_in_file: u64,
+    /// Its id, where there is one; cut if it is long.
+    pub id: Option<String>,
+    /// What is wrong.
+    pub reason: String,
+}
+
+impl BadRow {
+    /// A row of a batch whose id stands in a column.
+    pub fn new(batch: &TableBatch, row: usize, id_column: &str, reason: &str) -> Self {
+        let shown = |column: &arrow_array::ArrayRef| {
+            let there = row < column.len() && !column.is_null(row);
+            there.then(|| arrow_cast::display::array_value_to_string(column, row).ok()).flatten()
+        };
+        let id = batch.batch.column_by_name(id_column).and_then(shown).map(|id| cut(&id, SHOWN_ID));
+        Self {
+            table: batch.table().to_string(),
+            file: batch.path().display().to_string(),
+            row: batch.first_row + row as u64,
+            row_in_file: batch.row_in_file + row as u64,
+            id: id.filter(|id| !id.is_empty()),
+            reason: cut(reason, SHOWN_REASON),
+        }
+    }
+}
+
+impl std::fmt::Display for BadRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "row {} (row {} of {}", self.row, self.row_in_file, self.file)?;
+        self.id.iter().try_for_each(|id| write!(f, ", id `{id}`"))?;
+        write!(f, "): {}", self.reason)
+    }
+}
+
+fn cut(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_string(),
+    }
+}
+
+/// The ids in a column, none of them longer than ids are.
+///
+/// # Errors
+/// As [`id_column_as`]; [`PipelineError::Data`] for text that is too long.
+pub fn readable_ids(batch: &TableBatch, column: &str, kind: IdKind) -> Result<Ids, PipelineError> {
+    let ids = id_column_as(batch, column, kind)?;
+    let length = |id: Id<'_>| match id {
+        Id::Int(_) => 0,
+        Id::Text(text) => text.len(),
+    };
+    let too_long = ids.iter().map(length).enumerate().find(|(_, bytes)| *bytes > MAX_ID_BYTES);
+    match too_long {
+        None => Ok(ids),
+        Some((row, bytes)) => Err(PipelineError::Data(format!(
+            "table `{}`: column `{column}` in {} at row {}: an id of {bytes} bytes, expected at most {MAX_ID_BYTES}",
+            batch.table(),
+            batch.path().display(),
+            batch.row_in_file + row as u64
+        ))),
+    }
+}
+
+/// The rows of a batch that could not be read or that `check` refuses, ascending. What is wrong with all rows alike,
+/// such as the type of a column, `check` must refuse of a batch without rows too.
+///
+/// # Errors
+/// What `check` says of the batch when no row is to blame for it.
+pub fn find(
+    batch: &TableBatch,
+    id_column: &str,
+    check: impl Fn(&TableBatch) -> Result<(), PipelineError>,
+) -> Result<Vec<BadRow>, PipelineError> {
+    let error = match (check(batch), batch.rejected.is_empty()) {
+        (Ok(()), true) => return Ok(Vec::new()),
+        (checked, _) => checked.err(),
+    };
+    check(&batch.slice(0..0))?;
+    let mut bad = Vec::new();
+    for row in 0..batch.batch.num_rows() {
+        let reason = match batch.rejected.binary_search_by_key(&row, |(at, _)| *at) {
+            Ok(at) => Some(batch.rejected[at].1.clone()),
+            Err(_) => check(&batch.slice(row..row + 1)).err().map(|error| reason(&error)),
+        };
+        bad.extend(reason.map(|reason| BadRow::new(batch, row, id_column, &reason)));
+    }
+    match error {
+        Some(error) if bad.is_empty() => Err(error),
+        _ => Ok(bad),
+    }
+}
+
+/// What is wrong, without the place, which a bad row names itself.
+fn reason(error: &PipelineError) -> String {
+    match error {
+        PipelineError::Table(TableError::Id { column, problem, .. }) => format!("column `{column}`: {problem}"),
+        PipelineError::Within { source, .. } => reason(source),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,276 @@
+//! The quarantine: rows that cannot be used are written down, with reason and place, and left out by every stage.
+
+use crate::bad_rows::BadRow;
+use crate::encode::files;
+use crate::error::PipelineError;
+use crate::run_dir::RunDir;
+use crate::stage::{remove_if_there, require};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use twotower_artifacts::publish::Staged;
+use twotower_artifacts::{ArtifactError, FileEntry, Fingerprint, Manifest};
+use twotower_tables::TableBatch;
+
+/// Name of a quarantine among a stage's inputs.
+pub const QUARANTINE: &str = "quarantine";
+/// Tables whose rows may be set aside.
+pub const TABLES: [&str; 2] = [USERS, INTERACTIONS];
+/// The users table.
+pub const USERS: &str = "users";
+/// The interactions table.
+pub const INTERACTIONS: &str = "interactions";
+/// Bad rows that an error names.
+const NAMED: usize = 3;
+/// Clean rows between two bad ones come in batches that end at multiples of this many rows, so that pages of output
+/// files do not depend on where batches end.
+const ROW_STEP: u64 = 1024;
+
+/// Name of the count of a table's bad rows in the manifest of `encode-features`.
+pub fn counter(table: &str) -> String {
+    format!("{table} quarantined")
+}
+
+/// Of so many rows of a table, those that may be bad.
+fn allowed(rows: u64, max_bad_rows: f64) -> u64 {
+    (rows as f64 * max_bad_rows) as u64
+}
+
+/// Whether a manifest of `encode-features` has no more bad rows than may be.
+pub fn within_limit(manifest: &Manifest, max_bad_rows: f64) -> bool {
+    let rows = |name: &str| manifest.rows.get(name).copied().unwrap_or_default();
+    TABLES.iter().all(|table| rows(&counter(table)) <= allowed(rows(table), max_bad_rows))
+}
+
+/// Writes bad rows down as they are found.
+pub struct QuarantineWriter<'a> {
+    dir: &'a Path,
+    max_bad_rows: f64,
+    file: Option<BufWriter<Staged>>,
+    /// Bad rows by table.
+    counts: BTreeMap<String, u64>,
+    /// The first bad rows of the table that is being read.
+    first: Vec<BadRow>,
+    /// Bad rows of the users table.
+    users: Vec<u64>,
+}
+
+impl<'a> QuarantineWriter<'a> {
+    /// A quarantine without rows, in the encoder folder `dir`.
+    pub fn new(dir: &'a Path, max_bad_rows: f64) -> Self {
+        Self { dir, max_bad_rows, file: None, counts: BTreeMap::new(), first: Vec::new(), users: Vec::new() }
+    }
+
+    /// Adds bad rows of a table of `rows` rows.
+    ///
+    /// # Errors
+    /// [`PipelineError::Data`] when the table has more bad rows than may be, naming the first; I/O.
+    pub fn add(&mut self, rows: u64, bad: Vec<BadRow>) -> Result<(), PipelineError> {
+        for bad in bad {
+            let count = self.count(&bad.table) + 1;
+            self.counts.insert(bad.table.clone(), count);
+            self.first.retain(|first| first.table == bad.table);
+            if self.first.len() < NAMED {
+                self.first.push(bad.clone());
+            }
+            // The table is left at once, but not before as many are found as the error names.
+            if count > allowed(rows, self.max_bad_rows) && self.first.len() == NAMED {
+                return Err(self.refuse(&bad.table, rows));
+            }
+            if bad.table == USERS {
+                self.users.push(bad.row);
+            }
+            let path = self.dir.join(files::QUARANTINE);
+            let file = match &mut self.file {
+                Some(file) => file,
+                none => none.insert(BufWriter::new(Staged::create(&path)?)),
+            };
+            serde_json::to_writer(&mut *file, &bad)
+                .map_err(std::io::Error::from)
+                .and_then(|()| file.write_all(b"\n"))
+                .map_err(PipelineError::io("write", path))?;
+        }
+        Ok(())
+    }
+
+    /// Says that a table of `rows` rows has been read through.
+    ///
+    /// # Errors
+    /// As [`QuarantineWriter::add`], when the bad rows were too few to name as many as an error does.
+    pub fn end(&self, table: &str, rows: u64) -> Result<(), PipelineError> {
+        match self.count(table) > allowed(rows, self.max_bad_rows) {
+            true => Err(self.refuse(table, rows)),
+            false => Ok(()),
+        }
+    }
+
+    fn refuse(&self, table: &str, rows: u64) -> PipelineError {
+        let named: Vec<String> = self.first.iter().map(BadRow::to_string).collect();
+        let (count, share) = (self.count(table), self.max_bad_rows);
+        PipelineError::Data(format!(
+            "{table}: {count} bad rows so far, more than `encode.max_bad_rows` = {share} of {rows} rows: {}; mend the table, or raise `encode.max_bad_rows` to set more rows aside",
+            named.join("; ")
+        ))
+    }
+
+    /// Bad rows of a table so far.
+    pub fn count(&self, table: &str) -> u64 {
+        self.counts.get(table).copied().unwrap_or_default()
+    }
+
+    /// Bad rows of the users table so far.
+    pub fn users(&self) -> Quarantine {
+        Quarantine::new(self.users.clone())
+    }
+
+    /// Publishes the file, or removes an earlier one where no row is bad.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn publish(self) -> Result<Option<FileEntry>, PipelineError> {
+        let path = self.dir.join(files::QUARANTINE);
+        let Some(file) = self.file else {
+            remove_if_there(&path)?;
+            return Ok(None);
+        };
+        file.into_inner().map_err(|e| PipelineError::io("write", &path)(e.into_error()))?.commit()?;
+        Ok(Some(FileEntry::of_file(self.dir, files::QUARANTINE, self.counts.values().sum())?))
+    }
+}
+
+/// The rows of a users table that are left out, or of any other table: none.
+#[derive(Debug, Clone, Default)]
+pub struct Quarantine {
+    /// Ascending.
+    rows: Arc<[u64]>,
+}
+
+impl Quarantine {
+    fn new(mut rows: Vec<u64>) -> Self {
+        rows.sort_unstable();
+        Self { rows: rows.into() }
+    }
+
+    /// The users left out by the encoder folder `dir` with that manifest.
+    ///
+    /// # Errors
+    /// A file that is not the manifest's, or not as many rows as it says.
+    pub fn load(dir: &Path, manifest: &Manifest) -> Result<Self, PipelineError> {
+        let Some(entry) = manifest.files.iter().find(|file| file.path == files::QUARANTINE) else {
+            return Ok(Self::default());
+        };
+        entry.verify(dir)?;
+        let path = dir.join(files::QUARANTINE);
+        let corrupt = |reason: String| ArtifactError::Corrupt { path: path.clone(), reason };
+        let mut rows = Vec::new();
+        let file = File::open(&path).map_err(PipelineError::io("open", &path))?;
+        for line in BufReader::new(file).lines() {
+            let line = line.map_err(PipelineError::io("read", &path))?;
+            let bad: BadRow = serde_json::from_str(&line).map_err(|e| corrupt(format!("not a bad row: {e}")))?;
+            if bad.table == USERS {
+                rows.push(bad.row);
+            }
+        }
+        let said = manifest.rows.get(&counter(USERS)).copied().unwrap_or_default();
+        if rows.len() as u64 != said {
+            return Err(corrupt(format!("{} rows of users, its manifest says {said}", rows.len())).into());
+        }
+        Ok(Self::new(rows))
+    }
+
+    /// The users that vectors were made without, which must be those with the fingerprint `expected`.
+    ///
+    /// # Errors
+    /// As [`Quarantine::load`]; [`ArtifactError::Mismatch`] when the run has set other rows aside since.
+    pub fn of_vectors(stage: &'static str, run: &RunDir, expected: &Fingerprint) -> Result<Self, PipelineError> {
+        let dir = run.encoders();
+        let manifest = require(stage, &dir.join(files::MANIFEST), "twotower encode-features")?;
+        let found = Self::load(&dir, &manifest)?;
+        match found.fingerprint() {
+            Some(fingerprint) if fingerprint == *expected => Ok(found),
+            other => Err(ArtifactError::Mismatch {
+                what: dir.join(files::QUARANTINE).display().to_string(),
+                expected_from: "user vectors, made without the rows with fingerprint".into(),
+                expected: expected.to_string(),
+                found_from: "rows with fingerprint".into(),
+                found: other.map_or("none".into(), |f| f.to_string()),
+                advice: "run `twotower infer --side user` again".into(),
+            }
+            .into()),
+        }
+    }
+
+    /// Changes with the rows left out; none where there are none.
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        let bytes = || self.rows.iter().flat_map(|row| row.to_le_bytes()).collect::<Vec<u8>>();
+        (!self.rows.is_empty()).then(|| Fingerprint::of(&bytes()))
+    }
+
+    /// How many rows of a range are left out.
+    pub fn within(&self, range: &Range<u64>) -> u64 {
+        let before = |row: u64| self.rows.partition_point(|r| *r < row);
+        before(range.end).saturating_sub(before(range.start)) as u64
+    }
+
+    /// Checks that of a range of rows all but those left out are in a result, and returns how many these are.
+    ///
+    /// # Errors
+    /// [`PipelineError::Data`]: the table has changed since it was counted.
+    pub fn account(&self, range: &Range<u64>, written: u64) -> Result<u64, PipelineError> {
+        let (quarantined, counted) = (self.within(range), range.end - range.start);
+        if written + quarantined == counted {
+            return Ok(quarantined);
+        }
+        Err(PipelineError::Data(format!(
+            "{written} rows were read and {quarantined} left out, {counted} were counted; the table changed meanwhile, run the command again"
+        )))
+    }
+
+    /// The rows of a batch that are not left out, in batches that have their place in the table.
+    ///
+    /// # Errors
+    /// [`PipelineError::Data`] for a row that cannot be read although it is not left out.
+    pub fn clean(&self, batch: TableBatch) -> Result<Vec<TableBatch>, PipelineError> {
+        let (first, end) = (batch.first_row, batch.first_row + batch.batch.num_rows() as u64);
+        let from = self.rows.partition_point(|row| *row < first);
+        let to = self.rows.partition_point(|row| *row < end);
+        let bad = &self.rows[from..to];
+        let unknown = batch.rejected.iter().find(|(row, _)| bad.binary_search(&(first + *row as u64)).is_err());
+        if let Some((row, reason)) = unknown {
+            return Err(PipelineError::Data(format!(
+                "table `{}`: row {}: {reason}; `encode-features` could read it, so the table has changed: run the command again",
+                batch.table(),
+                first + *row as u64
+            )));
+        }
+        if bad.is_empty() {
+            return Ok(vec![batch]);
+        }
+        Ok(without(&batch, bad.iter().copied()))
+    }
+}
+
+/// The rows of a batch but the `bad` ones, numbers of the table, ascending.
+pub fn without(batch: &TableBatch, bad: impl IntoIterator<Item = u64>) -> Vec<TableBatch> {
+    let mut clean = Vec::new();
+    let mut next = 0u64;
+    let mut push = |range: Range<u64>| {
+        if !range.is_empty() {
+            clean.push(batch.slice(range.start as usize..range.end as usize));
+        }
+    };
+    for row in bad.into_iter().map(|row| row - batch.first_row) {
+        let step = next.next_multiple_of(ROW_STEP).min(row);
+        push(next..step);
+        push(step..row);
+        next = row + 1;
+    }
+    let rows = batch.batch.num_rows() as u64;
+    let step = next.next_multiple_of(ROW_STEP).min(rows);
+    push(next..step);
+    push(step..rows);
+    clean
+}

@@ -1,0 +1,291 @@
+//! Rows that cannot be used go to the quarantine with reason and place, and are nowhere else: rows in are rows out
+//! plus rows quarantined, in every stage. Too many of them stop the run.
+
+mod fixture;
+
+use fixture::results::{recalled, text, vectors};
+use fixture::sheet::{Column, Sheet};
+use fixture::{Job, USERS, interactions, users};
+use serde_json::Value;
+use std::path::Path;
+use twotower_artifacts::Manifest;
+
+/// Lines of the quarantine file.
+fn quarantine(job: &Job) -> Vec<Value> {
+    let text = std::fs::read_to_string(job.path("run/encoders/quarantine.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Rows of a table in the quarantine, with their reasons.
+fn aside(job: &Job, table: &str) -> Vec<(u64, String)> {
+    let rows = quarantine(job).into_iter().filter(|bad| bad["table"] == table);
+    rows.map(|bad| (bad["row"].as_u64().unwrap(), bad["reason"].as_str().unwrap().to_string())).collect()
+}
+
+/// A job with text ids and a vector feature on users, run by the native engine, with as many bad rows as may be.
+fn job(name: &str, share: f64) -> Job {
+    let job = Job::empty(name);
+    job.write("pipeline.toml", &format!("{}{}", fixture::TABLES, fixture::SETTINGS));
+    fixture::items().write_parquet(&job.path("items.parquet"));
+    job.edit(
+        "[infer]\n",
+        &format!("[encode]\nmax_bad_rows = {share}\nall_users = true\n[infer]\nengine = \"native\"\n"),
+    );
+    job.edit(
+        "{ kind = \"categorical\", name = \"city\" },",
+        "{ kind = \"categorical\", name = \"city\" },\n    { kind = \"vector\", name = \"taste\", dim = 2 },",
+    );
+    job
+}
+
+/// The id of a user as text.
+fn user(row: usize) -> String {
+    format!("u{}", fixture::user_id(row))
+}
+
+/// Users with text ids.
+fn text_users() -> Sheet {
+    users().with("user_id", Column::Text((0..USERS).map(|row| Some(user(row))).collect()))
+}
+
+/// Tastes of users, all of one length.
+fn tastes() -> Vec<Option<Vec<f32>>> {
+    (0..USERS).map(|row| Some(vec![(row % 7) as f32 + 1.0, (row % 5) as f32])).collect()
+}
+
+/// Interactions of users with text ids.
+fn text_interactions() -> Sheet {
+    let mut sheet = interactions();
+    let Column::Int(ids) = sheet.column("user_id").clone() else { unreachable!() };
+    sheet.with("user_id", Column::Text(ids.into_iter().map(|id| Some(format!("u{}", id.unwrap()))).collect()))
+}
+
+/// Rows that are bad, with what the quarantine says of them. Row 700 is the first of its id, row 701 the second.
+const BAD: [(usize, &str); 7] = [
+    (3, "the id is empty"),
+    (399, "the id is null"),
+    (400, "an id of 1048576 bytes, expected at most 4096"),
+    (640, "vector of 3 elements, expected 2"),
+    (999, "element 1 is not a finite number"),
+    (1024, "element 0 is not a finite number"),
+    (1499, "the id stands in row 700 already"),
+];
+
+/// Users and tastes of which the rows above are bad, and one has a value of a mebibyte, which is not.
+fn spoilt() -> (Sheet, Vec<Option<Vec<f32>>>) {
+    let (mut sheet, mut tastes) = (text_users(), tastes());
+    let ids = sheet.texts("user_id");
+    ids[3] = Some(String::new());
+    ids[399] = None;
+    ids[400] = Some("x".repeat(1 << 20));
+    ids[1499] = Some(user(700));
+    tastes[640] = Some(vec![1.0; 3]);
+    tastes[999] = Some(vec![1.0, f32::NAN]);
+    tastes[1024] = Some(vec![f32::INFINITY, 1.0]);
+    sheet.texts("city")[17] = Some("y".repeat(1 << 20));
+    (sheet, tastes)
+}
+
+/// Counts of the manifests of a folder's parts, added up.
+fn sum(dir: &Path, name: &str) -> u64 {
+    let parts = fixture::results::files(dir, "json");
+    parts.iter().map(|part| Manifest::read(part).unwrap().rows[name]).sum()
+}
+
+/// Asserts that of the users of a run all but the `bad` ones are in every output, in order, and that `verify` agrees.
+fn assert_accounted(job: &Job, bad: &[usize]) {
+    let run = job.path("run");
+    let good: Vec<String> = (0..USERS).filter(|row| !bad.contains(row)).map(user).collect();
+    let counts = Manifest::read(run.join("encoders/manifest.json")).unwrap().rows;
+    assert_eq!((counts["users"], counts["users quarantined"]), (USERS as u64, bad.len() as u64));
+    let all: Vec<String> = fixture::results::read_parquet(&run.join("encoders/users-all.parquet"))
+        .iter()
+        .flat_map(|batch| {
+            let ids = batch.column_by_name("__id").unwrap();
+            let ids = arrow_array::cast::AsArray::as_string::<i32>(ids);
+            ids.iter().map(|id| id.unwrap().to_string()).collect::<Vec<_>>()
+        })
+        .collect();
+    assert!(all == good, "users-all.parquet: {} rows", all.len());
+    if run.join("vectors/user").exists() {
+        let found: Vec<String> = vectors(&run.join("vectors/user")).iter().map(|(id, _)| text(id)).collect();
+        assert!(found == good, "{} vectors", found.len());
+        let sums = ["rows", "quarantined"].map(|name| sum(&run.join("vectors/user"), name));
+        assert_eq!(sums, [good.len() as u64, bad.len() as u64]);
+    }
+    let found: Vec<String> = recalled(&run.join("recall")).iter().map(|(id, _)| text(id)).collect();
+    assert!(found == good, "{} recalled", found.len());
+    let sums = ["users", "quarantined"].map(|name| sum(&run.join("recall"), name));
+    assert_eq!(sums, [good.len() as u64, bad.len() as u64]);
+}
+
+#[test]
+fn bad_users_are_set_aside_with_reason_and_place_and_every_stage_accounts_for_them() {
+    let job = job("quarantine-users", 0.005);
+    let (sheet, tastes) = spoilt();
+    sheet.write_parquet_with(&job.path("users.parquet"), "taste", &tastes);
+    text_interactions().write_parquet(&job.path("interactions.parquet"));
+    job.ok("run --quiet");
+    let (found, bad) = (aside(&job, "users"), BAD.map(|(row, _)| row));
+    assert_eq!(found.iter().map(|(row, _)| *row as usize).collect::<Vec<_>>(), bad);
+    for ((_, reason), (row, expected)) in found.iter().zip(BAD) {
+        assert!(reason.contains(expected) && reason.len() < 1000, "row {row}: {reason}");
+    }
+    let last = &quarantine(&job)[6];
+    assert_eq!((&last["row_in_file"], &last["id"]), (&Value::from(1499), &Value::from(user(700))));
+    assert!(last["file"].as_str().unwrap().ends_with("users.parquet"));
+    assert_accounted(&job, &bad);
+    job.ok("verify");
+    let whole = recalled(&job.path("run/recall"));
+    assert_eq!(job.json("run --quiet")["stages"][0]["skipped"], true);
+
+    // As if the bad rows had never been there, but for the second row of an id: it has counted when bounds were
+    // fitted, so here it stays out of both.
+    let clean = self::job("quarantine-clean", 0.005);
+    let keep = |row: &usize| !bad.contains(row);
+    let kept: Vec<_> = (0..USERS).filter(keep).map(|row| tastes[row].clone()).collect();
+    sheet.take((0..USERS).filter(keep)).write_parquet_with(&clean.path("users.parquet"), "taste", &kept);
+    text_interactions().write_parquet(&clean.path("interactions.parquet"));
+    let without_last = self::job("quarantine-without-last", 0.005);
+    let first = |row: &usize| *row != 1499;
+    let others: Vec<_> = (0..USERS).filter(first).map(|row| tastes[row].clone()).collect();
+    sheet.take((0..USERS).filter(first)).write_parquet_with(&without_last.path("users.parquet"), "taste", &others);
+    text_interactions().write_parquet(&without_last.path("interactions.parquet"));
+    clean.ok("run --quiet");
+    without_last.ok("run --quiet");
+    assert!(!clean.path("run/encoders/quarantine.jsonl").exists());
+    let results = |job: &Job| (vectors(&job.path("run/vectors/user")), recalled(&job.path("run/recall")));
+    assert!(results(&clean) == results(&without_last));
+
+    // Other numbers of shards cut elsewhere, and find the same users.
+    for shard in 0..3 {
+        job.ok(&format!("infer --side user --shard {shard}/3 --force --quiet"));
+    }
+    for shard in 0..4 {
+        job.ok(&format!("recall --shard {shard}/4 --force --quiet"));
+    }
+    assert_accounted(&job, &bad);
+    assert!(recalled(&job.path("run/recall")) == whole);
+    job.ok("verify");
+    std::fs::remove_dir_all(job.path("run/vectors/user")).unwrap();
+    for shard in 0..2 {
+        job.ok(&format!("recall --fused --shard {shard}/2 --force --quiet"));
+    }
+    assert_accounted(&job, &bad);
+    assert!(recalled(&job.path("run/recall")) == whole);
+    job.ok("verify");
+
+    // A stricter limit holds for what is there already; a run that keeps to it removes the file.
+    let says = ["users: 3 bad rows so far", "`encode.max_bad_rows` = 0.001", "row 3 ", "row 399 ", "the id is empty"];
+    job.refused("encode-features --set encode.max_bad_rows=0.001", 3, &says);
+    text_users().write_parquet_with(&job.path("users.parquet"), "taste", &self::tastes());
+    job.ok("run --quiet");
+    assert!(!job.path("run/encoders/quarantine.jsonl").exists());
+    assert_eq!(sum(&job.path("run/recall"), "quarantined"), 0);
+}
+
+#[test]
+fn the_default_limit_is_a_thousandth_and_one_row_more_stops_the_run() {
+    let job = job("quarantine-limit", 0.001);
+    text_interactions().write_parquet(&job.path("interactions.parquet"));
+    let mut sheet = text_users();
+    sheet.texts("user_id")[9] = None;
+    sheet.write_parquet_with(&job.path("users.parquet"), "taste", &tastes());
+    let done = job.ok("encode-features");
+    assert!(done.stderr.contains("1 of 1500 rows of users cannot be used"), "{}", done.stderr);
+    sheet.texts("user_id")[1400] = Some(user(2));
+    sheet.write_parquet_with(&job.path("users.parquet"), "taste", &tastes());
+    job.refused(
+        "encode-features",
+        3,
+        &["users: 2 bad rows", "row 9 ", "is null", "row 1400 ", "stands in row 2 already"],
+    );
+    let none = ["users: 1 bad rows", "row 9 "];
+    sheet.texts("user_id")[1400] = Some(user(1400));
+    sheet.write_parquet_with(&job.path("users.parquet"), "taste", &tastes());
+    job.refused("encode-features --set encode.max_bad_rows=0", 3, &none);
+    job.refused("encode-features --set encode.max_bad_rows=1.5", 2, &["encode.max_bad_rows", "0 to 1"]);
+    fixture::results::assert_whole(&job.path("run"));
+}
+
+/// A text job without vectors, whose users and interactions are these bytes.
+fn text_job(name: &str, extension: &str, users: &[u8], events: &[u8]) -> Job {
+    let job = Job::empty(name);
+    job.write("pipeline.toml", &format!("{}{}", fixture::TABLES, fixture::SETTINGS));
+    job.edit("[infer]\n", "[encode]\nmax_bad_rows = 0.005\nall_users = true\n[infer]\nengine = \"native\"\n");
+    job.edit("users.parquet", &format!("users.{extension}"));
+    job.edit("interactions.parquet", &format!("interactions.{extension}"));
+    fixture::items().write_parquet(&job.path("items.parquet"));
+    std::fs::write(job.path(&format!("users.{extension}")), users).unwrap();
+    std::fs::write(job.path(&format!("interactions.{extension}")), events).unwrap();
+    job
+}
+
+/// The lines of a text without its header, each with its break.
+fn lines(text: &str, header: usize) -> Vec<Vec<u8>> {
+    text.split_inclusive('\n').skip(header).map(|line| line.as_bytes().to_vec()).collect()
+}
+
+#[test]
+fn bad_rows_of_text_files_are_set_aside_and_a_file_that_was_cut_is_refused() {
+    for (extension, header) in [("csv", 1), ("jsonl", 0)] {
+        let (users, events) = match extension {
+            "csv" => (text_users().text(","), text_interactions().text(",")),
+            _ => (text_users().json_lines(), text_interactions().json_lines()),
+        };
+        let (mut rows, mut positives) = (lines(&users, header), lines(&events, header));
+        // Too many fields or not an object, bytes that are not UTF-8, no id, an id that stands in row 5.
+        rows[20] = if header == 1 { b"a,b\n".to_vec() } else { b"{\"user_id\": \n".to_vec() };
+        let at = rows[300].len() - 3;
+        rows[300][at] = 0xFF;
+        rows[301] = if header == 1 { b",,,,,\n".to_vec() } else { b"{\"city\": \"Bern\"}\n".to_vec() };
+        rows[1498] = rows[5].clone();
+        positives[0] = if header == 1 { b"u1\n".to_vec() } else { b"no object\n".to_vec() };
+        let bad_time = String::from_utf8(positives[70].clone()).unwrap().replace("170", "x170");
+        positives[70] =
+            if header == 1 { bad_time.into_bytes() } else { b"{\"user_id\": \"u1\", \"item_id\": 900}\n".to_vec() };
+        let whole = |rows: &[Vec<u8>], text: &str| -> Vec<u8> {
+            let header = text.split_inclusive('\n').take(header).map(|line| line.as_bytes().to_vec());
+            header.chain(rows.iter().cloned()).flatten().collect()
+        };
+        let (users, events) = (whole(&rows, &users), whole(&positives, &events));
+        let job = text_job(&format!("quarantine-{extension}"), extension, &users, &events);
+        job.ok("run --quiet");
+        let bad = [20, 300, 301, 1498];
+        let found = aside(&job, "users");
+        assert_eq!(found.iter().map(|(row, _)| *row as usize).collect::<Vec<_>>(), bad, "{found:?}");
+        let line = |row: usize| format!("line {}", row + 1 + header);
+        let expected = [line(20), format!("{} is not UTF-8", line(300)), "the id is".into(), "stands in row 5".into()];
+        for ((_, reason), expected) in found.iter().zip(expected) {
+            assert!(reason.contains(&expected), "{reason} lacks {expected}");
+        }
+        assert_eq!(aside(&job, "interactions").iter().map(|(row, _)| *row).collect::<Vec<_>>(), [0, 70]);
+        assert_accounted(&job, &bad);
+        job.ok("verify");
+        let counts = Manifest::read(job.path("run/encoders/manifest.json")).unwrap().rows;
+        let names = ["interactions kept", "interactions of unknown items", "interactions of unknown users"];
+        let out: u64 = names.iter().map(|name| counts[*name]).sum();
+        assert_eq!(counts["interactions"], positives.len() as u64);
+        assert_eq!(out + counts["interactions quarantined"], counts["interactions"]);
+        let part = Manifest::read(job.path("run/recall/part-00000-of-00001.json")).unwrap();
+        assert!(part.warnings.iter().any(|w| w.contains("rows of interactions cannot be used")), "{:?}", part.warnings);
+
+        // The last row lost its end: more may be lost than that row.
+        let path = job.path(&format!("users.{extension}"));
+        std::fs::write(&path, &users[..users.len() - rows[USERS - 1].len() + 3]).unwrap();
+        job.refused("encode-features", 3, &[&format!("users.{extension}"), &line(USERS - 1)]);
+    }
+}
+
+#[test]
+fn a_table_that_was_not_encoded_is_read_strictly() {
+    let job = job("quarantine-other", 0.005);
+    let (sheet, tastes) = spoilt();
+    sheet.write_parquet_with(&job.path("users.parquet"), "taste", &tastes);
+    text_interactions().write_parquet(&job.path("interactions.parquet"));
+    for stage in ["encode-features", "train"] {
+        job.ok(&format!("{stage} --quiet"));
+    }
+    sheet.write_parquet_with(&job.path("later.parquet"), "taste", &tastes);
+    job.refused("infer --side user --table later.parquet --output later", 3, &["later.parquet", "the id is"]);
+}
