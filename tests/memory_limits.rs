@@ -1,7 +1,6 @@
 //! Memory stays under the budget whatever the number of rows: under a limit of the kernel at that budget nothing is
 //! killed, and a budget that is too small is refused with one that does.
 
-mod faults;
 mod fixture;
 
 use fixture::{Finished, Job};
@@ -16,6 +15,9 @@ const BUDGET: u64 = 160;
 /// Address space beside the budget where only that can be limited: libraries, stacks, arenas not yet used.
 const ADDRESSES: u64 = 2048;
 const TOWERS: &str = "--set infer.engine=\"native\" --set model.embedding_dim=8 --set model.hidden=[16,8]";
+
+/// One epoch on few buyers makes no good model; what gates measure is measured all the same.
+const ACCEPTED: &str = "--accept metric --accept coverage --accept unknown";
 
 /// What the kernel holds a process to.
 enum Limit {
@@ -69,6 +71,16 @@ impl Limit {
         limited.output().unwrap().into()
     }
 
+    /// A process that holds more than the limit is killed.
+    fn assert_kept(&self) {
+        if matches!(self, Limit::Group { .. }) {
+            let mut greedy = Command::new("sh");
+            greedy.args(["-c", "head -c 200M /dev/zero | tail -n 1 | wc -c"]).current_dir("/");
+            let finished = self.run(greedy, 100);
+            assert_ne!(finished.stdout.trim(), "209715200", "200 MiB fit into a group of 100");
+        }
+    }
+
     /// How often the kernel had to take pages back, or killed, to keep to the limit.
     fn hits(&self) -> Option<String> {
         let Limit::Group { dir, .. } = self else { return None };
@@ -89,7 +101,7 @@ fn trained(name: &str) -> Job {
     let job = Job::empty(name);
     data(&job, 1);
     job.ok("init --users data-1/users --items data-1/items.parquet --interactions data-1/interactions --output pipeline.toml");
-    job.ok(&format!("run --run trained/run --set train.epochs=1 {TOWERS} --quiet"));
+    job.ok(&format!("run --run trained/run --set train.epochs=1 {TOWERS} {ACCEPTED} --quiet"));
     job
 }
 
@@ -112,12 +124,13 @@ fn held(job: &Job, limit: &Limit, line: &str, mib: u64) -> f64 {
 fn one_ten_and_a_hundred_times_the_rows_stay_within_one_budget() {
     let job = trained("memory-rows");
     let limit = Limit::new("rows");
-    for times in [1, 10, 100].into_iter().filter(|times| *times < 100 || faults::long()) {
+    limit.assert_kept();
+    for times in [1, 10, 100] {
         if times > 1 {
             data(&job, times);
         }
         let tables = format!(
-            "--set tables.users.path=\"data-{times}/users\" --set tables.interactions.path=\"data-{times}/interactions\" {TOWERS}"
+            "--set tables.users.path=\"data-{times}/users\" --set tables.interactions.path=\"data-{times}/interactions\" {TOWERS} {ACCEPTED}"
         );
         let lines = [
             format!("run --run night-{times}/fused --update-from trained/run --no-train --fused {tables}"),
@@ -130,6 +143,7 @@ fn one_ten_and_a_hundred_times_the_rows_stay_within_one_budget() {
         }
         let rows = fixture::results::recalled(&job.path(&format!("night-{times}/fused/recall"))).len();
         assert_eq!(rows as u64, USERS * times);
+        std::fs::remove_dir_all(job.path(&format!("night-{times}"))).unwrap();
     }
 }
 
@@ -142,8 +156,8 @@ fn a_budget_too_small_is_refused_with_the_least_and_the_least_does_within_it() {
         "encode-features --all-codes --force",
         "infer --side item --force",
         "infer --side user --force",
-        "recall --force",
-        "recall --fused --force",
+        "recall --topk 7",
+        "recall --topk 6 --fused",
     ];
     for line in lines {
         let line = format!("{line} --run trained/run {TOWERS}");

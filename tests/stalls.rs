@@ -4,7 +4,7 @@
 mod faults;
 mod fixture;
 
-use faults::{Call, Fault, Guarded, NIGHT, Runs};
+use faults::{Call, Fault, Guarded, NIGHT, Runs, Scenario};
 use fixture::{Finished, Job};
 use std::io::Read;
 use std::path::Path;
@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// What may pass on a busy machine until a stage comes to where it stands still, and is ended.
 const GENEROUS: Duration = Duration::from_secs(60);
+
+/// A night whose lists are written on the way: the other formats wait for a row group.
+const LINES: Scenario = Scenario { name: "lines", lines: &["run --run RUN --set recall.format=\"jsonl\""] };
 
 /// Runs a command that must end, by the watchdog, with all of `says`; returns what it said.
 fn assert_stalls(mut command: Command, says: &[&str], what: &str) -> String {
@@ -45,10 +48,10 @@ fn call(calls: &[Call], name: &str, part: &str) -> usize {
 }
 
 /// Goes on where a night stood still, and compares.
-fn assert_finishes(runs: &Runs, folder: &Path, expected: &faults::Outputs, what: &str) {
+fn assert_finishes(runs: &Runs, night: Scenario, folder: &Path, expected: &faults::Outputs, what: &str) {
     faults::assert_nothing_partial(folder, expected);
     let finished = faults::finished(&folder.join("run"), expected);
-    runs.complete(NIGHT.lines, folder);
+    runs.complete(night.lines, folder);
     faults::assert_not_redone(&folder.join("run"), &finished, expected, what);
     faults::assert_same(&folder.join("run"), expected, what);
 }
@@ -56,25 +59,25 @@ fn assert_finishes(runs: &Runs, folder: &Path, expected: &faults::Outputs, what:
 #[test]
 fn a_call_that_never_comes_back_ends_any_stage_with_the_thread_that_made_it() {
     let runs = Runs::new("stalls-calls");
-    let (expected, calls) = runs.reference(NIGHT, false);
+    let (expected, calls) = runs.reference(LINES, false);
     // By the thread that works alone, and by the writers of streams.
     let places = [
         ("rename", "encoders/users.parquet", ["main (", "in encode-features, for "]),
-        ("rename", "towers/checkpoints", ["train: training: no progress", "in training step "]),
-        ("write", "vectors/user", ["infer-write (", "writing batch "]),
+        ("rename", "checkpoints/last.ckpt", ["train: training: no progress", "in training step "]),
+        ("write", "vectors/user", ["main (", "in infer user shard 0/1, for "]),
         ("fsync", "index/", ["main (", "in the index, for "]),
-        ("write", "recall/", ["recall-write (", "writing batch "]),
+        ("write", "jsonl", ["recall-write (", "writing batch "]),
         ("rename", "evaluation/", ["main (", "in evaluate, for "]),
     ];
     for (trial, (name, part, says)) in places.into_iter().enumerate() {
         let at = call(&calls[0], name, part);
         let what = format!("{name} {part}, call {at}");
         let folder = runs.folder(&format!("hang-{trial}"), false);
-        let mut command = runs.command(NIGHT.lines[0], &folder);
+        let mut command = runs.command(LINES.lines[0], &folder);
         faults::put_into(&mut command, Fault { action: "hang", at }, &folder, &folder.with_extension("calls"));
         let said = assert_stalls(command, &says, &what);
         println!("{what}:\n{said}");
-        assert_finishes(&runs, &folder, &expected, &what);
+        assert_finishes(&runs, LINES, &folder, &expected, &what);
     }
 }
 
@@ -98,7 +101,7 @@ fn a_table_that_falls_silent_ends_the_stage_with_the_thread_that_reads_it() {
         assert!(runs.command(line, &whole).status().unwrap().success());
     }
     read("infer --run RUN --side user", 80, &["infer-read (", "reading batch ", on_pipe]);
-    assert_finishes(&runs, &whole, &expected, "silent users");
+    assert_finishes(&runs, NIGHT, &whole, &expected, "silent users");
 }
 
 #[test]
