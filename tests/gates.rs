@@ -236,7 +236,7 @@ fn vectors_without_a_direction_stop_the_stage_that_makes_them() {
             }
             let finished = job.twotower(&format!("{line} {settings}"));
             assert_eq!(finished.code, 5, "{side} {engine}: {}", finished.stderr);
-            for text in [stage, "gate `vectors`: ", "row 0: id `", norm] {
+            for text in [stage, "gate `vectors`: ", "s: row ", norm] {
                 assert!(finished.stderr.contains(text), "{side} {engine}: expected `{text}` in {}", finished.stderr);
             }
         }
@@ -331,4 +331,11 @@ fn a_previous_run_that_is_damaged_does_not_cost_the_night() {
     let finished = job.ok("run --run runs/b --set train.seed=7 --quiet");
     assert!(finished.stderr.contains("the previous run `a` is not compared with"), "{}", finished.stderr);
     assert_eq!((latest(&job), ruling(&job, "runs/b", "overlap")), ("b".into(), "not_applicable".into()));
+}
+
+#[test]
+fn a_demo_too_small_to_learn_from_is_shown_all_the_same() {
+    let job = Job::empty("gates-demo");
+    let demo = job.ok("demo small --users 1500 --items 300 --engine native --quiet");
+    assert!(demo.stdout.contains("recall@10") && job.path("small/latest").exists(), "{}", demo.stdout);
 }

@@ -32,7 +32,7 @@ fn run(runs: &Runs, line: &str, folder: &Path) -> Finished {
 #[test]
 fn a_second_run_is_refused_by_name_and_the_first_ones_death_lets_the_third_in() {
     let runs = Runs::new("locks-run");
-    let (expected, _) = runs.reference(NIGHT);
+    let (expected, _) = runs.reference(NIGHT, false);
     let folder = runs.folder("twice", false);
     let mut first = stopped_at(&runs, NIGHT.lines[0], &folder, 60);
     let holder = format!("process {}", first.0.id());
@@ -59,26 +59,26 @@ fn a_second_run_is_refused_by_name_and_the_first_ones_death_lets_the_third_in() 
     assert!(fixture::results::snapshot(&folder, &[]) == before, "a refused command changed the run");
     // Another folder is another run.
     let other = runs.folder("other", false);
-    runs.complete(NIGHT, &other);
+    runs.complete(NIGHT.lines, &other);
     first.send("-KILL");
     first.end();
     assert!(folder.join("run/.lock").exists());
-    runs.complete(NIGHT, &folder);
+    runs.complete(NIGHT.lines, &folder);
     faults::assert_same(&folder.join("run"), &expected, "killed while it held the lock");
 }
 
 #[test]
 fn shards_work_side_by_side_and_keep_what_changes_the_run_out() {
     let runs = Runs::new("locks-shards");
-    let (expected, calls) = runs.reference(SHARDS);
+    let (expected, calls) = runs.reference(SHARDS, false);
     let folder = runs.folder("beside", false);
     let (before, [shards @ .., evaluate]) = SHARDS.lines.split_at(3) else { unreachable!() };
-    before.iter().for_each(|line| assert_eq!(run(&runs, line, &folder).code, 0));
+    runs.complete(before, &folder);
     for (pair, of_first) in shards.chunks(2).zip(calls[3..].iter().step_by(2)) {
         // Where its part gets its name: an index, which one shard makes for all, is made by then.
         let part = |call: &Call| call.name == "rename" && [".jsonl", ".parquet"].iter().any(|e| call.path.ends_with(e));
         let first = stopped_at(&runs, pair[0], &folder, 1 + of_first.iter().position(part).unwrap());
-        assert_eq!(run(&runs, pair[1], &folder).code, 0);
+        runs.complete(&pair[1..], &folder);
         for line in ["run --run RUN", "train --run RUN", evaluate] {
             let refused = run(&runs, line, &folder);
             assert_eq!(refused.code, 1, "{line}\n{}", refused.stderr);
@@ -86,19 +86,19 @@ fn shards_work_side_by_side_and_keep_what_changes_the_run_out() {
         }
         goes_on(first);
     }
-    assert_eq!(run(&runs, evaluate, &folder).code, 0);
+    runs.complete(&[evaluate], &folder);
     faults::assert_same(&folder.join("run"), &expected, "shards side by side");
 }
 
 #[test]
 fn the_same_shard_twice_at_once_leaves_one_result_of_the_same_bytes() {
     let runs = Runs::new("locks-twice");
-    let (expected, calls) = runs.reference(SHARDS);
+    let (expected, calls) = runs.reference(SHARDS, false);
     for (line, of_line) in calls.iter().enumerate().skip(3).take(4) {
         // The first is stopped at several places, the second does the same work meanwhile, then the first goes on.
         for at in [3, of_line.len() / 2, of_line.len() - 2] {
             let folder = runs.folder(&format!("same-{line}-{at}"), false);
-            SHARDS.lines[..line].iter().for_each(|done| assert_eq!(run(&runs, done, &folder).code, 0));
+            runs.complete(&SHARDS.lines[..line], &folder);
             let first = stopped_at(&runs, SHARDS.lines[line], &folder, at);
             let mut second = Guarded(runs.command(SHARDS.lines[line], &folder).stdout(Stdio::null()).spawn().unwrap());
             // It is done by then, unless the first one makes the index, for which it waits.
@@ -106,7 +106,7 @@ fn the_same_shard_twice_at_once_leaves_one_result_of_the_same_bytes() {
             goes_on(first);
             assert!(second.end().success());
             faults::assert_nothing_partial(&folder, &expected);
-            SHARDS.lines[line..].iter().for_each(|rest| assert_eq!(run(&runs, rest, &folder).code, 0));
+            runs.complete(&SHARDS.lines[line..], &folder);
             faults::assert_same(&folder.join("run"), &expected, &format!("{} twice", SHARDS.lines[line]));
         }
     }
@@ -115,7 +115,7 @@ fn the_same_shard_twice_at_once_leaves_one_result_of_the_same_bytes() {
 #[test]
 fn a_file_system_without_locks_is_warned_of_and_worked_on() {
     let runs = Runs::new("locks-none");
-    let (expected, _) = runs.reference(NIGHT);
+    let (expected, _) = runs.reference(NIGHT, false);
     let folder = runs.folder("none", false);
     let mut command = runs.command(NIGHT.lines[0], &folder);
     faults::put_into(&mut command, faults::NONE, &folder, &folder.with_extension("calls"));

@@ -28,29 +28,27 @@ fn assert_stopped(finished: &Finished, code: i32, what: &str) -> bool {
 /// Signals a scenario at `n` of its durable calls, which lie in all its stages; returns how many there were and how
 /// many commands were stopped.
 fn signalled_at_calls(runs: &Runs, scenario: Scenario, n: usize) -> (usize, usize) {
-    let (expected, calls) = runs.reference(scenario);
-    let (mut sent, mut stopped) = (0, 0);
-    for (line, of_line) in calls.iter().enumerate() {
-        for (trial, at) in faults::spread(of_line.len(), n).into_iter().enumerate() {
-            let (action, code) = [("term", 143), ("int", 130)][trial % 2];
-            let folder = runs.folder(&format!("{}-{line}-{action}-{at}", scenario.name), false);
-            for done in &scenario.lines[..line] {
-                assert!(runs.command(done, &folder).status().unwrap().success());
-            }
-            let started = Instant::now();
-            let ended = faults::run(runs.command(scenario.lines[line], &folder), Fault { action, at }, &folder);
-            let what = format!("{}, {action} {at} {:?}", scenario.lines[line], of_line[at - 1]);
-            assert!(started.elapsed() < WITHIN + Duration::from_secs(10), "{what}: {:?}", started.elapsed());
-            sent += 1;
-            stopped += usize::from(assert_stopped(&ended.finished, code, &what));
-            faults::assert_nothing_partial(&folder, &expected);
-            let finished = faults::finished(&folder.join("run"));
-            runs.complete(scenario, &folder);
-            faults::assert_not_redone(&folder.join("run"), &finished, &what);
-            faults::assert_same(&folder.join("run"), &expected, &what);
-            std::fs::remove_dir_all(&folder).unwrap();
-        }
-    }
+    let (expected, calls) = runs.reference(scenario, false);
+    let numbered = calls.iter().enumerate();
+    let signals: Vec<(usize, usize)> = numbered
+        .flat_map(|(line, of_line)| faults::spread(of_line.len(), n).into_iter().map(move |at| (line, at)))
+        .collect();
+    let stopped = faults::in_parallel(&signals, |(line, at)| {
+        let (action, code) = [("term", 143), ("int", 130)][at % 2];
+        let folder = runs.folder(&format!("{}-{line}-{action}-{at}", scenario.name), false);
+        runs.complete(&scenario.lines[..*line], &folder);
+        let ended = faults::run(runs.command(scenario.lines[*line], &folder), Fault { action, at: *at }, &folder);
+        let what = format!("{}, {action} {at} {:?}", scenario.lines[*line], calls[*line][*at - 1]);
+        let stopped = assert_stopped(&ended.finished, code, &what);
+        faults::assert_nothing_partial(&folder, &expected);
+        let finished = faults::finished(&folder.join("run"), &expected);
+        runs.complete(&scenario.lines[*line..], &folder);
+        faults::assert_not_redone(&folder.join("run"), &finished, &expected, &what);
+        faults::assert_same(&folder.join("run"), &expected, &what);
+        std::fs::remove_dir_all(&folder).unwrap();
+        stopped
+    });
+    let (sent, stopped) = (signals.len(), stopped.into_iter().filter(|s| *s).count());
     println!("{}: {sent} signals, {stopped} commands stopped by them, nothing lost", scenario.name);
     (sent, stopped)
 }
@@ -79,7 +77,7 @@ fn hanging_at(runs: &Runs, folder: &Path, at: usize) -> Guarded {
 #[test]
 fn a_step_that_does_not_come_to_an_end_is_ended_within_five_seconds() {
     let runs = Runs::new("signals-hang");
-    let (expected, calls) = runs.reference(NIGHT);
+    let (expected, calls) = runs.reference(NIGHT, false);
     // The thread that works hangs in the middle of each stage: on a dead network disk, say.
     let stages = ["encoders/", "towers/", "vectors/", "index/", "recall/", "evaluation/"];
     for (trial, stage) in stages.into_iter().enumerate() {
@@ -95,7 +93,7 @@ fn a_step_that_does_not_come_to_an_end_is_ended_within_five_seconds() {
         assert!(status.code() == Some(code) && stderr.contains(GOES_ON), "{stage}: {status}\n{stderr}");
         assert!(took < WITHIN, "{stage}: {took:?} from signal to end");
         faults::assert_nothing_partial(&folder, &expected);
-        runs.complete(NIGHT, &folder);
+        runs.complete(NIGHT.lines, &folder);
         faults::assert_same(&folder.join("run"), &expected, stage);
     }
 }

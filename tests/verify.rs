@@ -119,6 +119,23 @@ fn stages_that_never_ran_are_fine_unless_required() {
     job.refused("verify run --require encode-features", 4, &["1 problem"]);
 }
 
+#[test]
+fn results_of_every_format_are_verified() {
+    for (format, extension) in [("jsonl", "jsonl"), ("parquet-long", "parquet")] {
+        let job = finished().copy("verify-format");
+        std::fs::remove_dir_all(job.path("run/recall")).unwrap();
+        (0..SHARDS).for_each(|shard| {
+            _ = job.ok(&format!("recall --shard {shard}/{SHARDS} --set recall.format={format} --quiet"))
+        });
+        job.ok("verify run --require recall");
+        let (manifest, file) = (part("recall", 1, "json"), part("recall", 1, extension));
+        change(&job, &manifest, |m| m["details"]["last_id"] = json!("1"));
+        found(&job, format, 4, &[&manifest, "last id"]);
+        std::fs::copy(job.path(&part("recall", 2, extension)), job.path(&file)).unwrap();
+        found(&job, format, 3, &[&file, "its manifest says"]);
+    }
+}
+
 /// One change to a part's manifest.
 type Change = fn(&mut Value);
 

@@ -19,6 +19,7 @@ pub mod neighbours_file;
 pub mod parquet_file;
 pub mod publish;
 mod row_group;
+pub mod row_range;
 pub mod schema;
 pub mod vectors;
 

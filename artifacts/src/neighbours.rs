@@ -471,6 +471,22 @@ mod tests {
     }
 
     #[test]
+    fn the_edges_of_every_format_are_the_first_and_the_last_user() {
+        let edges = [
+            (NeighbourFormat::Parquet, 3, "d"),
+            // A user without neighbours is not among the pairs.
+            (NeighbourFormat::ParquetLong, 4, "c"),
+            (NeighbourFormat::Jsonl, 3, "d"),
+        ];
+        for (format, rows, last) in edges {
+            let (_dir, path, _) = sample_file(format);
+            let found = crate::inspect_neighbours(&path, format).unwrap();
+            let user = |id: &str| Some(id.to_string());
+            assert_eq!((found.rows, found.first, found.last), (rows, user("a\"b"), user(last)), "{format:?}");
+        }
+    }
+
+    #[test]
     fn json_lines_keep_integer_ids_as_integers() {
         let (_dir, path, entry) = sample_file(NeighbourFormat::Jsonl);
         assert_eq!(entry.rows, 3);

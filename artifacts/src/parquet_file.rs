@@ -9,11 +9,10 @@ use crate::hashing::HashingWriter;
 use crate::manifest::{FileEntry, entry_name};
 use crate::publish::{Staged, io_error};
 use crate::row_group::{EncodedGroup, GroupFormat, RowGroup};
+use crate::row_range::RowRange;
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{ArrowError, SchemaRef};
-use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
-};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::arrow::{ProjectionMask, add_encoded_arrow_schema_to_metadata};
 use parquet::basic::{Compression as Codec, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
@@ -23,6 +22,7 @@ use parquet::file::writer::SerializedFileWriter;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -317,13 +317,13 @@ impl ParquetSource {
         serde_json::from_value(header.details).map_err(|e| corrupt(format!("its metadata: {e}")))
     }
 
-    /// Streams rows (cut at the end of the file) in batches of exactly `batch_rows`, the last one shorter.
+    /// Streams rows (cut at the end of the file) in batches as [`RowRange`] has them.
     ///
     /// # Errors
     /// [`ArtifactError::Io`] or [`ArtifactError::Parquet`].
     pub fn batches(&self, rows: Range<u64>, batch_rows: usize) -> Result<ParquetBatches, ArtifactError> {
         let file = self.file.try_clone().map_err(io_error("open", &self.path))?;
-        let reader = guarded(|| row_range_reader(file, self.metadata.clone(), ProjectionMask::all(), rows, batch_rows))
+        let reader = guarded(|| RowRange::open(file, self.metadata.clone(), ProjectionMask::all(), rows, batch_rows))
             .map_err(parquet_error("read", &self.path))?;
         Ok(ParquetBatches { reader, path: self.path.clone() })
     }
@@ -336,7 +336,7 @@ impl ParquetSource {
 
 /// Batches of a [`ParquetSource`].
 pub struct ParquetBatches {
-    reader: ParquetRecordBatchReader,
+    reader: RowRange,
     path: PathBuf,
 }
 
@@ -355,48 +355,16 @@ impl Iterator for ParquetBatches {
     }
 }
 
-/// Reads a row range of any Parquet file in batches of exactly `batch_rows` (the last one shorter), touching only
-/// the row groups the range meets. A range beyond the end is cut.
-///
-/// # Errors
-/// Whatever `parquet` says, also when the footer's row counts make no sense.
-pub fn row_range_reader(
-    file: File,
-    metadata: ArrowReaderMetadata,
-    columns: ProjectionMask,
-    rows: Range<u64>,
-    batch_rows: usize,
-) -> Result<ParquetRecordBatchReader, ParquetError> {
-    let mut groups = Vec::new();
-    let mut first_selected = 0;
-    let mut start = 0u64;
-    for (group, counted) in metadata.metadata().row_groups().iter().enumerate() {
-        let count = u64::try_from(counted.num_rows())
-            .map_err(|_| ParquetError::General(format!("row group {group} has {} rows", counted.num_rows())))?;
-        let end = start.saturating_add(count);
-        if end > rows.start && start < rows.end {
-            if groups.is_empty() {
-                first_selected = start;
-            }
-            groups.push(group);
-        }
-        start = end;
-    }
-    let end = rows.end.min(start);
-    let begin = rows.start.min(end);
-    ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata)
-        .with_projection(columns)
-        .with_row_groups(groups)
-        .with_offset(begin.saturating_sub(first_selected) as usize)
-        .with_limit((end - begin) as usize)
-        .with_batch_size(batch_rows.max(1))
-        .build()
-}
-
 /// Wraps a Parquet error with what was attempted and where; an I/O error below it stays an I/O error.
 pub(crate) fn parquet_error(action: &'static str, path: &Path) -> impl FnOnce(ParquetError) -> ArtifactError {
     move |source| match source {
         ParquetError::External(inner) => match inner.downcast::<std::io::Error>() {
+            // The file ends before what it promises, or says what cannot be: no fault of the disk's.
+            Ok(io)
+                if matches!(io.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData | ErrorKind::InvalidInput) =>
+            {
+                ArtifactError::Parquet { action, path: path.to_path_buf(), source: ParquetError::External(io) }
+            }
             Ok(io) => io_error(action, path)(*io),
             Err(inner) => {
                 ArtifactError::Parquet { action, path: path.to_path_buf(), source: ParquetError::External(inner) }

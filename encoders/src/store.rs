@@ -127,12 +127,9 @@ impl EncoderState {
         let dir = dir.as_ref();
         let path = dir.join(MANIFEST);
         let damaged = |reason: String| EncoderError::Manifest { path: path.clone(), reason };
-        let text = std::fs::read_to_string(&path).map_err(|source| ArtifactError::Io {
-            action: "read",
-            path: path.clone(),
-            source,
-        })?;
-        let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| damaged(e.to_string()))?;
+        let text =
+            std::fs::read(&path).map_err(|source| ArtifactError::Io { action: "read", path: path.clone(), source })?;
+        let json: serde_json::Value = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
         match json.get("version").and_then(serde_json::Value::as_u64) {
             Some(found) if found > u64::from(MANIFEST_VERSION) => {
                 let found = u32::try_from(found).unwrap_or(u32::MAX);

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 use twotower_artifacts::schema::UNKNOWN;
-use twotower_artifacts::{ArtifactError, CodeBatch, FieldShape, FileEntry, Side, TowerSchema};
+use twotower_artifacts::{ArtifactError, CodeBatch, FieldShape, Side, TowerSchema};
 use twotower_models::onnx;
 use twotower_models::tower::Tower;
 use twotower_models::train::checkpoint::best_path;
@@ -32,6 +32,7 @@ pub(crate) const UNTRAINED: &str = "untrained rows";
 /// positives there are none; those of [`publish_tower`].
 pub fn adopt_towers(context: &Context, earlier: &Path) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
+    let _step = context.step("train");
     let encoders = context.run.encoders();
     let encoded = Encoded::load("train", &encoders)?;
     let state = &encoded.state;
@@ -74,9 +75,9 @@ pub fn adopt_towers(context: &Context, earlier: &Path) -> Result<Outcome, Pipeli
             grown.entry(name.clone()).or_insert(added);
         }
         let sample = sample(context, &encoded, side)?;
-        let difference = publish_tower(&tower, &sample, &dir.join(files::tower(side)), context.config.infer.engine)?;
+        let (difference, files) = publish_tower(&tower, &sample, &dir, context.config.infer.engine)?;
         differences.insert(side.to_string(), difference.into());
-        entries.push(FileEntry::of_file(&dir, &files::tower(side), 0)?);
+        entries.extend(files);
     }
     for (name, added) in grown {
         *untrained.entry(name).or_default() += added;

@@ -1,6 +1,7 @@
 //! Stopping cleanly: SIGTERM and Ctrl-C set a flag that stages look at between batches.
 
 use crate::error::PipelineError;
+use crate::stall::Watch;
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -11,9 +12,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// or on a disk that hangs, is ended where it is: what it was writing has no final name yet.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// A request to stop, shared by all threads of a stage.
+/// A request to stop, shared by all threads of a stage. A look at it is progress of the stage.
 #[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<AtomicU8>);
+pub struct Cancel {
+    signal: Arc<AtomicU8>,
+    watch: Watch,
+}
 
 impl Cancel {
     /// Listens for SIGINT and SIGTERM on a thread of its own, for the life of the process, which ends within
@@ -43,17 +47,27 @@ impl Cancel {
 
     /// Asks every holder to stop, as the given signal number would.
     pub fn stop(&self, signal: u8) {
-        self.0.store(signal, Ordering::SeqCst);
+        self.signal.store(signal, Ordering::SeqCst);
     }
 
     /// Whether a stop was asked for.
     pub fn is_stopped(&self) -> bool {
-        self.0.load(Ordering::Relaxed) != 0
+        self.look() != 0
+    }
+
+    /// What notices that a stage stands still.
+    pub fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    fn look(&self) -> u8 {
+        self.watch.progress();
+        self.signal.load(Ordering::Relaxed)
     }
 
     /// Fails with [`PipelineError::Interrupted`] once a stop was asked for.
     pub fn check(&self, stage: &'static str) -> Result<(), PipelineError> {
-        match self.0.load(Ordering::Relaxed) {
+        match self.look() {
             0 => Ok(()),
             2 => Err(PipelineError::Interrupted { stage, signal: "SIGINT", exit_code: 130 }),
             number => Err(PipelineError::Interrupted { stage, signal: "SIGTERM", exit_code: 128 + number }),
@@ -73,15 +87,23 @@ async fn listen(cancel: Cancel, mut interrupt: Signal, mut terminate: Signal) {
     let warn = || tracing::warn!("stopping at the next batch boundary; a second signal stops at once");
     let _ = std::thread::Builder::new().name("warn".into()).spawn(warn);
     if tokio::time::timeout(GRACE, signal()).await.is_err() {
-        let told = cancel.clone();
-        let tell = move || {
-            let Err(stopped) = told.check("this step") else { return };
-            let _ = writeln!(std::io::stderr(), "error: {stopped}");
-        };
-        let _ = std::thread::Builder::new().name("tell".into()).spawn(tell);
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        cancel.check("this step").unwrap_or_else(|stopped| end_with(&stopped));
     }
     end_process(cancel.check("this step").map_or_else(|stopped| stopped.exit_code(), |()| 0));
+}
+
+/// Ends the process with an error, whatever its other threads do.
+pub(crate) fn end_with(error: &PipelineError) -> ! {
+    let text = format!("error: {error}");
+    let (said, is_said) = std::sync::mpsc::channel();
+    let tell = move || {
+        let _ = writeln!(std::io::stderr(), "{text}");
+        let _ = said.send(());
+    };
+    // A reader of standard error that has stopped must not keep the process.
+    let _ = std::thread::Builder::new().name("tell".into()).spawn(tell);
+    let _ = is_said.recv_timeout(Duration::from_millis(500));
+    end_process(error.exit_code())
 }
 
 /// Ends the process without destructors, which other threads could run into while they still work.

@@ -133,7 +133,7 @@ fn whole(batch: &TableBatch, name: &str, raw: &ArrayRef, cast: &ArrayRef, expect
     Err(PipelineError::Data(format!("{} at row {at}: expected {expected}, found {found}", place(batch, name))))
 }
 
-/// A Parquet file for this process alone, written batch by batch and removed with the value.
+/// A Parquet file for this process alone, written batch by batch; an error on the way removes it with the value.
 pub struct StagedTable {
     path: PathBuf,
     writer: Option<parquet::arrow::ArrowWriter<File>>,
@@ -172,6 +172,14 @@ impl StagedTable {
             Some(writer) => writer.close().map(|_| ()).map_err(|e| Self::failed(&self.path, &e)),
             None => Ok(()),
         }
+    }
+
+    /// Removes the file.
+    ///
+    /// # Errors
+    /// [`PipelineError::Artifact`] naming it.
+    pub fn remove(self) -> Result<(), PipelineError> {
+        Ok(twotower_artifacts::publish::remove(&self.path)?)
     }
 
     /// Where it is.

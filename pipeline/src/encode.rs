@@ -8,7 +8,7 @@ use crate::id_index::IdIndex;
 use crate::quarantine::{self, INTERACTIONS, QuarantineWriter, USERS};
 use crate::side_files::{SideFiles, read_columns};
 use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there, rows};
-use crate::user_passes::{UserPasses, values_counted};
+use crate::user_passes::UserPasses;
 use arrow_array::{ArrayRef, Float32Array, Int64Array, RecordBatch};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -57,6 +57,7 @@ pub mod files {
 /// rows; an update of a run by itself.
 pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
+    let _step = context.step("encode-features");
     let tables = &context.config.tables;
     let users = Table::open(USERS, &tables.users.source)?.leniently();
     let items = Table::open("items", &tables.items.source)?;
@@ -96,6 +97,7 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
         return Ok(Outcome { skipped: true, manifest });
     }
     prepare_dir(&dir)?;
+    prepare_dir(&dir.join(store::VOCABULARIES))?;
 
     let encode = Encode { context, dir: &dir, joins };
     let item_table = encode.read_items(&items)?;
@@ -106,7 +108,7 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
         false => Some(encode.stage_interactions(&interactions, user_kind, &item_table.ids, &mut aside)?),
     };
     let positive = match &staged {
-        Some(staged) => distinct_users(staged.path(), user_kind)?,
+        Some(staged) => context.during("a query of the interactions", || distinct_users(staged.path(), user_kind))?,
         None => Ids::new(user_kind),
     };
     let positive = IdIndex::new(positive).map_err(|(a, b)| {
@@ -116,7 +118,7 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     })?;
 
     // Each worker counts values of its own, and in the end they are one fit.
-    let counted = usize::try_from(values_counted(context)).unwrap_or(usize::MAX) / context.config.workers();
+    let counted = usize::try_from(context.memory.quarter()).unwrap_or(usize::MAX) / context.config.workers();
     let fresh = || -> Result<EncoderFit, PipelineError> {
         let (user, item) = (context.config.side(Side::User), context.config.side(Side::Item));
         Ok(EncoderFit::new(user, item)?.with_spill(&dir, counted))
@@ -126,10 +128,10 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     let mut passes = UserPasses::new(context, &dir, &encode.joins, &users, &positive)?;
     passes.fit(&mut fit, fresh, &mut aside)?;
     let seen = passes.rows();
-    let state = match previous {
-        Some(previous) => previous.update(fit)?,
-        None => fit.finish()?,
-    };
+    let state = context.during("making vocabularies", || match previous {
+        Some(previous) => previous.update(fit),
+        None => fit.finish(),
+    })?;
 
     context.retract(&manifest_path)?;
     let mut counts = BTreeMap::new();
@@ -137,11 +139,17 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     counts.insert(Side::Item, item_counts);
     let encoded = passes.encode(&state, &aside.users())?;
     counts.insert(Side::User, encoded.counts);
-    let (events, event_counts) = match &staged {
-        Some(staged) => join_events(staged.path(), &encoded.ids, &item_table.ids)?,
+    let (events, event_counts) = match staged {
+        Some(staged) => {
+            let join = || join_events(staged.path(), &encoded.ids, &item_table.ids);
+            let joined = context.during("a join of the interactions", join)?;
+            // Before the manifest: beside an output that is complete, nobody looks for leftovers.
+            staged.remove()?;
+            joined
+        }
         None => (Interactions { offsets: vec![0], ..Interactions::default() }, EventCounts::default()),
     };
-    if events.is_empty() && staged.is_some() {
+    if events.is_empty() && !options.without_positives {
         return Err(PipelineError::Data(format!(
             "interactions: none of {} rows names both a user of `users` and an item of `items`; check `tables.interactions.user` and `.item`",
             event_counts.rows

@@ -66,6 +66,18 @@ pub enum PipelineError {
         /// 128 + the signal's number.
         exit_code: u8,
     },
+    /// Nothing has progressed for too long.
+    #[error(
+        "{stage}: no progress for {seconds} s (--stall-timeout); what is complete is kept, the same command goes on from there; if it stands still there again, see to the disk or the network folder in question. What each thread was doing:{threads}"
+    )]
+    Stalled {
+        /// What was being done.
+        stage: String,
+        /// For how long.
+        seconds: u64,
+        /// What each thread was doing, a line each.
+        threads: String,
+    },
     /// A worker thread panicked: a bug.
     #[error("{stage}: a worker thread panicked (its message is above); please report this as a bug")]
     WorkerPanicked {
@@ -135,6 +147,7 @@ impl PipelineError {
             | Self::Io { .. }
             | Self::InUse { .. }
             | Self::Interrupted { .. }
+            | Self::Stalled { .. }
             | Self::WorkerPanicked { .. } => Category::Other,
             Self::Within { source, .. } => source.category(),
             Self::Artifact(e) => e.category(),

@@ -62,6 +62,7 @@ pub struct MetricsFile {
 /// Missing towers, a split without test events, scores that are not finite.
 pub fn evaluate(context: &Context) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
+    let _step = context.step("evaluate");
     let config = &context.config;
     let data = Dataset::load("evaluate", &context.run, &config.split)?;
     let trained = verified_towers("evaluate", context)?;
@@ -103,10 +104,13 @@ pub fn evaluate(context: &Context) -> Result<Outcome, PipelineError> {
     };
     let mut models = BTreeMap::new();
     context.cancel.check("evaluate")?;
-    models.insert("model".to_string(), measure_model(context, &data, &questions, &task)?.values);
+    let measured = context.during("measuring the model", || measure_model(context, &data, &questions, &task))?;
+    models.insert("model".to_string(), measured.values);
     context.cancel.check("evaluate")?;
-    models.insert("popularity".to_string(), measure_popularity(&counts, &task)?.values);
-    models.insert("item_to_item".to_string(), ItemToItem::new(&data.set, &counts).measure(&questions, &task)?.values);
+    let measured = context.during("measuring popularity", || measure_popularity(&counts, &task))?;
+    models.insert("popularity".to_string(), measured.values);
+    let item_to_item = || ItemToItem::new(&data.set, &counts).measure(&questions, &task);
+    models.insert("item_to_item".to_string(), context.during("measuring item to item", item_to_item)?.values);
 
     let ranking = match config.evaluate.ranking {
         Ranking::Full => "full ranking".to_string(),

@@ -124,7 +124,7 @@ impl Exclusion {
 fn read_list(context: &Context, name: &str, spec: &ListTable, catalogue: &IdIndex) -> Result<Vec<bool>, PipelineError> {
     let table = Table::open(name, &spec.source)?;
     let (mut listed, mut strangers) = (vec![false; catalogue.ids().len()], 0u64);
-    for batch in read_batches("recall", &table, &[spec.item.clone()], 0..table.rows()?, &context.cancel)? {
+    for batch in read_batches("recall", &table, std::slice::from_ref(&spec.item), 0..table.rows()?, &context.cancel)? {
         for id in id_column_as(&batch?, &spec.item, catalogue.ids().kind())?.iter() {
             match catalogue.find(id) {
                 Some(at) => listed[at as usize] = true,

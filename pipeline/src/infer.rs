@@ -132,6 +132,7 @@ impl Embedding {
         Needs {
             stage,
             held: vec![("the tower", shared), ("histories of users", history), ("side files", self.joins.bytes())],
+            quarters: Vec::new(),
             per_worker: own,
             // Vectors stand in the batch and in the writer's columns.
             per_row: (codes + 2 * 4 * self.dim + ID_BYTES) as u64,
@@ -271,7 +272,8 @@ impl<'a> Infer<'a> {
             let source = embedding.source(other.as_ref().map_or(own, |(table, _)| table))?;
             Ok(Self { context, side, embedding, source, other: other.map(|(_, dir)| dir) })
         };
-        open().map_err(|e: PipelineError| e.within(format!("infer {side}")))
+        let name = format!("infer {side}");
+        context.during(&name, open).map_err(|e: PipelineError| e.within(name))
     }
 
     /// Rows of the table.
@@ -284,7 +286,8 @@ impl<'a> Infer<'a> {
     /// # Errors
     /// Any table, encoder, engine or I/O error, said to have happened in the shard.
     pub fn shard(&self, shard: Shard) -> Result<Outcome, PipelineError> {
-        infer_shard(self, shard).map_err(|e| e.within(format!("infer {} shard {shard}", self.side)))
+        let name = format!("infer {} shard {shard}", self.side);
+        self.context.during(&name, || infer_shard(self, shard)).map_err(|e| e.within(name))
     }
 }
 

@@ -5,7 +5,7 @@
 
 use crate::error::PipelineError;
 use crate::stream::Width;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// One mebibyte.
 pub const MIB: u64 = 1 << 20;
@@ -54,16 +54,25 @@ impl Memory {
         Ok(Self { bytes: bytes as u64 })
     }
 
-    /// A quarter of the memory there is: the machine's, or less where a control group limits this process.
+    /// A quarter of the memory there is.
     pub fn detect() -> Self {
+        Self { bytes: (Self::there_is() / 4).max(MIB) }
+    }
+
+    /// The memory there is, in bytes: the machine's, or less where a control group limits this process.
+    pub fn there_is() -> u64 {
         let machine = read("/proc/meminfo").and_then(|text| {
             let line = text.lines().find(|l| l.starts_with("MemTotal:"))?;
             Some(line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
         });
         let groups = read("/proc/self/cgroup").unwrap_or_default();
         let limit = groups.lines().filter_map(|line| group_limit(Path::new("/sys/fs/cgroup"), line)).min();
-        let least = [machine, limit].into_iter().flatten().min().unwrap_or(2048 * MIB);
-        Self { bytes: (least / 4).max(MIB) }
+        [machine, limit].into_iter().flatten().min().unwrap_or(2048 * MIB)
+    }
+
+    /// What each of [`Needs::quarters`] may take, in bytes.
+    pub fn quarter(self) -> u64 {
+        self.bytes / 4
     }
 
     /// The budget in bytes.
@@ -77,12 +86,13 @@ impl Memory {
     /// [`PipelineError::Usage`] saying what is held and the smallest budget that would do.
     pub fn plan(self, needs: &Needs, workers: usize, rows: usize) -> Result<Plan, PipelineError> {
         let fixed = PROCESS + needs.held.iter().map(|(_, bytes)| bytes).sum::<u64>();
+        let quarters = needs.quarters.len() as u64;
         let wanted = rows.max(1);
         let step = ROW_STEP.min(wanted);
         let least_batch = needs.per_row * step as u64 + LEAST_RAW;
         for workers in (1..=workers.max(1)).rev() {
             let in_flight = workers * 2 + 1;
-            let held = fixed + needs.per_worker * workers as u64;
+            let held = fixed + quarters * self.quarter() + needs.per_worker * workers as u64;
             let share = self.bytes.saturating_sub(held) / in_flight as u64;
             if share >= least_batch {
                 // Half for the raw rows, half for what is made of them.
@@ -101,12 +111,15 @@ impl Memory {
             .chain([("each worker", needs.per_worker)])
             .filter(|(_, bytes)| *bytes > 0)
             .map(|(what, bytes)| format!("{what} {}", in_mib(bytes)))
+            .chain(needs.quarters.iter().map(|what| format!("{what} a quarter of it")))
             .collect();
+        // The rest is what the quarters leave.
+        let least = ((fixed + needs.per_worker + 3 * least_batch) * 4).div_ceil(4 - quarters);
         Err(PipelineError::Usage(format!(
             "{}: a budget of {} is too small; it needs at least {} ({}, and three batches of {}); give --memory that much",
             needs.stage,
             in_mib(self.bytes),
-            in_mib(fixed + needs.per_worker + 3 * least_batch),
+            in_mib(least),
             held.join(", "),
             in_mib(least_batch),
         )))
@@ -130,6 +143,8 @@ pub struct Needs {
     pub stage: &'static str,
     /// What it holds once, by name.
     pub held: Vec<(&'static str, u64)>,
+    /// What may grow to a quarter of the budget each, by name; at most three.
+    pub quarters: Vec<&'static str>,
     /// What each worker holds.
     pub per_worker: u64,
     /// What is made of one row of a batch.
@@ -153,17 +168,25 @@ fn read(path: impl AsRef<Path>) -> Option<String> {
 
 /// The least memory limit on the way from the control group of a line of `/proc/self/cgroup` up to the root.
 fn group_limit(mount: &Path, line: &str) -> Option<u64> {
+    let (is_v2, groups) = groups(mount, line, "memory")?;
+    let file = if is_v2 { "memory.max" } else { "memory.limit_in_bytes" };
+    groups.iter().filter_map(|dir| read(dir.join(file))?.trim().parse::<u64>().ok()).min()
+}
+
+/// Folders of the control groups of a line of `/proc/self/cgroup`, from the process's own up to the root, and
+/// whether they are of version 2; none for a line of version 1 without the controller.
+pub(crate) fn groups(mount: &Path, line: &str, controller: &str) -> Option<(bool, Vec<PathBuf>)> {
     let (_, rest) = line.split_once(':')?;
     let (controllers, group) = rest.split_once(':')?;
-    let (root, file) = match controllers {
-        "" => (mount.to_path_buf(), "memory.max"),
-        names if names.split(',').any(|n| n == "memory") => (mount.join("memory"), "memory.limit_in_bytes"),
+    let root = match controllers {
+        "" => mount.to_path_buf(),
+        names if names.split(',').any(|name| name == controller) => mount.join(controller),
         _ => return None,
     };
     let own = root.join(group.trim_start_matches('/'));
     // Inside a container the path may be the host's: the mount itself then is the group.
     let groups = own.ancestors().take_while(|dir| dir.starts_with(&root));
-    groups.filter_map(|dir| read(dir.join(file))?.trim().parse::<u64>().ok()).min()
+    Some((controllers.is_empty(), groups.map(Path::to_path_buf).collect()))
 }
 
 #[cfg(test)]
@@ -199,14 +222,25 @@ mod tests {
 
     #[test]
     fn a_plan_stays_within_its_budget_and_a_budget_too_small_is_refused_with_the_one_that_does() {
-        let needs =
-            Needs { stage: "infer", held: vec![("item vectors", 10 * MIB)], per_worker: 30 * MIB, per_row: 1500 };
+        for quarters in [vec![], vec!["counts"], vec!["counts", "rows"], vec!["counts", "rows", "more"]] {
+            stays_within(Needs {
+                stage: "infer",
+                held: vec![("item vectors", 10 * MIB)],
+                quarters,
+                per_worker: 30 * MIB,
+                per_row: 1500,
+            });
+        }
+    }
+
+    fn stays_within(needs: Needs) {
         for mib in (100..4000).step_by(37) {
             match Memory::new(mib * MIB).plan(&needs, 8, 8192) {
                 Ok(plan) => {
                     let batches =
                         plan.width.in_flight as u64 * (plan.batch_bytes as u64 + plan.batch_rows as u64 * 1500);
-                    let held = PROCESS + 10 * MIB + 30 * MIB * plan.width.workers as u64;
+                    let quarters = needs.quarters.len() as u64 * mib * MIB / 4;
+                    let held = PROCESS + 10 * MIB + quarters + 30 * MIB * plan.width.workers as u64;
                     assert!(held + batches <= mib * MIB, "{mib}: {plan:?}");
                     assert!(plan.batch_rows % ROW_STEP == 0 && plan.batch_rows <= 8192);
                 }

@@ -223,7 +223,15 @@ impl VectorParts {
         file: &FileEntry,
         quarantined: u64,
     ) -> Result<(), PipelineError> {
-        let path = self.dir.join(&file.path);
+        let path = self.dir.join(part_name(shard, "parquet"));
+        if path != self.dir.join(&file.path) {
+            return Err(PipelineError::Mismatch(format!(
+                "{stage}: {}: lists `{}`, expected `{}`; run `twotower infer --side {side} --shard {shard} --force`",
+                self.dir.join(manifest_name(shard)).display(),
+                file.path,
+                part_name(shard, "parquet")
+            )));
+        }
         let reader = VectorsReader::open(&path)?;
         let (rows, info) = (shard.range(self.rows), reader.info());
         let expected = (rows.end - rows.start).saturating_sub(quarantined);

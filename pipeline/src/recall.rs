@@ -59,7 +59,7 @@ impl<'a> Recall<'a> {
             let raw = if context.config.recall.fused { Some(Users::raw(context)?) } else { None };
             Ok(Self { context, items, raw, searched: None })
         };
-        open().map_err(|e: PipelineError| e.within("recall"))
+        context.during("recall", open).map_err(|e: PipelineError| e.within("recall"))
     }
 
     /// Number of users.
@@ -78,7 +78,8 @@ impl<'a> Recall<'a> {
     /// # Errors
     /// Missing vector parts, parts of unlike towers, an index below its recall gate, I/O.
     pub fn shard(&mut self, shard: Shard) -> Result<Outcome, PipelineError> {
-        recall_shard(self, shard).map_err(|e| e.within(format!("recall shard {shard}")))
+        let name = format!("recall shard {shard}");
+        self.context.during(&name, || recall_shard(self, shard)).map_err(|e| e.within(name))
     }
 }
 
@@ -86,8 +87,9 @@ impl Searched {
     fn load(context: &Context, items: &VectorParts, users: IdKind) -> Result<Self, PipelineError> {
         items.verify("recall", &context.cancel)?;
         let catalogue = Catalogue::load(items)?;
-        let index = catalogue.index(context)?;
-        let exclusion = Exclusion::load(context, users, &catalogue.ids, &context.run.recall())?;
+        let index = context.during("the index", || catalogue.index(context))?;
+        let exclude = || Exclusion::load(context, users, &catalogue.ids, &context.run.recall());
+        let exclusion = context.during("reading exclusions", exclude)?;
         Ok(Self { catalogue, index, exclusion })
     }
 }
@@ -317,7 +319,13 @@ impl Users {
     fn needs(&self, context: &Context, catalogue: &Catalogue, index: &dyn ItemIndex, exclusion: &Exclusion) -> Needs {
         let (items, dim, k) = (index.count(), index.dim(), context.config.recall.topk);
         let mut needs = match self {
-            Users::Stored { .. } => Needs { stage: "recall", held: Vec::new(), per_worker: 0, per_row: 4 * dim as u64 },
+            Users::Stored { .. } => Needs {
+                stage: "recall",
+                held: Vec::new(),
+                quarters: Vec::new(),
+                per_worker: 0,
+                per_row: 4 * dim as u64,
+            },
             Users::Raw { embedding, .. } => embedding.needs("recall", context.config.infer.engine),
         };
         needs.held.extend([

@@ -248,7 +248,7 @@ pub fn prune(dir: &Path, keep: usize, dry_run: bool) -> Result<Pruned, PipelineE
         }
         let path = dir.join(&run.name);
         let bytes = size(&path);
-        match in_use(&path) {
+        match in_use(&path, dry_run) {
             Err(reason) => pruned.left.push((run.name.clone(), reason)),
             Ok(lock) => {
                 if !dry_run {
@@ -262,13 +262,16 @@ pub fn prune(dir: &Path, keep: usize, dry_run: bool) -> Result<Pruned, PipelineE
     Ok(pruned)
 }
 
-/// The lock of a run that nobody works on, or why it cannot be had.
-fn in_use(run: &Path) -> Result<File, String> {
+/// The lock of a run that nobody works on, or why it cannot be had. A dry run writes nothing, and a run without
+/// a lock is not worked on.
+fn in_use(run: &Path, dry_run: bool) -> Result<Option<File>, String> {
     let path = run.join(LOCK);
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-    let file = file.map_err(|e| format!("open {}: {e}", path.display()))?;
+    let file = match OpenOptions::new().create(!dry_run).truncate(false).write(true).open(&path) {
+        Err(e) if dry_run && e.kind() == ErrorKind::NotFound => return Ok(None),
+        file => file.map_err(|e| format!("open {}: {e}", path.display()))?,
+    };
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Err("it is in use".to_string()),
         Err(TryLockError::Error(e)) => Err(format!("lock {}: {e}", path.display())),
     }

@@ -16,7 +16,7 @@ use twotower_artifacts::{
 };
 
 /// Folder of the samples, in that of the results.
-const FOLDER: &str = "sample";
+pub const FOLDER: &str = "sample";
 /// Users in a sample of all shards, about: all of them where there are no more.
 const USERS: u64 = 10_000;
 /// Pairs in a sample, about: fewer users where lists are long.
@@ -122,7 +122,7 @@ impl SampleSink {
     }
 }
 
-fn file_name(shard: Shard) -> String {
+pub fn file_name(shard: Shard) -> String {
     part_name(shard, NeighbourFormat::Parquet.extension())
 }
 

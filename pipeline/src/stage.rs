@@ -7,6 +7,7 @@ use crate::memory::{Memory, Needs, Plan};
 use crate::progress::Progress;
 use crate::run_dir::RunDir;
 use crate::shard::Shard;
+use crate::stall::Step;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
@@ -189,6 +190,17 @@ pub fn remove_if_there(path: &Path) -> Result<(), PipelineError> {
 }
 
 impl Context {
+    /// Notes that `what` has begun, for the message of a stage that stands still; it ends with the value.
+    pub(crate) fn step(&self, what: impl Into<String>) -> Step {
+        self.cancel.watch().step(what)
+    }
+
+    /// Does `work`, noted as `what`.
+    pub(crate) fn during<T>(&self, what: impl Into<String>, work: impl FnOnce() -> T) -> T {
+        let _step = self.step(what);
+        work()
+    }
+
     /// The stream that fits the memory budget, as wide as the job asks at the most.
     ///
     /// # Errors

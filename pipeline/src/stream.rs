@@ -2,6 +2,7 @@
 
 use crate::cancel::Cancel;
 use crate::error::PipelineError;
+use crate::stall::Doing;
 use std::collections::BTreeMap;
 
 /// How wide a stream is.
@@ -42,17 +43,25 @@ where
     let (to_writer, results) = crossbeam_channel::bounded::<Result<(u64, O), PipelineError>>(in_flight);
 
     std::thread::scope(|scope| {
+        let watch = cancel.watch();
         let reader_errors = to_writer.clone();
         std::thread::Builder::new()
             .name(format!("{stage}-read"))
             .spawn_scoped(scope, move || {
-                let mut source = source.enumerate();
-                // A closed channel means that the writer has failed and gone: just stop.
-                while tickets.recv().is_ok() {
-                    let Some((number, item)) = source.next() else { return };
+                let me = watch.thread(format!("{stage}-read"));
+                let mut source = source;
+                for number in 0.. {
+                    me.doing(Doing::WaitingForRoom, number);
+                    // A closed channel means that the writer has failed and gone: just stop.
+                    if tickets.recv().is_err() {
+                        return;
+                    }
+                    me.doing(Doing::Reading, number);
+                    let Some(item) = source.next() else { return };
                     match cancel.check(stage).and(item) {
                         Ok(item) => {
-                            if to_workers.send((number as u64, item)).is_err() {
+                            me.doing(Doing::HandingOn, number);
+                            if to_workers.send((number, item)).is_err() {
                                 return;
                             }
                         }
@@ -69,6 +78,7 @@ where
             std::thread::Builder::new()
                 .name(format!("{stage}-work-{number}"))
                 .spawn_scoped(scope, move || {
+                    let me = watch.thread(format!("{stage}-work-{number}"));
                     let mut worker = match make_worker() {
                         Ok(worker) => worker,
                         Err(error) => {
@@ -76,15 +86,19 @@ where
                             return;
                         }
                     };
+                    me.doing(Doing::WaitingForBatch, 0);
                     for (number, item) in work {
+                        me.doing(Doing::Working, number);
                         // A panic must not leave reader and writer waiting for this item for ever.
                         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker(item)))
                             .unwrap_or(Err(PipelineError::WorkerPanicked { stage }))
                             .map(|out| (number, out));
                         let failed = result.is_err();
+                        me.doing(Doing::HandingOn, number);
                         if to_writer.send(result).is_err() || failed {
                             return;
                         }
+                        me.doing(Doing::WaitingForBatch, 0);
                     }
                 })
                 .map_err(PipelineError::io("start a worker thread of", stage))?;
@@ -92,16 +106,20 @@ where
         drop((work, to_writer));
 
         let write = || {
+            let me = watch.thread(format!("{stage}-write"));
             let mut next = 0u64;
             let mut early = BTreeMap::new();
+            me.doing(Doing::WaitingForResult, next);
             for result in results {
                 let (number, out) = result?;
                 early.insert(number, out);
                 while let Some(out) = early.remove(&next) {
+                    me.doing(Doing::Writing, next);
                     sink(out)?;
                     next += 1;
                     let _ = ticket_back.try_send(());
                 }
+                me.doing(Doing::WaitingForResult, next);
             }
             Ok(())
         };

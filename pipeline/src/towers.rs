@@ -3,8 +3,9 @@
 use crate::error::PipelineError;
 use crate::stage::{Context, content_fingerprint, require};
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::Path;
-use twotower_artifacts::{ArtifactError, CodeBatch, FileEntry, Fingerprint, Manifest, Side};
+use twotower_artifacts::{ArtifactError, CodeBatch, FileEntry, Fingerprint, Manifest, Side, publish};
 use twotower_models::engine::EngineKind;
 use twotower_models::tower::Tower;
 use twotower_models::{engine, native, onnx};
@@ -27,6 +28,14 @@ pub mod files {
     pub fn tower(side: Side) -> String {
         format!("{side}_tower.onnx")
     }
+
+    /// Its tables, where they are too large to stand in it.
+    pub fn tower_data(side: Side) -> String {
+        format!("{side}_tower.onnx.data")
+    }
+
+    /// Folder of a tower that is not verified yet.
+    pub(super) const CANDIDATE: &str = ".candidate";
 }
 
 /// Fingerprint of both towers of a folder: what vectors are named after.
@@ -95,18 +104,37 @@ pub fn check_tower(
     .into())
 }
 
-/// Writes a tower under a temporary name, compares what an engine computes from the file with the
-/// trained tower, then renames it.
+/// Writes a tower into a temporary folder, compares what an engine computes from the file with the
+/// trained tower, then moves it to `dir`.
 ///
 /// ONNX Runtime is the engine, unless the job uses the native one and so needs no shared library.
-/// Returns the largest absolute difference of the vectors of `sample`.
+/// Returns the largest absolute difference of the vectors of `sample`, and the files.
 ///
 /// # Errors
 /// A difference above [`EXPORT_TOLERANCE`], or one that is not a number; I/O.
-pub fn publish_tower(tower: &Tower, sample: &CodeBatch, path: &Path, kind: EngineKind) -> Result<f32, PipelineError> {
+pub fn publish_tower(
+    tower: &Tower,
+    sample: &CodeBatch,
+    dir: &Path,
+    kind: EngineKind,
+) -> Result<(f32, Vec<FileEntry>), PipelineError> {
+    publish_with(tower, sample, dir, kind, onnx::INLINE_LIMIT)
+}
+
+/// [`publish_tower`] with the size of tables above which they get a file of their own.
+fn publish_with(
+    tower: &Tower,
+    sample: &CodeBatch,
+    dir: &Path,
+    kind: EngineKind,
+    inline_limit: u64,
+) -> Result<(f32, Vec<FileEntry>), PipelineError> {
     let side = tower.schema.side;
-    let candidate = path.with_file_name(format!(".{side}_tower.candidate.onnx"));
-    onnx::export(tower, &candidate, &BTreeMap::new())?;
+    // Under the name it will have, for the model names the file of its tables.
+    let folder = dir.join(files::CANDIDATE);
+    clear(&folder)?;
+    let candidate = folder.join(files::tower(side));
+    onnx::export_with_limit(tower, &candidate, &BTreeMap::new(), inline_limit)?;
     let verified = match kind {
         EngineKind::Ort => engine::verify(&candidate, tower, sample, EXPORT_TOLERANCE).map_err(PipelineError::from),
         EngineKind::Native => {
@@ -114,15 +142,27 @@ pub fn publish_tower(tower: &Tower, sample: &CodeBatch, path: &Path, kind: Engin
             verify_native(&candidate, tower, sample)
         }
     };
-    match verified {
-        Ok(difference) => {
-            twotower_artifacts::publish::rename(&candidate, path)?;
-            Ok(difference)
+    let moved = verified.and_then(|difference| {
+        let data = files::tower_data(side);
+        let mut names = vec![files::tower(side)];
+        match folder.join(&data).exists() {
+            true => names.insert(0, data),
+            false => publish::remove(dir.join(&data))?,
         }
-        Err(error) => {
-            crate::stage::remove_if_there(&candidate)?;
-            Err(error)
-        }
+        let moved = |name: String| {
+            publish::rename(folder.join(&name), dir.join(&name))?;
+            FileEntry::of_file(dir, &name, 0)
+        };
+        Ok((difference, names.into_iter().map(moved).collect::<Result<_, _>>()?))
+    });
+    clear(&folder)?;
+    moved
+}
+
+fn clear(folder: &Path) -> Result<(), PipelineError> {
+    match std::fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(PipelineError::io("remove", folder)(e)),
+        _ => Ok(()),
     }
 }
 
@@ -138,5 +178,38 @@ fn verify_native(path: &Path, tower: &Tower, sample: &CodeBatch) -> Result<f32, 
             "train: {}: vectors of the exported tower differ by {largest} from the trained one's, expected at most {EXPORT_TOLERANCE}; please report this as a bug",
             path.display()
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use twotower_artifacts::{Column, FieldSchema, FieldShape, TowerSchema};
+    use twotower_models::tower::{Matrix, TowerInput};
+
+    #[test]
+    fn a_tower_with_large_tables_is_readable_where_it_is_published_and_a_small_one_leaves_no_table_file() {
+        let shape = FieldShape::Code { table: "city".into(), cardinality: 4 };
+        let fields = vec![FieldSchema { name: "city".into(), shape }];
+        let schema = TowerSchema { side: Side::User, encoder: Fingerprint::of(b"encoder"), fields };
+        let table = Matrix { rows: 4, cols: 2, data: (1..9).map(|v| v as f32).collect() };
+        let tower = Tower {
+            schema: schema.clone(),
+            inputs: vec![TowerInput::Embedding { table: "city".into() }],
+            tables: BTreeMap::from([("city".to_string(), table)]),
+            layers: Vec::new(),
+            dim: 2,
+        };
+        let mut sample = CodeBatch::empty(&schema);
+        sample.columns[0] = Column::Code(vec![0, 3]);
+        let dir = tempfile::tempdir().unwrap();
+        for (limit, expected) in
+            [(0, &["user_tower.onnx.data", "user_tower.onnx"][..]), (1 << 20, &["user_tower.onnx"])]
+        {
+            let (_, files) = publish_with(&tower, &sample, dir.path(), EngineKind::Native, limit).unwrap();
+            assert_eq!(files.iter().map(|f| f.path.as_str()).collect::<Vec<_>>(), expected);
+            assert_eq!(onnx::read(&dir.path().join(files::tower(Side::User))).unwrap().0, tower);
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), expected.len());
+        }
     }
 }

@@ -4,6 +4,7 @@ use crate::dataset::Dataset;
 use crate::error::PipelineError;
 use crate::progress::Bar;
 use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there, rows, verify_file};
+use crate::stall::{Doing, Watched};
 use crate::towers::{files, publish_tower, towers_fingerprint};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,7 @@ pub struct TrainOptions {
 /// computes differently, I/O.
 pub fn train_model(context: &Context, options: &TrainOptions) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
+    let _step = context.step("train");
     let config = &context.config;
     let data = Dataset::load("train", &context.run, &config.split)?;
     let settings = serde_json::json!({
@@ -74,13 +76,16 @@ pub fn train_model(context: &Context, options: &TrainOptions) -> Result<Outcome,
     let mut observer = TrainProgress {
         context,
         bar: None,
+        step: None,
         epoch: 0,
         rate: 0.0,
         validation: String::new(),
         epoch_started: Instant::now(),
     };
+    let training = context.step("training");
     let trained = train(&data.set, &config.model, &config.train, start, &checkpoints, &mut observer);
     context.cancel.check("train")?;
+    drop((training, observer));
     let trained = trained?;
 
     context.retract(&manifest_path)?;
@@ -88,9 +93,9 @@ pub fn train_model(context: &Context, options: &TrainOptions) -> Result<Outcome,
     let mut differences = serde_json::Map::new();
     for (tower, sample) in [(&trained.user, user_sample(&data)), (&trained.item, item_sample(&data))] {
         let side = tower.schema.side;
-        let difference = publish_tower(tower, &sample, &dir.join(files::tower(side)), config.infer.engine)?;
+        let (difference, files) = publish_tower(tower, &sample, &dir, config.infer.engine)?;
         differences.insert(side.to_string(), difference.into());
-        entries.push(FileEntry::of_file(&dir, &files::tower(side), 0)?);
+        entries.extend(files);
     }
     let report = serde_json::json!({ "best_epoch": trained.best_epoch, "epochs": trained.epochs });
     crate::stage::publish_json(&dir.join(files::REPORT), &report)?;
@@ -196,6 +201,8 @@ fn item_sample(data: &Dataset) -> CodeBatch {
 struct TrainProgress<'a> {
     context: &'a Context,
     bar: Option<Bar>,
+    /// Counts steps, within an epoch: its end has none to count.
+    step: Option<Watched>,
     epoch: usize,
     rate: f64,
     /// The last epoch's validation metric, as it is shown.
@@ -209,6 +216,11 @@ impl Observer for TrainProgress<'_> {
             self.epoch = report.epoch;
             let stage = format!("epoch {}/{}", report.epoch, report.epochs);
             self.bar = Some(self.context.progress.bar(&stage, report.steps as u64, "steps"));
+        }
+        let counted = || self.context.cancel.watch().thread("train");
+        self.step.get_or_insert_with(counted).doing(Doing::Training, report.step as u64 + 1);
+        if report.step == report.steps {
+            self.step = None;
         }
         self.rate = report.examples_per_s;
         if let Some(bar) = &mut self.bar {

@@ -69,15 +69,15 @@ impl<'a> UserPasses<'a> {
         let rows = table.require_rows()?;
         let spec = context.config.side(Side::User);
         let encodes = context.config.encode.all_users || !positive.ids().is_empty();
-        let held = vec![
-            ("side files", joins.bytes()),
-            ("hashes of ids", 32 * MIB),
-            ("values being counted", values_counted(context)),
-            ("rows kept for the second pass", if encodes { most_kept(context) } else { 0 }),
-        ];
+        let held = vec![("side files", joins.bytes()), ("hashes of ids", 32 * MIB)];
+        let mut quarters = vec!["values being counted"];
+        if encodes {
+            quarters.push("rows kept for the second pass");
+        }
         // Codes and floats, and their columns; those of bags and vectors count as raw bytes do.
         let per_row = 16 * spec.features.len() as u64;
-        let plan = context.plan_of(&Needs { stage: "encode-features", held, per_worker: 0, per_row }, GROUP_ROWS)?;
+        let needs = Needs { stage: "encode-features", held, quarters, per_worker: 0, per_row };
+        let plan = context.plan_of(&needs, GROUP_ROWS)?;
         Ok(Self { context, dir, joins, table, spec, rows, plan, positive, encodes, kept: None })
     }
 
@@ -135,7 +135,7 @@ impl<'a> UserPasses<'a> {
                 bar.advance((hashes.len() + bad.len()) as u64);
                 aside.add(passes.rows, bad)?;
                 bytes += batches.iter().map(|b| b.batch.get_array_memory_size() as u64).sum::<u64>();
-                if bytes > most_kept(passes.context) {
+                if bytes > passes.context.memory.quarter() {
                     keeps.store(false, Ordering::Relaxed);
                     kept.clear();
                 }
@@ -271,16 +271,6 @@ impl<'a> UserPasses<'a> {
     ) -> Result<(), PipelineError> {
         ordered("encode-features", self.plan.width, &self.context.cancel, source, worker, sink)
     }
-}
-
-/// Bytes of rows that are kept for the second pass, at the most.
-fn most_kept(context: &Context) -> u64 {
-    context.memory.bytes() / 4
-}
-
-/// Bytes that counting the values of vocabularies may take.
-pub fn values_counted(context: &Context) -> u64 {
-    context.memory.bytes() / 4
 }
 
 /// Parts of the raw rows.

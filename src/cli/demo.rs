@@ -1,13 +1,12 @@
 //! `twotower demo`.
 
 use super::evaluate::metrics_table;
-use super::job::{given, memory};
+use super::job::{LimitOpts, given};
 use super::report::{outcome_json, print_outcome, take_peak_rss_mib};
 use super::synth::DataOpts;
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
-use twotower_pipeline::cancel::Cancel;
 use twotower_pipeline::config::Override;
 use twotower_pipeline::demo::{DemoOptions, DemoReport, demo};
 use twotower_pipeline::error::PipelineError;
@@ -30,9 +29,8 @@ pub struct Opts {
     /// Override a setting of the job (may repeat).
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// The most memory to use, such as 512MiB; without it, a quarter of the machine's, or of the control group's.
-    #[arg(long, value_name = "SIZE", env = "TWOTOWER_MEMORY")]
-    memory: Option<String>,
+    #[command(flatten)]
+    limits: LimitOpts,
     /// Redo every stage.
     #[arg(long)]
     force: bool,
@@ -53,8 +51,8 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
         overrides,
         force: opts.force,
         progress: if quiet { Progress::Quiet } else { Progress::Shown },
-        cancel: Cancel::on_signals()?,
-        memory: memory(opts.memory.as_deref())?,
+        memory: opts.limits.memory()?,
+        cancel: opts.limits.cancel()?,
     };
     let as_json = opts.json;
     let mut stages = Vec::new();

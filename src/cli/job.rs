@@ -9,6 +9,7 @@ use twotower_pipeline::memory::Memory;
 use twotower_pipeline::progress::Progress;
 use twotower_pipeline::run_dir::RunDir;
 use twotower_pipeline::stage::Context;
+use twotower_pipeline::stall;
 
 /// Which job, where its outputs go, and settings that differ from its file.
 #[derive(Debug, Args)]
@@ -22,9 +23,8 @@ pub struct JobOpts {
     /// Override a setting of the job's file, such as train.epochs=3 (TOML value; may repeat).
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// The most memory to use, such as 512MiB; without it, a quarter of the machine's, or of the control group's.
-    #[arg(long, value_name = "SIZE", env = "TWOTOWER_MEMORY")]
-    pub memory: Option<String>,
+    #[command(flatten)]
+    pub limits: LimitOpts,
     /// Redo this stage's own output even if it is complete and current.
     #[arg(long)]
     pub force: bool,
@@ -46,15 +46,36 @@ impl JobOpts {
             force: self.force,
             sole: false,
             progress: if quiet { Progress::Quiet } else { Progress::Shown },
-            cancel: Cancel::on_signals()?,
-            memory: memory(self.memory.as_deref())?,
+            memory: self.limits.memory()?,
+            cancel: self.limits.cancel()?,
         })
     }
 }
 
-/// The budget that was given, or the machine's.
-pub fn memory(given: Option<&str>) -> anyhow::Result<Memory> {
-    Ok(given.map_or_else(|| Ok(Memory::detect()), Memory::parse)?)
+/// What a job may take.
+#[derive(Debug, Args)]
+pub struct LimitOpts {
+    /// The most memory to use, such as 512MiB; without it, a quarter of the machine's, or of the control group's.
+    #[arg(long, value_name = "SIZE", env = "TWOTOWER_MEMORY")]
+    pub memory: Option<String>,
+    /// End with what each thread was doing when nothing has progressed for so long, such as 10m or 90s; 0 = never.
+    #[arg(long, value_name = "TIME", env = "TWOTOWER_STALL_TIMEOUT", default_value = stall::DEFAULT_TIMEOUT)]
+    pub stall_timeout: String,
+}
+
+impl LimitOpts {
+    /// The budget that was given, or the machine's.
+    pub fn memory(&self) -> anyhow::Result<Memory> {
+        Ok(self.memory.as_deref().map_or_else(|| Ok(Memory::detect()), Memory::parse)?)
+    }
+
+    /// A request to stop that signals raise, and whose watch is guarded.
+    pub fn cancel(&self) -> anyhow::Result<Cancel> {
+        let timeout = stall::parse_timeout(&self.stall_timeout)?;
+        let cancel = Cancel::on_signals()?;
+        timeout.map_or(Ok(()), |timeout| cancel.watch().guard(timeout))?;
+        Ok(cancel)
+    }
 }
 
 /// An override for each flag that was given.

@@ -10,6 +10,7 @@ macro_rules! say {
 mod bench;
 mod completions;
 mod demo;
+mod doctor;
 mod encode_features;
 mod evaluate;
 mod infer;
@@ -90,6 +91,8 @@ pub enum Command {
     Runs(runs::Opts),
     /// Write a commented pipeline.toml from the columns of given files.
     Init(init::Opts),
+    /// Check this machine before the night, and say what to do.
+    Doctor(doctor::Opts),
     /// Look into the vocabularies of a run.
     Vocab(vocab::Opts),
     /// Generate a telecom-like data set of any size.
@@ -118,6 +121,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Rollback(opts) => rollback::run(opts),
         Command::Runs(opts) => runs::run(opts),
         Command::Init(opts) => init::run(opts),
+        Command::Doctor(opts) => doctor::run(opts),
         Command::Vocab(opts) => vocab::run(opts),
         Command::Synth(opts) => synth::run(opts, quiet),
         Command::Demo(opts) => demo::run(opts, quiet),

@@ -13,7 +13,7 @@ use crate::sizes::{Leaf, RowBytes, batch_bytes, cut, row_bytes};
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::basic::Encoding;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, PageIndexPolicy};
@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use twotower_artifacts::guard;
-use twotower_artifacts::parquet_file::row_range_reader;
+use twotower_artifacts::row_range::RowRange;
 
 /// Opens a file and reads its footer.
 pub fn open(path: &Path) -> Result<(File, ArrowReaderMetadata), TableError> {
@@ -158,7 +158,7 @@ struct Source {
 
 /// Rows read in batches of one size: of one row group, or all where bytes have no bound.
 struct Run {
-    batches: ParquetRecordBatchReader,
+    batches: RowRange,
     rows: Range<u64>,
     batch_rows: usize,
     /// The most rows that the footer lets expect within the bound.
@@ -181,14 +181,14 @@ impl Source {
         None
     }
 
-    fn batches(&self, rows: Range<u64>, batch_rows: usize) -> Result<ParquetRecordBatchReader, TableError> {
+    fn batches(&self, rows: Range<u64>, batch_rows: usize) -> Result<RowRange, TableError> {
         let Layout { path, metadata, mask, .. } = self.layout.as_ref();
         let file = self.file.try_clone().map_err(io_error("open", path))?;
-        guarded(path, || row_range_reader(file, metadata.clone(), mask.clone(), rows, batch_rows))
+        guarded(path, || RowRange::open(file, metadata.clone(), mask.clone(), rows, batch_rows))
     }
 
     /// The next batch, its columns in the order asked for.
-    fn next(&self, batches: &mut ParquetRecordBatchReader) -> Result<Option<RecordBatch>, TableError> {
+    fn next(&self, batches: &mut RowRange) -> Result<Option<RecordBatch>, TableError> {
         guarded(&self.layout.path, || {
             let Some(batch) = batches.next().transpose()? else { return Ok(None) };
             let order = self.layout.columns.iter().map(|name| batch.schema_ref().index_of(name));

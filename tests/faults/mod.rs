@@ -9,7 +9,8 @@ use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use twotower_artifacts::Manifest;
 
@@ -185,8 +186,12 @@ pub const SHARDS: Scenario = Scenario {
     ],
 };
 
+/// A complete run that other settings change.
+pub const REDONE: Scenario =
+    Scenario { name: "redone", lines: &["run --run RUN --set train.epochs=1 --set recall.topk=3", "run --run RUN"] };
+
 /// All of them.
-pub const ALL: [Scenario; 5] = [NIGHT, FUSED, UPDATE, ADOPTED, SHARDS];
+pub const ALL: [Scenario; 6] = [NIGHT, FUSED, UPDATE, ADOPTED, REDONE, SHARDS];
 
 /// A small job whose runs stand in folders of their own, `NAME/run`, each with its `latest`.
 pub struct Runs {
@@ -199,6 +204,9 @@ impl Runs {
         let job = Job::new(name);
         job.edit("batch_rows = 256", "batch_rows = 500\nengine = \"native\"");
         job.edit("batch_size = 512", "batch_size = 1024\ncheckpoint_steps = 3");
+        // Models of an epoch or two, one of them without its sequences, are no two nights of one job.
+        let text = std::fs::read_to_string(job.path("pipeline.toml")).unwrap();
+        job.write("pipeline.toml", &format!("{text}\n[gates]\noff = [\"overlap\", \"metric\"]\n"));
         job.ok("run --run earlier/run --set train.epochs=1 --quiet");
         let text = std::fs::read_to_string(job.path("pipeline.toml")).unwrap();
         let plain: Vec<&str> = text.lines().filter(|line| !line.contains("kind = \"sequence\"")).collect();
@@ -227,17 +235,17 @@ impl Runs {
         self.job.command(&format!("{} --quiet", line.replace("RUN", &format!("{name}/run"))))
     }
 
-    /// Runs all commands of a scenario, which must succeed.
-    pub fn complete(&self, scenario: Scenario, folder: &Path) {
-        for line in scenario.lines {
+    /// Runs commands, which must succeed.
+    pub fn complete(&self, lines: &[&str], folder: &Path) {
+        for line in lines {
             let finished: Finished = self.command(line, folder).output().unwrap().into();
             assert_eq!(finished.code, 0, "{line} in {}\n{}", folder.display(), finished.stderr);
         }
     }
 
-    /// What an undisturbed run leaves, and the durable calls of each command.
-    pub fn reference(&self, scenario: Scenario) -> (Outputs, Vec<Vec<Call>>) {
-        let folder = self.folder(&format!("reference-{}", scenario.name), false);
+    /// What an undisturbed run leaves, and the durable calls of each command; `yesterday` as for [`Runs::folder`].
+    pub fn reference(&self, scenario: Scenario, yesterday: bool) -> (Outputs, Vec<Vec<Call>>) {
+        let folder = self.folder(&format!("reference-{}", scenario.name), yesterday);
         let calls = scenario.lines.iter().map(|line| {
             let ended = run(self.command(line, &folder), NONE, &folder);
             assert_eq!(ended.finished.code, 0, "{line}\n{}", ended.finished.stderr);
@@ -252,18 +260,20 @@ impl Runs {
 /// Files by path with their content; without what tells the time.
 pub type Outputs = BTreeMap<PathBuf, Vec<u8>>;
 
-/// All files of a run, hidden ones too; the seconds of manifests are left out.
+/// All files of a run, hidden ones too; the times in manifests are left out.
 pub fn outputs(run: &Path) -> Outputs {
-    let read = |path: PathBuf| {
-        let mut bytes = std::fs::read(&path).unwrap();
-        if path.extension().is_some_and(|e| e == "json") {
-            let mut value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
-            value.as_object_mut().map(|object| object.remove("seconds"));
-            bytes = value.to_string().into_bytes();
-        }
-        (path.strip_prefix(run).unwrap().to_path_buf(), bytes)
-    };
-    walk(run).into_iter().map(read).collect()
+    walk(run).into_iter().map(|path| (path.strip_prefix(run).unwrap().to_path_buf(), without_times(&path))).collect()
+}
+
+fn without_times(path: &Path) -> Vec<u8> {
+    let bytes = std::fs::read(path).unwrap();
+    if path.extension().is_none_or(|e| e != "json") {
+        return bytes;
+    }
+    let mut value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    value.as_object_mut().map(|object| object.remove("seconds"));
+    value.pointer_mut("/details").and_then(|d| d.as_object_mut()).map(|details| details.remove("checked at"));
+    value.to_string().into_bytes()
 }
 
 /// Asserts that a run is what the undisturbed one is, byte by byte.
@@ -302,10 +312,13 @@ fn manifests(run: &Path) -> Vec<(PathBuf, Manifest)> {
     json.filter(|p| is_manifest(&std::fs::read(p).unwrap())).map(|p| (p.clone(), Manifest::read(&p).unwrap())).collect()
 }
 
-/// What is finished in a run: every file that a manifest speaks for, and when it was made.
-pub fn finished(run: &Path) -> BTreeMap<PathBuf, (u64, i64, i64)> {
+/// What is finished in a run, as an undisturbed one has it: every file that a manifest speaks for, and when it was
+/// made.
+pub fn finished(run: &Path, expected: &Outputs) -> BTreeMap<PathBuf, (u64, i64, i64)> {
     let made = |m: Metadata| (m.ino(), m.mtime(), m.mtime_nsec());
-    let files = manifests(run).into_iter().flat_map(|(path, manifest)| {
+    let current = |path: &Path| expected.get(path.strip_prefix(run).unwrap()) == Some(&without_times(path));
+    let manifests = manifests(run).into_iter().filter(|(path, _)| current(path));
+    let files = manifests.flat_map(|(path, manifest)| {
         let folder = path.parent().unwrap().to_path_buf();
         manifest.files.into_iter().map(move |file| folder.join(file.path)).chain([path])
     });
@@ -313,8 +326,8 @@ pub fn finished(run: &Path) -> BTreeMap<PathBuf, (u64, i64, i64)> {
 }
 
 /// Asserts that what was finished is still the same files.
-pub fn assert_not_redone(run: &Path, before: &BTreeMap<PathBuf, (u64, i64, i64)>, after: &str) {
-    let now = finished(run);
+pub fn assert_not_redone(run: &Path, before: &BTreeMap<PathBuf, (u64, i64, i64)>, expected: &Outputs, after: &str) {
+    let now = finished(run, expected);
     for (path, made) in before {
         assert_eq!(now.get(path), Some(made), "{after}: {} was finished and is made again", path.display());
     }
@@ -326,4 +339,44 @@ pub fn spread(last: usize, n: usize) -> Vec<usize> {
         return (1..=last).collect();
     }
     (0..n).map(|i| 1 + i * (last - 1) / (n - 1).max(1)).collect()
+}
+
+/// The results of `work` on all items, by several threads: most of a trial is waiting for the disk.
+pub fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                while let Some(item) = items.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    let result = work(item);
+                    done.lock().unwrap().push(result);
+                }
+            });
+        }
+    });
+    done.into_inner().unwrap()
+}
+
+/// A fault in one command of a scenario.
+#[derive(Debug, Clone, Copy)]
+pub struct Trial {
+    /// Which command.
+    pub line: usize,
+    /// What happens, and at which of its calls.
+    pub fault: Fault,
+}
+
+/// Faults at `n` calls of a scenario, or at all in the long form: of several actions one in turn, or for a whole
+/// night in the long form each.
+pub fn trials(scenario: Scenario, calls: &[Vec<Call>], n: usize, actions: &[&'static str]) -> Vec<Trial> {
+    let all: Vec<(usize, usize)> =
+        calls.iter().enumerate().flat_map(|(line, of_line)| (1..=of_line.len()).map(move |at| (line, at))).collect();
+    let every = long() && scenario.name == NIGHT.name;
+    let mut trials = Vec::new();
+    for (turn, number) in spread(all.len(), n).into_iter().enumerate() {
+        let (line, at) = all[number - 1];
+        let chosen = if every { actions } else { &actions[turn % actions.len()..][..1] };
+        trials.extend(chosen.iter().map(|action| Trial { line, fault: Fault { action, at } }));
+    }
+    trials
 }

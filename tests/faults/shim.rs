@@ -11,6 +11,8 @@
 //! | `FAULT_AT` | The call at which something happens; 0 = none, calls are only counted. |
 //! | `FAULT_ACTION` | What happens, see [`Action`]. |
 //! | `FAULT_NO_LOCKS` | If set, `flock` fails, as on a file system without locks. |
+//! | `FAULT_SILENT` | End of the path of a file that falls silent: a read of it waits for ever, as on a pipe whose other end writes nothing. |
+//! | `FAULT_SILENT_AT` | The read of it, counted from 1, from which on it does. |
 
 use std::ffi::{c_char, c_int, c_long, c_uint, c_void, CStr};
 use std::io::Write;
@@ -79,6 +81,7 @@ extern "C" {
     fn kill(pid: c_int, signal: c_int) -> c_int;
     fn pause() -> c_int;
     fn usleep(microseconds: c_uint) -> c_int;
+    fn pipe(ends: *mut c_int) -> c_int;
     fn __errno_location() -> *mut c_int;
 }
 
@@ -199,12 +202,33 @@ fn decide(call: &str, path: &[u8], grows: bool) -> Verdict {
 
 /// Decides on a call on an open file.
 fn decide_fd(call: &str, fd: c_int, grows: bool) -> Verdict {
+    with_path(fd, |path| decide(call, path, grows))
+}
+
+fn with_path<T>(fd: c_int, look: impl FnOnce(&[u8]) -> T) -> T {
     let mut name = [0u8; 32];
     let mut rest = &mut name[..];
     let _ = write!(rest, "/proc/self/fd/{fd}\0");
     let mut path = [0u8; 4096];
     let n = unsafe { readlink(name.as_ptr().cast(), path.as_mut_ptr().cast(), path.len()) };
-    decide(call, &path[..n.max(0) as usize], grows)
+    look(&path[..n.max(0) as usize])
+}
+
+/// The file to read from: in place of one that has fallen silent, a pipe that nobody writes to.
+fn source(fd: c_int) -> c_int {
+    static SILENT: OnceLock<Option<(Vec<u8>, u64)>> = OnceLock::new();
+    static READS: AtomicU64 = AtomicU64::new(0);
+    let silent = SILENT.get_or_init(|| {
+        let at = std::env::var("FAULT_SILENT_AT").ok().map_or(1, |k| k.parse().expect("FAULT_SILENT_AT"));
+        Some((std::env::var("FAULT_SILENT").ok()?.into_bytes(), at))
+    });
+    let Some((end, at)) = silent else { return fd };
+    if !with_path(fd, |path| path.ends_with(end)) || READS.fetch_add(1, Ordering::SeqCst) + 1 < *at {
+        return fd;
+    }
+    let mut ends = [0; 2];
+    assert_eq!(unsafe { pipe(ends.as_mut_ptr()) }, 0);
+    ends[0]
 }
 
 /// Decides on a call on a name.
@@ -278,6 +302,11 @@ pub extern "C" fn openat64(at: c_int, path: *const c_char, flags: c_int, mode: c
     } else {
         call()
     }
+}
+
+#[no_mangle]
+pub extern "C" fn read(fd: c_int, into: *mut c_void, size: usize) -> isize {
+    real!(read: extern "C" fn(c_int, *mut c_void, usize) -> isize)(source(fd), into, size)
 }
 
 #[no_mangle]

@@ -19,7 +19,7 @@ const OPSET: i64 = 17;
 const IR_VERSION: i64 = 8;
 /// Tables above this many bytes in all stand in a file of their own: a protobuf message holds at
 /// most 2 GiB.
-const INLINE_LIMIT: u64 = 3 << 29;
+pub const INLINE_LIMIT: u64 = 3 << 29;
 
 /// Name of the output of a tower with this schema: `vector`, with underscores appended until no field has it.
 pub fn output_name(schema: &TowerSchema) -> String {
@@ -46,7 +46,10 @@ pub fn export(tower: &Tower, path: &Path, extra: &BTreeMap<String, String>) -> R
 }
 
 /// [`export`] with the size of tables, in bytes, above which they leave the model file.
-pub(super) fn export_with_limit(
+///
+/// # Errors
+/// As [`export`].
+pub fn export_with_limit(
     tower: &Tower,
     path: &Path,
     extra: &BTreeMap<String, String>,

@@ -32,7 +32,7 @@ mod read;
 #[cfg(test)]
 mod tests;
 
-pub use export::{export, output_name};
+pub use export::{INLINE_LIMIT, export, export_with_limit, output_name};
 pub use metadata::{FORMAT_VERSION, Metadata};
 pub(crate) use read::check_data_file;
 pub use read::read;

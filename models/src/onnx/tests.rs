@@ -114,6 +114,22 @@ fn large_tables_stand_beside_the_model_and_must_belong_to_it() {
     assert!(read(&path).unwrap_err().to_string().contains("user_tower.onnx.data"));
 }
 
+/// Where the golden model with tables beside it lies; made by [`write_a_golden_model`].
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/user_tower.onnx");
+
+#[test]
+#[ignore = "writes tests/golden: cargo test --release --workspace golden_model -- --ignored"]
+fn write_a_golden_model() {
+    export_with_limit(&every_shape(11), std::path::Path::new(GOLDEN), &BTreeMap::new(), 0).unwrap();
+}
+
+#[test]
+fn a_golden_model_with_tables_beside_it_is_read_bit_for_bit() {
+    let (tower, metadata) = read(std::path::Path::new(GOLDEN)).unwrap();
+    assert_eq!(bits(&tower), bits(&every_shape(11)));
+    assert!(metadata.data.is_some());
+}
+
 #[test]
 fn slopes_up_to_one_and_above_give_the_native_engines_vectors() {
     let dir = tempfile::tempdir().unwrap();

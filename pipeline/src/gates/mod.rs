@@ -46,6 +46,7 @@ struct Night<'a> {
 /// without the output of a stage or of a shard.
 pub fn check(context: &Context, accept: &[Gate]) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
+    let _step = context.step("check");
     let config = &context.config;
     let now = Facts::read(&context.run)?;
     let mut warnings = Vec::new();
@@ -55,7 +56,6 @@ pub fn check(context: &Context, accept: &[Gate]) -> Result<Outcome, PipelineErro
     inputs.extend(before.as_ref().map(|before| ("previous run", before.fingerprint.clone())));
     let settings = serde_json::json!({
         "gates": config.gates,
-        "features": config.features,
         "accepted": accept,
         "previous": before.as_ref().map(Facts::name),
     });

@@ -48,17 +48,19 @@ impl Check<'_> {
         let recall = self.recall(&links, users);
         let evaluation = self.evaluation(&links);
         let gates = self.manifest(&self.run.gates().join(crate::gates::files::MANIFEST), "check").is_some();
-        let needs: [(&str, bool, &[(&str, bool)]); 5] = [
-            ("towers", towers, &[("encoders", encoders)]),
-            ("vectors", items || users, &[("encoders", encoders), ("towers", towers)]),
-            ("index", index, &[("vectors/item", items)]),
-            ("recall", recall, &[("vectors/item", items), ("index", index)]),
-            ("evaluation", evaluation, &[("encoders", encoders), ("towers", towers)]),
-        ];
-        for (name, there, earlier) in needs {
-            for (lacking, _) in earlier.iter().filter(|(_, found)| there && !found) {
-                let run = self.run.root().to_path_buf();
-                self.mismatch(&run.join(name), format!("made from {lacking}/, which is not there"));
+        for (name, there, earlier, found) in [
+            ("towers", towers, "encoders", encoders),
+            ("vectors", items || users, "encoders", encoders),
+            ("vectors", items || users, "towers", towers),
+            ("index", index, "vectors/item", items),
+            ("recall", recall, "vectors/item", items),
+            ("recall", recall, "index", index),
+            ("evaluation", evaluation, "encoders", encoders),
+            ("evaluation", evaluation, "towers", towers),
+        ] {
+            if there && !found {
+                let path = self.run.root().join(name);
+                self.mismatch(&path, format!("made from {earlier}/, which is not there"));
             }
         }
         for stage in required {

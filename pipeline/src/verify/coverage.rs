@@ -2,6 +2,7 @@
 
 use super::Check;
 use crate::parts::{KeyRange, Part, file_name, list_parts, manifest_name, part_name};
+use crate::sample;
 use crate::shard::Shard;
 use crate::stage::content_fingerprint;
 use serde_json::{Map, Value, json};
@@ -95,10 +96,15 @@ impl Check<'_> {
             (Output::Recall, Some(format)) => format.extension(),
             (Output::Recall, None) => return self.mismatch(path, "`config.recall.format` is not a format"),
         };
-        let [file] = &manifest.files[..] else {
-            return self.mismatch(path, format!("lists {} files, expected 1", manifest.files.len()));
-        };
-        self.equal(path, "lists", &part_name(shard, extension), &file.path);
+        let mut expected = vec![part_name(shard, extension)];
+        if let Output::Recall = output {
+            expected.push(format!("{}/{}", sample::FOLDER, sample::file_name(shard)));
+        }
+        let listed: Vec<&String> = manifest.files.iter().map(|file| &file.path).collect();
+        if listed != expected.iter().collect::<Vec<_>>() {
+            return self.mismatch(path, format!("lists {listed:?}, expected {expected:?}"));
+        }
+        let file = &manifest.files[0];
 
         let count = |name: &str| manifest.rows.get(name).copied();
         let Some(total) = count("table rows") else { return self.mismatch(path, "no `rows.table rows`") };
@@ -109,7 +115,7 @@ impl Check<'_> {
         let place = (manifest.details["first_row"].as_u64(), manifest.details["end_row"].as_u64());
         self.equal(path, "rows of the table", &(Some(range.start), Some(range.end)), &place);
         let before = self.found.problems.len();
-        self.file(dir, file);
+        manifest.files.iter().for_each(|file| self.file(dir, file));
         if self.found.problems.len() > before {
             return;
         }

@@ -1,0 +1,27 @@
+//! What fuzzing found worth keeping, read again: fuzz/corpus/manifest.
+
+use twotower_artifacts::Manifest;
+
+#[test]
+fn manifests_of_the_corpus_are_read_or_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("manifest.json");
+    let (mut read, mut refused) = (0, 0);
+    for input in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/manifest")).unwrap() {
+        let input = input.unwrap().path();
+        std::fs::copy(&input, &path).unwrap();
+        match Manifest::read(&path) {
+            Ok(manifest) => {
+                read += 1;
+                assert!(manifest.files.is_empty() || manifest.verify_files(dir.path()).is_err(), "{input:?}");
+                manifest.write(&path).unwrap();
+                assert_eq!(Manifest::read(&path).unwrap().files, manifest.files, "{input:?}");
+            }
+            Err(error) => {
+                refused += 1;
+                assert!(error.to_string().contains("manifest.json"), "{input:?}: {error}");
+            }
+        }
+    }
+    assert!(read > 4 && refused > 20, "{read} read, {refused} refused");
+}

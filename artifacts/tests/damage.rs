@@ -1,0 +1,287 @@
+//! Our own files cut and altered at every byte: an error that names the file, or rows; never a panic, and
+//! never an allocation that the file cannot account for.
+
+use arrow_schema::{DataType, Field, Schema};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use twotower_artifacts::neighbours::{load_long, open_sink, read_lists};
+use twotower_artifacts::parquet_file::{Artifact, ParquetFile};
+use twotower_artifacts::vectors::Similarity;
+use twotower_artifacts::{
+    ArtifactError, Category, CodeBatch, CodesInfo, CodesReader, CodesWriter, Column, Compression, FieldSchema,
+    FieldShape, Fingerprint, Id, IdKind, Ids, Interactions, Manifest, NeighbourFormat, NeighbourLists, NeighboursInfo,
+    Precision, Ragged, Side, TowerSchema, VectorsInfo, VectorsReader, VectorsWriter, inspect_neighbours,
+    read_interactions, write_interactions,
+};
+
+/// The system's allocator, with a note of the largest request.
+struct Noted;
+
+static LARGEST: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call is passed on as it is.
+unsafe impl GlobalAlloc for Noted {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        LARGEST.fetch_max(layout.size(), Ordering::Relaxed);
+        // SAFETY: as the caller's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        LARGEST.fetch_max(layout.size(), Ordering::Relaxed);
+        // SAFETY: as the caller's.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as the caller's.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        LARGEST.fetch_max(size, Ordering::Relaxed);
+        // SAFETY: as the caller's.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Noted = Noted;
+
+/// More than any of the small files here needs.
+const MOST_BYTES: usize = 64 << 20;
+
+/// Reads a file of `bytes`, all of it; the number of its rows.
+type Read = fn(&Path) -> Result<usize, ArtifactError>;
+
+/// Tries every truncation and, at every `step`-th byte, some alterations of a file.
+fn torture(name: &str, write: impl Fn(&Path), read: Read) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(name);
+    write(&path);
+    let good = std::fs::read(&path).unwrap();
+    let rows = read(&path).unwrap();
+    let long = std::env::var_os("TWOTOWER_LONG").is_some();
+    let step = if long { 1 } else { good.len().div_ceil(250) };
+    let mut refused = 0;
+    let mut attempt = |what: String, bytes: &[u8]| -> bool {
+        std::fs::write(&path, bytes).unwrap();
+        LARGEST.store(0, Ordering::Relaxed);
+        let result = read(&path);
+        let largest = LARGEST.load(Ordering::Relaxed);
+        assert!(largest <= MOST_BYTES, "{name}, {what}: allocated {largest} bytes at once");
+        match result {
+            Ok(found) => assert!(found <= rows, "{name}, {what}: {found} rows of {rows}"),
+            Err(error) => {
+                refused += 1;
+                assert!(matches!(error.category(), Category::Data | Category::Mismatch), "{name}, {what}: {error}");
+                assert!(error.to_string().contains(name), "{name}, {what}: {error}");
+                return false;
+            }
+        }
+        true
+    };
+    // JSON is whole without its last newline.
+    let end = good.len() - usize::from(good.ends_with(b"\n"));
+    for length in (0..end).step_by(step) {
+        assert!(!attempt(format!("cut to {length} bytes"), &good[..length]), "{name}: {length} bytes were read");
+    }
+    for at in (0..good.len()).step_by(step) {
+        for value in [good[at] ^ 1, good[at] ^ 0x80, 0xFF, 0, good[at].wrapping_add(1)] {
+            let mut bytes = good.clone();
+            bytes[at] = value;
+            attempt(format!("byte {at} = {value}"), &bytes);
+        }
+    }
+    assert!(refused > good.len() / step, "{name}: only {refused} refused");
+}
+
+fn text_ids(rows: usize) -> Ids {
+    let mut ids = Ids::new(IdKind::Text);
+    (0..rows).for_each(|i| ids.push(Id::Text(&format!("user-{i}"))));
+    ids
+}
+
+#[test]
+fn vectors() {
+    let kinds = [(IdKind::Int, Precision::F32, Compression::None), (IdKind::Text, Precision::F16, Compression::Lz4)];
+    for (kind, precision, compression) in kinds {
+        torture(
+            "part.parquet",
+            |path| {
+                let encoder = Fingerprint::of(b"e");
+                let info = VectorsInfo {
+                    ids: kind,
+                    dim: 4,
+                    precision,
+                    similarity: Similarity::Cosine,
+                    tower: encoder.clone(),
+                    encoder,
+                };
+                let ids = if kind == IdKind::Int { Ids::Int((0..40).collect()) } else { text_ids(40) };
+                let mut writer = VectorsWriter::create(path, &info, compression).unwrap();
+                writer.write(&ids, (0..160).map(|v| v as f32 / 160.0).collect()).unwrap();
+                writer.finish().unwrap();
+            },
+            |path| Ok(VectorsReader::open(path)?.load()?.0.len()),
+        );
+    }
+}
+
+#[test]
+fn codes() {
+    torture(
+        "codes.parquet",
+        |path| {
+            let table = || "t".to_string();
+            let field = |name: &str, shape| FieldSchema { name: name.to_string(), shape };
+            let fields = vec![
+                field("city", FieldShape::Code { table: table(), cardinality: 50 }),
+                field("tags", FieldShape::Bag { table: table(), cardinality: 50, max_len: 4 }),
+                field("text", FieldShape::Dense { width: 2 }),
+            ];
+            let schema = TowerSchema { side: Side::User, encoder: Fingerprint::of(b"e"), fields };
+            let mut tags = Ragged::default();
+            (0..40u32).for_each(|r| tags.push_row((0..r % 4).map(|t| t + 3)));
+            let columns = vec![
+                Column::Code((0..40).collect()),
+                Column::Ragged(tags),
+                Column::Dense { width: 2, values: (0..80).map(|v| v as f32).collect() },
+            ];
+            let mut writer =
+                CodesWriter::create(path, &CodesInfo { ids: IdKind::Text, schema }, Compression::Lz4).unwrap();
+            writer.write(&text_ids(40), &CodeBatch { columns }).unwrap();
+            writer.finish().unwrap();
+        },
+        |path| {
+            // Codes out of range are named by column and row; the caller knows the file.
+            let loaded = CodesReader::open(path)?.load();
+            Ok(loaded.map_err(|e| ArtifactError::Corrupt { path: path.to_path_buf(), reason: e.to_string() })?.0.len())
+        },
+    );
+}
+
+#[test]
+fn interactions() {
+    torture(
+        "interactions.parquet",
+        |path| {
+            let events = Interactions {
+                offsets: (0..=20).map(|u| u * 3).collect(),
+                items: (0..60).map(|e| e % 7).collect(),
+                times: (0..60).collect(),
+                weights: vec![1.0; 60],
+            };
+            write_interactions(path, &events, 7, &Fingerprint::of(b"e"), Compression::Lz4).unwrap();
+        },
+        |path| Ok(read_interactions(path, 20, 7)?.1.len()),
+    );
+}
+
+fn write_neighbours(path: &Path, format: NeighbourFormat) {
+    let info = NeighboursInfo { users: IdKind::Text, items: IdKind::Int };
+    let items = Ids::Int((0..9).collect());
+    let mut sink = open_sink(format, path, &info, 3, Compression::None).unwrap();
+    let offsets: Vec<usize> = (0..=20).map(|u| u * 3).collect();
+    let rows: Vec<u32> = (0..60).map(|r| r % 9).collect();
+    let scores: Vec<f32> = (0..60).map(|r| 1.0 - r as f32 / 60.0).collect();
+    let lists = NeighbourLists { offsets: &offsets, rows: &rows, scores: &scores, item_ids: &items };
+    sink.write(&text_ids(20), &lists).unwrap();
+    sink.finish().unwrap();
+}
+
+#[test]
+fn neighbours() {
+    torture(
+        "lists.parquet",
+        |path| write_neighbours(path, NeighbourFormat::Parquet),
+        |path| {
+            inspect_neighbours(path, NeighbourFormat::Parquet)?;
+            read_lists(path, 7)?.try_fold(0, |rows, table| Ok(rows + table?.users.len()))
+        },
+    );
+    torture(
+        "pairs.parquet",
+        |path| write_neighbours(path, NeighbourFormat::ParquetLong),
+        |path| {
+            inspect_neighbours(path, NeighbourFormat::ParquetLong)?;
+            Ok(load_long(path)?.scores.len())
+        },
+    );
+}
+
+#[test]
+fn manifests() {
+    torture(
+        "manifest.json",
+        |path| {
+            let mut manifest = Manifest::new("infer", "0.1.0", Fingerprint::of(b"m"));
+            manifest.config = serde_json::json!({ "shard": 3, "nested": [[[1, 2.5, null, true]]] });
+            manifest.rows.insert("users".to_string(), u64::MAX);
+            manifest.write(path).unwrap();
+        },
+        |path| Manifest::read(path).map(|_| 1),
+    );
+}
+
+#[test]
+fn a_manifest_of_deep_nesting_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("manifest.json");
+    for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+        let depth = 200_000;
+        let nested = format!("{}1{}", open.repeat(depth), close.repeat(depth));
+        std::fs::write(&path, format!("{{\"format_version\": 1, \"details\": {nested}}}")).unwrap();
+        let error = Manifest::read(&path).unwrap_err();
+        assert!(matches!(error, ArtifactError::Corrupt { .. }), "{error}");
+        assert!(error.to_string().contains("recursion limit"), "{error}");
+    }
+}
+
+/// The error of reading an empty Parquet file of such an artifact, schema and details.
+fn crafted(name: &'static str, columns: Vec<Field>, details: &serde_json::Value, read: Read) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("crafted.parquet");
+    let artifact = Artifact { name, version: 1 };
+    let schema = Arc::new(Schema::new(columns));
+    ParquetFile::create(&path, schema, 100, Compression::None, &[], artifact, details).unwrap().finish().unwrap();
+    LARGEST.store(0, Ordering::Relaxed);
+    let result = read(&path);
+    let largest = LARGEST.load(Ordering::Relaxed);
+    assert!(largest <= MOST_BYTES, "{name}: allocated {largest} bytes at once");
+    result.map_or_else(|e| e.to_string(), |rows| format!("{rows} rows"))
+}
+
+#[test]
+fn absurd_counts_allocate_nothing() {
+    let encoder = "0".repeat(32);
+    let events = || {
+        let field = |name: &str, kind| Field::new(name, kind, false);
+        vec![
+            field("user_row", DataType::UInt32),
+            field("item_row", DataType::UInt32),
+            field("time", DataType::Int64),
+            field("weight", DataType::Float32),
+        ]
+    };
+    for users in [u64::from(u32::MAX), u64::MAX] {
+        let details = serde_json::json!({ "users": users, "items": 7, "encoder": encoder });
+        let said = crafted("interactions", events(), &details, |path| Ok(read_interactions(path, 20, 7)?.1.len()));
+        assert!(said.contains(&format!("{users} users")), "{said}");
+    }
+    for dim in [0u64, 1 << 20, i32::MAX as u64, u64::MAX] {
+        let element = Arc::new(Field::new("item", DataType::Float32, false));
+        let width = i32::try_from(dim).unwrap_or(i32::MAX);
+        let columns = vec![
+            Field::new("id", DataType::Int64, false),
+            Field::new("vector", DataType::FixedSizeList(element, width), false),
+        ];
+        let details = serde_json::json!({
+            "ids": "int", "dim": dim, "precision": "f32", "similarity": "cosine", "encoder": encoder, "tower": encoder,
+        });
+        let said = crafted("vectors", columns, &details, |path| Ok(VectorsReader::open(path)?.load()?.0.len()));
+        assert!(said == "0 rows" || said.contains("crafted.parquet"), "{dim}: {said}");
+    }
+}

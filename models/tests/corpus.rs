@@ -1,0 +1,25 @@
+//! What fuzzing found worth keeping, read again: fuzz/corpus/tower.
+
+use twotower_models::engine::{EngineKind, open};
+
+#[test]
+fn towers_of_the_corpus_are_read_or_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("user_tower.onnx");
+    let (mut read, mut refused) = (0, 0);
+    for input in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/tower")).unwrap() {
+        let input = input.unwrap().path();
+        std::fs::copy(&input, &path).unwrap();
+        match open(EngineKind::Native, &path) {
+            Ok(engine) => {
+                read += 1;
+                assert!(engine.dim() > 0, "{input:?}");
+            }
+            Err(error) => {
+                refused += 1;
+                assert!(!error.to_string().is_empty(), "{input:?}");
+            }
+        }
+    }
+    assert!(read > 1 && refused > 20, "{read} read, {refused} refused");
+}

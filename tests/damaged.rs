@@ -1,0 +1,399 @@
+//! Damaged and hostile files, given to the real binary under a limit of memory and time: an error that names
+//! the file, or rows that are plainly those of another file; never a panic, a hang or an enormous allocation.
+
+mod fixture;
+
+use fixture::results::{snapshot, walk};
+use fixture::{Finished, Job, interactions, users};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use twotower_artifacts::{FileEntry, Manifest};
+
+/// Address space of a child, in KiB. A sound job of this size takes a third of it.
+const MEMORY_KIB: u32 = 1_200_000;
+/// Seconds until a child hangs.
+const SECONDS: u32 = 60;
+
+/// Tries per file: so many with TWOTOWER_LONG, else the few.
+fn tries(few: usize, many: usize) -> usize {
+    if std::env::var_os("TWOTOWER_LONG").is_some() { many } else { few }
+}
+
+/// Runs the binary under limits.
+fn limited(job: &Job, line: &str) -> Finished {
+    let command = job.command(line);
+    let script = format!("ulimit -v {MEMORY_KIB}; exec timeout -s KILL {SECONDS} \"$0\" \"$@\"");
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(script).arg(command.get_program()).args(command.get_args()).current_dir(&job.dir);
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell.output().unwrap().into()
+}
+
+/// A small job of 150 users without outputs.
+fn raw() -> &'static Job {
+    static JOB: OnceLock<Job> = OnceLock::new();
+    JOB.get_or_init(|| {
+        let job = Job::new("damaged-raw");
+        users().take(0..150).write_parquet(&job.path("users.parquet"));
+        interactions().take(0..700).write_parquet(&job.path("interactions.parquet"));
+        job.edit("[infer]\n", "[infer]\nengine = \"native\"\n");
+        job.edit("epochs = 2", "epochs = 1");
+        job
+    })
+}
+
+/// The same, finished.
+fn finished() -> &'static Job {
+    static JOB: OnceLock<Job> = OnceLock::new();
+    JOB.get_or_init(|| {
+        let job = raw().copy("damaged");
+        job.ok("run --quiet");
+        job
+    })
+}
+
+/// What a command did on a damaged file, if that is wrong.
+fn complaint(done: &Finished, codes: &[i32], named: &[&str]) -> Option<String> {
+    let named = named.iter().any(|name| done.stderr.contains(name));
+    let right = codes.contains(&done.code) && named && !done.stderr.contains("panicked");
+    (!right).then(|| format!("exit code {}\n{}", done.code, done.stderr))
+}
+
+/// Positions spread over `length`, never the same remainder twice in a row.
+fn spread(length: usize, n: usize) -> impl Iterator<Item = usize> {
+    (0..n).map(move |i| (i * length / n + fixture::mixed(i, length) % (length / n).max(1)).min(length - 1))
+}
+
+#[test]
+fn raw_parquet_cut_at_each_64th_is_named() {
+    let job = raw().copy("damaged-cut");
+    let mut wrong = Vec::new();
+    for (table, name) in
+        [("users", "users.parquet"), ("items", "items.parquet"), ("interactions", "interactions.parquet")]
+    {
+        let good = std::fs::read(job.path(name)).unwrap();
+        let parts = if table == "users" { 64 } else { tries(16, 64) };
+        for part in 0..parts {
+            std::fs::write(job.path(name), &good[..good.len() * part / parts]).unwrap();
+            let done = limited(&job, "encode-features --quiet");
+            wrong.extend(complaint(&done, &[3], &[name]).map(|what| format!("{table} cut at {part}/{parts}: {what}")));
+        }
+        std::fs::write(job.path(name), good).unwrap();
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(!job.path("run/encoders/manifest.json").exists());
+    job.ok("encode-features --quiet");
+}
+
+#[test]
+fn raw_parquet_with_flipped_bytes_is_named_or_plainly_another_table() {
+    let job = raw().copy("damaged-flip");
+    let (mut wrong, mut refused, mut tried) = (Vec::new(), 0, 0);
+    for (table, name, rows) in
+        [("users", "users.parquet", 150), ("items", "items.parquet", 60), ("interactions", "interactions.parquet", 700)]
+    {
+        let good = std::fs::read(job.path(name)).unwrap();
+        // The last part of a file is its footer, where most of the structure is.
+        let footer = good.len() - good.len() / 4;
+        let n = tries(14, 600);
+        for at in spread(good.len(), n).chain(spread(good.len() / 4, n).map(|at| footer + at)) {
+            let mut bytes = good.clone();
+            bytes[at] ^= [0x01, 0x80, 0xFF, 0x10][at % 4];
+            std::fs::write(job.path(name), bytes).unwrap();
+            let done = limited(&job, "encode-features --quiet");
+            tried += 1;
+            if done.code == 0 {
+                // Values may differ; rows may not.
+                let manifest = Manifest::read(job.path("run/encoders/manifest.json")).unwrap();
+                if manifest.rows[table] != rows || job.twotower("verify run").code != 0 {
+                    wrong.push(format!("{name}, byte {at}: {} rows", manifest.rows[table]));
+                }
+            } else {
+                refused += 1;
+                // A column that lost its name is named with its table, an id that changed with its value.
+                let complaint = complaint(&done, &[3], &[name, &format!("{table}:"), "interactions:"]);
+                wrong.extend(complaint.map(|what| format!("{name}, byte {at}: {what}")));
+            }
+        }
+        std::fs::write(job.path(name), good).unwrap();
+    }
+    assert!(wrong.is_empty(), "{} of {tried}:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(refused > tried / 10, "{refused} of {tried} were noticed");
+}
+
+#[test]
+fn delimited_text_cut_anywhere_is_named_with_its_line() {
+    let job = raw().copy("damaged-text");
+    job.edit("users.parquet", "users.csv");
+    let mut text = users().take(0..150).text(",").into_bytes();
+    let header = text.iter().position(|b| *b == b'\n').unwrap() + 1;
+    // A row whose city stands in quotes, over two lines, and holds a letter of two bytes.
+    let row = "7,\"Zürich,\n\"\"old\"\" town\",model 7,yes,30.5,film|news\n";
+    text.extend_from_slice(row.as_bytes());
+    let start = text.len() - row.len();
+    let lines = text[..start].iter().filter(|b| **b == b'\n').count() + 1;
+    let line = format!("line {lines}");
+    let mut refused = 0;
+    for length in 1..row.len() - 1 {
+        std::fs::write(job.path("users.csv"), &text[..start + length]).unwrap();
+        let done = limited(&job, "encode-features --quiet");
+        // The last field may end early; everything before it is noticed.
+        if length > row.rfind(',').unwrap() {
+            assert_eq!(done.code, 0, "{length}: {}", done.stderr);
+            continue;
+        }
+        refused += 1;
+        if let Some(what) = complaint(&done, &[3], &["users.csv"]) {
+            panic!("cut after {:?}: {what}", String::from_utf8_lossy(&row.as_bytes()[..length]));
+        }
+        assert!(done.stderr.contains(&line), "{length}: expected {line}: {}", done.stderr);
+    }
+    assert!(refused > 30);
+    // Inside a letter, and inside the header.
+    let within = text[..start].windows(2).rposition(|w| w == "ü".as_bytes()).unwrap() + 1;
+    for length in [within, header / 2, 0] {
+        std::fs::write(job.path("users.csv"), &text[..length]).unwrap();
+        let done = limited(&job, "encode-features --quiet");
+        assert_eq!(complaint(&done, &[3], &["users.csv"]), None, "{length} bytes");
+    }
+}
+
+/// Files of a run, and a command that reads each.
+const READERS: &[(&str, &str)] = &[
+    ("encoders/manifest.json", "train --force"),
+    ("encoders/encoders.json", "train --force"),
+    ("encoders/vocab/user_city.bin", "infer --side user --force"),
+    ("encoders/users.parquet", "train --force"),
+    ("encoders/items.parquet", "train --force"),
+    ("encoders/interactions.parquet", "infer --side user --force"),
+    ("towers/manifest.json", "infer --side item --force"),
+    ("towers/user_tower.onnx", "infer --side user --force"),
+    ("towers/checkpoints/best.ckpt", "train --run next --from run/towers"),
+    ("vectors/item/part-00000-of-00001.parquet", "recall --force"),
+    ("vectors/item/part-00000-of-00001.json", "recall --force"),
+    ("vectors/user/part-00000-of-00001.parquet", "recall --force"),
+    ("vectors/user/part-00000-of-00001.json", "recall --force"),
+    ("index/index.bin", "recall --topk 9"),
+    ("index/index.json", "recall --topk 9"),
+    ("index/stage.json", "recall --topk 9"),
+    ("recall/part-00000-of-00001.parquet", "verify run"),
+    ("recall/part-00000-of-00001.json", "verify run"),
+    ("evaluation/metrics.json", "verify run"),
+];
+
+/// Outputs without what carries seconds.
+fn outputs(job: &Job) -> BTreeMap<PathBuf, Vec<u8>> {
+    snapshot(&job.path("run"), &["manifest.json", "part-00000-of-00001.json", "stage.json", "checkpoints"])
+}
+
+#[test]
+fn our_own_files_cut_or_altered_are_named_or_made_again() {
+    let base = finished().copy("damaged-own");
+    base.ok("encode-features --run next --quiet");
+    let mut wrong = Vec::new();
+    for (name, line) in READERS {
+        let job = base.copy("damaged-own-file");
+        let path = job.path("run").join(name);
+        let good = std::fs::read(&path).unwrap();
+        let clean = {
+            let clean = base.copy("damaged-own-clean");
+            clean.ok(&format!("{line} --quiet"));
+            outputs(&clean)
+        };
+        let cuts = tries(4, 64);
+        let cut = (0..cuts).map(|part| good[..good.len() * part / cuts].to_vec());
+        let flipped = spread(good.len(), tries(4, 128)).map(|at| {
+            let mut bytes = good.clone();
+            bytes[at] ^= [0x01, 0x80, 0xFF][at % 3];
+            bytes
+        });
+        for (i, bytes) in cut.chain(flipped).enumerate() {
+            std::fs::write(&path, bytes).unwrap();
+            let done = limited(&job, &format!("{line} --quiet"));
+            // Made again, or harmless: the same output. Else named.
+            let harmless = done.code == 0 && {
+                let mut found = outputs(&job);
+                // What was damaged may still be there.
+                found.entry(PathBuf::from(name)).and_modify(|bytes| bytes.clone_from(&clean[Path::new(name)]));
+                found == clean
+            };
+            // `verify` lists its problems on standard output.
+            let done = Finished { stderr: format!("{}{}", done.stdout, done.stderr), ..done };
+            if !harmless {
+                let folder = format!("run/{}", Path::new(name).parent().unwrap().display());
+                let complaint = complaint(&done, &[3, 4], &[&folder, "`user_city`"]);
+                wrong.extend(complaint.map(|what| format!("{name}, try {i}, {line}: {what}")));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Changes a JSON file of the job.
+fn change(job: &Job, path: &str, change: impl FnOnce(&mut Value)) {
+    let path = job.path(path);
+    let mut value: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    change(&mut value);
+    std::fs::write(path, value.to_string()).unwrap();
+}
+
+#[test]
+fn no_manifest_leads_out_of_the_run() {
+    let base = finished();
+    let outside = Job::empty("damaged-outside");
+    outside.write("part-00000-of-00001.parquet", "of somebody else");
+    let canary = snapshot(&outside.dir, &[]);
+    let manifests: [(&str, &[&str]); 4] = [
+        ("run/encoders/manifest.json", &["train", "infer --side user --force", "run"]),
+        ("run/towers/manifest.json", &["infer --side user --force", "run"]),
+        ("run/vectors/user/part-00000-of-00001.json", &["recall --force", "infer --side user", "run"]),
+        ("run/recall/part-00000-of-00001.json", &["recall", "run"]),
+    ];
+    let absolute = outside.path("part-00000-of-00001.parquet").to_string_lossy().into_owned();
+    let upward = "../../../damaged-outside/part-00000-of-00001.parquet";
+    for (manifest, readers) in manifests {
+        for bad in [upward, &absolute, "", "/", "..", "a/../../b"] {
+            let job = base.copy("damaged-paths");
+            change(&job, manifest, |m| m["files"][0]["path"] = json!(bad));
+            for line in readers.iter().chain(&["verify run"]) {
+                let done = limited(&job, &format!("{line} --quiet"));
+                assert_eq!(complaint(&done, &[3, 4], &[manifest, "verify: "]), None, "{manifest}: `{bad}`, {line}");
+            }
+        }
+    }
+    // Other places where a path stands.
+    for (file, pointer) in [
+        ("run/encoders/encoders.json", "/vocabularies/user_city/file"),
+        ("run/towers/manifest.json", "/details/checkpoint/path"),
+    ] {
+        for bad in [upward, &absolute] {
+            let job = base.copy("damaged-paths");
+            change(&job, file, |m| *m.pointer_mut(pointer).unwrap() = json!(bad));
+            let done = limited(&job, "verify run");
+            assert!(matches!(done.code, 3 | 4), "{file}: {}", done.stdout);
+            assert!(!done.stdout.contains("checksum "), "hashed: {file}: {}", done.stdout);
+        }
+    }
+    assert!(snapshot(&outside.dir, &[]) == canary);
+}
+
+#[test]
+fn links_out_of_the_run_are_neither_read_nor_written_through() {
+    let base = finished();
+    let outside = Job::empty("damaged-linked");
+    for (name, line) in READERS.iter().filter(|(name, _)| name.ends_with(".parquet") || name.ends_with(".onnx")) {
+        let job = base.copy("damaged-links");
+        let path = job.path("run").join(name);
+        let target = outside.path("target");
+        std::fs::copy(&path, &target).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(&target, &path).unwrap();
+        let canary = snapshot(&outside.dir, &[]);
+        let done = limited(&job, "verify run");
+        assert_eq!(done.code, 3, "{name}: {}", done.stdout);
+        assert!(done.stdout.contains("regular file"), "{name}: {}", done.stdout);
+        // A tower is read by its content's fingerprint, wherever it lies; all else is refused.
+        if name.ends_with(".parquet") {
+            let done = limited(&job, &format!("{line} --quiet"));
+            assert_eq!(complaint(&done, &[3], &["regular file", "verify: "]), None, "{name}, {line}");
+        }
+        // The link is replaced, its target is not.
+        let done = limited(&job, "run --quiet");
+        assert_eq!(done.code, 0, "{name}: {}", done.stderr);
+        assert!(snapshot(&outside.dir, &[]) == canary, "{name}: written through a link");
+        assert!(path.symlink_metadata().unwrap().is_file(), "{name} is still a link");
+    }
+}
+
+#[test]
+fn absurd_numbers_are_refused_before_anything_is_allocated() {
+    let base = finished();
+    let cases: &[(&str, &str, Value, &[&str])] = &[
+        ("vectors/user/part-00000-of-00001.json", "/rows/table rows", json!(u64::MAX), &["recall --force"]),
+        ("vectors/user/part-00000-of-00001.json", "/rows/rows", json!(u64::MAX), &[]),
+        ("vectors/user/part-00000-of-00001.json", "/config/shards", json!(u32::MAX), &["recall --force"]),
+        ("vectors/user/part-00000-of-00001.json", "/config/shards", json!(u64::MAX), &["recall --force"]),
+        ("vectors/user/part-00000-of-00001.json", "/files/0/bytes", json!(u64::MAX), &["recall --force"]),
+        ("vectors/user/part-00000-of-00001.json", "/files/0/rows", json!(u64::MAX), &[]),
+        ("vectors/item/part-00000-of-00001.json", "/details/dim", json!(u64::MAX), &[]),
+        ("recall/part-00000-of-00001.json", "/config/shards", json!(u32::MAX), &[]),
+        ("recall/part-00000-of-00001.json", "/rows/table rows", json!(u64::MAX), &[]),
+        ("encoders/manifest.json", "/rows/items", json!(u64::MAX), &[]),
+        ("encoders/encoders.json", "/vocabularies/user_city/size", json!(u64::MAX), &["train --force"]),
+        ("index/index.json", "/count", json!(u64::MAX), &[]),
+        ("index/index.json", "/ef_search", json!(u64::MAX), &[]),
+        ("index/stage.json", "/rows/items", json!(u64::MAX), &[]),
+    ];
+    for (file, pointer, value, readers) in cases {
+        let job = base.copy("damaged-absurd");
+        change(&job, &format!("run/{file}"), |m| *m.pointer_mut(pointer).unwrap() = value.clone());
+        for line in readers.iter().chain(&["verify run"]) {
+            let done = limited(&job, &format!("{line} --quiet"));
+            // A shard that is missing is a missing input (1), as ever.
+            let codes: &[i32] = if *line == "recall --force" { &[1, 3, 4] } else { &[3, 4] };
+            assert_eq!(complaint(&done, codes, &["run/", "verify: "]), None, "{file} {pointer}, {line}");
+        }
+    }
+    // Nested beyond any reader's depth.
+    for file in walk(&base.path("run")).iter().filter(|p| p.extension().is_some_and(|e| e == "json")) {
+        let name = file.strip_prefix(&base.dir).unwrap();
+        if name.ends_with("key.json") || name.ends_with("training.json") {
+            continue;
+        }
+        let job = base.copy("damaged-nested");
+        let nested = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
+        change(&job, &name.to_string_lossy(), |m| *m = json!({ "format_version": 1, "version": 1, "format": 1 }));
+        let text = std::fs::read_to_string(job.dir.join(name)).unwrap();
+        std::fs::write(job.dir.join(name), text.replacen('{', &format!("{{\"deep\":{nested},"), 1)).unwrap();
+        let done = limited(&job, "verify run");
+        assert!(matches!(done.code, 3 | 4), "{}: {} {}", name.display(), done.code, done.stderr);
+        assert!(done.stdout.contains(&*name.to_string_lossy()), "{}: {}", name.display(), done.stdout);
+    }
+}
+
+#[test]
+fn an_index_whose_header_lies_is_refused() {
+    let base = finished();
+    let good = std::fs::read(base.path("run/index/index.bin")).unwrap();
+    // Offsets of docs/FORMATS.md: version, dim, layers, entry row, count.
+    for (at, width, value, code) in [
+        (8, 4, u64::from(u32::MAX), 4),
+        (12, 4, 0, 3),
+        (12, 4, u64::from(u32::MAX), 3),
+        (16, 4, 64, 3),
+        (16, 4, u64::from(u32::MAX), 3),
+        (20, 4, u64::from(u32::MAX), 3),
+        (24, 8, 0, 3),
+        (24, 8, u64::MAX, 3),
+        (24, 8, 1 << 33, 3),
+        (24, 8, u64::from(u32::MAX) - 1, 3),
+    ] {
+        let job = base.copy("damaged-header");
+        let mut bytes = good.clone();
+        bytes[at..at + width].copy_from_slice(&value.to_le_bytes()[..width]);
+        std::fs::write(job.path("run/index/index.bin"), bytes).unwrap();
+        // With checksums that hold, so that the header itself is what is read.
+        let dir = job.path("run/index");
+        let image = FileEntry::of_file(&dir, "index.bin", 0).unwrap();
+        change(&job, "run/index/index.json", |m| m["image"] = json!(image.blake3[..32]));
+        let manifest = FileEntry::of_file(&dir, "index.json", 0).unwrap();
+        change(&job, "run/index/stage.json", |m| {
+            m["files"] = json!([image, manifest]);
+        });
+        for line in ["recall --topk 9", "verify run"] {
+            let done = limited(&job, &format!("{line} --quiet"));
+            let text = format!("{}{}", done.stdout, done.stderr);
+            assert!(matches!(done.code, 3 | 4), "{at}: {value}, {line}: {text}");
+            assert!(line == "verify run" || done.code == code, "{at}: {value}: {} {text}", done.code);
+            assert!(text.contains("index.bin") && !text.contains("panicked"), "{at}: {value}: {text}");
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Files as the first version of every format wrote them: they stay readable, with the values they had, and
+//! the same file of a newer version is refused by name.
+//!
+//! How they were made is in docs/FORMATS.md.
+
+mod fixture;
+
+use fixture::results::{recalled_of, vectors_of, walk};
+use fixture::{Job, interactions, items, user_id, users};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use twotower_artifacts::hashing::HashingWriter;
+use twotower_artifacts::neighbours::{load_long, read_lists};
+use twotower_artifacts::vectors::load_parts;
+use twotower_artifacts::{
+    CodesReader, Column, Id, Manifest, NeighbourFormat, Side, VectorsReader, inspect_neighbours, read_interactions,
+};
+use twotower_encoders::EncoderState;
+use twotower_index::ItemVectors;
+use twotower_models::engine::{EngineKind, open};
+use twotower_models::train::checkpoint;
+
+/// Users, items and interactions of the golden run.
+const SIZES: (usize, usize, usize) = (30, 12, 150);
+const PART: &str = "part-00000-of-00001";
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+/// Makes the golden files anew: `cargo test --release --test golden -- --ignored`. Only for a new version of a
+/// format; the files of earlier versions stay.
+#[test]
+#[ignore = "writes tests/golden"]
+fn write_golden_files() {
+    let job = Job::new("golden");
+    users().take(0..SIZES.0).write_parquet(&job.path("users.parquet"));
+    items().take(0..SIZES.1).write_parquet(&job.path("items.parquet"));
+    interactions().take(0..SIZES.2).write_parquet(&job.path("interactions.parquet"));
+    job.edit("[infer]\n", "[infer]\nengine = \"native\"\n");
+    job.ok("run --quiet --set index.kind=hnsw");
+    let to = golden();
+    let copy = |from: &Path, to: &Path| {
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::copy(from, to).unwrap();
+    };
+    for path in walk(&job.path("run")) {
+        copy(&path, &to.join("run").join(path.strip_prefix(job.path("run")).unwrap()));
+    }
+    for (format, extension) in [("parquet-long", "parquet"), ("jsonl", "jsonl")] {
+        job.ok(&format!("recall --quiet --set index.kind=hnsw --set recall.format={format}"));
+        let part = job.path(&format!("run/recall/{PART}.{extension}"));
+        copy(&part, &to.join(format!("recall-{format}.{extension}")));
+    }
+}
+
+#[test]
+fn a_golden_run_is_complete_and_small() {
+    let bytes: u64 = walk(&golden()).iter().map(|path| path.metadata().unwrap().len()).sum();
+    assert!(bytes < 300 << 10, "{bytes} bytes");
+    let done = Command::new(env!("CARGO_BIN_EXE_twotower")).arg("verify").arg(golden().join("run")).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+}
+
+#[test]
+fn golden_manifests_and_encoders_have_their_values() {
+    let encoders = golden().join("run/encoders");
+    let manifest = Manifest::read(encoders.join("manifest.json")).unwrap();
+    assert_eq!((manifest.stage.as_str(), manifest.rows["users"], manifest.rows["items"]), ("encode-features", 30, 12));
+    assert_eq!(manifest.config["tables"]["users"]["id"], "user_id");
+    manifest.verify_files(&encoders).unwrap();
+    let state = EncoderState::load(&encoders).unwrap();
+    assert_eq!(state.fingerprint(), &manifest.fingerprint);
+    let cities = state.vocabulary("user_city").unwrap();
+    let values: Vec<&str> = cities.iter().map(|(_, value, _)| value).collect();
+    assert_eq!(values.len(), 6);
+    assert_eq!(cities.lookup("Zürich"), values.iter().position(|v| *v == "Zürich").unwrap() as u32 + 3);
+    assert_eq!((cities.lookup(""), cities.lookup("Atlantis")), (1, 2));
+    assert_eq!(state.vocabulary("item_id").unwrap().len(), 12);
+
+    let reader = CodesReader::open(encoders.join("items.parquet")).unwrap();
+    let (ids, codes) = reader.load().unwrap();
+    assert_eq!((ids.len(), ids.get(0), ids.get(11)), (12, Id::Int(779), Id::Int(900)));
+    assert!(matches!(&codes.columns[1], Column::Code(category) if category.iter().all(|code| (3..9).contains(code))));
+    let positives = CodesReader::open(encoders.join("users.parquet")).unwrap().rows() as usize;
+    let (info, events) = read_interactions(encoders.join("interactions.parquet"), positives, 12).unwrap();
+    assert_eq!((&info.encoder, info.items), (state.fingerprint(), 12));
+    assert_eq!(events.len() as u64, manifest.rows["interactions kept"]);
+    assert!(events.times.iter().all(|time| (1_700_000_000..1_701_000_000).contains(time)));
+}
+
+#[test]
+fn golden_towers_vectors_index_and_results_have_their_values() {
+    let run = golden().join("run");
+    let part = |folder: &str, extension: &str| run.join(folder).join(format!("{PART}.{extension}"));
+    let mut engine = open(EngineKind::Native, &run.join("towers/item_tower.onnx")).unwrap();
+    assert_eq!((engine.dim(), engine.schema().side), (8, Side::Item));
+    let (ids, codes) = CodesReader::open(run.join("encoders/items.parquet")).unwrap().load().unwrap();
+    let mut embedded = vec![0.0; 12 * 8];
+    engine.embed(&codes, &mut embedded).unwrap();
+
+    // Items are stored in the order of their table, encoded in the order of their ids.
+    let stored = vectors_of(&part("vectors/item", "parquet"));
+    assert_eq!(
+        stored.iter().map(|(id, _)| id.as_i64().unwrap()).collect::<Vec<_>>(),
+        (0..12).map(|i| 900 - 11 * i).collect::<Vec<_>>()
+    );
+    for (row, (_, vector)) in stored.iter().rev().enumerate() {
+        let same = vector.iter().zip(&embedded[row * 8..]).all(|(a, b)| (a - b).abs() < 1e-5);
+        assert!(same, "item {}: {vector:?} and {:?}", ids.get(row), &embedded[row * 8..row * 8 + 8]);
+    }
+    let (info, users, _) = load_parts(&[part("vectors/user", "parquet")]).unwrap().unwrap();
+    assert_eq!((info.dim, users.len(), users.get(29)), (8, 30, Id::Int(user_id(29))));
+
+    let ascending: Vec<f32> = stored.iter().rev().flat_map(|(_, vector)| vector.iter().copied()).collect();
+    let vectors = ItemVectors::new(8, ascending).unwrap();
+    let index = twotower_index::open(&run.join("index"), vectors.fingerprint()).unwrap();
+    assert_eq!((index.count(), index.dim(), index.manifest().kind.to_string().as_str()), (12, 8, "hnsw"));
+
+    let lists = recalled_of(&part("recall", "parquet"));
+    assert_eq!((lists.len(), &lists[0].0), (30, &user_id(0).into()));
+    assert!(lists.iter().all(|(_, list)| list.is_sorted_by(|a, b| a.1 >= b.1)));
+    for format in ["parquet-long.parquet", "jsonl.jsonl"] {
+        assert_eq!(recalled_of(&golden().join(format!("recall-{format}"))), lists, "{format}");
+    }
+    let best = checkpoint::read(&run.join("towers/checkpoints/best.ckpt")).unwrap();
+    assert!(best.run.contains(EncoderState::load(run.join("encoders")).unwrap().fingerprint().as_str()));
+}
+
+/// Replaces the only occurrence of some bytes.
+fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    let found: Vec<usize> = bytes.windows(from.len()).enumerate().filter(|(_, w)| *w == from).map(|(i, _)| i).collect();
+    let [at] = found[..] else { panic!("{} times {}", found.len(), String::from_utf8_lossy(from)) };
+    [&bytes[..at], to, &bytes[at + from.len()..]].concat()
+}
+
+/// A versioned binary file with the next version, under a checksum that holds.
+fn next_binary(bytes: &[u8], magic: &str) -> Vec<u8> {
+    let mut file = HashingWriter::new(Vec::new());
+    file.write_all(magic.as_bytes()).unwrap();
+    file.write_all(&2u32.to_le_bytes()).unwrap();
+    file.write_all(&bytes[magic.len() + 4..bytes.len() - 32]).unwrap();
+    let digest = file.digest();
+    [file.into_inner(), digest.as_bytes().to_vec()].concat()
+}
+
+/// A file of the golden folder, how it becomes one of the next version, and the message of its reader.
+type Next = (&'static str, fn(&[u8]) -> Vec<u8>, fn(&Path) -> String);
+
+fn said<T, E: std::fmt::Display>(result: Result<T, E>) -> String {
+    result.err().map_or_else(|| "read".to_string(), |error| error.to_string())
+}
+
+fn in_footer(bytes: &[u8]) -> Vec<u8> {
+    replaced(bytes, b"\"format_version\":1,", b"\"format_version\":2,")
+}
+
+#[test]
+fn the_next_version_of_every_format_is_refused_by_number() {
+    let index = |path: &Path| {
+        let vectors: Vec<f32> = vectors_of(&golden().join(format!("run/vectors/item/{PART}.parquet")))
+            .into_iter()
+            .rev()
+            .flat_map(|v| v.1)
+            .collect();
+        let vectors = ItemVectors::new(8, vectors).unwrap();
+        said(twotower_index::open(path.parent().unwrap(), vectors.fingerprint()))
+    };
+    let cases: [Next; 14] = [
+        (
+            "run/encoders/manifest.json",
+            |b| replaced(b, b"\"format_version\": 1,", b"\"format_version\": 2,"),
+            |path| said(Manifest::read(path)),
+        ),
+        (
+            "run/encoders/encoders.json",
+            |b| replaced(b, b"\"version\": 1,", b"\"version\": 2,"),
+            |path| said(EncoderState::load(path.parent().unwrap())),
+        ),
+        (
+            "run/encoders/vocab/user_city.bin",
+            |b| next_binary(b, "twotower-vocabulary"),
+            |path| said(twotower_encoders::store::load_vocabulary(path)),
+        ),
+        ("run/towers/checkpoints/best.ckpt", |b| next_binary(b, "TTCKPT"), |path| said(checkpoint::read(path))),
+        ("run/encoders/items.parquet", in_footer, |path| said(CodesReader::open(path))),
+        ("run/encoders/users.parquet", in_footer, |path| said(CodesReader::open(path))),
+        ("run/encoders/interactions.parquet", in_footer, |path| said(read_interactions(path, 1, 1))),
+        ("run/vectors/user/part-00000-of-00001.parquet", in_footer, |path| said(VectorsReader::open(path))),
+        ("run/recall/part-00000-of-00001.parquet", in_footer, |path| {
+            assert_eq!(said(read_lists(path, 1)), said(inspect_neighbours(path, NeighbourFormat::Parquet)));
+            said(read_lists(path, 1))
+        }),
+        ("recall-parquet-long.parquet", in_footer, |path| said(load_long(path))),
+        (
+            "run/towers/user_tower.onnx",
+            |b| replaced(b, b"twotower.format_version\x12\x011", b"twotower.format_version\x12\x012"),
+            |path| said(open(EngineKind::Native, path)),
+        ),
+        ("run/index/index.bin", |b| [&b[..8], &2u32.to_le_bytes(), &b[12..]].concat(), index),
+        ("run/index/index.json", |b| replaced(b, b"\"format\": 1,", b"\"format\": 2,"), index),
+        (
+            "run/evaluation/metrics.json",
+            |b| replaced(b, b"\"format_version\": 1,", b"\"format_version\": 2,"),
+            |path| said(twotower_pipeline::evaluate::read_metrics(path)),
+        ),
+    ];
+    for (name, next, read) in cases {
+        let job = Job::empty("golden-next");
+        assert!(Command::new("cp").arg("-a").arg(golden().join(".")).arg(&job.dir).status().unwrap().success());
+        let path = job.path(name);
+        assert!(!read(&path).contains("version"), "{name}: {}", read(&path));
+        std::fs::write(&path, next(&std::fs::read(&path).unwrap())).unwrap();
+        let message = read(&path);
+        let file = Path::new(name).file_name().unwrap().to_string_lossy();
+        assert!(message.contains("format version 2, this build reads up to 1"), "{name}: {message}");
+        assert!(message.contains(&*file), "{name}: {message}");
+    }
+}

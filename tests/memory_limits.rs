@@ -1,0 +1,162 @@
+//! Memory stays under the budget whatever the number of rows: under a limit of the kernel at that budget nothing is
+//! killed, and a budget that is too small is refused with one that does.
+
+mod faults;
+mod fixture;
+
+use fixture::{Finished, Job};
+use std::fs::{create_dir, read_to_string, remove_dir, write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Users of the smallest table; the others have ten and a hundred times as many.
+const USERS: u64 = 5000;
+/// The budget that every size works in, in MiB.
+const BUDGET: u64 = 160;
+/// Address space beside the budget where only that can be limited: libraries, stacks, arenas not yet used.
+const ADDRESSES: u64 = 2048;
+const TOWERS: &str = "--set infer.engine=\"native\" --set model.embedding_dim=8 --set model.hidden=[16,8]";
+
+/// What the kernel holds a process to.
+enum Limit {
+    /// A control group of its own: resident memory, and the page cache that it cannot give back.
+    Group { dir: PathBuf, file: &'static str },
+    /// The address space, in which only a part is ever used: a much weaker limit.
+    Addresses,
+}
+
+impl Limit {
+    /// A control group if one can be made here, version 1 or 2.
+    fn new(name: &str) -> Self {
+        let name = format!("twotower-test-{name}-{}", std::process::id());
+        let roots = [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
+        for (root, file) in roots {
+            let dir = Path::new(root).join(&name);
+            if Path::new(root).join("cgroup.procs").exists() && create_dir(&dir).is_ok() {
+                let limit = Limit::Group { dir, file };
+                if limit.set(BUDGET) {
+                    return limit;
+                }
+            }
+        }
+        println!("no control group can be made here: the address space is limited instead");
+        Limit::Addresses
+    }
+
+    fn set(&self, mib: u64) -> bool {
+        match self {
+            Limit::Group { dir, file } => write(dir.join(file), (mib << 20).to_string()).is_ok(),
+            Limit::Addresses => true,
+        }
+    }
+
+    /// Runs a command within so many MiB.
+    fn run(&self, command: Command, mib: u64) -> Finished {
+        assert!(self.set(mib));
+        let enter = match self {
+            Limit::Group { dir, .. } => format!("echo $$ > {}/cgroup.procs", dir.display()),
+            Limit::Addresses => format!("ulimit -v {}", (mib + ADDRESSES) << 10),
+        };
+        let mut limited = Command::new("sh");
+        limited.arg("-c").arg(format!("{enter} && exec \"$0\" \"$@\""));
+        limited.arg(command.get_program()).args(command.get_args()).current_dir(command.get_current_dir().unwrap());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => limited.env(name, value),
+                None => limited.env_remove(name),
+            };
+        }
+        limited.output().unwrap().into()
+    }
+
+    /// How often the kernel had to take pages back, or killed, to keep to the limit.
+    fn hits(&self) -> Option<String> {
+        let Limit::Group { dir, .. } = self else { return None };
+        ["memory.failcnt", "memory.events"].iter().find_map(|file| read_to_string(dir.join(file)).ok())
+    }
+}
+
+impl Drop for Limit {
+    fn drop(&mut self) {
+        if let Limit::Group { dir, .. } = self {
+            let _ = remove_dir(dir);
+        }
+    }
+}
+
+/// A job on synthetic tables of [`USERS`], trained once, in `trained/run`.
+fn trained(name: &str) -> Job {
+    let job = Job::empty(name);
+    data(&job, 1);
+    job.ok("init --users data-1/users --items data-1/items.parquet --interactions data-1/interactions --output pipeline.toml");
+    job.ok(&format!("run --run trained/run --set train.epochs=1 {TOWERS} --quiet"));
+    job
+}
+
+/// Tables of `times` as many users.
+fn data(job: &Job, times: u64) {
+    job.ok(&format!("synth data-{times} --users {} --items 500 --quiet", USERS * times));
+}
+
+/// Runs a command with a budget and within it, which must succeed; returns the most it held in any stage, in MiB.
+fn held(job: &Job, limit: &Limit, line: &str, mib: u64) -> f64 {
+    let finished = limit.run(job.command(&format!("{line} --memory {mib}MiB --json --quiet")), mib);
+    assert_eq!(finished.code, 0, "{line} in {mib} MiB\n{}", finished.stderr);
+    let report: serde_json::Value = serde_json::from_str(&finished.stdout).unwrap();
+    let one = [report.clone()];
+    let stages = report["stages"].as_array().map_or(&one[..], Vec::as_slice);
+    stages.iter().map(|stage| stage["peak_rss_mib"].as_f64().unwrap()).fold(0.0, f64::max)
+}
+
+#[test]
+fn one_ten_and_a_hundred_times_the_rows_stay_within_one_budget() {
+    let job = trained("memory-rows");
+    let limit = Limit::new("rows");
+    for times in [1, 10, 100].into_iter().filter(|times| *times < 100 || faults::long()) {
+        if times > 1 {
+            data(&job, times);
+        }
+        let tables = format!(
+            "--set tables.users.path=\"data-{times}/users\" --set tables.interactions.path=\"data-{times}/interactions\" {TOWERS}"
+        );
+        let lines = [
+            format!("run --run night-{times}/fused --update-from trained/run --no-train --fused {tables}"),
+            format!("run --run night-{times}/apart --update-from trained/run --no-train {tables}"),
+        ];
+        for line in lines {
+            let mib = held(&job, &limit, &line, BUDGET);
+            println!("{} users: {mib} of {BUDGET} MiB; {:?}: {line}", USERS * times, limit.hits());
+            assert!(mib <= BUDGET as f64, "{mib} MiB: {line}");
+        }
+        let rows = fixture::results::recalled(&job.path(&format!("night-{times}/fused/recall"))).len();
+        assert_eq!(rows as u64, USERS * times);
+    }
+}
+
+#[test]
+fn a_budget_too_small_is_refused_with_the_least_and_the_least_does_within_it() {
+    let job = trained("memory-least");
+    let limit = Limit::new("least");
+    let lines = [
+        "encode-features --force",
+        "encode-features --all-codes --force",
+        "infer --side item --force",
+        "infer --side user --force",
+        "recall --force",
+        "recall --fused --force",
+    ];
+    for line in lines {
+        let line = format!("{line} --run trained/run {TOWERS}");
+        let before = fixture::results::snapshot(&job.path("trained/run"), &[]);
+        let refused = job.twotower(&format!("{line} --memory 8MiB --quiet"));
+        assert_eq!(refused.code, 2, "{line}\n{}", refused.stderr);
+        assert!(fixture::results::snapshot(&job.path("trained/run"), &[]) == before, "{line}: it changed the run");
+        let least = refused.stderr.split("at least ").nth(1).and_then(|rest| rest.split(' ').next());
+        let least: u64 = least.unwrap_or_else(|| panic!("{}", refused.stderr)).parse().unwrap();
+        let short = job.twotower(&format!("{line} --memory {}MiB --quiet", least - 1));
+        assert_eq!(short.code, 2, "{line}: {} MiB, one less than the least, do too", least - 1);
+        let mib = held(&job, &limit, &line, least);
+        println!("{mib} of {least} MiB; {:?}: {line}", limit.hits());
+        assert!(mib <= least as f64, "{mib} of {least} MiB: {line}");
+    }
+}
