@@ -4,7 +4,7 @@
 mod faults;
 mod fixture;
 
-use faults::{ALL, Ended, FUSED, Fault, NIGHT, Outputs, Runs, SHARDS, Scenario, Trial, UPDATE};
+use faults::{ALL, Call, Ended, FUSED, Fault, NIGHT, Outputs, Runs, SHARDS, Scenario, Trial, UPDATE};
 use fixture::mixed;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -47,9 +47,13 @@ fn killed_at_calls(runs: &Runs, scenario: Scenario, n: usize) -> usize {
     let mut kills = faults::trials(scenario, &calls, n, &["kill-before", "kill-after"]);
     // Nobody looks for leftovers in a stage whose manifest has its name.
     for (line, of_line) in calls.iter().enumerate() {
-        let numbered =
-            of_line.iter().zip(1..).filter(|(call, _)| call.name == "rename" && call.path.ends_with(".json"));
-        kills.extend(numbered.map(|(_, at)| Trial { line, fault: Fault { action: "kill-after", at } }));
+        let named = |call: &Call| call.name == "rename" && call.path.ends_with(".json");
+        for (_, at) in of_line.iter().zip(1..).filter(|(call, _)| named(call)) {
+            let kill = Trial { line, fault: Fault { action: "kill-after", at } };
+            if !kills.contains(&kill) {
+                kills.push(kill);
+            }
+        }
     }
     faults::in_parallel(&kills, |kill| killed_at(runs, scenario, *kill, &expected));
     println!("{}: {all} durable calls, {} kills, nothing lost", scenario.name, kills.len());

@@ -70,7 +70,7 @@ impl Call {
 }
 
 /// Where something goes wrong.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Fault {
     /// What happens, as `shim.rs` names it.
     pub action: &'static str,
@@ -358,7 +358,7 @@ pub fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync)
 }
 
 /// A fault in one command of a scenario.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Trial {
     /// Which command.
     pub line: usize,
