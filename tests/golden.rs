@@ -39,7 +39,7 @@ fn write_golden_files() {
     items().take(0..SIZES.1).write_parquet(&job.path("items.parquet"));
     interactions().take(0..SIZES.2).write_parquet(&job.path("interactions.parquet"));
     job.edit("[infer]\n", "[infer]\nengine = \"native\"\n");
-    job.ok("run --quiet --set index.kind=hnsw");
+    job.ok("run --quiet --set index.kind=hnsw --accept metric");
     let to = golden();
     let copy = |from: &Path, to: &Path| {
         std::fs::create_dir_all(to.parent().unwrap()).unwrap();
