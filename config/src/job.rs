@@ -388,7 +388,7 @@ impl Config {
     /// Reads a job's file, applies overrides, and resolves table paths against the file's folder.
     ///
     /// # Errors
-    /// [`ConfigError::Config`] with position, and the nearest valid name for an unknown one.
+    /// [`ConfigError::File`] with position, and the nearest valid name for an unknown one.
     pub fn load(path: &Path, overrides: &[Override]) -> Result<Self, ConfigError> {
         let refuse = |reason: String| ConfigError::File { path: path.to_path_buf(), reason };
         let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {

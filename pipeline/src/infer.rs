@@ -98,7 +98,7 @@ impl Embedding {
     /// The table of raw rows, and which of them to leave out.
     ///
     /// # Errors
-    /// As [`Source::open`].
+    /// Tables that cannot be opened.
     pub fn source(&self, table: &TableSpec) -> Result<Source, PipelineError> {
         Source::open(&self.encoded, self.schema.side, table)
     }
@@ -142,7 +142,7 @@ impl Embedding {
     /// Streams raw rows of a table as a plan allows.
     ///
     /// # Errors
-    /// As [`Source::read`].
+    /// As [`twotower_tables::Table::read_within`].
     pub fn read(
         &self,
         source: &Source,
