@@ -207,6 +207,20 @@ const CASES: &[Case] = &[
         absent: ENCODED,
     },
     Case {
+        name: "item-id-of-a-mebibyte",
+        start: Start::Nothing,
+        spoil: |job| {
+            let names = (0..ITEMS).map(|i| Some(if i == 7 { "x".repeat(1 << 20) } else { format!("item {i}") }));
+            let mut sheet = items();
+            *sheet.column("item_id") = Column::Text(names.collect());
+            sheet.write_parquet(&job.path("items.parquet"));
+        },
+        command: ENCODE,
+        code: 3,
+        says: &["items", "`item_id`", "row 7", "an id of 1048576 bytes, expected at most 4096"],
+        absent: ENCODED,
+    },
+    Case {
         name: "ragged-csv",
         start: Start::Nothing,
         spoil: |job| {

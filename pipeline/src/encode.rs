@@ -14,12 +14,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
+use twotower_artifacts::codes::GROUP_ROWS;
 use twotower_artifacts::{
     CodeBatch, CodesInfo, CodesWriter, Compression, FileEntry, Id, IdKind, Ids, Interactions, Side, write_interactions,
 };
 use twotower_encoders::{EncodeCounts, EncoderError, EncoderFit, EncoderState, store};
 use twotower_queries::{EventCounts, STAGED, distinct_users, join_events};
-use twotower_tables::{Table, TableBatch, id_column_as, id_kind};
+use twotower_tables::{Table, TableBatch, id_kind};
 
 /// Options of the stage beside the job's own.
 #[derive(Debug, Clone, Default)]
@@ -282,7 +283,7 @@ impl Encode<'_> {
         let mut batches = Vec::new();
         for batch in read_batches("encode-features", table, &columns, 0..table.rows()?, &self.context.cancel)? {
             let batch = batch?;
-            let ids = id_column_as(&batch, id, unsorted.kind())?;
+            let ids = readable_ids(&batch, id, unsorted.kind())?;
             unsorted.extend_from(&ids, 0..ids.len());
             batches.push(batch);
         }
@@ -342,18 +343,22 @@ impl Encode<'_> {
         items: &ItemTable,
     ) -> Result<(FileEntry, EncodeCounts), PipelineError> {
         let schema = state.schema(Side::Item);
-        let mut codes = CodeBatch::empty(&schema);
-        let info = CodesInfo { ids: items.ids.kind(), schema };
+        let mut unsorted = CodeBatch::empty(&schema);
+        let info = CodesInfo { ids: items.ids.kind(), schema: schema.clone() };
         let mut writer = CodesWriter::create(self.dir.join(files::ITEMS), &info, Compression::Lz4)?;
         let mut counts = EncodeCounts::default();
         let mut encoder = state.encoder(Side::Item);
-        let mut unsorted = codes.clone();
         for batch in &items.batches {
             let rows = self.joins.join(&self.context.config.side(Side::Item), Side::Item, batch)?;
             counts.merge(&encoder.encode(&rows, &mut unsorted).map_err(|e| encode_error(e, batch))?);
         }
-        codes.extend_from_rows(&unsorted, items.order.iter().copied());
-        writer.write(&items.ids, &codes)?;
+        // A row group at a time, so that no column of ids exceeds what Arrow counts in 31 bits.
+        for (group, order) in items.order.chunks(GROUP_ROWS).enumerate() {
+            let (mut ids, mut codes) = (Ids::new(items.ids.kind()), CodeBatch::empty(&schema));
+            ids.extend_from(&items.ids, group * GROUP_ROWS..group * GROUP_ROWS + order.len());
+            codes.extend_from_rows(&unsorted, order.iter().copied());
+            writer.write(&ids, &codes)?;
+        }
         Ok((writer.finish()?, counts))
     }
 }

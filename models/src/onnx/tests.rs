@@ -114,17 +114,21 @@ fn large_tables_stand_beside_the_model_and_must_belong_to_it() {
     assert!(read(&path).unwrap_err().to_string().contains("user_tower.onnx.data"));
 }
 
-/// Where the golden model with tables beside it lies; made by [`write_a_golden_model`].
+/// Where the golden model with tables beside it lies; with `TWOTOWER_WRITE_GOLDEN` set it is made anew.
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/user_tower.onnx");
 
 #[test]
-#[ignore = "writes tests/golden: cargo test --release --workspace golden_model -- --ignored"]
-fn write_a_golden_model() {
-    export_with_limit(&every_shape(11), std::path::Path::new(GOLDEN), &BTreeMap::new(), 0).unwrap();
-}
-
-#[test]
 fn a_golden_model_with_tables_beside_it_is_read_bit_for_bit() {
+    let export = |path| export_with_limit(&every_shape(11), path, &BTreeMap::new(), 0).unwrap();
+    if std::env::var_os("TWOTOWER_WRITE_GOLDEN").is_some() {
+        export(std::path::Path::new(GOLDEN));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    export(&dir.path().join("user_tower.onnx"));
+    for name in ["user_tower.onnx", "user_tower.onnx.data"] {
+        let golden = std::path::Path::new(GOLDEN).with_file_name(name);
+        assert!(fs::read(dir.path().join(name)).unwrap() == fs::read(golden).unwrap(), "{name} is written otherwise");
+    }
     let (tower, metadata) = read(std::path::Path::new(GOLDEN)).unwrap();
     assert_eq!(bits(&tower), bits(&every_shape(11)));
     assert!(metadata.data.is_some());
