@@ -1,0 +1,199 @@
+//! `recall`: each user's nearest items, with exclusions, as cosine similarities.
+
+mod catalogue;
+mod search;
+mod users;
+
+use crate::error::PipelineError;
+use crate::exclusions::Exclusion;
+use crate::parts::{KeyRange, VectorParts, exclude_other_counts, manifest_name, part_name};
+use crate::sample::{self, SampleSink};
+use crate::shard::Shard;
+use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there, rows};
+use catalogue::index_fits;
+pub use catalogue::{Catalogue, INDEX_STAGE};
+use search::{Search, Totals};
+use std::time::Instant;
+use twotower_artifacts::neighbours::open_sink;
+use twotower_artifacts::{IdKind, NeighbourFormat, NeighbourLists, NeighboursInfo, Side};
+use twotower_index::ItemIndex;
+use users::Users;
+
+/// The stage, ready for its shards.
+pub struct Recall<'a> {
+    context: &'a Context,
+    items: VectorParts,
+    /// Users that are embedded on the way, with `recall.fused`.
+    raw: Option<Users>,
+    searched: Option<Searched>,
+}
+
+/// What every shard is searched in; made by the first that is not complete.
+struct Searched {
+    catalogue: Catalogue,
+    index: Box<dyn ItemIndex>,
+    exclusion: Exclusion,
+}
+
+impl<'a> Recall<'a> {
+    /// The stage on the vectors that `infer` wrote, or, with `recall.fused`, on raw rows that are embedded on the
+    /// way and whose vectors never touch the disk.
+    ///
+    /// # Errors
+    /// Missing item vectors, or parts of them that do not belong together; for raw rows as [`Embedding::load`].
+    pub fn open(context: &'a Context) -> Result<Self, PipelineError> {
+        let open = || {
+            let items = VectorParts::find("recall", &context.run.vectors(Side::Item), Side::Item, None)?;
+            let raw = if context.config.recall.fused { Some(Users::raw(context)?) } else { None };
+            Ok(Self { context, items, raw, searched: None })
+        };
+        context.during("recall", open).map_err(|e: PipelineError| e.within("recall"))
+    }
+
+    /// Number of users.
+    ///
+    /// # Errors
+    /// Missing vector parts.
+    pub fn rows(&self) -> Result<u64, PipelineError> {
+        match &self.raw {
+            Some(users) => Ok(users.rows()),
+            None => Ok(Users::stored(self.context, None)?.rows()),
+        }
+    }
+
+    /// Runs the stage for one shard.
+    ///
+    /// # Errors
+    /// Missing vector parts, parts of unlike towers, an index below its recall gate, I/O.
+    pub fn shard(&mut self, shard: Shard) -> Result<Outcome, PipelineError> {
+        let name = format!("recall shard {shard}");
+        self.context.during(&name, || recall_shard(self, shard)).map_err(|e| e.within(name))
+    }
+}
+
+impl Searched {
+    fn load(context: &Context, items: &VectorParts, users: IdKind) -> Result<Self, PipelineError> {
+        items.verify("recall", &context.cancel)?;
+        let catalogue = Catalogue::load(items)?;
+        let index = context.during("the index", || catalogue.index(context))?;
+        let exclude = || Exclusion::load(context, users, &catalogue.ids, &context.run.recall());
+        let exclusion = context.during("reading exclusions", exclude)?;
+        Ok(Self { catalogue, index, exclusion })
+    }
+}
+
+fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, PipelineError> {
+    let started = Instant::now();
+    let Recall { context, items, raw, searched } = stage;
+    let config = &context.config;
+    let stored;
+    let users = match raw {
+        Some(users) => &*users,
+        None => {
+            stored = Users::stored(context, Some(shard))?;
+            &stored
+        }
+    };
+    users.check(context, items)?;
+    let mut inputs = users.inputs(context)?;
+    inputs.push(("item vectors", items.fingerprint.clone()));
+    inputs.extend(Exclusion::inputs(context)?);
+    let settings = serde_json::json!({
+        "shard": shard.index,
+        "shards": shard.count,
+        "recall": config.recall,
+        "index": config.index,
+        "engine": items.engine,
+        "compression": config.infer.compression,
+        "sampled users": sample::wanted(config.recall.topk),
+    });
+    let key = StageKey::new("recall", inputs, settings);
+    let dir = context.run.recall();
+    let manifest_path = dir.join(manifest_name(shard));
+    if !context.force
+        && let Some(manifest) = key.current(&manifest_path, &context.cancel)?
+        && index_fits(context, items, &manifest)?
+    {
+        return Ok(Outcome { skipped: true, manifest });
+    }
+    prepare_dir(&dir)?;
+    exclude_other_counts("recall", &dir, shard, context.force || context.sole, || context.withdraw())?;
+
+    if let Users::Stored { parts, .. } = users {
+        parts.verify("recall", &context.cancel)?;
+    }
+    let Searched { catalogue, index, exclusion } = match searched {
+        Some(searched) => &*searched,
+        none => none.insert(Searched::load(context, items, users.ids())?),
+    };
+    let eligible = exclusion.eligible(&catalogue.ids);
+    let k = config.recall.topk;
+    let mut warnings = Vec::new();
+    if k > eligible.eligible() {
+        let note =
+            format!("topk = {k}, but only {} items are eligible: users get at most that many", eligible.eligible());
+        tracing::warn!("recall: {note}");
+        warnings.push(note);
+    }
+    let plan = context.plan(&users.needs(context, catalogue, index.as_ref(), exclusion))?;
+
+    let range = shard.range(users.rows());
+    let name = part_name(shard, config.recall.format.extension());
+    let item_ids = catalogue.ids.ids();
+    let info = NeighboursInfo { users: users.ids(), items: item_ids.kind() };
+    let mut sink = open_sink(config.recall.format, dir.join(name), &info, k, config.infer.compression)?;
+    let mut sampled = SampleSink::create(&context.run, shard, users.rows(), &info, k, config.infer.compression)?;
+    let mut bar = context.progress.bar("recall", range.end - range.start, "users");
+    let (mut totals, mut keys) = (Totals::default(), KeyRange::default());
+    let (mut offsets, mut item_rows, mut scores) = (Vec::new(), Vec::new(), Vec::new());
+    let search = Search { context, plan, index: index.as_ref(), exclusion, eligible: &eligible };
+    users.search(&search, range.clone(), |found| {
+        offsets.clear();
+        item_rows.clear();
+        scores.clear();
+        offsets.push(0);
+        for q in 0..found.ids.len() {
+            item_rows.extend_from_slice(found.neighbours.rows(q));
+            scores.extend_from_slice(found.neighbours.scores(q));
+            offsets.push(item_rows.len());
+        }
+        totals.add(&found, k);
+        keys.add(&found.ids);
+        bar.advance(found.ids.len() as u64);
+        let lists = NeighbourLists { offsets: &offsets, rows: &item_rows, scores: &scores, item_ids };
+        sampled.write(&found.ids, &lists)?;
+        Ok(sink.write(&found.ids, &lists)?)
+    })?;
+    let quarantined = users.quarantine().account(&range, totals.users)?;
+    context.retract(&manifest_path)?;
+    for other in NeighbourFormat::ALL.into_iter().filter(|f| f.extension() != config.recall.format.extension()) {
+        remove_if_there(&dir.join(part_name(shard, other.extension())))?;
+    }
+    let entries = vec![sink.finish()?, sampled.finish()?];
+    warnings.extend(exclusion.warning().map(str::to_string));
+    warnings.extend(crate::encode::warn_of("recall", Side::User, &totals.counts));
+    let mut manifest = key.manifest(
+        entries,
+        rows([
+            ("users", totals.users),
+            ("quarantined", quarantined),
+            ("table rows", users.rows()),
+            ("pairs", totals.pairs),
+            ("users with fewer than topk", totals.short),
+        ]),
+        started,
+    );
+    manifest.warnings = warnings;
+    manifest.details = serde_json::json!({
+        "first_row": range.start,
+        "end_row": range.end,
+        "first_id": keys.first_id,
+        "last_id": keys.last_id,
+        "similarity": "cosine",
+        "index": index.manifest(),
+        "eligible items": eligible.eligible(),
+        "encoded": totals.counts,
+    });
+    manifest.write(&manifest_path)?;
+    Ok(Outcome { skipped: false, manifest })
+}

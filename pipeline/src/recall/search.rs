@@ -1,0 +1,99 @@
+//! Neighbours of batches of users, on every worker.
+
+use crate::error::PipelineError;
+use crate::exclusions::Exclusion;
+use crate::infer::Embedded;
+use crate::memory::Plan;
+use crate::stage::Context;
+use crate::stream::ordered;
+use twotower_artifacts::{Ids, Ragged};
+use twotower_encoders::EncodeCounts;
+use twotower_index::{Eligibility, Exclusions, ItemIndex, Neighbours, Request};
+
+/// What every worker searches with.
+pub struct Search<'a> {
+    /// The run and its job.
+    pub context: &'a Context,
+    /// Batches and workers.
+    pub plan: Plan,
+    /// The items.
+    pub index: &'a dyn ItemIndex,
+    /// The items that a user must not get.
+    pub exclusion: &'a Exclusion,
+    /// The items that any user may get.
+    pub eligible: &'a Eligibility,
+}
+
+/// Neighbours of some users.
+pub struct Found {
+    /// The users.
+    pub ids: Ids,
+    /// Rows of the index and cosine similarities, a list per user.
+    pub neighbours: Neighbours,
+    /// What encoding them met.
+    pub counts: EncodeCounts,
+}
+
+impl Search<'_> {
+    /// Turns every batch into vectors, by a function of each worker's own, and these into neighbours; `sink` gets
+    /// them in order.
+    ///
+    /// # Errors
+    /// Those of the source, of `vectors` and of `sink`; vectors of another dimension than the index; a stop.
+    pub fn run<B: Send, F: FnMut(B) -> Result<Embedded, PipelineError>>(
+        &self,
+        source: impl Iterator<Item = Result<B, PipelineError>> + Send,
+        vectors: impl Fn() -> Result<F, PipelineError> + Sync,
+        sink: impl FnMut(Found) -> Result<(), PipelineError>,
+    ) -> Result<(), PipelineError> {
+        let worker = || {
+            let mut vectors = vectors()?;
+            Ok(move |batch| self.neighbours(vectors(batch)?))
+        };
+        ordered("recall", self.plan.width, &self.context.cancel, source, worker, sink)
+    }
+
+    /// Searches one batch of users on the calling thread.
+    fn neighbours(&self, users: Embedded) -> Result<Found, PipelineError> {
+        let mut excluded = Ragged { offsets: vec![0], codes: Vec::new() };
+        for user in users.ids.iter() {
+            self.exclusion.extend(user, &mut excluded.codes)?;
+            excluded.offsets.push(excluded.codes.len() as u32);
+        }
+        let request = Request {
+            queries: &users.vectors,
+            k: self.context.config.recall.topk,
+            exclude: Exclusions::new(&excluded),
+            eligible: self.eligible,
+        };
+        let mut neighbours = Neighbours::default();
+        self.index.search(&request, &mut neighbours)?;
+        Ok(Found { ids: users.ids, neighbours, counts: users.counts })
+    }
+}
+
+/// What was found over all batches.
+#[derive(Default)]
+pub struct Totals {
+    /// Users.
+    pub users: u64,
+    /// Pairs of a user and an item.
+    pub pairs: u64,
+    /// Users with fewer than k items.
+    pub short: u64,
+    /// What encoding the users met.
+    pub counts: EncodeCounts,
+}
+
+impl Totals {
+    /// Counts a batch, searched for `k` items a user.
+    pub fn add(&mut self, found: &Found, k: usize) {
+        self.users += found.ids.len() as u64;
+        for q in 0..found.ids.len() {
+            let n = found.neighbours.rows(q).len();
+            self.pairs += n as u64;
+            self.short += u64::from(n < k);
+        }
+        self.counts.merge(&found.counts);
+    }
+}

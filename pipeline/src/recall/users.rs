@@ -1,0 +1,195 @@
+//! Where the vectors of users come from: parts that `infer` wrote, or raw rows that are embedded on the way.
+
+use super::catalogue::Catalogue;
+use super::search::{Found, Search};
+use crate::error::PipelineError;
+use crate::exclusions::Exclusion;
+use crate::infer::{Embedded, Embedding};
+use crate::memory::{MIB, Needs};
+use crate::parts::VectorParts;
+use crate::quarantine::{QUARANTINE, Quarantine};
+use crate::sample;
+use crate::shard::Shard;
+use crate::source::Source;
+use crate::stage::Context;
+use crate::towers::verified_towers;
+use std::ops::Range;
+use twotower_artifacts::{ArtifactError, Fingerprint, IdKind, Side, VectorsReader};
+use twotower_encoders::EncodeCounts;
+use twotower_index::ItemIndex;
+
+/// Where the vectors of users come from.
+pub enum Users {
+    /// Parts that `infer` wrote, and the rows of the table that it left out.
+    Stored { parts: VectorParts, quarantine: Quarantine },
+    /// Raw rows, embedded on the way.
+    Raw { embedding: Box<Embedding>, source: Source },
+}
+
+impl Users {
+    /// Parts that cover a shard, or all users.
+    ///
+    /// # Errors
+    /// As [`VectorParts::find`] and [`Quarantine::of_vectors`].
+    pub fn stored(context: &Context, shard: Option<Shard>) -> Result<Self, PipelineError> {
+        let parts = VectorParts::find("recall", &context.run.vectors(Side::User), Side::User, shard)?;
+        let quarantine = match &parts.quarantine {
+            Some(expected) => Quarantine::of_vectors("recall", &context.run, expected)?,
+            None => Quarantine::default(),
+        };
+        Ok(Users::Stored { parts, quarantine })
+    }
+
+    /// The users table, with the tower that embeds it.
+    ///
+    /// # Errors
+    /// As [`Embedding::load`] and [`Embedding::source`].
+    pub fn raw(context: &Context) -> Result<Self, PipelineError> {
+        let embedding = Box::new(Embedding::load("recall", context, Side::User)?);
+        let source = embedding.source(&context.config.tables.users.source)?;
+        Ok(Users::Raw { embedding, source })
+    }
+
+    /// Names and fingerprints of what is read.
+    ///
+    /// # Errors
+    /// As [`Embedding::inputs`].
+    pub fn inputs(&self, context: &Context) -> Result<Vec<(&str, Fingerprint)>, PipelineError> {
+        match self {
+            Users::Stored { parts, .. } => {
+                let quarantine = parts.quarantine.iter().map(|f| (QUARANTINE, f.clone()));
+                Ok([("user vectors", parts.fingerprint.clone())].into_iter().chain(quarantine).collect())
+            }
+            Users::Raw { embedding, source } => embedding.inputs(context, source),
+        }
+    }
+
+    /// Type of the ids.
+    pub fn ids(&self) -> IdKind {
+        match self {
+            Users::Stored { parts, .. } => parts.ids,
+            Users::Raw { embedding, .. } => embedding.ids(),
+        }
+    }
+
+    /// Rows of the table, those left out counted.
+    pub fn rows(&self) -> u64 {
+        match self {
+            Users::Stored { parts, .. } => parts.rows,
+            Users::Raw { source, .. } => source.rows(),
+        }
+    }
+
+    /// Rows of the table that have no vectors.
+    pub fn quarantine(&self) -> &Quarantine {
+        match self {
+            Users::Stored { quarantine, .. } => quarantine,
+            Users::Raw { source, .. } => source.quarantine(),
+        }
+    }
+
+    /// Checks that users and items were, or will be, embedded by the same towers and engine.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Mismatch`], [`PipelineError::Mismatch`] when they were not; the run's towers are damaged.
+    pub fn check(&self, context: &Context, items: &VectorParts) -> Result<(), PipelineError> {
+        let towers = verified_towers("recall", context)?.fingerprint;
+        let differ = |what: &str, from: &str, expected: &Fingerprint, found: &Fingerprint| ArtifactError::Mismatch {
+            what: format!("recall: {what} vectors"),
+            expected_from: format!("{from} with fingerprint"),
+            expected: expected.to_string(),
+            found_from: "vectors of towers with fingerprint".into(),
+            found: found.to_string(),
+            advice: "run `twotower infer --side item` and `--side user` again".into(),
+        };
+        if items.towers != towers {
+            return Err(differ("item", "the run's towers", &towers, &items.towers).into());
+        }
+        let own_engine = context.config.infer.engine.to_string();
+        let (towers, engine) = match self {
+            Users::Stored { parts, .. } => (&parts.towers, &parts.engine),
+            Users::Raw { embedding, .. } => (embedding.towers(), &own_engine),
+        };
+        if items.towers != *towers {
+            return Err(differ("user", "item vectors of towers", &items.towers, towers).into());
+        }
+        if items.engine != *engine {
+            return Err(PipelineError::Mismatch(format!(
+                "recall: user vectors are made by engine `{engine}`, item vectors by `{}`; run `twotower infer` for one side with the other's engine",
+                items.engine
+            )));
+        }
+        Ok(())
+    }
+
+    /// What the stage holds in memory.
+    pub fn needs(
+        &self,
+        context: &Context,
+        catalogue: &Catalogue,
+        index: &dyn ItemIndex,
+        exclusion: &Exclusion,
+    ) -> Needs {
+        let (items, dim, k) = (index.count(), index.dim(), context.config.recall.topk);
+        let mut needs = match self {
+            Users::Stored { .. } => Needs {
+                stage: "recall",
+                held: Vec::new(),
+                quarters: Vec::new(),
+                per_worker: 0,
+                per_row: 4 * dim as u64,
+            },
+            Users::Raw { embedding, .. } => embedding.needs("recall", context.config.infer.engine),
+        };
+        needs.held.extend([
+            ("the items", (items * (dim * 4 + 8)) as u64 + index.image().bytes().len() as u64 + catalogue.ids.bytes()),
+            ("exclusions", exclusion.bytes()),
+            ("the writer", twotower_artifacts::neighbours::writer_bytes(k)),
+            ("the sample of results", sample::bytes(k)),
+        ]);
+        // Scores of a block of queries, and marks of visited items.
+        needs.per_worker += 4 * MIB + 8 * items as u64;
+        // Neighbours stand in the batch and in the writer's columns.
+        needs.per_row += 24 + 24 * k as u64;
+        needs
+    }
+
+    /// Embeds or reads the rows, searches them, and hands the results to `sink` in order.
+    ///
+    /// # Errors
+    /// Damaged vectors, rows or ids; those of `sink`; a stop.
+    pub fn search(
+        &self,
+        search: &Search<'_>,
+        rows: Range<u64>,
+        sink: impl FnMut(Found) -> Result<(), PipelineError>,
+    ) -> Result<(), PipelineError> {
+        match self {
+            Users::Stored { parts, quarantine } => {
+                let mut batches = Vec::new();
+                for (path, part) in &parts.parts {
+                    // Rows of the part before a row of the table.
+                    let before = |row: u64| {
+                        let row = row.clamp(part.start, part.end);
+                        row - part.start - quarantine.within(&(part.start..row))
+                    };
+                    let rows = before(rows.start)..before(rows.end);
+                    batches.push(VectorsReader::open(path)?.batches(rows, search.plan.batch_rows)?);
+                }
+                let source = batches.into_iter().flatten().map(|b| b.map_err(PipelineError::from));
+                let stored = |(ids, vectors)| Ok(Embedded { ids, vectors, counts: EncodeCounts::default() });
+                search.run(source, || Ok(stored), sink)
+            }
+            Users::Raw { embedding, source } => {
+                let source = embedding.read(source, rows, &search.plan)?;
+                let engine = search.context.config.infer.engine;
+                let engines = embedding.engines(engine, search.plan.width.workers)?;
+                let embed = || {
+                    let mut worker = embedding.worker(&engines)?;
+                    Ok(move |batch| worker.embed(&batch))
+                };
+                search.run(source, embed, sink)
+            }
+        }
+    }
+}
