@@ -274,3 +274,137 @@ pub fn without(batch: &TableBatch, bad: impl IntoIterator<Item = u64>) -> Vec<Ta
     push(step..rows);
     clean
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bad_rows::{find, readable_ids};
+    use twotower_artifacts::IdKind;
+    use twotower_tables::{ReadOptions, Table, TableSpec};
+
+    /// One batch of a users table of as many rows, of which those `bad` have one field too few.
+    fn batch(dir: &Path, count: u64, bad: &[u64]) -> TableBatch {
+        let path = dir.join("users.csv");
+        let row = |row: u64| if bad.contains(&row) { format!("{row}\n") } else { format!("{row},x\n") };
+        std::fs::write(&path, "id,name\n".to_string() + &(0..count).map(row).collect::<String>()).unwrap();
+        let table = Table::open(USERS, &TableSpec::new(path.to_str().unwrap())).unwrap().leniently();
+        let read = ReadOptions { columns: &["id".into(), "name".into()], rows: 0..count, batch_rows: count as usize };
+        table.read(read).unwrap().next().unwrap().unwrap()
+    }
+
+    /// First row and end of each batch.
+    fn places(batches: &[TableBatch]) -> Vec<(u64, u64)> {
+        batches.iter().map(|b| (b.first_row, b.first_row + b.batch.num_rows() as u64)).collect()
+    }
+
+    #[test]
+    fn clean_rows_keep_their_places_in_batches_that_end_at_multiples_of_the_step() {
+        let dir = tempfile::tempdir().unwrap();
+        let batch = batch(dir.path(), 3000, &[0, 1500, 1501, 2999]);
+        let cases: [(&[u64], &[(u64, u64)]); 4] = [
+            (&[], &[(0, 3000)]),
+            (&[0], &[(1, 1024), (1024, 3000)]),
+            (&[1500, 1501], &[(0, 1500), (1502, 2048), (2048, 3000)]),
+            (&[2999], &[(0, 2999)]),
+        ];
+        for (bad, expected) in cases {
+            assert_eq!(places(&without(&batch, bad.iter().copied())), expected, "{bad:?}");
+        }
+        let all = batch.slice(0..2);
+        assert!(without(&all, [0, 1]).is_empty());
+        // Rows of a batch that does not begin the table.
+        let later = batch.slice(1490..1510);
+        assert_eq!(places(&without(&later, [1500, 1501])), [(1490, 1500), (1502, 1510)]);
+    }
+
+    #[test]
+    fn a_quarantine_counts_its_rows_in_a_range_and_refuses_a_sum_that_is_not_the_tables() {
+        let quarantine = Quarantine::new(vec![9, 3, 5]);
+        assert_eq!([0..3, 3..4, 3..9, 0..10, 10..20].map(|range| quarantine.within(&range)), [0, 1, 2, 3, 0]);
+        assert_eq!(quarantine.account(&(3..10), 4).unwrap(), 3);
+        for written in [3, 5] {
+            let error = quarantine.account(&(3..10), written).unwrap_err().to_string();
+            assert!(error.contains(&format!("{written} rows were read and 3 left out, 7 were counted")), "{error}");
+        }
+        assert_eq!(Quarantine::new(vec![5, 3, 9]).fingerprint(), quarantine.fingerprint());
+        assert_ne!(Quarantine::new(vec![3, 5]).fingerprint(), quarantine.fingerprint());
+        assert_eq!(Quarantine::default().fingerprint(), None);
+    }
+
+    #[test]
+    fn a_row_that_cannot_be_read_and_is_not_in_quarantine_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let batch = batch(dir.path(), 8, &[2, 6]);
+        assert_eq!(places(&Quarantine::new(vec![2, 6]).clean(batch.clone()).unwrap()), [(0, 2), (3, 6), (7, 8)]);
+        let error = Quarantine::new(vec![2]).clean(batch).unwrap_err().to_string();
+        assert!(error.contains("row 6") && error.contains("the table has changed"), "{error}");
+    }
+
+    #[test]
+    fn bad_rows_are_found_one_by_one_and_what_is_wrong_with_all_of_them_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let batch = batch(dir.path(), 8, &[2]);
+        let ids = |rows: &TableBatch| readable_ids(rows, "id", IdKind::Int).map(drop);
+        let no_fives =
+            |rows: &TableBatch| match (rows.first_row..rows.first_row + rows.batch.num_rows() as u64).contains(&5) {
+                true => Err(PipelineError::Data("a five".into())),
+                false => ids(rows),
+            };
+        let found = find(&batch, "id", no_fives).unwrap();
+        let found: Vec<_> = found.iter().map(|bad| (bad.row, bad.id.as_deref(), bad.reason.as_str())).collect();
+        assert_eq!(found.len(), 2);
+        assert!(found[0].0 == 2 && found[0].1.is_none() && found[0].2.contains("line 4"), "{found:?}");
+        assert_eq!(found[1], (5, Some("5"), "a five"));
+        // No row is to blame for a column that is not there, nor for what is wrong with rows together.
+        assert!(
+            find(&batch, "id", |rows| readable_ids(rows, "name", IdKind::Int).map(drop)).is_ok_and(|b| b.len() == 8)
+        );
+        assert!(find(&batch, "id", |rows| readable_ids(rows, "none", IdKind::Int).map(drop)).is_err());
+        let together = |rows: &TableBatch| match rows.batch.num_rows() {
+            8 => Err(PipelineError::Data("eight".into())),
+            _ => Ok(()),
+        };
+        let clean = batch.slice(3..8);
+        assert!(find(&clean, "id", together).unwrap().is_empty());
+        assert_eq!(find(&batch, "id", together).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn bad_rows_up_to_the_share_are_written_down_and_more_stop_the_run_with_the_first_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let rows = batch(dir.path(), 8, &[]);
+        let bad = |row: usize| BadRow::new(&rows, row, "id", &"é".repeat(1000));
+        let mut writer = QuarantineWriter::new(dir.path(), 0.25);
+        writer.add(8, vec![bad(7), bad(1)]).unwrap();
+        writer.end(USERS, 8).unwrap();
+        assert_eq!((writer.count(USERS), writer.users().rows.to_vec()), (2, vec![1, 7]));
+        // A third is more than a quarter of 8, and enough for the error to name.
+        let error = writer.add(8, vec![bad(2)]).unwrap_err().to_string();
+        assert!(
+            error.contains("users: 3 bad rows")
+                && error.contains("row 7 (row 7 of")
+                && error.contains("row 2 (row 2 of"),
+            "{error}"
+        );
+        let mut few = QuarantineWriter::new(dir.path(), 0.0);
+        few.add(8, vec![bad(4)]).unwrap();
+        let error = few.end(USERS, 8).unwrap_err().to_string();
+        assert!(error.contains("1 bad rows") && error.contains("row 4"), "{error}");
+        drop(few);
+        assert!(!dir.path().join(files::QUARANTINE).exists(), "nothing is published by a writer that was dropped");
+        let entry = {
+            let mut kept = QuarantineWriter::new(dir.path(), 0.25);
+            kept.add(8, vec![bad(7)]).unwrap();
+            kept.publish().unwrap()
+        };
+        assert_eq!(entry.unwrap().rows, 1);
+        let line = std::fs::read_to_string(dir.path().join(files::QUARANTINE)).unwrap();
+        let read: BadRow = serde_json::from_str(line.trim()).unwrap();
+        assert_eq!((read.row, read.reason.chars().count()), (7, SHOWN_REASON_WITH_MARK));
+        assert!(QuarantineWriter::new(dir.path(), 0.25).publish().unwrap().is_none());
+        assert!(!dir.path().join(files::QUARANTINE).exists(), "no row is bad any more");
+    }
+
+    /// Characters of a reason that was cut, with the mark of it.
+    const SHOWN_REASON_WITH_MARK: usize = 401;
+}

@@ -116,12 +116,18 @@ impl<'a> UserPasses<'a> {
                     let (mut hashes, mut batches, mut bad) = (Vec::new(), Vec::new(), Vec::new());
                     for batch in part {
                         let batch = batch?;
-                        let found = bad_rows::find(&batch, id, |rows| passes.check(rows))?;
+                        let (found, ids) = match passes.check(&batch) {
+                            Ok(ids) if batch.rejected.is_empty() => (Vec::new(), Some(ids)),
+                            _ => (bad_rows::find(&batch, id, |rows| passes.check(rows).map(drop))?, None),
+                        };
                         for clean in without(&batch, found.iter().map(|bad| bad.row)) {
                             let rows = passes.joins.join(&passes.spec, Side::User, &clean)?;
                             fit.fit_batch(Side::User, &rows).map_err(|e| encode_error(e, &clean))?;
-                            hashes.extend(id_column(&clean, id)?.iter().map(hash));
+                            if ids.is_none() {
+                                hashes.extend(id_column(&clean, id)?.iter().map(hash));
+                            }
                         }
+                        hashes.extend(ids.iter().flat_map(Ids::iter).map(hash));
                         bad.extend(found);
                         if keeps.load(Ordering::Relaxed) {
                             batches.push(batch);
@@ -154,11 +160,11 @@ impl<'a> UserPasses<'a> {
         fits.into_iter().try_for_each(|part| Ok(fit.merge(part.into_inner().unwrap_or_else(PoisonError::into_inner))?))
     }
 
-    /// Refuses rows of which id or vectors make no sense.
-    fn check(&self, batch: &TableBatch) -> Result<(), PipelineError> {
-        readable_ids(batch, &self.spec.id_column, self.positive.ids().kind())?;
+    /// The ids of rows; refuses rows of which id or vectors make no sense.
+    fn check(&self, batch: &TableBatch) -> Result<Ids, PipelineError> {
+        let ids = readable_ids(batch, &self.spec.id_column, self.positive.ids().kind())?;
         let checked = self.spec.check_vectors(Side::User, &batch.batch);
-        checked.map_err(|e| e.with_first_row(batch.row_in_file).into())
+        checked.map(|()| ids).map_err(|e| e.with_first_row(batch.row_in_file).into())
     }
 
     /// Finds the rows behind repeated hashes and sets all but the first of an id aside; two different ids of one

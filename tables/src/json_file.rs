@@ -20,11 +20,13 @@ pub fn open(path: &Path, encoding: Encoding) -> Result<Records, TableError> {
 }
 
 /// Learns the columns from the first 1,000 lines, in order of appearance, adding to `columns`: `List` of text where
-/// an array was seen, text otherwise. Lines that are no objects are passed over, unless there are no others: reading
-/// meets them again.
+/// more values are arrays than are not, text otherwise. Lines that are no objects are passed over, unless there are no
+/// others: reading meets them again.
 pub fn learn_columns(path: &Path, encoding: Encoding, columns: &mut Vec<(String, DataType)>) -> Result<(), TableError> {
     let mut records = open(path, encoding)?;
     let mut first_bad = None;
+    // Of a key: arrays, less values that are neither arrays nor null.
+    let mut arrays: Vec<(String, i32)> = Vec::new();
     for _ in 0..SAMPLE_LINES {
         let record = match records.next_record() {
             Ok(Some(record)) => record,
@@ -42,13 +44,20 @@ pub fn learn_columns(path: &Path, encoding: Encoding, columns: &mut Vec<(String,
             continue;
         };
         for (key, value) in object {
-            let at = columns.iter().position(|(name, _)| name == key).unwrap_or_else(|| {
-                columns.push((key.clone(), DataType::Utf8));
-                columns.len() - 1
+            let at = arrays.iter().position(|(name, _)| name == key).unwrap_or_else(|| {
+                arrays.push((key.clone(), 0));
+                arrays.len() - 1
             });
-            if value.is_array() {
-                columns[at].1 = DataType::List(Arc::new(Field::new("element", DataType::Utf8, true)));
-            }
+            arrays[at].1 += if value.is_array() { 1 } else { -i32::from(!value.is_null()) };
+        }
+    }
+    for (name, arrays) in arrays {
+        let at = columns.iter().position(|(known, _)| *known == name).unwrap_or_else(|| {
+            columns.push((name, DataType::Utf8));
+            columns.len() - 1
+        });
+        if arrays > 0 {
+            columns[at].1 = DataType::List(Arc::new(Field::new("element", DataType::Utf8, true)));
         }
     }
     match first_bad {
