@@ -292,8 +292,10 @@ mod tests {
         table.read(read).unwrap().next().unwrap().unwrap()
     }
 
-    /// First row and end of each batch.
-    fn places(batches: &[TableBatch]) -> Vec<(u64, u64)> {
+    /// First row and end of a batch.
+    type Place = (u64, u64);
+
+    fn places(batches: &[TableBatch]) -> Vec<Place> {
         batches.iter().map(|b| (b.first_row, b.first_row + b.batch.num_rows() as u64)).collect()
     }
 
@@ -301,7 +303,7 @@ mod tests {
     fn clean_rows_keep_their_places_in_batches_that_end_at_multiples_of_the_step() {
         let dir = tempfile::tempdir().unwrap();
         let batch = batch(dir.path(), 3000, &[0, 1500, 1501, 2999]);
-        let cases: [(&[u64], &[(u64, u64)]); 4] = [
+        let cases: [(&[u64], &[Place]); 4] = [
             (&[], &[(0, 3000)]),
             (&[0], &[(1, 1024), (1024, 3000)]),
             (&[1500, 1501], &[(0, 1500), (1502, 2048), (2048, 3000)]),
