@@ -339,3 +339,21 @@ fn a_demo_too_small_to_learn_from_is_shown_all_the_same() {
     let demo = job.ok("demo small --users 1500 --items 300 --engine native --quiet");
     assert!(demo.stdout.contains("recall@10") && job.path("small/latest").exists(), "{}", demo.stdout);
 }
+
+#[test]
+fn a_run_of_which_one_stage_was_done_anew_is_not_published() {
+    for (line, stage) in [
+        ("train --run runs/a --force --set train.epochs=2 --quiet", "`infer shard 0/1`"),
+        ("infer --side item --run runs/a --force --set infer.engine=native --quiet", "`recall shard 0/1`"),
+    ] {
+        let job = yesterday().copy("gates-stale");
+        job.ok(line);
+        let finished = job.twotower("publish --run runs/a --force --quiet");
+        assert_eq!(finished.code, 4, "{line}: {}", finished.stderr);
+        assert!(
+            finished.stderr.contains(stage) && finished.stderr.contains("does not belong here"),
+            "{}",
+            finished.stderr
+        );
+    }
+}

@@ -289,3 +289,19 @@ fn a_table_that_was_not_encoded_is_read_strictly() {
     sheet.write_parquet_with(&job.path("later.parquet"), "taste", &tastes);
     job.refused("infer --side user --table later.parquet --output later", 3, &["later.parquet", "the id is"]);
 }
+
+#[test]
+fn a_part_of_the_table_without_a_usable_row_is_no_row_group_of_the_codes() {
+    let job = job("quarantine-whole-part", 0.5);
+    job.edit("\"users.parquet\"", "[\"users.csv\", \"one.csv\"]");
+    job.edit("    { kind = \"vector\", name = \"taste\", dim = 2 },\n", "");
+    let users = text_users().text(",");
+    job.write("users.csv", &users);
+    text_interactions().write_parquet(&job.path("interactions.parquet"));
+    // A file of one row, which has a field too few.
+    job.write("one.csv", &format!("{}\nu1\n", users.lines().next().unwrap()));
+    job.ok("encode-features --quiet");
+    let rows: usize =
+        fixture::results::read_parquet(&job.path("run/encoders/users-all.parquet")).iter().map(|b| b.num_rows()).sum();
+    assert_eq!((rows, aside(&job, "users").len()), (USERS, 1));
+}

@@ -32,7 +32,11 @@ pub fn guarded<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, P
     let outer = GUARDED.replace(true);
     let result = catch_unwind(AssertUnwindSafe(read));
     GUARDED.set(outer);
-    result.unwrap_or_else(|_| Err(ParquetError::General("the decoder gave up on its content".to_string())))
+    result.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no reason given");
+        Err(ParquetError::General(format!("the decoder gave up on its content: {text}")))
+    })
 }
 
 #[cfg(test)]

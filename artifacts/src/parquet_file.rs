@@ -12,6 +12,7 @@ use crate::row_group::{EncodedGroup, GroupFormat, RowGroup};
 use crate::row_range::RowRange;
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{ArrowError, SchemaRef};
+use arrow_select::concat::concat_batches;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::arrow::{ProjectionMask, add_encoded_arrow_schema_to_metadata};
 use parquet::basic::{Compression as Codec, Encoding, ZstdLevel};
@@ -28,6 +29,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const HEADER_KEY: &str = "twotower";
+
+/// Rows go to the encoder so many at a time, whatever batches they come in: it decides after each call whether a page
+/// is full, and so a file's bytes do not depend on batches.
+const STEP: usize = 1024;
 
 /// Compression of a Parquet file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -87,14 +92,18 @@ pub struct ParquetFile {
     file: SerializedFileWriter<HashingWriter<Staged>>,
     format: Arc<GroupFormat>,
     group: RowGroup,
-    /// Rows of a whole row group.
+    /// Rows of a step.
+    step: usize,
+    /// Rows of a whole row group: a multiple.
     group_rows: usize,
+    /// Fewer rows than a step.
+    waiting: Vec<RecordBatch>,
     path: PathBuf,
     rows: u64,
 }
 
 impl ParquetFile {
-    /// Creates the temp file. Row groups hold at most `group_rows` rows; `plain_columns` (top-level names) are
+    /// Creates the temp file. Row groups hold `group_rows` rows, more than 1,024 rounded up to a multiple; `plain_columns` (top-level names) are
     /// written without dictionary and statistics, as vectors and scores are.
     ///
     /// # Errors
@@ -125,12 +134,14 @@ impl ParquetFile {
         artifact: Artifact,
         details: &impl Serialize,
     ) -> Result<Self, ArtifactError> {
+        let step = STEP.min(group_rows.max(1));
+        let group_rows = group_rows.next_multiple_of(step);
         let header = Header { artifact: artifact.name.to_string(), format_version: artifact.version, details };
         let header = serde_json::to_string(&header).map_err(|e| io_error("encode header of", path)(e.into()))?;
         let mut properties = WriterProperties::builder()
             .set_created_by(concat!("twotower ", env!("CARGO_PKG_VERSION")).to_string())
             .set_compression(compression.into())
-            .set_max_row_group_row_count(Some(group_rows.max(1)))
+            .set_max_row_group_row_count(Some(group_rows))
             .set_statistics_enabled(EnabledStatistics::Chunk)
             .set_key_value_metadata(Some(vec![KeyValue::new(HEADER_KEY.to_string(), header)]));
         let leaves =
@@ -162,7 +173,9 @@ impl ParquetFile {
             file,
             group: RowGroup::new(format.clone()),
             format,
-            group_rows: group_rows.max(1),
+            step,
+            group_rows,
+            waiting: Vec::new(),
             path: path.to_path_buf(),
             rows: 0,
         })
@@ -185,14 +198,35 @@ impl ParquetFile {
     }
 
     fn encode(&mut self, batch: RecordBatch) -> Result<(), ParquetError> {
-        let mut at = 0;
-        while at < batch.num_rows() {
-            let length = (self.group_rows - self.group.rows()).min(batch.num_rows() - at);
-            self.group.push(&batch.slice(at, length))?;
-            at += length;
-            if self.group.rows() == self.group_rows {
-                self.group.write_to(&mut self.file)?;
-            }
+        let waiting = self.waiting.iter().map(RecordBatch::num_rows).sum::<usize>();
+        // Those that complete the step that waits.
+        let mut at = if waiting == 0 { 0 } else { (self.step - waiting).min(batch.num_rows()) };
+        if at > 0 {
+            self.waiting.push(batch.slice(0, at));
+        }
+        if waiting + at == self.step {
+            self.encode_waiting()?;
+        }
+        while batch.num_rows() - at >= self.step {
+            self.encode_step(&batch.slice(at, self.step))?;
+            at += self.step;
+        }
+        if at < batch.num_rows() {
+            self.waiting.push(batch.slice(at, batch.num_rows() - at));
+        }
+        Ok(())
+    }
+
+    /// Encodes the rows that wait, a step or the last of the file.
+    fn encode_waiting(&mut self) -> Result<(), ParquetError> {
+        let step = concat_batches(self.format.schema(), &std::mem::take(&mut self.waiting))?;
+        self.encode_step(&step)
+    }
+
+    fn encode_step(&mut self, step: &RecordBatch) -> Result<(), ParquetError> {
+        self.group.push(step)?;
+        if self.group.rows() >= self.group_rows {
+            self.group.write_to(&mut self.file)?;
         }
         Ok(())
     }
@@ -207,12 +241,18 @@ impl ParquetFile {
     /// # Errors
     /// As [`ParquetFile::write`].
     pub(crate) fn append(&mut self, group: EncodedGroup) -> Result<(), ArtifactError> {
+        if group.rows == 0 {
+            return Ok(());
+        }
         self.rows += group.rows as u64;
         self.end_group().and_then(|()| group.write_to(&mut self.file)).map_err(parquet_error("write", &self.path))
     }
 
-    /// Writes the rows that wait for their row group to be full.
+    /// Writes the rows that wait for their step or their row group to be full.
     fn end_group(&mut self) -> Result<(), ParquetError> {
+        if !self.waiting.is_empty() {
+            self.encode_waiting()?;
+        }
         match self.group.rows() {
             0 => Ok(()),
             _ => self.group.write_to(&mut self.file),
@@ -383,7 +423,8 @@ mod tests {
     use super::*;
     use arrow_array::cast::AsArray;
     use arrow_array::types::Int64Type;
-    use arrow_array::{Array, Int64Array};
+    use arrow_array::{Array, Int64Array, ListArray};
+    use arrow_buffer::OffsetBuffer;
     use arrow_schema::{DataType, Field, Schema};
     use proptest::prelude::*;
     use std::sync::Arc;
@@ -412,6 +453,49 @@ mod tests {
         file.write(numbers(0..10)).unwrap();
         let entry = file.finish().unwrap();
         assert_eq!(entry, FileEntry::of_file(dir.path(), "n.parquet", 10).unwrap());
+    }
+
+    #[test]
+    fn bytes_do_not_depend_on_the_batches_that_rows_come_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let element = Arc::new(Field::new("element", DataType::Int64, false));
+        let schema = Arc::new(Schema::new(vec![
+            Field::new("n", DataType::Int64, false),
+            Field::new("list", DataType::List(element.clone()), false),
+        ]));
+        // Lists of 0 to 6 elements, distinct enough for several pages a row group.
+        let rows = |range: Range<i64>| -> Vec<ArrayRef> {
+            let lists = range.clone().map(|n| (0..n % 7).map(|k| n * 31 + k).collect::<Vec<_>>());
+            let lists: Vec<Vec<i64>> = lists.collect();
+            let offsets = OffsetBuffer::from_lengths(lists.iter().map(Vec::len));
+            let values = Arc::new(Int64Array::from_iter_values(lists.into_iter().flatten()));
+            let lists = ListArray::new(element.clone(), offsets, values, None);
+            vec![Arc::new(Int64Array::from_iter_values(range)), Arc::new(lists)]
+        };
+        let total = 150_000i64;
+        let written = |name: &str, mut size: Box<dyn FnMut() -> i64>| {
+            let path = dir.path().join(name);
+            let details = serde_json::json!({});
+            let (group, none) = (100_000, Compression::None);
+            let mut file = ParquetFile::create(&path, schema.clone(), group, none, &[], SAMPLE, &details).unwrap();
+            let mut at = 0;
+            while at < total {
+                let end = (at + size()).min(total);
+                file.write(rows(at..end)).unwrap();
+                at = end;
+            }
+            file.finish().unwrap();
+            std::fs::read(path).unwrap()
+        };
+        let whole = written("whole", Box::new(move || total));
+        let mut n = 0;
+        let uneven = move || {
+            n = (n * 7 + 5) % 3001;
+            n
+        };
+        assert!(written("uneven", Box::new(uneven)) == whole);
+        assert!(written("steps", Box::new(|| 1024)) == whole);
+        assert!(written("odd", Box::new(|| 1023)) == whole);
     }
 
     #[test]

@@ -85,33 +85,52 @@ pub fn readable_ids(batch: &TableBatch, column: &str, kind: IdKind) -> Result<Id
     }
 }
 
-/// The rows of a batch that could not be read or that `check` refuses, ascending. What is wrong with all rows alike,
-/// such as the type of a column, `check` must refuse of a batch without rows too.
+/// Rows parsed, each stretch of good ones with what was made of it, and those that cannot be used, both ascending.
+pub type Sifted<T> = (Vec<(TableBatch, T)>, Vec<BadRow>);
+
+/// Parses the rows of a batch but those that could not be read or that `parse` refuses. What is wrong with all rows
+/// alike, such as the type of a column, `parse` must refuse of a batch without rows too.
 ///
 /// # Errors
-/// What `check` says of the batch when no row is to blame for it.
-pub fn find(
+/// What `parse` says of the batch when no row is to blame for it.
+pub fn sift<T>(
     batch: &TableBatch,
     id_column: &str,
-    check: impl Fn(&TableBatch) -> Result<(), PipelineError>,
-) -> Result<Vec<BadRow>, PipelineError> {
-    let error = match (check(batch), batch.rejected.is_empty()) {
-        (Ok(()), true) => return Ok(Vec::new()),
-        (checked, _) => checked.err(),
+    parse: impl Fn(&TableBatch) -> Result<T, PipelineError>,
+) -> Result<Sifted<T>, PipelineError> {
+    let error = match (parse(batch), batch.rejected.is_empty()) {
+        (Ok(parsed), true) => return Ok((vec![(batch.clone(), parsed)], Vec::new())),
+        (parsed, _) => parsed.err(),
     };
-    check(&batch.slice(0..0))?;
+    parse(&batch.slice(0..0))?;
     let mut bad = Vec::new();
     for row in 0..batch.batch.num_rows() {
         let reason = match batch.rejected.binary_search_by_key(&row, |(at, _)| *at) {
             Ok(at) => Some(batch.rejected[at].1.clone()),
-            Err(_) => check(&batch.slice(row..row + 1)).err().map(|error| reason(&error)),
+            Err(_) => parse(&batch.slice(row..row + 1)).err().map(|error| reason(&error)),
         };
         bad.extend(reason.map(|reason| BadRow::new(batch, row, id_column, &reason)));
     }
-    match error {
-        Some(error) if bad.is_empty() => Err(error),
-        _ => Ok(bad),
+    if let Some(error) = error.filter(|_| bad.is_empty()) {
+        return Err(error);
     }
+    let good = split_around(batch, bad.iter().map(|bad| bad.row));
+    let good = good.into_iter().map(|rows| parse(&rows).map(|parsed| (rows, parsed)));
+    Ok((good.collect::<Result<_, _>>()?, bad))
+}
+
+/// The stretches of a batch between the `bad` rows, numbers of the table, ascending.
+pub fn split_around(batch: &TableBatch, bad: impl IntoIterator<Item = u64>) -> Vec<TableBatch> {
+    let mut good = Vec::new();
+    let mut next = 0;
+    let ends = bad.into_iter().map(|row| (row - batch.first_row) as usize);
+    for end in ends.chain([batch.batch.num_rows()]) {
+        if next < end {
+            good.push(batch.slice(next..end));
+        }
+        next = end + 1;
+    }
+    good
 }
 
 /// What is wrong, without the place, which a bad row names itself.

@@ -7,6 +7,7 @@ use crate::encoded::Encoded;
 use crate::error::PipelineError;
 use crate::run_dir::RunDir;
 use std::path::Path;
+use twotower_artifacts::codes::GROUP_ROWS;
 use twotower_artifacts::{Id, Ids, Interactions, Manifest, Side, read_interactions};
 use twotower_encoders::EncoderState;
 use twotower_models::examples::TrainingSet;
@@ -39,11 +40,20 @@ impl Dataset {
         let interactions = read_events(&dir, &encoded, &user_ids, &item_ids)?;
         let Encoded { manifest, state, .. } = encoded;
         let (user_schema, item_schema) = (state.schema(Side::User), state.schema(Side::Item));
-        let item_codes = state.item_codes(&item_ids.to_array(0..item_ids.len()))?;
+        let item_codes = item_codes(&state, &item_ids)?;
         let roles = split.roles(&interactions);
         let set = TrainingSet { user_schema, item_schema, users, items, item_codes, interactions, roles };
         Ok(Self { set, user_ids, item_ids, state, manifest })
     }
+}
+
+/// The code of every item id, a row group's at a time: an array of text holds no more than 2 GiB.
+fn item_codes(state: &EncoderState, ids: &Ids) -> Result<Vec<u32>, PipelineError> {
+    let mut codes = Vec::with_capacity(ids.len());
+    for first in (0..ids.len()).step_by(GROUP_ROWS) {
+        codes.extend(state.item_codes(&ids.to_array(first..ids.len().min(first + GROUP_ROWS)))?);
+    }
+    Ok(codes)
 }
 
 /// The ids of a side alone; codes are passed over batch by batch.
@@ -80,7 +90,7 @@ impl History {
         encoded.verify_files()?;
         let (user_ids, item_ids) = (read_ids(encoded, Side::User)?, read_ids(encoded, Side::Item)?);
         let interactions = read_events(&run.encoders(), encoded, &user_ids, &item_ids)?;
-        let item_codes = encoded.state.item_codes(&item_ids.to_array(0..item_ids.len()))?;
+        let item_codes = item_codes(&encoded.state, &item_ids)?;
         let users = crate::id_index::IdIndex::new(user_ids).map_err(|(a, b)| {
             PipelineError::Data(format!(
                 "encoded users: rows {a} and {b} have one id; run `twotower encode-features --force`"

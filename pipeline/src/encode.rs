@@ -1,6 +1,6 @@
 //! `encode-features`: fits the encoders, then encodes items, users with positives, and interactions.
 
-use crate::bad_rows::{self, readable_ids};
+use crate::bad_rows::{readable_ids, sift};
 use crate::columns::{self, StagedTable, read_batches};
 use crate::config::InteractionTable;
 use crate::error::PipelineError;
@@ -216,7 +216,7 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     manifest.details = serde_json::json!({
         "vocabularies": vocabularies(&state),
         "encoded": counts,
-        "content": crate::stage::content_fingerprint(&manifest.files),
+        "content": crate::encoded::content(&manifest),
     });
     manifest.write(&manifest_path)?;
     Ok(Outcome { skipped: false, manifest })
@@ -316,22 +316,15 @@ impl Encode<'_> {
         for batch in read_batches("encode-features", table, &wanted, 0..total, &self.context.cancel)? {
             let batch = batch?;
             bar.advance(batch.batch.num_rows() as u64);
-            let form = |batch: &TableBatch| staged_form(spec, batch, users, items.kind());
-            if batch.rejected.is_empty()
-                && let Ok(rows) = form(&batch)
-            {
-                staged.write(&rows)?;
-                continue;
-            }
-            let bad = bad_rows::find(&batch, &spec.user, |rows| form(rows).map(drop))?;
-            for part in quarantine::without(&batch, bad.iter().map(|bad| bad.row)) {
-                staged.write(&form(&part)?)?;
-            }
+            let (good, bad) = sift(&batch, &spec.user, |rows| staged_form(spec, rows, users, items.kind()))?;
+            good.iter().try_for_each(|(_, rows)| staged.write(rows))?;
             aside.add(total, bad)?;
         }
         aside.end(INTERACTIONS, total)?;
         if aside.count(INTERACTIONS) == total {
-            return Err(PipelineError::Data(format!("{INTERACTIONS}: none of {total} rows can be used")));
+            return Err(PipelineError::Data(format!(
+                "{INTERACTIONS}: none of {total} rows can be used; set `encode.max_bad_rows` below 1 to see why the first cannot"
+            )));
         }
         staged.finish()?;
         Ok(staged)

@@ -7,6 +7,13 @@ use std::path::{Path, PathBuf};
 use twotower_artifacts::{ArtifactError, CodesReader, Fingerprint, IdKind, Manifest, Side};
 use twotower_encoders::EncoderState;
 
+/// Fingerprint of what a manifest of `encode-features` says later stages read: state and encoded tables. The codes of
+/// all users are for other programs, and their row groups follow the memory budget.
+pub fn content(manifest: &Manifest) -> Fingerprint {
+    let read = manifest.files.iter().filter(|file| file.path != files::ALL_USERS);
+    content_fingerprint(read)
+}
+
 /// A fitted encoder state and the manifest of the stage that fitted it.
 pub struct Encoded {
     /// The folder.
@@ -40,9 +47,9 @@ impl Encoded {
         Ok(self.manifest.verify_files(&self.dir)?)
     }
 
-    /// Fingerprint of all files: state and encoded tables.
+    /// As [`content`].
     pub fn content(&self) -> Fingerprint {
-        content_fingerprint(&self.manifest.files)
+        content(&self.manifest)
     }
 
     /// Kind of the ids of a side's encoded table.

@@ -68,7 +68,7 @@ pub fn evaluate(context: &Context) -> Result<Outcome, PipelineError> {
     let trained = verified_towers("evaluate", context)?;
     check_split(&config.split, &trained)?;
     let towers = trained.fingerprint;
-    let encoded = crate::stage::content_fingerprint(&data.manifest.files);
+    let encoded = crate::encoded::content(&data.manifest);
     let settings = serde_json::json!({
         "split": config.split, "evaluate": config.evaluate, "engine": config.infer.engine,
     });

@@ -1,12 +1,12 @@
 //! What a user must not get: items seen, the catalogue's allow and deny lists, and pairs by table.
 
-use crate::bad_rows::{self, readable_ids};
+use crate::bad_rows::{readable_ids, sift};
 use crate::columns::read_batches;
 use crate::config::ListTable;
 use crate::error::PipelineError;
 use crate::id_index::IdIndex;
 use crate::pair_store::{PairStore, PairStoreBuilder};
-use crate::quarantine::{INTERACTIONS, without};
+use crate::quarantine::INTERACTIONS;
 use crate::stage::Context;
 use std::path::Path;
 use twotower_artifacts::{Fingerprint, Id, IdKind, Ids};
@@ -73,10 +73,14 @@ impl Exclusion {
             let wanted = [user.clone(), item.clone()];
             for batch in read_batches("recall", &table, &wanted, 0..table.rows()?, &context.cancel)? {
                 let batch = batch?;
-                let bad = if lenient { bad_rows::find(&batch, user, |rows| ids(rows).map(drop))? } else { Vec::new() };
-                passed_over += bad.len();
-                for clean in without(&batch, bad.iter().map(|bad| bad.row)) {
-                    let (users, items) = ids(&clean)?;
+                let pairs = if lenient {
+                    let (good, bad) = sift(&batch, user, ids)?;
+                    passed_over += bad.len();
+                    good.into_iter().map(|(_, pairs)| pairs).collect()
+                } else {
+                    vec![ids(&batch)?]
+                };
+                for (users, items) in pairs {
                     let known = users.iter().zip(items.iter()).filter_map(|(u, i)| Some((u, catalogue.find(i)?)));
                     builder
                         .iter_mut()

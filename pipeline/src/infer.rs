@@ -333,7 +333,7 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
     };
     let mut writer = VectorsWriter::create(dir.join(part_name(shard, "parquet")), &info, infer.compression)?;
     let mut bar = context.progress.bar(&format!("infer {side}"), range.end - range.start, "rows");
-    let (mut counts, mut keys) = (EncodeCounts::default(), KeyRange::default());
+    let (mut counts, mut keys, mut written) = (EncodeCounts::default(), KeyRange::default(), 0);
     let engines = embedding.engines(infer.engine, plan.width.workers)?;
     ordered(
         "infer",
@@ -346,19 +346,19 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
         },
         |embedded: Embedded| {
             keys.add(&embedded.ids);
+            written += embedded.ids.len() as u64;
             writer.write(&embedded.ids, embedded.vectors)?;
             counts.merge(&embedded.counts);
             bar.advance(embedded.ids.len() as u64);
             Ok(())
         },
     )?;
+    let quarantined = source.account(&range, written)?;
     match other {
         Some(_) => remove_if_there(&manifest_path)?,
         None => context.retract(&manifest_path)?,
     }
     let entry = writer.finish()?;
-    let (written, quarantined) = (entry.rows, source.quarantine().within(&range));
-    source.account(&range, written)?;
     let counted = rows([("rows", written), ("quarantined", quarantined), ("table rows", total)]);
     let mut manifest = key.manifest(vec![entry], counted, started);
     manifest.details = serde_json::json!({
@@ -381,7 +381,7 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
 pub fn history_fingerprint(context: &Context) -> Result<Fingerprint, PipelineError> {
     let path = context.run.encoders().join(crate::encode::files::MANIFEST);
     let manifest = require("infer", &path, "twotower encode-features")?;
-    Ok(crate::stage::content_fingerprint(&manifest.files))
+    Ok(crate::encoded::content(&manifest))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The quarantine: rows that cannot be used are written down, with reason and place, and left out by every stage.
 
-use crate::bad_rows::BadRow;
+use crate::bad_rows::{BadRow, split_around};
 use crate::encode::files;
 use crate::error::PipelineError;
 use crate::run_dir::RunDir;
@@ -25,9 +25,6 @@ pub const USERS: &str = "users";
 pub const INTERACTIONS: &str = "interactions";
 /// Bad rows that an error names.
 const NAMED: usize = 3;
-/// Clean rows between two bad ones come in batches that end at multiples of this many rows, so that pages of output
-/// files do not depend on where batches end.
-const ROW_STEP: u64 = 1024;
 
 /// Name of the count of a table's bad rows in the manifest of `encode-features`.
 pub fn counter(table: &str) -> String {
@@ -229,11 +226,26 @@ impl Quarantine {
         )))
     }
 
-    /// The rows of a batch that are not left out, in batches that have their place in the table.
+    /// The rows that are not left out, in batches that have their place in the table.
     ///
     /// # Errors
-    /// [`PipelineError::Data`] for a row that cannot be read although it is not left out.
-    pub fn clean(&self, batch: TableBatch) -> Result<Vec<TableBatch>, PipelineError> {
+    /// Those of `batches`; [`PipelineError::Data`] for a row that cannot be read although it is not left out.
+    pub fn filter<E: Into<PipelineError>, B: Iterator<Item = Result<TableBatch, E>>>(
+        &self,
+        batches: B,
+    ) -> impl Iterator<Item = Result<TableBatch, PipelineError>> + use<E, B> {
+        let quarantine = self.clone();
+        batches.flat_map(move |batch| {
+            let good = batch.map_err(Into::into).and_then(|batch| quarantine.good(batch));
+            let (batches, error) = match good {
+                Ok(batches) => (batches, None),
+                Err(error) => (Vec::new(), Some(error)),
+            };
+            batches.into_iter().map(Ok).chain(error.map(Err))
+        })
+    }
+
+    fn good(&self, batch: TableBatch) -> Result<Vec<TableBatch>, PipelineError> {
         let (first, end) = (batch.first_row, batch.first_row + batch.batch.num_rows() as u64);
         let from = self.rows.partition_point(|row| *row < first);
         let to = self.rows.partition_point(|row| *row < end);
@@ -249,36 +261,14 @@ impl Quarantine {
         if bad.is_empty() {
             return Ok(vec![batch]);
         }
-        Ok(without(&batch, bad.iter().copied()))
+        Ok(split_around(&batch, bad.iter().copied()))
     }
-}
-
-/// The rows of a batch but the `bad` ones, numbers of the table, ascending.
-pub fn without(batch: &TableBatch, bad: impl IntoIterator<Item = u64>) -> Vec<TableBatch> {
-    let mut clean = Vec::new();
-    let mut next = 0u64;
-    let mut push = |range: Range<u64>| {
-        if !range.is_empty() {
-            clean.push(batch.slice(range.start as usize..range.end as usize));
-        }
-    };
-    for row in bad.into_iter().map(|row| row - batch.first_row) {
-        let step = next.next_multiple_of(ROW_STEP).min(row);
-        push(next..step);
-        push(step..row);
-        next = row + 1;
-    }
-    let rows = batch.batch.num_rows() as u64;
-    let step = next.next_multiple_of(ROW_STEP).min(rows);
-    push(next..step);
-    push(step..rows);
-    clean
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bad_rows::{find, readable_ids};
+    use crate::bad_rows::{readable_ids, sift};
     use twotower_artifacts::IdKind;
     use twotower_tables::{ReadOptions, Table, TableSpec};
 
@@ -300,23 +290,23 @@ mod tests {
     }
 
     #[test]
-    fn clean_rows_keep_their_places_in_batches_that_end_at_multiples_of_the_step() {
+    fn good_rows_keep_their_places() {
         let dir = tempfile::tempdir().unwrap();
-        let batch = batch(dir.path(), 3000, &[0, 1500, 1501, 2999]);
+        let batch = batch(dir.path(), 3000, &[]);
         let cases: [(&[u64], &[Place]); 4] = [
             (&[], &[(0, 3000)]),
-            (&[0], &[(1, 1024), (1024, 3000)]),
-            (&[1500, 1501], &[(0, 1500), (1502, 2048), (2048, 3000)]),
-            (&[2999], &[(0, 2999)]),
+            (&[0], &[(1, 3000)]),
+            (&[1500, 1501], &[(0, 1500), (1502, 3000)]),
+            (&[2, 2999], &[(0, 2), (3, 2999)]),
         ];
         for (bad, expected) in cases {
-            assert_eq!(places(&without(&batch, bad.iter().copied())), expected, "{bad:?}");
+            assert_eq!(places(&split_around(&batch, bad.iter().copied())), expected, "{bad:?}");
         }
         let all = batch.slice(0..2);
-        assert!(without(&all, [0, 1]).is_empty());
+        assert!(split_around(&all, [0, 1]).is_empty());
         // Rows of a batch that does not begin the table.
         let later = batch.slice(1490..1510);
-        assert_eq!(places(&without(&later, [1500, 1501])), [(1490, 1500), (1502, 1510)]);
+        assert_eq!(places(&split_around(&later, [1500, 1501])), [(1490, 1500), (1502, 1510)]);
     }
 
     #[test]
@@ -337,8 +327,12 @@ mod tests {
     fn a_row_that_cannot_be_read_and_is_not_in_quarantine_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let batch = batch(dir.path(), 8, &[2, 6]);
-        assert_eq!(places(&Quarantine::new(vec![2, 6]).clean(batch.clone()).unwrap()), [(0, 2), (3, 6), (7, 8)]);
-        let error = Quarantine::new(vec![2]).clean(batch).unwrap_err().to_string();
+        let read = |bad: Vec<u64>| {
+            let batches = std::iter::once(Ok::<_, PipelineError>(batch.clone()));
+            Quarantine::new(bad).filter(batches).collect::<Result<Vec<_>, _>>()
+        };
+        assert_eq!(places(&read(vec![2, 6]).unwrap()), [(0, 2), (3, 6), (7, 8)]);
+        let error = read(vec![2]).unwrap_err().to_string();
         assert!(error.contains("row 6") && error.contains("the table has changed"), "{error}");
     }
 
@@ -352,23 +346,23 @@ mod tests {
                 true => Err(PipelineError::Data("a five".into())),
                 false => ids(rows),
             };
-        let found = find(&batch, "id", no_fives).unwrap();
+        let (good, found) = sift(&batch, "id", no_fives).unwrap();
+        let good: Vec<TableBatch> = good.into_iter().map(|(rows, ())| rows).collect();
+        assert_eq!(places(&good), [(0, 2), (3, 5), (6, 8)]);
         let found: Vec<_> = found.iter().map(|bad| (bad.row, bad.id.as_deref(), bad.reason.as_str())).collect();
         assert_eq!(found.len(), 2);
         assert!(found[0].0 == 2 && found[0].1.is_none() && found[0].2.contains("line 4"), "{found:?}");
         assert_eq!(found[1], (5, Some("5"), "a five"));
+        let (_, all) = sift(&batch, "id", |rows| readable_ids(rows, "name", IdKind::Int)).unwrap();
+        assert_eq!(all.len(), 8);
         // No row is to blame for a column that is not there, nor for what is wrong with rows together.
-        assert!(
-            find(&batch, "id", |rows| readable_ids(rows, "name", IdKind::Int).map(drop)).is_ok_and(|b| b.len() == 8)
-        );
-        assert!(find(&batch, "id", |rows| readable_ids(rows, "none", IdKind::Int).map(drop)).is_err());
+        assert!(sift(&batch, "id", |rows| readable_ids(rows, "none", IdKind::Int)).is_err());
         let together = |rows: &TableBatch| match rows.batch.num_rows() {
-            8 => Err(PipelineError::Data("eight".into())),
+            5 => Err(PipelineError::Data("five rows".into())),
             _ => Ok(()),
         };
-        let clean = batch.slice(3..8);
-        assert!(find(&clean, "id", together).unwrap().is_empty());
-        assert_eq!(find(&batch, "id", together).unwrap().len(), 1);
+        let error = sift(&batch.slice(3..8), "id", together).unwrap_err().to_string();
+        assert!(error.contains("five rows"), "{error}");
     }
 
     #[test]

@@ -56,15 +56,7 @@ impl Source {
         options: ReadOptions<'_>,
         batch_bytes: usize,
     ) -> Result<impl Iterator<Item = Result<TableBatch, PipelineError>> + Send + use<>, PipelineError> {
-        let quarantine = self.quarantine.clone();
-        Ok(self.table.read_within(options, batch_bytes)?.flat_map(move |batch| {
-            let clean = batch.map_err(PipelineError::from).and_then(|batch| quarantine.clean(batch));
-            let (batches, error) = match clean {
-                Ok(batches) => (batches, None),
-                Err(error) => (Vec::new(), Some(error)),
-            };
-            batches.into_iter().map(Ok).chain(error.map(Err))
-        }))
+        Ok(self.quarantine.filter(self.table.read_within(options, batch_bytes)?))
     }
 
     /// As [`Quarantine::account`], for this table.

@@ -134,8 +134,8 @@ pub fn verify_file(stage: &'static str, dir: &Path, file: &FileEntry, cancel: &C
 }
 
 /// Fingerprint of a set of files by name and content.
-pub fn content_fingerprint(files: &[FileEntry]) -> Fingerprint {
-    Fingerprint::of_parts(files.iter().map(|f| (f.path.as_str(), f.blake3.as_bytes())))
+pub fn content_fingerprint<'a>(files: impl IntoIterator<Item = &'a FileEntry>) -> Fingerprint {
+    Fingerprint::of_parts(files.into_iter().map(|f| (f.path.as_str(), f.blake3.as_bytes())))
 }
 
 /// A value written out and read back, as manifests are: floats may change in the last bit.

@@ -46,7 +46,7 @@ pub fn train_model(context: &Context, options: &TrainOptions) -> Result<Outcome,
     });
     let mut inputs = vec![
         ("encoders", data.state.fingerprint().clone()),
-        ("encoded tables", crate::stage::content_fingerprint(&data.manifest.files)),
+        ("encoded tables", crate::encoded::content(&data.manifest)),
     ];
     let previous = options
         .from

@@ -1,13 +1,13 @@
 //! The two passes of `encode-features` over the users: one fits, one encodes.
 
-use crate::bad_rows::{self, BadRow, readable_ids};
+use crate::bad_rows::{BadRow, readable_ids, sift};
 use crate::columns::read_batches;
 use crate::duplicates::DuplicateFinder;
 use crate::encode::{encode_error, files};
 use crate::error::PipelineError;
 use crate::id_index::{IdIndex, hash};
 use crate::memory::{MIB, Needs, Plan};
-use crate::quarantine::{Quarantine, QuarantineWriter, USERS, without};
+use crate::quarantine::{Quarantine, QuarantineWriter, USERS};
 use crate::side_files::{SideFiles, read_columns};
 use crate::stage::Context;
 use crate::stream::ordered;
@@ -87,7 +87,8 @@ impl<'a> UserPasses<'a> {
     }
 
     /// Adds every user to `fit`, each worker by way of a fit of its own, and sets rows `aside` that cannot be used:
-    /// those of which id or vectors make no sense, and all but the first with an id.
+    /// those of which id or vectors make no sense, and all but the first with an id. These last are known to be so
+    /// only when all have been read, so their values count in vocabularies and bounds.
     ///
     /// # Errors
     /// Any table or encoder error; more such rows than may be.
@@ -116,18 +117,12 @@ impl<'a> UserPasses<'a> {
                     let (mut hashes, mut batches, mut bad) = (Vec::new(), Vec::new(), Vec::new());
                     for batch in part {
                         let batch = batch?;
-                        let (found, ids) = match passes.check(&batch) {
-                            Ok(ids) if batch.rejected.is_empty() => (Vec::new(), Some(ids)),
-                            _ => (bad_rows::find(&batch, id, |rows| passes.check(rows).map(drop))?, None),
-                        };
-                        for clean in without(&batch, found.iter().map(|bad| bad.row)) {
-                            let rows = passes.joins.join(&passes.spec, Side::User, &clean)?;
-                            fit.fit_batch(Side::User, &rows).map_err(|e| encode_error(e, &clean))?;
-                            if ids.is_none() {
-                                hashes.extend(id_column(&clean, id)?.iter().map(hash));
-                            }
+                        let (good, found) = sift(&batch, id, |rows| passes.check(rows))?;
+                        for (rows, ids) in good {
+                            let joined = passes.joins.join(&passes.spec, Side::User, &rows)?;
+                            fit.fit_batch(Side::User, &joined).map_err(|e| encode_error(e, &rows))?;
+                            hashes.extend(ids.iter().map(hash));
                         }
-                        hashes.extend(ids.iter().flat_map(Ids::iter).map(hash));
                         bad.extend(found);
                         if keeps.load(Ordering::Relaxed) {
                             batches.push(batch);
@@ -173,21 +168,21 @@ impl<'a> UserPasses<'a> {
         let id = &self.context.config.tables.users.id;
         let (wanted, known) = ([id.clone()], aside.users());
         let mut firsts: FxHashMap<String, u64> = FxHashMap::default();
-        for batch in read_batches("encode-features", self.table, &wanted, 0..self.rows, &self.context.cancel)? {
-            for batch in known.clean(batch?)? {
-                let ids = id_column(&batch, id)?;
-                let suspects = ids.iter().enumerate().filter(|(_, this)| repeated.binary_search(&hash(*this)).is_ok());
-                let mut bad = Vec::new();
-                for (row, this) in suspects {
-                    let at = batch.first_row + row as u64;
-                    let first = *firsts.entry(this.to_string()).or_insert(at);
-                    if first != at {
-                        let reason = format!("column `{id}`: the id stands in row {first} already; ids must be unique");
-                        bad.push(BadRow::new(&batch, row, id, &reason));
-                    }
+        let batches = read_batches("encode-features", self.table, &wanted, 0..self.rows, &self.context.cancel)?;
+        for batch in known.filter(batches) {
+            let batch = batch?;
+            let ids = id_column(&batch, id)?;
+            let suspects = ids.iter().enumerate().filter(|(_, this)| repeated.binary_search(&hash(*this)).is_ok());
+            let mut bad = Vec::new();
+            for (row, this) in suspects {
+                let at = batch.first_row + row as u64;
+                let first = *firsts.entry(this.to_string()).or_insert(at);
+                if first != at {
+                    let reason = format!("column `{id}`: the id stands in row {first} already; ids must be unique");
+                    bad.push(BadRow::new(&batch, row, id, &reason));
                 }
-                aside.add(self.rows, bad)?;
             }
+            aside.add(self.rows, bad)?;
         }
         Ok(())
     }
@@ -220,9 +215,8 @@ impl<'a> UserPasses<'a> {
                 Ok(move |part: TablePart| {
                     let mut encoded = EncodedPart::new(info.ids, schema);
                     let mut every = Vec::new();
-                    let clean = part.map(|batch| quarantine.clean(batch?));
-                    let clean = clean.collect::<Result<Vec<Vec<TableBatch>>, PipelineError>>()?;
-                    for batch in clean.into_iter().flatten() {
+                    for batch in quarantine.filter(part) {
+                        let batch = batch?;
                         let ids = id_column_as(&batch, id, info.ids)?;
                         let chosen = (0..ids.len()).filter(|r| positive.find(ids.get(*r)).is_some());
                         let chosen: Vec<usize> = if positive.ids().is_empty() { Vec::new() } else { chosen.collect() };

@@ -34,11 +34,20 @@ pub fn open(path: &Path) -> Result<(File, ArrowReaderMetadata), TableError> {
     Ok((file, metadata))
 }
 
+/// No file has more rows, so that rows of files can be added up.
+const MOST_ROWS: u64 = 1 << 48;
+
 /// Rows and columns of a file.
 pub fn inspect(path: &Path) -> Result<(u64, Vec<(String, DataType)>), TableError> {
     let (_, metadata) = open(path)?;
-    let rows = metadata.metadata().file_metadata().num_rows();
-    let rows = u64::try_from(rows).map_err(|_| damaged(path, ParquetError::General(format!("{rows} rows"))))?;
+    let footer = metadata.metadata();
+    let rows = footer.file_metadata().num_rows();
+    let groups = footer.row_groups().iter().try_fold(0i64, |sum, group| sum.checked_add(group.num_rows()));
+    let sensible = u64::try_from(rows).ok().filter(|n| *n <= MOST_ROWS && groups == Some(rows));
+    let rows = sensible.ok_or_else(|| {
+        let groups = groups.map_or("too many".into(), |sum| sum.to_string());
+        damaged(path, ParquetError::General(format!("a footer of {rows} rows, its row groups have {groups}")))
+    })?;
     let columns = metadata.schema().fields().iter().map(|f| (f.name().clone(), plain_type(f.data_type())));
     Ok((rows, columns.collect()))
 }

@@ -1,13 +1,10 @@
 //! What a run says about itself: all that gates compare, read from its manifests and its sample.
 
-use crate::encode;
+use super::outputs::Outputs;
 use crate::error::PipelineError;
 use crate::evaluate::{self, MetricsFile, read_metrics};
-use crate::parts::complete_set;
 use crate::run_dir::RunDir;
 use crate::sample;
-use crate::stage::require;
-use crate::towers;
 use std::collections::BTreeMap;
 use twotower_artifacts::neighbours::NeighbourTable;
 use twotower_artifacts::{Fingerprint, Manifest, Side};
@@ -50,15 +47,7 @@ impl Facts {
     /// # Errors
     /// A stage or a shard that has no output; damaged manifests; [`PipelineError::Mismatch`] for a key that lacks.
     pub fn read(run: &RunDir) -> Result<Self, PipelineError> {
-        let encoded = require("check", &run.encoders().join(encode::files::MANIFEST), "twotower encode-features")?;
-        let trained = require("check", &run.towers().join(towers::files::MANIFEST), "twotower train")?;
-        let items = complete_set("check", &run.vectors(Side::Item), "twotower infer --side item")?;
-        let recalled = complete_set("check", &run.recall(), "twotower recall")?;
-        let fused = recalled[0].config["recall"]["fused"].as_bool() == Some(true);
-        let users = match fused {
-            true => recalled.clone(),
-            false => complete_set("check", &run.vectors(Side::User), "twotower infer --side user")?,
-        };
+        let Outputs { encoded, trained, items, users, recalled, fused } = Outputs::read(run)?;
         let metrics = metrics_of(run, &trained)?;
         let parts = [&encoded, &trained].into_iter().chain(&items).chain(&users).chain(&recalled);
         let mut names: Vec<String> = parts.map(|manifest| manifest.fingerprint.to_string()).collect();
@@ -70,7 +59,10 @@ impl Facts {
             users: count(&encoded, "users")?,
             recalled: sum(&recalled, "users")?,
             // Runs of earlier versions have none.
-            quarantined: recalled.iter().filter_map(|part| part.rows.get("quarantined")).sum(),
+            quarantined: recalled
+                .iter()
+                .filter_map(|part| part.rows.get("quarantined"))
+                .fold(0, |sum, n| n.saturating_add(sum)),
             vectors: BTreeMap::from([
                 (Side::Item, sum(&items, "rows")?),
                 (Side::User, sum(&users, if fused { "users" } else { "rows" })?),
@@ -105,8 +97,10 @@ fn metrics_of(run: &RunDir, trained: &Manifest) -> Result<Option<MetricsFile>, P
 }
 
 fn lacks(manifest: &Manifest, what: &str) -> PipelineError {
+    // `infer` wants a side.
+    let side = manifest.config["side"].as_str().map_or(String::new(), |side| format!(" --side {side}"));
     PipelineError::Mismatch(format!(
-        "check: the manifest of `{}` has no `{what}` that makes sense; run `twotower {} --force`",
+        "check: the manifest of `{}`{side} has no `{what}` that makes sense; run `twotower {}{side} --force`",
         manifest.stage, manifest.stage
     ))
 }
@@ -116,7 +110,7 @@ fn count(manifest: &Manifest, what: &str) -> Result<u64, PipelineError> {
 }
 
 fn sum(parts: &[Manifest], what: &str) -> Result<u64, PipelineError> {
-    parts.iter().map(|part| count(part, what)).sum()
+    parts.iter().try_fold(0u64, |sum, part| sum.checked_add(count(part, what)?).ok_or_else(|| lacks(part, what)))
 }
 
 fn detail<T: serde::de::DeserializeOwned>(manifest: &Manifest, what: &str) -> Result<T, PipelineError> {

@@ -6,6 +6,7 @@
 
 mod facts;
 mod lists;
+mod outputs;
 mod values;
 mod verdict;
 mod whole;
@@ -19,6 +20,7 @@ use crate::run_dir::RunDir;
 use crate::runs;
 use crate::stage::{Context, Outcome, StageKey, prepare_dir, rows};
 use facts::Facts;
+use outputs::Outputs;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use twotower_artifacts::Manifest;
 use verdict::Measures;
@@ -48,6 +50,7 @@ pub fn check(context: &Context, accept: &[Gate]) -> Result<Outcome, PipelineErro
     let started = Instant::now();
     let _step = context.step("check");
     let config = &context.config;
+    Outputs::read(&context.run)?.belong_together(&context.run)?;
     let now = Facts::read(&context.run)?;
     let mut warnings = Vec::new();
     let before = previous(context, &mut warnings)?;

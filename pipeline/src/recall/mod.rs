@@ -164,7 +164,7 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
         sampled.write(&found.ids, &lists)?;
         Ok(sink.write(&found.ids, &lists)?)
     })?;
-    let quarantined = users.quarantine().account(&range, totals.users)?;
+    let quarantined = users.account(&range, totals.users)?;
     context.retract(&manifest_path)?;
     for other in NeighbourFormat::ALL.into_iter().filter(|f| f.extension() != config.recall.format.extension()) {
         remove_if_there(&dir.join(part_name(shard, other.extension())))?;

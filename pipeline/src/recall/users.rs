@@ -80,11 +80,22 @@ impl Users {
         }
     }
 
-    /// Rows of the table that have no vectors.
-    pub fn quarantine(&self) -> &Quarantine {
+    /// As [`Quarantine::account`], for a range of the users table's rows.
+    ///
+    /// # Errors
+    /// [`PipelineError::Mismatch`] for vectors that are not of all rows but those left out, [`PipelineError::Data`]
+    /// for a table that has changed.
+    pub fn account(&self, range: &Range<u64>, written: u64) -> Result<u64, PipelineError> {
         match self {
-            Users::Stored { quarantine, .. } => quarantine,
-            Users::Raw { source, .. } => source.quarantine(),
+            Users::Stored { quarantine, .. } => quarantine.account(range, written).map_err(|_| {
+                PipelineError::Mismatch(format!(
+                    "recall: {written} user vectors of rows {} to {} of the table, of which {} are left out; run `twotower infer --side user --force`",
+                    range.start,
+                    range.end,
+                    quarantine.within(range)
+                ))
+            }),
+            Users::Raw { source, .. } => source.account(range, written),
         }
     }
 

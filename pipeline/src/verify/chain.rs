@@ -3,7 +3,7 @@
 use super::Check;
 use super::coverage::{Output, Parts};
 use crate::encode;
-use crate::encoded::Encoded;
+use crate::encoded::{self, Encoded};
 use crate::evaluate::{self, read_metrics};
 use crate::parts::{Part, VectorParts};
 use crate::quarantine::{self, QUARANTINE, Quarantine};
@@ -93,7 +93,7 @@ impl Check<'_> {
         let (before, dir) = (self.found.problems.len(), self.run.encoders());
         let path = dir.join(encode::files::MANIFEST);
         let Some(manifest) = self.manifest(&path, "encode-features") else { return path.exists() };
-        links.encoded = Some(content_fingerprint(&manifest.files));
+        links.encoded = Some(encoded::content(&manifest));
         for (side, table) in [(Side::User, "users"), (Side::Item, "items")] {
             links.tables.extend(manifest.inputs.get(table).map(|f| (side, f.clone())));
         }

@@ -159,7 +159,7 @@ impl Check<'_> {
 
     /// Reports an artifact; it is whole if no problem was found since there were `before`.
     fn report(&mut self, name: &'static str, rows: u64, manifests: &[&Manifest], before: usize) {
-        let bytes = manifests.iter().flat_map(|m| &m.files).map(|f| f.bytes).sum();
+        let bytes = manifests.iter().flat_map(|m| &m.files).map(|f| f.bytes).fold(0, u64::saturating_add);
         let whole = self.found.problems.len() == before;
         self.found.artifacts.push(ArtifactReport { name, parts: manifests.len(), rows, bytes, whole });
     }
