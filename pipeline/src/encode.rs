@@ -16,7 +16,8 @@ use std::sync::Arc;
 use std::time::Instant;
 use twotower_artifacts::codes::GROUP_ROWS;
 use twotower_artifacts::{
-    CodeBatch, CodesInfo, CodesWriter, Compression, FileEntry, Id, IdKind, Ids, Interactions, Side, write_interactions,
+    CodeBatch, CodesInfo, CodesWriter, Compression, FileEntry, Id, IdKind, Ids, Interactions, Manifest, Side,
+    write_interactions,
 };
 use twotower_encoders::{EncodeCounts, EncoderError, EncoderFit, EncoderState, store};
 use twotower_queries::{EventCounts, STAGED, distinct_users, join_events};
@@ -59,36 +60,8 @@ pub mod files {
 pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
     let _step = context.step("encode-features");
-    let tables = &context.config.tables;
-    let users = Table::open(USERS, &tables.users.source)?.leniently();
-    let items = Table::open("items", &tables.items.source)?;
-    let interactions = Table::open(INTERACTIONS, &tables.interactions.source)?.leniently();
-    let joins = SideFiles::open(context, &[Side::User, Side::Item])?;
-    if let Some(earlier) = &options.update
-        && earlier.canonicalize().is_ok_and(|e| context.run.encoders().canonicalize().is_ok_and(|own| own == e))
-    {
-        return Err(PipelineError::usage(format!(
-            "--update {} is this run's own folder; give the new state another --run",
-            earlier.display()
-        )));
-    }
-    let previous = options.update.as_ref().map(EncoderState::load).transpose()?;
-
-    let mut inputs = vec![
-        ("users", users.fingerprint()),
-        ("items", items.fingerprint()),
-        ("interactions", interactions.fingerprint()),
-    ];
-    inputs.extend(previous.as_ref().map(|state| ("previous encoders", state.fingerprint().clone())));
-    inputs.extend(joins.inputs());
-    let all_users = context.config.encode.all_users;
-    let settings = serde_json::json!({
-        "tables": tables,
-        "features": context.config.features,
-        "all users": all_users,
-        "positives": !options.without_positives,
-    });
-    let key = StageKey::new("encode-features", inputs, settings);
+    let inputs = Inputs::open(context, options)?;
+    let key = inputs.key(context, options);
     let dir = context.run.encoders();
     let manifest_path = dir.join(files::MANIFEST);
     if !context.force
@@ -100,76 +73,30 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     prepare_dir(&dir)?;
     prepare_dir(&dir.join(store::VOCABULARIES))?;
 
+    let Inputs { users, items, interactions, joins, previous } = inputs;
     let encode = Encode { context, dir: &dir, joins };
     let item_table = encode.read_items(&items)?;
-    let user_kind = id_kind(&users, &tables.users.id)?;
+    let user_kind = id_kind(&users, &context.config.tables.users.id)?;
     let mut aside = QuarantineWriter::new(&dir, context.config.encode.max_bad_rows);
     let staged = match options.without_positives {
         true => None,
         false => Some(encode.stage_interactions(&interactions, user_kind, &item_table.ids, &mut aside)?),
     };
-    let positive = match &staged {
-        Some(staged) => context.during("a query of the interactions", || distinct_users(staged.path(), user_kind))?,
-        None => Ids::new(user_kind),
-    };
-    let positive = IdIndex::new(positive).map_err(|(a, b)| {
-        PipelineError::Data(format!(
-            "distinct users of interactions: rows {a} and {b} are equal; please report this as a bug"
-        ))
-    })?;
-
-    // Each worker counts values of its own, and in the end they are one fit.
-    let counted = usize::try_from(context.memory.quarter()).unwrap_or(usize::MAX) / context.config.workers();
-    let fresh = || -> Result<EncoderFit, PipelineError> {
-        let (user, item) = (context.config.side(Side::User), context.config.side(Side::Item));
-        Ok(EncoderFit::new(user, item)?.with_spill(&dir, counted))
-    };
-    let mut fit = fresh()?;
-    item_table.batches.iter().try_for_each(|batch| encode.fit_batch(&mut fit, Side::Item, batch))?;
+    let positive = encode.users_with_positives(staged.as_ref(), user_kind)?;
     let mut passes = UserPasses::new(context, &dir, &encode.joins, &users, &positive)?;
-    passes.fit(&mut fit, fresh, &mut aside)?;
-    let seen = passes.rows();
-    let state = context.during("making vocabularies", || match previous {
-        Some(previous) => previous.update(fit),
-        None => fit.finish(),
-    })?;
+    let state = encode.fit(&item_table, &mut passes, previous, &mut aside)?;
 
     context.retract(&manifest_path)?;
-    let mut counts = BTreeMap::new();
+    let seen = passes.rows();
     let (item_entry, item_counts) = encode.encode_items(&state, &item_table)?;
-    counts.insert(Side::Item, item_counts);
     let encoded = passes.encode(&state, &aside.users())?;
-    counts.insert(Side::User, encoded.counts);
-    let (events, event_counts) = match staged {
-        Some(staged) => {
-            let join = || join_events(staged.path(), &encoded.ids, &item_table.ids);
-            let joined = context.during("a join of the interactions", join)?;
-            // Before the manifest: beside an output that is complete, nobody looks for leftovers.
-            staged.remove()?;
-            joined
-        }
-        None => (Interactions { offsets: vec![0], ..Interactions::default() }, EventCounts::default()),
-    };
-    if events.is_empty() && !options.without_positives {
-        return Err(PipelineError::Data(format!(
-            "interactions: none of {} rows names both a user of `users` and an item of `items`; check `tables.interactions.user` and `.item`",
-            event_counts.rows
-        )));
-    }
-    let events_entry = write_interactions(
-        dir.join(files::INTERACTIONS),
-        &events,
-        item_table.ids.len() as u64,
-        state.fingerprint(),
-        Compression::Lz4,
-    )?;
+    let (events_entry, events) = encode.write_events(staged, &state, &encoded.ids, &item_table.ids)?;
     let mut entries = vec![item_entry, encoded.entry, events_entry];
     match encoded.all {
         Some(entry) => entries.push(entry),
         None => remove_if_there(&dir.join(files::ALL_USERS))?,
     }
-    let bad = [USERS, INTERACTIONS].map(|table| (table, aside.count(table)));
-    let [(_, bad_users), (_, bad_interactions)] = bad;
+    let [bad_users, bad_interactions] = [USERS, INTERACTIONS].map(|table| aside.count(table));
     entries.extend(aside.publish()?);
     state.save(&dir)?;
     entries.push(FileEntry::of_file(&dir, store::MANIFEST, 0)?);
@@ -182,37 +109,16 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
         ("users with positives", encoded.ids.len() as u64),
         ("items", item_table.ids.len() as u64),
         ("users quarantined", bad_users),
-        ("interactions", event_counts.rows + bad_interactions),
+        ("interactions", events.rows + bad_interactions),
         ("interactions quarantined", bad_interactions),
-        ("interactions kept", event_counts.kept),
-        ("interactions of unknown items", event_counts.unknown_item),
-        ("interactions of unknown users", event_counts.unknown_user),
+        ("interactions kept", events.kept),
+        ("interactions of unknown items", events.unknown_item),
+        ("interactions of unknown users", events.unknown_user),
     ]);
+    let counts = BTreeMap::from([(Side::Item, item_counts), (Side::User, encoded.counts)]);
     let mut manifest = key.manifest(entries, rows, started);
     manifest.fingerprint = state.fingerprint().clone();
-    for (table, n) in bad.into_iter().filter(|(_, n)| *n > 0) {
-        let place = dir.join(files::QUARANTINE);
-        let warning = format!(
-            "{n} of {} rows of {table} cannot be used: left out, see {}",
-            manifest.rows[table],
-            place.display()
-        );
-        tracing::warn!("encode-features: {warning}");
-        manifest.warnings.push(warning);
-    }
-    for (what, n) in [("items", event_counts.unknown_item), ("users", event_counts.unknown_user)] {
-        if n > 0 {
-            let warning = format!(
-                "{n} of {} interactions name {what} that are not in the {what} table: left out",
-                event_counts.rows
-            );
-            tracing::warn!("encode-features: {warning}");
-            manifest.warnings.push(warning);
-        }
-    }
-    for (side, counts) in &counts {
-        manifest.warnings.extend(warn_of("encode-features", *side, counts));
-    }
+    manifest.warnings = warnings(&manifest, &dir, &counts);
     manifest.details = serde_json::json!({
         "vocabularies": vocabularies(&state),
         "encoded": counts,
@@ -220,6 +126,79 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     });
     manifest.write(&manifest_path)?;
     Ok(Outcome { skipped: false, manifest })
+}
+
+/// What the stage reads.
+struct Inputs {
+    users: Table,
+    items: Table,
+    interactions: Table,
+    joins: SideFiles,
+    /// The state that is extended.
+    previous: Option<EncoderState>,
+}
+
+impl Inputs {
+    fn open(context: &Context, options: &EncodeOptions) -> Result<Self, PipelineError> {
+        let tables = &context.config.tables;
+        if let Some(earlier) = &options.update
+            && earlier.canonicalize().is_ok_and(|e| context.run.encoders().canonicalize().is_ok_and(|own| own == e))
+        {
+            return Err(PipelineError::usage(format!(
+                "--update {} is this run's own folder; give the new state another --run",
+                earlier.display()
+            )));
+        }
+        Ok(Self {
+            users: Table::open(USERS, &tables.users.source)?.leniently(),
+            items: Table::open("items", &tables.items.source)?,
+            interactions: Table::open(INTERACTIONS, &tables.interactions.source)?.leniently(),
+            joins: SideFiles::open(context, &[Side::User, Side::Item])?,
+            previous: options.update.as_ref().map(EncoderState::load).transpose()?,
+        })
+    }
+
+    /// All that the stage's outputs depend on.
+    fn key(&self, context: &Context, options: &EncodeOptions) -> StageKey {
+        let mut inputs = vec![
+            ("users", self.users.fingerprint()),
+            ("items", self.items.fingerprint()),
+            ("interactions", self.interactions.fingerprint()),
+        ];
+        inputs.extend(self.previous.as_ref().map(|state| ("previous encoders", state.fingerprint().clone())));
+        inputs.extend(self.joins.inputs());
+        let settings = serde_json::json!({
+            "tables": context.config.tables,
+            "features": context.config.features,
+            "all users": context.config.encode.all_users,
+            "positives": !options.without_positives,
+        });
+        StageKey::new("encode-features", inputs, settings)
+    }
+}
+
+/// Logs and returns what a person should know about rows that were left out and values that made no sense.
+fn warnings(manifest: &Manifest, dir: &Path, counts: &BTreeMap<Side, EncodeCounts>) -> Vec<String> {
+    let rows = |name: &str| manifest.rows.get(name).copied().unwrap_or_default();
+    let mut warnings = Vec::new();
+    for table in quarantine::TABLES {
+        let (bad, all, place) = (rows(&quarantine::counter(table)), rows(table), dir.join(files::QUARANTINE));
+        if bad > 0 {
+            warnings.push(format!("{bad} of {all} rows of {table} cannot be used: left out, see {}", place.display()));
+        }
+    }
+    let usable = rows(INTERACTIONS) - rows(&quarantine::counter(INTERACTIONS));
+    for what in ["items", "users"] {
+        let unknown = rows(&format!("interactions of unknown {what}"));
+        if unknown > 0 {
+            let text =
+                format!("{unknown} of {usable} interactions name {what} that are not in the {what} table: left out");
+            warnings.push(text);
+        }
+    }
+    warnings.iter().for_each(|warning| tracing::warn!("encode-features: {warning}"));
+    warnings.extend(counts.iter().flat_map(|(side, counts)| warn_of("encode-features", *side, counts)));
+    warnings
 }
 
 /// Logs and returns what a person should know about encoded rows.
@@ -328,6 +307,75 @@ impl Encode<'_> {
         }
         staged.finish()?;
         Ok(staged)
+    }
+
+    /// The users that train.
+    fn users_with_positives(&self, staged: Option<&StagedTable>, kind: IdKind) -> Result<IdIndex, PipelineError> {
+        let ids = match staged {
+            Some(staged) => {
+                self.context.during("a query of the interactions", || distinct_users(staged.path(), kind))?
+            }
+            None => Ids::new(kind),
+        };
+        IdIndex::new(ids).map_err(|(a, b)| {
+            PipelineError::Data(format!(
+                "distinct users of interactions: rows {a} and {b} are equal; please report this as a bug"
+            ))
+        })
+    }
+
+    /// Vocabularies and bounds of both sides; each worker counts values of its own, and in the end they are one fit.
+    fn fit(
+        &self,
+        items: &ItemTable,
+        users: &mut UserPasses<'_>,
+        previous: Option<EncoderState>,
+        aside: &mut QuarantineWriter<'_>,
+    ) -> Result<EncoderState, PipelineError> {
+        let config = &self.context.config;
+        let counted = usize::try_from(self.context.memory.quarter()).unwrap_or(usize::MAX) / config.workers();
+        let fresh = || -> Result<EncoderFit, PipelineError> {
+            let (user, item) = (config.side(Side::User), config.side(Side::Item));
+            Ok(EncoderFit::new(user, item)?.with_spill(self.dir, counted))
+        };
+        let mut fit = fresh()?;
+        items.batches.iter().try_for_each(|batch| self.fit_batch(&mut fit, Side::Item, batch))?;
+        users.fit(&mut fit, fresh, aside)?;
+        let state = self.context.during("making vocabularies", || match previous {
+            Some(previous) => previous.update(fit),
+            None => fit.finish(),
+        });
+        Ok(state?)
+    }
+
+    /// Writes the interactions of known users and items, by user and in time order; none are staged for a run that
+    /// does not train.
+    fn write_events(
+        &self,
+        staged: Option<StagedTable>,
+        state: &EncoderState,
+        users: &Ids,
+        items: &Ids,
+    ) -> Result<(FileEntry, EventCounts), PipelineError> {
+        let (events, counts) = match staged {
+            Some(staged) => {
+                let join = || join_events(staged.path(), users, items);
+                let joined = self.context.during("a join of the interactions", join)?;
+                // Before the manifest: beside an output that is complete, nobody looks for leftovers.
+                staged.remove()?;
+                if joined.0.is_empty() {
+                    return Err(PipelineError::Data(format!(
+                        "interactions: none of {} rows names both a user of `users` and an item of `items`; check `tables.interactions.user` and `.item`",
+                        joined.1.rows
+                    )));
+                }
+                joined
+            }
+            None => (Interactions { offsets: vec![0], ..Interactions::default() }, EventCounts::default()),
+        };
+        let path = self.dir.join(files::INTERACTIONS);
+        let entry = write_interactions(path, &events, items.len() as u64, state.fingerprint(), Compression::Lz4)?;
+        Ok((entry, counts))
     }
 
     fn encode_items(

@@ -281,6 +281,22 @@ impl<'a> Infer<'a> {
         self.source.rows()
     }
 
+    /// All that a shard's vectors depend on.
+    fn key(&self, shard: Shard) -> Result<StageKey, PipelineError> {
+        let (embedding, infer) = (&self.embedding, &self.context.config.infer);
+        let settings = serde_json::json!({
+            "side": self.side,
+            "shard": shard.index,
+            "shards": shard.count,
+            "id": embedding.spec.id_column,
+            "ids": embedding.ids,
+            "engine": infer.engine,
+            "precision": infer.precision,
+            "compression": infer.compression,
+        });
+        Ok(StageKey::new("infer", embedding.inputs(self.context, &self.source)?, settings))
+    }
+
     /// Runs the stage for one shard.
     ///
     /// # Errors
@@ -297,17 +313,7 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
     let (side, total) = (*side, source.rows());
     let range = shard.range(total);
 
-    let settings = serde_json::json!({
-        "side": side,
-        "shard": shard.index,
-        "shards": shard.count,
-        "id": embedding.spec.id_column,
-        "ids": embedding.ids,
-        "engine": context.config.infer.engine,
-        "precision": context.config.infer.precision,
-        "compression": context.config.infer.compression,
-    });
-    let key = StageKey::new("infer", embedding.inputs(context, source)?, settings);
+    let key = stage.key(shard)?;
     let dir = other.clone().unwrap_or_else(|| context.run.vectors(side));
     let manifest_path = dir.join(manifest_name(shard));
     if !context.force

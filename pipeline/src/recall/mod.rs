@@ -3,21 +3,22 @@
 mod catalogue;
 mod search;
 mod users;
+mod writer;
 
 use crate::error::PipelineError;
 use crate::exclusions::Exclusion;
-use crate::parts::{KeyRange, VectorParts, exclude_other_counts, manifest_name, part_name};
-use crate::sample::{self, SampleSink};
+use crate::parts::{VectorParts, exclude_other_counts, manifest_name, part_name};
+use crate::sample;
 use crate::shard::Shard;
 use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there, rows};
 use catalogue::index_fits;
 pub use catalogue::{Catalogue, INDEX_STAGE};
-use search::{Search, Totals};
+use search::Search;
 use std::time::Instant;
-use twotower_artifacts::neighbours::open_sink;
-use twotower_artifacts::{IdKind, NeighbourFormat, NeighbourLists, NeighboursInfo, Side};
+use twotower_artifacts::{IdKind, NeighbourFormat, Side};
 use twotower_index::ItemIndex;
 use users::Users;
+use writer::{ShardWriter, Written};
 
 /// The stage, ready for its shards.
 pub struct Recall<'a> {
@@ -26,6 +27,24 @@ pub struct Recall<'a> {
     /// Users that are embedded on the way, with `recall.fused`.
     raw: Option<Users>,
     searched: Option<Searched>,
+}
+
+/// All that a shard's results depend on.
+fn shard_key(context: &Context, items: &VectorParts, users: &Users, shard: Shard) -> Result<StageKey, PipelineError> {
+    let config = &context.config;
+    let mut inputs = users.inputs(context)?;
+    inputs.push(("item vectors", items.fingerprint.clone()));
+    inputs.extend(Exclusion::inputs(context)?);
+    let settings = serde_json::json!({
+        "shard": shard.index,
+        "shards": shard.count,
+        "recall": config.recall,
+        "index": config.index,
+        "engine": items.engine,
+        "compression": config.infer.compression,
+        "sampled users": sample::wanted(config.recall.topk),
+    });
+    Ok(StageKey::new("recall", inputs, settings))
 }
 
 /// What every shard is searched in; made by the first that is not complete.
@@ -40,7 +59,8 @@ impl<'a> Recall<'a> {
     /// way and whose vectors never touch the disk.
     ///
     /// # Errors
-    /// Missing item vectors, or parts of them that do not belong together; for raw rows as [`Embedding::load`].
+    /// Missing item vectors, or parts of them that do not belong together; for raw rows as
+    /// [`Embedding::load`](crate::infer::Embedding::load).
     pub fn open(context: &'a Context) -> Result<Self, PipelineError> {
         let open = || {
             let items = VectorParts::find("recall", &context.run.vectors(Side::Item), Side::Item, None)?;
@@ -95,19 +115,7 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
         }
     };
     users.check(context, items)?;
-    let mut inputs = users.inputs(context)?;
-    inputs.push(("item vectors", items.fingerprint.clone()));
-    inputs.extend(Exclusion::inputs(context)?);
-    let settings = serde_json::json!({
-        "shard": shard.index,
-        "shards": shard.count,
-        "recall": config.recall,
-        "index": config.index,
-        "engine": items.engine,
-        "compression": config.infer.compression,
-        "sampled users": sample::wanted(config.recall.topk),
-    });
-    let key = StageKey::new("recall", inputs, settings);
+    let key = shard_key(context, items, users, shard)?;
     let dir = context.run.recall();
     let manifest_path = dir.join(manifest_name(shard));
     if !context.force
@@ -138,42 +146,23 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
     let plan = context.plan(&users.needs(context, catalogue, index.as_ref(), exclusion))?;
 
     let range = shard.range(users.rows());
-    let name = part_name(shard, config.recall.format.extension());
-    let item_ids = catalogue.ids.ids();
-    let info = NeighboursInfo { users: users.ids(), items: item_ids.kind() };
-    let mut sink = open_sink(config.recall.format, dir.join(name), &info, k, config.infer.compression)?;
-    let mut sampled = SampleSink::create(&context.run, shard, users.rows(), &info, k, config.infer.compression)?;
+    let mut writer = ShardWriter::create(context, shard, users, catalogue.ids.ids())?;
     let mut bar = context.progress.bar("recall", range.end - range.start, "users");
-    let (mut totals, mut keys) = (Totals::default(), KeyRange::default());
-    let (mut offsets, mut item_rows, mut scores) = (Vec::new(), Vec::new(), Vec::new());
     let search = Search { context, plan, index: index.as_ref(), exclusion, eligible: &eligible };
     users.search(&search, range.clone(), |found| {
-        offsets.clear();
-        item_rows.clear();
-        scores.clear();
-        offsets.push(0);
-        for q in 0..found.ids.len() {
-            item_rows.extend_from_slice(found.neighbours.rows(q));
-            scores.extend_from_slice(found.neighbours.scores(q));
-            offsets.push(item_rows.len());
-        }
-        totals.add(&found, k);
-        keys.add(&found.ids);
         bar.advance(found.ids.len() as u64);
-        let lists = NeighbourLists { offsets: &offsets, rows: &item_rows, scores: &scores, item_ids };
-        sampled.write(&found.ids, &lists)?;
-        Ok(sink.write(&found.ids, &lists)?)
+        writer.write(&found)
     })?;
-    let quarantined = users.account(&range, totals.users)?;
+    let quarantined = users.account(&range, writer.users())?;
     context.retract(&manifest_path)?;
     for other in NeighbourFormat::ALL.into_iter().filter(|f| f.extension() != config.recall.format.extension()) {
         remove_if_there(&dir.join(part_name(shard, other.extension())))?;
     }
-    let entries = vec![sink.finish()?, sampled.finish()?];
+    let Written { files, totals, keys } = writer.finish()?;
     warnings.extend(exclusion.warning().map(str::to_string));
     warnings.extend(crate::encode::warn_of("recall", Side::User, &totals.counts));
     let mut manifest = key.manifest(
-        entries,
+        files,
         rows([
             ("users", totals.users),
             ("quarantined", quarantined),
