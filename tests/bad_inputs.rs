@@ -403,7 +403,7 @@ const CASES: &[Case] = &[
         },
         command: "recall --force",
         code: 4,
-        says: &["part-00000-of-00002.json", "part-00001-of-00002.json", "engines"],
+        says: &["part-00000-of-00002.json", "part-00001-of-00002.json", "`engine`"],
         absent: "",
     },
     Case {

@@ -5,7 +5,8 @@ use crate::error::PipelineError;
 use crate::quarantine::QUARANTINE;
 use crate::shard::Shard;
 use crate::stage::{remove_if_there, verify_file};
-use std::collections::BTreeMap;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use twotower_artifacts::{ArtifactError, FileEntry, Fingerprint, IdKind, Ids, Manifest, Side, VectorsReader};
@@ -60,14 +61,16 @@ impl Part {
         Shard::of(&self.manifest)
     }
 
-    /// What all parts of one output have in common: inputs, and settings but the shard.
-    pub fn common(&self) -> (&BTreeMap<String, Fingerprint>, serde_json::Value) {
-        let mut config = self.manifest.config.clone();
-        if let Some(object) = config.as_object_mut() {
-            object.remove("shard");
-        }
-        (&self.manifest.inputs, config)
+    /// Settings but the shard, which all parts of one output have in common.
+    pub fn settings(&self) -> BTreeMap<String, Value> {
+        let settings = self.manifest.config.as_object().into_iter().flatten();
+        settings.filter(|(name, _)| *name != "shard").map(|(name, value)| (name.clone(), value.clone())).collect()
     }
+}
+
+/// The keys under which two maps differ.
+pub fn differing<T: PartialEq>(a: &BTreeMap<String, T>, b: &BTreeMap<String, T>) -> BTreeSet<String> {
+    a.keys().chain(b.keys()).filter(|key| a.get(*key) != b.get(*key)).cloned().collect()
 }
 
 /// Makes sure that a folder holds no parts of another number of shards: read together with this
@@ -140,25 +143,14 @@ pub struct VectorParts {
 }
 
 impl VectorParts {
-    /// Finds the parts that together cover `wanted` rows of the table (`None` = all of it).
+    /// Finds the parts that together cover a shard of the table, or all of it.
     ///
     /// # Errors
     /// No parts; a missing shard; parts of unlike towers, engines, tables or shard counts.
     pub fn find(stage: &'static str, dir: &Path, side: Side, shard: Option<Shard>) -> Result<Self, PipelineError> {
-        let parts = part_manifests(dir)?;
-        let advice = format!("run `twotower infer --side {side}` first");
-        let Some(first) = parts.first() else {
-            return Err(PipelineError::MissingInput { stage, path: dir.join("part-*.json"), advice });
-        };
-        for part in &parts {
-            if part.common() != first.common() {
-                return Err(PipelineError::Mismatch(format!(
-                    "{stage}: {} and {} were made from different towers, tables, engines or numbers of shards; run `twotower infer --side {side} --force` for all shards",
-                    first.path.display(),
-                    part.path.display()
-                )));
-            }
-        }
+        let set = PartSet::read(stage, dir, format!("twotower infer --side {side}"))?;
+        set.refuse_unlike("inputs", |part| part.manifest.inputs.clone())?;
+        let first = set.first();
         let incomplete = |path: &Path, what: &str| {
             PipelineError::Mismatch(format!(
                 "{stage}: {}: `{what}` is missing or makes no sense; run `twotower infer --side {side} --force`",
@@ -166,8 +158,6 @@ impl VectorParts {
             ))
         };
         let (path, first) = (&first.path, &first.manifest);
-        let count = first.config["shards"].as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
-        let count = count.ok_or_else(|| incomplete(path, "shards"))?;
         let total = *first.rows.get("table rows").ok_or_else(|| incomplete(path, "table rows"))?;
         let towers = first.inputs.get("towers").cloned().ok_or_else(|| incomplete(path, "towers"))?;
         let engine = first.config["engine"].as_str().ok_or_else(|| incomplete(path, "engine"))?.to_string();
@@ -185,26 +175,12 @@ impl VectorParts {
             files: Vec::new(),
         };
         let mut fingerprints = Vec::new();
-        for index in Shard::holding(wanted.start, total, count)..count {
-            let shard = Shard { index, count };
+        for index in Shard::holding(wanted.start, total, set.count)..set.count {
+            let shard = Shard { index, count: set.count };
             if shard.range(total).start >= wanted.end {
                 break;
             }
-            let mut claims = parts.iter().filter(|p| p.shard() == Some(shard));
-            let Some(part) = claims.next() else {
-                return Err(PipelineError::MissingInput {
-                    stage,
-                    path: dir.join(manifest_name(shard)),
-                    advice: format!("run `twotower infer --side {side} --shard {shard}`"),
-                });
-            };
-            if let Some(other) = claims.next() {
-                return Err(PipelineError::Mismatch(format!(
-                    "{stage}: {} and {} both say to be shard {shard}; run `twotower infer --side {side} --shard {shard} --force`",
-                    part.path.display(),
-                    other.path.display()
-                )));
-            }
+            let part = set.of(shard)?;
             let file = part.manifest.files.first().ok_or_else(|| incomplete(&part.path, "files"))?;
             let quarantined = part.manifest.rows.get("quarantined").copied().unwrap_or_default();
             found.take(stage, side, shard, file, quarantined)?;
@@ -265,32 +241,89 @@ impl VectorParts {
 /// Manifests of a complete set of parts, in shard order: every shard once, all of one number and of like settings.
 ///
 /// # Errors
-/// A shard without a manifest, naming the command that makes it; parts of unlike settings.
+/// A shard without a manifest or with two, naming the command that makes it; parts of unlike settings.
 pub fn complete_set(stage: &'static str, dir: &Path, command: &str) -> Result<Vec<Manifest>, PipelineError> {
-    let missing = |name: &str, shard: &str| PipelineError::MissingInput {
-        stage,
-        path: dir.join(name),
-        advice: format!("run `{command}{shard}` first"),
-    };
-    let found = part_manifests(dir)?;
-    let Some(first) = found.first() else { return Err(missing("part-*.json", "")) };
-    if let Some(other) = found.iter().find(|part| part.common().1 != first.common().1) {
-        return Err(PipelineError::Mismatch(format!(
-            "{stage}: {} and {} were made with different settings or numbers of shards; run `{command} --force` for all shards",
-            first.path.display(),
-            other.path.display()
-        )));
+    let set = PartSet::read(stage, dir, command.to_string())?;
+    let of = |index| set.of(Shard { index, count: set.count }).map(|part| part.manifest.clone());
+    (0..set.count).map(of).collect()
+}
+
+/// The parts of a folder, of like settings and of one number of shards.
+struct PartSet {
+    /// The stage that reads them.
+    stage: &'static str,
+    dir: PathBuf,
+    /// The command that makes them, but for the shard.
+    command: String,
+    /// Number of shards.
+    count: u32,
+    /// Not empty.
+    parts: Vec<Part>,
+}
+
+impl PartSet {
+    fn read(stage: &'static str, dir: &Path, command: String) -> Result<Self, PipelineError> {
+        let parts = part_manifests(dir)?;
+        let mut set = Self { stage, dir: dir.to_path_buf(), command, count: 0, parts };
+        let Some(first) = set.parts.first() else { return Err(set.missing("part-*.json", "")) };
+        set.count = first.shard().map_or(0, |shard| shard.count);
+        if set.count == 0 {
+            return Err(PipelineError::Mismatch(format!(
+                "{stage}: {}: `shard` or `shards` is missing or makes no sense; run `{} --force`",
+                first.path.display(),
+                set.command
+            )));
+        }
+        set.refuse_unlike("settings", Part::settings)?;
+        Ok(set)
     }
-    let count = first.shard().map_or(0, |shard| shard.count);
-    let of = |index: u32| {
-        let shard = Shard { index, count };
-        let own = found.iter().find(|part| part.shard() == Some(shard));
-        own.map(|part| part.manifest.clone())
-            .ok_or_else(|| missing(&manifest_name(shard), &format!(" --shard {shard}")))
-    };
-    match count {
-        0 => Err(missing("part-*.json", " --force")),
-        _ => (0..count).map(of).collect(),
+
+    fn first(&self) -> &Part {
+        &self.parts[0]
+    }
+
+    /// Refuses parts that differ in what `common` takes of them.
+    fn refuse_unlike<T: PartialEq>(
+        &self,
+        what: &str,
+        common: impl Fn(&Part) -> BTreeMap<String, T>,
+    ) -> Result<(), PipelineError> {
+        let (first, expected) = (self.first(), common(self.first()));
+        let unlike = |part: &Part| differing(&expected, &common(part));
+        let Some((other, names)) = self.parts.iter().map(|p| (p, unlike(p))).find(|(_, names)| !names.is_empty())
+        else {
+            return Ok(());
+        };
+        let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+        Err(PipelineError::Mismatch(format!(
+            "{}: {} and {} were made with different {what}: {}; run `{} --force` for all shards",
+            self.stage,
+            first.path.display(),
+            other.path.display(),
+            names.join(", "),
+            self.command
+        )))
+    }
+
+    /// The one part of a shard.
+    fn of(&self, shard: Shard) -> Result<&Part, PipelineError> {
+        let mut claims = self.parts.iter().filter(|part| part.shard() == Some(shard));
+        match (claims.next(), claims.next()) {
+            (None, _) => Err(self.missing(&manifest_name(shard), &format!(" --shard {shard}"))),
+            (Some(part), None) => Ok(part),
+            (Some(part), Some(other)) => Err(PipelineError::Mismatch(format!(
+                "{}: {} and {} both say to be shard {shard}; run `{} --shard {shard} --force`",
+                self.stage,
+                part.path.display(),
+                other.path.display(),
+                self.command
+            ))),
+        }
+    }
+
+    fn missing(&self, name: &str, shard: &str) -> PipelineError {
+        let advice = format!("run `{}{shard}` first", self.command);
+        PipelineError::MissingInput { stage: self.stage, path: self.dir.join(name), advice }
     }
 }
 

@@ -1,12 +1,12 @@
 //! Parts: each shard once, of one input, one model and one number of shards, with the rows it says.
 
 use super::Check;
-use crate::parts::{KeyRange, Part, file_name, list_parts, manifest_name, part_name};
+use crate::parts::{KeyRange, Part, differing, file_name, list_parts, manifest_name, part_name};
 use crate::sample;
 use crate::shard::Shard;
 use crate::stage::content_fingerprint;
-use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::Path;
 use twotower_artifacts::{
     ArtifactError, FileEntry, Ids, Manifest, NeighbourFormat, Side, VectorsReader, inspect_neighbours,
@@ -183,18 +183,13 @@ impl Check<'_> {
     /// Notes unless a part was made from the same inputs, under the same settings, as the first.
     fn alike(&mut self, part: &Part, first: &Part) {
         let name = file_name(&first.path).to_string();
-        let differing = |x: &Map<String, Value>, y: &Map<String, Value>| -> BTreeSet<String> {
-            x.keys().chain(y.keys()).filter(|key| x.get(*key) != y.get(*key)).cloned().collect()
-        };
-        let (a, b) = (first.common(), part.common());
-        let object = |value: Value| value.as_object().cloned().unwrap_or_default();
-        let mut inputs = differing(&object(json!(a.0)), &object(json!(b.0)));
+        let mut inputs = differing(&first.manifest.inputs, &part.manifest.inputs);
         // Each shard reads the vectors of its own users.
         inputs.remove("user vectors");
         if !inputs.is_empty() {
             self.mismatch(&part.path, format!("made from other inputs than {name}: {inputs:?}"));
         }
-        let settings = differing(&object(a.1), &object(b.1));
+        let settings = differing(&first.settings(), &part.settings());
         if !settings.is_empty() {
             self.mismatch(&part.path, format!("made under other settings than {name}: {settings:?}"));
         }
