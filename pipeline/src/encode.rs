@@ -6,6 +6,7 @@ use crate::config::InteractionTable;
 use crate::error::PipelineError;
 use crate::id_index::IdIndex;
 use crate::quarantine::{self, INTERACTIONS, QuarantineWriter, USERS};
+use crate::run_lock::RunLock;
 use crate::side_files::{SideFiles, read_columns};
 use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there, rows};
 use crate::user_passes::UserPasses;
@@ -72,7 +73,11 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
             earlier.display()
         )));
     }
-    let previous = options.update.as_ref().map(EncoderState::load).transpose()?;
+    let load = |earlier: &PathBuf| -> Result<EncoderState, PipelineError> {
+        let _unchanged = RunLock::take_source(&context.run, earlier)?;
+        Ok(EncoderState::load(earlier)?)
+    };
+    let previous = options.update.as_ref().map(load).transpose()?;
 
     let mut inputs = vec![
         ("users", users.fingerprint()),

@@ -301,8 +301,8 @@ mod tests {
     fn clean_rows_keep_their_places_in_batches_that_end_at_multiples_of_the_step() {
         let dir = tempfile::tempdir().unwrap();
         let batch = batch(dir.path(), 3000, &[0, 1500, 1501, 2999]);
-        let cases: [(&[u64], &[(u64, u64)]); 4] = [
-            (&[], &[(0, 3000)]),
+        let cases = [
+            (&[][..], &[(0, 3000)][..]),
             (&[0], &[(1, 1024), (1024, 3000)]),
             (&[1500, 1501], &[(0, 1500), (1502, 2048), (2048, 3000)]),
             (&[2999], &[(0, 2999)]),
