@@ -73,6 +73,7 @@ fn each_fault_is_found_by_its_own_check() {
     std::fs::copy(job.path("items.parquet"), job.path("cut.parquet")).unwrap();
     std::fs::File::options().write(true).open(job.path("cut.parquet")).unwrap().set_len(100).unwrap();
     unfit("--set tables.items.path=cut.parquet", &[], "table", &["items", "cut.parquet"]);
+    job.refused("doctor --set topk", 2, &["--set topk", "expected key=value"]);
     // Without the runtime, the other engine needs none.
     let (finished, report) =
         checked(&job, "--set infer.engine=native", &[("ORT_DYLIB_PATH", "/nowhere/libonnxruntime.so")]);

@@ -6,6 +6,8 @@ mod fixture;
 
 use faults::{Call, Fault, Guarded, NIGHT, Runs, SHARDS};
 use fixture::Finished;
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -110,6 +112,85 @@ fn the_same_shard_twice_at_once_leaves_one_result_of_the_same_bytes() {
             faults::assert_same(&folder.join("run"), &expected, &format!("{} twice", SHARDS.lines[line]));
         }
     }
+}
+
+#[test]
+fn of_two_starts_at_once_one_works_and_the_other_is_refused_or_finds_it_done() {
+    let runs = Runs::new("locks-race");
+    let (expected, _) = runs.reference(NIGHT, false);
+    for race in 0..5 {
+        let folder = runs.folder(&format!("race-{race}"), false);
+        let start = || {
+            let mut command = runs.command(NIGHT.lines[0], &folder);
+            command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let ended = [start(), start()].map(|child| Finished::from(child.wait_with_output().unwrap()));
+        assert!(ended.iter().any(|finished| finished.code == 0), "{ended:?}");
+        for loser in ended.iter().filter(|finished| finished.code != 0) {
+            assert_eq!(loser.code, 1, "{}", loser.stderr);
+            assert!(loser.stderr.contains("run is in use by process "), "{}", loser.stderr);
+        }
+        faults::assert_same(&folder.join("run"), &expected, "two starts");
+    }
+}
+
+/// All but the last two lines of [`SHARDS`] done, and the calls of the first of those, which builds the index.
+fn before_the_index(runs: &Runs, name: &str) -> (std::path::PathBuf, faults::Outputs, Vec<Call>) {
+    let (expected, calls) = runs.reference(SHARDS, false);
+    let folder = runs.folder(name, false);
+    runs.complete(&SHARDS.lines[..5], &folder);
+    (folder, expected, calls[5].clone())
+}
+
+#[test]
+fn who_waits_for_an_index_whose_builder_is_stopped_says_so_and_ends() {
+    let runs = Runs::new("locks-index");
+    let (folder, expected, calls) = before_the_index(&runs, "stopped");
+    let at = 1 + calls.iter().position(|call| call.path.contains("index/index")).unwrap();
+    let first = stopped_at(&runs, SHARDS.lines[5], &folder, at);
+    let mut second = runs.command(SHARDS.lines[6], &folder);
+    let second: Finished = second.env("TWOTOWER_STALL_TIMEOUT", "3s").output().unwrap().into();
+    assert_eq!(second.code, 1, "{}", second.stderr);
+    let pid = first.0.id();
+    for says in [
+        "waiting for the index in stopped/run/index, held by process ",
+        &format!("It is stopped: `kill -CONT {pid}` lets it go on."),
+        "recall shard 1/2: the index: no progress for 3 s",
+        &format!("waiting for process {pid}, for "),
+    ] {
+        assert!(second.stderr.contains(says), "expected `{says}` in\n{}", second.stderr);
+    }
+    goes_on(first);
+    runs.complete(&SHARDS.lines[6..], &folder);
+    faults::assert_same(&folder.join("run"), &expected, "a builder that was stopped");
+}
+
+#[test]
+fn who_waits_for_an_index_that_takes_long_waits_for_as_long_as_its_builder_works() {
+    let runs = Runs::new("locks-slow-index");
+    let (folder, expected, _) = before_the_index(&runs, "slow");
+    let path = folder.join("run/index/.lock");
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let mut lock = File::options().create(true).append(true).open(&path).unwrap();
+    lock.lock().unwrap();
+    // This process is the builder.
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let holder = serde_json::json!({ "pid": std::process::id(), "host": host.trim(), "since": 1, "command": "slow" });
+    writeln!(lock, "{holder}").unwrap();
+    let mut waits = runs.command(SHARDS.lines[5], &folder);
+    waits.env("TWOTOWER_STALL_TIMEOUT", "3s").stdout(Stdio::null());
+    let mut waits = Guarded(waits.spawn().unwrap());
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(8) {
+        assert!(waits.0.try_wait().unwrap().is_none(), "it did not wait");
+        for n in 0..1_000_000 {
+            std::hint::black_box(n);
+        }
+    }
+    drop(lock);
+    assert!(waits.end().success());
+    runs.complete(&SHARDS.lines[6..], &folder);
+    faults::assert_same(&folder.join("run"), &expected, "an index that took long");
 }
 
 #[test]

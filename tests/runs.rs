@@ -2,10 +2,12 @@
 
 mod fixture;
 
-use fixture::{Job, USERS, users};
+use fixture::{Finished, Job, USERS, users};
 use serde_json::Value;
 use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::OnceLock;
 
 /// Runs `a`, `b` and `c`, good, and `d`, refused for half a table; `latest` names `c`.
@@ -153,4 +155,148 @@ fn a_link_that_names_no_run_beside_it_is_no_latest() {
     let back = job.json("rollback");
     assert_eq!((&back["from"], back["to"].as_str()), (&Value::Null, Some("c")));
     assert_eq!(Path::new(&latest(&job)), Path::new("c"));
+}
+
+/// Opens a lock file as the binary does; the caller locks it.
+fn lock_file(job: &Job, name: &str) -> File {
+    File::options().create(true).append(true).open(job.path(name)).unwrap()
+}
+
+/// Runs a command that must wait until nobody else switches `latest`, and does something `meanwhile`.
+fn after_waiting(job: &Job, line: &str, meanwhile: impl FnOnce()) -> Finished {
+    let held = lock_file(job, "runs/.latest.lock");
+    held.lock().unwrap();
+    let mut child = job.command(line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    while !(said.contains("waiting for the link ") && said.contains("runs/latest, held by ")) {
+        assert!(stderr.read_line(&mut said).unwrap() > 0, "{line} did not wait:\n{said}");
+    }
+    meanwhile();
+    drop(held);
+    stderr.read_to_string(&mut said).unwrap();
+    Finished { stderr: said, ..child.wait_with_output().unwrap().into() }
+}
+
+#[test]
+fn whatever_switches_latest_waits_for_the_others_and_then_looks_where_it_points() {
+    let job = nights().copy("runs-latest");
+    let point_at = |run: &str| twotower_artifacts::publish::switch_link(job.path("runs/latest"), run).unwrap();
+
+    let published = after_waiting(&job, "publish --run runs/b", || assert_eq!(latest(&job), "c"));
+    assert_eq!((published.code, latest(&job)), (0, "b".to_string()), "{}", published.stderr);
+    // A run that changes takes back what names it, and nothing else.
+    let changed = after_waiting(&job, "recall --run runs/b --fused --force", || point_at("c"));
+    assert_eq!((changed.code, latest(&job)), (0, "c".to_string()), "{}", changed.stderr);
+    assert!(!job.path("runs/b/gates/manifest.json").exists());
+    // What is gone back to is looked at when it is its turn.
+    let gates = job.path("runs/a/gates/manifest.json");
+    let manifest = std::fs::read(&gates).unwrap();
+    let back = after_waiting(&job, "rollback --to a", || std::fs::remove_file(&gates).unwrap());
+    assert_eq!((back.code, latest(&job)), (4, "c".to_string()), "{}", back.stderr);
+    assert!(back.stderr.contains("was not checked"), "{}", back.stderr);
+    std::fs::write(&gates, manifest).unwrap();
+    // A run that was published meanwhile is not pruned.
+    let pruned = after_waiting(&job, "runs prune --keep 1", || point_at("a"));
+    assert_eq!((pruned.code, latest(&job)), (0, "a".to_string()), "{}", pruned.stderr);
+    assert!(pruned.stdout.contains("left a: `latest` names it"), "{}", pruned.stdout);
+    assert_eq!(names(&job), ["a", "b", "c", "d", "latest"]);
+}
+
+#[test]
+fn a_run_at_work_is_none_to_go_back_to() {
+    let job = nights().copy("runs-at-work");
+    let shard = lock_file(&job, "runs/b/.lock");
+    shard.lock_shared().unwrap();
+    for line in ["rollback", "rollback --to b"] {
+        job.refused(line, 1, &["runs/b is in use by "]);
+        assert_eq!(latest(&job), "c");
+    }
+    drop(shard);
+    job.ok("rollback");
+    assert_eq!(latest(&job), "b");
+}
+
+#[test]
+fn a_run_named_by_a_link_is_worked_on_and_the_link_is_none() {
+    let job = nights().copy("runs-by-link");
+    job.ok("recall --run runs/latest --fused --force --quiet");
+    assert!(!job.path("runs/latest").exists() && !job.path("runs/c/gates/manifest.json").exists());
+    job.ok("publish --run runs/c --quiet");
+    job.ok("publish --run runs/latest/ --force --quiet");
+    assert_eq!(latest(&job), "c");
+    let manifest = twotower_artifacts::Manifest::read(job.path("runs/c/gates/manifest.json")).unwrap();
+    assert_eq!(manifest.details["previous"], "b", "a run is compared with itself");
+    let before = std::fs::read(job.path("runs/c/encoders/manifest.json")).unwrap();
+    job.ok("encode-features --run runs/latest --quiet");
+    assert!(std::fs::read(job.path("runs/c/encoders/manifest.json")).unwrap() != before);
+    assert_eq!(names(&job), ["a", "b", "c", "d"]);
+    std::os::unix::fs::symlink("gone", job.path("runs/broken")).unwrap();
+    job.refused("encode-features --run runs/broken", 1, &["resolve the link runs/broken"]);
+}
+
+#[test]
+fn what_cannot_be_published_is_an_error() {
+    let job = nights().copy("runs-folder-latest");
+    std::fs::remove_file(job.path("runs/latest")).unwrap();
+    std::fs::create_dir(job.path("runs/latest")).unwrap();
+    for line in ["run --run runs/c --update-from runs/a --no-train --fused", "publish --run runs/c"] {
+        job.refused(line, 1, &["runs/latest", "not a link", "move it away"]);
+    }
+    std::fs::remove_dir(job.path("runs/latest")).unwrap();
+    job.ok("publish --run runs/c --quiet");
+    assert_eq!(latest(&job), "c");
+    // A run whose folder has that name is complete without a link.
+    std::fs::create_dir(job.path("alone")).unwrap();
+    std::fs::rename(job.path("runs/c"), job.path("alone/latest")).unwrap();
+    assert!(job.ok("publish --run alone/latest").stderr.contains("is the run itself"));
+}
+
+#[test]
+fn an_earlier_run_is_not_read_while_another_process_changes_it() {
+    let job = nights().copy("runs-read");
+    job.ok("encode-features --run runs/h --update runs/a/encoders --quiet");
+    let lock = lock_file(&job, "runs/a/.lock");
+    lock.lock().unwrap();
+    for line in [
+        "run --run runs/g --update-from runs/a --no-train --fused",
+        "encode-features --run runs/g --update runs/a/encoders",
+        "train --run runs/h --from runs/a/towers",
+    ] {
+        job.refused(line, 1, &["runs/a is in use by "]);
+    }
+    let previous = lock_file(&job, "runs/c/.lock");
+    previous.lock().unwrap();
+    job.refused("publish --run runs/b --force", 1, &["runs/c is in use by "]);
+    assert_eq!(latest(&job), "c");
+    previous.unlock().unwrap();
+    lock.unlock().unwrap();
+    // Others may read it, or add shards to it; and it is free again once its weights have been read.
+    lock.lock_shared().unwrap();
+    let line = "train --run runs/h --from runs/a/towers --epochs 100000 --quiet";
+    let mut child = job.command(line).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let (started, best) = (std::time::Instant::now(), job.path("runs/h/towers/checkpoints/best.ckpt"));
+    while !best.exists() && started.elapsed().as_secs() < 60 && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    drop(lock);
+    let back = job.twotower("rollback --to a");
+    let trains = child.try_wait().unwrap().is_none();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(trains && best.exists());
+    assert_eq!((back.code, latest(&job)), (0, "a".to_string()), "{}", back.stderr);
+}
+
+#[test]
+fn a_run_with_a_damaged_manifest_is_listed_as_incomplete() {
+    let job = nights().copy("runs-damaged");
+    job.write("runs/b/encoders/manifest.json", "{");
+    let runs = job.json("runs list");
+    let b = runs["runs"].as_array().unwrap().iter().find(|run| run["name"] == "b").unwrap();
+    assert_eq!(b["complete"], false);
+    job.refused("rollback --to z", 2, &["a, b, c, d"]);
+    job.refused("rollback --to b", 4, &["runs/b is not complete"]);
+    job.ok("rollback");
+    assert_eq!(latest(&job), "a");
 }

@@ -98,7 +98,8 @@ impl Staged {
     /// Buffers of writers on [`Staged::file`] must have been flushed.
     ///
     /// # Errors
-    /// [`ArtifactError::Io`]; the temp file is removed and an earlier file of that name stays.
+    /// [`ArtifactError::Io`]; the temp file is removed and an earlier file of that name stays, unless it was only the
+    /// folder that could not be synced: then the new one stands there, and may be gone after a power failure.
     pub fn commit(mut self) -> Result<(), ArtifactError> {
         self.publish()
     }
@@ -195,6 +196,18 @@ pub fn remove(path: impl AsRef<Path>) -> Result<(), ArtifactError> {
     }
 }
 
+/// Removes a folder with all that is in it; that it is not there is fine.
+///
+/// # Errors
+/// [`ArtifactError::Io`] naming it.
+pub fn remove_folder(folder: impl AsRef<Path>) -> Result<(), ArtifactError> {
+    let folder = folder.as_ref();
+    match fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(io_error("remove", folder)(e)),
+        _ => Ok(()),
+    }
+}
+
 /// Removes temp files of writers that no longer live, and returns how many; subfolders are not visited.
 ///
 /// A missing folder counts as empty.
@@ -240,7 +253,10 @@ pub fn switch_link(link: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<(
     let link = link.as_ref();
     match fs::symlink_metadata(link) {
         Ok(found) if !found.file_type().is_symlink() => {
-            let reason = io::Error::new(ErrorKind::AlreadyExists, "the name is taken by something that is not a link");
+            let reason = io::Error::new(
+                ErrorKind::AlreadyExists,
+                "the name is taken by something that is not a link; move it away, then give the same command again",
+            );
             return Err(io_error("link", link)(reason));
         }
         _ => {}
@@ -361,6 +377,9 @@ mod tests {
         remove(deep.join("file")).unwrap();
         remove(deep.join("file")).unwrap();
         assert!(names(&deep).is_empty());
+        remove_folder(dir.path().join("a")).unwrap();
+        remove_folder(dir.path().join("a")).unwrap();
+        assert!(names(dir.path()).is_empty());
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub(crate) struct GroupFormat {
 }
 
 impl GroupFormat {
+    /// The format of a file that was opened for rows of `schema`.
     pub fn of<W: Write + Send>(file: &SerializedFileWriter<W>, schema: SchemaRef) -> Self {
         Self {
             factory: ArrowRowGroupWriterFactory::new(file, schema.clone()),

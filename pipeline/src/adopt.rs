@@ -4,6 +4,7 @@ use crate::columns::{BATCH_BYTES, BATCH_ROWS};
 use crate::encode::encode_error;
 use crate::encoded::Encoded;
 use crate::error::PipelineError;
+use crate::run_lock::RunLock;
 use crate::side_files::{SideFiles, read_columns};
 use crate::source::Source;
 use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there};
@@ -33,6 +34,7 @@ pub(crate) const UNTRAINED: &str = "untrained rows";
 pub fn adopt_towers(context: &Context, earlier: &Path) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
     let _step = context.step("train");
+    let _unchanged = RunLock::take_source(&context.run, earlier)?;
     let encoders = context.run.encoders();
     let encoded = Encoded::load("train", &encoders)?;
     let state = &encoded.state;

@@ -67,7 +67,13 @@ impl Cancel {
 
     /// Fails with [`PipelineError::Interrupted`] once a stop was asked for.
     pub fn check(&self, stage: &'static str) -> Result<(), PipelineError> {
-        match self.look() {
+        self.watch.progress();
+        self.check_waiting(stage)
+    }
+
+    /// As [`Cancel::check`], of one that only waits: that is no progress.
+    pub(crate) fn check_waiting(&self, stage: &'static str) -> Result<(), PipelineError> {
+        match self.signal.load(Ordering::Relaxed) {
             0 => Ok(()),
             2 => Err(PipelineError::Interrupted { stage, signal: "SIGINT", exit_code: 130 }),
             number => Err(PipelineError::Interrupted { stage, signal: "SIGTERM", exit_code: 128 + number }),

@@ -6,6 +6,7 @@ use crate::config::InteractionTable;
 use crate::error::PipelineError;
 use crate::id_index::IdIndex;
 use crate::quarantine::{self, INTERACTIONS, QuarantineWriter, USERS};
+use crate::run_lock::RunLock;
 use crate::side_files::{SideFiles, read_columns};
 use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there, rows};
 use crate::user_passes::UserPasses;
@@ -149,12 +150,16 @@ impl Inputs {
                 earlier.display()
             )));
         }
+        let load = |earlier: &PathBuf| -> Result<EncoderState, PipelineError> {
+            let _unchanged = RunLock::take_source(&context.run, earlier)?;
+            Ok(EncoderState::load(earlier)?)
+        };
         Ok(Self {
             users: Table::open(USERS, &tables.users.source)?.leniently(),
             items: Table::open("items", &tables.items.source)?,
             interactions: Table::open(INTERACTIONS, &tables.interactions.source)?.leniently(),
             joins: SideFiles::open(context, &[Side::User, Side::Item])?,
-            previous: options.update.as_ref().map(EncoderState::load).transpose()?,
+            previous: options.update.as_ref().map(load).transpose()?,
         })
     }
 

@@ -8,6 +8,7 @@
 mod adopt;
 mod bad_rows;
 pub mod cancel;
+mod clock;
 mod columns;
 pub mod dataset;
 pub mod demo;

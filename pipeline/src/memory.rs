@@ -132,6 +132,12 @@ impl std::fmt::Display for Memory {
     }
 }
 
+/// A size as people read it.
+pub fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / MIB as f64)
+}
+
+/// A budget, in whole MiB, rounded up.
 fn in_mib(bytes: u64) -> String {
     format!("{} MiB", bytes.div_ceil(MIB))
 }

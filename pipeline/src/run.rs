@@ -8,7 +8,8 @@ use crate::evaluate::evaluate;
 use crate::gates::{Gate, check};
 use crate::infer::Infer;
 use crate::recall::Recall;
-use crate::run_lock::RunLock;
+use crate::run_dir::LATEST;
+use crate::run_lock::{Access, RunLock};
 use crate::shard::Shard;
 use crate::stage::{Context, Outcome};
 use crate::train::{TrainOptions, train_model};
@@ -144,8 +145,9 @@ pub fn run_all(
 /// Asks the gates about a run whose stages were done one by one, in shards say, and points `latest` at it.
 ///
 /// # Errors
-/// As [`check`].
+/// As [`check`]; [`PipelineError::InUse`] when another process works in the run's folder.
 pub fn publish(context: &Context, accept: &[Gate]) -> Result<Outcome, PipelineError> {
+    let _lock = RunLock::take(&context.run, Access::Sole)?;
     let outcome = check(context, accept)?;
     switch_latest(context)?;
     Ok(outcome)
@@ -155,10 +157,12 @@ fn switch_latest(context: &Context) -> Result<(), PipelineError> {
     let root = context.run.root();
     let real = root.canonicalize().map_err(PipelineError::io("resolve", root))?;
     let (Some(link), Some(name)) = (context.run.latest(), real.file_name()) else { return Ok(()) };
-    if link.exists() && !link.is_symlink() {
-        tracing::warn!("run: {} is not a link, left as it is", link.display());
+    let Some(runs) = link.parent() else { return Ok(()) };
+    if context.run.name() == LATEST {
+        tracing::warn!("run: {} is the run itself, so that no link of this name can name it", link.display());
         return Ok(());
     }
+    let _switching = RunLock::of_latest(runs, "run", &context.cancel)?;
     twotower_artifacts::publish::switch_link(&link, PathBuf::from(name))?;
     Ok(())
 }

@@ -1,7 +1,11 @@
 //! Where a run keeps what.
 
+use crate::error::PipelineError;
 use std::path::{Path, PathBuf};
 use twotower_artifacts::Side;
+
+/// Name of the link to the published run, beside the runs.
+pub const LATEST: &str = "latest";
 
 /// The folder of a run.
 #[derive(Debug, Clone)]
@@ -11,6 +15,27 @@ impl RunDir {
     /// The layout under `root`.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self(root.into())
+    }
+
+    /// The layout under the folder that `path` names, be it a link such as `latest`: what is published or
+    /// withdrawn is a run, and never the link on the way to it.
+    ///
+    /// # Errors
+    /// [`PipelineError::Io`] for a link that names nothing.
+    pub fn named(path: &Path) -> Result<Self, PipelineError> {
+        // With a slash at its end, a link would be looked through.
+        let path: PathBuf = path.components().collect();
+        match path.is_symlink() {
+            true => path.canonicalize().map(Self).map_err(PipelineError::io("resolve the link", path)),
+            false => Ok(Self(path)),
+        }
+    }
+
+    /// The run that a folder of encoders or towers is part of, if it is part of one.
+    pub fn around(folder: &Path) -> Option<Self> {
+        let folder = folder.canonicalize().ok()?;
+        let run = Self::new(folder.parent()?);
+        [run.encoders(), run.towers()].contains(&folder).then_some(run)
     }
 
     /// The run's folder.
@@ -26,7 +51,7 @@ impl RunDir {
 
     /// The link beside the run's folder that names the last complete run; none for a folder without a parent.
     pub fn latest(&self) -> Option<PathBuf> {
-        std::path::absolute(&self.0).ok()?.parent().map(|parent| parent.join("latest"))
+        std::path::absolute(&self.0).ok()?.parent().map(|parent| parent.join(LATEST))
     }
 
     /// Encoder state, encoded items, encoded users with positives, joined interactions.

@@ -1,24 +1,25 @@
 //! The runs of a folder: which there are, which one comes before another, going back to one, removing old ones.
 
+use crate::cancel::Cancel;
+use crate::clock;
 use crate::encode;
 use crate::error::PipelineError;
 use crate::gates::{self, Gate, Ruling};
 use crate::parts::complete_set;
-use crate::run_dir::RunDir;
+use crate::run_dir::{LATEST, RunDir};
+use crate::run_lock::{Access, RunLock};
 use crate::towers;
 use serde::Serialize;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::ErrorKind;
+use std::fs;
+use std::io::ErrorKind::{NotADirectory, NotFound};
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
-use twotower_artifacts::{Manifest, Side};
+use twotower_artifacts::publish::{remove_folder, switch_link};
+use twotower_artifacts::{ArtifactError, Manifest, Side};
 
-/// Name of the link to the published run.
-pub const LATEST: &str = "latest";
-/// The file that a run at work holds a lock on.
-const LOCK: &str = ".lock";
 /// What the name of a run that is being removed begins with.
 const REMOVED: &str = ".pruned-";
+/// Why a run at work is not pruned.
+const IN_USE: &str = "it is in use";
 
 /// What the gates said about a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -84,10 +85,15 @@ pub fn list(dir: &Path) -> Result<Vec<RunInfo>, PipelineError> {
 
 fn is_run(run: &RunDir) -> bool {
     let manifest = Manifest::read(run.encoders().join(encode::files::MANIFEST));
-    manifest.is_ok_and(|manifest| manifest.stage == "encode-features")
+    match manifest {
+        Ok(manifest) => manifest.stage == "encode-features",
+        Err(ArtifactError::Io { source, .. }) => !matches!(source.kind(), NotFound | NotADirectory),
+        Err(_) => true,
+    }
 }
 
 fn look_at(run: &RunDir, latest: bool) -> RunInfo {
+    let encoders = Manifest::read(run.encoders().join(encode::files::MANIFEST));
     let recalled = complete_set("runs", &run.recall(), "twotower recall");
     let items = complete_set("runs", &run.vectors(Side::Item), "twotower infer --side item");
     let towers = Manifest::read(run.towers().join(towers::files::MANIFEST));
@@ -95,11 +101,11 @@ fn look_at(run: &RunDir, latest: bool) -> RunInfo {
     let finished = || {
         let newest = recalled.as_ref().ok()?.iter().flat_map(|part| &part.files);
         let times = newest.filter_map(|file| fs::metadata(run.recall().join(&file.path)).ok()?.modified().ok());
-        Some(times.max()?.duration_since(UNIX_EPOCH).ok()?.as_secs())
+        times.max().map(clock::seconds)
     };
     RunInfo {
         name: run.name(),
-        complete: recalled.is_ok() && items.is_ok() && towers.is_ok(),
+        complete: encoders.is_ok() && recalled.is_ok() && items.is_ok() && towers.is_ok(),
         gates: gates.as_ref().map_or(Checked::No, checked),
         users: recalled.as_ref().ok().map(|parts| parts.iter().filter_map(|part| part.rows.get("users")).sum()),
         at: gates.as_ref().and_then(|manifest| manifest.details["checked at"].as_u64()).or_else(finished),
@@ -166,24 +172,23 @@ pub struct RolledBack {
 /// Points `latest` at the run `to` of `dir`, or else at the newest one before the run that it names.
 ///
 /// # Errors
-/// [`PipelineError::Mismatch`] when there is none that is complete and passed its gates, saying why not.
+/// [`PipelineError::Mismatch`] when there is none that is complete and passed its gates, saying why not;
+/// [`PipelineError::InUse`] when another process works in it.
 pub fn rollback(dir: &Path, to: Option<&str>) -> Result<RolledBack, PipelineError> {
-    let _alone = lock(dir)?;
+    let _switching = RunLock::of_latest(dir, "rollback", &Cancel::default())?;
     let runs = list(dir)?;
     let now = runs.iter().position(|run| run.latest);
     let to = match to {
         Some(name) => {
             let found = runs.iter().find(|run| run.name == name);
-            let found = found.ok_or_else(|| {
+            found.ok_or_else(|| {
                 let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
                 PipelineError::usage(format!(
                     "rollback: {} has no run `{name}`; there are: {}",
                     dir.display(),
                     names.join(", ")
                 ))
-            })?;
-            check_publishable(dir, found)?;
-            found
+            })?
         }
         None => runs[..now.unwrap_or(runs.len())].iter().rev().find(|run| run.passed()).ok_or_else(|| {
             let before = now.map_or(String::new(), |now| format!(" before `{}`", runs[now].name));
@@ -194,7 +199,11 @@ pub fn rollback(dir: &Path, to: Option<&str>) -> Result<RolledBack, PipelineErro
             ))
         })?,
     };
-    twotower_artifacts::publish::switch_link(dir.join(LATEST), &to.name)?;
+    // Nobody changes it from here on; meanwhile somebody may have.
+    let run = RunDir::new(dir.join(&to.name));
+    let _still = RunLock::take(&run, Access::Still)?;
+    check_publishable(dir, &look_at(&run, false))?;
+    switch_link(dir.join(LATEST), &to.name)?;
     Ok(RolledBack { from: now.map(|now| runs[now].name.clone()), to: to.name.clone() })
 }
 
@@ -233,75 +242,111 @@ pub struct Pruned {
 /// # Errors
 /// A folder that cannot be listed, or a run that cannot be removed.
 pub fn prune(dir: &Path, keep: usize, dry_run: bool) -> Result<Pruned, PipelineError> {
-    let _alone = lock(dir)?;
-    if !dry_run {
-        sweep(dir)?;
-    }
-    let runs = list(dir)?;
-    let mut good = runs.iter().enumerate().rev().filter(|(_, run)| run.passed());
-    let oldest_kept = good.nth(keep.max(1) - 1).map_or(0, |(at, _)| at);
-    let mut pruned = Pruned::default();
-    for run in runs[..oldest_kept].iter().filter(|run| run.complete) {
-        if run.latest {
-            pruned.left.push((run.name.clone(), "`latest` names it".into()));
-            continue;
+    if dry_run {
+        let (mut would, mut left) = (Vec::new(), Vec::new());
+        for run in old(&list(dir)?, keep) {
+            match if RunLock::is_held(&RunDir::new(dir.join(&run.name))) { Some(IN_USE) } else { kept(run) } {
+                Some(reason) => left.push((run.name.clone(), reason.to_string())),
+                None => would.push((run.name.clone(), size(&dir.join(&run.name)))),
+            }
         }
-        let path = dir.join(&run.name);
-        let bytes = size(&path);
-        match in_use(&path, dry_run) {
-            Err(reason) => pruned.left.push((run.name.clone(), reason)),
-            Ok(lock) => {
-                if !dry_run {
-                    remove(dir, &run.name)?;
-                }
-                pruned.removed.push((run.name.clone(), bytes));
-                drop(lock);
+        return Ok(Pruned { removed: would, left });
+    }
+    sweep(dir)?;
+    let (mut hidden, mut left) = (Vec::new(), Vec::new());
+    {
+        let _no_other_is_published = RunLock::of_latest(dir, "prune", &Cancel::default())?;
+        for run in old(&list(dir)?, keep) {
+            match hide(dir, &run.name)? {
+                Ok(path) => hidden.push((run.name.clone(), path)),
+                Err(reason) => left.push((run.name.clone(), reason)),
             }
         }
     }
-    Ok(pruned)
+    // To delete takes long, and keeps nobody from publishing.
+    let removed = hidden.into_iter().map(|(name, path)| {
+        let bytes = size(&path);
+        remove_folder(&path)?;
+        Ok((name, bytes))
+    });
+    Ok(Pruned { removed: removed.collect::<Result<_, PipelineError>>()?, left })
 }
 
-/// The lock of a run that nobody works on, or why it cannot be had. A dry run writes nothing, and a run without
-/// a lock is not worked on.
-fn in_use(run: &Path, dry_run: bool) -> Result<Option<File>, String> {
-    let path = run.join(LOCK);
-    let file = match OpenOptions::new().create(!dry_run).truncate(false).write(true).open(&path) {
-        Err(e) if dry_run && e.kind() == ErrorKind::NotFound => return Ok(None),
-        file => file.map_err(|e| format!("open {}: {e}", path.display()))?,
-    };
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Err("it is in use".to_string()),
-        Err(TryLockError::Error(e)) => Err(format!("lock {}: {e}", path.display())),
+/// Complete runs older than the newest `keep` that passed their gates.
+fn old(runs: &[RunInfo], keep: usize) -> impl Iterator<Item = &RunInfo> {
+    let mut good = runs.iter().enumerate().rev().filter(|(_, run)| run.passed());
+    let oldest_kept = good.nth(keep.max(1) - 1).map_or(0, |(at, _)| at);
+    runs[..oldest_kept].iter().filter(|run| run.complete)
+}
+
+/// Why an old run is not removed, if it is not.
+fn kept(run: &RunInfo) -> Option<&'static str> {
+    match run {
+        RunInfo { latest: true, .. } => Some("`latest` names it"),
+        RunInfo { complete: false, .. } => Some("it is not complete any more"),
+        _ => None,
     }
 }
 
-/// Takes a run out of sight in one step, then deletes it.
-fn remove(dir: &Path, name: &str) -> Result<(), PipelineError> {
-    let path = dir.join(name);
+/// Takes a run out of sight in one step, and returns where it is then; or why it stays.
+fn hide(dir: &Path, name: &str) -> Result<Result<PathBuf, String>, PipelineError> {
+    let run = RunDir::new(dir.join(name));
+    let _alone = match RunLock::take(&run, Access::Sole) {
+        Ok(lock) => lock,
+        Err(PipelineError::InUse { .. }) => return Ok(Err(IN_USE.to_string())),
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    // Since it was listed it may have been begun again.
+    if let Some(reason) = kept(&look_at(&run, latest_of(dir).as_deref() == Some(name))) {
+        return Ok(Err(reason.to_string()));
+    }
     let hidden = dir.join(format!("{REMOVED}{name}"));
-    fs::rename(&path, &hidden).map_err(PipelineError::io("rename", path))?;
-    delete(&hidden)
+    fs::rename(run.root(), &hidden).map_err(PipelineError::io("rename", run.root()))?;
+    Ok(Ok(hidden))
 }
 
 /// Deletes what a prune that was killed left.
 fn sweep(dir: &Path) -> Result<(), PipelineError> {
     let entries = fs::read_dir(dir).map_err(PipelineError::io("list", dir))?;
     let left = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(REMOVED));
-    left.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).try_for_each(|entry| delete(&entry.path()))
+    let folders = left.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    folders.map(|entry| entry.path()).try_for_each(|path| Ok(remove_folder(path)?))
 }
 
-fn delete(path: &Path) -> Result<(), PipelineError> {
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(PipelineError::io("remove", path)(e)),
-        _ => Ok(()),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_hidden_only_if_it_is_still_complete_not_published_and_not_in_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunDir::new(dir.path().join("a"));
+        fs::create_dir(run.root()).unwrap();
+        let refused = |why: &str| {
+            let reason = hide(dir.path(), "a").unwrap().unwrap_err();
+            assert!(reason.contains(why), "{reason}");
+            assert!(run.root().is_dir());
+        };
+        refused("not complete");
+        std::os::unix::fs::symlink("a", dir.path().join(LATEST)).unwrap();
+        refused("`latest` names it");
+        let _worked_on = RunLock::take(&run, Access::Shared).unwrap();
+        refused("in use");
     }
-}
 
-/// Keeps others from going back or pruning in `dir` meanwhile.
-fn lock(dir: &Path) -> Result<File, PipelineError> {
-    let folder = File::open(dir).map_err(PipelineError::io("open", dir))?;
-    folder.lock().map_err(PipelineError::io("lock", PathBuf::from(dir)))?;
-    Ok(folder)
+    #[test]
+    fn only_a_folder_without_a_manifest_is_no_run() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, manifest) in [("damaged", Some("{")), ("notes", None)] {
+            let run = RunDir::new(dir.path().join(name));
+            fs::create_dir_all(run.encoders()).unwrap();
+            if let Some(text) = manifest {
+                fs::write(run.encoders().join(encode::files::MANIFEST), text).unwrap();
+            }
+        }
+        fs::create_dir(dir.path().join("lost")).unwrap();
+        fs::write(dir.path().join("lost/encoders"), "a file").unwrap();
+        let runs = list(dir.path()).unwrap();
+        assert_eq!(runs.iter().map(|run| (&run.name[..], run.complete)).collect::<Vec<_>>(), [("damaged", false)]);
+    }
 }

@@ -122,6 +122,7 @@ impl SampleSink {
     }
 }
 
+/// Name of a shard's sample, below the folder of samples.
 pub fn file_name(shard: Shard) -> String {
     part_name(shard, NeighbourFormat::Parquet.extension())
 }

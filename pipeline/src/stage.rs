@@ -6,6 +6,7 @@ use crate::error::PipelineError;
 use crate::memory::{Memory, Needs, Plan};
 use crate::progress::Progress;
 use crate::run_dir::RunDir;
+use crate::run_lock::RunLock;
 use crate::shard::Shard;
 use crate::stall::Step;
 use std::collections::BTreeMap;
@@ -238,13 +239,20 @@ impl Context {
     /// # Errors
     /// [`PipelineError::Artifact`] when it cannot be removed.
     pub fn withdraw(&self) -> Result<(), PipelineError> {
+        let names_this = |link: &Path| {
+            let (target, root) = (link.canonicalize(), self.run.root().canonicalize());
+            link.is_symlink() && target.is_ok_and(|target| root.is_ok_and(|root| target == root))
+        };
         if let Some(link) = self.run.latest()
-            && let (Ok(target), Ok(root)) = (link.canonicalize(), self.run.root().canonicalize())
-            && link.is_symlink()
-            && target == root
+            && let Some(runs) = link.parent()
+            && names_this(&link)
         {
-            tracing::info!("{} withdrawn: this run is changing", link.display());
-            remove_if_there(&link)?;
+            let _switching = RunLock::of_latest(runs, "withdraw", &self.cancel)?;
+            // It may name another run by now.
+            if names_this(&link) {
+                tracing::info!("{} withdrawn: this run is changing", link.display());
+                remove_if_there(&link)?;
+            }
         }
         remove_if_there(&self.run.gates().join(crate::gates::files::MANIFEST))
     }

@@ -3,7 +3,6 @@
 use crate::error::PipelineError;
 use crate::stage::{Context, content_fingerprint, require};
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::path::Path;
 use twotower_artifacts::{ArtifactError, CodeBatch, FileEntry, Fingerprint, Manifest, Side, publish};
 use twotower_models::engine::EngineKind;
@@ -132,7 +131,7 @@ fn publish_with(
     let side = tower.schema.side;
     // Under the name it will have, for the model names the file of its tables.
     let folder = dir.join(files::CANDIDATE);
-    clear(&folder)?;
+    publish::remove_folder(&folder)?;
     let candidate = folder.join(files::tower(side));
     onnx::export_with_limit(tower, &candidate, &BTreeMap::new(), inline_limit)?;
     let verified = match kind {
@@ -155,15 +154,8 @@ fn publish_with(
         };
         Ok((difference, names.into_iter().map(moved).collect::<Result<_, _>>()?))
     });
-    clear(&folder)?;
+    publish::remove_folder(&folder)?;
     moved
-}
-
-fn clear(folder: &Path) -> Result<(), PipelineError> {
-    match std::fs::remove_dir_all(folder) {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(PipelineError::io("remove", folder)(e)),
-        _ => Ok(()),
-    }
 }
 
 fn verify_native(path: &Path, tower: &Tower, sample: &CodeBatch) -> Result<f32, PipelineError> {

@@ -3,6 +3,7 @@
 use crate::dataset::Dataset;
 use crate::error::PipelineError;
 use crate::progress::Bar;
+use crate::run_lock::RunLock;
 use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there, rows, verify_file};
 use crate::stall::{Doing, Watched};
 use crate::towers::{files, publish_tower, towers_fingerprint};
@@ -48,6 +49,7 @@ pub fn train_model(context: &Context, options: &TrainOptions) -> Result<Outcome,
         ("encoders", data.state.fingerprint().clone()),
         ("encoded tables", crate::encoded::content(&data.manifest)),
     ];
+    let unchanged = options.from.as_deref().map(|dir| RunLock::take_source(&context.run, dir)).transpose()?.flatten();
     let previous = options
         .from
         .as_deref()
@@ -81,6 +83,7 @@ pub fn train_model(context: &Context, options: &TrainOptions) -> Result<Outcome,
         rate: 0.0,
         validation: String::new(),
         epoch_started: Instant::now(),
+        unchanged,
     };
     let training = context.step("training");
     let trained = train(&data.set, &config.model, &config.train, start, &checkpoints, &mut observer);
@@ -208,10 +211,13 @@ struct TrainProgress<'a> {
     /// The last epoch's validation metric, as it is shown.
     validation: String,
     epoch_started: Instant,
+    /// The lock of the run whose weights are the start: the first step has them.
+    unchanged: Option<RunLock>,
 }
 
 impl Observer for TrainProgress<'_> {
     fn on_step(&mut self, report: &StepReport) -> ControlFlow<()> {
+        self.unchanged = None;
         if self.bar.is_none() || self.epoch != report.epoch {
             self.epoch = report.epoch;
             let stage = format!("epoch {}/{}", report.epoch, report.epochs);

@@ -4,6 +4,7 @@ use clap::Args;
 use std::path::PathBuf;
 use twotower_pipeline::config::Override;
 use twotower_pipeline::doctor::{DoctorOptions, Finding, Status, doctor};
+use twotower_pipeline::error::PipelineError;
 use twotower_pipeline::memory::Memory;
 
 /// Options of `doctor`.
@@ -33,7 +34,8 @@ pub struct Opts {
 
 /// Runs the subcommand.
 pub fn run(opts: Opts) -> anyhow::Result<()> {
-    let overrides = opts.set.iter().map(|text| Override::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    let overrides = opts.set.iter().map(|text| Override::parse(text)).collect::<Result<_, _>>();
+    let overrides: Vec<Override> = overrides.map_err(PipelineError::from)?;
     let memory = opts.memory.as_deref().map(Memory::parse).transpose()?;
     let findings = doctor(&DoctorOptions { config: opts.config, overrides, run: opts.run, memory });
     let count = |status: Status| findings.iter().filter(|finding| finding.status == status).count();

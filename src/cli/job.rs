@@ -42,7 +42,7 @@ impl JobOpts {
         }
         Ok(Context {
             config: Config::load(&self.config, &overrides).map_err(PipelineError::from)?,
-            run: RunDir::new(&self.run),
+            run: RunDir::named(&self.run)?,
             force: self.force,
             sole: false,
             progress: if quiet { Progress::Quiet } else { Progress::Shown },

@@ -6,7 +6,6 @@ use super::run::gates;
 use clap::Args;
 use twotower_pipeline::gates::Gate;
 use twotower_pipeline::run::publish;
-use twotower_pipeline::run_lock::{Access, RunLock};
 
 /// Options of `publish`.
 #[derive(Debug, Args)]
@@ -25,7 +24,6 @@ pub struct Opts {
 /// Runs the subcommand.
 pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     let context = opts.job.context(Vec::new(), quiet)?;
-    let _lock = RunLock::take(&context.run, Access::Sole)?;
     let outcome = publish(&context, &opts.accept)?;
     print_outcome("check", &outcome, opts.job.json);
     Ok(())

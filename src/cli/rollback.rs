@@ -2,6 +2,7 @@
 
 use clap::Args;
 use std::path::PathBuf;
+use twotower_pipeline::run_dir::LATEST;
 use twotower_pipeline::runs::rollback;
 
 /// Options of `rollback`.
@@ -29,7 +30,7 @@ pub fn run(opts: Opts) -> anyhow::Result<()> {
         say!("{}", serde_json::to_string(&done)?);
     } else {
         let from = done.from.map_or("no run".to_string(), |from| format!("`{from}`"));
-        say!("rollback: {} names `{}` now, before {from}", opts.runs.join("latest").display(), done.to);
+        say!("rollback: {} names `{}` now, before {from}", opts.runs.join(LATEST).display(), done.to);
     }
     Ok(())
 }

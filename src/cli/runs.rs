@@ -4,6 +4,7 @@ use super::report::{table, utc};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use std::path::{Path, PathBuf};
+use twotower_pipeline::memory::mib;
 use twotower_pipeline::runs::{Checked, RunInfo, list, prune, size};
 
 /// Options of `runs`.
@@ -104,8 +105,4 @@ fn gates(checked: &Checked) -> String {
         Checked::Failed { gates } => format!("failed: {}", names(gates)),
         Checked::No => "not checked".to_string(),
     }
-}
-
-fn mib(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64)
 }

@@ -4,6 +4,7 @@ use super::report::take_peak_rss_mib;
 use clap::Args;
 use std::path::PathBuf;
 use twotower_pipeline::error::PipelineError;
+use twotower_pipeline::memory::mib;
 use twotower_pipeline::progress::Progress;
 use twotower_pipeline::synth::{SynthConfig, generate};
 
@@ -66,11 +67,11 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
         say!("{report}");
     } else {
         say!(
-            "synth: {} users, {} items, {} interactions, {:.1} MiB ({:.1} s)",
+            "synth: {} users, {} items, {} interactions, {} ({:.1} s)",
             report.users,
             report.items,
             report.interactions,
-            report.bytes as f64 / (1 << 20) as f64,
+            mib(report.bytes),
             started.elapsed().as_secs_f64()
         );
     }

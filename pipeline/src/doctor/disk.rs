@@ -1,7 +1,8 @@
 //! The file system of the run: room for the night, and whether it does what publication needs.
 
-use super::{Finding, Rows, in_mib};
+use super::{Finding, Rows};
 use crate::config::Config;
+use crate::memory::mib;
 use std::ffi::CString;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
@@ -46,11 +47,11 @@ pub fn space(folder: &Path, needed: Option<u64>) -> Finding {
             return Finding::warning(CHECK, found, more);
         }
     };
-    let at = format!("{} free on the file system of {}", in_mib(free), folder.display());
+    let at = format!("{} free on the file system of {}", mib(free), folder.display());
     match needed {
         None => Finding::ok(CHECK, format!("{at}; without the tables there is no estimate")),
         Some(needed) => {
-            let found = format!("{at}, a night takes about {}", in_mib(needed));
+            let found = format!("{at}, a night takes about {}", mib(needed));
             match free {
                 _ if free < needed => Finding::problem(CHECK, found, more),
                 _ if free < 2 * needed => {

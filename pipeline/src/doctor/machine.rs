@@ -1,7 +1,8 @@
 //! Memory, threads and open files: what the machine has, and what the job and the control group make of it.
 
-use super::{Finding, in_mib};
+use super::Finding;
 use crate::config::Config;
+use crate::memory::mib;
 use crate::memory::{MIB, Memory, groups};
 use std::path::Path;
 
@@ -16,7 +17,7 @@ pub fn memory(given: Option<Memory>) -> Finding {
     let there_is = Memory::there_is();
     let budget = given.unwrap_or_else(Memory::detect);
     let how = if given.is_some() { "given" } else { "a quarter of it" };
-    let found = format!("{} for this process, stages may use {budget} ({how})", in_mib(there_is));
+    let found = format!("{} for this process, stages may use {budget} ({how})", mib(there_is));
     match budget.bytes() {
         bytes if bytes > there_is => {
             Finding::problem(CHECK, found, "give less with --memory, or raise the limit of the control group")

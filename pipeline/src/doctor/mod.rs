@@ -6,8 +6,9 @@ mod disk;
 mod machine;
 mod zone;
 
+use crate::clock;
 use crate::config::{Config, Override};
-use crate::memory::Memory;
+use crate::memory::{Memory, mib};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -162,7 +163,7 @@ fn table(name: &'static str, source: &TableSpec, findings: &mut Vec<Finding>) ->
             None
         }
         Ok((rows, files, bytes)) => {
-            findings.push(Finding::ok(CHECK, format!("{name}: {rows} rows in {files} files, {}", in_mib(bytes))));
+            findings.push(Finding::ok(CHECK, format!("{name}: {rows} rows in {files} files, {}", mib(bytes))));
             Some(rows)
         }
         Err(error) => {
@@ -177,7 +178,7 @@ fn clock(config: Option<&Config>, now: SystemTime) -> Finding {
     const CHECK: &str = "clock";
     /// 1 January 2026: no night of this program lies before it.
     const RELEASED: u64 = 1_767_225_600;
-    let seconds = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let seconds = clock::seconds(now);
     let set = "set the clock, by NTP say: `timedatectl set-ntp true`";
     if seconds < RELEASED {
         return Finding::problem(
@@ -199,10 +200,6 @@ fn clock(config: Option<&Config>, now: SystemTime) -> Finding {
         }
         _ => Finding::ok(CHECK, "no table was changed later than now"),
     }
-}
-
-fn in_mib(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64)
 }
 
 #[cfg(test)]

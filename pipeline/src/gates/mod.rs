@@ -14,14 +14,16 @@ mod whole;
 pub use crate::config::{Gate, GatesConfig};
 pub use verdict::{Measured, Ruling, Verdict};
 
+use crate::clock;
 use crate::config::Config;
 use crate::error::PipelineError;
 use crate::run_dir::RunDir;
+use crate::run_lock::{Access, RunLock};
 use crate::runs;
 use crate::stage::{Context, Outcome, StageKey, prepare_dir, rows};
 use facts::Facts;
 use outputs::Outputs;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 use twotower_artifacts::Manifest;
 use verdict::Measures;
 
@@ -45,7 +47,8 @@ struct Night<'a> {
 ///
 /// # Errors
 /// [`PipelineError::Gate`] naming every gate that failed, with its value, its limit and the next step; a run
-/// without the output of a stage or of a shard.
+/// without the output of a stage or of a shard; [`PipelineError::InUse`] when another process changes the previous
+/// run.
 pub fn check(context: &Context, accept: &[Gate]) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
     let _step = context.step("check");
@@ -97,7 +100,7 @@ pub fn check(context: &Context, accept: &[Gate]) -> Result<Outcome, PipelineErro
     manifest.details = serde_json::json!({
         "gates": rulings,
         "previous": before.as_ref().map(Facts::name),
-        "checked at": SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        "checked at": clock::now(),
     });
     manifest.write(&manifest_path)?;
     match refusal(&context.run, &rulings) {
@@ -122,9 +125,11 @@ fn measure(gate: Gate, night: &Night<'_>) -> Result<Measures, PipelineError> {
 }
 
 /// Facts about the previous run: the one that `latest` names, or, where that is this run or none, the newest other
-/// one that passed its gates. A previous run that cannot be read does not keep this one from being published.
+/// one that passed its gates. A previous run that cannot be read does not keep this one from being published; one
+/// that another process changes does, until that is done.
 fn previous(context: &Context, warnings: &mut Vec<String>) -> Result<Option<Facts>, PipelineError> {
     let Some(run) = runs::previous_of(&context.run)? else { return Ok(None) };
+    let _unchanged = RunLock::take(&run, Access::Shared)?;
     match Facts::read(&run) {
         Ok(facts) => Ok(Some(facts)),
         Err(error) => {

@@ -3,7 +3,7 @@
 use crate::error::PipelineError;
 use crate::id_index::IdIndex;
 use crate::parts::VectorParts;
-use crate::run_lock;
+use crate::run_lock::RunLock;
 use crate::stage::{Context, StageKey, as_written, prepare_dir, rows};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -69,7 +69,7 @@ impl Catalogue {
         let manifest_path = dir.join(INDEX_STAGE);
         create_folder(&dir)?;
         // One shard builds, the others wait for it and open what it built.
-        let _built_by_one = run_lock::wait_for(&dir, || context.cancel.check("recall"))?;
+        let _built_by_one = RunLock::of_index(&dir, &context.cancel)?;
         if !context.force && key.current(&manifest_path, &context.cancel)?.is_some() {
             return Ok(twotower_index::open(&dir, self.vectors.fingerprint())?);
         }

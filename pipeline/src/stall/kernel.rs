@@ -1,4 +1,4 @@
-//! What the kernel says of this process's threads, in `/proc`; nothing where there is none.
+//! What the kernel says of this process's threads, and of other processes, in `/proc`; nothing where there is none.
 
 use std::path::Path;
 
@@ -56,6 +56,16 @@ pub fn tid() -> u32 {
 pub fn cpu_of_others() -> Option<u64> {
     // Rounding may let a part look larger than the whole.
     Some(cpu("/proc/self/stat")?.saturating_sub(cpu("/proc/thread-self/stat")?))
+}
+
+/// Processor time used by a process of this machine, in clock ticks; none for one that has ended.
+pub fn cpu_of(pid: u32) -> Option<u64> {
+    cpu(&format!("/proc/{pid}/stat"))
+}
+
+/// The state letter of a process of this machine; none for one that has ended.
+pub fn state(pid: u32) -> Option<char> {
+    after_name(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?.first()?.chars().next()
 }
 
 /// User and system time of a `stat` file.

@@ -4,11 +4,12 @@
 //! a join or a sort say, the processor's time that this process uses is a sign of life too. Time in which the
 //! process was stopped, or the machine asleep, does not count.
 
-mod kernel;
+pub(crate) mod kernel;
 mod patience;
 
 use crate::cancel::end_with;
 use crate::error::PipelineError;
+pub(crate) use patience::CPU_SIGN;
 use patience::Patience;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -63,10 +64,12 @@ pub(crate) enum Doing {
     Writing,
     /// In a step of training.
     Training,
+    /// Waiting until another process, the number, gives a lock back; 0 where it is not known.
+    WaitingForProcess,
 }
 
 impl Doing {
-    const ALL: [Doing; 9] = [
+    const ALL: [Doing; 10] = [
         Doing::Starting,
         Doing::WaitingForRoom,
         Doing::Reading,
@@ -76,6 +79,7 @@ impl Doing {
         Doing::WaitingForResult,
         Doing::Writing,
         Doing::Training,
+        Doing::WaitingForProcess,
     ];
 
     fn describe(self, number: u64) -> String {
@@ -89,6 +93,8 @@ impl Doing {
             Doing::WaitingForResult => format!("waiting for the result of batch {number}"),
             Doing::Writing => format!("writing batch {number}"),
             Doing::Training => format!("in training step {number}"),
+            Doing::WaitingForProcess if number == 0 => "waiting for another process".into(),
+            Doing::WaitingForProcess => format!("waiting for process {number}"),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Clock ticks of processor time (mostly 10 ms each) that are a sign of life where nothing is counted. A process
 /// that only waits uses less in any timeout; one that reads a slow disk uses more.
-const CPU_SIGN: u64 = 5;
+pub const CPU_SIGN: u64 = 5;
 /// The longest time between two looks.
 const PERIOD: Duration = Duration::from_secs(1);
 
