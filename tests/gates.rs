@@ -357,3 +357,16 @@ fn a_run_of_which_one_stage_was_done_anew_is_not_published() {
         );
     }
 }
+
+#[test]
+fn results_that_were_damaged_since_are_not_published() {
+    let job = yesterday().copy("gates-damaged");
+    let path = job.path("runs/a/recall/part-00000-of-00001.parquet");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let finished = job.twotower("publish --run runs/a --quiet");
+    assert_eq!(finished.code, 3, "{}", finished.stderr);
+    assert!(finished.stderr.contains("part-00000-of-00001.parquet"), "{}", finished.stderr);
+}

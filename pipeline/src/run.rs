@@ -7,11 +7,12 @@ use crate::error::PipelineError;
 use crate::evaluate::evaluate;
 use crate::gates::{Gate, check};
 use crate::infer::Infer;
+use crate::parts::complete_set;
 use crate::recall::Recall;
 use crate::run_dir::LATEST;
 use crate::run_lock::{Access, RunLock};
 use crate::shard::Shard;
-use crate::stage::{Context, Outcome};
+use crate::stage::{Context, Outcome, verify_file};
 use crate::train::{TrainOptions, train_model};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -145,9 +146,14 @@ pub fn run_all(
 /// Asks the gates about a run whose stages were done one by one, in shards say, and points `latest` at it.
 ///
 /// # Errors
-/// As [`check`]; [`PipelineError::InUse`] when another process works in the run's folder.
+/// As [`check`]; results that are not what their manifests say; [`PipelineError::InUse`] when another process works in the run's folder.
 pub fn publish(context: &Context, accept: &[Gate]) -> Result<Outcome, PipelineError> {
     let _lock = RunLock::take(&context.run, Access::Sole)?;
+    let dir = context.run.recall();
+    // The shards were made at other times, maybe by other machines.
+    for part in complete_set("publish", &dir, "twotower recall")? {
+        part.files.iter().try_for_each(|file| verify_file("publish", &dir, file, &context.cancel))?;
+    }
     let outcome = check(context, accept)?;
     switch_latest(context)?;
     Ok(outcome)
