@@ -242,6 +242,23 @@ fn sweep(folder: &Path, wanted: impl Fn(&OsStr) -> bool) -> Result<usize, Artifa
     Ok(removed)
 }
 
+/// Refuses a name that [`switch_link`] could not make a link.
+///
+/// # Errors
+/// [`ArtifactError::Io`] when something other than a link stands under that name.
+pub fn check_link(link: &Path) -> Result<(), ArtifactError> {
+    match fs::symlink_metadata(link) {
+        Ok(found) if !found.file_type().is_symlink() => {
+            let reason = io::Error::new(
+                ErrorKind::AlreadyExists,
+                "the name is taken by something that is not a link; move it away, then give the same command again",
+            );
+            Err(io_error("link", link)(reason))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Points the symbolic link `link` at `target` in one step; a reader sees the old target or the new one.
 ///
 /// A relative `target` is relative to the link's folder, as always with links. Links that killed processes
@@ -251,16 +268,7 @@ fn sweep(folder: &Path, wanted: impl Fn(&OsStr) -> bool) -> Result<usize, Artifa
 /// [`ArtifactError::Io`], also when something other than a link stands under that name.
 pub fn switch_link(link: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<(), ArtifactError> {
     let link = link.as_ref();
-    match fs::symlink_metadata(link) {
-        Ok(found) if !found.file_type().is_symlink() => {
-            let reason = io::Error::new(
-                ErrorKind::AlreadyExists,
-                "the name is taken by something that is not a link; move it away, then give the same command again",
-            );
-            return Err(io_error("link", link)(reason));
-        }
-        _ => {}
-    }
+    check_link(link)?;
     let start = format!(".{}.tmp-", link.file_name().unwrap_or_default().to_string_lossy());
     sweep(folder_of(link), |name| is_temp_name(name) && name.to_string_lossy().starts_with(&start))?;
     loop {

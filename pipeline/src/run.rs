@@ -17,6 +17,7 @@ use crate::train::{TrainOptions, train_model};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use twotower_artifacts::Side;
+use twotower_artifacts::publish::{check_link, switch_link};
 
 /// A stage of a run, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -133,6 +134,10 @@ pub fn run_all(
     mut done: impl FnMut(Stage, &Outcome),
 ) -> Result<(), PipelineError> {
     let _lock = RunLock::take_new(&context.run)?;
+    if let Some(link) = context.run.latest().filter(|_| context.run.name() != LATEST) {
+        // Before the night's work, not after.
+        check_link(&link)?;
+    }
     for stage in options.stages(&context.config) {
         context.cancel.check("run")?;
         let mut context = context.clone();
@@ -169,6 +174,6 @@ fn switch_latest(context: &Context) -> Result<(), PipelineError> {
         return Ok(());
     }
     let _switching = RunLock::of_latest(runs, "run", &context.cancel)?;
-    twotower_artifacts::publish::switch_link(&link, PathBuf::from(name))?;
+    switch_link(&link, PathBuf::from(name))?;
     Ok(())
 }
