@@ -4,11 +4,10 @@
 mod fixture;
 
 use fixture::results::{snapshot, walk};
-use fixture::{Finished, Job, interactions, users};
+use fixture::{Finished, Job, in_shell, interactions, long, users};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 use twotower_artifacts::{FileEntry, Manifest};
 
@@ -19,22 +18,13 @@ const SECONDS: u32 = 60;
 
 /// Tries per file: so many with TWOTOWER_LONG, else the few.
 fn tries(few: usize, many: usize) -> usize {
-    if std::env::var_os("TWOTOWER_LONG").is_some() { many } else { few }
+    if long() { many } else { few }
 }
 
 /// Runs the binary under limits.
 fn limited(job: &Job, line: &str) -> Finished {
-    let command = job.command(line);
     let script = format!("ulimit -v {MEMORY_KIB}; exec timeout -s KILL {SECONDS} \"$0\" \"$@\"");
-    let mut shell = Command::new("sh");
-    shell.arg("-c").arg(script).arg(command.get_program()).args(command.get_args()).current_dir(&job.dir);
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => shell.env(name, value),
-            None => shell.env_remove(name),
-        };
-    }
-    shell.output().unwrap().into()
+    in_shell(&job.command(line), &script).output().unwrap().into()
 }
 
 /// A small job of 150 users without outputs.
@@ -44,8 +34,8 @@ fn raw() -> &'static Job {
         let job = Job::new("damaged-raw");
         users().take(0..150).write_parquet(&job.path("users.parquet"));
         interactions().take(0..700).write_parquet(&job.path("interactions.parquet"));
-        job.edit("[infer]\n", "[infer]\nengine = \"native\"\n");
-        job.edit("epochs = 2", "epochs = 1");
+        job.native();
+        job.one_epoch();
         job
     })
 }
@@ -237,14 +227,6 @@ fn our_own_files_cut_or_altered_are_named_or_made_again() {
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// Changes a JSON file of the job.
-fn change(job: &Job, path: &str, change: impl FnOnce(&mut Value)) {
-    let path = job.path(path);
-    let mut value: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    change(&mut value);
-    std::fs::write(path, value.to_string()).unwrap();
-}
-
 #[test]
 fn no_manifest_leads_out_of_the_run() {
     let base = finished();
@@ -262,7 +244,7 @@ fn no_manifest_leads_out_of_the_run() {
     for (manifest, readers) in manifests {
         for bad in [upward, &absolute, "", "/", "..", "a/../../b"] {
             let job = base.copy("damaged-paths");
-            change(&job, manifest, |m| m["files"][0]["path"] = json!(bad));
+            job.change(manifest, |m| m["files"][0]["path"] = json!(bad));
             for line in readers.iter().chain(&["verify run"]) {
                 let done = limited(&job, &format!("{line} --quiet"));
                 assert_eq!(complaint(&done, &[3, 4], &[manifest, "verify: "]), None, "{manifest}: `{bad}`, {line}");
@@ -276,7 +258,7 @@ fn no_manifest_leads_out_of_the_run() {
     ] {
         for bad in [upward, &absolute] {
             let job = base.copy("damaged-paths");
-            change(&job, file, |m| *m.pointer_mut(pointer).unwrap() = json!(bad));
+            job.change(file, |m| *m.pointer_mut(pointer).unwrap() = json!(bad));
             let done = limited(&job, "verify run");
             assert!(matches!(done.code, 3 | 4), "{file}: {}", done.stdout);
             assert!(!done.stdout.contains("checksum "), "hashed: {file}: {}", done.stdout);
@@ -334,7 +316,7 @@ fn absurd_numbers_are_refused_before_anything_is_allocated() {
     ];
     for (file, pointer, value, readers) in cases {
         let job = base.copy("damaged-absurd");
-        change(&job, &format!("run/{file}"), |m| *m.pointer_mut(pointer).unwrap() = value.clone());
+        job.change(&format!("run/{file}"), |m| *m.pointer_mut(pointer).unwrap() = value.clone());
         for line in readers.iter().chain(&["verify run"]) {
             let done = limited(&job, &format!("{line} --quiet"));
             // A shard that is missing is a missing input (1), as ever.
@@ -350,7 +332,7 @@ fn absurd_numbers_are_refused_before_anything_is_allocated() {
         }
         let job = base.copy("damaged-nested");
         let nested = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
-        change(&job, &name.to_string_lossy(), |m| *m = json!({ "format_version": 1, "version": 1, "format": 1 }));
+        job.change(&name.to_string_lossy(), |m| *m = json!({ "format_version": 1, "version": 1, "format": 1 }));
         let text = std::fs::read_to_string(job.dir.join(name)).unwrap();
         std::fs::write(job.dir.join(name), text.replacen('{', &format!("{{\"deep\":{nested},"), 1)).unwrap();
         let done = limited(&job, "verify run");
@@ -383,9 +365,9 @@ fn an_index_whose_header_lies_is_refused() {
         // With checksums that hold, so that the header itself is what is read.
         let dir = job.path("run/index");
         let image = FileEntry::of_file(&dir, "index.bin", 0).unwrap();
-        change(&job, "run/index/index.json", |m| m["image"] = json!(image.blake3[..32]));
+        job.change("run/index/index.json", |m| m["image"] = json!(image.blake3[..32]));
         let manifest = FileEntry::of_file(&dir, "index.json", 0).unwrap();
-        change(&job, "run/index/stage.json", |m| {
+        job.change("run/index/stage.json", |m| {
             m["files"] = json!([image, manifest]);
         });
         for line in ["recall --topk 9", "verify run"] {

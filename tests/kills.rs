@@ -5,29 +5,14 @@ mod faults;
 mod fixture;
 
 use faults::{ALL, Call, Ended, FUSED, Fault, NIGHT, Outputs, Runs, SHARDS, Scenario, Trial, UPDATE};
-use fixture::mixed;
+use fixture::results::walk;
+use fixture::{long, mixed};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const SIGKILL: i32 = 9;
-
-/// Checks what a killed command left, gives it and those after it again, and checks what they made of it.
-fn recovers(runs: &Runs, scenario: Scenario, line: usize, folder: &Path, expected: &Outputs, after: &str) {
-    faults::assert_nothing_partial(folder, expected);
-    let run = folder.join("run");
-    let finished = faults::finished(&run, expected);
-    runs.complete(&scenario.lines[line..], folder);
-    faults::assert_not_redone(&run, &finished, expected, after);
-    faults::assert_same(&run, expected, after);
-    faults::assert_nothing_partial(folder, expected);
-    let left: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name()).collect();
-    let names = if scenario.name == SHARDS.name { vec!["run"] } else { vec!["latest", "run"] };
-    let mut left: Vec<_> = left.iter().map(|name| name.to_str().unwrap()).collect();
-    left.sort_unstable();
-    assert_eq!(left, names, "{after}: left beside the run");
-    std::fs::remove_dir_all(folder).unwrap();
-}
 
 /// Kills the command at a durable call; the commands before it are done.
 fn killed_at(runs: &Runs, scenario: Scenario, Trial { line, fault }: Trial, expected: &Outputs) {
@@ -36,7 +21,7 @@ fn killed_at(runs: &Runs, scenario: Scenario, Trial { line, fault }: Trial, expe
     let Ended { signal, calls, finished } = faults::run(runs.command(scenario.lines[line], &folder), fault, &folder);
     let after = format!("{}, {} {} {:?}", scenario.lines[line], fault.action, fault.at, calls.get(fault.at - 1));
     assert!(signal == Some(SIGKILL) && calls.len() >= fault.at, "{after}\n{}", finished.stderr);
-    recovers(runs, scenario, line, &folder, expected, &after);
+    runs.recovers(scenario, line, &folder, expected, &after);
 }
 
 /// Kills a scenario at `n` durable calls of it, or at all of them in the long form; returns how often.
@@ -69,6 +54,7 @@ fn parts_of_another_number_are_removed_only_once_latest_is_withdrawn() {
         runs.complete(NIGHT.lines, &folder);
         let line = "infer --run RUN --side user --shard 0/2 --force";
         let ended = faults::run(runs.command(line, &folder), Fault { action: "kill-before", at }, &folder);
+        assert_eq!(ended.signal, (at > 0).then_some(SIGKILL), "{at}: {}", ended.finished.stderr);
         faults::assert_nothing_partial(&folder, &expected);
         ended.calls
     };
@@ -113,37 +99,66 @@ fn killed_after(runs: &Runs, scenario: Scenario, from: usize, folder: &Path, mom
     None
 }
 
+/// The stage that a run is at: the first one that is not finished.
+fn stage(folder: &Path) -> &'static str {
+    let places = [
+        ("encode-features", "encoders/manifest.json"),
+        ("train", "towers/manifest.json"),
+        ("infer", "vectors/item/part-00000-of-00001.json"),
+        ("recall", "recall"),
+        ("evaluate", "evaluation/manifest.json"),
+    ];
+    let run = folder.join("run");
+    let done = |place: &str| match place {
+        // In whatever number of parts, and with users' vectors or fused with them.
+        "recall" => walk(&run.join(place)).iter().any(|path| path.extension().is_some_and(|e| e == "json")),
+        _ => run.join(place).exists(),
+    };
+    places.iter().find(|(_, place)| !done(place)).map_or("after", |(stage, _)| stage)
+}
+
 #[test]
 fn nights_killed_at_any_moment_finish_to_the_same_bytes() {
     let runs = Runs::new("kills-moments");
-    let (mut kills, mut late) = (0, 0);
-    for scenario in if faults::long() { &ALL[..] } else { &[FUSED, UPDATE, SHARDS] } {
+    let scenarios = if long() { &ALL[..] } else { &[FUSED, UPDATE, SHARDS] };
+    let (mut hits, mut late) = (BTreeMap::<&str, usize>::new(), 0);
+    for (number, scenario) in scenarios.iter().enumerate() {
         let (expected, _) = runs.reference(*scenario, false);
-        let whole = {
-            let (folder, started) = (runs.folder("whole", false), Instant::now());
+        // As long as it takes beside others, as it will be when it is killed.
+        let together = faults::in_parallel(&[0, 1, 2, 3, 4, 5], |copy| {
+            let (folder, started) = (runs.folder(&format!("whole-{copy}"), false), Instant::now());
             runs.complete(scenario.lines, &folder);
             started.elapsed()
-        };
-        let trials: Vec<usize> = (0..if faults::long() { 25 } else { 3 }).collect();
-        let counts = faults::in_parallel(&trials, |trial| {
+        });
+        let whole = together.into_iter().max().unwrap();
+        let trials: Vec<usize> = (0..if long() { 36 } else { 3 }).collect();
+        let stages = faults::in_parallel(&trials, |trial| {
             let folder = runs.folder(&format!("moment-{}-{trial}", scenario.name), false);
             let mut after = scenario.name.to_string();
-            let (mut hit, mut line) = (0, 0);
+            let (mut stages, mut line) = (Vec::new(), 0);
             // Up to three kills before the run is let alone: the second and third hit one that resumes.
             for kill in 0..1 + trial % 3 {
-                let share = (mixed(trial * 3 + kill, scenario.name.len()) % 1000) as u32;
+                let share = (mixed(trial * 3 + kill, number) % 1000) as u32;
                 let moment = whole * share / 1000;
                 let killed = killed_after(&runs, *scenario, line, &folder, moment);
-                hit += usize::from(killed.is_some());
+                stages.push(killed.map(|_| stage(&folder)));
                 line = killed.unwrap_or(scenario.lines.len() - 1);
                 after += &format!(", killed after {moment:?}");
             }
-            recovers(&runs, *scenario, line, &folder, &expected, &after);
-            (hit, 1 + trial % 3 - hit)
+            runs.recovers(*scenario, line, &folder, &expected, &after);
+            stages
         });
-        kills += counts.iter().map(|c| c.0).sum::<usize>();
-        late += counts.iter().map(|c| c.1).sum::<usize>();
+        for stage in stages.into_iter().flatten() {
+            match stage {
+                Some(stage) => *hits.entry(stage).or_default() += 1,
+                None => late += 1,
+            }
+        }
     }
-    println!("{kills} kills at any moment, nothing lost; {late} came after the end");
-    assert!(kills > 0);
+    let kills: usize = hits.values().sum();
+    println!("{kills} kills at any moment, nothing lost; {late} came after the end; by stage: {hits:?}");
+    assert!(kills > late, "{kills} kills, {late} came after the end");
+    if long() {
+        assert!(kills >= 200 && hits.len() == 6, "{kills} kills: {hits:?}");
+    }
 }

@@ -13,7 +13,7 @@ fn nights() -> &'static Job {
     static JOB: OnceLock<Job> = OnceLock::new();
     JOB.get_or_init(|| {
         let job = Job::new("runs");
-        job.edit("    { kind = \"sequence\", name = \"recent\", max_len = 3 },\n", "");
+        job.without_sequences();
         job.ok("run --run runs/a --quiet");
         for run in ["b", "c"] {
             job.ok(&format!("run --run runs/{run} --update-from runs/a --no-train --fused --quiet"));
@@ -24,10 +24,6 @@ fn nights() -> &'static Job {
         std::fs::write(job.path("users.parquet"), whole).unwrap();
         job
     })
-}
-
-fn latest(job: &Job) -> String {
-    std::fs::read_link(job.path("runs/latest")).unwrap().to_string_lossy().into_owned()
 }
 
 fn names(job: &Job) -> Vec<String> {
@@ -73,21 +69,21 @@ fn rollback_goes_to_the_run_before_and_refuses_what_may_not_be_published() {
     let job = nights().copy("runs-rollback");
     let back = job.json("rollback");
     assert_eq!((back["from"].as_str(), back["to"].as_str()), (Some("c"), Some("b")));
-    assert_eq!(latest(&job), "b");
+    assert_eq!(job.latest(), "b");
     let told = job.ok("rollback").stdout;
     assert!(told.contains("names `a` now, before `b`"), "{told}");
     job.refused("rollback", 4, &["no run before `a`", "runs list"]);
-    assert_eq!(latest(&job), "a");
+    assert_eq!(job.latest(), "a");
     job.ok("rollback --to c --runs runs");
-    assert_eq!(latest(&job), "c");
+    assert_eq!(job.latest(), "c");
     job.refused("rollback --to d", 4, &["runs/d", "refused by the gates rows"]);
     job.refused("rollback --to z", 2, &["no run `z`", "a, b, c, d"]);
     // A run that changed since its gates were asked is none to go back to.
     job.ok("recall --run runs/b --fused --force --quiet");
     job.refused("rollback --to b", 4, &["was not checked", "twotower publish --run runs/b"]);
-    assert_eq!(latest(&job), "c");
+    assert_eq!(job.latest(), "c");
     job.ok("rollback");
-    assert_eq!(latest(&job), "a");
+    assert_eq!(job.latest(), "a");
     // Tonight is held against the run that was gone back to.
     job.ok("run --run runs/f --update-from runs/a --no-train --fused --quiet");
     let manifest = twotower_artifacts::Manifest::read(job.path("runs/f/gates/manifest.json")).unwrap();
@@ -96,7 +92,7 @@ fn rollback_goes_to_the_run_before_and_refuses_what_may_not_be_published() {
     job.ok("recall --run runs/f --fused --force --quiet --topk 5");
     assert!(!job.path("runs/latest").exists());
     job.ok("rollback");
-    assert_eq!(latest(&job), "c");
+    assert_eq!(job.latest(), "c");
 }
 
 #[test]
@@ -134,7 +130,7 @@ fn prune_removes_old_runs_but_none_that_is_published_in_use_incomplete_or_not_a_
     assert_eq!(pruned(&report, "removed"), ["b"]);
     assert!(report["removed"][0]["bytes"].as_u64().unwrap() > 10_000);
     assert_eq!(names(&job), ["a", "c", "d", "e", "latest", "notes"]);
-    assert_eq!(latest(&job), "a");
+    assert_eq!(job.latest(), "a");
 
     // Once it is no longer published, it goes too, and a refused run that is older than what is kept.
     job.ok("rollback --to c");
@@ -152,5 +148,5 @@ fn a_link_that_names_no_run_beside_it_is_no_latest() {
     std::os::unix::fs::symlink("../runs-elsewhere", job.path("runs/latest")).unwrap();
     let back = job.json("rollback");
     assert_eq!((&back["from"], back["to"].as_str()), (&Value::Null, Some("c")));
-    assert_eq!(Path::new(&latest(&job)), Path::new("c"));
+    assert_eq!(Path::new(&job.latest()), Path::new("c"));
 }

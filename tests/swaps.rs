@@ -4,7 +4,6 @@
 mod fixture;
 
 use fixture::results::snapshot;
-use fixture::sheet::Column;
 use fixture::{Job, USERS, interactions, items, users};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -99,9 +98,14 @@ const SWAPS: &[Swap] = &[
     swap(&["index/stage.json"], &[Data, Events, Seed], &[], &[RECALL, RECALL_NINE], "run/index"),
     swap(&["index/index.bin", "index/index.json"], &[Data, Seed], &[], &[RECALL, RECALL_NINE], "run/index"),
     swap(&["index"], &[Data, Events, Seed], &[], &[RECALL, RECALL_NINE], "run/index"),
+    // Two stages that fit each other, and nothing else.
+    swap(&["encoders", "towers"], &[Data], &[RECALL], &[], "item vectors"),
+    swap(&["vectors", "index"], &[Data, Events, Seed], &[RECALL], &[], "vectors"),
+    swap(&["vectors/item", "index"], &[Data, Events, Seed], &[RECALL], &[], "item vectors"),
     // Results, which no stage reads.
     swap(&["recall/part-00000-of-00001.parquet"], &[Data, Events, Seed, Order], &[], &["recall"], "recall"),
     swap(&["recall/part-00000-of-00001.json"], &[Data, Events, Seed, Order], &[], &["recall"], "recall"),
+    swap(&["recall/sample/part-00000-of-00001.parquet"], &[Data, Events, Seed, Order], &[], &["recall"], "recall"),
     swap(&["recall"], &[Data, Events, Seed, Order], &[], &["recall"], "recall"),
     swap(&["evaluation/metrics.json"], &[Data, Events, Seed], &[], &["evaluate"], "evaluation"),
     swap(&["evaluation/manifest.json"], &[Data, Events, Seed], &[], &["evaluate"], "evaluation"),
@@ -121,9 +125,8 @@ const fn swap(
 /// A finished run, with a second one begun that can start from its weights.
 fn base() -> Job {
     let job = Job::new("swaps");
-    job.edit("[infer]\n", "[infer]\nengine = \"native\"\n");
-    // The model of one epoch is worth little, and that is not the question here.
-    job.edit("epochs = 2", "epochs = 1");
+    job.native();
+    job.one_epoch();
     job.edit("[evaluate]\n", "[gates]\noff = [\"metric\", \"overlap\", \"coverage\"]\n\n[evaluate]\n");
     job.ok("run --quiet");
     job.ok("encode-features --run next --quiet");
@@ -159,9 +162,7 @@ fn other(base: &Job, kind: Other) -> Job {
 /// Other interactions of the same users and items: other items, and none of the last users.
 fn shifted(job: &Job) {
     let mut sheet = interactions();
-    if let Column::Int(ids) = sheet.column("item_id") {
-        ids.rotate_right(5);
-    }
+    sheet.ints("item_id").rotate_right(5);
     sheet.take(0..sheet.rows() * 4 / 5).write_parquet(&job.path("interactions.parquet"));
 }
 
