@@ -3,10 +3,9 @@
 
 mod fixture;
 
-use fixture::results::{snapshot, walk};
+use fixture::results::{outputs, snapshot, walk};
 use fixture::{Finished, Job, in_shell, interactions, long, users};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use twotower_artifacts::{FileEntry, Manifest};
@@ -179,24 +178,17 @@ const READERS: &[(&str, &str)] = &[
     ("evaluation/metrics.json", "verify run"),
 ];
 
-/// Outputs without what carries seconds.
-fn outputs(job: &Job) -> BTreeMap<PathBuf, Vec<u8>> {
-    snapshot(&job.path("run"), &["manifest.json", "part-00000-of-00001.json", "stage.json", "checkpoints"])
-}
-
 #[test]
 fn our_own_files_cut_or_altered_are_named_or_made_again() {
     let base = finished().copy("damaged-own");
     base.ok("encode-features --run next --quiet");
     let mut wrong = Vec::new();
     for (name, line) in READERS {
-        let job = base.copy("damaged-own-file");
-        let path = job.path("run").join(name);
-        let good = std::fs::read(&path).unwrap();
+        let good = std::fs::read(base.path("run").join(name)).unwrap();
         let clean = {
             let clean = base.copy("damaged-own-clean");
             clean.ok(&format!("{line} --quiet"));
-            outputs(&clean)
+            outputs(&clean.path("run"))
         };
         let cuts = tries(4, 64);
         let cut = (0..cuts).map(|part| good[..good.len() * part / cuts].to_vec());
@@ -206,11 +198,13 @@ fn our_own_files_cut_or_altered_are_named_or_made_again() {
             bytes
         });
         for (i, bytes) in cut.chain(flipped).enumerate() {
-            std::fs::write(&path, bytes).unwrap();
+            // One that a try before did not mend.
+            let job = base.copy("damaged-own-file");
+            std::fs::write(job.path("run").join(name), bytes).unwrap();
             let done = limited(&job, &format!("{line} --quiet"));
             // Made again, or harmless: the same output. Else named.
             let harmless = done.code == 0 && {
-                let mut found = outputs(&job);
+                let mut found = outputs(&job.path("run"));
                 // What was damaged may still be there.
                 found.entry(PathBuf::from(name)).and_modify(|bytes| bytes.clone_from(&clean[Path::new(name)]));
                 found == clean
@@ -233,21 +227,30 @@ fn no_manifest_leads_out_of_the_run() {
     let outside = Job::empty("damaged-outside");
     outside.write("part-00000-of-00001.parquet", "of somebody else");
     let canary = snapshot(&outside.dir, &[]);
-    let manifests: [(&str, &[&str]); 4] = [
-        ("run/encoders/manifest.json", &["train", "infer --side user --force", "run"]),
-        ("run/towers/manifest.json", &["infer --side user --force", "run"]),
-        ("run/vectors/user/part-00000-of-00001.json", &["recall --force", "infer --side user", "run"]),
-        ("run/recall/part-00000-of-00001.json", &["recall", "run"]),
+    let encoders: &[&str] = &["train", "infer --side user --force", "run"];
+    let manifests: [(&str, usize, &[&str]); 8] = [
+        ("run/encoders/manifest.json", 0, encoders),
+        ("run/towers/manifest.json", 0, &["infer --side user --force", "run"]),
+        ("run/vectors/item/part-00000-of-00001.json", 0, &["recall --force", "infer --side item", "run"]),
+        ("run/vectors/user/part-00000-of-00001.json", 0, &["recall --force", "infer --side user", "run"]),
+        ("run/index/stage.json", 0, &["recall --topk 9"]),
+        ("run/recall/part-00000-of-00001.json", 0, &["recall", "run"]),
+        ("run/recall/part-00000-of-00001.json", 1, &["recall", "run"]),
+        ("run/evaluation/manifest.json", 0, &["evaluate", "run"]),
     ];
     let absolute = outside.path("part-00000-of-00001.parquet").to_string_lossy().into_owned();
     let upward = "../../../damaged-outside/part-00000-of-00001.parquet";
-    for (manifest, readers) in manifests {
+    for (manifest, at, readers) in manifests {
         for bad in [upward, &absolute, "", "/", "..", "a/../../b"] {
             let job = base.copy("damaged-paths");
-            job.change(manifest, |m| m["files"][0]["path"] = json!(bad));
-            for line in readers.iter().chain(&["verify run"]) {
+            job.change(manifest, |m| m["files"][at]["path"] = json!(bad));
+            for line in ["verify run"].iter().chain(readers) {
                 let done = limited(&job, &format!("{line} --quiet"));
-                assert_eq!(complaint(&done, &[3, 4], &[manifest, "verify: "]), None, "{manifest}: `{bad}`, {line}");
+                // An index that is not whole is built again.
+                let codes: &[i32] = if line.contains("--topk") { &[0] } else { &[3, 4] };
+                let named = [manifest, "verify: "];
+                let named = if line.contains("--topk") { &[""][..] } else { &named };
+                assert_eq!(complaint(&done, codes, named), None, "{manifest}: `{bad}`, {line}");
             }
         }
     }
@@ -271,7 +274,7 @@ fn no_manifest_leads_out_of_the_run() {
 fn links_out_of_the_run_are_neither_read_nor_written_through() {
     let base = finished();
     let outside = Job::empty("damaged-linked");
-    for (name, line) in READERS.iter().filter(|(name, _)| name.ends_with(".parquet") || name.ends_with(".onnx")) {
+    for (name, line) in READERS {
         let job = base.copy("damaged-links");
         let path = job.path("run").join(name);
         let target = outside.path("target");
@@ -280,19 +283,49 @@ fn links_out_of_the_run_are_neither_read_nor_written_through() {
         std::os::unix::fs::symlink(&target, &path).unwrap();
         let canary = snapshot(&outside.dir, &[]);
         let done = limited(&job, "verify run");
-        assert_eq!(done.code, 3, "{name}: {}", done.stdout);
-        assert!(done.stdout.contains("regular file"), "{name}: {}", done.stdout);
-        // A tower is read by its content's fingerprint, wherever it lies; all else is refused.
-        if name.ends_with(".parquet") {
-            let done = limited(&job, &format!("{line} --quiet"));
-            assert_eq!(complaint(&done, &[3], &["regular file", "verify: "]), None, "{name}, {line}");
+        if is_manifest(&target) {
+            // Read through its link: its checksum and all it names hold. The next one takes the link's place.
+            assert_eq!(done.code, 0, "{name}: {}", done.stdout);
+            let done = limited(&job, "run --force --quiet");
+            assert_eq!(done.code, 0, "{name}: {}", done.stderr);
+        } else {
+            assert_eq!(done.code, 3, "{name}: {}", done.stdout);
+            assert!(done.stdout.contains("regular file"), "{name}: {}", done.stdout);
+            // A tower is read by its content's fingerprint, wherever it lies; all else is refused.
+            if name.ends_with(".parquet") {
+                let done = limited(&job, &format!("{line} --quiet"));
+                assert_eq!(complaint(&done, &[3], &["regular file", "verify: "]), None, "{name}, {line}");
+            }
+            // A checkpoint is no output that would be made again for its own sake.
+            let again = if name.ends_with(".ckpt") { "run --force --quiet" } else { "run --quiet" };
+            let done = limited(&job, again);
+            assert_eq!(done.code, 0, "{name}: {}", done.stderr);
         }
         // The link is replaced, its target is not.
-        let done = limited(&job, "run --quiet");
-        assert_eq!(done.code, 0, "{name}: {}", done.stderr);
         assert!(snapshot(&outside.dir, &[]) == canary, "{name}: written through a link");
         assert!(path.symlink_metadata().unwrap().is_file(), "{name} is still a link");
     }
+}
+
+/// Whether a file is the manifest of a stage.
+fn is_manifest(path: &Path) -> bool {
+    serde_json::from_slice::<Value>(&std::fs::read(path).unwrap()).is_ok_and(|v| v.get("stage").is_some())
+}
+
+#[test]
+fn a_folder_of_a_run_that_is_a_link_is_the_place_where_its_owner_put_it() {
+    let job = finished().copy("damaged-linked-folder");
+    let elsewhere = Job::empty("damaged-linked-elsewhere");
+    std::fs::rename(job.path("run/recall"), elsewhere.path("recall")).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path("recall"), job.path("run/recall")).unwrap();
+    let report = job.json("verify run --require recall");
+    assert_eq!(report["notes"].as_array().unwrap().len(), 1, "{report:#}");
+    assert!(report["notes"][0].as_str().unwrap().contains("run/recall: "), "{report:#}");
+    job.ok("recall --topk 3 --quiet");
+    assert!(job.path("run/recall").is_symlink());
+    let lists = fixture::results::recalled(&elsewhere.path("recall"));
+    assert!(lists.len() == 150 && lists.iter().all(|(_, list)| list.len() == 3));
+    job.ok("verify run --require recall");
 }
 
 #[test]

@@ -76,6 +76,57 @@ fn other_forms_of_a_night_killed_at_durable_calls_finish_to_the_same_bytes() {
     }
 }
 
+/// What stands in a folder of runs where they are not to change: its runs, and the one that is published.
+fn published(folder: &Path) -> (Outputs, Option<Outputs>, String) {
+    let yesterday = folder.join("yesterday");
+    let latest = std::fs::read_link(folder.join("latest")).unwrap().to_string_lossy().into_owned();
+    (faults::outputs(&folder.join("run")), yesterday.exists().then(|| faults::outputs(&yesterday)), latest)
+}
+
+#[test]
+fn going_back_publishing_and_pruning_are_done_or_not_done() {
+    const BACK: &str = "rollback --runs FOLDER --to yesterday";
+    let runs = Runs::new("kills-runs");
+    let base = runs.folder("base", true);
+    runs.complete(NIGHT.lines, &base);
+    let (complete, yesterday, _) = published(&base);
+    for (name, before, line, then) in [
+        ("rollback", &[][..], BACK, "yesterday"),
+        ("publish", &[BACK], "publish --run RUN", "run"),
+        ("prune", &[], "runs prune FOLDER --keep 1", "run"),
+    ] {
+        let killed = |fault: Fault| {
+            let folder = runs.folder(&format!("{name}-{}-{}", fault.action, fault.at), false);
+            fixture::copy_all(&base, &folder);
+            runs.complete(before, &folder);
+            let ended = faults::run(runs.command(line, &folder), fault, &folder);
+            let what = format!("{line}, {} {:?}", fault.action, ended.calls.last());
+            assert_eq!(ended.signal, (fault.at > 0).then_some(SIGKILL), "{what}: {}", ended.finished.stderr);
+            // `latest` names one complete run or the other, and yesterday's is whole or not there.
+            faults::assert_nothing_partial(&folder, &complete);
+            let (_, there, latest) = published(&folder);
+            assert!(there.is_none_or(|there| Some(&there) == yesterday.as_ref()), "{what}: yesterday's run");
+            assert!(["run", "yesterday"].contains(&&latest[..]), "{what}: {latest}");
+            runs.complete(&[line], &folder);
+            let left = (published(&folder), faults::names(&folder));
+            std::fs::remove_dir_all(&folder).unwrap();
+            assert_eq!(left.0.2, then, "{what}");
+            (ended.calls.len(), left, what)
+        };
+        let (calls, expected, _) = killed(faults::NONE);
+        let kills: Vec<Fault> = ["kill-before", "kill-after"]
+            .into_iter()
+            .flat_map(|action| (1..=calls).map(move |at| Fault { action, at }))
+            .collect();
+        faults::in_parallel(&kills, |kill| {
+            let (_, left, what) = killed(*kill);
+            assert!(left == expected, "{what}: other than undisturbed");
+        });
+        println!("{name}: {calls} durable calls, {} kills, nothing lost", kills.len());
+        assert!(calls >= if name == "prune" { 40 } else { 2 }, "{name}: {calls} calls");
+    }
+}
+
 /// Goes on with a scenario from one of its commands and kills it after `moment`, wherever it then is; returns the
 /// command, or none if all were done by then.
 fn killed_after(runs: &Runs, scenario: Scenario, from: usize, folder: &Path, moment: Duration) -> Option<usize> {

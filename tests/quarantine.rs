@@ -264,9 +264,7 @@ fn vectors_made_without_other_rows_than_the_quarantine_has_are_refused() {
     job.ok("encode-features --quiet");
     let says = ["quarantine.jsonl", "made without the rows", "infer --side user"];
     job.refused("recall --force --quiet", 4, &says);
-    let verified = job.twotower("verify run");
-    assert_eq!(verified.code, 4, "{}", verified.stderr);
-    assert!(verified.stdout.contains("made without the rows"), "{}", verified.stdout);
+    job.refused("verify run", 4, &["verify: "]);
     job.ok("infer --side user --quiet");
     job.ok("recall --quiet");
     assert_accounted(&job, &[19]);

@@ -191,14 +191,10 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     let mut manifest = key.manifest(entries, rows, started);
     manifest.fingerprint = state.fingerprint().clone();
     for (table, n) in bad.into_iter().filter(|(_, n)| *n > 0) {
-        let place = dir.join(files::QUARANTINE);
-        let warning = format!(
-            "{n} of {} rows of {table} cannot be used: left out, see {}",
-            manifest.rows[table],
-            place.display()
-        );
-        tracing::warn!("encode-features: {warning}");
-        manifest.warnings.push(warning);
+        let warning = format!("{n} of {} rows of {table} cannot be used: left out, see ", manifest.rows[table]);
+        tracing::warn!("encode-features: {warning}{}", dir.join(files::QUARANTINE).display());
+        // By its name alone: a manifest is the same wherever its run stands.
+        manifest.warnings.push(warning + files::QUARANTINE);
     }
     for (what, n) in [("items", event_counts.unknown_item), ("users", event_counts.unknown_user)] {
         if n > 0 {

@@ -2,7 +2,8 @@
 //! its durable calls (see `shim.rs`). And small jobs to do it to, with checks of what is left.
 #![allow(dead_code, reason = "every test file uses its own part of this module")]
 
-use crate::fixture::results::{assert_intact, walk};
+pub use crate::fixture::results::{Outputs, outputs};
+use crate::fixture::results::{assert_intact, walk, without_times};
 use crate::fixture::{Finished, Job, copy_all, long, users};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, Metadata};
@@ -229,10 +230,11 @@ impl Runs {
         dir
     }
 
-    /// A command of the job on the run in `folder`.
+    /// A command of the job on the run in `folder`; `FOLDER` stands for the latter.
     pub fn command(&self, line: &str, folder: &Path) -> Command {
         let name = folder.file_name().unwrap().to_str().unwrap();
-        self.job.command(&format!("{} --quiet", line.replace("RUN", &format!("{name}/run"))))
+        let line = line.replace("RUN", &format!("{name}/run")).replace("FOLDER", name);
+        self.job.command(&format!("{line} --quiet"))
     }
 
     /// Runs commands, which must succeed.
@@ -294,29 +296,8 @@ impl Runs {
 }
 
 /// Names of what a folder holds.
-fn names(folder: &Path) -> BTreeSet<String> {
+pub fn names(folder: &Path) -> BTreeSet<String> {
     std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
-}
-
-/// Files by path with their content; without what tells the time.
-pub type Outputs = BTreeMap<PathBuf, Vec<u8>>;
-
-/// All files of a run, hidden ones too; the times in manifests, and checksums that cover them, are left out.
-pub fn outputs(run: &Path) -> Outputs {
-    walk(run).into_iter().map(|path| (path.strip_prefix(run).unwrap().to_path_buf(), without_times(&path))).collect()
-}
-
-fn without_times(path: &Path) -> Vec<u8> {
-    let bytes = std::fs::read(path).unwrap();
-    if path.extension().is_none_or(|e| e != "json") {
-        return bytes;
-    }
-    let mut value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
-    if let Some(object) = value.as_object_mut() {
-        object.retain(|key, _| !["seconds", "checksum"].contains(&key.as_str()));
-    }
-    value.pointer_mut("/details").and_then(|d| d.as_object_mut()).map(|details| details.remove("checked at"));
-    value.to_string().into_bytes()
 }
 
 /// Asserts that a run is what the undisturbed one is, byte by byte.
