@@ -59,7 +59,8 @@ fn a_signal_in_any_stage_stops_it_and_the_same_command_finishes_to_the_same_byte
     let others = ALL.into_iter().filter(|s| s.name != NIGHT.name && (long() || s.name == SHARDS.name));
     for scenario in others {
         let (sent, stopped) = signalled_at_calls(&runs, scenario, 4);
-        assert!(stopped * 2 > sent, "{}: {stopped} of {sent}", scenario.name);
+        // Not only those that come before any work; one that comes in a command's last batch lets it end.
+        assert!(stopped > scenario.lines.len(), "{}: {stopped} of {sent}", scenario.name);
     }
 }
 
