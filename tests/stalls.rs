@@ -57,7 +57,7 @@ fn a_call_that_never_comes_back_ends_any_stage_with_the_thread_that_made_it() {
         ("rename", "checkpoints/last.ckpt", ["train: training: no progress", "in training step "]),
         ("write", "vectors/user", ["main (", "in infer user shard 0/1, for "]),
         ("fsync", "index/", ["main (", "in the index, for "]),
-        ("write", "jsonl", ["recall-write (", "writing batch "]),
+        ("write", "recall/.part", ["recall-write (", "writing batch "]),
         ("rename", "evaluation/", ["main (", "in evaluate, for "]),
     ];
     for (trial, (name, part, says)) in places.into_iter().enumerate() {
