@@ -3,12 +3,10 @@
 
 mod fixture;
 
-use fixture::results::{snapshot, walk};
-use fixture::{Finished, Job, interactions, users};
+use fixture::results::{outputs, snapshot, walk};
+use fixture::{Finished, Job, in_shell, interactions, long, users};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 use twotower_artifacts::{FileEntry, Manifest};
 
@@ -19,22 +17,13 @@ const SECONDS: u32 = 60;
 
 /// Tries per file: so many with TWOTOWER_LONG, else the few.
 fn tries(few: usize, many: usize) -> usize {
-    if std::env::var_os("TWOTOWER_LONG").is_some() { many } else { few }
+    if long() { many } else { few }
 }
 
 /// Runs the binary under limits.
 fn limited(job: &Job, line: &str) -> Finished {
-    let command = job.command(line);
     let script = format!("ulimit -v {MEMORY_KIB}; exec timeout -s KILL {SECONDS} \"$0\" \"$@\"");
-    let mut shell = Command::new("sh");
-    shell.arg("-c").arg(script).arg(command.get_program()).args(command.get_args()).current_dir(&job.dir);
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => shell.env(name, value),
-            None => shell.env_remove(name),
-        };
-    }
-    shell.output().unwrap().into()
+    in_shell(&job.command(line), &script).output().unwrap().into()
 }
 
 /// A small job of 150 users without outputs.
@@ -44,8 +33,8 @@ fn raw() -> &'static Job {
         let job = Job::new("damaged-raw");
         users().take(0..150).write_parquet(&job.path("users.parquet"));
         interactions().take(0..700).write_parquet(&job.path("interactions.parquet"));
-        job.edit("[infer]\n", "[infer]\nengine = \"native\"\n");
-        job.edit("epochs = 2", "epochs = 1");
+        job.native();
+        job.one_epoch();
         job
     })
 }
@@ -189,24 +178,17 @@ const READERS: &[(&str, &str)] = &[
     ("evaluation/metrics.json", "verify run"),
 ];
 
-/// Outputs without what carries seconds.
-fn outputs(job: &Job) -> BTreeMap<PathBuf, Vec<u8>> {
-    snapshot(&job.path("run"), &["manifest.json", "part-00000-of-00001.json", "stage.json", "checkpoints"])
-}
-
 #[test]
 fn our_own_files_cut_or_altered_are_named_or_made_again() {
     let base = finished().copy("damaged-own");
     base.ok("encode-features --run next --quiet");
     let mut wrong = Vec::new();
     for (name, line) in READERS {
-        let job = base.copy("damaged-own-file");
-        let path = job.path("run").join(name);
-        let good = std::fs::read(&path).unwrap();
+        let good = std::fs::read(base.path("run").join(name)).unwrap();
         let clean = {
             let clean = base.copy("damaged-own-clean");
             clean.ok(&format!("{line} --quiet"));
-            outputs(&clean)
+            outputs(&clean.path("run"))
         };
         let cuts = tries(4, 64);
         let cut = (0..cuts).map(|part| good[..good.len() * part / cuts].to_vec());
@@ -216,11 +198,13 @@ fn our_own_files_cut_or_altered_are_named_or_made_again() {
             bytes
         });
         for (i, bytes) in cut.chain(flipped).enumerate() {
-            std::fs::write(&path, bytes).unwrap();
+            // One that a try before did not mend.
+            let job = base.copy("damaged-own-file");
+            std::fs::write(job.path("run").join(name), bytes).unwrap();
             let done = limited(&job, &format!("{line} --quiet"));
             // Made again, or harmless: the same output. Else named.
             let harmless = done.code == 0 && {
-                let mut found = outputs(&job);
+                let mut found = outputs(&job.path("run"));
                 // What was damaged may still be there.
                 found.entry(PathBuf::from(name)).and_modify(|bytes| bytes.clone_from(&clean[Path::new(name)]));
                 found == clean
@@ -237,33 +221,30 @@ fn our_own_files_cut_or_altered_are_named_or_made_again() {
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// Changes a JSON file of the job.
-fn change(job: &Job, path: &str, change: impl FnOnce(&mut Value)) {
-    let path = job.path(path);
-    let mut value: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    change(&mut value);
-    std::fs::write(path, value.to_string()).unwrap();
-}
-
 #[test]
 fn no_manifest_leads_out_of_the_run() {
     let base = finished();
     let outside = Job::empty("damaged-outside");
     outside.write("part-00000-of-00001.parquet", "of somebody else");
     let canary = snapshot(&outside.dir, &[]);
-    let manifests: [(&str, &[&str]); 4] = [
-        ("run/encoders/manifest.json", &["train", "infer --side user --force", "run"]),
-        ("run/towers/manifest.json", &["infer --side user --force", "run"]),
-        ("run/vectors/user/part-00000-of-00001.json", &["recall --force", "infer --side user", "run"]),
-        ("run/recall/part-00000-of-00001.json", &["recall", "run"]),
+    let encoders: &[&str] = &["train", "infer --side user --force", "run"];
+    let manifests: [(&str, usize, &[&str]); 8] = [
+        ("run/encoders/manifest.json", 0, encoders),
+        ("run/towers/manifest.json", 0, &["infer --side user --force", "run"]),
+        ("run/vectors/item/part-00000-of-00001.json", 0, &["recall --force", "infer --side item", "run"]),
+        ("run/vectors/user/part-00000-of-00001.json", 0, &["recall --force", "infer --side user", "run"]),
+        ("run/index/stage.json", 0, &["recall --topk 9"]),
+        ("run/recall/part-00000-of-00001.json", 0, &["recall", "run"]),
+        ("run/recall/part-00000-of-00001.json", 1, &["recall", "run"]),
+        ("run/evaluation/manifest.json", 0, &["evaluate", "run"]),
     ];
     let absolute = outside.path("part-00000-of-00001.parquet").to_string_lossy().into_owned();
     let upward = "../../../damaged-outside/part-00000-of-00001.parquet";
-    for (manifest, readers) in manifests {
+    for (manifest, at, readers) in manifests {
         for bad in [upward, &absolute, "", "/", "..", "a/../../b"] {
             let job = base.copy("damaged-paths");
-            change(&job, manifest, |m| m["files"][0]["path"] = json!(bad));
-            for line in readers.iter().chain(&["verify run"]) {
+            job.change(manifest, |m| m["files"][at]["path"] = json!(bad));
+            for line in ["verify run"].iter().chain(readers) {
                 let done = limited(&job, &format!("{line} --quiet"));
                 assert_eq!(complaint(&done, &[3, 4], &[manifest, "verify: "]), None, "{manifest}: `{bad}`, {line}");
             }
@@ -276,7 +257,7 @@ fn no_manifest_leads_out_of_the_run() {
     ] {
         for bad in [upward, &absolute] {
             let job = base.copy("damaged-paths");
-            change(&job, file, |m| *m.pointer_mut(pointer).unwrap() = json!(bad));
+            job.change(file, |m| *m.pointer_mut(pointer).unwrap() = json!(bad));
             let done = limited(&job, "verify run");
             assert!(matches!(done.code, 3 | 4), "{file}: {}", done.stdout);
             assert!(!done.stdout.contains("checksum "), "hashed: {file}: {}", done.stdout);
@@ -289,7 +270,7 @@ fn no_manifest_leads_out_of_the_run() {
 fn links_out_of_the_run_are_neither_read_nor_written_through() {
     let base = finished();
     let outside = Job::empty("damaged-linked");
-    for (name, line) in READERS.iter().filter(|(name, _)| name.ends_with(".parquet") || name.ends_with(".onnx")) {
+    for (name, line) in READERS {
         let job = base.copy("damaged-links");
         let path = job.path("run").join(name);
         let target = outside.path("target");
@@ -298,19 +279,49 @@ fn links_out_of_the_run_are_neither_read_nor_written_through() {
         std::os::unix::fs::symlink(&target, &path).unwrap();
         let canary = snapshot(&outside.dir, &[]);
         let done = limited(&job, "verify run");
-        assert_eq!(done.code, 3, "{name}: {}", done.stdout);
-        assert!(done.stdout.contains("regular file"), "{name}: {}", done.stdout);
-        // A tower is read by its content's fingerprint, wherever it lies; all else is refused.
-        if name.ends_with(".parquet") {
-            let done = limited(&job, &format!("{line} --quiet"));
-            assert_eq!(complaint(&done, &[3], &["regular file", "verify: "]), None, "{name}, {line}");
+        if is_manifest(&target) {
+            // Read through its link: its checksum and all it names hold. The next one takes the link's place.
+            assert_eq!(done.code, 0, "{name}: {}", done.stdout);
+            let done = limited(&job, "run --force --quiet");
+            assert_eq!(done.code, 0, "{name}: {}", done.stderr);
+        } else {
+            assert_eq!(done.code, 3, "{name}: {}", done.stdout);
+            assert!(done.stdout.contains("regular file"), "{name}: {}", done.stdout);
+            // A tower is read by its content's fingerprint, wherever it lies; all else is refused.
+            if name.ends_with(".parquet") {
+                let done = limited(&job, &format!("{line} --quiet"));
+                assert_eq!(complaint(&done, &[3], &["regular file", "verify: "]), None, "{name}, {line}");
+            }
+            // A checkpoint is no output that would be made again for its own sake.
+            let again = if name.ends_with(".ckpt") { "run --force --quiet" } else { "run --quiet" };
+            let done = limited(&job, again);
+            assert_eq!(done.code, 0, "{name}: {}", done.stderr);
         }
         // The link is replaced, its target is not.
-        let done = limited(&job, "run --quiet");
-        assert_eq!(done.code, 0, "{name}: {}", done.stderr);
         assert!(snapshot(&outside.dir, &[]) == canary, "{name}: written through a link");
         assert!(path.symlink_metadata().unwrap().is_file(), "{name} is still a link");
     }
+}
+
+/// Whether a file is the manifest of a stage.
+fn is_manifest(path: &Path) -> bool {
+    serde_json::from_slice::<Value>(&std::fs::read(path).unwrap()).is_ok_and(|v| v.get("stage").is_some())
+}
+
+#[test]
+fn a_folder_of_a_run_that_is_a_link_is_the_place_where_its_owner_put_it() {
+    let job = finished().copy("damaged-linked-folder");
+    let elsewhere = Job::empty("damaged-linked-elsewhere");
+    std::fs::rename(job.path("run/recall"), elsewhere.path("recall")).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path("recall"), job.path("run/recall")).unwrap();
+    let report = job.json("verify run --require recall");
+    assert_eq!(report["notes"].as_array().unwrap().len(), 1, "{report:#}");
+    assert!(report["notes"][0].as_str().unwrap().contains("run/recall: "), "{report:#}");
+    job.ok("recall --topk 3 --quiet");
+    assert!(job.path("run/recall").is_symlink());
+    let lists = fixture::results::recalled(&elsewhere.path("recall"));
+    assert!(lists.len() == 150 && lists.iter().all(|(_, list)| list.len() == 3));
+    job.ok("verify run --require recall");
 }
 
 #[test]
@@ -334,7 +345,7 @@ fn absurd_numbers_are_refused_before_anything_is_allocated() {
     ];
     for (file, pointer, value, readers) in cases {
         let job = base.copy("damaged-absurd");
-        change(&job, &format!("run/{file}"), |m| *m.pointer_mut(pointer).unwrap() = value.clone());
+        job.change(&format!("run/{file}"), |m| *m.pointer_mut(pointer).unwrap() = value.clone());
         for line in readers.iter().chain(&["verify run"]) {
             let done = limited(&job, &format!("{line} --quiet"));
             // A shard that is missing is a missing input (1), as ever.
@@ -350,7 +361,7 @@ fn absurd_numbers_are_refused_before_anything_is_allocated() {
         }
         let job = base.copy("damaged-nested");
         let nested = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
-        change(&job, &name.to_string_lossy(), |m| *m = json!({ "format_version": 1, "version": 1, "format": 1 }));
+        job.change(&name.to_string_lossy(), |m| *m = json!({ "format_version": 1, "version": 1, "format": 1 }));
         let text = std::fs::read_to_string(job.dir.join(name)).unwrap();
         std::fs::write(job.dir.join(name), text.replacen('{', &format!("{{\"deep\":{nested},"), 1)).unwrap();
         let done = limited(&job, "verify run");
@@ -383,9 +394,9 @@ fn an_index_whose_header_lies_is_refused() {
         // With checksums that hold, so that the header itself is what is read.
         let dir = job.path("run/index");
         let image = FileEntry::of_file(&dir, "index.bin", 0).unwrap();
-        change(&job, "run/index/index.json", |m| m["image"] = json!(image.blake3[..32]));
+        job.change("run/index/index.json", |m| m["image"] = json!(image.blake3[..32]));
         let manifest = FileEntry::of_file(&dir, "index.json", 0).unwrap();
-        change(&job, "run/index/stage.json", |m| {
+        job.change("run/index/stage.json", |m| {
             m["files"] = json!([image, manifest]);
         });
         for line in ["recall --topk 9", "verify run"] {

@@ -2,9 +2,8 @@
 
 mod fixture;
 
-use fixture::{Finished, ITEMS, Job, USERS};
+use fixture::{Finished, ITEMS, Job, USERS, in_shell};
 use serde_json::Value;
-use std::process::Command;
 
 /// Runs the checks with the environment given.
 fn checked(job: &Job, line: &str, environment: &[(&str, &str)]) -> (Finished, Value) {
@@ -100,9 +99,8 @@ fn what_may_go_wrong_is_a_warning_and_no_problem() {
 #[test]
 fn a_low_limit_on_open_files_is_a_problem() {
     let job = Job::new("doctor-files");
-    let program = env!("CARGO_BIN_EXE_twotower");
-    let line = format!("ulimit -n 100; exec {program} doctor --json --set infer.engine=native");
-    let output = Command::new("sh").args(["-c", &line]).current_dir(&job.dir).output().unwrap();
+    let command = job.command("doctor --json --set infer.engine=native");
+    let output = in_shell(&command, "ulimit -n 100; exec \"$0\" \"$@\"").output().unwrap();
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert_found(&report, "open files", "problem", &["at most 100"]);

@@ -41,10 +41,7 @@ fn today() -> Sheet {
     let stay = (0..USERS).rev().filter(|u| u % 5 != 1);
     let mut sheet = sheet.take(stay.chain([0, 1]));
     let rows = sheet.rows();
-    match sheet.column("user_id") {
-        Column::Int(ids) => ids[rows - 2..].copy_from_slice(&[Some(-17), Some(i64::MAX)]),
-        _ => panic!("user_id is not of integers"),
-    }
+    sheet.ints("user_id")[rows - 2..].copy_from_slice(&[Some(-17), Some(i64::MAX)]);
     sheet
 }
 

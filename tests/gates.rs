@@ -17,15 +17,11 @@ fn yesterday() -> &'static Job {
     static JOB: OnceLock<Job> = OnceLock::new();
     JOB.get_or_init(|| {
         let job = Job::new("gates");
-        job.edit("    { kind = \"sequence\", name = \"recent\", max_len = 3 },\n", "");
+        job.without_sequences();
         job.edit("epochs = 2", "epochs = 6\nlearning_rate = 0.01");
         job.ok("run --run runs/a --quiet");
         job
     })
-}
-
-fn latest(job: &Job) -> String {
-    std::fs::read_link(job.path("runs/latest")).unwrap().to_string_lossy().into_owned()
 }
 
 /// The gates of a run by name.
@@ -43,7 +39,7 @@ fn ruling(job: &Job, run: &str, name: &str) -> String {
 fn refused_by(job: &Job, flags: &str, gates: &[&str]) {
     let finished = job.twotower(&format!("run --run runs/b --quiet {flags}"));
     assert_eq!(finished.code, 5, "{flags}: {}", finished.stderr);
-    assert_eq!(latest(job), "a");
+    assert_eq!(job.latest(), "a");
     for gate in gates {
         assert!(finished.stderr.contains(&format!("gate `{gate}`: ")), "{gate}: {}", finished.stderr);
         assert!(finished.stderr.contains(&format!("--accept {gate}")), "{gate}: {}", finished.stderr);
@@ -54,13 +50,6 @@ fn refused_by(job: &Job, flags: &str, gates: &[&str]) {
 
 fn write_users(job: &Job, sheet: &Sheet) {
     sheet.write_parquet(&job.path("users.parquet"));
-}
-
-fn ids(sheet: &mut Sheet) -> &mut Vec<Option<i64>> {
-    match sheet.column("user_id") {
-        Column::Int(ids) => ids,
-        _ => panic!("user_id is not of integers"),
-    }
 }
 
 /// Changes a tower of a run as its trainer might have left it.
@@ -114,7 +103,7 @@ fn a_good_second_night_passes_every_gate_that_applies() {
         for name in ["rows", "unknown", "missing", "vectors", "coverage", "users", "overlap", "metric"] {
             assert_eq!(ruling(&job, run, name), "passed", "{run}: {name}");
         }
-        assert_eq!(latest(&job), Path::new(run).file_name().unwrap().to_string_lossy());
+        assert_eq!(job.latest(), Path::new(run).file_name().unwrap().to_string_lossy());
     }
     // A night without training has no metric, and an approximate index has a recall.
     job.ok("run --run runs/e --update-from runs/d --no-train --fused --set index.kind=hnsw --quiet");
@@ -135,7 +124,7 @@ fn half_a_table_is_refused_until_it_is_whole_again() {
     refused_by(&job, adopt, &["rows"]);
     write_users(&job, &users());
     job.ok(&format!("run --run runs/b --quiet {adopt}"));
-    assert_eq!(latest(&job), "b");
+    assert_eq!(job.latest(), "b");
     // Asked again, it is held against the same earlier run, not against itself.
     let again = job.json(&format!("run --run runs/b --quiet {adopt}"));
     assert!(again["stages"].as_array().unwrap().iter().all(|stage| stage["skipped"] == true), "{again}");
@@ -145,13 +134,13 @@ fn half_a_table_is_refused_until_it_is_whole_again() {
 fn shuffled_ids_and_other_ids_are_refused() {
     let job = yesterday().copy("gates-shuffled");
     let mut shuffled = users();
-    ids(&mut shuffled).rotate_left(USERS / 3);
+    shuffled.ints("user_id").rotate_left(USERS / 3);
     write_users(&job, &shuffled);
     refused_by(&job, "--update-from runs/a --no-train", &["overlap"]);
 
     let job = yesterday().copy("gates-other-ids");
     let mut other = users();
-    ids(&mut other).iter_mut().for_each(|id| *id = id.map(|id| id + 1_000_000));
+    other.ints("user_id").iter_mut().for_each(|id| *id = id.map(|id| id + 1_000_000));
     write_users(&job, &other);
     refused_by(&job, "--update-from runs/a --no-train", &["users"]);
     assert_eq!(ruling(&job, "runs/b", "overlap"), "not_applicable");
@@ -205,7 +194,7 @@ fn unknown_and_missing_values_are_refused_by_feature() {
     let finished = job.twotower("run --run runs/b --quiet --accept overlap --accept metric");
     assert_eq!(finished.code, 5, "{}", finished.stderr);
     assert!(finished.stderr.contains("gate `missing`: user.tags 1, expected at most "), "{}", finished.stderr);
-    assert_eq!(latest(&job), "a");
+    assert_eq!(job.latest(), "a");
 }
 
 #[test]
@@ -250,7 +239,7 @@ fn one_list_for_everybody_is_refused_for_its_coverage() {
     let finished = job.twotower("run --run runs/b --update-from runs/a --no-train --quiet");
     assert_eq!(finished.code, 5, "{}", finished.stderr);
     assert!(finished.stderr.contains("gate `coverage`: share of what `a` covered 0."), "{}", finished.stderr);
-    assert_eq!(latest(&job), "a");
+    assert_eq!(job.latest(), "a");
 }
 
 #[test]
@@ -267,7 +256,7 @@ fn an_index_that_misses_neighbours_is_refused_by_name() {
         5,
         &["gate `index`: ", "recall@"],
     );
-    assert_eq!(latest(&job), "a");
+    assert_eq!(job.latest(), "a");
 }
 
 #[test]
@@ -278,12 +267,12 @@ fn the_operator_can_accept_a_gate_or_turn_it_off() {
     job.refused(&format!("{line} --accept overlap"), 5, &["gate `rows`"]);
     let accepted = job.ok(&format!("{line} --accept rows"));
     assert!(accepted.stderr.contains("accepted by the operator"), "{}", accepted.stderr);
-    assert_eq!((latest(&job), ruling(&job, "runs/b", "rows")), ("b".into(), "accepted".into()));
+    assert_eq!((job.latest(), ruling(&job, "runs/b", "rows")), ("b".into(), "accepted".into()));
     let manifest = Manifest::read(job.path("runs/b/gates/manifest.json")).unwrap();
     assert!(manifest.warnings.iter().any(|w| w.contains("`rows`")), "{:?}", manifest.warnings);
     assert_eq!(manifest.config["accepted"], serde_json::json!(["rows"]));
     job.ok("run --run runs/c --update-from runs/a --no-train --quiet --set gates.off=[\"rows\",\"metric\"]");
-    assert_eq!((latest(&job), ruling(&job, "runs/c", "rows")), ("c".into(), "off".into()));
+    assert_eq!((job.latest(), ruling(&job, "runs/c", "rows")), ("c".into(), "off".into()));
 
     job.refused("run --accept quality", 2, &["quality", "coverage"]);
     for (setting, says) in [
@@ -314,7 +303,7 @@ fn a_run_made_in_shards_is_published_once_all_are_there_and_measures_the_same() 
         assert!(!job.path("runs/latest").exists() && !job.path("runs/b/gates/manifest.json").exists());
     }
     job.ok("publish --run runs/b --set train.seed=7");
-    assert_eq!(latest(&job), "b");
+    assert_eq!(job.latest(), "b");
     assert_eq!(measured("runs/b"), whole);
     let samples = fixture::results::files(&job.path("runs/b/recall/sample"), "parquet");
     assert_eq!(samples.len(), 3, "samples of other numbers of shards are gone: {samples:?}");
@@ -330,7 +319,7 @@ fn a_previous_run_that_is_damaged_does_not_cost_the_night() {
     job.write("runs/a/recall/part-00000-of-00001.json", "{");
     let finished = job.ok("run --run runs/b --set train.seed=7 --quiet");
     assert!(finished.stderr.contains("the previous run `a` is not compared with"), "{}", finished.stderr);
-    assert_eq!((latest(&job), ruling(&job, "runs/b", "overlap")), ("b".into(), "not_applicable".into()));
+    assert_eq!((job.latest(), ruling(&job, "runs/b", "overlap")), ("b".into(), "not_applicable".into()));
 }
 
 #[test]

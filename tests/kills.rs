@@ -5,29 +5,14 @@ mod faults;
 mod fixture;
 
 use faults::{ALL, Call, Ended, FUSED, Fault, NIGHT, Outputs, Runs, SHARDS, Scenario, Trial, UPDATE};
-use fixture::mixed;
+use fixture::results::walk;
+use fixture::{long, mixed};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const SIGKILL: i32 = 9;
-
-/// Checks what a killed command left, gives it and those after it again, and checks what they made of it.
-fn recovers(runs: &Runs, scenario: Scenario, line: usize, folder: &Path, expected: &Outputs, after: &str) {
-    faults::assert_nothing_partial(folder, expected);
-    let run = folder.join("run");
-    let finished = faults::finished(&run, expected);
-    runs.complete(&scenario.lines[line..], folder);
-    faults::assert_not_redone(&run, &finished, expected, after);
-    faults::assert_same(&run, expected, after);
-    faults::assert_nothing_partial(folder, expected);
-    let left: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name()).collect();
-    let names = if scenario.name == SHARDS.name { vec!["run"] } else { vec!["latest", "run"] };
-    let mut left: Vec<_> = left.iter().map(|name| name.to_str().unwrap()).collect();
-    left.sort_unstable();
-    assert_eq!(left, names, "{after}: left beside the run");
-    std::fs::remove_dir_all(folder).unwrap();
-}
 
 /// Kills the command at a durable call; the commands before it are done.
 fn killed_at(runs: &Runs, scenario: Scenario, Trial { line, fault }: Trial, expected: &Outputs) {
@@ -36,7 +21,7 @@ fn killed_at(runs: &Runs, scenario: Scenario, Trial { line, fault }: Trial, expe
     let Ended { signal, calls, finished } = faults::run(runs.command(scenario.lines[line], &folder), fault, &folder);
     let after = format!("{}, {} {} {:?}", scenario.lines[line], fault.action, fault.at, calls.get(fault.at - 1));
     assert!(signal == Some(SIGKILL) && calls.len() >= fault.at, "{after}\n{}", finished.stderr);
-    recovers(runs, scenario, line, &folder, expected, &after);
+    runs.recovers(scenario, line, &folder, expected, &after);
 }
 
 /// Kills a scenario at `n` durable calls of it, or at all of them in the long form; returns how often.
@@ -69,6 +54,7 @@ fn parts_of_another_number_are_removed_only_once_latest_is_withdrawn() {
         runs.complete(NIGHT.lines, &folder);
         let line = "infer --run RUN --side user --shard 0/2 --force";
         let ended = faults::run(runs.command(line, &folder), Fault { action: "kill-before", at }, &folder);
+        assert_eq!(ended.signal, (at > 0).then_some(SIGKILL), "{at}: {}", ended.finished.stderr);
         faults::assert_nothing_partial(&folder, &expected);
         ended.calls
     };
@@ -87,6 +73,62 @@ fn other_forms_of_a_night_killed_at_durable_calls_finish_to_the_same_bytes() {
     let runs = Runs::new("kills-forms");
     for scenario in ALL.into_iter().filter(|s| s.name != NIGHT.name) {
         assert!(killed_at_calls(&runs, scenario, 8) >= 8);
+    }
+}
+
+/// What stands in a folder of runs where they are not to change: its runs without locks, and the one that is
+/// published.
+fn published(folder: &Path) -> (Outputs, Option<Outputs>, String) {
+    let outputs = |name: &str| {
+        let mut outputs = faults::outputs(&folder.join(name));
+        outputs.remove(Path::new(".lock"));
+        outputs
+    };
+    let latest = std::fs::read_link(folder.join("latest")).unwrap().to_string_lossy().into_owned();
+    (outputs("run"), folder.join("yesterday").exists().then(|| outputs("yesterday")), latest)
+}
+
+#[test]
+fn going_back_publishing_and_pruning_are_done_or_not_done() {
+    const BACK: &str = "rollback --runs FOLDER --to yesterday";
+    let runs = Runs::new("kills-runs");
+    let base = runs.folder("base", true);
+    runs.complete(NIGHT.lines, &base);
+    let (complete, yesterday, _) = published(&base);
+    for (name, before, line, then) in [
+        ("rollback", &[][..], BACK, "yesterday"),
+        ("publish", &[BACK], "publish --run RUN", "run"),
+        ("prune", &[], "runs prune FOLDER --keep 1", "run"),
+    ] {
+        let killed = |fault: Fault| {
+            let folder = runs.folder(&format!("{name}-{}-{}", fault.action, fault.at), false);
+            fixture::copy_all(&base, &folder);
+            runs.complete(before, &folder);
+            let ended = faults::run(runs.command(line, &folder), fault, &folder);
+            let what = format!("{line}, {} {:?}", fault.action, ended.calls.last());
+            assert_eq!(ended.signal, (fault.at > 0).then_some(SIGKILL), "{what}: {}", ended.finished.stderr);
+            // `latest` names one complete run or the other, and yesterday's is whole or not there.
+            faults::assert_nothing_partial(&folder, &complete);
+            let (_, there, latest) = published(&folder);
+            assert!(there.is_none_or(|there| Some(&there) == yesterday.as_ref()), "{what}: yesterday's run");
+            assert!(["run", "yesterday"].contains(&&latest[..]), "{what}: {latest}");
+            runs.complete(&[line], &folder);
+            let left = (published(&folder), faults::names(&folder));
+            std::fs::remove_dir_all(&folder).unwrap();
+            assert_eq!(left.0.2, then, "{what}");
+            (ended.calls.len(), left, what)
+        };
+        let (calls, expected, _) = killed(faults::NONE);
+        let kills: Vec<Fault> = ["kill-before", "kill-after"]
+            .into_iter()
+            .flat_map(|action| (1..=calls).map(move |at| Fault { action, at }))
+            .collect();
+        faults::in_parallel(&kills, |kill| {
+            let (_, left, what) = killed(*kill);
+            assert!(left == expected, "{what}: other than undisturbed");
+        });
+        println!("{name}: {calls} durable calls, {} kills, nothing lost", kills.len());
+        assert!(calls >= if name == "prune" { 40 } else { 2 }, "{name}: {calls} calls");
     }
 }
 
@@ -113,37 +155,67 @@ fn killed_after(runs: &Runs, scenario: Scenario, from: usize, folder: &Path, mom
     None
 }
 
+/// The stage that a run is at: the first one that is not finished.
+fn stage(folder: &Path) -> &'static str {
+    let places = [
+        ("encode-features", "encoders/manifest.json"),
+        ("train", "towers/manifest.json"),
+        ("infer", "vectors/item/part-00000-of-00001.json"),
+        ("recall", "recall"),
+        ("evaluate", "evaluation/manifest.json"),
+    ];
+    let run = folder.join("run");
+    let done = |place: &str| match place {
+        // In whatever number of parts, and with users' vectors or fused with them.
+        "recall" => walk(&run.join(place)).iter().any(|path| path.extension().is_some_and(|e| e == "json")),
+        _ => run.join(place).exists(),
+    };
+    places.iter().find(|(_, place)| !done(place)).map_or("after", |(stage, _)| stage)
+}
+
 #[test]
 fn nights_killed_at_any_moment_finish_to_the_same_bytes() {
     let runs = Runs::new("kills-moments");
-    let (mut kills, mut late) = (0, 0);
-    for scenario in if faults::long() { &ALL[..] } else { &[FUSED, UPDATE, SHARDS] } {
+    let scenarios = if long() { &ALL[..] } else { &[FUSED, UPDATE, SHARDS] };
+    let (mut hits, mut late) = (BTreeMap::<&str, usize>::new(), 0);
+    for (number, scenario) in scenarios.iter().enumerate() {
         let (expected, _) = runs.reference(*scenario, false);
-        let whole = {
-            let (folder, started) = (runs.folder("whole", false), Instant::now());
+        let trials: Vec<usize> = (0..if long() { 36 } else { 3 }).collect();
+        // As long as it takes beside as many others as there will be when it is killed.
+        let together = faults::in_parallel(&trials[..trials.len().min(6)], |copy| {
+            let (folder, started) = (runs.folder(&format!("whole-{copy}"), false), Instant::now());
             runs.complete(scenario.lines, &folder);
             started.elapsed()
-        };
-        let trials: Vec<usize> = (0..if faults::long() { 25 } else { 3 }).collect();
-        let counts = faults::in_parallel(&trials, |trial| {
+        });
+        let whole = together.into_iter().max().unwrap();
+        let stages = faults::in_parallel(&trials, |trial| {
             let folder = runs.folder(&format!("moment-{}-{trial}", scenario.name), false);
             let mut after = scenario.name.to_string();
-            let (mut hit, mut line) = (0, 0);
+            let (mut stages, mut line, mut left) = (Vec::new(), 0, whole);
             // Up to three kills before the run is let alone: the second and third hit one that resumes.
             for kill in 0..1 + trial % 3 {
-                let share = (mixed(trial * 3 + kill, scenario.name.len()) % 1000) as u32;
-                let moment = whole * share / 1000;
+                let share = (mixed(trial * 3 + kill, number) % 1000) as u32;
+                let moment = left * share / 1000;
+                left -= moment;
                 let killed = killed_after(&runs, *scenario, line, &folder, moment);
-                hit += usize::from(killed.is_some());
+                stages.push(killed.map(|_| stage(&folder)));
                 line = killed.unwrap_or(scenario.lines.len() - 1);
                 after += &format!(", killed after {moment:?}");
             }
-            recovers(&runs, *scenario, line, &folder, &expected, &after);
-            (hit, 1 + trial % 3 - hit)
+            runs.recovers(*scenario, line, &folder, &expected, &after);
+            stages
         });
-        kills += counts.iter().map(|c| c.0).sum::<usize>();
-        late += counts.iter().map(|c| c.1).sum::<usize>();
+        for stage in stages.into_iter().flatten() {
+            match stage {
+                Some(stage) => *hits.entry(stage).or_default() += 1,
+                None => late += 1,
+            }
+        }
     }
-    println!("{kills} kills at any moment, nothing lost; {late} came after the end");
-    assert!(kills > 0);
+    let kills: usize = hits.values().sum();
+    println!("{kills} kills at any moment, nothing lost; {late} came after the end; by stage: {hits:?}");
+    assert!(kills > late, "{kills} kills, {late} came after the end");
+    if long() {
+        assert!(kills >= 200 && hits.len() == 6, "{kills} kills: {hits:?}");
+    }
 }

@@ -14,12 +14,7 @@ use std::time::{Duration, Instant};
 
 /// Starts a command that stops, as by SIGSTOP, at a durable call, and waits until it has.
 fn stopped_at(runs: &Runs, line: &str, folder: &Path, at: usize) -> Guarded {
-    let mut command = runs.command(line, folder);
-    faults::put_into(&mut command, Fault { action: "stop", at }, folder, &folder.with_extension("calls"));
-    let child = Guarded(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-    let stat = format!("/proc/{}/stat", child.0.id());
-    faults::until(line, || std::fs::read_to_string(&stat).unwrap().contains(") T "));
-    child
+    runs.halted_at(line, folder, Fault { action: "stop", at })
 }
 
 fn goes_on(mut child: Guarded) {

@@ -3,7 +3,7 @@
 
 mod fixture;
 
-use fixture::{Finished, Job};
+use fixture::{Finished, Job, in_shell, not_tested};
 use std::fs::{create_dir, read_to_string, remove_dir, write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -41,7 +41,7 @@ impl Limit {
                 }
             }
         }
-        println!("no control group can be made here: the address space is limited instead");
+        not_tested("no control group can be made here: the address space is limited instead");
         Limit::Addresses
     }
 
@@ -59,16 +59,7 @@ impl Limit {
             Limit::Group { dir, .. } => format!("echo $$ > {}/cgroup.procs", dir.display()),
             Limit::Addresses => format!("ulimit -v {}", (mib + ADDRESSES) << 10),
         };
-        let mut limited = Command::new("sh");
-        limited.arg("-c").arg(format!("{enter} && exec \"$0\" \"$@\""));
-        limited.arg(command.get_program()).args(command.get_args()).current_dir(command.get_current_dir().unwrap());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => limited.env(name, value),
-                None => limited.env_remove(name),
-            };
-        }
-        limited.output().unwrap().into()
+        in_shell(&command, &format!("{enter} && exec \"$0\" \"$@\"")).output().unwrap().into()
     }
 
     /// A process that holds more than the limit is killed.

@@ -56,8 +56,8 @@ fn tastes() -> Vec<Option<Vec<f32>>> {
 /// Interactions of users with text ids.
 fn text_interactions() -> Sheet {
     let mut sheet = interactions();
-    let Column::Int(ids) = sheet.column("user_id").clone() else { unreachable!() };
-    sheet.with("user_id", Column::Text(ids.into_iter().map(|id| Some(format!("u{}", id.unwrap()))).collect()))
+    let ids = sheet.ints("user_id").iter().map(|id| Some(format!("u{}", id.unwrap()))).collect();
+    sheet.with("user_id", Column::Text(ids))
 }
 
 /// Rows that are bad, with what the quarantine says of them. Row 700 is the first of its id, row 701 the second.
@@ -187,6 +187,7 @@ fn bad_users_are_set_aside_with_reason_and_place_and_every_stage_accounts_for_th
 #[test]
 fn the_default_limit_is_a_thousandth_and_one_row_more_stops_the_run() {
     let job = job("quarantine-limit", 0.001);
+    job.edit("max_bad_rows = 0.001\n", "");
     text_interactions().write_parquet(&job.path("interactions.parquet"));
     let mut sheet = text_users();
     sheet.texts("user_id")[9] = None;
@@ -206,6 +207,104 @@ fn the_default_limit_is_a_thousandth_and_one_row_more_stops_the_run() {
     job.refused("encode-features --set encode.max_bad_rows=0", 3, &none);
     job.refused("encode-features --set encode.max_bad_rows=1.5", 2, &["encode.max_bad_rows", "0 to 1"]);
     fixture::results::assert_whole(&job.path("run"));
+}
+
+#[test]
+fn bad_interactions_are_set_aside_with_reason_and_place() {
+    let job = job("quarantine-interactions", 0.005);
+    job.edit("timestamp = \"ts\"\n", "timestamp = \"ts\"\nweight = \"weight\"\n");
+    text_users().write_parquet_with(&job.path("users.parquet"), "taste", &tastes());
+    let rows = text_interactions().rows();
+    let mut weights: Vec<Option<f64>> = (0..rows).map(|row| Some((row % 3) as f64)).collect();
+    (weights[10], weights[20], weights[30]) = (Some(f64::NAN), Some(-1.0), None);
+    let mut sheet = text_interactions().with("weight", Column::Real(weights));
+    let users = sheet.texts("user_id");
+    (users[40], users[50], users[60]) = (Some(String::new()), Some("x".repeat(1 << 20)), None);
+    sheet.ints("item_id")[70] = None;
+    sheet.ints("ts")[80] = None;
+    sheet.write_parquet(&job.path("interactions.parquet"));
+    job.ok("run --quiet");
+    let expected = [
+        (10, "weight NaN"),
+        (20, "weight -1"),
+        (30, "expected a number, found null"),
+        (40, "the id is empty"),
+        (50, "an id of 1048576 bytes, expected at most 4096"),
+        (60, "the id is null"),
+        (70, "the id is null"),
+        (80, "expected a whole number, found null"),
+    ];
+    let found = aside(&job, "interactions");
+    assert_eq!(found.iter().map(|(row, _)| *row).collect::<Vec<_>>(), expected.map(|(row, _)| row));
+    for ((row, reason), (_, says)) in found.iter().zip(expected) {
+        assert!(reason.contains(says), "row {row}: {reason}");
+    }
+    let counts = Manifest::read(job.path("run/encoders/manifest.json")).unwrap().rows;
+    let names = ["kept", "of unknown items", "of unknown users", "quarantined"];
+    let out: u64 = names.iter().map(|name| counts[&format!("interactions {name}")]).sum();
+    assert_eq!((out, counts["interactions"]), (rows as u64, rows as u64));
+    job.ok("verify");
+}
+
+#[test]
+fn vectors_made_without_other_rows_than_the_quarantine_has_are_refused() {
+    let job = job("quarantine-changed", 0.005);
+    text_interactions().write_parquet(&job.path("interactions.parquet"));
+    // Two users without interactions that are alike in all but their ids: without either, encoders are the same.
+    let alike = text_users().take((0..USERS).map(|row| if row == 19 { 9 } else { row }));
+    let without = |row: usize| {
+        let mut sheet = alike.clone();
+        sheet.texts("user_id")[19] = Some(user(19));
+        sheet.texts("user_id")[row] = None;
+        sheet.write_parquet_with(&job.path("users.parquet"), "taste", &vec![Some(vec![1.0, 2.0]); USERS]);
+    };
+    without(9);
+    job.ok("run --quiet");
+    without(19);
+    job.ok("encode-features --quiet");
+    let says = ["quarantine.jsonl", "made without the rows", "infer --side user"];
+    job.refused("recall --force --quiet", 4, &says);
+    job.refused("verify run", 4, &["verify: "]);
+    job.ok("infer --side user --quiet");
+    job.ok("recall --quiet");
+    assert_accounted(&job, &[19]);
+}
+
+#[test]
+fn counts_and_fingerprints_of_the_quarantine_that_do_not_fit_are_found() {
+    let whole = job("quarantine-counts", 0.005);
+    let (sheet, tastes) = spoilt();
+    sheet.write_parquet_with(&whole.path("users.parquet"), "taste", &tastes);
+    text_interactions().write_parquet(&whole.path("interactions.parquet"));
+    whole.ok("run --quiet");
+    let (encoders, users) = ("run/encoders/manifest.json", "run/vectors/user/part-00000-of-00001.json");
+    for (manifest, pointer, value, code, says) in [
+        (users, "/rows/quarantined", 6.into(), 4, "rows quarantined"),
+        (users, "/inputs/quarantine", "0".repeat(32).into(), 4, "made without the rows"),
+        (encoders, "/rows/interactions quarantined", 1.into(), 4, "rows quarantined"),
+        (encoders, "/rows/users quarantined", 8.into(), 3, "its manifest says 8"),
+    ] {
+        let job = whole.copy("quarantine-counts-changed");
+        job.change(manifest, |m| *m.pointer_mut(pointer).unwrap() = value);
+        let verified = job.twotower("verify run");
+        assert_eq!(verified.code, code, "{pointer}: {}\n{}", verified.stdout, verified.stderr);
+        assert!(verified.stdout.contains(says), "{pointer}: expected `{says}` in\n{}", verified.stdout);
+    }
+}
+
+#[test]
+fn a_night_on_adopted_towers_sets_the_same_rows_aside() {
+    let job = job("quarantine-adopted", 0.005);
+    job.without_sequences();
+    let (sheet, tastes) = spoilt();
+    sheet.write_parquet_with(&job.path("users.parquet"), "taste", &tastes);
+    text_interactions().write_parquet(&job.path("interactions.parquet"));
+    job.ok("run --quiet");
+    job.ok("run --run tonight --update-from run --no-train --fused --quiet");
+    assert!(recalled(&job.path("tonight/recall")) == recalled(&job.path("run/recall")));
+    let counts = Manifest::read(job.path("tonight/encoders/manifest.json")).unwrap().rows;
+    assert_eq!((counts["users quarantined"], sum(&job.path("tonight/recall"), "quarantined")), (7, 7));
+    job.ok("verify tonight");
 }
 
 /// A text job without vectors, whose users and interactions are these bytes.

@@ -15,7 +15,7 @@ fn nights() -> &'static Job {
     static JOB: OnceLock<Job> = OnceLock::new();
     JOB.get_or_init(|| {
         let job = Job::new("runs");
-        job.edit("    { kind = \"sequence\", name = \"recent\", max_len = 3 },\n", "");
+        job.without_sequences();
         job.ok("run --run runs/a --quiet");
         for run in ["b", "c"] {
             job.ok(&format!("run --run runs/{run} --update-from runs/a --no-train --fused --quiet"));
@@ -26,10 +26,6 @@ fn nights() -> &'static Job {
         std::fs::write(job.path("users.parquet"), whole).unwrap();
         job
     })
-}
-
-fn latest(job: &Job) -> String {
-    std::fs::read_link(job.path("runs/latest")).unwrap().to_string_lossy().into_owned()
 }
 
 fn names(job: &Job) -> Vec<String> {
@@ -75,21 +71,21 @@ fn rollback_goes_to_the_run_before_and_refuses_what_may_not_be_published() {
     let job = nights().copy("runs-rollback");
     let back = job.json("rollback");
     assert_eq!((back["from"].as_str(), back["to"].as_str()), (Some("c"), Some("b")));
-    assert_eq!(latest(&job), "b");
+    assert_eq!(job.latest(), "b");
     let told = job.ok("rollback").stdout;
     assert!(told.contains("names `a` now, before `b`"), "{told}");
     job.refused("rollback", 4, &["no run before `a`", "runs list"]);
-    assert_eq!(latest(&job), "a");
+    assert_eq!(job.latest(), "a");
     job.ok("rollback --to c --runs runs");
-    assert_eq!(latest(&job), "c");
+    assert_eq!(job.latest(), "c");
     job.refused("rollback --to d", 4, &["runs/d", "refused by the gates rows"]);
     job.refused("rollback --to z", 2, &["no run `z`", "a, b, c, d"]);
     // A run that changed since its gates were asked is none to go back to.
     job.ok("recall --run runs/b --fused --force --quiet");
     job.refused("rollback --to b", 4, &["was not checked", "twotower publish --run runs/b"]);
-    assert_eq!(latest(&job), "c");
+    assert_eq!(job.latest(), "c");
     job.ok("rollback");
-    assert_eq!(latest(&job), "a");
+    assert_eq!(job.latest(), "a");
     // Tonight is held against the run that was gone back to.
     job.ok("run --run runs/f --update-from runs/a --no-train --fused --quiet");
     let manifest = twotower_artifacts::Manifest::read(job.path("runs/f/gates/manifest.json")).unwrap();
@@ -98,7 +94,7 @@ fn rollback_goes_to_the_run_before_and_refuses_what_may_not_be_published() {
     job.ok("recall --run runs/f --fused --force --quiet --topk 5");
     assert!(!job.path("runs/latest").exists());
     job.ok("rollback");
-    assert_eq!(latest(&job), "c");
+    assert_eq!(job.latest(), "c");
 }
 
 #[test]
@@ -136,7 +132,7 @@ fn prune_removes_old_runs_but_none_that_is_published_in_use_incomplete_or_not_a_
     assert_eq!(pruned(&report, "removed"), ["b"]);
     assert!(report["removed"][0]["bytes"].as_u64().unwrap() > 10_000);
     assert_eq!(names(&job), ["a", "c", "d", "e", "latest", "notes"]);
-    assert_eq!(latest(&job), "a");
+    assert_eq!(job.latest(), "a");
 
     // Once it is no longer published, it goes too, and a refused run that is older than what is kept.
     job.ok("rollback --to c");
@@ -154,7 +150,7 @@ fn a_link_that_names_no_run_beside_it_is_no_latest() {
     std::os::unix::fs::symlink("../runs-elsewhere", job.path("runs/latest")).unwrap();
     let back = job.json("rollback");
     assert_eq!((&back["from"], back["to"].as_str()), (&Value::Null, Some("c")));
-    assert_eq!(Path::new(&latest(&job)), Path::new("c"));
+    assert_eq!(Path::new(&job.latest()), Path::new("c"));
 }
 
 /// Opens a lock file as the binary does; the caller locks it.
@@ -183,22 +179,22 @@ fn whatever_switches_latest_waits_for_the_others_and_then_looks_where_it_points(
     let job = nights().copy("runs-latest");
     let point_at = |run: &str| twotower_artifacts::publish::switch_link(job.path("runs/latest"), run).unwrap();
 
-    let published = after_waiting(&job, "publish --run runs/b", || assert_eq!(latest(&job), "c"));
-    assert_eq!((published.code, latest(&job)), (0, "b".to_string()), "{}", published.stderr);
+    let published = after_waiting(&job, "publish --run runs/b", || assert_eq!(job.latest(), "c"));
+    assert_eq!((published.code, job.latest()), (0, "b".to_string()), "{}", published.stderr);
     // A run that changes takes back what names it, and nothing else.
     let changed = after_waiting(&job, "recall --run runs/b --fused --force", || point_at("c"));
-    assert_eq!((changed.code, latest(&job)), (0, "c".to_string()), "{}", changed.stderr);
+    assert_eq!((changed.code, job.latest()), (0, "c".to_string()), "{}", changed.stderr);
     assert!(!job.path("runs/b/gates/manifest.json").exists());
     // What is gone back to is looked at when it is its turn.
     let gates = job.path("runs/a/gates/manifest.json");
     let manifest = std::fs::read(&gates).unwrap();
     let back = after_waiting(&job, "rollback --to a", || std::fs::remove_file(&gates).unwrap());
-    assert_eq!((back.code, latest(&job)), (4, "c".to_string()), "{}", back.stderr);
+    assert_eq!((back.code, job.latest()), (4, "c".to_string()), "{}", back.stderr);
     assert!(back.stderr.contains("was not checked"), "{}", back.stderr);
     std::fs::write(&gates, manifest).unwrap();
     // A run that was published meanwhile is not pruned.
     let pruned = after_waiting(&job, "runs prune --keep 1", || point_at("a"));
-    assert_eq!((pruned.code, latest(&job)), (0, "a".to_string()), "{}", pruned.stderr);
+    assert_eq!((pruned.code, job.latest()), (0, "a".to_string()), "{}", pruned.stderr);
     assert!(pruned.stdout.contains("left a: `latest` names it"), "{}", pruned.stdout);
     assert_eq!(names(&job), ["a", "b", "c", "d", "latest"]);
 }
@@ -210,11 +206,11 @@ fn a_run_at_work_is_none_to_go_back_to() {
     shard.lock_shared().unwrap();
     for line in ["rollback", "rollback --to b"] {
         job.refused(line, 1, &["runs/b is in use by "]);
-        assert_eq!(latest(&job), "c");
+        assert_eq!(job.latest(), "c");
     }
     drop(shard);
     job.ok("rollback");
-    assert_eq!(latest(&job), "b");
+    assert_eq!(job.latest(), "b");
 }
 
 #[test]
@@ -224,7 +220,7 @@ fn a_run_named_by_a_link_is_worked_on_and_the_link_is_none() {
     assert!(!job.path("runs/latest").exists() && !job.path("runs/c/gates/manifest.json").exists());
     job.ok("publish --run runs/c --quiet");
     job.ok("publish --run runs/latest/ --force --quiet");
-    assert_eq!(latest(&job), "c");
+    assert_eq!(job.latest(), "c");
     let manifest = twotower_artifacts::Manifest::read(job.path("runs/c/gates/manifest.json")).unwrap();
     assert_eq!(manifest.details["previous"], "b", "a run is compared with itself");
     let before = std::fs::read(job.path("runs/c/encoders/manifest.json")).unwrap();
@@ -245,7 +241,7 @@ fn what_cannot_be_published_is_an_error() {
     }
     std::fs::remove_dir(job.path("runs/latest")).unwrap();
     job.ok("publish --run runs/c --quiet");
-    assert_eq!(latest(&job), "c");
+    assert_eq!(job.latest(), "c");
     // A run whose folder has that name is complete without a link.
     std::fs::create_dir(job.path("alone")).unwrap();
     std::fs::rename(job.path("runs/c"), job.path("alone/latest")).unwrap();
@@ -268,7 +264,7 @@ fn an_earlier_run_is_not_read_while_another_process_changes_it() {
     let previous = lock_file(&job, "runs/c/.lock");
     previous.lock().unwrap();
     job.refused("publish --run runs/b --force", 1, &["runs/c is in use by "]);
-    assert_eq!(latest(&job), "c");
+    assert_eq!(job.latest(), "c");
     previous.unlock().unwrap();
     lock.unlock().unwrap();
     // Others may read it, or add shards to it; and it is free again once its weights have been read.
@@ -285,7 +281,7 @@ fn an_earlier_run_is_not_read_while_another_process_changes_it() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(trains && best.exists());
-    assert_eq!((back.code, latest(&job)), (0, "a".to_string()), "{}", back.stderr);
+    assert_eq!((back.code, job.latest()), (0, "a".to_string()), "{}", back.stderr);
 }
 
 #[test]
@@ -298,5 +294,5 @@ fn a_run_with_a_damaged_manifest_is_listed_as_incomplete() {
     job.refused("rollback --to z", 2, &["a, b, c, d"]);
     job.refused("rollback --to b", 4, &["runs/b is not complete"]);
     job.ok("rollback");
-    assert_eq!(latest(&job), "a");
+    assert_eq!(job.latest(), "a");
 }

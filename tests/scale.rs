@@ -15,7 +15,7 @@ fn finished() -> &'static Job {
     static JOB: OnceLock<Job> = OnceLock::new();
     JOB.get_or_init(|| {
         let job = Job::new("scale");
-        job.edit("    { kind = \"sequence\", name = \"recent\", max_len = 3 },\n", "");
+        job.without_sequences();
         job.ok("run --quiet");
         job
     })
@@ -148,9 +148,6 @@ fn all_codes_hold_every_user_and_agree_with_those_that_train() {
 #[test]
 fn towers_whose_manifest_is_damaged_are_refused_without_a_panic() {
     let job = finished().copy("scale-night-damaged");
-    let path = job.path("run/towers/manifest.json");
-    let mut manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    manifest["config"] = "no object".into();
-    std::fs::write(&path, manifest.to_string()).unwrap();
+    job.change("run/towers/manifest.json", |manifest| manifest["config"] = "no object".into());
     job.refused("run --run tonight --update-from run --no-train --quiet", 3, &["manifest.json", "`config`"]);
 }

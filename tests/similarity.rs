@@ -30,11 +30,8 @@ fn embedded() -> &'static Job {
 /// Items of each user's interactions.
 fn seen() -> BTreeMap<i64, BTreeSet<i64>> {
     let mut table = interactions();
-    let column = |table: &mut Sheet, name: &str| match table.column(name) {
-        Column::Int(values) => values.iter().map(|v| v.unwrap()).collect::<Vec<i64>>(),
-        _ => panic!("{name} is not of integers"),
-    };
-    let (users, items) = (column(&mut table, "user_id"), column(&mut table, "item_id"));
+    let mut column = |name: &str| table.ints(name).iter().map(|v| v.unwrap()).collect::<Vec<i64>>();
+    let (users, items) = (column("user_id"), column("item_id"));
     let mut seen: BTreeMap<i64, BTreeSet<i64>> = BTreeMap::new();
     users.into_iter().zip(items).for_each(|(user, item)| _ = seen.entry(user).or_default().insert(item));
     seen

@@ -16,8 +16,8 @@ fn finished() -> &'static Job {
     static JOB: OnceLock<Job> = OnceLock::new();
     JOB.get_or_init(|| {
         let job = Job::new("verify");
-        job.edit("[infer]\n", "[infer]\nengine = \"native\"\n");
-        job.edit("epochs = 2", "epochs = 1");
+        job.native();
+        job.one_epoch();
         job.ok("encode-features --quiet");
         job.ok("train --quiet");
         job.ok("infer --side item --quiet");
@@ -55,14 +55,6 @@ fn part(folder: &str, shard: usize, extension: &str) -> String {
     format!("run/{folder}/part-{shard:05}-of-{SHARDS:05}.{extension}")
 }
 
-/// Changes a JSON file of the job.
-fn change(job: &Job, path: &str, change: impl FnOnce(&mut Value)) {
-    let path = job.path(path);
-    let mut value: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    change(&mut value);
-    std::fs::write(path, serde_json::to_vec_pretty(&value).unwrap()).unwrap();
-}
-
 /// Flips a bit in the middle of a file.
 fn flip(path: &Path) {
     let mut bytes = std::fs::read(path).unwrap();
@@ -96,10 +88,9 @@ fn a_whole_run_is_complete_without_its_tables_and_stays_as_it_is() {
 #[test]
 fn stages_that_never_ran_are_fine_unless_required() {
     let job = Job::new("verify-partial");
-    job.edit("[infer]\n", "[infer]\nengine = \"native\"\n");
-    job.edit("epochs = 2", "epochs = 1");
-    // Towers that take sequences cannot be adopted.
-    job.edit("    { kind = \"sequence\", name = \"recent\", max_len = 3 },\n", "");
+    job.native();
+    job.one_epoch();
+    job.without_sequences();
     job.ok("run --fused --quiet");
     let report = job.json("verify run");
     let names: Vec<&str> =
@@ -110,7 +101,7 @@ fn stages_that_never_ran_are_fine_unless_required() {
     job.ok("verify next --require recall");
     job.refused("verify next --require evaluate", 4, &["1 problem"]);
     // A fused recall names the towers it embedded with.
-    change(&job, "run/recall/part-00000-of-00001.json", |m| m["inputs"]["towers"] = json!("0".repeat(32)));
+    job.change("run/recall/part-00000-of-00001.json", |m| m["inputs"]["towers"] = json!("0".repeat(32)));
     found(&job, "fused recall", 4, &["recall/part-00000-of-00001.json", "towers"]);
     std::fs::remove_dir_all(job.path("run")).unwrap();
     job.refused("verify run", 1, &["run"]);
@@ -129,7 +120,7 @@ fn results_of_every_format_are_verified() {
         });
         job.ok("verify run --require recall");
         let (manifest, file) = (part("recall", 1, "json"), part("recall", 1, extension));
-        change(&job, &manifest, |m| m["details"]["last_id"] = json!("1"));
+        job.change(&manifest, |m| m["details"]["last_id"] = json!("1"));
         found(&job, format, 4, &[&manifest, "last id"]);
         std::fs::copy(job.path(&part("recall", 2, extension)), job.path(&file)).unwrap();
         found(&job, format, 3, &[&file, "its manifest says"]);
@@ -139,7 +130,7 @@ fn results_of_every_format_are_verified() {
 /// One change to a part's manifest.
 type Change = fn(&mut Value);
 
-/// Every field of a part's manifest that other files can contradict.
+/// Fields of a part's manifest that other files contradict, whatever its checksum says.
 const CHANGES: &[(&str, Change)] = &[
     ("stage", |m| m["stage"] = json!("train")),
     ("tool_version", |m| m["tool_version"] = json!("9.9.9")),
@@ -171,37 +162,92 @@ const CHANGES: &[(&str, Change)] = &[
     }),
 ];
 
+/// A line of indented JSON with another value, if it holds one.
+fn altered(line: &str) -> Option<String> {
+    let (text, comma) = line.strip_suffix(',').map_or((line, ""), |text| (text, ","));
+    let at = text.find("\": ").map_or(text.len() - text.trim_start().len(), |at| at + 3);
+    let (key, value) = text.split_at(at);
+    let other = match value {
+        "{" | "[" | "}" | "]" => return None,
+        "null" | "false" => "true".to_string(),
+        "true" => "false".to_string(),
+        "{}" => "{ \"more\": 1 }".to_string(),
+        "[]" => "[1]".to_string(),
+        text if text.starts_with('"') => text.replacen('"', "\"x", 1),
+        number => format!("1{}", number.trim_start_matches('-')),
+    };
+    Some(format!("{key}{other}{comma}"))
+}
+
+/// Nothing that a manifest says can be changed without being found: its own checksum sees to that.
 #[test]
-fn every_changed_field_of_a_parts_manifest_is_refused() {
+fn every_changed_value_of_every_manifest_is_found() {
+    let in_one = Job::new("verify-values-whole");
+    in_one.native();
+    in_one.edit("[evaluate]\n", "[gates]\noff = [\"metric\"]\n\n[evaluate]\n");
+    in_one.ok("run --quiet");
+    for (job, stages) in [(in_one, 8), (finished().copy("verify-values"), 11)] {
+        let json = fixture::results::walk(&job.path("run")).into_iter().filter(|p| p.extension().unwrap() == "json");
+        let (mut manifests, mut changed, mut wrong) = (0, 0, Vec::new());
+        for path in json {
+            let good = std::fs::read_to_string(&path).unwrap();
+            if !good.contains("\"stage\": ") {
+                continue;
+            }
+            manifests += 1;
+            let lines: Vec<&str> = good.lines().collect();
+            for (number, line) in lines.iter().enumerate() {
+                let Some(other) = altered(line) else { continue };
+                changed += 1;
+                let mut lines = lines.clone();
+                lines[number] = &other;
+                std::fs::write(&path, lines.join("\n") + "\n").unwrap();
+                let done = job.twotower("verify run");
+                let name = path.strip_prefix(&job.dir).unwrap().display().to_string();
+                if !matches!(done.code, 3 | 4) || !done.stdout.contains(&name) {
+                    wrong.push(format!("{name}: {other}: exit code {}", done.code));
+                }
+            }
+            std::fs::write(&path, good).unwrap();
+        }
+        job.ok("verify run");
+        println!("{manifests} manifests, {changed} values changed");
+        assert!(wrong.is_empty(), "{} of {changed}:\n{}", wrong.len(), wrong.join("\n"));
+        assert!(manifests == stages && changed > 40 * manifests, "{manifests} manifests, {changed} values");
+    }
+}
+
+#[test]
+fn fields_of_a_parts_manifest_that_other_files_contradict_are_refused() {
     for folder in ["vectors/user", "recall"] {
         let manifest = part(folder, 1, "json");
         let named = format!("{folder}/part-00001-of-00003");
         for (what, mutate) in CHANGES {
             let job = finished().copy("verify-field");
-            change(&job, &manifest, mutate);
+            job.change(&manifest, mutate);
             found(&job, &format!("{folder}: {what}"), 4, &[&named]);
         }
         // Each input by its name.
         let inputs: Value = serde_json::from_slice(&std::fs::read(finished().path(&manifest)).unwrap()).unwrap();
         for name in inputs["inputs"].as_object().unwrap().keys() {
             let job = finished().copy("verify-field");
-            change(&job, &manifest, |m| m["inputs"][name] = json!("0".repeat(32)));
+            job.change(&manifest, |m| m["inputs"][name] = json!("0".repeat(32)));
             found(&job, &format!("{folder}: input {name}"), 4, &[&named, name]);
         }
         // What a file says of itself is damage, by its size or checksum.
         for (what, value) in [("bytes", json!(7)), ("blake3", json!("0".repeat(64)))] {
             let job = finished().copy("verify-field");
-            change(&job, &manifest, |m| m["files"][0][what] = value);
+            job.change(&manifest, |m| m["files"][0][what] = value);
             found(&job, &format!("{folder}: {what}"), 3, &[&named, "its manifest says"]);
         }
         let job = finished().copy("verify-field");
-        change(&job, &manifest, |m| m["format_version"] = json!(99));
+        job.change(&manifest, |m| m["format_version"] = json!(99));
         found(&job, "version", 4, &[&named, "format version 99"]);
     }
 }
 
 #[test]
-fn every_changed_field_of_other_manifests_is_refused() {
+fn fields_of_other_manifests_that_other_files_contradict_are_refused() {
     let zeros = || json!("0".repeat(32));
     let cases: &[(&str, &str, Value)] = &[
         ("encoders/manifest.json", "/fingerprint", zeros()),
@@ -228,7 +274,7 @@ fn every_changed_field_of_other_manifests_is_refused() {
     ];
     for (manifest, pointer, value) in cases {
         let job = finished().copy("verify-other");
-        change(&job, &format!("run/{manifest}"), |m| *m.pointer_mut(pointer).unwrap() = value.clone());
+        job.change(&format!("run/{manifest}"), |m| *m.pointer_mut(pointer).unwrap() = value.clone());
         let folder = manifest.split('/').next().unwrap();
         found(&job, &format!("{manifest} {pointer}"), 4, &[&format!("run/{folder}")]);
     }

@@ -1,4 +1,6 @@
 //! Stage manifests: what a stage wrote, from what, with which settings. A person can read them.
+//!
+//! A manifest ends with a checksum of all its text before. Those of the first builds have none and stay readable.
 
 use crate::error::ArtifactError;
 use crate::fingerprint::Fingerprint;
@@ -147,21 +149,19 @@ impl Manifest {
     /// # Errors
     /// [`ArtifactError::Io`].
     pub fn write(&self, path: impl AsRef<Path>) -> Result<(), ArtifactError> {
-        publish_file(path, |w| {
-            serde_json::to_writer_pretty(&mut *w, self)?;
-            w.write_all(b"\n")
-        })
+        publish_file(path, |w| w.write_all(&sealed(self)?))
     }
 
     /// Reads a manifest; keys it does not know are ignored.
     ///
     /// # Errors
     /// [`ArtifactError::Io`], [`ArtifactError::Version`] when it is newer, and [`ArtifactError::Corrupt`] when it
-    /// is not a manifest or lists a path that leaves its folder.
+    /// is not a manifest, was changed after it was written, or lists a path that leaves its folder.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, ArtifactError> {
         #[derive(Deserialize)]
-        struct Version {
+        struct Head {
             format_version: u32,
+            checksum: Option<String>,
         }
         let path = path.as_ref();
         let corrupt = |reason: String| ArtifactError::Corrupt { path: path.to_path_buf(), reason };
@@ -169,10 +169,19 @@ impl Manifest {
         let mut text = Vec::new();
         file.take(MAX_BYTES).read_to_end(&mut text).map_err(io_error("read", path))?;
         let not_one = |e: serde_json::Error| corrupt(format!("not a manifest: {e}"));
-        let version = serde_json::from_slice::<Version>(&text).map_err(not_one)?.format_version;
-        if version > MANIFEST_VERSION {
+        let Head { format_version, checksum } = serde_json::from_slice(&text).map_err(not_one)?;
+        if format_version > MANIFEST_VERSION {
             let path = path.to_path_buf();
-            return Err(ArtifactError::Version { path, found: version, supported: MANIFEST_VERSION });
+            return Err(ArtifactError::Version { path, found: format_version, supported: MANIFEST_VERSION });
+        }
+        if let Some(said) = checksum {
+            let content = text.trim_ascii_end().strip_suffix(closing(&said).as_bytes());
+            let content = content.ok_or_else(|| corrupt("`checksum` does not end it, as it was written".into()))?;
+            let found = blake3::hash(content).to_hex();
+            if found.as_str() != said {
+                let reason = format!("content of checksum {found}, it says {said}: it was changed or damaged");
+                return Err(corrupt(reason));
+            }
         }
         let manifest: Manifest = serde_json::from_slice(&text).map_err(not_one)?;
         match manifest.files.iter().find(|f| !stays_inside(&f.path)) {
@@ -194,6 +203,24 @@ impl Manifest {
     pub fn file_rows(&self) -> u64 {
         self.files.iter().map(|f| f.rows).sum()
     }
+}
+
+/// An object as the indented JSON of a manifest, with the checksum of its text as its last key.
+///
+/// # Errors
+/// When it cannot be serialised.
+pub fn sealed(object: &impl Serialize) -> serde_json::Result<Vec<u8>> {
+    let mut text = serde_json::to_vec_pretty(object)?;
+    text.truncate(text.len() - "\n}".len());
+    let checksum = blake3::hash(&text).to_hex();
+    text.extend_from_slice(closing(&checksum).as_bytes());
+    text.push(b'\n');
+    Ok(text)
+}
+
+/// What follows the text that a checksum is of.
+fn closing(checksum: &str) -> String {
+    format!(",\n  \"checksum\": \"{checksum}\"\n}}")
 }
 
 /// Whether a path names something below its folder by plain components only.
@@ -290,6 +317,36 @@ mod tests {
             assert!(matches!(Manifest::read(&path), Err(ArtifactError::Corrupt { .. })), "{bad}");
             assert!(manifest.verify_files(dir.path()).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn every_altered_byte_is_refused_and_a_manifest_of_the_first_builds_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = sample(dir.path());
+        let path = manifest_path(dir.path());
+        manifest.write(&path).unwrap();
+        let good = fs::read(&path).unwrap();
+        let key = good.windows(10).rposition(|w| w == b"\"checksum\"").unwrap();
+        for at in 0..good.len() - 1 {
+            let mut bytes = good.clone();
+            bytes[at] ^= 1;
+            fs::write(&path, bytes).unwrap();
+            match Manifest::read(&path) {
+                Err(error) => assert!(error.to_string().contains("manifest.json"), "{error}"),
+                // Under another name it is a key that nobody knows.
+                Ok(read) => assert!(read == manifest && (key..key + 10).contains(&at), "byte {at}"),
+            }
+        }
+        let mut first = serde_json::to_value(&manifest).unwrap();
+        fs::write(&path, first.to_string()).unwrap();
+        assert_eq!(Manifest::read(&path).unwrap(), manifest);
+        first["rows"]["users"] = 8.into();
+        fs::write(&path, sealed(&first).unwrap()).unwrap();
+        assert_eq!(Manifest::read(&path).unwrap().rows["users"], 8);
+        // One whose checksum is right, and not where it belongs.
+        let text = String::from_utf8(good).unwrap().replace("\n}\n", ",\n  \"later\": 1\n}\n");
+        fs::write(&path, text).unwrap();
+        assert!(Manifest::read(&path).unwrap_err().to_string().contains("`checksum` does not end it"));
     }
 
     #[test]

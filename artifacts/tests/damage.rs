@@ -3,9 +3,9 @@
 
 use arrow_schema::{DataType, Field, Schema};
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use twotower_artifacts::neighbours::{load_long, open_sink, read_lists};
 use twotower_artifacts::parquet_file::{Artifact, ParquetFile};
 use twotower_artifacts::vectors::Similarity;
@@ -16,21 +16,37 @@ use twotower_artifacts::{
     read_interactions, write_interactions,
 };
 
-/// The system's allocator, with a note of the largest request.
+/// The system's allocator, with a note of each thread's largest request: tests run side by side.
 struct Noted;
 
-static LARGEST: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    static LARGEST: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Notes a request; one of a thread that is ending is not.
+fn note(bytes: usize) {
+    let _ = LARGEST.try_with(|largest| largest.set(largest.get().max(bytes)));
+}
+
+/// The result of reading, which asked for no more at once than any of the small files here needs.
+fn sparing<T>(what: &str, read: impl FnOnce() -> T) -> T {
+    LARGEST.set(0);
+    let result = read();
+    let largest = LARGEST.get();
+    assert!(largest <= MOST_BYTES, "{what}: allocated {largest} bytes at once");
+    result
+}
 
 // SAFETY: every call is passed on as it is.
 unsafe impl GlobalAlloc for Noted {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LARGEST.fetch_max(layout.size(), Ordering::Relaxed);
+        note(layout.size());
         // SAFETY: as the caller's.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        LARGEST.fetch_max(layout.size(), Ordering::Relaxed);
+        note(layout.size());
         // SAFETY: as the caller's.
         unsafe { System.alloc_zeroed(layout) }
     }
@@ -41,7 +57,7 @@ unsafe impl GlobalAlloc for Noted {
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        LARGEST.fetch_max(size, Ordering::Relaxed);
+        note(size);
         // SAFETY: as the caller's.
         unsafe { System.realloc(pointer, layout, size) }
     }
@@ -63,16 +79,12 @@ fn torture(name: &str, write: impl Fn(&Path), read: Read) {
     write(&path);
     let good = std::fs::read(&path).unwrap();
     let rows = read(&path).unwrap();
-    let long = std::env::var_os("TWOTOWER_LONG").is_some();
+    let long = std::env::var("TWOTOWER_LONG").is_ok_and(|v| v == "1");
     let step = if long { 1 } else { good.len().div_ceil(250) };
     let mut refused = 0;
     let mut attempt = |what: String, bytes: &[u8]| -> bool {
         std::fs::write(&path, bytes).unwrap();
-        LARGEST.store(0, Ordering::Relaxed);
-        let result = read(&path);
-        let largest = LARGEST.load(Ordering::Relaxed);
-        assert!(largest <= MOST_BYTES, "{name}, {what}: allocated {largest} bytes at once");
-        match result {
+        match sparing(&format!("{name}, {what}"), || read(&path)) {
             Ok(found) => assert!(found <= rows, "{name}, {what}: {found} rows of {rows}"),
             Err(error) => {
                 refused += 1;
@@ -83,7 +95,7 @@ fn torture(name: &str, write: impl Fn(&Path), read: Read) {
         }
         true
     };
-    // JSON is whole without its last newline.
+    // A manifest is whole without its last newline.
     let end = good.len() - usize::from(good.ends_with(b"\n"));
     for length in (0..end).step_by(step) {
         assert!(!attempt(format!("cut to {length} bytes"), &good[..length]), "{name}: {length} bytes were read");
@@ -247,11 +259,7 @@ fn crafted(name: &'static str, columns: Vec<Field>, details: &serde_json::Value,
     let artifact = Artifact { name, version: 1 };
     let schema = Arc::new(Schema::new(columns));
     ParquetFile::create(&path, schema, 100, Compression::None, &[], artifact, details).unwrap().finish().unwrap();
-    LARGEST.store(0, Ordering::Relaxed);
-    let result = read(&path);
-    let largest = LARGEST.load(Ordering::Relaxed);
-    assert!(largest <= MOST_BYTES, "{name}: allocated {largest} bytes at once");
-    result.map_or_else(|e| e.to_string(), |rows| format!("{rows} rows"))
+    sparing(name, || read(&path)).map_or_else(|e| e.to_string(), |rows| format!("{rows} rows"))
 }
 
 #[test]

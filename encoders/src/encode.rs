@@ -126,3 +126,55 @@ impl FeatureEncoder {
         Self { spec: spec.clone(), source: column.map(str::to_string).zip(encoder) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::builder::{BooleanBuilder, ListBuilder};
+    use arrow_array::types::Float32Type;
+    use arrow_array::{Array, ListArray, StringArray};
+    use std::sync::Arc;
+
+    /// What is found in a batch whose vectors, of two elements, stand in column `taste`.
+    fn checked(column: ArrayRef, name: &str) -> Result<(), EncoderError> {
+        let json = serde_json::json!({
+            "id_column": "id",
+            "features": [
+                { "kind": "vector", "name": "taste", "dim": 2 },
+                { "kind": "vector", "name": "elsewhere", "dim": 9, "file": "vectors.parquet" },
+            ],
+        });
+        let spec: SideSpec = serde_json::from_value(json).unwrap();
+        spec.check_vectors(Side::User, &RecordBatch::try_from_iter_with_nullable([(name, column, true)]).unwrap())
+    }
+
+    fn lists(rows: &[Option<&[f32]>]) -> ArrayRef {
+        let rows = rows.iter().map(|row| row.map(|row| row.iter().copied().map(Some)));
+        Arc::new(ListArray::from_iter_primitive::<Float32Type, _, _>(rows))
+    }
+
+    #[test]
+    fn vectors_of_a_batch_are_checked_and_what_is_wrong_is_told_with_its_row() {
+        checked(lists(&[Some(&[1.0, 2.0]), None]), "taste").unwrap();
+        let long = checked(lists(&[Some(&[1.0, 2.0]), Some(&[1.0, 2.0, 3.0])]), "taste");
+        assert!(matches!(long, Err(EncoderError::VectorLength { row: 1, expected: 2, found: 3, .. })), "{long:?}");
+        let nan = checked(lists(&[Some(&[1.0, f32::NAN])]), "taste");
+        assert!(matches!(nan, Err(EncoderError::VectorElement { row: 0, position: 1, .. })), "{nan:?}");
+        let other = checked(lists(&[]), "color");
+        assert!(matches!(other, Err(EncoderError::MissingColumn { .. })), "{other:?}");
+    }
+
+    #[test]
+    fn a_type_that_no_vector_has_is_an_error_without_rows_too() {
+        let mut truths = ListBuilder::new(BooleanBuilder::new());
+        truths.append_value([Some(true), Some(false)]);
+        let text: ArrayRef = Arc::new(StringArray::from(vec!["1 2"]));
+        for column in [Arc::new(truths.finish()), text] {
+            for rows in [1, 0] {
+                let found = checked(column.slice(0, rows), "taste");
+                assert!(matches!(found, Err(EncoderError::ColumnType { .. })), "{rows} rows: {found:?}");
+            }
+        }
+        checked(lists(&[]), "taste").unwrap();
+    }
+}

@@ -8,6 +8,7 @@ use crate::encode::Encode;
 use crate::error::ColumnError;
 use crate::values::{Value, for_each_value, list_rows};
 use arrow_array::ArrayRef;
+use arrow_schema::DataType;
 use serde::{Deserialize, Serialize};
 use twotower_artifacts::Column;
 
@@ -55,27 +56,23 @@ impl Encode for VectorEncoder {
     fn encode(&mut self, column: &ArrayRef, out: &mut Column, counts: &mut FeatureCounts) -> Result<(), ColumnError> {
         let Column::Dense { values: out, .. } = out else { unreachable!("a vector feature's column is dense") };
         let list = list_rows(column).ok_or(ColumnError::Type)?;
+        // A fault of the whole column, also of one without rows.
+        if matches!(list.elements.data_type(), DataType::Boolean) {
+            return Err(ColumnError::Type);
+        }
         let elements = &mut self.elements;
         elements.clear();
-        let mut readable = true;
         for_each_value(&list.elements, |value| {
             elements.push(match value {
                 Value::Single(x) => x,
                 Value::Float(x) => x as f32,
                 Value::Int(i) => i as f32,
                 Value::UInt(u) => u as f32,
-                Value::Null => f32::NAN,
+                Value::Null | Value::Bool(_) => f32::NAN,
                 // JSON Lines deliver numbers as text; what is no number is refused below as not finite.
                 Value::Text(text) => text.trim().parse().unwrap_or(f32::NAN),
-                Value::Bool(_) => {
-                    readable = false;
-                    f32::NAN
-                }
             });
         })?;
-        if !readable {
-            return Err(ColumnError::Type);
-        }
         let dim = self.dim as usize;
         out.reserve(list.rows.len() * (dim + 1));
         for (row, bounds) in list.rows.iter().enumerate() {

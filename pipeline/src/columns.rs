@@ -201,3 +201,85 @@ impl Drop for StagedTable {
         let _ = std::fs::remove_file(&self.path);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::{Date32Array, Float64Array, Int32Array, StringArray, TimestampMillisecondArray};
+    use std::sync::Arc;
+    use twotower_tables::TableSpec;
+
+    /// Rows of which the first is row 3 of a table `events`, with a column `x`.
+    fn batch(dir: &Path, x: ArrayRef) -> TableBatch {
+        let path = dir.join("events.csv");
+        std::fs::write(&path, "id\n".to_string() + &"1\n".repeat(4)).unwrap();
+        let table = Table::open("events", &TableSpec::new(path.to_str().unwrap())).unwrap();
+        let read = ReadOptions { columns: &["id".into()], rows: 3..u64::MAX, batch_rows: 100 };
+        let mut batch = table.read(read).unwrap().next().unwrap().unwrap();
+        batch.batch = RecordBatch::try_from_iter_with_nullable([("x", x, true)]).unwrap();
+        batch
+    }
+
+    fn texts(values: &[&str]) -> ArrayRef {
+        Arc::new(StringArray::from(values.to_vec()))
+    }
+
+    fn reals(values: &[Option<f64>]) -> ArrayRef {
+        Arc::new(Float64Array::from(values.to_vec()))
+    }
+
+    #[test]
+    fn times_are_whole_numbers_in_their_own_unit() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |x: ArrayRef| timestamp_column(&batch(dir.path(), x), "x");
+        let given: [(ArrayRef, [i64; 2]); 5] = [
+            (Arc::new(Int64Array::from(vec![i64::MIN, 7])), [i64::MIN, 7]),
+            (Arc::new(Int32Array::from(vec![-1, 7])), [-1, 7]),
+            (texts(&["0", "1700000000"]), [0, 1_700_000_000]),
+            (Arc::new(Date32Array::from(vec![0, 2])), [0, 2 * 86_400]),
+            (Arc::new(TimestampMillisecondArray::from(vec![5, 1001])), [5, 1001]),
+        ];
+        for (x, expected) in given {
+            let kind = x.data_type().clone();
+            assert_eq!(read(x).unwrap().values()[..], expected, "{kind}");
+        }
+        let refused: [(ArrayRef, &str); 4] = [
+            (Arc::new(Int64Array::from(vec![Some(1), None])), "at row 4: expected a whole number, found null"),
+            (texts(&["1", "1.5"]), "at row 4: expected a whole number, found `1.5`"),
+            (texts(&["soon", "1"]), "at row 3: expected a whole number, found `soon`"),
+            (reals(&[Some(1.0)]), "is Float64, expected integers, dates, timestamps, or integers as text"),
+        ];
+        for (x, says) in refused {
+            let error = read(x).unwrap_err().to_string();
+            assert!(error.contains("table `events`: column `x` in ") && error.contains(says), "{error}");
+        }
+        // Of no row, and so of the whole column.
+        assert!(read(reals(&[])).is_err() && read(texts(&[])).is_ok());
+    }
+
+    #[test]
+    fn weights_are_finite_and_not_negative() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |x: ArrayRef| weight_column(&batch(dir.path(), x), "x");
+        let given: [(ArrayRef, [f32; 2]); 3] = [
+            (reals(&[Some(0.0), Some(2.5)]), [0.0, 2.5]),
+            (Arc::new(Int64Array::from(vec![1, 3])), [1.0, 3.0]),
+            (texts(&["0.5", "1e3"]), [0.5, 1000.0]),
+        ];
+        for (x, expected) in given {
+            let kind = x.data_type().clone();
+            assert_eq!(read(x).unwrap().values()[..], expected, "{kind}");
+        }
+        let refused = [
+            (reals(&[Some(1.0), None]), "at row 4: expected a number, found null"),
+            (texts(&["1", "heavy"]), "at row 4: expected a number, found `heavy`"),
+            (reals(&[Some(-1.0)]), "at row 3: weight -1: expected a finite number of at least 0"),
+            (reals(&[Some(1.0), Some(f64::NAN)]), "at row 4: weight NaN: "),
+            (reals(&[Some(1e300)]), "at row 3: weight inf: "),
+        ];
+        for (x, says) in refused {
+            let error = read(x).unwrap_err().to_string();
+            assert!(error.contains("table `events`: column `x` in ") && error.contains(says), "{error}");
+        }
+    }
+}

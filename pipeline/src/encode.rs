@@ -119,7 +119,7 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     let counts = BTreeMap::from([(Side::Item, item_counts), (Side::User, encoded.counts)]);
     let mut manifest = key.manifest(entries, rows, started);
     manifest.fingerprint = state.fingerprint().clone();
-    manifest.warnings = warnings(&manifest, &dir, &counts);
+    manifest.warnings = warnings(&manifest, &counts);
     manifest.details = serde_json::json!({
         "vocabularies": vocabularies(&state),
         "encoded": counts,
@@ -183,13 +183,15 @@ impl Inputs {
 }
 
 /// Logs and returns what a person should know about rows that were left out and values that made no sense.
-fn warnings(manifest: &Manifest, dir: &Path, counts: &BTreeMap<Side, EncodeCounts>) -> Vec<String> {
+fn warnings(manifest: &Manifest, counts: &BTreeMap<Side, EncodeCounts>) -> Vec<String> {
     let rows = |name: &str| manifest.rows.get(name).copied().unwrap_or_default();
     let mut warnings = Vec::new();
     for table in quarantine::TABLES {
-        let (bad, all, place) = (rows(&quarantine::counter(table)), rows(table), dir.join(files::QUARANTINE));
+        let (bad, all) = (rows(&quarantine::counter(table)), rows(table));
         if bad > 0 {
-            warnings.push(format!("{bad} of {all} rows of {table} cannot be used: left out, see {}", place.display()));
+            // By its name alone: a manifest is the same wherever its run stands.
+            let place = files::QUARANTINE;
+            warnings.push(format!("{bad} of {all} rows of {table} cannot be used: left out, see encoders/{place}"));
         }
     }
     let usable = rows(INTERACTIONS) - rows(&quarantine::counter(INTERACTIONS));

@@ -2,22 +2,18 @@
 //! its durable calls (see `shim.rs`). And small jobs to do it to, with checks of what is left.
 #![allow(dead_code, reason = "every test file uses its own part of this module")]
 
-use crate::fixture::results::{assert_intact, walk};
-use crate::fixture::{Finished, Job};
-use std::collections::BTreeMap;
+pub use crate::fixture::results::{Outputs, outputs};
+use crate::fixture::results::{assert_intact, walk, without_times};
+use crate::fixture::{Finished, Job, copy_all, long, users};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use twotower_artifacts::Manifest;
-
-/// Whether the long forms of the tests run: all calls instead of some.
-pub fn long() -> bool {
-    std::env::var("TWOTOWER_LONG").is_ok_and(|v| v == "1")
-}
 
 /// The library, compiled once for all test binaries.
 fn shim() -> &'static Path {
@@ -162,8 +158,9 @@ pub const NIGHT: Scenario = Scenario { name: "night", lines: &["run --run RUN"] 
 pub const FUSED: Scenario =
     Scenario { name: "fused", lines: &["run --run RUN --fused --set index.kind=\"hnsw\" --set encode.all_users=true"] };
 
-/// Yesterday's codes and weights, extended.
-pub const UPDATE: Scenario = Scenario { name: "update", lines: &["run --run RUN --update-from earlier/run"] };
+/// Yesterday's codes and weights, extended; users in four parts.
+pub const UPDATE: Scenario =
+    Scenario { name: "update", lines: &["run --run RUN --update-from earlier/run --set run.part_users=400"] };
 
 /// Yesterday's towers as they are; without sequences, which only training makes.
 pub const ADOPTED: Scenario = Scenario {
@@ -186,9 +183,11 @@ pub const SHARDS: Scenario = Scenario {
     ],
 };
 
-/// A complete run that other settings change.
-pub const REDONE: Scenario =
-    Scenario { name: "redone", lines: &["run --run RUN --set train.epochs=1 --set recall.topk=3", "run --run RUN"] };
+/// A complete run that other settings change, and whose four parts give way to one.
+pub const REDONE: Scenario = Scenario {
+    name: "redone",
+    lines: &["run --run RUN --set train.epochs=1 --set recall.topk=3 --set run.part_users=400", "run --run RUN"],
+};
 
 /// All of them.
 pub const ALL: [Scenario; 6] = [NIGHT, FUSED, UPDATE, ADOPTED, REDONE, SHARDS];
@@ -199,9 +198,13 @@ pub struct Runs {
 }
 
 impl Runs {
-    /// The job: the native engine, few epochs, checkpoints within them; earlier runs in `earlier` and `plain`.
+    /// The job: the native engine, few epochs, checkpoints within them, a user for the quarantine; earlier runs in
+    /// `earlier` and `plain`.
     pub fn new(name: &str) -> Self {
         let job = Job::new(name);
+        let mut sheet = users();
+        sheet.ints("user_id")[9] = None;
+        sheet.write_parquet(&job.path("users.parquet"));
         job.edit("batch_rows = 256", "batch_rows = 500\nengine = \"native\"");
         job.edit("batch_size = 512", "batch_size = 1024\ncheckpoint_steps = 3");
         // Models of an epoch or two, one of them without its sequences, are no two nights of one job.
@@ -221,18 +224,17 @@ impl Runs {
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
         if yesterday {
-            let copied =
-                Command::new("cp").arg("-a").arg(self.job.path("earlier/run")).arg(dir.join("yesterday")).status();
-            assert!(copied.unwrap().success());
+            copy_all(&self.job.path("earlier/run"), &dir.join("yesterday"));
             std::os::unix::fs::symlink("yesterday", dir.join("latest")).unwrap();
         }
         dir
     }
 
-    /// A command of the job on the run in `folder`.
+    /// A command of the job on the run in `folder`; `FOLDER` stands for the latter.
     pub fn command(&self, line: &str, folder: &Path) -> Command {
         let name = folder.file_name().unwrap().to_str().unwrap();
-        self.job.command(&format!("{} --quiet", line.replace("RUN", &format!("{name}/run"))))
+        let line = line.replace("RUN", &format!("{name}/run")).replace("FOLDER", name);
+        self.job.command(&format!("{line} --quiet"))
     }
 
     /// Runs commands, which must succeed.
@@ -255,25 +257,47 @@ impl Runs {
         let calls = calls.collect();
         (outputs(&folder.join("run")), calls)
     }
-}
 
-/// Files by path with their content; without what tells the time.
-pub type Outputs = BTreeMap<PathBuf, Vec<u8>>;
-
-/// All files of a run, hidden ones too; the times in manifests are left out.
-pub fn outputs(run: &Path) -> Outputs {
-    walk(run).into_iter().map(|path| (path.strip_prefix(run).unwrap().to_path_buf(), without_times(&path))).collect()
-}
-
-fn without_times(path: &Path) -> Vec<u8> {
-    let bytes = std::fs::read(path).unwrap();
-    if path.extension().is_none_or(|e| e != "json") {
-        return bytes;
+    /// Checks what a command that ended early left in `folder`, gives it (the `line`-th) and those after it again,
+    /// and checks what they made of it: what was finished is not made again, the rest is as in an undisturbed run,
+    /// and nothing is left beside the run. Removes the folder.
+    pub fn recovers(&self, scenario: Scenario, line: usize, folder: &Path, expected: &Outputs, after: &str) {
+        assert_nothing_partial(folder, expected);
+        let run = folder.join("run");
+        let mut names: BTreeSet<String> = names(folder).into_iter().filter(|name| name == "yesterday").collect();
+        let finished = finished(&run, expected);
+        self.complete(&scenario.lines[line..], folder);
+        assert_not_redone(&run, &finished, expected, after);
+        assert_same(&run, expected, after);
+        assert_nothing_partial(folder, expected);
+        names.insert("run".into());
+        // Only a whole run names itself the latest.
+        if scenario.lines.iter().any(|line| line.starts_with("run ")) || names.contains("yesterday") {
+            names.insert("latest".into());
+        }
+        assert_eq!(self::names(folder), names, "{after}: left beside the run");
+        std::fs::remove_dir_all(folder).unwrap();
     }
-    let mut value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
-    value.as_object_mut().map(|object| object.remove("seconds"));
-    value.pointer_mut("/details").and_then(|d| d.as_object_mut()).map(|details| details.remove("checked at"));
-    value.to_string().into_bytes()
+
+    /// Starts a command with a fault that does not end it, `hang` or `stop`, at a durable call, and waits for that.
+    pub fn halted_at(&self, line: &str, folder: &Path, fault: Fault) -> Guarded {
+        let log = folder.with_extension("calls");
+        let _ = std::fs::remove_file(&log);
+        let mut command = self.command(line, folder);
+        put_into(&mut command, fault, folder, &log);
+        let child = Guarded(command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
+        let stat = format!("/proc/{}/stat", child.0.id());
+        until(line, || match fault.action {
+            "stop" => std::fs::read_to_string(&stat).unwrap().contains(") T "),
+            _ => calls(&log).len() >= fault.at,
+        });
+        child
+    }
+}
+
+/// Names of what a folder holds.
+pub fn names(folder: &Path) -> BTreeSet<String> {
+    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 /// Asserts that a run is what the undisturbed one is, byte by byte.
@@ -291,15 +315,26 @@ pub fn assert_nothing_partial(folder: &Path, complete: &Outputs) {
     assert_intact(folder);
     if let Ok(target) = std::fs::read_link(folder.join("latest")) {
         let named = folder.join(&target);
-        let manifests = |run: &Path| manifests(run).into_iter().map(|(path, _)| path).collect::<Vec<_>>();
-        let mut expected: Vec<PathBuf> =
-            complete.keys().filter(|path| is_manifest(&complete[*path])).map(|path| named.join(path)).collect();
+        let found: Vec<PathBuf> =
+            manifests(&named).into_iter().map(|(path, _)| path.strip_prefix(&named).unwrap().to_path_buf()).collect();
         if target != Path::new("run") {
-            expected = manifests(&named);
-            assert!(expected.len() > 3, "{} is no run", named.display());
+            assert!(found.len() > 3, "{} is no run", named.display());
+            return;
         }
-        assert_eq!(manifests(&named), expected, "`latest` names an incomplete run");
+        let expected: Vec<PathBuf> = complete.keys().filter(|path| is_manifest(&complete[*path])).cloned().collect();
+        assert_eq!(places(&found), places(&expected), "`latest` names an incomplete run");
     }
+}
+
+/// Places of manifests: of parts that are all there, whatever their number, the folder.
+fn places(manifests: &[PathBuf]) -> BTreeSet<PathBuf> {
+    let count = |path: &Path| path.file_stem()?.to_str()?.rsplit_once("-of-")?.1.parse::<usize>().ok();
+    let of = |path: &PathBuf| {
+        let alike = manifests.iter().filter(|other| other.parent() == path.parent() && count(other) == count(path));
+        let whole = count(path).is_some_and(|count| alike.count() == count);
+        if whole { path.parent().unwrap().to_path_buf() } else { path.clone() }
+    };
+    manifests.iter().map(of).collect()
 }
 
 fn is_manifest(bytes: &[u8]) -> bool {

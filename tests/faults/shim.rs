@@ -374,6 +374,16 @@ pub extern "C" fn unlink(path: *const c_char) -> c_int {
 }
 
 #[no_mangle]
+pub extern "C" fn unlinkat(at: c_int, name: *const c_char, flags: c_int) -> c_int {
+    let call = || real!(unlinkat: extern "C" fn(c_int, *const c_char, c_int) -> c_int)(at, name, flags);
+    if at == AT_FDCWD {
+        return carry_out(decide_name("unlink", name, false), call);
+    }
+    let name = unsafe { CStr::from_ptr(name) }.to_bytes();
+    carry_out(with_path(at, |folder| decide("unlink", &[folder, b"/", name].concat(), false)), call)
+}
+
+#[no_mangle]
 pub extern "C" fn rmdir(path: *const c_char) -> c_int {
     carry_out(decide_name("rmdir", path, false), || real!(rmdir: Name)(path))
 }
