@@ -48,6 +48,33 @@ fn shards_of_infer_are_disjoint_cover_all_users_and_give_the_same_vectors() {
 }
 
 #[test]
+fn without_a_shard_the_whole_table_is_done_in_parts_of_which_complete_ones_stay() {
+    let whole = infer_in_shards("shards-whole", "ort", 1);
+    whole.ok("recall --quiet");
+    let job = trained().copy("shards-parts");
+    for (line, stage) in
+        [("infer --side user", "infer"), ("recall", "recall"), ("infer --side user --recall", "recall")]
+    {
+        if line.ends_with("--recall") {
+            std::fs::remove_dir_all(job.path("run/recall")).unwrap();
+        }
+        let lines = || -> Vec<(String, bool)> {
+            let finished = job.twotower(&format!("{line} --set run.part_users=400 --json --quiet"));
+            assert_eq!(finished.code, 0, "{line}: {}", finished.stderr);
+            let answers = finished.stdout.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+            answers.map(|a| (a["shard"].as_str().unwrap().to_string(), a["skipped"] == true)).collect()
+        };
+        let all = |skipped: [bool; 4]| (0..4).map(|i| (format!("{i}/4"), skipped[i])).collect::<Vec<_>>();
+        assert_eq!(lines(), all([false; 4]), "{line}");
+        let folder = if stage == "infer" { "vectors/user" } else { "recall" };
+        std::fs::remove_file(job.path(&format!("run/{folder}/part-00001-of-00004.json"))).unwrap();
+        assert_eq!(lines(), all([true, false, true, true]), "{line}");
+    }
+    assert!(vectors(&job.path("run/vectors/user")) == vectors(&whole.path("run/vectors/user")));
+    assert!(recalled(&job.path("run/recall")) == recalled(&whole.path("run/recall")));
+}
+
+#[test]
 fn both_engines_give_vectors_that_agree() {
     let [ort, native] = ["ort", "native"]
         .map(|engine| vectors(&infer_in_shards(&format!("shards-agree-{engine}"), engine, 1).path("run/vectors/user")));

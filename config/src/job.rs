@@ -309,7 +309,7 @@ impl Serialize for PairTable {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RunConfig {
-    /// Users embedded and searched at a time into a part of their own, which a run that was stopped keeps; 0 = all.
+    /// Rows embedded or searched at a time into a part of their own, which a command that was stopped keeps; 0 = all.
     pub part_users: u64,
 }
 

@@ -11,7 +11,6 @@ use crate::parts::complete_set;
 use crate::recall::Recall;
 use crate::run_dir::LATEST;
 use crate::run_lock::{Access, RunLock};
-use crate::shard::Shard;
 use crate::stage::{Context, Outcome, verify_file};
 use crate::train::{TrainOptions, train_model};
 use serde::{Deserialize, Serialize};
@@ -66,23 +65,22 @@ impl Stage {
 
     /// Runs the stage, in parts where it is long, and hands each outcome to `done`.
     fn run(self, context: &Context, options: &RunOptions, mut done: impl FnMut(&Outcome)) -> Result<(), PipelineError> {
-        let parts = |users| Shard::all(users, context.config.run.part_users);
         match self {
             Stage::EncodeFeatures => done(&encode_features(context, &options.encode)?),
             Stage::Train => match &options.adopt {
                 Some(earlier) => done(&adopt_towers(context, earlier)?),
                 None => done(&train_model(context, &options.train)?),
             },
-            Stage::InferItems => done(&Infer::open(context, Side::Item, None)?.shard(Shard::WHOLE)?),
-            Stage::InferUsers => {
-                let infer = Infer::open(context, Side::User, None)?;
-                for shard in parts(infer.rows()) {
+            Stage::InferItems | Stage::InferUsers => {
+                let side = if self == Stage::InferItems { Side::Item } else { Side::User };
+                let infer = Infer::open(context, side, None)?;
+                for shard in context.parts(None, infer.rows()) {
                     done(&infer.shard(shard)?);
                 }
             }
             Stage::Recall => {
                 let mut recall = Recall::open(context)?;
-                for shard in parts(recall.rows()?) {
+                for shard in context.parts(None, recall.rows()?) {
                     done(&recall.shard(shard)?);
                 }
             }

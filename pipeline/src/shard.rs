@@ -65,7 +65,7 @@ impl Shard {
     }
 
     /// The shard this process is to do: `flag` (`i/n`) if given; else the index from the first of
-    /// [`INDEX_VARIABLES`] that is set (`i/n`, or `i` with `count` from `--shards`); else the whole.
+    /// [`INDEX_VARIABLES`] that is set (`i/n`, or `i` with `count` from `--shards`); none where no shard is asked for.
     ///
     /// # Errors
     /// [`PipelineError::Usage`] for an unreadable value, or an index without a count.
@@ -73,14 +73,14 @@ impl Shard {
         flag: Option<&str>,
         count: Option<u32>,
         variable: impl Fn(&str) -> Option<String>,
-    ) -> Result<Self, PipelineError> {
+    ) -> Result<Option<Self>, PipelineError> {
         let whole = |source: &str, text: &str| {
             let shard = Self::parse(text)?;
             match count {
                 Some(n) if n != shard.count => {
                     Err(PipelineError::usage(format!("{source} {text} and --shards {n} disagree; give one of them")))
                 }
-                _ => Ok(shard),
+                _ => Ok(Some(shard)),
             }
         };
         if let Some(text) = flag {
@@ -94,7 +94,7 @@ impl Shard {
                 let index = value.trim().parse().map_err(|_| {
                     PipelineError::usage(format!("{name}={value}: expected a shard index counted from 0"))
                 })?;
-                Self::new(index, n)
+                Self::new(index, n).map(Some)
             }
             // A scheduler's variable alone does not say how many shards there are, and a job step of an
             // array need not be sharded: only our own variable is an instruction.
@@ -102,10 +102,11 @@ impl Shard {
                 "TWOTOWER_SHARD={value} without a number of shards; give --shards N or TWOTOWER_SHARD=i/n"
             ))),
             (Some((name, value)), None) => {
-                tracing::warn!("{name}={value} ignored: no --shards N given, so the whole table is one shard");
-                Ok(Self::WHOLE)
+                tracing::warn!("{name}={value} ignored: no --shards N given, so the whole table is done");
+                Ok(None)
             }
-            (None, Some(1)) | (None, None) => Ok(Self::WHOLE),
+            (None, Some(1)) => Ok(Some(Self::WHOLE)),
+            (None, None) => Ok(None),
             (None, Some(n)) => Err(PipelineError::usage(format!(
                 "--shards {n} without a shard index; give --shard i/{n} or set one of {}",
                 INDEX_VARIABLES.join(", ")
@@ -181,11 +182,12 @@ mod tests {
     #[test]
     fn the_index_falls_back_to_the_scheduler_when_the_count_is_given() {
         let slurm = |name: &str| (name == "SLURM_ARRAY_TASK_ID").then(|| "3".to_string());
-        assert_eq!(Shard::resolve(None, Some(8), slurm).unwrap(), Shard { index: 3, count: 8 });
-        assert_eq!(Shard::resolve(None, None, slurm).unwrap(), Shard::WHOLE);
-        assert_eq!(Shard::resolve(Some("1/2"), None, slurm).unwrap(), Shard { index: 1, count: 2 });
+        assert_eq!(Shard::resolve(None, Some(8), slurm).unwrap(), Some(Shard { index: 3, count: 8 }));
+        assert_eq!(Shard::resolve(None, None, slurm).unwrap(), None);
+        assert_eq!(Shard::resolve(None, Some(1), none).unwrap(), Some(Shard::WHOLE));
+        assert_eq!(Shard::resolve(Some("1/2"), None, slurm).unwrap(), Some(Shard { index: 1, count: 2 }));
         let own = |name: &str| (name == "TWOTOWER_SHARD").then(|| "2/4".to_string());
-        assert_eq!(Shard::resolve(None, None, own).unwrap(), Shard { index: 2, count: 4 });
+        assert_eq!(Shard::resolve(None, None, own).unwrap(), Some(Shard { index: 2, count: 4 }));
         assert!(Shard::resolve(None, Some(8), none).is_err());
     }
 }

@@ -202,6 +202,11 @@ impl Context {
         work()
     }
 
+    /// What to do of a table of `rows`: the `chosen` shard, or all of it in parts of `run.part_users` rows.
+    pub fn parts(&self, chosen: Option<Shard>, rows: u64) -> Vec<Shard> {
+        chosen.map_or_else(|| Shard::all(rows, self.config.run.part_users).collect(), |shard| vec![shard])
+    }
+
     /// The stream that fits the memory budget, as wide as the job asks at the most.
     ///
     /// # Errors

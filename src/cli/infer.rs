@@ -1,13 +1,13 @@
 //! `twotower infer`.
 
 use super::job::{JobOpts, ShardOpts, given};
+use super::recall::search;
 use super::report::print_outcome;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 use twotower_artifacts::Side;
 use twotower_pipeline::error::PipelineError;
 use twotower_pipeline::infer::Infer;
-use twotower_pipeline::recall::Recall;
 use twotower_pipeline::run_lock::{Access, RunLock};
 use twotower_tables::{Format, OneOrMany, TableSpec};
 
@@ -74,9 +74,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
         if side == Side::Item {
             return Err(PipelineError::usage("--recall: items are what is recalled; give --side user").into());
         }
-        let outcome = Recall::open(&context)?.shard(shard)?;
-        print_outcome("recall", &outcome, opts.job.json);
-        return Ok(());
+        return search(&context, shard, opts.job.json);
     }
     let tables = &context.config.tables;
     let own = match side {
@@ -90,7 +88,9 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
             _ => TableSpec { path: OneOrMany::One(path), ..own.clone() },
         }
     });
-    let outcome = Infer::open(&context, side, table.zip(opts.output))?.shard(shard)?;
-    print_outcome("infer", &outcome, opts.job.json);
+    let infer = Infer::open(&context, side, table.zip(opts.output))?;
+    for part in context.parts(shard, infer.rows()) {
+        print_outcome("infer", &infer.shard(part)?, opts.job.json);
+    }
     Ok(())
 }

@@ -87,7 +87,8 @@ pub fn given<T: Into<Value>>(key: &str, value: Option<T>) -> Option<Override> {
 #[derive(Debug, Args)]
 pub struct ShardOpts {
     /// Shard i of n, i counted from 0. Without it, i comes from TWOTOWER_SHARD, JOB_COMPLETION_INDEX
-    /// or SLURM_ARRAY_TASK_ID when --shards is given.
+    /// or SLURM_ARRAY_TASK_ID when --shards is given; else all of the table is done, in parts of
+    /// `run.part_users` rows.
     #[arg(long, value_name = "I/N")]
     pub shard: Option<String>,
     /// Number of shards, for an index from the environment.
@@ -96,8 +97,8 @@ pub struct ShardOpts {
 }
 
 impl ShardOpts {
-    /// The shard to do.
-    pub fn resolve(&self) -> anyhow::Result<twotower_pipeline::shard::Shard> {
+    /// The shard to do; none for all of the table.
+    pub fn resolve(&self) -> anyhow::Result<Option<twotower_pipeline::shard::Shard>> {
         let variable = |name: &str| std::env::var(name).ok();
         Ok(twotower_pipeline::shard::Shard::resolve(self.shard.as_deref(), self.shards, variable)?)
     }

@@ -5,6 +5,8 @@ use super::report::print_outcome;
 use clap::Args;
 use twotower_pipeline::recall::Recall;
 use twotower_pipeline::run_lock::{Access, RunLock};
+use twotower_pipeline::shard::Shard;
+use twotower_pipeline::stage::Context;
 
 /// Options of `recall`.
 #[derive(Debug, Args)]
@@ -47,7 +49,14 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     ];
     let context = opts.job.context(flags.into_iter().flatten().collect(), quiet)?;
     let _lock = RunLock::take(&context.run, Access::Shared)?;
-    let outcome = Recall::open(&context)?.shard(shard)?;
-    print_outcome("recall", &outcome, opts.job.json);
+    search(&context, shard, opts.job.json)
+}
+
+/// Searches a shard of the users, or all of them.
+pub fn search(context: &Context, shard: Option<Shard>, json: bool) -> anyhow::Result<()> {
+    let mut recall = Recall::open(context)?;
+    for part in context.parts(shard, recall.rows()?) {
+        print_outcome("recall", &recall.shard(part)?, json);
+    }
     Ok(())
 }

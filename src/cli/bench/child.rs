@@ -17,8 +17,8 @@ const TICKS_PER_SECOND: f64 = 100.0;
 /// What a process answered and took.
 #[derive(Debug)]
 pub struct Finished {
-    /// What it printed, as JSON.
-    pub answer: serde_json::Value,
+    /// What it printed, as JSON: an object, or one for each part.
+    pub answers: Vec<serde_json::Value>,
     /// Wall time from start to end.
     pub wall: Duration,
     /// User and system time of all its threads; none where the system does not tell.
@@ -52,12 +52,13 @@ pub fn run(words: &[String], dir: &Path, cancel: &Cancel) -> Result<Finished, Pi
         return Err(failure(words, status, &read(&log)?));
     }
     let text = read(&out)?;
-    let answer = serde_json::from_str(&text).map_err(|e| {
+    let answers = serde_json::Deserializer::from_str(&text).into_iter().collect::<Result<Vec<_>, _>>();
+    let answers = answers.map_err(|e| {
         PipelineError::Data(format!("bench: `twotower {}` printed no JSON ({e}): {text}", words.join(" ")))
     })?;
     let ticks = ticks.zip(ticks_of_children()).map(|(before, after)| after - before);
     let cpu_seconds = ticks.map(|ticks| ticks as f64 / TICKS_PER_SECOND);
-    Ok(Finished { answer, wall, cpu_seconds, peak_rss_mib })
+    Ok(Finished { answers, wall, cpu_seconds, peak_rss_mib })
 }
 
 /// Waits for the end of a process, looking at its memory; ends it when `cancel` is raised.

@@ -171,12 +171,12 @@ impl Bench<'_> {
         }
         let finished = child::run(&words, self.dir, self.cancel)?;
         let unexpected =
-            |what: &str| PipelineError::Data(format!("bench: {task}: no {what} in the answer {}", finished.answer));
+            |what: &str| PipelineError::Data(format!("bench: {task}: no {what} in the answer {:?}", finished.answers));
         let (pointer, passes) = match task.stage.how {
             How::Synth => ("/users", 1),
             How::Job(_, pointer, passes) => (pointer, passes),
             How::Kernel(_) => {
-                let count = Count::of_json(&finished.answer).ok_or_else(|| unexpected("count"))?;
+                let count = finished.answers.first().and_then(Count::of_json).ok_or_else(|| unexpected("count"))?;
                 return Ok(Run {
                     rows: count.rows,
                     seconds: count.seconds,
@@ -188,10 +188,11 @@ impl Bench<'_> {
                 });
             }
         };
-        let rows = finished.answer.pointer(pointer).and_then(serde_json::Value::as_u64);
-        let rows = rows.ok_or_else(|| unexpected(pointer))?;
+        let rows = finished.answers.iter().map(|answer| answer.pointer(pointer).and_then(serde_json::Value::as_u64));
+        let rows = rows.sum::<Option<u64>>().filter(|rows| *rows > 0).ok_or_else(|| unexpected(pointer))?;
         // A command says itself what it held; a short one may end between two looks from outside.
-        let own_peak = finished.answer.pointer("/peak_rss_mib").and_then(serde_json::Value::as_f64);
+        let peaks = finished.answers.iter().filter_map(|answer| answer.pointer("/peak_rss_mib")?.as_f64());
+        let own_peak = peaks.reduce(f64::max);
         let read: u64 = task.stage.reads.iter().map(|path| bytes_of(&self.dir.join(path))).sum::<Result<_, _>>()?;
         Ok(Run {
             rows: rows * passes,
