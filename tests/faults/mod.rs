@@ -199,7 +199,7 @@ pub struct Runs {
 
 impl Runs {
     /// The job: the native engine, few epochs, checkpoints within them, a user for the quarantine; earlier runs in
-    /// `earlier` and `plain`.
+    /// `earlier` and `plain`, and in `yesterday` one that nobody touches.
     pub fn new(name: &str) -> Self {
         let job = Job::new(name);
         let mut sheet = users();
@@ -211,6 +211,8 @@ impl Runs {
         let text = std::fs::read_to_string(job.path("pipeline.toml")).unwrap();
         job.write("pipeline.toml", &format!("{text}\n[gates]\noff = [\"overlap\", \"metric\"]\n"));
         job.ok("run --run earlier/run --set train.epochs=1 --quiet");
+        // Commands lock the run that they read: what is copied meanwhile is another.
+        copy_all(&job.path("earlier/run"), &job.path("yesterday"));
         let text = std::fs::read_to_string(job.path("pipeline.toml")).unwrap();
         let plain: Vec<&str> = text.lines().filter(|line| !line.contains("kind = \"sequence\"")).collect();
         job.write("plain.toml", &plain.join("\n"));
@@ -224,7 +226,7 @@ impl Runs {
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
         if yesterday {
-            copy_all(&self.job.path("earlier/run"), &dir.join("yesterday"));
+            copy_all(&self.job.path("yesterday"), &dir.join("yesterday"));
             std::os::unix::fs::symlink("yesterday", dir.join("latest")).unwrap();
         }
         dir
