@@ -280,7 +280,7 @@ const CASES: &[Case] = &[
         spoil: |job| truncate(&job.path("run/vectors/user/part-00000-of-00001.parquet")),
         command: "recall --force",
         code: 3,
-        says: &["recall shard 0/1", "run/vectors/user/part-00000-of-00001.parquet"],
+        says: &["run/vectors/user/part-00000-of-00001.parquet"],
         absent: "",
     },
     Case {

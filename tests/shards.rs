@@ -166,3 +166,14 @@ fn a_schedulers_variable_alone_shards_nothing_but_our_own_asks_for_the_number() 
     let output = job.command("infer --side user --quiet").env("TWOTOWER_SHARD", "1").output().unwrap();
     assert_eq!(fixture::Finished::from(output).code, 2);
 }
+
+#[test]
+fn a_shard_of_recall_needs_no_vectors_but_its_own() {
+    let job = trained().copy("shards-own");
+    job.ok("infer --side user --shard 0/2 --quiet");
+    job.ok("recall --shard 0/2 --quiet");
+    assert_eq!(recalled(&job.path("run/recall")).len(), USERS / 2);
+    let finished = job.twotower("recall --quiet");
+    assert_eq!(finished.code, 1, "{}", finished.stderr);
+    assert!(finished.stderr.contains("part-00001-of-00002.json"), "{}", finished.stderr);
+}

@@ -74,13 +74,13 @@ impl Stage {
             Stage::InferItems | Stage::InferUsers => {
                 let side = if self == Stage::InferItems { Side::Item } else { Side::User };
                 let infer = Infer::open(context, side, None)?;
-                for shard in context.parts(None, infer.rows()) {
+                for shard in context.parts(None, || Ok(infer.rows()))? {
                     done(&infer.shard(shard)?);
                 }
             }
             Stage::Recall => {
                 let mut recall = Recall::open(context)?;
-                for shard in context.parts(None, recall.rows()?) {
+                for shard in context.parts(None, || recall.rows())? {
                     done(&recall.shard(shard)?);
                 }
             }

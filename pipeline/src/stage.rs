@@ -203,8 +203,18 @@ impl Context {
     }
 
     /// What to do of a table of `rows`: the `chosen` shard, or all of it in parts of `run.part_users` rows.
-    pub fn parts(&self, chosen: Option<Shard>, rows: u64) -> Vec<Shard> {
-        chosen.map_or_else(|| Shard::all(rows, self.config.run.part_users).collect(), |shard| vec![shard])
+    ///
+    /// # Errors
+    /// Those of `rows`, which a chosen shard does not ask for: other shards may not be there yet.
+    pub fn parts(
+        &self,
+        chosen: Option<Shard>,
+        rows: impl FnOnce() -> Result<u64, PipelineError>,
+    ) -> Result<Vec<Shard>, PipelineError> {
+        match chosen {
+            Some(shard) => Ok(vec![shard]),
+            None => Ok(Shard::all(rows()?, self.config.run.part_users).collect()),
+        }
     }
 
     /// The stream that fits the memory budget, as wide as the job asks at the most.

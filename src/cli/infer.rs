@@ -89,7 +89,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
         }
     });
     let infer = Infer::open(&context, side, table.zip(opts.output))?;
-    for part in context.parts(shard, infer.rows()) {
+    for part in context.parts(shard, || Ok(infer.rows()))? {
         print_outcome("infer", &infer.shard(part)?, opts.job.json);
     }
     Ok(())

@@ -55,7 +55,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
 /// Searches a shard of the users, or all of them.
 pub fn search(context: &Context, shard: Option<Shard>, json: bool) -> anyhow::Result<()> {
     let mut recall = Recall::open(context)?;
-    for part in context.parts(shard, recall.rows()?) {
+    for part in context.parts(shard, || recall.rows())? {
         print_outcome("recall", &recall.shard(part)?, json);
     }
     Ok(())
