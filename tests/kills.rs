@@ -93,6 +93,8 @@ fn going_back_publishing_and_pruning_are_done_or_not_done() {
     const BACK: &str = "rollback --runs FOLDER --to yesterday";
     let runs = Runs::new("kills-runs");
     let base = runs.folder("base", true);
+    // Which run is older is told in seconds.
+    std::thread::sleep(Duration::from_millis(1100));
     runs.complete(NIGHT.lines, &base);
     let (complete, yesterday, _) = published(&base);
     for (name, before, line, then) in [
