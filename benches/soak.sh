@@ -1,5 +1,5 @@
 #!/bin/sh
-# A soak: one `infer` process over ROWS rows, and its memory after the first minute and at the end.
+# A soak: one `infer` process over ROWS rows, and its memory in the first minute and in the last.
 #
 #   benches/soak.sh DIR [ROWS] [MEMORY] [ENGINE]
 #
@@ -31,20 +31,25 @@ done
     --table "$dir/soak/users/*.parquet" --output "$dir/soak/vectors" --memory "$memory" --engine "$engine" &
 pid=$!
 began=$(date +%s)
-rss() { awk '/^VmRSS/ { print $2 }' "/proc/$pid/status" 2> /dev/null || true; }
-first='' last='' most=0
+: > "$dir/soak/rss"
 while kill -0 "$pid" 2> /dev/null; do
-    now=$(rss)
-    if [ -n "$now" ]; then
-        last=$now
-        [ "$now" -le "$most" ] || most=$now
-        [ -n "$first" ] || [ $(($(date +%s) - began)) -lt 60 ] || first=$now
-    fi
+    rss=$(awk '/^VmRSS/ { print $2 }' "/proc/$pid/status" 2> /dev/null || true)
+    [ -z "$rss" ] || echo "$(($(date +%s) - began)) $rss" >> "$dir/soak/rss"
     rm -f "$dir"/soak/vectors/part-*.parquet
     sleep 1
 done
 wait "$pid"
 seconds=$(($(date +%s) - began))
 parts=$(find "$dir/soak/vectors" -name 'part-*.json' | wc -l)
-echo "soak: $((users * times)) rows, $parts parts, in $seconds s; after the first minute ${first:-none} KiB, at the end $last KiB, at most $most KiB"
+echo "soak: $((users * times)) rows, $parts parts, in $seconds s"
+# A part begins by giving memory back, so that one reading says little: the middle one of a minute does, and the highest.
+minute() {
+    awk -v from="$1" -v to="$2" '$1 > from && $1 <= to { print $2 }' "$dir/soak/rss" | sort -n |
+        awk '{ rss[NR] = $1 } END { print rss[int((NR + 1) / 2)], rss[NR] }'
+}
+end=$(tail -n 1 "$dir/soak/rss" | cut -d ' ' -f 1)
+echo "$(minute 0 60) $(minute $((end - 60)) "$end")" | awk '{
+    printf "resident, median: %d KiB in the first minute, %d KiB in the last (%+.1f%%)\n", $1, $3, 100 * ($3 / $1 - 1)
+    printf "resident, at most: %d KiB in the first minute, %d KiB in the last (%+.1f%%)\n", $2, $4, 100 * ($4 / $2 - 1)
+}'
 rm -rf "$dir/soak"

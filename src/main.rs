@@ -1,14 +1,13 @@
 //! twotower: batch two-tower recall. Parses arguments, runs one subcommand, prints its result or
 //! one error, and exits with the documented code.
 
-mod allocator;
 mod cli;
 
 use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    allocator::keep_batches();
+    twotower_pipeline::allocator::keep_batches();
     let arguments = match cli::Cli::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -111,6 +111,19 @@ pub enum ArtifactError {
         /// Elements found.
         found: usize,
     },
+    /// A list is longer than a column can hold.
+    #[error(
+        "write {path}: a list of items may take {bytes} bytes, expected at most {most}; lower `recall.topk`, or give the items shorter ids",
+        path = path.display()
+    )]
+    TooLong {
+        /// The file being written.
+        path: PathBuf,
+        /// Bytes of the longest list.
+        bytes: usize,
+        /// Bytes that fit.
+        most: usize,
+    },
     /// A writer was handed ids of another kind than its file has.
     #[error("write {path}: {found} ids, expected {expected} ids", path = path.display())]
     IdKind {
@@ -143,6 +156,7 @@ impl ArtifactError {
             }
             ArtifactError::BatchShape { .. } | ArtifactError::IdKind { .. } => Category::Mismatch,
             ArtifactError::Corrupt { .. } | ArtifactError::Parquet { .. } => Category::Data,
+            ArtifactError::TooLong { .. } => Category::Usage,
             ArtifactError::Io { .. } | ArtifactError::Length { .. } => Category::Other,
         }
     }

@@ -215,6 +215,14 @@ impl Ids {
         }
     }
 
+    /// Bytes of the longest id.
+    pub fn longest(&self) -> usize {
+        match self {
+            Ids::Int(_) => size_of::<i64>(),
+            Ids::Text(ids) => (0..ids.ends.len()).map(|i| ids.get(i).len()).max().unwrap_or(0),
+        }
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

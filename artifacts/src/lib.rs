@@ -31,7 +31,7 @@ pub use ids::{Id, IdKind, IdProblem, Ids};
 pub use interactions::Interactions;
 pub use interactions_file::{InteractionsInfo, inspect_interactions, read_interactions, write_interactions};
 pub use manifest::{FileEntry, Manifest};
-pub use neighbours::{NeighbourFormat, NeighbourLists, NeighbourSink, NeighboursInfo};
+pub use neighbours::{ListRoom, NeighbourFormat, NeighbourLists, NeighbourSink, NeighboursInfo};
 pub use neighbours_file::{NeighbourEdges, inspect_neighbours};
 pub use parquet_file::Compression;
 pub use row_group::EncodedGroup;

@@ -20,23 +20,63 @@ use std::sync::Arc;
 
 pub(crate) const LISTS: Artifact = Artifact { name: "neighbours", version: 1 };
 pub(crate) const LONG: Artifact = Artifact { name: "neighbours-long", version: 1 };
-/// Pairs per row group, and users of the list form at the most. What a file says about its row groups is held
-/// until it is finished, and grows with their number: some kilobytes each.
-const GROUP_PAIRS: usize = 3 << 20;
+/// Bytes of lists per row group, and users of the list form at the most. What a file says about its row groups is
+/// held until it is finished, and grows with their number: some kilobytes each.
+const GROUP_BYTES: usize = 36 << 20;
 const GROUP_USERS: usize = 64 * 1024;
 /// Rows per row group of the long form, whose user ids and ranks take room too.
 const GROUP_ROWS: usize = 1 << 20;
-/// Users turned into Arrow columns at a time.
+/// Users turned into Arrow columns at a time, and pairs of the long form, with the user's id in each.
 const CHUNK_USERS: usize = 1024;
+const CHUNK_PAIRS: usize = 16 * 1024;
 
-/// Bytes that a sink holds, roughly, for lists of `k` neighbours: a row group, and the columns it comes from.
-pub fn writer_bytes(k: usize) -> u64 {
-    (group_users(k) * (k * 12 + 64)).max(GROUP_ROWS * 32) as u64
+/// How much room lists take: how many users go into a row group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListRoom {
+    /// Pairs of a list, at the most.
+    pairs: usize,
+    /// Bytes of a pair, at the most.
+    pair_bytes: usize,
 }
 
-/// Users per row group of the list form.
-fn group_users(k: usize) -> usize {
-    (GROUP_PAIRS / k.max(1) / 1024 * 1024).clamp(1024, GROUP_USERS)
+impl ListRoom {
+    /// Room for lists of at most `k` items with these ids.
+    pub fn new(k: usize, items: &Ids) -> Self {
+        Self { pairs: k.min(items.len()), pair_bytes: size_of::<f32>() + items.longest() }
+    }
+
+    /// Bytes of a user's list, at the most.
+    pub fn user_bytes(self) -> usize {
+        self.pairs * self.pair_bytes
+    }
+
+    /// Users per row group of the list form.
+    fn group_users(self) -> usize {
+        match (GROUP_BYTES / self.user_bytes().max(1)).clamp(1, GROUP_USERS) {
+            few @ ..CHUNK_USERS => few,
+            many => many / CHUNK_USERS * CHUNK_USERS,
+        }
+    }
+
+    /// Users turned into columns of the list form at a time.
+    fn chunk_users(self) -> usize {
+        self.group_users().min(CHUNK_USERS)
+    }
+
+    /// Bytes that a sink holds, roughly: a row group, and the columns that it comes from.
+    pub fn writer_bytes(self) -> u64 {
+        let users = |users: usize| users * (self.user_bytes() + 64);
+        (users(self.group_users()) + users(self.chunk_users())).max(GROUP_ROWS * 32) as u64
+    }
+
+    /// That a list fits a column, whose offsets have 32 bits.
+    fn check(self, path: &Path) -> Result<(), ArtifactError> {
+        let most = i32::MAX as usize;
+        match self.user_bytes() {
+            bytes if bytes > most => Err(ArtifactError::TooLong { path: path.to_path_buf(), bytes, most }),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// File format of neighbours.
@@ -137,20 +177,21 @@ impl NeighboursInfo {
     }
 }
 
-/// Opens a sink of the given format that will publish `path`, for lists of at most `k` neighbours.
+/// Opens a sink of the given format that will publish `path`, for lists that take at most `room`.
 ///
 /// # Errors
-/// [`ArtifactError::Io`] or [`ArtifactError::Parquet`].
+/// [`ArtifactError::Io`], [`ArtifactError::Parquet`], or [`ArtifactError::TooLong`].
 pub fn open_sink(
     format: NeighbourFormat,
     path: impl AsRef<Path>,
     info: &NeighboursInfo,
-    k: usize,
+    room: ListRoom,
     compression: Compression,
 ) -> Result<Box<dyn NeighbourSink>, ArtifactError> {
     let path = path.as_ref();
+    room.check(path)?;
     Ok(match format {
-        NeighbourFormat::Parquet => Box::new(ListSink::create(path, info, k, compression)?),
+        NeighbourFormat::Parquet => Box::new(ListSink::create(path, info, room, compression)?),
         NeighbourFormat::ParquetLong => Box::new(LongSink::create(path, info, compression)?),
         NeighbourFormat::Jsonl => Box::new(JsonSink::create(path, info)?),
     })
@@ -159,13 +200,19 @@ pub fn open_sink(
 /// [`NeighbourFormat::Parquet`].
 struct ListSink {
     file: ParquetFile,
+    room: ListRoom,
     info: NeighboursInfo,
     item: FieldRef,
     score: FieldRef,
 }
 
 impl ListSink {
-    fn create(path: &Path, info: &NeighboursInfo, k: usize, compression: Compression) -> Result<Self, ArtifactError> {
+    fn create(
+        path: &Path,
+        info: &NeighboursInfo,
+        room: ListRoom,
+        compression: Compression,
+    ) -> Result<Self, ArtifactError> {
         let item = Arc::new(Field::new("element", info.items.data_type(), false));
         let score = Arc::new(Field::new("element", DataType::Float32, false));
         let schema = Arc::new(Schema::new(vec![
@@ -174,8 +221,8 @@ impl ListSink {
             Field::new("cosine_similarity", DataType::List(score.clone()), false),
         ]));
         let plain = ["user_id", "cosine_similarity"];
-        let file = ParquetFile::create(path, schema, group_users(k), compression, &plain, LISTS, info)?;
-        Ok(Self { file, info: info.clone(), item, score })
+        let file = ParquetFile::create(path, schema, room.group_users(), compression, &plain, LISTS, info)?;
+        Ok(Self { file, room, info: info.clone(), item, score })
     }
 }
 
@@ -183,8 +230,9 @@ impl NeighbourSink for ListSink {
     fn write(&mut self, users: &Ids, lists: &NeighbourLists<'_>) -> Result<(), ArtifactError> {
         lists.check(users, self.file.path())?;
         self.info.check(users, lists.item_ids, self.file.path())?;
-        for start in (0..users.len()).step_by(CHUNK_USERS) {
-            let end = users.len().min(start + CHUNK_USERS);
+        let chunk = self.room.chunk_users();
+        for start in (0..users.len()).step_by(chunk) {
+            let end = users.len().min(start + chunk);
             let offsets = &lists.offsets[start..=end];
             let neighbours = offsets[0]..offsets[end - start];
             let offsets = OffsetBuffer::<i32>::from_lengths(offsets.windows(2).map(|w| w[1] - w[0]));
@@ -232,8 +280,11 @@ impl NeighbourSink for LongSink {
     fn write(&mut self, users: &Ids, lists: &NeighbourLists<'_>) -> Result<(), ArtifactError> {
         lists.check(users, self.file.path())?;
         self.info.check(users, lists.item_ids, self.file.path())?;
-        for start in (0..users.len()).step_by(CHUNK_USERS) {
-            let end = users.len().min(start + CHUNK_USERS);
+        let mut start = 0;
+        while start < users.len() {
+            // One user's list, however long, or as many as a chunk takes.
+            let fits = |end: &usize| *end == start + 1 || lists.offsets[*end] - lists.offsets[start] <= CHUNK_PAIRS;
+            let end = (start + 1..=users.len()).take_while(fits).last().unwrap_or(start + 1);
             let mut user_ids = Ids::new(users.kind());
             let mut ranks = Vec::new();
             for user in start..end {
@@ -248,6 +299,7 @@ impl NeighbourSink for LongSink {
                 lists.items(neighbours.clone()),
                 Arc::new(Float32Array::from(lists.scores[neighbours].to_vec())),
             ])?;
+            start = end;
         }
         Ok(())
     }
@@ -417,6 +469,50 @@ mod tests {
 
     const INFO: NeighboursInfo = NeighboursInfo { users: IdKind::Text, items: IdKind::Int };
 
+    const ROOM: ListRoom = ListRoom { pairs: 4, pair_bytes: 12 };
+
+    #[test]
+    fn row_groups_shrink_with_the_length_of_lists_and_ids_down_to_one_user() {
+        let text = |bytes: usize, items: usize| {
+            let mut ids = Ids::new(IdKind::Text);
+            (0..items).for_each(|_| ids.push(Id::Text(&"x".repeat(bytes))));
+            ids
+        };
+        let room = |k, ids: &Ids| ListRoom::new(k, ids);
+        assert_eq!(room(50, &Ids::Int(vec![1; 2000])).group_users(), 62_464);
+        assert_eq!(room(50, &Ids::Int(vec![1; 2])).group_users(), GROUP_USERS);
+        assert_eq!(room(50, &text(20, 100)).group_users(), 30_720);
+        assert_eq!(room(1000, &text(4096, 1000)).group_users(), 9);
+        let longest = ListRoom { pairs: 300_000, pair_bytes: 4100 };
+        assert_eq!((longest.group_users(), longest.chunk_users()), (1, 1));
+        assert!(longest.check(Path::new("p")).is_ok());
+        let beyond = ListRoom { pairs: 600_000, pair_bytes: 4100 };
+        assert!(matches!(beyond.check(Path::new("p")), Err(ArtifactError::TooLong { .. })));
+    }
+
+    #[test]
+    fn lists_of_text_beyond_two_gibibytes_a_batch_are_written() {
+        // 1,024 users with 520 items of 4,096 bytes each: 2.2 GB, in columns whose offsets have 32 bits.
+        let (k, count) = (520, 1024);
+        let mut items = Ids::new(IdKind::Text);
+        (0..k).for_each(|i| items.push(Id::Text(&format!("{i:04096}"))));
+        let users = Ids::Int((0..count as i64).collect());
+        let info = NeighboursInfo { users: IdKind::Int, items: IdKind::Text };
+        let offsets: Vec<usize> = (0..=count).map(|user| user * k).collect();
+        let rows: Vec<u32> = (0..count * k).map(|pair| (pair % k) as u32).collect();
+        let scores = vec![0.5; count * k];
+        let lists = NeighbourLists { offsets: &offsets, rows: &rows, scores: &scores, item_ids: &items };
+        let dir = tempfile::tempdir().unwrap();
+        for format in [NeighbourFormat::Parquet, NeighbourFormat::ParquetLong] {
+            let path = dir.path().join("part");
+            let mut sink = open_sink(format, &path, &info, ListRoom::new(k, &items), Compression::Zstd).unwrap();
+            sink.write(&users, &lists).unwrap();
+            let rows = sink.finish().unwrap().rows;
+            let expected = if format == NeighbourFormat::Parquet { count } else { count * k };
+            assert_eq!(rows, expected as u64, "{format:?}");
+        }
+    }
+
     /// Users with 3, 1 and 0 neighbours among three items, written in two calls.
     fn write_sample(sink: &mut dyn NeighbourSink) {
         let items = Ids::Int(vec![700, 701, 702]);
@@ -434,7 +530,7 @@ mod tests {
     fn sample_file(format: NeighbourFormat) -> (tempfile::TempDir, PathBuf, FileEntry) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(format!("part.{}", format.extension()));
-        let mut sink = open_sink(format, &path, &INFO, 4, Compression::None).unwrap();
+        let mut sink = open_sink(format, &path, &INFO, ROOM, Compression::None).unwrap();
         write_sample(sink.as_mut());
         assert!(!path.exists());
         let entry = sink.finish().unwrap();
@@ -501,7 +597,7 @@ mod tests {
         for format in [NeighbourFormat::Parquet, NeighbourFormat::ParquetLong, NeighbourFormat::Jsonl] {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("part");
-            let mut sink = open_sink(format, &path, &INFO, 4, Compression::Zstd).unwrap();
+            let mut sink = open_sink(format, &path, &INFO, ROOM, Compression::Zstd).unwrap();
             write_sample(sink.as_mut());
             assert!(!path.exists(), "{format:?}");
             drop(sink);
@@ -512,7 +608,7 @@ mod tests {
     #[test]
     fn arguments_that_do_not_fit_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let mut sink = open_sink(NeighbourFormat::Jsonl, dir.path().join("p"), &INFO, 4, Compression::None).unwrap();
+        let mut sink = open_sink(NeighbourFormat::Jsonl, dir.path().join("p"), &INFO, ROOM, Compression::None).unwrap();
         let items = Ids::Int(vec![1]);
         let lists = NeighbourLists { offsets: &[0, 1], rows: &[0], scores: &[], item_ids: &items };
         let mut users = Ids::new(IdKind::Text);

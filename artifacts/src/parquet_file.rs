@@ -168,7 +168,7 @@ impl ParquetFile {
         let output = HashingWriter::new(Staged::create(path)?);
         let file = SerializedFileWriter::new(output, leaves.root_schema_ptr(), Arc::new(properties))
             .map_err(parquet_error("create", path))?;
-        let format = Arc::new(GroupFormat::of(&file, schema));
+        let format = Arc::new(GroupFormat::of(&file, schema, group_rows));
         Ok(Self {
             file,
             group: RowGroup::new(format.clone()),

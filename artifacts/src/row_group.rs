@@ -26,16 +26,19 @@ pub(crate) struct GroupFormat {
     /// Every column has one leaf: plain columns, and lists of them.
     leaves: Vec<ColumnDescPtr>,
     properties: WriterPropertiesPtr,
+    /// Rows of a whole row group.
+    rows: usize,
 }
 
 impl GroupFormat {
-    /// The format of a file that was opened for rows of `schema`.
-    pub fn of<W: Write + Send>(file: &SerializedFileWriter<W>, schema: SchemaRef) -> Self {
+    /// The format of a file that was opened for rows of `schema`, `rows` a row group.
+    pub fn of<W: Write + Send>(file: &SerializedFileWriter<W>, schema: SchemaRef, rows: usize) -> Self {
         Self {
             factory: ArrowRowGroupWriterFactory::new(file, schema.clone()),
             leaves: file.schema_descr().columns().to_vec(),
             properties: file.properties().clone(),
             schema,
+            rows,
         }
     }
 
@@ -49,6 +52,8 @@ impl GroupFormat {
 pub(crate) struct RowGroup {
     format: Arc<GroupFormat>,
     columns: Vec<Pending>,
+    /// Room that lists of floats took in the row group before.
+    spare: Vec<Vec<f32>>,
     rows: usize,
 }
 
@@ -77,7 +82,7 @@ enum Encoded {
 impl RowGroup {
     /// A row group without rows.
     pub fn new(format: Arc<GroupFormat>) -> Self {
-        Self { format, columns: Vec::new(), rows: 0 }
+        Self { format, columns: Vec::new(), spare: Vec::new(), rows: 0 }
     }
 
     /// Rows taken so far.
@@ -91,7 +96,11 @@ impl RowGroup {
         if self.columns.is_empty() {
             let writers = self.format.factory.create_column_writers(0)?.into_iter();
             let fields = self.format.schema.fields().iter();
-            self.columns = fields.zip(writers).map(|(field, w)| Pending::new(field.data_type(), w)).collect();
+            // Taken whole: a vector that doubles leaves gaps of the sizes that it had.
+            let mut room =
+                |width: usize| self.spare.pop().unwrap_or_else(|| Vec::with_capacity(width * self.format.rows));
+            self.columns =
+                fields.zip(writers).map(|(field, w)| Pending::new(field.data_type(), w, &mut room)).collect();
         }
         Ok(())
     }
@@ -110,7 +119,7 @@ impl RowGroup {
 
     /// Encodes what is left on the calling thread.
     pub fn finish_here(self) -> Result<EncodedGroup, ParquetError> {
-        let Self { format, columns, rows } = self;
+        let Self { format, columns, rows, .. } = self;
         let columns = columns.into_iter().zip(&format.leaves).map(|(column, leaf)| match column {
             Pending::Encoded(writer) => Ok(Encoded::Chunk(Box::new(writer.close()?))),
             Pending::Floats { width, values } => {
@@ -127,7 +136,8 @@ impl RowGroup {
 
     /// Writes the row group, its columns finished on the threads of the current rayon pool, and starts anew.
     pub fn write_to<W: Write + Send>(&mut self, file: &mut SerializedFileWriter<W>) -> Result<(), ParquetError> {
-        let Self { columns, .. } = std::mem::replace(self, Self::new(self.format.clone()));
+        let columns = std::mem::take(&mut self.columns);
+        self.rows = 0;
         enum Complete {
             Chunk(Box<ArrowColumnChunk>),
             // Not encoded into memory first: vectors are most of their file.
@@ -144,7 +154,11 @@ impl RowGroup {
         for column in complete {
             match column {
                 Complete::Chunk(chunk) => chunk.append_to_row_group(&mut group)?,
-                Complete::Floats { width, values } => write_floats(&mut group, width, &values)?,
+                Complete::Floats { width, mut values } => {
+                    write_floats(&mut group, width, &values)?;
+                    values.clear();
+                    self.spare.push(values);
+                }
             }
         }
         group.close().map(|_| ())
@@ -166,12 +180,12 @@ impl EncodedGroup {
 }
 
 impl Pending {
-    fn new(data_type: &DataType, writer: ArrowColumnWriter) -> Self {
+    fn new(data_type: &DataType, writer: ArrowColumnWriter, room: impl FnOnce(usize) -> Vec<f32>) -> Self {
         match data_type {
             DataType::FixedSizeList(element, width)
                 if *element.data_type() == DataType::Float32 && !element.is_nullable() =>
             {
-                Pending::Floats { width: *width as usize, values: Vec::new() }
+                Pending::Floats { width: *width as usize, values: room(*width as usize) }
             }
             _ => Pending::Encoded(Box::new(writer)),
         }

@@ -11,9 +11,9 @@ use twotower_artifacts::parquet_file::{Artifact, ParquetFile};
 use twotower_artifacts::vectors::Similarity;
 use twotower_artifacts::{
     ArtifactError, Category, CodeBatch, CodesInfo, CodesReader, CodesWriter, Column, Compression, FieldSchema,
-    FieldShape, Fingerprint, Id, IdKind, Ids, Interactions, Manifest, NeighbourFormat, NeighbourLists, NeighboursInfo,
-    Precision, Ragged, Side, TowerSchema, VectorsInfo, VectorsReader, VectorsWriter, inspect_neighbours,
-    read_interactions, write_interactions,
+    FieldShape, Fingerprint, Id, IdKind, Ids, Interactions, ListRoom, Manifest, NeighbourFormat, NeighbourLists,
+    NeighboursInfo, Precision, Ragged, Side, TowerSchema, VectorsInfo, VectorsReader, VectorsWriter,
+    inspect_neighbours, read_interactions, write_interactions,
 };
 
 /// The system's allocator, with a note of each thread's largest request: tests run side by side.
@@ -195,7 +195,7 @@ fn interactions() {
 fn write_neighbours(path: &Path, format: NeighbourFormat) {
     let info = NeighboursInfo { users: IdKind::Text, items: IdKind::Int };
     let items = Ids::Int((0..9).collect());
-    let mut sink = open_sink(format, path, &info, 3, Compression::None).unwrap();
+    let mut sink = open_sink(format, path, &info, ListRoom::new(3, &items), Compression::None).unwrap();
     let offsets: Vec<usize> = (0..=20).map(|u| u * 3).collect();
     let rows: Vec<u32> = (0..60).map(|r| r % 9).collect();
     let scores: Vec<f32> = (0..60).map(|r| 1.0 - r as f32 / 60.0).collect();

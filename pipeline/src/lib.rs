@@ -6,6 +6,7 @@
 //! ```
 
 mod adopt;
+pub mod allocator;
 mod bad_rows;
 pub mod cancel;
 mod clock;

@@ -12,7 +12,7 @@ use crate::stage::prepare_dir;
 use std::path::PathBuf;
 use twotower_artifacts::neighbours::{NeighbourTable, open_sink, read_lists};
 use twotower_artifacts::{
-    Compression, FileEntry, Id, Ids, NeighbourFormat, NeighbourLists, NeighbourSink, NeighboursInfo,
+    Compression, FileEntry, Id, Ids, ListRoom, NeighbourFormat, NeighbourLists, NeighbourSink, NeighboursInfo,
 };
 
 /// Folder of the samples, in that of the results.
@@ -29,9 +29,9 @@ pub fn wanted(k: usize) -> u64 {
     USERS.min(PAIRS / k.max(1) as u64).max(1)
 }
 
-/// Bytes that a sample being written holds.
-pub fn bytes(k: usize) -> u64 {
-    wanted(k) * (12 * k as u64 + 64)
+/// Bytes that a sample of lists of `k` being written holds.
+pub fn bytes(k: usize, room: ListRoom) -> u64 {
+    room.writer_bytes().min(wanted(k) * (room.user_bytes() as u64 + 64))
 }
 
 /// Which users are in a sample.
@@ -65,7 +65,7 @@ pub struct SampleSink {
 }
 
 impl SampleSink {
-    /// A sample of one shard's lists of at most `k` items, of a table of `users` users in all.
+    /// A sample of one shard's lists of at most `k` items, which take `room`, of a table of `users` users in all.
     ///
     /// # Errors
     /// As [`open_sink`].
@@ -75,6 +75,7 @@ impl SampleSink {
         users: u64,
         info: &NeighboursInfo,
         k: usize,
+        room: ListRoom,
         compression: Compression,
     ) -> Result<Self, PipelineError> {
         let dir = run.recall().join(FOLDER);
@@ -82,7 +83,7 @@ impl SampleSink {
         exclude_other_counts("recall", &dir, shard, true, || Ok(()))?;
         let path = dir.join(file_name(shard));
         Ok(Self {
-            sink: open_sink(NeighbourFormat::Parquet, path, info, k, compression)?,
+            sink: open_sink(NeighbourFormat::Parquet, path, info, room, compression)?,
             chosen: Chosen::new(users, wanted(k)),
             users: Ids::new(info.users),
             offsets: Vec::new(),

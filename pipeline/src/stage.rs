@@ -1,5 +1,6 @@
 //! What every stage shares: its context, the key that says whether its output is current, its outcome.
 
+use crate::allocator;
 use crate::cancel::Cancel;
 use crate::config::Config;
 use crate::error::PipelineError;
@@ -202,7 +203,8 @@ impl Context {
         work()
     }
 
-    /// What to do of a table of `rows`: the `chosen` shard, or all of it in parts of `run.part_users` rows.
+    /// What to do of a table of `rows`: the `chosen` shard, or all of it in parts of `run.part_users` rows, each
+    /// begun with no more memory held than the first.
     ///
     /// # Errors
     /// Those of `rows`, which a chosen shard does not ask for: other shards may not be there yet.
@@ -210,11 +212,12 @@ impl Context {
         &self,
         chosen: Option<Shard>,
         rows: impl FnOnce() -> Result<u64, PipelineError>,
-    ) -> Result<Vec<Shard>, PipelineError> {
-        match chosen {
-            Some(shard) => Ok(vec![shard]),
-            None => Ok(Shard::all(rows()?, self.config.run.part_users).collect()),
-        }
+    ) -> Result<std::iter::Inspect<std::vec::IntoIter<Shard>, fn(&Shard)>, PipelineError> {
+        let parts = match chosen {
+            Some(shard) => vec![shard],
+            None => Shard::all(rows()?, self.config.run.part_users).collect(),
+        };
+        Ok(parts.into_iter().inspect(|_| allocator::give_back()))
     }
 
     /// The stream that fits the memory budget, as wide as the job asks at the most.

@@ -14,7 +14,7 @@ use crate::source::Source;
 use crate::stage::Context;
 use crate::towers::verified_towers;
 use std::ops::Range;
-use twotower_artifacts::{ArtifactError, Fingerprint, IdKind, Side, VectorsReader};
+use twotower_artifacts::{ArtifactError, Fingerprint, IdKind, ListRoom, Side, VectorsReader};
 use twotower_encoders::EncodeCounts;
 use twotower_index::ItemIndex;
 
@@ -142,6 +142,7 @@ impl Users {
         exclusion: &Exclusion,
     ) -> Needs {
         let (items, dim, k) = (index.count(), index.dim(), context.config.recall.topk);
+        let room = ListRoom::new(k, catalogue.ids.ids());
         let mut needs = match self {
             Users::Stored { .. } => Needs {
                 stage: "recall",
@@ -155,8 +156,8 @@ impl Users {
         needs.held.extend([
             ("the items", (items * (dim * 4 + 8)) as u64 + index.image().bytes().len() as u64 + catalogue.ids.bytes()),
             ("exclusions", exclusion.bytes()),
-            ("the writer", twotower_artifacts::neighbours::writer_bytes(k)),
-            ("the sample of results", sample::bytes(k)),
+            ("the writer", room.writer_bytes()),
+            ("the sample of results", sample::bytes(k, room)),
         ]);
         // Scores of a block of queries, and marks of visited items.
         needs.per_worker += 4 * MIB + 8 * items as u64;

@@ -8,7 +8,7 @@ use crate::sample::SampleSink;
 use crate::shard::Shard;
 use crate::stage::Context;
 use twotower_artifacts::neighbours::{NeighbourSink, open_sink};
-use twotower_artifacts::{FileEntry, Ids, NeighbourLists, NeighboursInfo};
+use twotower_artifacts::{FileEntry, Ids, ListRoom, NeighbourLists, NeighboursInfo};
 
 /// The files of a shard being written. Dropped unfinished, it leaves nothing.
 pub struct ShardWriter<'a> {
@@ -44,11 +44,12 @@ impl<'a> ShardWriter<'a> {
         let (recall, compression) = (&context.config.recall, context.config.infer.compression);
         let path = context.run.recall().join(part_name(shard, recall.format.extension()));
         let info = NeighboursInfo { users: users.ids(), items: items.kind() };
+        let (topk, room) = (recall.topk, ListRoom::new(recall.topk, items));
         Ok(Self {
-            sink: open_sink(recall.format, path, &info, recall.topk, compression)?,
-            sample: SampleSink::create(&context.run, shard, users.rows(), &info, recall.topk, compression)?,
+            sink: open_sink(recall.format, path, &info, room, compression)?,
+            sample: SampleSink::create(&context.run, shard, users.rows(), &info, topk, room, compression)?,
             items,
-            topk: recall.topk,
+            topk,
             totals: Totals::default(),
             keys: KeyRange::default(),
             offsets: Vec::new(),
