@@ -191,6 +191,9 @@ pub fn remove_if_there(path: &Path) -> Result<(), PipelineError> {
     Ok(publish::remove(path)?)
 }
 
+/// Parts of a table, in order.
+pub type Parts = std::iter::Inspect<std::vec::IntoIter<Shard>, fn(&Shard)>;
+
 impl Context {
     /// Notes that `what` has begun, for the message of a stage that stands still; it ends with the value.
     pub(crate) fn step(&self, what: impl Into<String>) -> Step {
@@ -212,7 +215,7 @@ impl Context {
         &self,
         chosen: Option<Shard>,
         rows: impl FnOnce() -> Result<u64, PipelineError>,
-    ) -> Result<std::iter::Inspect<std::vec::IntoIter<Shard>, fn(&Shard)>, PipelineError> {
+    ) -> Result<Parts, PipelineError> {
         let parts = match chosen {
             Some(shard) => vec![shard],
             None => Shard::all(rows()?, self.config.run.part_users).collect(),
