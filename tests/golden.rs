@@ -11,7 +11,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use twotower_artifacts::hashing::HashingWriter;
-use twotower_artifacts::neighbours::{load_long, read_lists};
+use twotower_artifacts::neighbours_file::{load_long, read_lists};
 use twotower_artifacts::vectors::load_parts;
 use twotower_artifacts::{
     CodesReader, Column, Id, Manifest, NeighbourFormat, Side, VectorsReader, inspect_neighbours, read_interactions,

@@ -1,4 +1,4 @@
-//! Neighbour sinks: where `recall` writes each user's items, and the readers of what they wrote.
+//! Neighbour sinks: where `recall` writes each user's items.
 //!
 //! A sink publishes by [`NeighbourSink::finish`]; dropped before that, nothing stands under its name.
 
@@ -6,11 +6,9 @@ use crate::error::ArtifactError;
 use crate::hashing::HashingWriter;
 use crate::ids::{IdKind, Ids};
 use crate::manifest::{FileEntry, entry_name};
-use crate::parquet_file::{Artifact, Compression, ParquetFile, ParquetSource};
+use crate::parquet_file::{Artifact, Compression, ParquetFile};
 use crate::publish::{Staged, io_error};
-use arrow_array::cast::AsArray;
-use arrow_array::types::{Float32Type, UInt32Type};
-use arrow_array::{Array, ArrayRef, Float32Array, ListArray, UInt32Array};
+use arrow_array::{ArrayRef, Float32Array, ListArray, UInt32Array};
 use arrow_buffer::OffsetBuffer;
 use arrow_schema::{DataType, Field, FieldRef, Schema};
 use serde::{Deserialize, Serialize};
@@ -358,114 +356,12 @@ impl NeighbourSink for JsonSink {
     }
 }
 
-/// Neighbour lists read back: a user and its items, best first.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NeighbourTable {
-    /// Users in file order.
-    pub users: Ids,
-    /// `[users + 1]`.
-    pub offsets: Vec<usize>,
-    /// Item ids of all lists.
-    pub items: Ids,
-    /// Cosine similarities of all lists.
-    pub scores: Vec<f32>,
-}
-
-impl NeighbourTable {
-    fn new(info: &NeighboursInfo) -> Self {
-        Self { users: Ids::new(info.users), offsets: vec![0], items: Ids::new(info.items), scores: Vec::new() }
-    }
-}
-
-/// Streams a [`NeighbourFormat::Parquet`] file in batches of `batch_users`.
-///
-/// # Errors
-/// [`ArtifactError::Io`], [`ArtifactError::Parquet`], [`ArtifactError::Corrupt`] or [`ArtifactError::Version`], on
-/// opening and from the stream.
-pub fn read_lists(
-    path: impl AsRef<Path>,
-    batch_users: usize,
-) -> Result<impl Iterator<Item = Result<NeighbourTable, ArtifactError>>, ArtifactError> {
-    let path = path.as_ref().to_path_buf();
-    let source = ParquetSource::open(&path)?;
-    let info: NeighboursInfo = source.details(LISTS)?;
-    let is_list = |i: usize, name: &str| {
-        let field = source.schema().fields().get(i);
-        field.is_some_and(|f| f.name() == name && matches!(f.data_type(), DataType::List(_)))
-    };
-    if !is_list(1, "item_ids") || !is_list(2, "cosine_similarity") {
-        return Err(source.corrupt("expected columns `user_id`, `item_ids` and `cosine_similarity`"));
-    }
-    let batches = source.batches(0..u64::MAX, batch_users)?;
-    Ok(batches.map(move |batch| {
-        let batch = batch?;
-        let corrupt = |reason: &str| ArtifactError::Corrupt { path: path.clone(), reason: reason.to_string() };
-        let mut table = NeighbourTable::new(&info);
-        let (items, scores) = (batch.column(1).as_list::<i32>(), batch.column(2).as_list::<i32>());
-        let lengths = |list: &ListArray| list.offsets().windows(2).map(|w| (w[1] - w[0]) as usize).collect::<Vec<_>>();
-        if lengths(items) != lengths(scores) {
-            return Err(corrupt("`item_ids` and `cosine_similarity` have lists of unlike lengths"));
-        }
-        for length in lengths(items) {
-            table.offsets.push(table.offsets[table.offsets.len() - 1] + length);
-        }
-        let total = table.offsets[table.offsets.len() - 1];
-        let slice = |list: &ListArray| list.values().slice(list.offsets()[0] as usize, total);
-        let floats = slice(scores);
-        let floats = floats
-            .as_primitive_opt::<Float32Type>()
-            .filter(|f| f.null_count() == 0)
-            .ok_or_else(|| corrupt("`cosine_similarity` is not a list of 32-bit floats"))?;
-        table.scores.extend_from_slice(floats.values());
-        table.users.extend_from_array(batch.column(0)).map_err(|e| e.in_file(&path, "user_id"))?;
-        table.items.extend_from_array(&slice(items)).map_err(|e| e.in_file(&path, "item_ids"))?;
-        Ok(table)
-    }))
-}
-
-/// Loads a [`NeighbourFormat::ParquetLong`] file; users without neighbours are not in it.
-///
-/// # Errors
-/// As [`read_lists`]; ranks must run 1, 2, 3, … per user.
-pub fn load_long(path: impl AsRef<Path>) -> Result<NeighbourTable, ArtifactError> {
-    let path = path.as_ref();
-    let source = ParquetSource::open(path)?;
-    let info: NeighboursInfo = source.details(LONG)?;
-    let mut table = NeighbourTable::new(&info);
-    for batch in source.batches(0..u64::MAX, 8192)? {
-        let batch = batch?;
-        let [user, rank, item, score] = batch.columns() else {
-            return Err(source.corrupt("expected four columns"));
-        };
-        let (Some(rank), Some(score)) =
-            (rank.as_primitive_opt::<UInt32Type>(), score.as_primitive_opt::<Float32Type>())
-        else {
-            return Err(source.corrupt("expected `rank` as UInt32 and `cosine_similarity` as Float32"));
-        };
-        let mut users = Ids::new(info.users);
-        users.extend_from_array(user).map_err(|e| e.in_file(path, "user_id"))?;
-        for (row, &rank) in rank.values().iter().enumerate() {
-            if rank == 1 {
-                table.users.push(users.get(row));
-                table.offsets.push(table.offsets[table.offsets.len() - 1]);
-            }
-            let listed = table.users.len();
-            let length = table.offsets[listed] - table.offsets[listed.saturating_sub(1)];
-            if listed == 0 || table.users.get(listed - 1) != users.get(row) || length + 1 != rank as usize {
-                return Err(source.corrupt(format!("rank {rank} of user `{}` is out of order", users.get(row))));
-            }
-            table.offsets[listed] += 1;
-        }
-        table.items.extend_from_array(item).map_err(|e| e.in_file(path, "item_id"))?;
-        table.scores.extend_from_slice(score.values());
-    }
-    Ok(table)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ids::Id;
+    use crate::neighbours_file::{load_long, read_lists};
+    use crate::parquet_file::ParquetSource;
 
     const INFO: NeighboursInfo = NeighboursInfo { users: IdKind::Text, items: IdKind::Int };
 

@@ -6,7 +6,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
-use twotower_artifacts::neighbours::{load_long, open_sink, read_lists};
+use twotower_artifacts::neighbours::open_sink;
+use twotower_artifacts::neighbours_file::{load_long, read_lists};
 use twotower_artifacts::parquet_file::{Artifact, ParquetFile};
 use twotower_artifacts::vectors::Similarity;
 use twotower_artifacts::{

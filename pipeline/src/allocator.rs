@@ -33,7 +33,7 @@ pub fn keep_batches() {
     }
 }
 
-/// Gives what is kept back to the kernel, so that a part, or a stage, starts as the first one did: gaps between
+/// Gives what is kept back to the kernel, so that a part starts as the first one did: gaps between
 /// buffers of unlike sizes otherwise add up over hours of parts.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub fn give_back() {

@@ -17,7 +17,7 @@ use arrow_array::RecordBatch;
 use std::path::PathBuf;
 use std::time::Instant;
 use twotower_artifacts::NeighbourFormat;
-use twotower_artifacts::neighbours::read_lists;
+use twotower_artifacts::neighbours_file::read_lists;
 use twotower_synth::{SynthConfig, SynthReport, generate};
 use twotower_tables::Table;
 

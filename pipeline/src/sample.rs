@@ -10,7 +10,8 @@ use crate::run_dir::RunDir;
 use crate::shard::Shard;
 use crate::stage::prepare_dir;
 use std::path::PathBuf;
-use twotower_artifacts::neighbours::{NeighbourTable, open_sink, read_lists};
+use twotower_artifacts::neighbours::open_sink;
+use twotower_artifacts::neighbours_file::{NeighbourTable, read_lists};
 use twotower_artifacts::{
     Compression, FileEntry, Id, Ids, ListRoom, NeighbourFormat, NeighbourLists, NeighbourSink, NeighboursInfo,
 };

@@ -6,7 +6,7 @@ use crate::evaluate::{self, MetricsFile, read_metrics};
 use crate::run_dir::RunDir;
 use crate::sample;
 use std::collections::BTreeMap;
-use twotower_artifacts::neighbours::NeighbourTable;
+use twotower_artifacts::neighbours_file::NeighbourTable;
 use twotower_artifacts::{Fingerprint, Manifest, Side};
 use twotower_encoders::{EncodeCounts, FeatureCounts};
 use twotower_index::store::IndexManifest;

@@ -6,7 +6,7 @@ use super::{NO_PREVIOUS, Night};
 use crate::id_index::IdIndex;
 use rustc_hash::FxHashSet;
 use twotower_artifacts::Id;
-use twotower_artifacts::neighbours::NeighbourTable;
+use twotower_artifacts::neighbours_file::NeighbourTable;
 
 /// Users below which a mean over them says too little.
 const FEWEST: usize = 100;
