@@ -63,7 +63,7 @@ fn assert_unit(dir: &Path) {
 
 #[test]
 fn a_drifted_table_gives_unit_vectors_and_unchanged_users_keep_theirs_bit_for_bit() {
-    for engine in ["ort", "native"] {
+    for engine in ["ort", "native", "native-int16"] {
         let job = yesterday().copy(&format!("drift-{engine}"));
         job.ok(&format!("infer --side user --engine {engine} --quiet"));
         let before = by_id(&job.path("run/vectors/user"));

@@ -23,7 +23,7 @@ fn finished() -> &'static Job {
 
 #[test]
 fn fused_recall_writes_what_infer_and_recall_write_and_keeps_no_vectors() {
-    for engine in ["ort", "native"] {
+    for engine in ["ort", "native", "native-int16"] {
         let job = finished().copy(&format!("scale-fused-{engine}"));
         let flags = format!("--set infer.engine=\"{engine}\" --quiet");
         job.ok(&format!("run {flags}"));

@@ -3,7 +3,8 @@
 mod fixture;
 
 use fixture::results::{files, recalled, recalled_of, snapshot, vectors, vectors_of};
-use fixture::{Job, USERS};
+use fixture::{Job, USERS, copy_all};
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -34,7 +35,7 @@ fn infer_in_shards(name: &str, engine: &str, n: usize) -> Job {
 
 #[test]
 fn shards_of_infer_are_disjoint_cover_all_users_and_give_the_same_vectors() {
-    for engine in ["ort", "native"] {
+    for engine in ["ort", "native", "native-int16"] {
         let whole = vectors(&infer_in_shards(&format!("shards-{engine}-1"), engine, 1).path("run/vectors/user"));
         assert_eq!(whole.len(), USERS);
         for n in [3, 8] {
@@ -75,13 +76,39 @@ fn without_a_shard_the_whole_table_is_done_in_parts_of_which_complete_ones_stay(
 }
 
 #[test]
-fn both_engines_give_vectors_that_agree() {
-    let [ort, native] = ["ort", "native"]
+fn engines_give_vectors_that_agree() {
+    let [ort, native, int16] = ["ort", "native", "native-int16"]
         .map(|engine| vectors(&infer_in_shards(&format!("shards-agree-{engine}"), engine, 1).path("run/vectors/user")));
-    for ((id, a), (other, b)) in ort.iter().zip(&native) {
-        assert_eq!(id, other);
-        assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5), "{id}: {a:?} and {b:?}");
+    for (found, room) in [(native, 1e-5), (int16, 1e-3)] {
+        for ((id, a), (other, b)) in ort.iter().zip(&found) {
+            assert_eq!(id, other);
+            assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < room), "{id}: {a:?} and {b:?}");
+        }
     }
+}
+
+#[test]
+fn sixteen_bit_integers_recall_the_items_that_floats_do() {
+    let job = Job::empty("shards-int16");
+    job.ok("demo demo --users 5000 --items 2000 --engine native --quiet");
+    let [exact, rounded] = ["native", "native-int16"].map(|engine| {
+        let set = format!("--config demo/pipeline.toml --run {engine} --set infer.engine=\"{engine}\" --quiet");
+        for part in ["encoders", "towers"] {
+            copy_all(&job.path(&format!("demo/run/{part}")), &job.path(&format!("{engine}/{part}")));
+        }
+        job.ok(&format!("infer --side item {set}"));
+        job.ok(&format!("infer --side user --recall --topk 50 {set}"));
+        recalled(&job.path(&format!("{engine}/recall")))
+    });
+    assert_eq!(exact.len(), 5000);
+    let (mut same, mut all) = (0, 0);
+    for ((user, items), (other, found)) in exact.iter().zip(&rounded) {
+        assert_eq!(user, other);
+        let found: HashSet<_> = found.iter().map(|(item, _)| item).collect();
+        same += items.iter().filter(|(item, _)| found.contains(item)).count();
+        all += items.len();
+    }
+    assert!(same as f64 / all as f64 > 0.99, "{same} of {all} items are the same");
 }
 
 #[test]
@@ -106,7 +133,7 @@ fn shards_of_recall_give_the_same_items_and_similarities() {
 
 #[test]
 fn the_number_of_workers_does_not_change_a_byte() {
-    for engine in ["ort", "native"] {
+    for engine in ["ort", "native", "native-int16"] {
         let [one, two] = [1, 2].map(|workers| {
             let job = trained().copy(&format!("shards-{engine}-workers-{workers}"));
             for side in ["user", "item"] {

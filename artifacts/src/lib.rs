@@ -13,6 +13,7 @@ pub mod hashing;
 pub mod ids;
 pub mod interactions;
 pub mod interactions_file;
+mod list_chunk;
 pub mod manifest;
 pub mod neighbours;
 pub mod neighbours_file;

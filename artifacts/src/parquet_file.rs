@@ -23,7 +23,7 @@ use parquet::file::writer::SerializedFileWriter;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::ErrorKind;
+use std::io::{BufWriter, ErrorKind};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,6 +33,9 @@ const HEADER_KEY: &str = "twotower";
 /// Rows go to the encoder so many at a time, whatever batches they come in: it decides after each call whether a page
 /// is full, and so a file's bytes do not depend on batches.
 const STEP: usize = 1024;
+
+/// Bytes that are hashed and go to the file at a time.
+const WRITE_BYTES: usize = 1 << 18;
 
 /// Compression of a Parquet file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -89,7 +92,7 @@ pub enum Stored {
 
 /// A Parquet file being written. Memory: one row group. Dropped unfinished, it leaves nothing.
 pub struct ParquetFile {
-    file: SerializedFileWriter<HashingWriter<Staged>>,
+    file: SerializedFileWriter<BufWriter<HashingWriter<Staged>>>,
     format: Arc<GroupFormat>,
     group: RowGroup,
     /// Rows of a step.
@@ -165,10 +168,10 @@ impl ParquetFile {
         }
         let mut properties = properties.build();
         add_encoded_arrow_schema_to_metadata(&schema, &mut properties);
-        let output = HashingWriter::new(Staged::create(path)?);
+        let output = BufWriter::with_capacity(WRITE_BYTES, HashingWriter::new(Staged::create(path)?));
         let file = SerializedFileWriter::new(output, leaves.root_schema_ptr(), Arc::new(properties))
             .map_err(parquet_error("create", path))?;
-        let format = Arc::new(GroupFormat::of(&file, schema, group_rows));
+        let format = Arc::new(GroupFormat::of(&file, schema));
         Ok(Self {
             file,
             group: RowGroup::new(format.clone()),
@@ -226,7 +229,7 @@ impl ParquetFile {
     fn encode_step(&mut self, step: &RecordBatch) -> Result<(), ParquetError> {
         self.group.push(step)?;
         if self.group.rows() >= self.group_rows {
-            self.group.write_to(&mut self.file)?;
+            self.group.finish()?.write_to(&mut self.file)?;
         }
         Ok(())
     }
@@ -255,7 +258,7 @@ impl ParquetFile {
         }
         match self.group.rows() {
             0 => Ok(()),
-            _ => self.group.write_to(&mut self.file),
+            _ => self.group.finish()?.write_to(&mut self.file),
         }
     }
 
@@ -267,7 +270,7 @@ impl ParquetFile {
         self.end_group().map_err(parquet_error("write", &self.path))?;
         // Not `into_inner`, which makes a full disk a text and so bad data.
         self.file.finish().map_err(parquet_error("write", &self.path))?;
-        let output = self.file.inner_mut();
+        let output = self.file.inner_mut().get_mut();
         let (bytes, blake3) = (output.bytes(), output.digest().to_hex().to_string());
         output.inner_mut().publish()?;
         Ok(FileEntry { path: entry_name(&self.path), bytes, rows: self.rows, blake3 })

@@ -10,6 +10,7 @@ use arrow_array::types::{Float16Type, Float32Type};
 use arrow_array::{Array, ArrayRef, FixedSizeListArray, Float16Array, Float32Array, RecordBatch};
 use arrow_buffer::ScalarBuffer;
 use arrow_schema::{DataType, Field, FieldRef, Schema};
+use half::vec::HalfFloatVecExt;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -110,7 +111,7 @@ impl VectorsWriter {
         }
         let values: ArrayRef = match self.info.precision {
             Precision::F32 => Arc::new(Float32Array::from(vectors)),
-            Precision::F16 => Arc::new(Float16Array::from_iter_values(vectors.iter().map(|v| half::f16::from_f32(*v)))),
+            Precision::F16 => Arc::new(Float16Array::from(Vec::<half::f16>::from_f32_slice(&vectors))),
         };
         let list = FixedSizeListArray::try_new(self.element.clone(), self.info.dim as i32, values, None)
             .map_err(crate::parquet_file::arrow_error("write", self.file.path()))?;

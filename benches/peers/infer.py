@@ -9,7 +9,13 @@ from pathlib import Path
 from contender import Contender, Job, ours, peer, serve
 from encode import BOOLEAN, CATEGORICAL, NUMERIC, codes_of, command
 
-ENGINES = "ort", "native"
+# Name, engine, precision of the stored vectors.
+OURS = [
+    ("ort", "ort", "f32"),
+    ("native", "native", "f32"),
+    ("native-int16", "native-int16", "f32"),
+    ("native-int16, f16 vectors", "native-int16", "f16"),
+]
 CODES = CATEGORICAL + BOOLEAN
 HIDDEN = [256, 128, 64]
 EMBEDDING = 16
@@ -17,25 +23,25 @@ RECHUB_ROWS = 200_000
 
 
 def prepare(job: Job) -> list[Contender]:
-    """Copies the trained run for each engine; the codes of all users, unless the encode section left them."""
-    for engine in ENGINES:
+    """Copies the trained run for each of ours; the codes of all users, unless the encode section left them."""
+    for name, _, _ in OURS:
         for part in ("encoders", "towers"):
-            shutil.copytree(job.demo / "run" / part, run_of(job, engine) / part, dirs_exist_ok=True)
+            shutil.copytree(job.demo / "run" / part, run_of(job, name) / part, dirs_exist_ok=True)
     return [] if codes_of(job).exists() else [ours("codes", "codes of all users", command(job), lambda *_: {})]
 
 
-def run_of(job: Job, engine: str) -> Path:
-    """The run folder of an engine."""
-    return job.work / f"infer-{engine}"
+def run_of(job: Job, name: str) -> Path:
+    """The run folder of one of ours."""
+    return job.work / f"infer-{name.replace(', ', '-').replace(' ', '-')}"
 
 
 def contenders(job: Job) -> list[Contender]:
-    """Both engines of ours, then the peers."""
+    """Ours, then the peers."""
     group, codes = "infer", codes_of(job)
 
-    def engine(name):
+    def engine(name, engine, precision):
         argv = [job.twotower, "infer", "--config", job.demo / "pipeline.toml", "--run", run_of(job, name),
-                "--side", "user", "--engine", name, "--force", "--json", "-q"]
+                "--side", "user", "--engine", engine, "--set", f"infer.precision={precision}", "--force", "--json", "-q"]
         return ours(group, f"twotower, {name}", argv, lambda _, wall: {"rows": job.users, "seconds": wall},
                     "whole process, raw Parquet to vectors on disk", output=run_of(job, name) / "vectors")
 
@@ -55,7 +61,7 @@ def contenders(job: Job) -> list[Contender]:
                     rows=RECHUB_ROWS, threads=job.threads, workers=workers, scratch=job.work)
 
     return [
-        *map(engine, ENGINES),
+        *(engine(*each) for each in OURS),
         onnx(job.threads, 1, 256), onnx(job.threads, 1, 512), onnx(1, job.threads, 1024),
         torch(1024), torch(4096), torch(16384),
         rechub(0), rechub(job.threads),

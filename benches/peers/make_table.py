@@ -23,6 +23,10 @@ AIMS = [
     ("User vectors from raw rows, native engine", "infer", "infer", "twotower, native", "torch eval", 1),
     ("User vectors from raw rows, ONNX Runtime", "infer", "infer", "twotower, ort", "Torch-RecHub", 12),
     ("User vectors from raw rows, native engine", "infer", "infer", "twotower, native", "Torch-RecHub", 12),
+    ("User vectors from raw rows, native-int16", "infer", "infer", "twotower, native-int16", "torch eval", 1),
+    ("User vectors from raw rows, native-int16", "infer", "infer", "twotower, native-int16", "Torch-RecHub", 12),
+    ("User vectors from raw rows, native-int16, f16 vectors", "infer", "infer",
+     "twotower, native-int16, f16 vectors", "Torch-RecHub", 12),
     ("Training steps", "train", "train", "twotower", "torch", 3),
     *((SEARCH.format(n, "exact"), "retrieve", f"exact, {n} items", "twotower, exact", "faiss", 1)
       for n in ("2,000", "20,000", "200,000")),

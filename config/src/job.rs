@@ -199,7 +199,8 @@ impl Default for EncodeConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct InferConfig {
-    /// What runs the towers: `ort` (ONNX Runtime) or `native` (no shared library needed).
+    /// What runs the towers: `ort` (ONNX Runtime), `native` (no shared library needed), or `native-int16` (the same with
+    /// matrix products of 16-bit integers).
     pub engine: EngineKind,
     /// How vectors are stored: `f32` or `f16`.
     pub precision: Precision,

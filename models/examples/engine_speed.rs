@@ -1,4 +1,4 @@
-//! Speed of both engines on codes in memory, against the machine's own matrix product.
+//! Speed of the engines on codes in memory, against the machine's own matrix product.
 //!
 //! `cargo run --release -p twotower-models --example engine_speed -- [--rows N] [--repeats N] [--hashed N]`
 //! embeds N random rows (default 262,144; codes Zipf-distributed) with the user tower of the synthetic
@@ -199,11 +199,7 @@ fn measure(tower: &Tower, path: &std::path::Path, rows: usize, repeats: usize) -
     for repeat in 0..=repeats {
         for threads in [1, 2] {
             let peak = sgemm_peak(threads)?;
-            for kind in if std::env::var_os("TT_FOLD").is_some() {
-                vec![EngineKind::Ort]
-            } else {
-                vec![EngineKind::Ort, EngineKind::Native]
-            } {
+            for kind in [EngineKind::Ort, EngineKind::Native, EngineKind::NativeInt16] {
                 let mut engines: Vec<(Box<dyn Engine>, Vec<f32>)> =
                     open_workers(kind, path, threads)?.into_iter().map(|e| (e, vec![0.0; BATCH * tower.dim])).collect();
                 let seconds = timed(&mut engines, batches.len(), |(engine, out), b| {

@@ -1,5 +1,6 @@
 //! Everything that can go wrong in a model: configuration, training, export and inference.
 
+use crate::native::INT16_TOLERANCE;
 use std::path::PathBuf;
 use twotower_artifacts::{ArtifactError, Category, Side};
 
@@ -128,6 +129,16 @@ pub enum ModelError {
         /// Largest difference allowed.
         tolerance: f32,
     },
+    /// 16-bit integers are too coarse for a tower.
+    #[error(
+        "embed {side} rows: vectors of the engine `native-int16` differ by {difference:e} from those in 32-bit floats, allowed is {INT16_TOLERANCE:e}; use `--engine native`"
+    )]
+    Int16 {
+        /// Which tower.
+        side: Side,
+        /// Largest absolute difference.
+        difference: f32,
+    },
     /// Reading or writing an artifact failed, or a batch does not match its schema.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
@@ -147,7 +158,7 @@ impl ModelError {
             ModelError::Shape { .. } | ModelError::Checkpoint { .. } => Category::Mismatch,
             ModelError::NonFiniteLoss { .. } | ModelError::NonFiniteScore { .. } => Category::Gate,
             ModelError::Tower { .. } => Category::Data,
-            ModelError::EnginesDiffer { .. } => Category::Gate,
+            ModelError::EnginesDiffer { .. } | ModelError::Int16 { .. } => Category::Gate,
             ModelError::OutputLength { .. } | ModelError::RuntimeMissing { .. } | ModelError::Runtime { .. } => {
                 Category::Other
             }

@@ -125,7 +125,7 @@ impl Embedding {
         // ONNX Runtime copies the tower for every session; native workers share the one that was read.
         let (shared, own) = match kind {
             EngineKind::Ort => (RUNTIME, tower + RUN),
-            EngineKind::Native => (2 * tower, RUN),
+            EngineKind::Native | EngineKind::NativeInt16 => (2 * tower, RUN),
         };
         let history = self.history.as_ref().map_or(0, History::bytes);
         let codes: usize = self.schema.fields.iter().map(|field| row_bytes(&field.shape)).sum();

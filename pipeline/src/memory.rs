@@ -14,6 +14,9 @@ pub const MIB: u64 = 1 << 20;
 const PROCESS: u64 = 72 * MIB;
 /// Batches begin at multiples of this many rows, so that pages of output files do too, whatever the budget.
 const ROW_STEP: usize = 1024;
+/// Batches in flight beside two a worker, where they can be as large as wanted: what workers have to do while the
+/// writer writes a row group.
+const WAITING: usize = 5;
 /// Raw bytes a batch of [`ROW_STEP`] rows gets at the least.
 const LEAST_RAW: u64 = MIB;
 
@@ -90,20 +93,25 @@ impl Memory {
         let wanted = rows.max(1);
         let step = ROW_STEP.min(wanted);
         let least_batch = needs.per_row * step as u64 + LEAST_RAW;
-        for workers in (1..=workers.max(1)).rev() {
-            let in_flight = workers * 2 + 1;
+        let dealt = |workers: usize, waiting: usize| {
+            let in_flight = workers * 2 + waiting;
             let held = fixed + quarters * self.quarter() + needs.per_worker * workers as u64;
             let share = self.bytes.saturating_sub(held) / in_flight as u64;
-            if share >= least_batch {
-                // Half for the raw rows, half for what is made of them.
-                let fitting = (share / 2 / needs.per_row.max(1)).min(wanted as u64) as usize;
-                let batch_rows = if fitting < step { step } else { fitting / step * step };
-                let batch_bytes = (share - needs.per_row * batch_rows as u64).min(share / 2).max(LEAST_RAW);
-                return Ok(Plan {
-                    width: Width { workers, in_flight },
-                    batch_rows,
-                    batch_bytes: usize::try_from(batch_bytes).unwrap_or(usize::MAX),
-                });
+            // Half for the raw rows, half for what is made of them.
+            let fitting = (share / 2 / needs.per_row.max(1)).min(wanted as u64) as usize;
+            let batch_rows = if fitting < step { step } else { fitting / step * step };
+            let batch_bytes = share.saturating_sub(needs.per_row * batch_rows as u64).min(share / 2).max(LEAST_RAW);
+            let plan = Plan {
+                width: Width { workers, in_flight },
+                batch_rows,
+                batch_bytes: usize::try_from(batch_bytes).unwrap_or(usize::MAX),
+            };
+            (share >= least_batch).then_some(plan)
+        };
+        for workers in (1..=workers.max(1)).rev() {
+            let whole = |plan: &Plan| plan.batch_rows == wanted / step * step;
+            if let Some(plan) = dealt(workers, WAITING).filter(whole).or_else(|| dealt(workers, 1)) {
+                return Ok(plan);
             }
         }
         let held: Vec<String> = std::iter::once(("the program", PROCESS))

@@ -136,8 +136,8 @@ fn publish_with(
     onnx::export_with_limit(tower, &candidate, &BTreeMap::new(), inline_limit)?;
     let verified = match kind {
         EngineKind::Ort => engine::verify(&candidate, tower, sample, EXPORT_TOLERANCE).map_err(PipelineError::from),
-        EngineKind::Native => {
-            tracing::warn!("train: {side} tower not compared with ONNX Runtime, because the engine is `native`");
+        EngineKind::Native | EngineKind::NativeInt16 => {
+            tracing::warn!("train: {side} tower not compared with ONNX Runtime, because the engine is `{kind}`");
             verify_native(&candidate, tower, sample)
         }
     };

@@ -1,10 +1,13 @@
 //! The first layer with embedding tables multiplied into it: `W₁ (e₁ ‖ e₂ ‖ …) = Σ W₁ⱼ eⱼ`, so a table
 //! `E` becomes `E W₁ⱼᵀ`, whose rows are added instead of concatenated and multiplied.
 
+use super::int16::Rounded;
+use super::linear::{Linear, transposed};
+use super::rows::Rows;
 use crate::engine::layout::{InputLayout, Layout};
 use crate::matmul::{Operand, matmul};
 use crate::sparse::weighted_rows;
-use crate::tower::{Layer, Matrix, Pooling, Tower, TowerInput};
+use crate::tower::{Layer, Pooling, Tower, TowerInput};
 use std::ops::Range;
 use twotower_artifacts::schema::PADDING;
 use twotower_artifacts::{CodeBatch, Column};
@@ -46,44 +49,9 @@ pub(super) struct Entrance {
     /// The most rows that one tower row adds.
     uses: usize,
     /// `[_, out]` rows of all folded fields.
-    rows: Vec<f32>,
+    rows: Rows,
     /// The first layer; none when it is not linear, and then nothing is folded.
     linear: Option<Linear>,
-}
-
-/// A linear layer with its weight as the matrix product reads it.
-#[derive(Debug)]
-pub(super) struct Linear {
-    /// `[input, output]`.
-    weight: Vec<f32>,
-    bias: Vec<f32>,
-}
-
-impl Linear {
-    /// From a weight `[output, input]`, of which some columns are left out.
-    pub fn new(weight: &Matrix, columns: impl Iterator<Item = usize>, bias: &[f32]) -> Self {
-        let rows = 0..weight.rows;
-        let weight = columns.flat_map(|c| rows.clone().map(move |r| weight.data[r * weight.cols + c])).collect();
-        Self { weight, bias: bias.to_vec() }
-    }
-
-    /// Width of the result.
-    pub fn output(&self) -> usize {
-        self.bias.len()
-    }
-
-    /// `y += x W`, `x` of `width` columns.
-    fn add(&self, x: &[f32], width: usize, y: &mut [f32]) {
-        if width > 0 {
-            matmul(y, true, 1.0, Operand::rows_of(x, width), Operand::rows_of(&self.weight, self.output()));
-        }
-    }
-
-    /// `y = x W + b`, `x` of `width` columns.
-    pub fn forward(&self, x: &[f32], width: usize, y: &mut [f32]) {
-        y.chunks_exact_mut(self.output()).for_each(|row| row.copy_from_slice(&self.bias));
-        self.add(x, width, y);
-    }
 }
 
 /// The rows that every row of a tile adds.
@@ -127,10 +95,10 @@ impl Entrance {
             .collect();
         let Some(Layer::Linear { weight, bias }) = tower.layers.first() else {
             let entries = starts.into_iter().map(Entry::Columns).collect();
-            return Self { entries, columns: layout.input_width, uses: 0, rows: Vec::new(), linear: None };
+            return Self { entries, columns: layout.input_width, uses: 0, rows: Rows::F32(Vec::new()), linear: None };
         };
-        let mut entrance = Self { entries: Vec::new(), columns: 0, uses: 0, rows: Vec::new(), linear: None };
-        let mut kept = Vec::new();
+        let mut entrance = Self { entries: Vec::new(), columns: 0, uses: 0, rows: Rows::F32(Vec::new()), linear: None };
+        let (mut kept, mut folded) = (Vec::new(), Vec::new());
         let folds = choose(tower, layout, weight.rows);
         for (((input, place), start), fold) in tower.inputs.iter().zip(&layout.inputs).zip(starts).zip(folds) {
             let columns = start..start + place.width;
@@ -141,26 +109,33 @@ impl Entrance {
                 continue;
             }
             let out = weight.rows;
-            let first = entrance.rows.len();
+            let first = folded.len();
             entrance.entries.push(Entry::Rows(first / out));
             // W₁ⱼᵀ, `[width, out]`.
-            let part = Linear::new(weight, columns, bias).weight;
+            let part = transposed(weight, columns);
             match input {
                 TowerInput::Dense => {
                     entrance.uses += place.width;
-                    entrance.rows.extend(part);
+                    folded.extend(part);
                 }
                 TowerInput::Embedding { table } | TowerInput::Pooled { table, .. } => {
                     let table = &tower.tables[table];
                     entrance.uses += place.max_len.max(1);
-                    entrance.rows.resize(first + table.rows * out, 0.0);
+                    folded.resize(first + table.rows * out, 0.0);
                     let table = Operand::rows_of(&table.data, table.cols);
-                    matmul(&mut entrance.rows[first..], false, 1.0, table, Operand::rows_of(&part, out));
+                    matmul(&mut folded[first..], false, 1.0, table, Operand::rows_of(&part, out));
                 }
             }
         }
-        entrance.linear = Some(Linear::new(weight, kept.into_iter(), bias));
+        entrance.rows = Rows::F32(folded);
+        entrance.linear = Some(Linear::new(weight, kept, bias));
         entrance
+    }
+
+    /// The same with its products in 16-bit integers, and rows of folded tables in 16-bit floats.
+    pub fn rounded(&self) -> Self {
+        let linear = self.linear.as_ref().map(Linear::rounded);
+        Self { entries: self.entries.clone(), rows: self.rows.rounded(), linear, ..*self }
     }
 
     /// Whether the first layer is part of this.
@@ -178,7 +153,7 @@ impl Entrance {
         batch: &CodeBatch,
         rows: Range<usize>,
         (x, y): (&mut [f32], &mut [f32]),
-        uses: &mut Uses,
+        (uses, rounded): (&mut Uses, &mut Rounded),
     ) {
         x.fill(0.0);
         uses.lens.fill(0);
@@ -196,9 +171,9 @@ impl Entrance {
         let Some(linear) = &self.linear else { return };
         for (r, row) in y.chunks_exact_mut(linear.output()).enumerate() {
             row.copy_from_slice(&linear.bias);
-            weighted_rows(row, &self.rows, uses.of(r));
+            self.rows.add(row, uses.of(r));
         }
-        linear.add(x, self.columns, y);
+        linear.add(x, self.columns, y, rounded);
     }
 
     /// Width of the first layer's result; that of the concatenation where it is not linear.
@@ -262,7 +237,10 @@ fn add_uses(
         (TowerInput::Dense, Column::Dense { width, values }) => {
             for (r, row) in rows.enumerate() {
                 for (i, value) in values[row * width..(row + 1) * width].iter().enumerate() {
-                    uses.push(r, first + i, *value);
+                    // Most indicators of missing values are 0.
+                    if *value != 0.0 {
+                        uses.push(r, first + i, *value);
+                    }
                 }
             }
         }
@@ -389,7 +367,8 @@ mod tests {
         let tower = crate::engine::samples::tower(draw, fields, 12, &[OUT]);
         assert_eq!(folded(&tower), [false, true, true]);
         let entrance = Entrance::new(&tower, &check_tower(&tower).unwrap());
-        assert!(entrance.rows.len() * 4 <= FOLDED_BYTES && entrance.columns == 12);
+        let Rows::F32(rows) = &entrance.rows else { unreachable!() };
+        assert!(rows.len() * 4 <= FOLDED_BYTES && entrance.columns == 12);
     }
 
     #[test]

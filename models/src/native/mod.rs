@@ -6,6 +6,9 @@
 
 mod fold;
 mod in_place;
+mod int16;
+mod linear;
+mod rows;
 
 pub use fold::FOLDED_BYTES;
 
@@ -13,15 +16,17 @@ use crate::engine::Engine;
 use crate::engine::layout::{Layout, check_batch, check_output, check_tower};
 use crate::error::ModelError;
 use crate::tower::{Layer, Matrix, Tower};
-use fold::{Entrance, Linear, Uses};
+use fold::{Entrance, Uses};
 use in_place::{normalise, prelu, relu};
+use int16::Rounded;
+use linear::Linear;
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
 use twotower_artifacts::{CodeBatch, TowerSchema};
 
 /// Rows computed at a time: enough to feed `gemm`, few enough to stay in cache.
-pub const TILE: usize = 256;
+pub const TILE: usize = 96;
 
 /// Embeds a batch on the current rayon pool.
 ///
@@ -55,8 +60,13 @@ pub fn embed(tower: &Tower, batch: &CodeBatch) -> Result<Matrix, ModelError> {
 pub struct NativeEngine {
     tower: Arc<Tower>,
     plan: Arc<Plan>,
+    /// The plan in 32-bit floats, until the first rows were compared with it; none for a plan that is in them itself.
+    exact: Option<Arc<Plan>>,
     scratch: Scratch,
 }
+
+/// The largest absolute difference that 16-bit integers may make to a value of a unit vector.
+pub const INT16_TOLERANCE: f32 = 2e-3;
 
 impl NativeEngine {
     /// An engine for one worker; the others take clones of it.
@@ -66,27 +76,52 @@ impl NativeEngine {
     pub fn new(tower: Arc<Tower>) -> Result<Self, ModelError> {
         let plan = Plan::new(&tower)?;
         let scratch = Scratch::new(&plan);
-        Ok(Self { tower, plan: plan.into(), scratch })
+        Ok(Self { tower, plan: plan.into(), exact: None, scratch })
+    }
+
+    /// An engine whose matrix products are of 16-bit integers, and folded tables of 16-bit floats. The first tile of rows that it embeds is compared with
+    /// the same in 32-bit floats ([`INT16_TOLERANCE`]).
+    ///
+    /// # Errors
+    /// As [`NativeEngine::new`].
+    pub fn int16(tower: Arc<Tower>) -> Result<Self, ModelError> {
+        let exact = Self::new(tower)?;
+        Ok(Self { plan: exact.plan.rounded().into(), exact: Some(exact.plan), ..exact })
+    }
+
+    /// Compares the vectors of the first rows of a batch with those of the plan in 32-bit floats, once.
+    fn compare(&mut self, batch: &CodeBatch, found: &[f32]) -> Result<(), ModelError> {
+        let rows = tile_rows(0, batch.rows());
+        let Some(exact) = self.exact.take_if(|_| !rows.is_empty()) else { return Ok(()) };
+        let mut expected = vec![0.0; rows.len() * self.tower.dim];
+        exact.forward(&self.tower, batch, rows, &mut Scratch::new(&exact), &mut expected);
+        let differences = expected.iter().zip(found).map(|(a, b)| (a - b).abs());
+        // What is not a number in both is found by who reads the vectors.
+        match differences.fold(0.0, f32::max) {
+            difference if difference <= INT16_TOLERANCE => Ok(()),
+            difference => Err(ModelError::Int16 { side: self.tower.schema.side, difference }),
+        }
     }
 }
 
 /// An engine for another worker: the tower is shared, the working memory is not.
 impl Clone for NativeEngine {
     fn clone(&self) -> Self {
-        Self { tower: self.tower.clone(), plan: self.plan.clone(), scratch: Scratch::new(&self.plan) }
+        let Self { tower, plan, exact, .. } = self;
+        Self { tower: tower.clone(), plan: plan.clone(), exact: exact.clone(), scratch: Scratch::new(plan) }
     }
 }
 
 impl Engine for NativeEngine {
     fn embed(&mut self, batch: &CodeBatch, out: &mut [f32]) -> Result<(), ModelError> {
-        let Self { tower, plan, scratch } = self;
+        let Self { tower, plan, scratch, .. } = self;
         check_batch(&tower.schema, batch)?;
         let rows = batch.rows();
         check_output(rows, tower.dim, out)?;
         for (tile, out) in out.chunks_mut(TILE * tower.dim).enumerate() {
             plan.forward(tower, batch, tile_rows(tile, rows), scratch, out);
         }
-        Ok(())
+        self.compare(batch, out)
     }
 
     fn dim(&self) -> usize {
@@ -123,12 +158,13 @@ struct Scratch {
     x: Vec<f32>,
     y: Vec<f32>,
     uses: Uses,
+    rounded: Rounded,
 }
 
 impl Scratch {
     fn new(plan: &Plan) -> Self {
         let tile = || vec![0.0; TILE * plan.layout.max_width];
-        Self { x: tile(), y: tile(), uses: Uses::new(&plan.entrance, TILE) }
+        Self { x: tile(), y: tile(), uses: Uses::new(&plan.entrance, TILE), rounded: Rounded::default() }
     }
 }
 
@@ -149,12 +185,23 @@ impl Plan {
         Ok(Self { steps: steps.collect(), layout, entrance })
     }
 
+    /// The same with its matrix products in 16-bit integers.
+    fn rounded(&self) -> Self {
+        let steps = self.steps.iter().map(|step| match step {
+            Step::Linear(linear) => Step::Linear(linear.rounded()),
+            Step::Prelu(slope) => Step::Prelu(slope.clone()),
+            Step::Relu => Step::Relu,
+            Step::L2Norm(eps) => Step::L2Norm(*eps),
+        });
+        Self { steps: steps.collect(), layout: self.layout.clone(), entrance: self.entrance.rounded() }
+    }
+
     /// Embeds at most [`TILE`] checked rows.
     fn forward(&self, tower: &Tower, batch: &CodeBatch, rows: Range<usize>, scratch: &mut Scratch, out: &mut [f32]) {
-        let Scratch { x, y, uses } = scratch;
+        let Scratch { x, y, uses, rounded } = scratch;
         let mut width = self.entrance.width();
         let buffers = (&mut x[..TILE * self.entrance.columns], &mut y[..TILE * width]);
-        self.entrance.forward(tower, &self.layout, batch, rows, buffers, uses);
+        self.entrance.forward(tower, &self.layout, batch, rows, buffers, (uses, rounded));
         if self.entrance.is_layer() {
             std::mem::swap(x, y);
         }
@@ -162,7 +209,7 @@ impl Plan {
             let rows = &mut x[..TILE * width];
             match step {
                 Step::Linear(linear) => {
-                    linear.forward(rows, width, &mut y[..TILE * linear.output()]);
+                    linear.forward(rows, width, &mut y[..TILE * linear.output()], rounded);
                     std::mem::swap(x, y);
                     width = linear.output();
                 }

@@ -115,7 +115,9 @@ fn runtime(engine: EngineKind) -> Finding {
     const CHECK: &str = "onnx runtime";
     let needed = format!("needs 1.{} or newer", library::MIN_MINOR);
     match (engine, library::locate()) {
-        (EngineKind::Native, _) => Finding::ok(CHECK, "not needed: the engine is `native`"),
+        (EngineKind::Native | EngineKind::NativeInt16, _) => {
+            Finding::ok(CHECK, format!("not needed: the engine is `{engine}`"))
+        }
         (EngineKind::Ort, Ok(found)) => {
             Finding::ok(CHECK, format!("version {} ({needed}), {}", found.version, found.path.display()))
         }

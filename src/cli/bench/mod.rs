@@ -47,7 +47,7 @@ pub struct Opts {
     /// Rounds; figures are medians. A stage that took a minute in all is not repeated again.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     repeats: u32,
-    /// What runs the towers: ort (ONNX Runtime), native, or both in turn.
+    /// What runs the towers: ort (ONNX Runtime), native, native-int16, or the first two in turn.
     #[arg(long, value_enum, default_value_t = EngineArg::Both)]
     engine: EngineArg,
     /// Stages to measure, separated by commas; those before them are run, if need be, unmeasured.
@@ -78,6 +78,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 enum EngineArg {
     Ort,
     Native,
+    NativeInt16,
     Both,
 }
 
@@ -87,6 +88,7 @@ impl EngineArg {
         match self {
             EngineArg::Ort => &["ort"],
             EngineArg::Native => &["native"],
+            EngineArg::NativeInt16 => &["native-int16"],
             EngineArg::Both => &["ort", "native"],
         }
     }

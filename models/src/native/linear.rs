@@ -1,0 +1,67 @@
+//! Linear layers, in either arithmetic.
+
+use super::int16::{Rounded, Weight};
+use crate::matmul::{Operand, matmul};
+use crate::tower::Matrix;
+
+/// A linear layer with its weight as the matrix product reads it.
+#[derive(Debug)]
+pub(super) struct Linear {
+    weight: Product,
+    /// What is added to each row of the result.
+    pub bias: Vec<f32>,
+}
+
+/// What the product is computed in; all else is in 32-bit floats.
+#[derive(Debug)]
+enum Product {
+    /// `[input, output]`.
+    F32(Vec<f32>),
+    Int16(Weight),
+}
+
+impl Linear {
+    /// From a weight `[output, input]`, of which some columns are left out.
+    pub fn new(weight: &Matrix, columns: impl IntoIterator<Item = usize>, bias: &[f32]) -> Self {
+        Self { weight: Product::F32(transposed(weight, columns)), bias: bias.to_vec() }
+    }
+
+    /// The same with its product in 16-bit integers.
+    pub fn rounded(&self) -> Self {
+        let weight = match &self.weight {
+            Product::F32(weight) => Weight::new(weight, self.output()),
+            Product::Int16(weight) => weight.clone(),
+        };
+        Self { weight: Product::Int16(weight), bias: self.bias.clone() }
+    }
+
+    /// Width of the result.
+    pub fn output(&self) -> usize {
+        self.bias.len()
+    }
+
+    /// `y += x W`, `x` of `width` columns.
+    pub fn add(&self, x: &[f32], width: usize, y: &mut [f32], rounded: &mut Rounded) {
+        if width == 0 {
+            return;
+        }
+        match &self.weight {
+            Product::F32(weight) => {
+                matmul(y, true, 1.0, Operand::rows_of(x, width), Operand::rows_of(weight, self.output()));
+            }
+            Product::Int16(weight) => weight.add(x, y, rounded),
+        }
+    }
+
+    /// `y = x W + b`, `x` of `width` columns.
+    pub fn forward(&self, x: &[f32], width: usize, y: &mut [f32], rounded: &mut Rounded) {
+        y.chunks_exact_mut(self.output()).for_each(|row| row.copy_from_slice(&self.bias));
+        self.add(x, width, y, rounded);
+    }
+}
+
+/// Columns of a matrix, as the rows of the result.
+pub(super) fn transposed(matrix: &Matrix, columns: impl IntoIterator<Item = usize>) -> Vec<f32> {
+    let rows = 0..matrix.rows;
+    columns.into_iter().flat_map(|c| rows.clone().map(move |r| matrix.data[r * matrix.cols + c])).collect()
+}
