@@ -166,7 +166,7 @@ fn golden_towers_vectors_index_and_results_have_their_values() {
     let mut engine = open(EngineKind::Native, &run.join("towers/item_tower.onnx")).unwrap();
     assert_eq!((engine.dim(), engine.schema().side), (8, Side::Item));
     let (ids, codes) = CodesReader::open(run.join("encoders/items.parquet")).unwrap().load().unwrap();
-    let mut embedded = vec![0.0; 12 * 8];
+    let mut embedded = Vec::new();
     engine.embed(&codes, &mut embedded).unwrap();
 
     // Items are stored in the order of their table, encoded in the order of their ids.

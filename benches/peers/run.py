@@ -79,6 +79,8 @@ def run_section(name: str, job: Job, repeats: int, state: dict, save) -> None:
                 shutil.rmtree(it.output)
             elif it.output:
                 it.output.unlink(missing_ok=True)
+            # What was written and removed before is the disk's work no longer.
+            os.sync()
             try:
                 sample = measure(it, job.threads)
             except Failed as error:

@@ -201,10 +201,10 @@ fn measure(tower: &Tower, path: &std::path::Path, rows: usize, repeats: usize) -
             let peak = sgemm_peak(threads)?;
             for kind in [EngineKind::Ort, EngineKind::Native, EngineKind::NativeInt16] {
                 let mut engines: Vec<(Box<dyn Engine>, Vec<f32>)> =
-                    open_workers(kind, path, threads)?.into_iter().map(|e| (e, vec![0.0; BATCH * tower.dim])).collect();
+                    open_workers(kind, path, threads)?.into_iter().map(|e| (e, Vec::new())).collect();
                 let seconds = timed(&mut engines, batches.len(), |(engine, out), b| {
-                    let rows = batches[b].rows();
-                    Ok(engine.embed(&batches[b], &mut out[..rows * tower.dim])?)
+                    out.clear();
+                    Ok(engine.embed(&batches[b], out)?)
                 })?;
                 // The first repeat warms up.
                 if repeat > 0 {

@@ -87,14 +87,6 @@ pub enum ModelError {
         /// The part, what was expected and found.
         reason: String,
     },
-    /// A buffer for vectors has the wrong length.
-    #[error("embed: the output has room for {found} floats, the batch needs {expected}")]
-    OutputLength {
-        /// Floats needed, rows times dimension.
-        expected: usize,
-        /// Floats given.
-        found: usize,
-    },
     /// No usable ONNX Runtime library was found.
     #[error(
         "find ONNX Runtime 1.{min_minor} or newer: none of these will do: {}; run scripts/onnxruntime.sh, set ORT_DYLIB_PATH, or use `--engine native`",
@@ -159,9 +151,7 @@ impl ModelError {
             ModelError::NonFiniteLoss { .. } | ModelError::NonFiniteScore { .. } => Category::Gate,
             ModelError::Tower { .. } => Category::Data,
             ModelError::EnginesDiffer { .. } | ModelError::Int16 { .. } => Category::Gate,
-            ModelError::OutputLength { .. } | ModelError::RuntimeMissing { .. } | ModelError::Runtime { .. } => {
-                Category::Other
-            }
+            ModelError::RuntimeMissing { .. } | ModelError::Runtime { .. } => Category::Other,
             ModelError::Stopped { .. } => Category::Other,
             ModelError::Artifact(source) => source.category(),
         }

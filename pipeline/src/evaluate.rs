@@ -263,14 +263,14 @@ fn embed(
     let mut engine = engine::open(context.config.infer.engine, &path)?;
     towers::check_tower("evaluate", context, side, &engine.schema().encoder, data.state.fingerprint())?;
     let dim = engine.dim();
-    let mut vectors = Matrix { rows, cols: dim, data: vec![0.0; rows * dim] };
+    let mut vectors = Matrix { rows, cols: dim, data: Vec::with_capacity(rows * dim) };
     let mut codes = CodeBatch::empty(engine.schema());
     for first in (0..rows).step_by(EMBED_ROWS) {
         context.cancel.check("evaluate")?;
         let range = first..(first + EMBED_ROWS).min(rows);
         codes.clear();
         fill(range.clone(), &mut codes);
-        engine.embed(&codes, &mut vectors.data[range.start * dim..range.end * dim])?;
+        engine.embed(&codes, &mut vectors.data)?;
     }
     Ok(vectors)
 }

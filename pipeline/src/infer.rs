@@ -216,7 +216,7 @@ impl Embedder<'_> {
         if let Some(history) = &known.history {
             fill_sequences(&known.schema, history, &ids, &mut self.codes);
         }
-        let mut vectors = vec![0.0; ids.len() * self.engine.dim()];
+        let mut vectors = Vec::new();
         self.engine.embed(&self.codes, &mut vectors)?;
         if let Some((row, norm)) = without_direction(&vectors, self.engine.dim()) {
             return Err(PipelineError::Gate(format!(

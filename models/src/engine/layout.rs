@@ -191,14 +191,3 @@ pub(crate) fn check_batch(schema: &TowerSchema, batch: &CodeBatch) -> Result<(),
     }
     batch.check(schema)
 }
-
-/// Checks that `out` has room for exactly one vector per row.
-///
-/// # Errors
-/// [`ModelError::OutputLength`].
-pub(crate) fn check_output(rows: usize, dim: usize, out: &[f32]) -> Result<(), ModelError> {
-    if out.len() != rows * dim {
-        return Err(ModelError::OutputLength { expected: rows * dim, found: out.len() });
-    }
-    Ok(())
-}

@@ -74,13 +74,12 @@ pub trait Engine: Send {
     ///
     /// # Shapes
     /// - `batch`: columns in the order of [`Engine::schema`], codes below their cardinality
-    /// - `out`: `[rows, dim]`, row-major, overwritten
+    /// - `out`: `[rows, dim]`, row-major, appended
     ///
     /// # Errors
     /// [`ModelError::Artifact`] for a batch of another shape or a code outside its field's
-    /// cardinality, [`ModelError::OutputLength`], [`ModelError::Runtime`] when ONNX Runtime fails.
-    /// After an error the content of `out` means nothing.
-    fn embed(&mut self, batch: &CodeBatch, out: &mut [f32]) -> Result<(), ModelError>;
+    /// cardinality, [`ModelError::Runtime`] when ONNX Runtime fails. After an error, what was appended means nothing.
+    fn embed(&mut self, batch: &CodeBatch, out: &mut Vec<f32>) -> Result<(), ModelError>;
 
     /// Width of a vector.
     fn dim(&self) -> usize;
@@ -135,7 +134,7 @@ pub fn verify(onnx: &Path, tower: &Tower, sample: &CodeBatch, tolerance: f32) ->
     }
     let expected = native::embed(tower, sample)?;
     let mut engine = OrtEngine::open(onnx)?;
-    let mut found = vec![0.0; sample.rows() * engine.dim()];
+    let mut found = Vec::with_capacity(sample.rows() * engine.dim());
     engine.embed(sample, &mut found)?;
     let difference = if found.len() == expected.data.len() {
         found.iter().zip(&expected.data).map(|(a, b)| (a - b).abs()).fold(0.0, |worst: f32, d| {

@@ -1,6 +1,6 @@
 //! A tower on ONNX Runtime: one session a worker, one thread, a fixed number of rows a run.
 
-use super::layout::{check_batch, check_output, check_schema};
+use super::layout::{check_batch, check_schema};
 use super::{Engine, library};
 use crate::error::ModelError;
 use crate::onnx::{Metadata, check_data_file, output_name};
@@ -14,7 +14,7 @@ use twotower_artifacts::{ArtifactError, CodeBatch, Column, FieldShape, TowerSche
 
 /// Rows of every run. Batches of 256 to 512 stay in cache; a fixed number keeps the bits of a row
 /// independent of how many rows came with it, since ONNX Runtime picks its kernels by shape.
-pub const TILE: usize = 256;
+pub const TILE: usize = 512;
 
 /// A tower on ONNX Runtime.
 #[derive(Debug)]
@@ -91,15 +91,15 @@ fn metadata(session: &Session, path: &Path) -> Result<Metadata, ModelError> {
 }
 
 impl Engine for OrtEngine {
-    fn embed(&mut self, batch: &CodeBatch, out: &mut [f32]) -> Result<(), ModelError> {
+    fn embed(&mut self, batch: &CodeBatch, out: &mut Vec<f32>) -> Result<(), ModelError> {
         let Self { path, session, metadata, inputs } = self;
         check_batch(&metadata.schema, batch)?;
         let (rows, dim) = (batch.rows(), metadata.dim);
-        check_output(rows, dim, out)?;
-        for (tile, out) in out.chunks_mut(TILE * dim).enumerate() {
-            let range = tile * TILE..rows.min((tile + 1) * TILE);
+        out.reserve(rows * dim);
+        for first in (0..rows).step_by(TILE) {
+            let range = first..rows.min(first + TILE);
             inputs.iter_mut().zip(&batch.columns).for_each(|(input, column)| input.fill(column, range.clone()));
-            run(session, inputs, dim, out).map_err(|e| ModelError::runtime("run", path, e))?;
+            run(session, inputs, range.len(), dim, out).map_err(|e| ModelError::runtime("run", path, e))?;
         }
         Ok(())
     }
@@ -113,14 +113,14 @@ impl Engine for OrtEngine {
     }
 }
 
-fn run(session: &mut Session, inputs: &[Input], dim: usize, out: &mut [f32]) -> Result<(), ort::Error> {
+fn run(session: &mut Session, inputs: &[Input], rows: usize, dim: usize, out: &mut Vec<f32>) -> Result<(), ort::Error> {
     let values: Vec<SessionInputValue> = inputs.iter().map(Input::value).collect::<Result<_, _>>()?;
     let outputs = session.run(&values[..])?;
     let (shape, vectors) = outputs[0].try_extract_tensor::<f32>()?;
     if **shape != [TILE as i64, dim as i64] {
         return Err(ort::Error::new(format!("output of shape {shape}, expected [{TILE}, {dim}]")));
     }
-    out.copy_from_slice(&vectors[..out.len()]);
+    out.extend_from_slice(&vectors[..rows * dim]);
     Ok(())
 }
 

@@ -13,7 +13,7 @@ mod rows;
 pub use fold::FOLDED_BYTES;
 
 use crate::engine::Engine;
-use crate::engine::layout::{Layout, check_batch, check_output, check_tower};
+use crate::engine::layout::{Layout, check_batch, check_tower};
 use crate::error::ModelError;
 use crate::tower::{Layer, Matrix, Tower};
 use fold::{Entrance, Uses};
@@ -46,7 +46,7 @@ pub fn embed(tower: &Tower, batch: &CodeBatch) -> Result<Matrix, ModelError> {
     let mut data = vec![0.0; rows * tower.dim];
     data.par_chunks_mut(TILE * tower.dim).enumerate().for_each_init(
         || Scratch::new(&plan),
-        |scratch, (tile, out)| plan.forward(tower, batch, tile_rows(tile, rows), scratch, out),
+        |scratch, (tile, out)| out.copy_from_slice(plan.forward(tower, batch, tile_rows(tile, rows), scratch)),
     );
     Ok(Matrix { rows, cols: tower.dim, data })
 }
@@ -93,8 +93,8 @@ impl NativeEngine {
     fn compare(&mut self, batch: &CodeBatch, found: &[f32]) -> Result<(), ModelError> {
         let rows = tile_rows(0, batch.rows());
         let Some(exact) = self.exact.take_if(|_| !rows.is_empty()) else { return Ok(()) };
-        let mut expected = vec![0.0; rows.len() * self.tower.dim];
-        exact.forward(&self.tower, batch, rows, &mut Scratch::new(&exact), &mut expected);
+        let mut scratch = Scratch::new(&exact);
+        let expected = exact.forward(&self.tower, batch, rows, &mut scratch);
         let differences = expected.iter().zip(found).map(|(a, b)| (a - b).abs());
         // What is not a number in both is found by who reads the vectors.
         match differences.fold(0.0, f32::max) {
@@ -113,15 +113,16 @@ impl Clone for NativeEngine {
 }
 
 impl Engine for NativeEngine {
-    fn embed(&mut self, batch: &CodeBatch, out: &mut [f32]) -> Result<(), ModelError> {
+    fn embed(&mut self, batch: &CodeBatch, out: &mut Vec<f32>) -> Result<(), ModelError> {
         let Self { tower, plan, scratch, .. } = self;
         check_batch(&tower.schema, batch)?;
         let rows = batch.rows();
-        check_output(rows, tower.dim, out)?;
-        for (tile, out) in out.chunks_mut(TILE * tower.dim).enumerate() {
-            plan.forward(tower, batch, tile_rows(tile, rows), scratch, out);
+        let start = out.len();
+        out.reserve(rows * tower.dim);
+        for tile in 0..rows.div_ceil(TILE) {
+            out.extend_from_slice(plan.forward(tower, batch, tile_rows(tile, rows), scratch));
         }
-        self.compare(batch, out)
+        self.compare(batch, &out[start..])
     }
 
     fn dim(&self) -> usize {
@@ -196,8 +197,9 @@ impl Plan {
         Self { steps: steps.collect(), layout: self.layout.clone(), entrance: self.entrance.rounded() }
     }
 
-    /// Embeds at most [`TILE`] checked rows.
-    fn forward(&self, tower: &Tower, batch: &CodeBatch, rows: Range<usize>, scratch: &mut Scratch, out: &mut [f32]) {
+    /// Embeds at most [`TILE`] checked rows: `[rows, dim]`.
+    fn forward<'s>(&self, tower: &Tower, batch: &CodeBatch, rows: Range<usize>, scratch: &'s mut Scratch) -> &'s [f32] {
+        let values = rows.len() * tower.dim;
         let Scratch { x, y, uses, rounded } = scratch;
         let mut width = self.entrance.width();
         let buffers = (&mut x[..TILE * self.entrance.columns], &mut y[..TILE * width]);
@@ -218,6 +220,6 @@ impl Plan {
                 Step::L2Norm(eps) => normalise(rows, width, *eps),
             }
         }
-        out.copy_from_slice(&x[..out.len()]);
+        &x[..values]
     }
 }

@@ -86,11 +86,12 @@ pub fn engine(dir: &Path, kind: EngineKind, threads: usize, long: Duration) -> R
         .collect();
     let engines = open_workers(kind, &user_tower(dir), threads)?;
     let workers = engines.into_iter().enumerate().map(|(worker, mut engine)| {
-        let mut vectors = vec![0.0; BATCH_ROWS * engine.dim()];
+        let mut vectors = Vec::new();
         let mut turns = turns(BATCHES, worker);
         let batches = &batches;
         move || {
             let batch = &batches[turns()];
+            vectors.clear();
             engine.embed(batch, &mut vectors)?;
             Ok(batch.rows())
         }
