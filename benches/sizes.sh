@@ -15,10 +15,11 @@ twotower=${TWOTOWER:-$(cd "$(dirname "$0")/.." && pwd)/target/release/twotower}
 
 [ -e "$dir/trained/run/evaluation/manifest.json" ] || "$twotower" demo "$dir/trained" --users 1000000 --quiet
 
-# Runs a command of the job and prints what it took.
+# Runs a command of the job and prints what it took; what was removed before is the disk's work no longer.
 measure() {
     name=$1
     shift
+    sync
     /usr/bin/time -f '%e %M' -o "$dir/sizes/time" "$twotower" "$@" --config "$dir/trained/pipeline.toml" \
         --run "$dir/sizes/run" --memory "${MEMORY:-512MiB}" --quiet \
         --set "tables.users.path=\"$dir/sizes/data/users/*.parquet\"" > "$dir/sizes/out" 2>&1 || {
@@ -42,5 +43,9 @@ for millions in "$@"; do
     measure 'infer --recall' infer --side user --recall
     rm -rf "$dir/sizes/run/recall" "$dir/sizes/run/vectors"
     measure 'infer, native' infer --side user --engine native
+    rm -rf "$dir/sizes/run/vectors"
+    measure 'infer, int16' infer --side user --engine native-int16
+    rm -rf "$dir/sizes/run/vectors"
+    measure 'infer, int16, f16' infer --side user --engine native-int16 --set infer.precision=f16
 done
 rm -rf "$dir/sizes"
