@@ -97,7 +97,7 @@ fn sixteen_bit_integers_recall_the_items_that_floats_do() {
             copy_all(&job.path(&format!("demo/run/{part}")), &job.path(&format!("{engine}/{part}")));
         }
         job.ok(&format!("infer --side item {set}"));
-        job.ok(&format!("infer --side user --recall --topk 50 {set}"));
+        job.ok(&format!("recall --fused --topk 50 {set}"));
         recalled(&job.path(&format!("{engine}/recall")))
     });
     assert_eq!(exact.len(), 5000);
