@@ -22,6 +22,7 @@ use twotower_artifacts::{
 };
 use twotower_encoders::{EncodeCounts, SideEncoder, SideSpec};
 use twotower_models::engine::{self, Engine, EngineKind};
+use twotower_models::native::FOLDED_BYTES;
 use twotower_tables::{ReadOptions, TableBatch, TableSpec, id_column_as};
 
 /// The stage for one side, ready for its shards.
@@ -125,7 +126,8 @@ impl Embedding {
         // ONNX Runtime copies the tower for every session; native workers share the one that was read.
         let (shared, own) = match kind {
             EngineKind::Ort => (RUNTIME, tower + RUN),
-            EngineKind::Native | EngineKind::NativeInt16 => (2 * tower, RUN),
+            EngineKind::Native => (2 * tower + FOLDED_BYTES as u64, RUN),
+            EngineKind::NativeInt16 => (2 * tower + tower / 2 + 3 * FOLDED_BYTES as u64 / 2, RUN),
         };
         let history = self.history.as_ref().map_or(0, History::bytes);
         let codes: usize = self.schema.fields.iter().map(|field| row_bytes(&field.shape)).sum();

@@ -81,7 +81,11 @@ impl Weight {
         for (row, (target, scale)) in x.chunks_exact(input.max(1)).zip(targets) {
             target[input..].fill(0);
             let step = Step::new(largest(row), self.largest);
-            round(row, step.per_unit, &mut target[..input]);
+            match step.per_unit {
+                // Zeros, or what is not finite, whose bits are no numbers to add.
+                0.0 => target.fill(0),
+                per_unit => round(row, per_unit, &mut target[..input]),
+            }
             *scale = step.unit;
         }
         multiply(&rounded.values, width, &rounded.scales, &self.panels, &self.scales, y);

@@ -14,12 +14,18 @@ pub(super) enum Rows {
 }
 
 impl Rows {
-    /// The same in 16-bit floats; a value above 65,504 becomes infinite.
+    /// The same in 16-bit floats, unless one is beyond their range.
     pub fn rounded(&self) -> Self {
-        Rows::F16(match self {
-            Rows::F32(rows) => Vec::from_f32_slice(rows),
-            Rows::F16(rows) => rows.clone(),
-        })
+        match self {
+            Rows::F32(rows) => {
+                let halves = Vec::<f16>::from_f32_slice(rows);
+                match halves.iter().all(|v| v.is_finite()) {
+                    true => Rows::F16(halves),
+                    false => Rows::F32(rows.clone()),
+                }
+            }
+            Rows::F16(rows) => Rows::F16(rows.clone()),
+        }
     }
 
     /// `out += Σ weight * rows[row]` over `(row, weight)`, in order.
@@ -108,6 +114,14 @@ mod f16c {
 mod tests {
     use super::*;
     use crate::rng::Rng;
+
+    #[test]
+    fn rows_beyond_the_range_of_16_bits_stay_as_they_are() {
+        for value in [70_000.0, f32::NAN] {
+            assert!(matches!(Rows::F32(vec![1.0, value]).rounded(), Rows::F32(_)));
+        }
+        assert!(matches!(Rows::F32(vec![1.0, 65_504.0]).rounded(), Rows::F16(_)));
+    }
 
     #[test]
     fn sums_of_16_bit_rows_are_those_of_the_rounded_rows_whatever_the_width() {
