@@ -278,26 +278,26 @@ impl NeighbourSink for LongSink {
     fn write(&mut self, users: &Ids, lists: &NeighbourLists<'_>) -> Result<(), ArtifactError> {
         lists.check(users, self.file.path())?;
         self.info.check(users, lists.item_ids, self.file.path())?;
-        let mut start = 0;
-        while start < users.len() {
-            // One user's list, however long, or as many as a chunk takes.
-            let fits = |end: &usize| *end == start + 1 || lists.offsets[*end] - lists.offsets[start] <= CHUNK_PAIRS;
-            let end = (start + 1..=users.len()).take_while(fits).last().unwrap_or(start + 1);
-            let mut user_ids = Ids::new(users.kind());
-            let mut ranks = Vec::new();
-            for user in start..end {
-                let count = lists.offsets[user + 1] - lists.offsets[user];
-                user_ids.extend_from(users, std::iter::repeat_n(user, count));
-                ranks.extend(1..=count as u32);
+        let (mut user, end) = (0, lists.offsets[users.len()]);
+        // Cut between pairs, not users: a column of repeated ids stays within what its offsets count.
+        for first in (lists.offsets[0]..end).step_by(CHUNK_PAIRS) {
+            let neighbours = first..end.min(first + CHUNK_PAIRS);
+            let (mut user_ids, mut ranks) = (Ids::new(users.kind()), Vec::new());
+            let mut pair = first;
+            while pair < neighbours.end {
+                let list = lists.offsets[user]..lists.offsets[user + 1];
+                let stop = list.end.min(neighbours.end);
+                user_ids.extend_from(users, std::iter::repeat_n(user, stop - pair));
+                ranks.extend((pair..stop).map(|pair| (pair - list.start + 1) as u32));
+                pair = stop;
+                user += usize::from(stop == list.end);
             }
-            let neighbours = lists.offsets[start]..lists.offsets[end];
             self.file.write(vec![
                 user_ids.to_array(0..user_ids.len()),
                 Arc::new(UInt32Array::from(ranks)),
                 lists.items(neighbours.clone()),
                 Arc::new(Float32Array::from(lists.scores[neighbours].to_vec())),
             ])?;
-            start = end;
         }
         Ok(())
     }
@@ -362,6 +362,8 @@ mod tests {
     use crate::ids::Id;
     use crate::neighbours_file::{load_long, read_lists};
     use crate::parquet_file::ParquetSource;
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::UInt32Type;
 
     const INFO: NeighboursInfo = NeighboursInfo { users: IdKind::Text, items: IdKind::Int };
 
@@ -460,6 +462,34 @@ mod tests {
         assert_eq!(table.users.len(), 2);
         assert_eq!(table.offsets, [0, 3, 4]);
         assert_eq!(table.items, Ids::Int(vec![702, 700, 701, 701]));
+    }
+
+    #[test]
+    fn the_long_form_is_cut_inside_lists_and_ranks_go_on() {
+        let lens = [CHUNK_PAIRS + 5, 0, 3, CHUNK_PAIRS];
+        let offsets: Vec<usize> = (0..=lens.len()).map(|users| lens[..users].iter().sum()).collect();
+        let pairs = offsets[lens.len()];
+        let items = Ids::Int((0..pairs as i64).collect());
+        let (rows, scores): (Vec<u32>, Vec<f32>) = ((0..pairs as u32).collect(), vec![0.5; pairs]);
+        let lists = NeighbourLists { offsets: &offsets, rows: &rows, scores: &scores, item_ids: &items };
+        let info = NeighboursInfo { users: IdKind::Int, items: IdKind::Int };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("part.parquet");
+        let room = ListRoom::new(CHUNK_PAIRS + 5, &items);
+        let mut sink = open_sink(NeighbourFormat::ParquetLong, &path, &info, room, Compression::None).unwrap();
+        sink.write(&Ids::Int(vec![7, 8, 9, 10]), &lists).unwrap();
+        assert_eq!(sink.finish().unwrap().rows, pairs as u64);
+        let table = load_long(&path).unwrap();
+        assert_eq!(table.users, Ids::Int(vec![7, 9, 10]));
+        assert_eq!(table.offsets, [offsets[0], offsets[1], offsets[3], offsets[4]]);
+        assert_eq!(table.items, items);
+        let ranks: Vec<u32> = ParquetSource::open(&path)
+            .unwrap()
+            .batches(0..u64::MAX, 4096)
+            .unwrap()
+            .flat_map(|batch| batch.unwrap().column(1).as_primitive::<UInt32Type>().values().to_vec())
+            .collect();
+        assert_eq!(ranks, lens.iter().flat_map(|len| 1..=*len as u32).collect::<Vec<_>>());
     }
 
     #[test]

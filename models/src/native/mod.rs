@@ -79,8 +79,8 @@ impl NativeEngine {
         Ok(Self { tower, plan: plan.into(), exact: None, scratch })
     }
 
-    /// An engine whose matrix products are of 16-bit integers, and folded tables of 16-bit floats. The first tile of rows that it embeds is compared with
-    /// the same in 32-bit floats ([`INT16_TOLERANCE`]).
+    /// An engine whose matrix products are of 16-bit integers, and folded tables of 16-bit floats. The first tile of
+    /// rows that it embeds is compared with the same in 32-bit floats ([`INT16_TOLERANCE`]); until then both are held.
     ///
     /// # Errors
     /// As [`NativeEngine::new`].

@@ -80,7 +80,9 @@ mod f16c {
             run::<1>(start, out, rows, uses);
             start += LANES;
         }
-        super::weighted_from(start, out, rows, uses);
+        if start < out.len() {
+            super::weighted_from(start, out, rows, uses);
+        }
     }
 
     /// `R` registers of the sums, from `start` on.
