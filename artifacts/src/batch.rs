@@ -160,7 +160,7 @@ impl CodeBatch {
             };
             match (&field.shape, column) {
                 (FieldShape::Code { cardinality, .. }, Column::Code(codes)) => {
-                    if let Some(row) = codes.iter().position(|c| c >= cardinality) {
+                    if let Some(row) = first_not_below(*cardinality, codes) {
                         return Err(out_of_range(row, codes[row], *cardinality));
                     }
                 }
@@ -168,7 +168,7 @@ impl CodeBatch {
                     FieldShape::Bag { cardinality, .. } | FieldShape::Sequence { cardinality, .. },
                     Column::Ragged(ragged),
                 ) => {
-                    if let Some(at) = ragged.codes.iter().position(|c| c >= cardinality) {
+                    if let Some(at) = first_not_below(*cardinality, &ragged.codes) {
                         let row = ragged.offsets.partition_point(|o| *o as usize <= at) - 1;
                         return Err(out_of_range(row, ragged.codes[at], *cardinality));
                     }
@@ -179,4 +179,11 @@ impl CodeBatch {
         }
         Ok(())
     }
+}
+
+/// The position of the first code that is not below `cardinality`.
+fn first_not_below(cardinality: u32, codes: &[u32]) -> Option<usize> {
+    // Without an early end the first look vectorises, and it is nearly always the only one.
+    let any = codes.iter().fold(false, |any, code| any | (*code >= cardinality));
+    any.then(|| codes.iter().position(|code| *code >= cardinality)).flatten()
 }

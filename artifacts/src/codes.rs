@@ -7,7 +7,7 @@ use crate::error::ArtifactError;
 use crate::ids::{IdKind, Ids};
 use crate::manifest::FileEntry;
 use crate::parquet_file::{
-    Artifact, Compression, GroupEncoder, ParquetBatches, ParquetFile, ParquetSource, Stored, arrow_error,
+    Artifact, Compression, GroupEncoder, GroupPart, ParquetBatches, ParquetFile, ParquetSource, Stored, arrow_error,
 };
 use crate::row_group::EncodedGroup;
 use crate::schema::{FieldShape, TowerSchema};
@@ -72,7 +72,8 @@ impl CodesWriter {
     /// [`ArtifactError::Io`] or [`ArtifactError::Parquet`].
     pub fn create(path: impl AsRef<Path>, info: &CodesInfo, compression: Compression) -> Result<Self, ArtifactError> {
         let stored = |top: &str| match info.schema.fields.iter().find(|f| f.name == top).map(|f| &f.shape) {
-            Some(FieldShape::Dense { .. }) => Stored::Plain,
+            Some(FieldShape::Dense { .. }) => Stored::Repeating,
+            Some(FieldShape::Code { cardinality, .. }) => Stored::Codes(*cardinality),
             None if info.ids == IdKind::Text => Stored::Prefixed,
             _ => Stored::Packed,
         };
@@ -86,11 +87,11 @@ impl CodesWriter {
     /// # Errors
     /// As [`CodeBatch::check`], [`ArtifactError::Length`], [`ArtifactError::IdKind`], or a failed write.
     pub fn write(&mut self, ids: &Ids, batch: &CodeBatch) -> Result<(), ArtifactError> {
-        let columns = self.info.columns(ids, batch.clone(), self.file.path())?;
+        let columns = self.info.columns(ids.to_array(0..ids.len()), batch.clone(), self.file.path())?;
         self.file.write(columns)
     }
 
-    /// Encodes whole row groups of this file for [`CodesWriter::append`], on any thread.
+    /// Encodes whole row groups of this file for [`CodesWriter::append`].
     pub fn groups(&self) -> CodesGroups {
         CodesGroups { encoder: self.file.groups(), info: self.info.clone() }
     }
@@ -114,17 +115,17 @@ impl CodesWriter {
 
 impl CodesInfo {
     /// The columns of some rows of the file at `path`.
-    fn columns(&self, ids: &Ids, batch: CodeBatch, path: &Path) -> Result<Vec<ArrayRef>, ArtifactError> {
+    fn columns(&self, ids: ArrayRef, batch: CodeBatch, path: &Path) -> Result<Vec<ArrayRef>, ArtifactError> {
         batch.check(&self.schema)?;
         if !batch.columns.is_empty() && batch.rows() != ids.len() {
             let (path, expected, found) = (path.to_path_buf(), ids.len(), batch.rows());
             return Err(ArtifactError::Length { path, what: "batch", expected, found });
         }
-        if ids.kind() != self.ids {
-            let (path, expected, found) = (path.to_path_buf(), self.ids, ids.kind());
+        if let Some(found) = IdKind::of(ids.data_type()).filter(|found| *found != self.ids) {
+            let (path, expected) = (path.to_path_buf(), self.ids);
             return Err(ArtifactError::IdKind { path, expected, found });
         }
-        let mut columns = vec![ids.to_array(0..ids.len())];
+        let mut columns = vec![ids];
         for (field, column) in self.schema.fields.iter().zip(batch.columns) {
             if let Some(data_type) = stored_type(&field.shape) {
                 columns.push(to_arrow(column, &data_type).map_err(arrow_error("write", path))?);
@@ -134,21 +135,42 @@ impl CodesInfo {
     }
 }
 
-/// Encodes row groups of a [`CodesWriter`]'s file.
+/// Encodes row groups of a [`CodesWriter`]'s file, on any thread.
 #[derive(Clone)]
 pub struct CodesGroups {
     encoder: GroupEncoder,
     info: CodesInfo,
 }
 
+/// Consecutive rows of a file on their way to row groups. Memory: one row group.
+pub struct CodesPart {
+    groups: GroupPart,
+    info: CodesInfo,
+}
+
 impl CodesGroups {
-    /// Encodes a row group of these batches on the calling thread.
+    /// A part without rows.
+    pub fn part(&self) -> CodesPart {
+        CodesPart { groups: self.encoder.part(), info: self.info.clone() }
+    }
+}
+
+impl CodesPart {
+    /// Encodes rows on the calling thread: ids as [`Ids::to_array`] gives them, and their codes.
     ///
     /// # Errors
-    /// As [`CodesWriter::write`], and the first error among the batches.
-    pub fn encode(&self, batches: impl IntoIterator<Item = (Ids, CodeBatch)>) -> Result<EncodedGroup, ArtifactError> {
-        let columns = |(ids, batch): (Ids, CodeBatch)| self.info.columns(&ids, batch, self.encoder.path());
-        self.encoder.encode(batches.into_iter().map(columns))
+    /// As [`CodesWriter::write`].
+    pub fn push(&mut self, ids: ArrayRef, batch: CodeBatch) -> Result<(), ArtifactError> {
+        let columns = self.info.columns(ids, batch, self.groups.path())?;
+        self.groups.push(columns)
+    }
+
+    /// The row groups, for [`CodesWriter::append`]: one begins where [`GROUP_ROWS`] rows or more were pushed.
+    ///
+    /// # Errors
+    /// As [`CodesPart::push`].
+    pub fn finish(self) -> Result<Vec<EncodedGroup>, ArtifactError> {
+        self.groups.finish()
     }
 }
 
@@ -358,10 +380,14 @@ mod tests {
             let (first, rest) = parts.split_first().unwrap();
             writer.write(&first.0, &first.1).unwrap();
             let encoded = std::thread::scope(|scope| {
-                let encode = || groups.encode(rest.iter().cloned()).unwrap();
+                let encode = || {
+                    let mut part = groups.part();
+                    rest.iter().cloned().for_each(|(ids, codes)| part.push(ids.to_array(0..ids.len()), codes).unwrap());
+                    part.finish().unwrap()
+                };
                 scope.spawn(encode).join().unwrap()
             });
-            writer.append(encoded).unwrap();
+            encoded.into_iter().for_each(|group| writer.append(group).unwrap());
             writer.write(&first.0, &first.1).unwrap();
             assert_eq!(writer.finish().unwrap().rows, 2701);
             let (mut ids, mut codes) = (Ids::new(IdKind::Int), CodeBatch::empty(&info().schema));
@@ -374,7 +400,7 @@ mod tests {
         let writer = CodesWriter::create(&path, &info(), Compression::None).unwrap();
         let (ids, mut batch) = rows(3);
         batch.columns[0] = Column::Code(vec![1, 10, 2]);
-        let refused = writer.groups().encode([(ids, batch)]).err().unwrap();
+        let refused = writer.groups().part().push(ids.to_array(0..ids.len()), batch).unwrap_err();
         assert!(matches!(refused, ArtifactError::CodeOutOfRange { row: 1, code: 10, .. }));
     }
 

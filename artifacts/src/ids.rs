@@ -219,7 +219,7 @@ impl Ids {
     pub fn longest(&self) -> usize {
         match self {
             Ids::Int(_) => size_of::<i64>(),
-            Ids::Text(ids) => (0..ids.ends.len()).map(|i| ids.get(i).len()).max().unwrap_or(0),
+            Ids::Text(ids) => (0..ids.ends.len()).map(|i| ids.ends[i] - ids.start(i)).max().unwrap_or(0),
         }
     }
 

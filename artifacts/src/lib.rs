@@ -4,9 +4,12 @@
 //! stages must agree on is defined here once.
 
 pub mod batch;
+mod chunk;
+mod code_chunk;
 pub mod codec;
 pub mod codes;
 pub mod error;
+mod file_chunks;
 pub mod fingerprint;
 pub mod guard;
 pub mod hashing;
@@ -17,15 +20,17 @@ mod list_chunk;
 pub mod manifest;
 pub mod neighbours;
 pub mod neighbours_file;
+mod packed_run;
 pub mod parquet_file;
 pub mod publish;
 mod row_group;
 pub mod row_range;
 pub mod schema;
+mod text_chunk;
 pub mod vectors;
 
 pub use batch::{CodeBatch, Column, Ragged};
-pub use codes::{CodesGroups, CodesInfo, CodesReader, CodesWriter};
+pub use codes::{CodesGroups, CodesInfo, CodesPart, CodesReader, CodesWriter};
 pub use error::{ArtifactError, Category};
 pub use fingerprint::Fingerprint;
 pub use ids::{Id, IdKind, IdProblem, Ids};

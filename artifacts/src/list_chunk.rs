@@ -2,27 +2,22 @@
 //!
 //! Parquet's own writer works out two levels for each element, which costs more than all else that is done with it;
 //! in such lists all levels are known beforehand. Elements stand in the file as they stand in memory, so pages are
-//! put together from pieces of the batches they came in, which are not copied.
+//! put together from pieces of the batches they came in, which are not copied. Where values repeat, as dense codes'
+//! do, a dictionary of them takes less time than a compressor and less room.
 
+use crate::chunk::{Cut, EncodedChunk, PAGE_ROWS, Pages, varint};
+use crate::packed_run::PackedRun;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float16Type, Float32Type};
 use arrow_array::{Array, ArrayRef};
 use arrow_buffer::Buffer;
 use arrow_schema::DataType;
-use bytes::Bytes;
-use parquet::basic::{Compression, Encoding, PageType};
-use parquet::column::writer::ColumnCloseResult;
+use parquet::basic::{Compression, Encoding};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{ColumnChunkMetaData, PageEncodingStats};
-use parquet::file::page_index::offset_index::{OffsetIndexMetaData, PageLocation};
-use parquet::file::reader::{ChunkReader, Length};
 use parquet::schema::types::ColumnDescPtr;
-use std::io::Read;
 
 /// Bytes of values a page has, in whole rows, unless it has [`PAGE_ROWS`].
 const PAGE_BYTES: usize = 1 << 20;
-/// The most rows of a page, as Parquet's own writer has it.
-const PAGE_ROWS: usize = 20_000;
 
 /// Wider lists have a run of levels each, which takes 4 bytes; of others all levels are packed into bits.
 const RUN_WIDTH: usize = 32;
@@ -35,19 +30,15 @@ pub(crate) struct ListChunk {
     width: usize,
     /// Bytes of a list.
     row_bytes: usize,
+    /// Whether a dictionary is tried.
+    repeats: bool,
     /// Whole lists.
     parts: Vec<Buffer>,
 }
 
-/// A column chunk as it stands in the file.
-pub(crate) struct EncodedLists {
-    pieces: Vec<Buffer>,
-    close: Box<ColumnCloseResult>,
-}
-
 impl ListChunk {
-    /// A chunk without rows, where a column of this type is one of such lists.
-    pub fn new(data_type: &DataType, leaf: &ColumnDescPtr, codec: Compression) -> Option<Self> {
+    /// A chunk without rows, where a column of this type is one of such lists; `repeats` says that its values may.
+    pub fn new(data_type: &DataType, leaf: &ColumnDescPtr, codec: Compression, repeats: bool) -> Option<Self> {
         let DataType::FixedSizeList(element, width) = data_type else { return None };
         let bytes = match element.data_type() {
             DataType::Float32 => 4,
@@ -58,7 +49,8 @@ impl ListChunk {
         let plain = (leaf.max_def_level(), leaf.max_rep_level()) == (1, 1) && *width > 0;
         let known = matches!(codec, Compression::UNCOMPRESSED | Compression::LZ4_RAW | Compression::ZSTD(_));
         let width = *width as usize;
-        let chunk = || Self { leaf: leaf.clone(), codec, width, row_bytes: width * bytes, parts: Vec::new() };
+        let (leaf, row_bytes, repeats) = (leaf.clone(), width * bytes, repeats && bytes == 4);
+        let chunk = || Self { leaf, codec, width, row_bytes, repeats, parts: Vec::new() };
         (plain && known).then(chunk)
     }
 
@@ -72,138 +64,138 @@ impl ListChunk {
         self.parts.push(part);
     }
 
-    /// The chunk as it stands in the file: pages of version 1, values without dictionary, no statistics.
-    pub fn encode(self) -> Result<EncodedLists, ParquetError> {
-        let Self { leaf, codec, width, row_bytes, parts } = self;
-        let rows = parts.iter().map(Buffer::len).sum::<usize>() / row_bytes;
-        let page_rows = PAGE_BYTES.div_ceil(row_bytes).min(PAGE_ROWS);
-        let (mut pieces, mut locations) = (Vec::new(), Vec::new());
-        let (mut uncompressed, mut offset) = (0, 0);
-        let mut values = Cut { parts: parts.into_iter(), rest: Buffer::default() };
-        let mut levels = (0, Buffer::default());
+    /// The chunk as it stands in the file.
+    pub fn encode(self) -> Result<EncodedChunk, ParquetError> {
+        let rows = self.parts.iter().map(Buffer::len).sum::<usize>() / self.row_bytes;
+        match self.repeats.then(|| Distinct::of(&self.parts)).flatten() {
+            Some(distinct) => self.encode_indices(rows, &distinct),
+            None => self.encode_values(rows),
+        }
+    }
+
+    fn encode_values(self, rows: usize) -> Result<EncodedChunk, ParquetError> {
+        let page_rows = PAGE_BYTES.div_ceil(self.row_bytes).min(PAGE_ROWS);
+        let (mut values, mut levels) = (Cut::new(self.parts), Levels::new(self.width));
+        let mut pages = Pages::new(self.leaf, self.codec, Encoding::PLAIN);
         for first in (0..rows).step_by(page_rows) {
             let rows = page_rows.min(rows - first);
-            if levels.0 != rows {
-                levels = (rows, Buffer::from_vec(levels_of(rows, width)));
+            let mut page = vec![levels.of(rows)];
+            values.take(rows * self.row_bytes, &mut page);
+            pages.data(rows, rows * self.width, page)?;
+        }
+        pages.close()
+    }
+
+    fn encode_indices(self, rows: usize, distinct: &Distinct) -> Result<EncodedChunk, ParquetError> {
+        // Packed bits leave LZ4 nothing to find.
+        let codec = if self.codec == Compression::LZ4_RAW { Compression::UNCOMPRESSED } else { self.codec };
+        let mut pages = Pages::new(self.leaf, codec, Encoding::RLE_DICTIONARY);
+        let values: Vec<u32> = distinct.values.iter().map(|bits| bits.to_le()).collect();
+        pages.dictionary(values.len(), Buffer::from_vec(values))?;
+        let (mut run, mut levels) = (PackedRun::new(distinct.values.len() as u32), Levels::new(self.width));
+        for first in (0..rows).step_by(PAGE_ROWS) {
+            let rows = PAGE_ROWS.min(rows - first);
+            run.push(&distinct.indices[first * self.width..(first + rows) * self.width]);
+            let mut page = vec![levels.of(rows)];
+            page.extend(run.page());
+            pages.data(rows, rows * self.width, page)?;
+        }
+        pages.close()
+    }
+}
+
+/// The most values of a dictionary: 15 bits an index, half of a value's.
+const MOST_VALUES: usize = 1 << 15;
+
+/// Values looked up together, so that none waits for another's.
+const AT_ONCE: usize = 64;
+
+/// The bits of 32-bit values that repeat, and which of them stands where.
+struct Distinct {
+    values: Vec<u32>,
+    indices: Vec<u16>,
+    /// A value's index plus one, or 0, by its hash: open addressing in a power of two of slots, at most half full.
+    slots: Vec<u16>,
+}
+
+impl Distinct {
+    /// Of all values in `parts`; none where more than [`MOST_VALUES`], or half of them, differ.
+    fn of(parts: &[Buffer]) -> Option<Self> {
+        let total = parts.iter().map(Buffer::len).sum::<usize>() / size_of::<u32>();
+        let most = MOST_VALUES.min(total / 2);
+        let mut distinct = Self { values: Vec::new(), indices: Vec::with_capacity(total), slots: vec![0; 1024] };
+        for values in parts.iter().flat_map(|part| part.typed_data::<u32>().chunks(AT_ONCE)) {
+            let mut first = [0; AT_ONCE];
+            for (number, value) in first.iter_mut().zip(values) {
+                *number = distinct.slots[distinct.slot(*value)];
             }
-            let mut page = vec![levels.1.clone()];
-            values.take(rows * row_bytes, &mut page);
-            let plain = bytes_of(&page);
-            let page = compress(codec, page)?;
-            let packed = bytes_of(&page);
-            let header = header(plain, packed, rows * width)?;
-            locations.push(PageLocation {
-                offset: offset as i64,
-                compressed_page_size: size(header.len() + packed)?,
-                first_row_index: first as i64,
-            });
-            uncompressed += header.len() + plain;
-            offset += header.len() + packed;
-            pieces.push(Buffer::from_vec(header));
-            pieces.extend(page);
+            for (number, value) in first.iter().zip(values) {
+                let first = number.wrapping_sub(1);
+                let is_first = distinct.values.get(usize::from(first)) == Some(value);
+                let index = if is_first { first } else { distinct.index_of(*value) };
+                distinct.indices.push(index);
+            }
+            if distinct.values.len() > most {
+                return None;
+            }
         }
-        let pages = PageEncodingStats {
-            page_type: PageType::DATA_PAGE,
-            encoding: Encoding::PLAIN,
-            count: size(locations.len())?,
-        };
-        let metadata = ColumnChunkMetaData::builder(leaf)
-            .set_compression(codec)
-            .set_encodings(vec![Encoding::PLAIN, Encoding::RLE])
-            .set_page_encoding_stats(vec![pages])
-            .set_total_compressed_size(offset as i64)
-            .set_total_uncompressed_size(uncompressed as i64)
-            .set_num_values((rows * width) as i64)
-            .set_data_page_offset(0)
-            .build()?;
-        let offsets = OffsetIndexMetaData { page_locations: locations, unencoded_byte_array_data_bytes: None };
-        let close = ColumnCloseResult {
-            bytes_written: offset as u64,
-            rows_written: rows as u64,
-            metadata,
-            bloom_filter: None,
-            column_index: None,
-            offset_index: Some(offsets),
-        };
-        Ok(EncodedLists { pieces, close: close.into() })
-    }
-}
-
-impl EncodedLists {
-    /// What the footer says of the chunk.
-    pub fn close(&self) -> ColumnCloseResult {
-        (*self.close).clone()
-    }
-}
-
-impl Length for EncodedLists {
-    fn len(&self) -> u64 {
-        self.close.bytes_written
-    }
-}
-
-impl ChunkReader for EncodedLists {
-    type T = Pieces;
-
-    fn get_read(&self, start: u64) -> Result<Pieces, ParquetError> {
-        let mut values = Cut { parts: self.pieces.clone().into_iter(), rest: Buffer::default() };
-        values.take(start as usize, &mut Vec::new());
-        Ok(Pieces(values))
+        Some(distinct)
     }
 
-    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
-        let mut bytes = vec![0; length];
-        self.get_read(start)?.read_exact(&mut bytes)?;
-        Ok(bytes.into())
+    /// Where the search for a value begins.
+    #[inline]
+    fn slot(&self, value: u32) -> usize {
+        // Fibonacci hashing (Knuth, The Art of Computer Programming 3, 6.4): the upper bits are the mixed ones.
+        (value.wrapping_mul(0x9E37_79B9) >> (self.slots.len().leading_zeros() - 31)) as usize
     }
-}
 
-/// Bytes of pieces, one after the other.
-pub(crate) struct Pieces(Cut);
-
-impl Read for Pieces {
-    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-        let Some(piece) = self.0.piece(out.len()) else { return Ok(0) };
-        out[..piece.len()].copy_from_slice(&piece);
-        Ok(piece.len())
-    }
-}
-
-/// Buffers that are cut into pieces, from the first byte to the last.
-struct Cut {
-    parts: std::vec::IntoIter<Buffer>,
-    rest: Buffer,
-}
-
-impl Cut {
-    /// The next bytes, at most so many.
-    fn piece(&mut self, most: usize) -> Option<Buffer> {
-        while self.rest.is_empty() {
-            self.rest = self.parts.next()?;
+    /// The index of a value, which may be new.
+    fn index_of(&mut self, value: u32) -> u16 {
+        let mut at = self.slot(value);
+        loop {
+            match self.slots[at].checked_sub(1) {
+                Some(index) if self.values[usize::from(index)] == value => return index,
+                Some(_) => at = (at + 1) & (self.slots.len() - 1),
+                None => break,
+            }
         }
-        let len = most.min(self.rest.len());
-        let piece = self.rest.slice_with_length(0, len);
-        self.rest = self.rest.slice(len);
-        Some(piece)
-    }
-
-    /// Appends the next `len` bytes, or what is left, to `out`.
-    fn take(&mut self, mut len: usize, out: &mut Vec<Buffer>) {
-        while len > 0
-            && let Some(piece) = self.piece(len)
-        {
-            len -= piece.len();
-            out.push(piece);
+        self.values.push(value);
+        let number = self.values.len() as u16;
+        self.slots[at] = number;
+        if self.values.len() * 2 > self.slots.len() {
+            self.slots = vec![0; self.slots.len() * 4];
+            for (number, value) in (1..).zip(&self.values) {
+                let mut at = self.slot(*value);
+                while self.slots[at] > 0 {
+                    at = (at + 1) & (self.slots.len() - 1);
+                }
+                self.slots[at] = number;
+            }
         }
+        number - 1
     }
 }
 
-fn bytes_of(pieces: &[Buffer]) -> usize {
-    pieces.iter().map(Buffer::len).sum()
+/// Levels of pages, those of the last page kept: nearly all have the same.
+struct Levels {
+    width: usize,
+    rows: usize,
+    levels: Buffer,
 }
 
-fn size(n: usize) -> Result<i32, ParquetError> {
-    i32::try_from(n).map_err(|_| ParquetError::General(format!("a page of {n} bytes or values is too large")))
+impl Levels {
+    /// Of lists of `width` elements.
+    fn new(width: usize) -> Self {
+        Self { width, rows: 0, levels: Buffer::default() }
+    }
+
+    /// Of a page of `rows` lists, at least one.
+    fn of(&mut self, rows: usize) -> Buffer {
+        if self.rows != rows {
+            (self.rows, self.levels) = (rows, Buffer::from_vec(levels_of(rows, self.width)));
+        }
+        self.levels.clone()
+    }
 }
 
 /// Levels of a page of `rows` lists, in Parquet's hybrid of runs and packed bits (format, section Encodings), each
@@ -237,62 +229,21 @@ fn levels_of(rows: usize, width: usize) -> Vec<u8> {
     levels
 }
 
-fn varint(mut value: u64, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-/// A page's header, in Thrift's compact protocol: `PageHeader` of Parquet's format with a `DataPageHeader`.
-fn header(uncompressed: usize, compressed: usize, values: usize) -> Result<Vec<u8>, ParquetError> {
-    // How far the field's number is from the last one's, and its type.
-    const INT: u8 = 0x15;
-    const STRUCT_AFTER_NEXT: u8 = 0x2c;
-    const END: u8 = 0;
-    let mut out = Vec::with_capacity(32);
-    let number = |value: i32, out: &mut Vec<u8>| {
-        out.push(INT);
-        varint(((value << 1) ^ (value >> 31)) as u32 as u64, out);
-    };
-    number(PageType::DATA_PAGE as i32, &mut out);
-    number(size(uncompressed)?, &mut out);
-    number(size(compressed)?, &mut out);
-    out.push(STRUCT_AFTER_NEXT);
-    number(size(values)?, &mut out);
-    number(Encoding::PLAIN as i32, &mut out);
-    number(Encoding::RLE as i32, &mut out);
-    number(Encoding::RLE as i32, &mut out);
-    out.extend([END, END]);
-    Ok(out)
-}
-
-/// A page's content as it stands in the file.
-fn compress(codec: Compression, page: Vec<Buffer>) -> Result<Vec<Buffer>, ParquetError> {
-    let whole = || page.iter().map(Buffer::as_slice).collect::<Vec<_>>().concat();
-    let packed = match codec {
-        Compression::LZ4_RAW => lz4_flex::block::compress(&whole()),
-        Compression::ZSTD(level) => zstd::bulk::compress(&whole(), level.compression_level())?,
-        _ => return Ok(page),
-    };
-    Ok(vec![Buffer::from_vec(packed)])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use arrow_array::{FixedSizeListArray, Float16Array, Float32Array, RecordBatch};
     use arrow_schema::{Field, Schema};
+    use bytes::Bytes;
     use parquet::arrow::ArrowWriter;
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
     use parquet::file::properties::{EnabledStatistics, WriterProperties};
     use parquet::file::writer::SerializedFileWriter;
     use std::sync::Arc;
 
-    /// Rows of lists of the type and width, cut into the given parts.
-    fn lists(half: bool, width: usize, rows: usize) -> ArrayRef {
-        let values = (0..rows * width).map(|i| (i as f32 * 0.37).sin());
+    /// Rows of lists of the type and width, of so many different values at the most.
+    fn lists(half: bool, width: usize, rows: usize, distinct: usize) -> ArrayRef {
+        let values = (0..rows * width).map(|i| ((i % distinct) as f32 * 0.37).sin());
         let values: ArrayRef = match half {
             true => Arc::new(Float16Array::from_iter_values(values.map(half::f16::from_f32))),
             false => Arc::new(Float32Array::from_iter_values(values)),
@@ -301,12 +252,12 @@ mod tests {
         Arc::new(FixedSizeListArray::try_new(element, width as i32, values, None).unwrap())
     }
 
-    fn written(column: &ArrayRef, cuts: &[usize], codec: Compression) -> Bytes {
+    fn written(column: &ArrayRef, cuts: &[usize], codec: Compression, repeats: bool) -> Bytes {
         let schema = Schema::new(vec![Field::new("vector", column.data_type().clone(), false)]);
         let parquet_schema = parquet::arrow::ArrowSchemaConverter::new().convert(&schema).unwrap();
         let mut file =
             SerializedFileWriter::new(Vec::new(), parquet_schema.root_schema_ptr(), Default::default()).unwrap();
-        let mut chunk = ListChunk::new(column.data_type(), &parquet_schema.column(0), codec).unwrap();
+        let mut chunk = ListChunk::new(column.data_type(), &parquet_schema.column(0), codec, repeats).unwrap();
         let mut from = 0;
         for to in cuts.iter().copied().chain([column.len()]) {
             chunk.push(&column.slice(from, to - from));
@@ -331,24 +282,29 @@ mod tests {
             for (half, width, rows) in
                 [(false, 2, 45_000), (false, 64, 9000), (true, 64, 9000), (true, 3, 1), (false, 1, 0)]
             {
-                let column = lists(half, width, rows);
-                let file = written(&column, &[rows / 3, rows / 2], codec);
-                let (_, reader) = chunk_bytes(&file);
-                let stated = reader.metadata().row_group(0).column(0).clone();
-                assert_eq!(stated.num_values(), (rows * width) as i64);
-                let batches: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
-                let found: usize = batches.iter().map(RecordBatch::num_rows).sum();
-                assert_eq!(found, rows);
-                let mut at = 0;
-                for batch in batches {
-                    let lists = batch.column(0).as_list::<i32>();
-                    assert!(lists.offsets().lengths().all(|len| len == width));
-                    let expected = column.slice(at, batch.num_rows());
-                    assert_eq!(lists.values(), expected.as_fixed_size_list().values());
-                    at += batch.num_rows();
+                for (repeats, distinct) in [(false, usize::MAX), (true, 1000), (true, MOST_VALUES), (true, usize::MAX)]
+                {
+                    let column = lists(half, width, rows, distinct);
+                    let file = written(&column, &[rows / 3, rows / 2], codec, repeats);
+                    let (_, reader) = chunk_bytes(&file);
+                    let stated = reader.metadata().row_group(0).column(0).clone();
+                    assert_eq!(stated.num_values(), (rows * width) as i64);
+                    let known = repeats && !half && rows > 1 && distinct <= MOST_VALUES;
+                    assert_eq!(stated.dictionary_page_offset().is_some(), known || (rows == 0 && repeats && !half));
+                    let batches: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
+                    let found: usize = batches.iter().map(RecordBatch::num_rows).sum();
+                    assert_eq!(found, rows);
+                    let mut at = 0;
+                    for batch in batches {
+                        let lists = batch.column(0).as_list::<i32>();
+                        assert!(lists.offsets().lengths().all(|len| len == width));
+                        let expected = column.slice(at, batch.num_rows());
+                        assert_eq!(lists.values(), expected.as_fixed_size_list().values());
+                        at += batch.num_rows();
+                    }
+                    // Bytes follow from rows alone.
+                    assert!(file == written(&column, &[], codec, repeats));
                 }
-                // Bytes follow from rows alone.
-                assert!(file == written(&column, &[], codec));
             }
         }
     }
@@ -356,7 +312,7 @@ mod tests {
     #[test]
     fn a_page_is_that_of_parquets_own_writer_to_the_byte() {
         for half in [false, true] {
-            let column = lists(half, 64, 1000);
+            let column = lists(half, 64, 1000, usize::MAX);
             let properties = WriterProperties::builder()
                 .set_dictionary_enabled(false)
                 .set_statistics_enabled(EnabledStatistics::None)
@@ -365,7 +321,7 @@ mod tests {
             let mut writer = ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties)).unwrap();
             writer.write(&RecordBatch::try_new(schema, vec![column.clone()]).unwrap()).unwrap();
             let (expected, _) = chunk_bytes(&writer.into_inner().unwrap().into());
-            let (found, _) = chunk_bytes(&written(&column, &[100], Compression::UNCOMPRESSED));
+            let (found, _) = chunk_bytes(&written(&column, &[100], Compression::UNCOMPRESSED, false));
             assert_eq!(found.len(), expected.len());
             assert!(found == expected);
         }
@@ -382,11 +338,11 @@ mod tests {
         ] {
             let schema = Schema::new(vec![Field::new("x", data_type.clone(), false)]);
             let leaf = parquet::arrow::ArrowSchemaConverter::new().convert(&schema).unwrap().column(0);
-            assert!(ListChunk::new(&data_type, &leaf, Compression::UNCOMPRESSED).is_none());
+            assert!(ListChunk::new(&data_type, &leaf, Compression::UNCOMPRESSED, true).is_none());
         }
-        let column = lists(false, 2, 1);
+        let column = lists(false, 2, 1, 1);
         let schema = Schema::new(vec![Field::new("x", column.data_type().clone(), true)]);
         let leaf = parquet::arrow::ArrowSchemaConverter::new().convert(&schema).unwrap().column(0);
-        assert!(ListChunk::new(column.data_type(), &leaf, Compression::UNCOMPRESSED).is_none());
+        assert!(ListChunk::new(column.data_type(), &leaf, Compression::UNCOMPRESSED, true).is_none());
     }
 }

@@ -84,10 +84,14 @@ pub enum Stored {
     Dictionary,
     /// Value by value: vectors and scores.
     Plain,
+    /// As [`Stored::Plain`], or lists of 32-bit floats by a dictionary where few of them differ: dense codes.
+    Repeating,
     /// Text that is mostly distinct, without what a value shares with the one before.
     Prefixed,
-    /// Integers as differences, bit-packed: codes and integer ids.
+    /// Integers as differences, bit-packed: integer ids, elements of lists.
     Packed,
+    /// 32-bit codes below that number, without nulls: bit-packed; where it is large, as [`Stored::Packed`].
+    Codes(u32),
 }
 
 /// A Parquet file being written. Memory: one row group. Dropped unfinished, it leaves nothing.
@@ -149,21 +153,23 @@ impl ParquetFile {
             .set_key_value_metadata(Some(vec![KeyValue::new(HEADER_KEY.to_string(), header)]));
         let leaves =
             parquet::arrow::ArrowSchemaConverter::new().convert(&schema).map_err(parquet_error("plan", path))?;
-        for leaf in leaves.columns().iter().map(|c| c.path()) {
-            let stored = leaf.parts().first().map_or(Stored::Dictionary, |top| stored(top));
-            if stored != Stored::Dictionary {
+        let stored: Vec<Stored> = schema.fields().iter().map(|field| stored(field.name())).collect();
+        for (leaf, stored) in leaves.columns().iter().map(|c| c.path()).zip(&stored) {
+            if *stored != Stored::Dictionary {
                 properties = properties
                     .set_column_dictionary_enabled(leaf.clone(), false)
                     .set_column_statistics_enabled(leaf.clone(), EnabledStatistics::None);
             }
             properties = match stored {
-                Stored::Dictionary | Stored::Plain => properties,
+                Stored::Dictionary | Stored::Plain | Stored::Repeating => properties,
                 Stored::Prefixed => properties.set_column_encoding(leaf.clone(), Encoding::DELTA_BYTE_ARRAY),
-                // Packed bits leave LZ4 nothing to find.
-                Stored::Packed if compression == Compression::Lz4 => properties
-                    .set_column_encoding(leaf.clone(), Encoding::DELTA_BINARY_PACKED)
-                    .set_column_compression(leaf.clone(), Codec::UNCOMPRESSED),
-                Stored::Packed => properties.set_column_encoding(leaf.clone(), Encoding::DELTA_BINARY_PACKED),
+                Stored::Packed | Stored::Codes(_) => {
+                    // Packed bits leave LZ4 nothing to find.
+                    if compression == Compression::Lz4 {
+                        properties = properties.set_column_compression(leaf.clone(), Codec::UNCOMPRESSED);
+                    }
+                    properties.set_column_encoding(leaf.clone(), Encoding::DELTA_BINARY_PACKED)
+                }
             };
         }
         let mut properties = properties.build();
@@ -171,7 +177,7 @@ impl ParquetFile {
         let output = BufWriter::with_capacity(WRITE_BYTES, HashingWriter::new(Staged::create(path)?));
         let file = SerializedFileWriter::new(output, leaves.root_schema_ptr(), Arc::new(properties))
             .map_err(parquet_error("create", path))?;
-        let format = Arc::new(GroupFormat::of(&file, schema));
+        let format = Arc::new(GroupFormat::of(&file, schema, stored));
         Ok(Self {
             file,
             group: RowGroup::new(format.clone()),
@@ -236,7 +242,7 @@ impl ParquetFile {
 
     /// Encodes whole row groups of this file for [`ParquetFile::append`], on any thread.
     pub(crate) fn groups(&self) -> GroupEncoder {
-        GroupEncoder { format: self.format.clone(), path: self.path.clone() }
+        GroupEncoder { format: self.format.clone(), group_rows: self.group_rows, path: self.path.clone() }
     }
 
     /// Appends a row group that [`ParquetFile::groups`] encoded, after the rows written so far.
@@ -281,30 +287,54 @@ impl ParquetFile {
 #[derive(Clone)]
 pub(crate) struct GroupEncoder {
     format: Arc<GroupFormat>,
+    group_rows: usize,
     path: PathBuf,
 }
 
 impl GroupEncoder {
+    /// A part without rows.
+    pub fn part(&self) -> GroupPart {
+        GroupPart { group: RowGroup::new(self.format.clone()), done: Vec::new(), encoder: self.clone() }
+    }
+}
+
+/// Consecutive rows on their way to row groups.
+pub(crate) struct GroupPart {
+    encoder: GroupEncoder,
+    group: RowGroup,
+    done: Vec<EncodedGroup>,
+}
+
+impl GroupPart {
     /// The file's final name.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.encoder.path
     }
 
-    /// Encodes a row group of these batches, given as columns in schema order, on the calling thread.
+    /// Encodes rows, given as columns in schema order, on the calling thread.
     ///
     /// # Errors
     /// [`ArtifactError::Parquet`].
-    pub fn encode(
-        &self,
-        batches: impl IntoIterator<Item = Result<Vec<ArrayRef>, ArtifactError>>,
-    ) -> Result<EncodedGroup, ArtifactError> {
-        let mut group = RowGroup::new(self.format.clone());
-        for columns in batches {
-            let batch = RecordBatch::try_new(self.format.schema().clone(), columns?)
-                .map_err(arrow_error("write", &self.path))?;
-            group.push_here(&batch).map_err(parquet_error("write", &self.path))?;
+    pub fn push(&mut self, columns: Vec<ArrayRef>) -> Result<(), ArtifactError> {
+        let Self { encoder, group, done } = self;
+        let batch = RecordBatch::try_new(encoder.format.schema().clone(), columns)
+            .map_err(arrow_error("write", &encoder.path))?;
+        group.push_here(&batch).map_err(parquet_error("write", &encoder.path))?;
+        if group.rows() >= encoder.group_rows {
+            done.push(group.finish_here().map_err(parquet_error("write", &encoder.path))?);
         }
-        group.finish_here().map_err(parquet_error("write", &self.path))
+        Ok(())
+    }
+
+    /// The row groups.
+    ///
+    /// # Errors
+    /// As [`GroupPart::push`].
+    pub fn finish(mut self) -> Result<Vec<EncodedGroup>, ArtifactError> {
+        if self.group.rows() > 0 {
+            self.done.push(self.group.finish_here().map_err(parquet_error("write", &self.encoder.path))?);
+        }
+        Ok(self.done)
     }
 }
 

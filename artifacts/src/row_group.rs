@@ -1,6 +1,10 @@
 //! Row groups of a Parquet file in progress: their columns, encoded side by side or a whole group on one thread.
 
-use crate::list_chunk::{EncodedLists, ListChunk};
+use crate::chunk::EncodedChunk;
+use crate::code_chunk::{CodeChunk, MOST_CODES};
+use crate::list_chunk::ListChunk;
+use crate::parquet_file::Stored;
+use crate::text_chunk::TextChunk;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
@@ -19,12 +23,15 @@ pub(crate) struct GroupFormat {
     /// Every column has one leaf: plain columns, and lists of them.
     leaves: Vec<ColumnDescPtr>,
     properties: WriterPropertiesPtr,
+    /// How each column is stored.
+    stored: Vec<Stored>,
 }
 
 impl GroupFormat {
-    /// The format of a file that was opened for rows of `schema`.
-    pub fn of<W: Write + Send>(file: &SerializedFileWriter<W>, schema: SchemaRef) -> Self {
+    /// The format of a file that was opened for rows of `schema`, with how each column is stored.
+    pub fn of<W: Write + Send>(file: &SerializedFileWriter<W>, schema: SchemaRef, stored: Vec<Stored>) -> Self {
         Self {
+            stored,
             factory: ArrowRowGroupWriterFactory::new(file, schema.clone()),
             leaves: file.schema_descr().columns().to_vec(),
             properties: file.properties().clone(),
@@ -49,6 +56,8 @@ pub(crate) struct RowGroup {
 enum Pending {
     Writer(Box<ArrowColumnWriter>),
     Lists(ListChunk),
+    Codes(Box<CodeChunk>),
+    Text(Box<TextChunk>),
 }
 
 /// A row group that only has to be written.
@@ -60,7 +69,7 @@ pub struct EncodedGroup {
 /// A column of it.
 enum Encoded {
     Chunk(Box<ArrowColumnChunk>),
-    Lists(EncodedLists),
+    Own(EncodedChunk),
 }
 
 impl RowGroup {
@@ -78,16 +87,23 @@ impl RowGroup {
     fn start(&mut self, rows: usize) -> Result<(), ParquetError> {
         self.rows += rows;
         if self.columns.is_empty() {
-            let GroupFormat { factory, schema, leaves, properties } = &*self.format;
+            let GroupFormat { factory, schema, leaves, properties, stored } = &*self.format;
             let writers = factory.create_column_writers(0)?;
-            let columns = schema.fields().iter().zip(leaves).zip(writers).map(|((field, leaf), writer)| {
+            let columns = schema.fields().iter().zip(leaves).zip(stored).zip(writers);
+            let columns = columns.map(|(((field, leaf), stored), writer)| {
                 let codec = properties.compression(leaf.path());
-                match ListChunk::new(field.data_type(), leaf, codec) {
-                    Some(lists) => Pending::Lists(lists),
-                    None => Pending::Writer(Box::new(writer)),
-                }
+                Ok(match stored {
+                    Stored::Codes(cardinality) if *cardinality <= MOST_CODES => {
+                        Pending::Codes(Box::new(CodeChunk::new(*cardinality, leaf, codec)?))
+                    }
+                    Stored::Prefixed => Pending::Text(Box::new(TextChunk::new(leaf, codec))),
+                    _ => match ListChunk::new(field.data_type(), leaf, codec, *stored == Stored::Repeating) {
+                        Some(lists) => Pending::Lists(lists),
+                        None => Pending::Writer(Box::new(writer)),
+                    },
+                })
             });
-            self.columns = columns.collect();
+            self.columns = columns.collect::<Result<_, ParquetError>>()?;
         }
         Ok(())
     }
@@ -124,7 +140,7 @@ impl EncodedGroup {
         for column in self.columns {
             match column {
                 Encoded::Chunk(chunk) => chunk.append_to_row_group(&mut group)?,
-                Encoded::Lists(lists) => group.append_column(&lists, lists.close())?,
+                Encoded::Own(chunk) => group.append_column(&chunk, chunk.close())?,
             }
         }
         group.close().map(|_| ())
@@ -142,13 +158,17 @@ impl Pending {
                 lists.push(batch.column(i));
                 Ok(())
             }
+            Pending::Codes(codes) => codes.push(batch.column(i)),
+            Pending::Text(text) => text.push(batch.column(i)),
         }
     }
 
     fn finish(self) -> Result<Encoded, ParquetError> {
         Ok(match self {
             Pending::Writer(writer) => Encoded::Chunk(Box::new(writer.close()?)),
-            Pending::Lists(lists) => Encoded::Lists(lists.encode()?),
+            Pending::Lists(lists) => Encoded::Own(lists.encode()?),
+            Pending::Codes(codes) => Encoded::Own(codes.encode()?),
+            Pending::Text(text) => Encoded::Own(text.encode()?),
         })
     }
 }

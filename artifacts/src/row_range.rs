@@ -1,5 +1,6 @@
 //! Rows of any Parquet file by range.
 
+use crate::file_chunks::FileChunks;
 use arrow_array::RecordBatch;
 use arrow_schema::ArrowError;
 use parquet::arrow::ProjectionMask;
@@ -51,7 +52,7 @@ impl RowRange {
         let leaves = metadata.metadata().file_metadata().schema_descr().columns();
         let lists = leaves.iter().enumerate().any(|(i, leaf)| columns.leaf_included(i) && leaf.max_rep_level() > 0);
         let (offset, drop) = if lists { (0, before) } else { (before, 0) };
-        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata)
+        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(FileChunks::new(file)?, metadata)
             .with_projection(columns)
             .with_row_groups(groups)
             .with_offset(offset)

@@ -4,7 +4,7 @@ use crate::error::ArtifactError;
 use crate::fingerprint::Fingerprint;
 use crate::ids::{IdKind, Ids};
 use crate::manifest::FileEntry;
-use crate::parquet_file::{Artifact, Compression, ParquetBatches, ParquetFile, ParquetSource};
+use crate::parquet_file::{Artifact, Compression, ParquetBatches, ParquetFile, ParquetSource, Stored};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float16Type, Float32Type};
 use arrow_array::{Array, ArrayRef, FixedSizeListArray, Float16Array, Float32Array, RecordBatch};
@@ -91,8 +91,11 @@ impl VectorsWriter {
             Field::new("vector", vector, false),
         ]));
         let group_rows = (GROUP_BYTES / (4 * info.dim.max(1))).max(1024);
-        let file =
-            ParquetFile::create(path.as_ref(), schema, group_rows, compression, &["id", "vector"], VECTORS, info)?;
+        let stored = |top: &str| match (top, info.ids) {
+            ("id", IdKind::Text) => Stored::Prefixed,
+            _ => Stored::Plain,
+        };
+        let file = ParquetFile::create_stored(path.as_ref(), schema, group_rows, compression, stored, VECTORS, info)?;
         Ok(Self { file, info: info.clone(), element })
     }
 

@@ -123,7 +123,7 @@ impl Encode for BooleanEncoder {
             }),
             value => value.text(|text| text.map_or(MISSING, |text| lookup(texts, folded, text))),
         };
-        codes.map_rows(column, code, |code| out.push(code))?;
+        codes.map_rows(column, code, out)?;
         let unknown = counts.unknown;
         counts.tally(&out[before..]);
         counts.junk += counts.unknown - unknown;

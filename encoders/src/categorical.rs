@@ -51,8 +51,7 @@ impl Encode for VocabularyEncoder {
     fn encode(&mut self, column: &ArrayRef, out: &mut Column, counts: &mut FeatureCounts) -> Result<(), ColumnError> {
         let out = crate::encode::codes(out);
         let before = out.len();
-        out.reserve(column.len());
-        self.codes.map_rows(column, |value| self.vocabulary.code(value), |code| out.push(code))?;
+        self.codes.map_rows(column, |value| self.vocabulary.code(value), out)?;
         counts.tally(&out[before..]);
         Ok(())
     }

@@ -73,7 +73,7 @@ impl Encode for HashedEncoder {
         let before = out.len();
         let Self { spec, codes } = self;
         let code = |value: crate::values::Value<'_>| value.text(|t| t.map_or(MISSING, |t| spec.code(t)));
-        codes.map_rows(column, code, |code| out.push(code))?;
+        codes.map_rows(column, code, out)?;
         counts.tally(&out[before..]);
         Ok(())
     }

@@ -1,47 +1,50 @@
 //! Mean and standard deviation from exact sums.
 //!
-//! Σx and Σx² are kept as fixed-point integers wide enough for every value, so addition is exact
+//! Σx and Σx² are kept as integers, one for each exponent that a number can have, so addition is exact
 //! and therefore independent of order: any split of the data over batches, threads or shards gives
-//! the same bits. The idea is Kulisch's long accumulator ("Computer Arithmetic and Validity",
-//! 2nd ed., 2013, chapter 8), here with overlapping 128-bit limbs so that carries wait until the end.
+//! the same bits. In the end they are added up as one fixed-point number wide enough for all: Kulisch's long
+//! accumulator ("Computer Arithmetic and Validity", 2nd ed., 2013, chapter 8).
 
-/// Limbs start 32 bits apart; a mantissa of 53 bits shifted by up to 31 leaves room for 2^42 additions.
-const LIMB_BITS: usize = 32;
+/// Bits of a digit of a [`LongSum`].
+const DIGIT_BITS: usize = 32;
 
-/// An exact sum of `mantissa * 2^position` terms.
-#[derive(Debug, Clone, PartialEq)]
-struct ExactSum {
-    limbs: Vec<i128>,
-    /// Exponent of two of position 0.
+/// A fixed-point number: Σ digit * 2^(32 i + base).
+struct LongSum {
+    digits: Vec<i128>,
+    /// Exponent of two of the lowest bit.
     base: i32,
 }
 
-impl ExactSum {
+impl LongSum {
     fn new(positions: usize, base: i32) -> Self {
-        Self { limbs: vec![0; positions / LIMB_BITS + 1], base }
+        // Terms reach 128 bits above their position, and digits carry.
+        Self { digits: vec![0; positions / DIGIT_BITS + 8], base }
     }
 
-    fn add(&mut self, mantissa: i64, position: usize, times: u64) {
-        self.limbs[position / LIMB_BITS] += (i128::from(mantissa) * i128::from(times)) << (position % LIMB_BITS);
-    }
-
-    fn merge(&mut self, other: &Self) {
-        self.limbs.iter_mut().zip(&other.limbs).for_each(|(a, b)| *a += b);
+    /// Adds `term * 2^position`, of terms below 2^127.
+    fn add(&mut self, term: i128, position: usize) {
+        let (first, shift) = (position / DIGIT_BITS, position % DIGIT_BITS);
+        let digit = (1 << DIGIT_BITS) - 1;
+        let mut rest = term;
+        for (i, to) in self.digits[first..].iter_mut().take(4).enumerate() {
+            // The last one takes the sign.
+            let part = if i < 3 { rest & digit } else { rest };
+            *to += part << shift;
+            rest >>= DIGIT_BITS;
+        }
     }
 
     /// The sum as an unevaluated pair of floats, correct to about 106 bits.
     fn value(&self) -> (f64, f64) {
-        let mut limbs = self.limbs.clone();
-        // Four more limbs take the carries of a 128-bit one.
-        limbs.resize(limbs.len() + 4, 0);
-        let negative = propagate(&mut limbs);
+        let mut digits = self.digits.clone();
+        let negative = propagate(&mut digits);
         if negative {
-            limbs.iter_mut().for_each(|l| *l = -*l);
-            propagate(&mut limbs);
+            digits.iter_mut().for_each(|d| *d = -*d);
+            propagate(&mut digits);
         }
         let (mut high, mut low) = (0.0f64, 0.0f64);
-        for (i, limb) in limbs.iter().enumerate().rev().filter(|(_, l)| **l != 0).take(8) {
-            let term = *limb as f64 * 2f64.powi(self.base + (i * LIMB_BITS) as i32);
+        for (i, digit) in digits.iter().enumerate().rev().filter(|(_, d)| **d != 0).take(8) {
+            let term = *digit as f64 * 2f64.powi(self.base + (i * DIGIT_BITS) as i32);
             let sum = high + term;
             low += term - (sum - high);
             high = sum;
@@ -50,54 +53,88 @@ impl ExactSum {
     }
 }
 
-/// Carries upwards until every limb but the last is within `[0, 2^32)`; whether the sum is negative.
-fn propagate(limbs: &mut [i128]) -> bool {
+/// Carries upwards until every digit but the last is within `[0, 2^32)`; whether the sum is negative.
+fn propagate(digits: &mut [i128]) -> bool {
     let mut carry = 0i128;
-    let last = limbs.len() - 1;
-    for limb in &mut limbs[..last] {
-        let sum = *limb + carry;
-        *limb = sum & ((1 << LIMB_BITS) - 1);
-        carry = sum >> LIMB_BITS;
+    let last = digits.len() - 1;
+    for digit in &mut digits[..last] {
+        let sum = *digit + carry;
+        *digit = sum & ((1 << DIGIT_BITS) - 1);
+        carry = sum >> DIGIT_BITS;
     }
-    limbs[last] += carry;
-    limbs[last] < 0
+    digits[last] += carry;
+    digits[last] < 0
 }
 
 /// Count, sum and sum of squares of finite numbers.
+///
+/// # Memory
+/// 96 KiB.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Moments {
     count: u64,
-    sum: ExactSum,
-    squares: ExactSum,
+    /// By the bits of the exponent.
+    sums: Vec<Sums>,
 }
+
+/// Sums over numbers of one exponent; what a number adds has at most 64 bits, which leaves room for 2^63.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+struct Sums {
+    mantissas: i128,
+    /// Of the squares of mantissas, the lower 64 bits and those above.
+    squares: [u128; 2],
+}
+
+/// Values of an exponent's bits.
+const EXPONENTS: usize = 1 << 11;
+/// Exponents of two of the last bit of a mantissa with exponent 0, and of its square.
+const BASE: i32 = -1075;
 
 impl Default for Moments {
     fn default() -> Self {
-        // A finite f64 is mantissa * 2^(e - 1075), e in 1..=2046; a square needs twice the range.
-        Self { count: 0, sum: ExactSum::new(2046, -1075), squares: ExactSum::new(2 * 2046 + 53, -2150) }
+        Self { count: 0, sums: vec![Sums::default(); EXPONENTS] }
     }
 }
 
 impl Moments {
-    /// Adds a finite number `times` times; at most 2^42 in all.
+    /// Adds a finite number `times` times; at most 2^63 in all.
+    #[inline]
     pub(crate) fn add(&mut self, x: f64, times: u64) {
         let bits = x.to_bits();
-        let exponent = (bits >> 52 & 0x7ff) as usize;
-        let fraction = bits & ((1 << 52) - 1);
-        let (mantissa, position) = if exponent == 0 { (fraction, 1) } else { (fraction | 1 << 52, exponent) };
-        let signed = if x < 0.0 { -(mantissa as i64) } else { mantissa as i64 };
-        self.count += times;
-        self.sum.add(signed, position, times);
+        let exponent = (bits >> 52) as usize % EXPONENTS;
+        // A number without exponent has no leading one, and the scale of exponent 1.
+        let mantissa = bits & ((1 << 52) - 1) | u64::from(exponent != 0) << 52;
+        let sign = bits as i64 >> 63;
         let square = u128::from(mantissa) * u128::from(mantissa);
-        self.squares.add((square & ((1 << 53) - 1)) as i64, 2 * position, times);
-        self.squares.add((square >> 53) as i64, 2 * position + 53, times);
+        let n = u128::from(times);
+        self.count += times;
+        let sums = &mut self.sums[exponent];
+        sums.mantissas += i128::from((mantissa as i64 ^ sign) - sign) * i128::from(times);
+        sums.squares[0] += u128::from(square as u64) * n;
+        sums.squares[1] += (square >> 64) * n;
     }
 
     /// Adds the moments of another part of the data.
     pub(crate) fn merge(&mut self, other: &Self) {
         self.count += other.count;
-        self.sum.merge(&other.sum);
-        self.squares.merge(&other.squares);
+        for (mine, theirs) in self.sums.iter_mut().zip(&other.sums) {
+            mine.mantissas += theirs.mantissas;
+            mine.squares[0] += theirs.squares[0];
+            mine.squares[1] += theirs.squares[1];
+        }
+    }
+
+    /// Σx and Σx².
+    fn totals(&self) -> [LongSum; 2] {
+        let mut sum = LongSum::new(EXPONENTS, BASE);
+        let mut squares = LongSum::new(2 * EXPONENTS + 64, 2 * BASE);
+        for (exponent, sums) in self.sums.iter().enumerate().filter(|(_, s)| **s != Sums::default()) {
+            let position = exponent.max(1);
+            sum.add(sums.mantissas, position);
+            squares.add(sums.squares[0] as i128, 2 * position);
+            squares.add(sums.squares[1] as i128, 2 * position + 64);
+        }
+        [sum, squares]
     }
 
     /// Mean and population standard deviation; (0, 1) without values, deviation 1 where all are equal.
@@ -106,8 +143,7 @@ impl Moments {
             return (0.0, 1.0);
         }
         let n = self.count as f64;
-        let mean = divide(self.sum.value(), n);
-        let mean_square = divide(self.squares.value(), n);
+        let [mean, mean_square] = self.totals().map(|sum| divide(sum.value(), n));
         // mean² as high + low, to the precision of the sums.
         let high = mean.0 * mean.0;
         let low = mean.0.mul_add(mean.0, -high) + 2.0 * mean.0 * mean.1;

@@ -137,7 +137,7 @@ impl Encode for MultiValuedEncoder {
                     }
                     Span { from, to: arena.len(), dropped }
                 };
-                spans.map_rows(column, span, |span| rows.push(span))?;
+                spans.map_rows(column, span, rows)?;
                 for span in rows {
                     out.push_row(arena[span.from..span.to].iter().copied());
                     counts.truncated += span.dropped as u64;
@@ -146,7 +146,7 @@ impl Encode for MultiValuedEncoder {
             None => {
                 let list = list_rows(column).ok_or(ColumnError::Type)?;
                 arena.clear();
-                codes.map_rows(&list.elements, |value| vocabulary.code(value), |code| arena.push(code))?;
+                codes.map_rows(&list.elements, |value| vocabulary.code(value), arena)?;
                 for row in &list.rows {
                     let Some((from, to)) = *row else {
                         out.push_row([MISSING]);

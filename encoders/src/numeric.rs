@@ -6,18 +6,19 @@
 use crate::counts::FeatureCounts;
 use crate::encode::Encode;
 use crate::error::ColumnError;
+use crate::log1p::ln_1p;
 use crate::moments::Moments;
+use crate::numbers::{BLOCK, Block, Reading, for_each_block};
 use crate::quantiles::QuantileCounts;
-use crate::values::{Value, ValueMap, count_values};
+use crate::values::{ValueMap, by_entries, count_keys};
 use arrow_array::ArrayRef;
+use arrow_array::cast::AsArray;
 use serde::{Deserialize, Serialize};
 use twotower_artifacts::Column;
 use twotower_artifacts::schema::{FIRST_VALUE, MISSING};
 
 /// Standardised values are clipped to this magnitude.
 pub const CLIP: f64 = 10.0;
-/// Numbers of a larger magnitude count as not finite.
-pub const LARGEST: f64 = 1e100;
 /// Buckets of [`Transform::QuantileBuckets`] when the configuration does not say.
 pub const DEFAULT_BUCKETS: u32 = 32;
 
@@ -126,37 +127,10 @@ mod exact_list {
     }
 }
 
-/// One cell of a numeric column.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Reading {
-    Number(f64),
-    Null,
-    NotFinite,
-    Unreadable,
-}
-
-fn read(value: Value<'_>) -> Reading {
-    let x = match value {
-        Value::Null => return Reading::Null,
-        Value::Bool(b) => f64::from(u8::from(b)),
-        Value::Int(i) => i as f64,
-        Value::UInt(u) => u as f64,
-        Value::Single(x) => x.into(),
-        Value::Float(x) => x,
-        Value::Text(text) => match text.trim() {
-            "" => return Reading::Null,
-            text => match text.parse() {
-                Ok(x) => x,
-                Err(_) => return Reading::Unreadable,
-            },
-        },
-    };
-    if x.abs() <= LARGEST { Reading::Number(x) } else { Reading::NotFinite }
-}
-
-/// sign(x) * ln(1 + |x|).
-fn signed_log1p(x: f64) -> f64 {
-    x.abs().ln_1p().copysign(x)
+/// sign(x) * ln(1 + |x|) in place of each number x.
+fn log(block: &mut Block) {
+    // Of all of them, whatever the cells hold: a loop of known length.
+    block.numbers.iter_mut().for_each(|x| *x = ln_1p(x.abs()).copysign(*x));
 }
 
 /// Learns [`NumericBounds`]; independent of the order and the split of the data.
@@ -181,14 +155,27 @@ impl NumericFit {
     }
 
     pub(crate) fn add(&mut self, column: &ArrayRef) -> Result<(), ColumnError> {
-        count_values(column, |value, n| {
-            let Reading::Number(x) = read(value) else { return };
-            match self {
-                NumericFit::Spread { log, moments } => moments.add(if *log { signed_log1p(x) } else { x }, n),
-                NumericFit::Range { min, max } => (*min, *max) = (min.min(x), max.max(x)),
-                NumericFit::Buckets { counts, .. } => counts.add(x, n),
+        let column = by_entries(column);
+        match column.as_any_dictionary_opt() {
+            None => for_each_block(&*column, |block| self.add_block(block, |_| 1)),
+            Some(dictionary) => {
+                let (times, _) = count_keys(dictionary.keys(), dictionary.values().len());
+                for_each_block(dictionary.values(), |block| self.add_block(block, |entry| times[entry]))
             }
-        })
+        }
+    }
+
+    /// Adds the numbers of a block, each as often as `times` says of its row.
+    fn add_block(&mut self, block: &mut Block, times: impl Fn(usize) -> u64) {
+        if let NumericFit::Spread { log: true, .. } = self {
+            log(block);
+        }
+        let numbers = block.rows().map(|(row, x)| (x, times(row))).filter(|(_, times)| *times > 0);
+        match self {
+            NumericFit::Spread { moments, .. } => numbers.for_each(|(x, n)| moments.add(x, n)),
+            NumericFit::Range { min, max } => numbers.for_each(|(x, _)| (*min, *max) = (min.min(x), max.max(x))),
+            NumericFit::Buckets { counts, .. } => numbers.for_each(|(x, n)| counts.add(x, n)),
+        }
     }
 
     pub(crate) fn merge(&mut self, other: Self) {
@@ -233,53 +220,84 @@ impl NumericBounds {
 pub(crate) struct NumericEncoder {
     log: bool,
     bounds: NumericBounds,
-    floats: ValueMap<(f32, Reading)>,
-    codes: ValueMap<(u32, Reading)>,
+    floats: Cells<f32>,
+    codes: Cells<u32>,
+}
+
+/// What cells become, and what they held.
+#[derive(Default)]
+struct Cells<T> {
+    map: ValueMap<(T, Reading)>,
+    /// Of the rows of the last column.
+    rows: Vec<(T, Reading)>,
 }
 
 impl NumericEncoder {
     pub(crate) fn new(spec: &NumericSpec, bounds: NumericBounds) -> Self {
         let log = spec.transform == Transform::Log1p;
-        Self { log, bounds, floats: ValueMap::default(), codes: ValueMap::default() }
+        Self { log, bounds, floats: Cells::default(), codes: Cells::default() }
+    }
+}
+
+impl<T: Copy> Cells<T> {
+    /// Reads a column: `make` gives what the number in a cell becomes, `missing` is what there is without one.
+    fn read(
+        &mut self,
+        column: &ArrayRef,
+        log_first: bool,
+        missing: T,
+        make: impl Fn(f64) -> T,
+        counts: &mut FeatureCounts,
+    ) -> Result<(), ColumnError> {
+        self.rows.clear();
+        let cells = |entries: &ArrayRef, out: &mut Vec<(T, Reading)>| {
+            for_each_block(entries, |block| {
+                if log_first {
+                    log(block);
+                }
+                let numbers = block.numbers.iter().zip(block.readings());
+                out.extend(numbers.map(|(x, reading)| match reading {
+                    Reading::Number => (make(*x), *reading),
+                    _ => (missing, *reading),
+                }));
+            })
+        };
+        self.map.map_entries(&by_entries(column), cells, (missing, Reading::Null), &mut self.rows)?;
+        let of = |reading: Reading| self.rows.iter().filter(|(_, found)| *found == reading).count() as u64;
+        let (null, not_finite, junk) = (of(Reading::Null), of(Reading::NotFinite), of(Reading::Unreadable));
+        counts.values += self.rows.len() as u64;
+        counts.missing += null + not_finite + junk;
+        counts.not_finite += not_finite;
+        counts.junk += junk;
+        Ok(())
     }
 }
 
 impl Encode for NumericEncoder {
     fn encode(&mut self, column: &ArrayRef, out: &mut Column, counts: &mut FeatureCounts) -> Result<(), ColumnError> {
-        let mut tally = |reading: Reading| match reading {
-            Reading::Number(_) => {}
-            Reading::Null => counts.missing += 1,
-            Reading::NotFinite => (counts.missing, counts.not_finite) = (counts.missing + 1, counts.not_finite + 1),
-            Reading::Unreadable => (counts.missing, counts.junk) = (counts.missing + 1, counts.junk + 1),
-        };
-        counts.values += column.len() as u64;
         match (&self.bounds, out) {
             (NumericBounds::Edges { edges }, Column::Code(codes)) => {
                 let bucket = |x: f64| FIRST_VALUE + edges.partition_point(|e| *e <= x) as u32;
-                let map = |value: Value<'_>| match read(value) {
-                    Reading::Number(x) => (bucket(x), Reading::Number(x)),
-                    missing => (MISSING, missing),
-                };
-                self.codes.map_rows(column, map, |(code, reading)| {
-                    tally(reading);
-                    codes.push(code);
-                })
+                self.codes.read(column, false, MISSING, bucket, counts)?;
+                codes.extend(self.codes.rows.iter().map(|(code, _)| *code));
             }
             (bounds, Column::Dense { width: 2, values }) => {
-                let (log, transform) = (self.log, Scale::of(bounds));
-                let map = |value: Value<'_>| match read(value) {
-                    Reading::Number(x) => (transform.apply(if log { signed_log1p(x) } else { x }), Reading::Number(x)),
-                    missing => (0.0, missing),
-                };
-                values.reserve(column.len() * 2);
-                self.floats.map_rows(column, map, |(x, reading)| {
-                    tally(reading);
-                    let missing = !matches!(reading, Reading::Number(_));
-                    values.extend_from_slice(&[x, f32::from(u8::from(missing))]);
-                })
+                let scale = Scale::of(bounds);
+                self.floats.read(column, self.log, 0.0, |x| scale.apply(x), counts)?;
+                let flag = |reading: Reading| f32::from(u8::from(reading != Reading::Number));
+                values.reserve(2 * self.floats.rows.len());
+                // By way of a few floats at a time, which costs less than filling the room with zeros first.
+                let mut floats = [[0.0; 2]; BLOCK];
+                for rows in self.floats.rows.chunks(BLOCK) {
+                    for (to, (x, reading)) in floats.iter_mut().zip(rows) {
+                        *to = [*x, flag(*reading)];
+                    }
+                    values.extend_from_slice(floats[..rows.len()].as_flattened());
+                }
             }
             _ => unreachable!("a numeric feature's column has the shape of its schema"),
         }
+        Ok(())
     }
 }
 
@@ -305,6 +323,7 @@ impl Scale {
         }
     }
 
+    #[inline(always)]
     fn apply(&self, x: f64) -> f32 {
         ((x - self.offset) * self.factor).clamp(self.low, self.high) as f32
     }

@@ -10,6 +10,7 @@ use crate::numeric::NumericSpec;
 use crate::sequence::SequenceSpec;
 use crate::vector::VectorSpec;
 use arrow_array::{Array, ArrayRef};
+use arrow_schema::DataType;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use twotower_artifacts::schema::FIRST_VALUE;
@@ -337,13 +338,18 @@ pub(crate) fn name_error(
     array: &ArrayRef,
 ) -> EncoderError {
     let (feature, column) = (spec.name().to_string(), column.to_string());
+    // Whether a dictionary holds the values is how they were read, not what they are.
+    let found = match array.data_type() {
+        DataType::Dictionary(_, values) => values.as_ref().clone(),
+        other => other.clone(),
+    };
     match error {
         ColumnError::Type => EncoderError::ColumnType {
             side,
             feature,
             kind: spec.kind(),
             column,
-            found: array.data_type().clone(),
+            found,
             expected: spec.expected_types(),
         },
         ColumnError::Length { row, expected, found } => {

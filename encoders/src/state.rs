@@ -6,7 +6,7 @@ use crate::error::EncoderError;
 use crate::fit::EncoderFit;
 use crate::numeric::NumericBounds;
 use crate::spec::{FeatureSpec, SideSpec};
-use crate::values::{Value, canonical_int, for_each_value};
+use crate::values::{ValueMap, canonical_int};
 use crate::vocabulary::Vocabulary;
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use serde::{Deserialize, Serialize};
@@ -153,14 +153,8 @@ impl EncoderState {
     /// [`EncoderError::ColumnType`].
     pub fn item_codes(&self, ids: &ArrayRef) -> Result<Vec<u32>, EncoderError> {
         let Some(vocabulary) = self.sequence_vocabulary() else { return Ok(vec![UNKNOWN; ids.len()]) };
-        let mut codes = Vec::with_capacity(ids.len());
-        let code = |value: Value<'_>| vocabulary.code(value);
-        let mapped = match ids.data_type() {
-            arrow_schema::DataType::Dictionary(..) => {
-                crate::values::ValueMap::default().map_rows(ids, code, |c| codes.push(c))
-            }
-            _ => for_each_value(ids, |value| codes.push(code(value))),
-        };
+        let mut codes = Vec::new();
+        let mapped = ValueMap::default().map_rows(ids, |value| vocabulary.code(value), &mut codes);
         mapped.map_err(|_| EncoderError::ColumnType {
             side: Side::Item,
             feature: "id".to_string(),

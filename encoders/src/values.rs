@@ -9,8 +9,10 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{
     Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
-use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, PrimitiveArray};
-use arrow_schema::DataType;
+use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, DictionaryArray, PrimitiveArray, RecordBatch};
+use arrow_buffer::{NullBuffer, ScalarBuffer};
+use arrow_schema::{DataType, FieldRef, Schema};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// One element of a column.
@@ -146,42 +148,154 @@ pub(crate) fn for_each_value(array: &dyn Array, mut f: impl FnMut(Value<'_>)) ->
     Ok(())
 }
 
-/// Calls `f` with each dictionary key, `None` for null.
-fn for_each_key(keys: &dyn Array, mut f: impl FnMut(Option<usize>)) {
-    macro_rules! keys {
-        ($type:ty) => {{
-            let keys = keys.as_primitive::<$type>();
-            match keys.nulls() {
-                None => keys.values().iter().for_each(|k| f(Some(*k as usize))),
-                Some(nulls) => keys.values().iter().zip(nulls).for_each(|(k, ok)| f(ok.then_some(*k as usize))),
+/// The keys of a dictionary column, one slice of whatever integers they are, as `$keys` in `$body`.
+macro_rules! with_keys {
+    ($array:expr, $keys:ident => $body:expr) => {{
+        let array: &dyn Array = $array;
+        macro_rules! of {
+            ($type:ty) => {{
+                let $keys = array.as_primitive::<$type>().values();
+                $body
+            }};
+        }
+        match array.data_type() {
+            DataType::Int8 => of!(Int8Type),
+            DataType::Int16 => of!(Int16Type),
+            DataType::Int32 => of!(Int32Type),
+            DataType::Int64 => of!(Int64Type),
+            DataType::UInt8 => of!(UInt8Type),
+            DataType::UInt16 => of!(UInt16Type),
+            DataType::UInt32 => of!(UInt32Type),
+            DataType::UInt64 => of!(UInt64Type),
+            other => unreachable!("arrow dictionaries have integer keys, not {other}"),
+        }
+    }};
+}
+
+/// The rows of an array that are null, ascending.
+pub(crate) fn null_rows(array: &dyn Array) -> Vec<usize> {
+    array.nulls().filter(|n| n.null_count() > 0).map_or(Vec::new(), |nulls| (!nulls.inner()).set_indices().collect())
+}
+
+/// How many rows hold each of `entries` dictionary entries, and how many are null. What key a null row has is
+/// not said: it may be none.
+pub(crate) fn count_keys(keys: &dyn Array, entries: usize) -> (Vec<u64>, u64) {
+    // Rows are counted in turns, so that those of one entry need not wait for each other.
+    let mut counts = vec![[0u64; 2]; entries];
+    let nulls = null_rows(keys);
+    with_keys!(keys, keys => {
+        for (row, key) in keys.iter().enumerate() {
+            if let Some(count) = counts.get_mut(*key as usize) {
+                count[row % 2] += 1;
             }
+        }
+        for row in &nulls {
+            if let Some(count) = counts.get_mut(keys[*row] as usize) {
+                count[row % 2] -= 1;
+            }
+        }
+    });
+    (counts.into_iter().map(|[even, odd]| even + odd).collect(), nulls.len() as u64)
+}
+
+/// A dictionary with keys as narrow as its entries allow.
+fn keyed<N: Copy>(
+    keys: &[N],
+    key: impl Fn(N) -> u32,
+    nulls: Option<NullBuffer>,
+    entries: ArrayRef,
+) -> Option<ArrayRef> {
+    macro_rules! of {
+        ($type:ty, $native:ty) => {{
+            let keys: ScalarBuffer<$native> = keys.iter().map(|k| key(*k) as $native).collect();
+            let keys = PrimitiveArray::<$type>::new(keys, nulls);
+            Some(Arc::new(DictionaryArray::try_new(keys, entries).ok()?))
         }};
     }
-    match keys.data_type() {
-        DataType::Int8 => keys!(Int8Type),
-        DataType::Int16 => keys!(Int16Type),
-        DataType::Int32 => keys!(Int32Type),
-        DataType::Int64 => keys!(Int64Type),
-        DataType::UInt8 => keys!(UInt8Type),
-        DataType::UInt16 => keys!(UInt16Type),
-        DataType::UInt32 => keys!(UInt32Type),
-        DataType::UInt64 => keys!(UInt64Type),
-        other => unreachable!("arrow dictionaries have integer keys, not {other}"),
+    match entries.len() {
+        0..=0x100 => of!(UInt8Type, u8),
+        0x101..=0x1_0000 => of!(UInt16Type, u16),
+        _ => of!(UInt32Type, u32),
     }
+}
+
+/// A column of integers that lie close together as a dictionary of all from the smallest to the largest, so that
+/// they too are looked at once each; any other column as it is.
+pub(crate) fn by_entries(array: &ArrayRef) -> Cow<'_, ArrayRef> {
+    fn integers<T: ArrowPrimitiveType>(
+        array: &PrimitiveArray<T>,
+        wide: impl Fn(T::Native) -> i64,
+        narrow: impl Fn(i64) -> T::Native,
+    ) -> Option<ArrayRef> {
+        let ranges = match array.nulls() {
+            Some(nulls) => nulls.valid_slices().collect(),
+            None => vec![(0, array.len())],
+        };
+        let values = array.values();
+        let bounds = |(low, high): (i64, i64), value: &T::Native| (low.min(wide(*value)), high.max(wide(*value)));
+        let valid = ranges.into_iter().flat_map(|(from, to)| &values[from..to]);
+        let (low, high) = valid.fold((i64::MAX, i64::MIN), bounds);
+        // Fewer entries than rows, by enough to pay for the keys.
+        let entries = usize::try_from(high.checked_sub(low)?).ok()?.checked_add(1)?;
+        if entries > array.len() / 4 {
+            return None;
+        }
+        let entries = Arc::new(PrimitiveArray::<T>::from_iter_values((low..=high).map(narrow)));
+        // What stands in a null row makes a key that may be none.
+        keyed(values, |value| wide(value).wrapping_sub(low) as u32, array.nulls().cloned(), entries)
+    }
+    macro_rules! integers {
+        ($type:ty, $native:ty) => {
+            integers(array.as_primitive::<$type>(), i64::from, |value| value as $native)
+        };
+    }
+    let by_entries = match array.data_type() {
+        DataType::Int8 => integers!(Int8Type, i8),
+        DataType::Int16 => integers!(Int16Type, i16),
+        DataType::Int32 => integers!(Int32Type, i32),
+        DataType::Int64 => integers!(Int64Type, i64),
+        DataType::UInt8 => integers!(UInt8Type, u8),
+        DataType::UInt16 => integers!(UInt16Type, u16),
+        DataType::UInt32 => integers!(UInt32Type, u32),
+        _ => None,
+    };
+    by_entries.map_or(Cow::Borrowed(array), Cow::Owned)
+}
+
+/// A batch that means the same and takes less memory: columns of integers that lie close together, and dictionaries,
+/// have keys as narrow as can be. The column `except` stays as it is.
+pub fn compact(batch: &RecordBatch, except: &str) -> RecordBatch {
+    let schema = batch.schema();
+    let narrow = |array: &ArrayRef| match array.data_type() {
+        DataType::Dictionary(keys, _) if **keys == DataType::Int32 => {
+            let dictionary = array.as_dictionary::<Int32Type>();
+            let (keys, entries) = (dictionary.keys(), dictionary.values());
+            keyed(keys.values(), |key| key as u32, keys.nulls().cloned(), entries.clone())
+        }
+        DataType::Dictionary(..) => None,
+        _ => match by_entries(array) {
+            Cow::Owned(array) => Some(array),
+            Cow::Borrowed(_) => None,
+        },
+    };
+    let columns = schema.fields().iter().zip(batch.columns()).map(|(field, array)| {
+        let narrowed = if field.name() == except { None } else { narrow(array) };
+        let array = narrowed.unwrap_or_else(|| array.clone());
+        (Arc::new(field.as_ref().clone().with_data_type(array.data_type().clone())), array)
+    });
+    let (fields, columns): (Vec<FieldRef>, Vec<ArrayRef>) = columns.unzip();
+    let schema = Schema::new_with_metadata(fields, schema.metadata().clone());
+    RecordBatch::try_new(Arc::new(schema), columns).unwrap_or_else(|_| batch.clone())
 }
 
 /// Calls `f` with each value and how often it stands in a row, dictionary entries once each.
 /// Entries that no row uses are left out.
 pub(crate) fn count_values(array: &ArrayRef, mut f: impl FnMut(Value<'_>, u64)) -> Result<(), ColumnError> {
+    let array = &*by_entries(array);
     let Some(dictionary) = array.as_any_dictionary_opt() else {
         return for_each_value(array, |v| f(v, 1));
     };
-    let mut counts = vec![0u64; dictionary.values().len()];
-    let mut nulls = 0;
-    for_each_key(dictionary.keys(), |key| match key {
-        Some(key) => counts[key] += 1,
-        None => nulls += 1,
-    });
+    let (counts, nulls) = count_keys(dictionary.keys(), dictionary.values().len());
     if nulls > 0 {
         f(Value::Null, nulls);
     }
@@ -224,26 +338,41 @@ impl<T: Copy> ValueMap<T> {
         })
     }
 
-    /// Calls `out` with the mapped value of each row; `map` runs once per row, or once per
+    /// Appends the mapped value of each row to `out`; `map` runs once per row, or once per
     /// dictionary entry.
     pub(crate) fn map_rows(
         &mut self,
         array: &ArrayRef,
         mut map: impl FnMut(Value<'_>) -> T,
-        mut out: impl FnMut(T),
+        out: &mut Vec<T>,
     ) -> Result<(), ColumnError> {
-        let Some(dictionary) = array.as_any_dictionary_opt() else {
-            return for_each_value(array, |v| out(map(v)));
-        };
+        let null = map(Value::Null);
+        let each = |entries: &ArrayRef, out: &mut Vec<T>| for_each_value(entries, |value| out.push(map(value)));
+        self.map_entries(&by_entries(array), each, null, out)
+    }
+
+    /// Appends the mapped value of each row to `out`; `map` appends those of a plain column's rows, or of a
+    /// dictionary's entries.
+    pub(crate) fn map_entries(
+        &mut self,
+        array: &ArrayRef,
+        mut map: impl FnMut(&ArrayRef, &mut Vec<T>) -> Result<(), ColumnError>,
+        null: T,
+        out: &mut Vec<T>,
+    ) -> Result<(), ColumnError> {
+        out.reserve(array.len());
+        let Some(dictionary) = array.as_any_dictionary_opt() else { return map(array, out) };
         if !self.holds_entries(dictionary.values()) {
             self.forget();
-            let mapped = &mut self.mapped;
-            for_each_value(dictionary.values(), |v| mapped.push(map(v)))?;
+            map(dictionary.values(), &mut self.mapped)?;
             self.dictionary = Some(dictionary.values().clone());
         }
-        let null = map(Value::Null);
-        let mapped = &self.mapped;
-        for_each_key(dictionary.keys(), |key| out(key.map_or(null, |key| mapped[key])));
+        let (mapped, keys, before) = (&self.mapped, dictionary.keys(), out.len());
+        // The key of a null row may be none.
+        with_keys!(keys, keys => {
+            out.extend(keys.iter().map(|key| mapped.get(*key as usize).copied().unwrap_or(null)));
+        });
+        null_rows(keys).into_iter().for_each(|row| out[before + row] = null);
         Ok(())
     }
 }
@@ -344,6 +473,74 @@ mod tests {
         assert_eq!(seen, [(None, 1), (Some("a".into()), 1), (Some("b".into()), 2)]);
     }
 
+    /// How often each value stands in a column, ascending.
+    type Counts = Vec<(Option<String>, u64)>;
+
+    /// Rows as numbers, by way of a [`ValueMap`], and the values counted.
+    fn met(array: &ArrayRef) -> (Vec<Option<i64>>, Counts) {
+        let (mut rows, mut counts) = (Vec::new(), Vec::new());
+        let number = |v: Value<'_>| v.text(|t| t.map(|t| t.parse().unwrap()));
+        ValueMap::default().map_rows(array, number, &mut rows).unwrap();
+        count_values(array, |v, n| counts.push((v.text(|t| t.map(str::to_string)), n))).unwrap();
+        counts.sort();
+        (rows, counts)
+    }
+
+    #[test]
+    fn integers_that_lie_close_together_are_met_as_others_are() {
+        // What stands in a null row is far from the others.
+        let nulls = NullBuffer::from_iter((0..4000).map(|i| i % 7 != 0));
+        for (low, entries) in [(-3, 5), (0, 256), (1000, 257), (i32::MAX - 999, 1000)] {
+            let values = |i: i32| if i % 7 == 0 { i32::MIN } else { low + i % entries };
+            let close: ArrayRef =
+                Arc::new(PrimitiveArray::<Int32Type>::new((0..4000).map(values).collect(), Some(nulls.clone())));
+            assert!(matches!(by_entries(&close), Cow::Owned(_)));
+            let texts = (0..4000).map(|i| (i % 7 != 0).then(|| (low + i % entries).to_string()));
+            let plain: ArrayRef = Arc::new(StringArray::from_iter(texts));
+            let expected = (texts_as_numbers(&plain), counted_one_by_one(&plain));
+            assert_eq!(met(&close), expected, "{low} {entries}");
+            let batch = RecordBatch::try_from_iter([("x", close.clone()), ("id", close.clone())]).unwrap();
+            let compact = compact(&batch, "id");
+            assert_eq!(met(compact.column(0)), expected);
+            assert_eq!(compact.column(1), &close);
+            assert!(compact.get_array_memory_size() < batch.get_array_memory_size() * 4 / 5);
+        }
+    }
+
+    #[test]
+    fn integers_far_apart_or_all_null_stay_as_they_are() {
+        let columns: [ArrayRef; 4] = [
+            Arc::new(Int64Array::from_iter_values([i64::MIN, i64::MAX, 0, 1, 2, 3, 4, 5])),
+            Arc::new(Int64Array::from_iter_values(0..1000)),
+            Arc::new(Int64Array::from(vec![None; 1000])),
+            Arc::new(Int64Array::from_iter_values([])),
+        ];
+        for column in columns {
+            assert!(matches!(by_entries(&column), Cow::Borrowed(_)));
+        }
+    }
+
+    #[test]
+    fn a_dictionary_with_narrow_keys_is_the_same_column() {
+        let keys = arrow_array::Int32Array::from_iter((0..3000).map(|i| (i % 5 != 0).then_some(i % 300)));
+        let entries = Arc::new(StringArray::from_iter_values((0..300).map(|i| (i * 7).to_string())));
+        let wide: ArrayRef = Arc::new(DictionaryArray::<Int32Type>::new(keys, entries));
+        let batch = RecordBatch::try_from_iter([("x", wide.clone())]).unwrap();
+        let compact = compact(&batch, "id");
+        assert_eq!(compact.column(0).data_type().to_string(), "Dictionary(UInt16, Utf8)");
+        assert_eq!(met(compact.column(0)), met(&wide));
+    }
+
+    fn texts_as_numbers(array: &ArrayRef) -> Vec<Option<i64>> {
+        texts(array.clone()).into_iter().map(|t| t.map(|t| t.parse().unwrap())).collect()
+    }
+
+    fn counted_one_by_one(array: &ArrayRef) -> Counts {
+        let mut counts = std::collections::BTreeMap::<_, u64>::new();
+        texts(array.clone()).into_iter().for_each(|t| *counts.entry(t).or_default() += 1);
+        counts.into_iter().collect()
+    }
+
     #[test]
     fn a_shared_dictionary_is_mapped_once() {
         let array: ArrayRef = Arc::new(["x", "y", "x"].into_iter().collect::<DictionaryArray<Int32Type>>());
@@ -352,7 +549,7 @@ mod tests {
         let mut calls = 0;
         let mut run = |array: &ArrayRef| {
             let mut out = Vec::new();
-            map.map_rows(array, |v| (calls += 1, v.text(|t| t == Some("x"))).1, |x: bool| out.push(x)).unwrap();
+            map.map_rows(array, |v| (calls += 1, v.text(|t| t == Some("x"))).1, &mut out).unwrap();
             (out, calls)
         };
         assert_eq!(run(&array), (vec![true, false, true], 3));

@@ -73,8 +73,8 @@ pub fn readable_ids(batch: &TableBatch, column: &str, kind: IdKind) -> Result<Id
         Id::Int(_) => 0,
         Id::Text(text) => text.len(),
     };
-    let too_long = ids.iter().map(length).enumerate().find(|(_, bytes)| *bytes > MAX_ID_BYTES);
-    match too_long {
+    let find = || ids.iter().map(length).enumerate().find(|(_, bytes)| *bytes > MAX_ID_BYTES);
+    match (ids.longest() > MAX_ID_BYTES).then(find).flatten() {
         None => Ok(ids),
         Some((row, bytes)) => Err(PipelineError::Data(format!(
             "table `{}`: column `{column}` in {} at row {}: an id of {bytes} bytes, expected at most {MAX_ID_BYTES}",

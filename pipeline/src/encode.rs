@@ -89,8 +89,13 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
 
     context.retract(&manifest_path)?;
     let seen = passes.rows();
-    let (item_entry, item_counts) = encode.encode_items(&state, &item_table)?;
-    let encoded = passes.encode(&state, &aside.users())?;
+    // What is small waits for the disk, file after file, while the users are encoded.
+    let (small, encoded) = std::thread::scope(|scope| {
+        let small = scope.spawn(|| Ok((encode.encode_items(&state, &item_table)?, encode.save(&state)?)));
+        let encoded = passes.encode(&state, &aside.users());
+        (small.join().unwrap_or(Err(PipelineError::WorkerPanicked { stage: "encode-features" })), encoded)
+    });
+    let (encoded, ((item_entry, item_counts), state_entries)) = (encoded?, small?);
     let (events_entry, events) = encode.write_events(staged, &state, &encoded.ids, &item_table.ids)?;
     let mut entries = vec![item_entry, encoded.entry, events_entry];
     match encoded.all {
@@ -99,11 +104,7 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     }
     let [bad_users, bad_interactions] = [USERS, INTERACTIONS].map(|table| aside.count(table));
     entries.extend(aside.publish()?);
-    state.save(&dir)?;
-    entries.push(FileEntry::of_file(&dir, store::MANIFEST, 0)?);
-    for (table, vocabulary) in state.vocabularies() {
-        entries.push(FileEntry::of_file(&dir, &store::vocabulary_file(table), vocabulary.len() as u64)?);
-    }
+    entries.extend(state_entries);
 
     let rows = rows([
         ("users", seen),
@@ -353,6 +354,16 @@ impl Encode<'_> {
             None => fit.finish(),
         });
         Ok(state?)
+    }
+
+    /// Writes the state.
+    fn save(&self, state: &EncoderState) -> Result<Vec<FileEntry>, PipelineError> {
+        state.save(self.dir)?;
+        let mut entries = vec![FileEntry::of_file(self.dir, store::MANIFEST, 0)?];
+        for (table, vocabulary) in state.vocabularies() {
+            entries.push(FileEntry::of_file(self.dir, &store::vocabulary_file(table), vocabulary.len() as u64)?);
+        }
+        Ok(entries)
     }
 
     /// Writes the interactions of known users and items, by user and in time order; none are staged for a run that

@@ -17,10 +17,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use twotower_artifacts::codes::GROUP_ROWS;
 use twotower_artifacts::{
-    CodeBatch, CodesInfo, CodesWriter, Compression, EncodedGroup, FileEntry, IdKind, Ids, Side, TowerSchema,
+    CodeBatch, CodesGroups, CodesInfo, CodesWriter, Compression, EncodedGroup, FileEntry, IdKind, Ids, Side,
+    TowerSchema,
 };
-use twotower_encoders::{EncodeCounts, EncoderFit, EncoderState, SideSpec};
-use twotower_tables::{ReadOptions, Table, TableBatch, TablePart, id_column, id_column_as};
+use twotower_encoders::{EncodeCounts, EncoderFit, EncoderState, SideSpec, compact};
+use twotower_tables::{ReadOptions, Table, TableBatch, TablePart, id_array_as, id_column, id_column_as};
+
+/// Rows a worker takes at a time, where the budget allows: the row groups of many tables, so that a worker reads
+/// and maps each dictionary once.
+const PART_ROWS: usize = 2 * GROUP_ROWS;
 
 /// The users table between its two passes.
 ///
@@ -77,7 +82,7 @@ impl<'a> UserPasses<'a> {
         // Codes and floats, and their columns; those of bags and vectors count as raw bytes do.
         let per_row = 16 * spec.features.len() as u64;
         let needs = Needs { stage: "encode-features", held, quarters, per_worker: 0, per_row };
-        let plan = context.plan_of(&needs, GROUP_ROWS)?;
+        let plan = context.plan_of(&needs, PART_ROWS)?;
         Ok(Self { context, dir, joins, table, spec, rows, plan, positive, encodes, kept: None })
     }
 
@@ -116,7 +121,10 @@ impl<'a> UserPasses<'a> {
                     let mut fit = fit.lock().unwrap_or_else(PoisonError::into_inner);
                     let (mut hashes, mut batches, mut bad) = (Vec::new(), Vec::new(), Vec::new());
                     for batch in part {
-                        let batch = batch?;
+                        let mut batch = batch?;
+                        if keeps.load(Ordering::Relaxed) {
+                            batch.batch = compact(&batch.batch, id);
+                        }
                         let (good, found) = sift(&batch, id, |rows| passes.check(rows))?;
                         for (rows, ids) in good {
                             let joined = passes.joins.join(&passes.spec, Side::User, &rows)?;
@@ -214,33 +222,37 @@ impl<'a> UserPasses<'a> {
                 let (passes, schema, groups) = (&self, &schema, &groups);
                 Ok(move |part: TablePart| {
                     let mut encoded = EncodedPart::new(info.ids, schema);
-                    let mut every = Vec::new();
+                    let mut every = groups.as_ref().map(CodesGroups::part);
                     for batch in quarantine.filter(part) {
                         let batch = batch?;
-                        let ids = id_column_as(&batch, id, info.ids)?;
-                        let chosen = (0..ids.len()).filter(|r| positive.find(ids.get(*r)).is_some());
-                        let chosen: Vec<usize> = if positive.ids().is_empty() { Vec::new() } else { chosen.collect() };
-                        encoded.rows += ids.len();
-                        if groups.is_none() && chosen.is_empty() {
+                        encoded.rows += batch.batch.num_rows();
+                        let mut chosen = Vec::new();
+                        if !positive.ids().is_empty() {
+                            let ids = id_column_as(&batch, id, info.ids)?;
+                            chosen.extend((0..ids.len()).filter(|r| positive.find(ids.get(*r)).is_some()));
+                            encoded.chosen_ids.extend_from(&ids, chosen.iter().copied());
+                        }
+                        if every.is_none() && chosen.is_empty() {
                             continue;
                         }
                         let joined = passes.joins.join(&passes.spec, Side::User, &batch)?;
                         let mut codes = CodeBatch::empty(schema);
                         let counts = encoder.encode(&joined, &mut codes).map_err(|e| encode_error(e, &batch))?;
                         encoded.counts.merge(&counts);
-                        encoded.chosen_codes.extend_from_rows(&codes, chosen.iter().copied());
-                        encoded.chosen_ids.extend_from(&ids, chosen);
-                        every.push((ids, codes));
+                        encoded.chosen_codes.extend_from_rows(&codes, chosen);
+                        if let Some(every) = &mut every {
+                            every.push(id_array_as(&batch, id, info.ids)?, codes)?;
+                        }
                     }
-                    if let Some(groups) = groups {
-                        encoded.group = Some(groups.encode(every)?);
+                    if let Some(every) = every {
+                        encoded.groups = every.finish()?;
                     }
                     Ok(encoded)
                 })
             },
             |part: EncodedPart| {
-                if let (Some(all), Some(group)) = (&mut all, part.group) {
-                    all.append(group)?;
+                if let Some(all) = &mut all {
+                    part.groups.into_iter().try_for_each(|group| all.append(group))?;
                 }
                 if !part.chosen_ids.is_empty() {
                     writer.write(&part.chosen_ids, &part.chosen_codes)?;
@@ -258,8 +270,10 @@ impl<'a> UserPasses<'a> {
     /// The first `rows` rows.
     fn read(&self, rows: u64) -> Result<Source, PipelineError> {
         let columns = read_columns(&self.spec);
-        let read = ReadOptions { columns: &columns, rows: 0..rows, batch_rows: self.plan.batch_rows };
-        Ok(Box::new(self.table.parts(read, self.plan.batch_bytes)?.map(|part| part.map_err(PipelineError::from))))
+        let Plan { batch_rows: part_rows, batch_bytes, .. } = self.plan;
+        let read = ReadOptions { columns: &columns, rows: 0..rows, batch_rows: part_rows.min(GROUP_ROWS) };
+        let parts = self.table.parts(read, part_rows, batch_bytes)?;
+        Ok(Box::new(parts.map(|part| part.map_err(PipelineError::from))))
     }
 
     /// Streams rows through workers to `sink`.
@@ -281,7 +295,7 @@ struct EncodedPart {
     rows: usize,
     counts: EncodeCounts,
     /// All of them, where the job asks for it.
-    group: Option<EncodedGroup>,
+    groups: Vec<EncodedGroup>,
     /// Those with positives.
     chosen_ids: Ids,
     chosen_codes: CodeBatch,
@@ -290,6 +304,6 @@ struct EncodedPart {
 impl EncodedPart {
     fn new(ids: IdKind, schema: &TowerSchema) -> Self {
         let (chosen_ids, chosen_codes) = (Ids::new(ids), CodeBatch::empty(schema));
-        Self { rows: 0, counts: EncodeCounts::default(), group: None, chosen_ids, chosen_codes }
+        Self { rows: 0, counts: EncodeCounts::default(), groups: Vec::new(), chosen_ids, chosen_codes }
     }
 }

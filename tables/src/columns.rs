@@ -2,6 +2,7 @@
 
 use crate::error::TableError;
 use crate::table::{Table, TableBatch};
+use arrow_array::{Array, ArrayRef};
 use twotower_artifacts::{IdKind, IdProblem, Ids};
 
 /// The kind of ids in a column: integers stay integers, text (so every column of a text file) is text.
@@ -39,7 +40,20 @@ pub fn id_column_as(batch: &TableBatch, column: &str, kind: IdKind) -> Result<Id
     Ok(ids)
 }
 
-fn batch_column<'a>(batch: &'a TableBatch, column: &str) -> Result<&'a arrow_array::ArrayRef, TableError> {
+/// As [`id_column_as`], an Arrow column as [`Ids::to_array`] gives it; a column that is one already is not copied.
+///
+/// # Errors
+/// As [`id_column_as`], but for empty ids where nothing is converted.
+pub fn id_array_as(batch: &TableBatch, column: &str, kind: IdKind) -> Result<ArrayRef, TableError> {
+    let array = batch_column(batch, column)?;
+    if *array.data_type() == kind.data_type() && array.null_count() == 0 {
+        return Ok(array.clone());
+    }
+    let ids = id_column_as(batch, column, kind)?;
+    Ok(ids.to_array(0..ids.len()))
+}
+
+fn batch_column<'a>(batch: &'a TableBatch, column: &str) -> Result<&'a ArrayRef, TableError> {
     batch.batch.column_by_name(column).ok_or_else(|| TableError::MissingColumn {
         table: batch.table().to_string(),
         column: column.to_string(),

@@ -13,7 +13,7 @@ pub mod spec;
 pub mod table;
 mod text_file;
 
-pub use columns::{id_column, id_column_as, id_kind};
+pub use columns::{id_array_as, id_column, id_column_as, id_kind};
 pub use error::TableError;
 pub use nearest::nearest;
 pub use parts::{TablePart, TableParts};

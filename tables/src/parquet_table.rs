@@ -5,7 +5,7 @@
 //!
 //! The reader under it decodes a fixed number of rows at a time. Where batches are bounded by bytes, that
 //! number follows from the footer's sizes of each row group; where a footer says too little, it starts
-//! small and doubles. A batch that came out too large is cut, and smaller ones follow.
+//! small and grows. A batch that came out too large is cut, and smaller ones follow.
 
 use crate::error::TableError;
 use crate::records::io_error;
@@ -96,6 +96,12 @@ pub struct BatchSize {
 
 /// Rows of the first batch where the footer does not tell how large rows are.
 const FIRST_ROWS: usize = 16;
+
+/// Rows to read next where the last ones took so many bytes each: rows are much alike, so a bound on those eight times
+/// as large is safe.
+fn safe_rows(bytes: usize, row_bytes: usize) -> usize {
+    bytes / (8 * row_bytes.max(1))
+}
 
 /// What every reader of some columns of a file shares: its footer, and how each column is read.
 #[derive(Debug)]
@@ -232,9 +238,10 @@ impl ParquetReader {
             }
             _ => (left.clone(), size.rows, false),
         };
-        // Rows are much alike: a bound on those eight times as large as the last ones is a safe start.
         let first_rows = match (size.bytes, source.layout.learnt.load(Ordering::Relaxed)) {
-            (Some(bytes), row) if careful && row > 0 => (bytes / (8 * row)).clamp(FIRST_ROWS.min(most_rows), most_rows),
+            (Some(bytes), row) if careful && row > 0 => {
+                safe_rows(bytes, row).clamp(FIRST_ROWS.min(most_rows), most_rows)
+            }
             _ if careful => FIRST_ROWS.min(most_rows),
             _ => most_rows,
         };
@@ -283,7 +290,8 @@ impl ParquetReader {
             // A new run passes over the rows before it again, so sizes grow near the start only.
             let near = self.rows.start - run.rows.start.max(self.begun) <= 4 * run.batch_rows as u64;
             let grows = run.careful && near && rows == run.batch_rows && found <= bytes / 2;
-            if grows { (run.batch_rows * 2).min(run.most_rows) } else { run.batch_rows }
+            let safe = safe_rows(bytes, found.div_ceil(rows.max(1))).max(run.batch_rows * 2);
+            if grows { safe.min(run.most_rows) } else { run.batch_rows }
         };
         self.source.layout.learnt.store(found.div_ceil(rows.max(1)).max(1), Ordering::Relaxed);
         if self.rows.start < run.rows.end {

@@ -267,15 +267,19 @@ impl Table {
         self.read_sized(options, Some(batch_bytes.max(1)))
     }
 
-    /// Streams a range cut into parts of `options.batch_rows` rows, for threads that work on a part each: a part of
-    /// Parquet files is read and decoded by whoever iterates over it, all at once or in several batches; one of
-    /// text files, which must be read in order, is read here. A part has fewer rows at the end of the range, and
-    /// of text also where its rows exceed `batch_bytes`.
+    /// Streams a range cut into parts of `part_rows` rows, for threads that work on a part each: a part of
+    /// Parquet files is read and decoded by whoever iterates over it, in batches; one of text files, which must be
+    /// read in order, is read here, and is one batch. A part has fewer rows at the end of the range.
     ///
     /// # Errors
     /// As [`Table::read_within`].
-    pub fn parts(&self, options: ReadOptions<'_>, batch_bytes: usize) -> Result<TableParts, TableError> {
-        let part_rows = options.batch_rows.max(1);
+    pub fn parts(
+        &self,
+        options: ReadOptions<'_>,
+        part_rows: usize,
+        batch_bytes: usize,
+    ) -> Result<TableParts, TableError> {
+        let part_rows = part_rows.max(1);
         let in_order = !matches!(self.inner.format, Layout::Parquet);
         let end = if in_order { options.rows.end } else { options.rows.end.min(self.rows()?) };
         let mut reader = self.read_within(options, batch_bytes)?;

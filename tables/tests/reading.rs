@@ -136,11 +136,13 @@ proptest! {
         let columns = names(&["name", "n"]);
         let rows = total / 3..total;
         let options = ReadOptions { columns: &columns, rows: rows.clone(), batch_rows };
-        let parts: Vec<_> = table.parts(options, usize::MAX).unwrap().map(Result::unwrap).collect();
+        let part_rows = 3 * batch_rows;
+        let parts: Vec<_> = table.parts(options, part_rows, usize::MAX).unwrap().map(Result::unwrap).collect();
         let mut pieces = Vec::new();
         for part in parts.into_iter().rev() {
             let batches: Vec<TableBatch> = part.map(Result::unwrap).collect();
-            prop_assert!(batches.iter().map(|b| b.batch.num_rows()).sum::<usize>() <= batch_rows);
+            prop_assert!(batches.iter().all(|b| b.batch.num_rows() <= batch_rows));
+            prop_assert!(batches.iter().map(|b| b.batch.num_rows()).sum::<usize>() <= part_rows);
             pieces.push((batches[0].first_row, batches.iter().flat_map(texts).collect::<Vec<_>>()));
         }
         pieces.sort_unstable_by_key(|piece| piece.0);

@@ -310,6 +310,15 @@ pub extern "C" fn read(fd: c_int, into: *mut c_void, size: usize) -> isize {
 }
 
 #[no_mangle]
+pub extern "C" fn pread64(fd: c_int, into: *mut c_void, size: usize, at: i64) -> isize {
+    match source(fd) {
+        file if file == fd => real!(pread64: extern "C" fn(c_int, *mut c_void, usize, i64) -> isize)(fd, into, size, at),
+        // A pipe has no places to read from.
+        pipe => real!(read: extern "C" fn(c_int, *mut c_void, usize) -> isize)(pipe, into, size),
+    }
+}
+
+#[no_mangle]
 pub extern "C" fn write(fd: c_int, bytes: *const c_void, size: usize) -> isize {
     let call = |size| real!(write: Write_)(fd, bytes, size);
     match decide_fd("write", fd, true) {
