@@ -114,7 +114,7 @@ const AT_ONCE: usize = 64;
 struct Distinct {
     values: Vec<u32>,
     indices: Vec<u16>,
-    /// A value's index plus one, or 0, by its hash: open addressing in a power of two of slots, at most half full.
+    /// A value's index plus one, or 0, by its hash: open addressing in a power of two of slots, at most a third full.
     slots: Vec<u16>,
 }
 
@@ -125,16 +125,20 @@ impl Distinct {
         let most = MOST_VALUES.min(total / 2);
         let mut distinct = Self { values: Vec::new(), indices: Vec::with_capacity(total), slots: vec![0; 1024] };
         for values in parts.iter().flat_map(|part| part.typed_data::<u32>().chunks(AT_ONCE)) {
-            let mut first = [0; AT_ONCE];
-            for (number, value) in first.iter_mut().zip(values) {
-                *number = distinct.slots[distinct.slot(*value)];
+            let (mut indices, mut found) = ([0u16; AT_ONCE], [0; AT_ONCE]);
+            for (index, value) in indices.iter_mut().zip(values) {
+                *index = distinct.slots[distinct.slot(*value)].wrapping_sub(1);
             }
-            for (number, value) in first.iter().zip(values) {
-                let first = number.wrapping_sub(1);
-                let is_first = distinct.values.get(usize::from(first)) == Some(value);
-                let index = if is_first { first } else { distinct.index_of(*value) };
-                distinct.indices.push(index);
+            for ((found, index), value) in found.iter_mut().zip(&indices).zip(values) {
+                // Nothing equals what is not there.
+                *found = distinct.values.get(usize::from(*index)).copied().unwrap_or(!*value);
             }
+            for ((index, found), value) in indices.iter_mut().zip(&found).zip(values) {
+                if found != value {
+                    *index = distinct.index_of(*value);
+                }
+            }
+            distinct.indices.extend_from_slice(&indices[..values.len()]);
             if distinct.values.len() > most {
                 return None;
             }
@@ -150,6 +154,7 @@ impl Distinct {
     }
 
     /// The index of a value, which may be new.
+    #[inline(never)]
     fn index_of(&mut self, value: u32) -> u16 {
         let mut at = self.slot(value);
         loop {
@@ -162,8 +167,8 @@ impl Distinct {
         self.values.push(value);
         let number = self.values.len() as u16;
         self.slots[at] = number;
-        if self.values.len() * 2 > self.slots.len() {
-            self.slots = vec![0; self.slots.len() * 4];
+        if self.values.len() * 3 > self.slots.len() {
+            self.slots = vec![0; self.slots.len() * 2];
             for (number, value) in (1..).zip(&self.values) {
                 let mut at = self.slot(*value);
                 while self.slots[at] > 0 {

@@ -27,13 +27,13 @@ const R: [f64; 7] = [
 
 /// ln(1 + x) of a finite x of at least 0, to about one unit in the last place.
 #[inline(always)]
-pub(crate) fn ln_1p(x: f64) -> f64 {
+fn ln_1p(x: f64) -> f64 {
     // The sum, and what it lost in rounding (Knuth's two-sum), which the logarithm feels as lost / sum.
     let sum = 1.0 + x;
     let added = sum - 1.0;
     let lost = (1.0 - (sum - added)) + (x - added);
     // sum = 2^k * (1 + f), 1 + f in [sqrt(1/2), sqrt(2)).
-    let bits = sum.to_bits() + (ONE - ROOT);
+    let bits = sum.to_bits().wrapping_add(ONE - ROOT);
     let k = f64::from_bits((bits >> 52) | MAGIC) - (f64::from_bits(MAGIC) + 1023.0);
     let f = f64::from_bits((bits & MANTISSA) + ROOT) - 1.0;
     let half = 0.5 * f * f;
@@ -43,6 +43,26 @@ pub(crate) fn ln_1p(x: f64) -> f64 {
     let even = w * (R[1] + w * (R[3] + w * R[5]));
     let odd = z * (R[0] + w * (R[2] + w * (R[4] + w * R[6])));
     s * (half + (even + odd)) + (k * LN2.1 + lost / sum) - half + f + k * LN2.0
+}
+
+/// sign(x) * ln(1 + |x|) in place of each x; of what is not finite, something.
+pub(crate) fn signed_ln_1p(numbers: &mut [f64]) {
+    #[inline(always)]
+    fn body(numbers: &mut [f64]) {
+        numbers.iter_mut().for_each(|x| *x = ln_1p(x.abs()).copysign(*x));
+    }
+    /// The same operations on twice as many numbers at a time.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn avx2(numbers: &mut [f64]) {
+        body(numbers);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the feature was detected just above.
+        return unsafe { avx2(numbers) };
+    }
+    body(numbers);
 }
 
 #[cfg(test)]
@@ -68,5 +88,16 @@ mod tests {
         assert_eq!(ln_1p(1.0), std::f64::consts::LN_2);
         assert_eq!(ln_1p(1e-300), 1e-300);
         assert_eq!(ln_1p(9.0), std::f64::consts::LN_10);
+    }
+    #[test]
+    fn the_sign_stays_and_the_number_of_lanes_does_not_matter() {
+        let numbers: Vec<f64> = (0..67).map(|i| f64::from(i - 33) * 1.7f64.powi(i)).chain([-0.0]).collect();
+        let mut logs = numbers.clone();
+        signed_ln_1p(&mut logs);
+        for (x, log) in numbers.iter().zip(&logs) {
+            assert_eq!(log.to_bits(), ln_1p(x.abs()).copysign(*x).to_bits());
+        }
+        // No panic of what is no number.
+        signed_ln_1p(&mut [f64::NAN, -f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MAX]);
     }
 }

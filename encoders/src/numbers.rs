@@ -25,6 +25,12 @@ pub(crate) enum Reading {
     Unreadable,
 }
 
+/// What a cell with a number in it holds.
+#[inline]
+fn reading(number: f64) -> Reading {
+    if number.abs() <= LARGEST { Reading::Number } else { Reading::NotFinite }
+}
+
 /// Consecutive cells of a column: all [`BLOCK`] of them, but for the last of a column.
 pub(crate) struct Block {
     /// The numbers of all cells; of those that hold none, and of those beyond the last, any.
@@ -47,11 +53,6 @@ impl Block {
         cells.filter(|(_, (reading, _))| **reading == Reading::Number).map(|(i, (_, x))| (self.first_row + i, *x))
     }
 
-    fn set(&mut self, at: usize, number: f64) {
-        self.numbers[at] = number;
-        self.readings[at] = if number.abs() <= LARGEST { Reading::Number } else { Reading::NotFinite };
-    }
-
     fn set_value(&mut self, at: usize, value: Value<'_>) {
         let number = match value {
             Value::Null => None,
@@ -71,10 +72,7 @@ impl Block {
                 },
             },
         };
-        match number {
-            Some(x) => self.set(at, x),
-            None => self.readings[at] = Reading::Null,
-        }
+        (self.numbers[at], self.readings[at]) = number.map_or((0.0, Reading::Null), |x| (x, reading(x)));
     }
 }
 
@@ -124,7 +122,10 @@ fn for_each_primitive_block<T: ArrowPrimitiveType>(
     let mut nulls = nulls.iter().peekable();
     for (values, first_row) in column.values().chunks(BLOCK).zip((0..).step_by(BLOCK)) {
         (block.filled, block.first_row) = (values.len(), first_row);
-        values.iter().enumerate().for_each(|(at, value)| block.set(at, number(*value)));
+        for ((to, found), value) in block.numbers.iter_mut().zip(&mut block.readings).zip(values) {
+            *to = number(*value);
+            *found = reading(*to);
+        }
         while let Some(row) = nulls.next_if(|row| **row < first_row + BLOCK) {
             block.readings[row - first_row] = Reading::Null;
         }

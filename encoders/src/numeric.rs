@@ -6,7 +6,7 @@
 use crate::counts::FeatureCounts;
 use crate::encode::Encode;
 use crate::error::ColumnError;
-use crate::log1p::ln_1p;
+use crate::log1p::signed_ln_1p;
 use crate::moments::Moments;
 use crate::numbers::{BLOCK, Block, Reading, for_each_block};
 use crate::quantiles::QuantileCounts;
@@ -127,12 +127,6 @@ mod exact_list {
     }
 }
 
-/// sign(x) * ln(1 + |x|) in place of each number x.
-fn log(block: &mut Block) {
-    // Of all of them, whatever the cells hold: a loop of known length.
-    block.numbers.iter_mut().for_each(|x| *x = ln_1p(x.abs()).copysign(*x));
-}
-
 /// Learns [`NumericBounds`]; independent of the order and the split of the data.
 #[derive(Debug, Clone)]
 pub(crate) enum NumericFit {
@@ -168,7 +162,7 @@ impl NumericFit {
     /// Adds the numbers of a block, each as often as `times` says of its row.
     fn add_block(&mut self, block: &mut Block, times: impl Fn(usize) -> u64) {
         if let NumericFit::Spread { log: true, .. } = self {
-            log(block);
+            signed_ln_1p(&mut block.numbers);
         }
         let numbers = block.rows().map(|(row, x)| (x, times(row))).filter(|(_, times)| *times > 0);
         match self {
@@ -253,7 +247,7 @@ impl<T: Copy> Cells<T> {
         let cells = |entries: &ArrayRef, out: &mut Vec<(T, Reading)>| {
             for_each_block(entries, |block| {
                 if log_first {
-                    log(block);
+                    signed_ln_1p(&mut block.numbers);
                 }
                 let numbers = block.numbers.iter().zip(block.readings());
                 out.extend(numbers.map(|(x, reading)| match reading {

@@ -199,17 +199,17 @@ pub(crate) fn count_keys(keys: &dyn Array, entries: usize) -> (Vec<u64>, u64) {
 }
 
 /// A dictionary with keys as narrow as its entries allow.
-fn keyed<N: Copy>(
-    keys: &[N],
-    key: impl Fn(N) -> u32,
-    nulls: Option<NullBuffer>,
-    entries: ArrayRef,
-) -> Option<ArrayRef> {
+///
+/// # Safety
+/// But for null rows, `key` gives numbers below the number of entries.
+unsafe fn keyed<N: Copy>(keys: &[N], key: impl Fn(N) -> u32, nulls: Option<NullBuffer>, entries: ArrayRef) -> ArrayRef {
     macro_rules! of {
         ($type:ty, $native:ty) => {{
             let keys: ScalarBuffer<$native> = keys.iter().map(|k| key(*k) as $native).collect();
             let keys = PrimitiveArray::<$type>::new(keys, nulls);
-            Some(Arc::new(DictionaryArray::try_new(keys, entries).ok()?))
+            // SAFETY: by this function's contract keys are below the number of entries, which their type can hold.
+            // Looking at each again takes longer than making them.
+            Arc::new(unsafe { DictionaryArray::new_unchecked(keys, entries) })
         }};
     }
     match entries.len() {
@@ -242,7 +242,9 @@ pub(crate) fn by_entries(array: &ArrayRef) -> Cow<'_, ArrayRef> {
         }
         let entries = Arc::new(PrimitiveArray::<T>::from_iter_values((low..=high).map(narrow)));
         // What stands in a null row makes a key that may be none.
-        keyed(values, |value| wide(value).wrapping_sub(low) as u32, array.nulls().cloned(), entries)
+        let key = |value| wide(value).wrapping_sub(low) as u32;
+        // SAFETY: all but null rows lie between `low` and `high`, and there is an entry for each number between.
+        Some(unsafe { keyed(values, key, array.nulls().cloned(), entries) })
     }
     macro_rules! integers {
         ($type:ty, $native:ty) => {
@@ -270,7 +272,8 @@ pub fn compact(batch: &RecordBatch, except: &str) -> RecordBatch {
         DataType::Dictionary(keys, _) if **keys == DataType::Int32 => {
             let dictionary = array.as_dictionary::<Int32Type>();
             let (keys, entries) = (dictionary.keys(), dictionary.values());
-            keyed(keys.values(), |key| key as u32, keys.nulls().cloned(), entries.clone())
+            // SAFETY: they are keys of these entries.
+            Some(unsafe { keyed(keys.values(), |key| key as u32, keys.nulls().cloned(), entries.clone()) })
         }
         DataType::Dictionary(..) => None,
         _ => match by_entries(array) {

@@ -27,12 +27,29 @@ impl DuplicateFinder {
     /// # Errors
     /// [`PipelineError::Io`] when a temporary file cannot be read.
     pub fn repeated(self) -> Result<Vec<u64>, PipelineError> {
-        self.0.sorted_parts(|hashes| {
-            let mut repeated: Vec<u64> = hashes.windows(2).filter(|w| w[0] == w[1]).map(|w| w[0]).collect();
-            repeated.dedup();
-            repeated
-        })
+        self.0.find_in_each(|hashes| repeated_of(&hashes))
     }
+}
+
+/// The hashes that stand more than once, ascending.
+fn repeated_of(hashes: &[u64]) -> Vec<u64> {
+    // A bit for each hash by its low bits, and whether it was asked for twice: all that repeat, and few others.
+    let bits = (hashes.len() * 8).next_power_of_two().max(64);
+    let place = |hash: u64| ((hash as usize & (bits - 1)) / 64, 1u64 << (hash % 64));
+    let (mut once, mut twice) = (vec![0; bits / 64], vec![0; bits / 64]);
+    for (word, bit) in hashes.iter().map(|hash| place(*hash)) {
+        twice[word] |= once[word] & bit;
+        once[word] |= bit;
+    }
+    let suspect = |hash: &u64| {
+        let (word, bit) = place(*hash);
+        twice[word] & bit != 0
+    };
+    let mut suspects: Vec<u64> = hashes.iter().copied().filter(suspect).collect();
+    suspects.sort_unstable();
+    let mut repeated: Vec<u64> = suspects.windows(2).filter(|w| w[0] == w[1]).map(|w| w[0]).collect();
+    repeated.dedup();
+    repeated
 }
 
 #[cfg(test)]

@@ -94,25 +94,32 @@ impl<R: Record> Partitions<R> {
         parts.into_iter().map(move |part| sorted(part, &dir))
     }
 
-    /// What `f` finds in each sorted partition, by ascending key; partitions are sorted on all threads.
+    /// What `f` finds in each partition, by ascending key; the records of one come in any order, and all threads
+    /// look at one each.
     ///
     /// # Memory
     /// A partition a thread.
     ///
     /// # Errors
     /// As [`Partitions::sorted`].
-    pub fn sorted_parts<T: Send>(self, f: impl Fn(Vec<R>) -> Vec<T> + Sync) -> Result<Vec<T>, PipelineError> {
+    pub fn find_in_each<T: Send>(self, f: impl Fn(Vec<R>) -> Vec<T> + Sync) -> Result<Vec<T>, PipelineError> {
         let Self { dir, parts } = self;
-        let found = parts.into_par_iter().map(|part| Ok(f(sorted(part, &dir)?)));
+        let found = parts.into_par_iter().map(|part| Ok(f(whole(part, &dir)?)));
         Ok(found.collect::<Result<Vec<_>, PipelineError>>()?.into_iter().flatten().collect())
     }
 }
 
-/// The records of a partition, sorted.
-fn sorted<R: Record>((mut records, file): (Vec<R>, Option<File>), dir: &Path) -> Result<Vec<R>, PipelineError> {
+/// The records of a partition.
+fn whole<R: Record>((mut records, file): (Vec<R>, Option<File>), dir: &Path) -> Result<Vec<R>, PipelineError> {
     if let Some(file) = file {
         unspill(file, &mut records).map_err(PipelineError::io("read a temporary file in", dir))?;
     }
+    Ok(records)
+}
+
+/// The records of a partition, sorted.
+fn sorted<R: Record>(part: (Vec<R>, Option<File>), dir: &Path) -> Result<Vec<R>, PipelineError> {
+    let mut records = whole(part, dir)?;
     records.sort_unstable();
     Ok(records)
 }

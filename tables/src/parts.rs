@@ -56,7 +56,10 @@ impl Iterator for TableParts {
         if rows.start >= rows.end {
             return None;
         }
-        let end = rows.end.min(rows.start.saturating_add(self.part_rows));
+        // The last parts are half as large, so that threads run out of work at about the same time.
+        let is_last = rows.end - rows.start <= 2 * self.part_rows;
+        let part_rows = if is_last { self.part_rows.div_ceil(2) } else { self.part_rows };
+        let end = rows.end.min(rows.start.saturating_add(part_rows));
         let part = rows.start..end;
         rows.start = end;
         Some(Ok(TablePart(Rows::Unread(Box::new(self.reader.of_rows(part))))))
