@@ -154,13 +154,21 @@ impl<'a> UserPasses<'a> {
                 Ok(())
             },
         )?;
-        let repeated = finder.repeated()?;
+        let fits = fits.into_iter().map(|part| part.into_inner().unwrap_or_else(PoisonError::into_inner));
+        let fits: Vec<EncoderFit> = fits.collect();
+        let (repeated, merged) = std::thread::scope(|scope| {
+            let merging = scope.spawn(|| fits.into_iter().try_for_each(|part| fit.merge(part)));
+            let repeated = finder.repeated();
+            (repeated, merging.join())
+        });
+        merged.map_err(|_| PipelineError::WorkerPanicked { stage: "encode-features" })??;
+        let repeated = repeated?;
         if !repeated.is_empty() {
             passes.find_duplicates(&repeated, aside)?;
         }
         aside.end(USERS, passes.rows)?;
         self.kept = keeps.into_inner().then_some(kept);
-        fits.into_iter().try_for_each(|part| Ok(fit.merge(part.into_inner().unwrap_or_else(PoisonError::into_inner))?))
+        Ok(())
     }
 
     /// The ids of rows; refuses rows of which id or vectors make no sense.
