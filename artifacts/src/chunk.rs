@@ -86,10 +86,11 @@ impl Pages {
     pub fn close(self) -> Result<EncodedChunk, ParquetError> {
         let stats = |page_type, encoding, count| PageEncodingStats { page_type, encoding, count };
         let mut pages = vec![stats(PageType::DATA_PAGE, self.encoding, size(self.locations.len())?)];
-        let mut encodings = vec![Encoding::PLAIN, Encoding::RLE];
+        // Levels are runs; a set, in which repeats do not matter.
+        let mut encodings = vec![Encoding::RLE, self.encoding];
         if self.dictionary.is_some() {
             pages.insert(0, stats(PageType::DICTIONARY_PAGE, Encoding::PLAIN, 1));
-            encodings.push(self.encoding);
+            encodings.push(Encoding::PLAIN);
         }
         let metadata = ColumnChunkMetaData::builder(self.leaf)
             .set_compression(self.codec)

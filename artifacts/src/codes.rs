@@ -142,7 +142,7 @@ pub struct CodesGroups {
     info: CodesInfo,
 }
 
-/// Consecutive rows of a file on their way to row groups. Memory: one row group.
+/// Consecutive rows of a file on their way to row groups. Memory: one row group, and those encoded so far.
 pub struct CodesPart {
     groups: GroupPart,
     info: CodesInfo,
@@ -165,7 +165,7 @@ impl CodesPart {
         self.groups.push(columns)
     }
 
-    /// The row groups, for [`CodesWriter::append`]: one begins where [`GROUP_ROWS`] rows or more were pushed.
+    /// The row groups, for [`CodesWriter::append`]: of [`GROUP_ROWS`] rows, but for the last.
     ///
     /// # Errors
     /// As [`CodesPart::push`].
@@ -367,6 +367,32 @@ mod tests {
         range.extend_from_rows(&batch, 501..507);
         let found: Vec<_> = reader.batches(501..507, 100).unwrap().map(Result::unwrap).collect();
         assert_eq!(found, [(Ids::Int((501..507).collect()), range)]);
+    }
+
+    #[test]
+    fn bytes_of_a_part_do_not_depend_on_the_batches_that_its_rows_come_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ids, batch) = rows(140_000);
+        let written = |batch_rows: usize| {
+            let path = dir.path().join(format!("{batch_rows}.parquet"));
+            let mut writer = CodesWriter::create(&path, &info(), Compression::Lz4).unwrap();
+            let mut part = writer.groups().part();
+            for first in (0..ids.len()).step_by(batch_rows) {
+                let rows = first..ids.len().min(first + batch_rows);
+                let mut codes = CodeBatch::empty(&info().schema);
+                codes.extend_from_rows(&batch, rows.clone());
+                part.push(ids.to_array(rows), codes).unwrap();
+            }
+            let groups = part.finish().unwrap();
+            assert_eq!(groups.iter().map(|group| group.rows).collect::<Vec<_>>(), [65_536, 65_536, 8928]);
+            groups.into_iter().for_each(|group| writer.append(group).unwrap());
+            writer.finish().unwrap();
+            assert_eq!(CodesReader::open(&path).unwrap().load().unwrap(), (ids.clone(), batch.clone()));
+            std::fs::read(path).unwrap()
+        };
+        let whole = written(140_000);
+        assert!(written(999) == whole);
+        assert!(written(65_536) == whole);
     }
 
     #[test]

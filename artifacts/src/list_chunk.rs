@@ -73,8 +73,13 @@ impl ListChunk {
         }
     }
 
+    /// Rows of a page: a multiple of 8, so that bit-packed groups end with it.
+    fn page_rows(&self) -> usize {
+        PAGE_BYTES.div_ceil(self.row_bytes).next_multiple_of(8).min(PAGE_ROWS)
+    }
+
     fn encode_values(self, rows: usize) -> Result<EncodedChunk, ParquetError> {
-        let page_rows = PAGE_BYTES.div_ceil(self.row_bytes).min(PAGE_ROWS);
+        let page_rows = self.page_rows();
         let (mut values, mut levels) = (Cut::new(self.parts), Levels::new(self.width));
         let mut pages = Pages::new(self.leaf, self.codec, Encoding::PLAIN);
         for first in (0..rows).step_by(page_rows) {
@@ -87,14 +92,15 @@ impl ListChunk {
     }
 
     fn encode_indices(self, rows: usize, distinct: &Distinct) -> Result<EncodedChunk, ParquetError> {
+        let page_rows = self.page_rows();
         // Packed bits leave LZ4 nothing to find.
         let codec = if self.codec == Compression::LZ4_RAW { Compression::UNCOMPRESSED } else { self.codec };
         let mut pages = Pages::new(self.leaf, codec, Encoding::RLE_DICTIONARY);
         let values: Vec<u32> = distinct.values.iter().map(|bits| bits.to_le()).collect();
         pages.dictionary(values.len(), Buffer::from_vec(values))?;
         let (mut run, mut levels) = (PackedRun::new(distinct.values.len() as u32), Levels::new(self.width));
-        for first in (0..rows).step_by(PAGE_ROWS) {
-            let rows = PAGE_ROWS.min(rows - first);
+        for first in (0..rows).step_by(page_rows) {
+            let rows = page_rows.min(rows - first);
             run.push(&distinct.indices[first * self.width..(first + rows) * self.width]);
             let mut page = vec![levels.of(rows)];
             page.extend(run.page());

@@ -99,12 +99,9 @@ pub struct ParquetFile {
     file: SerializedFileWriter<BufWriter<HashingWriter<Staged>>>,
     format: Arc<GroupFormat>,
     group: RowGroup,
-    /// Rows of a step.
-    step: usize,
-    /// Rows of a whole row group: a multiple.
+    steps: Steps,
+    /// Rows of a whole row group: a multiple of a step's.
     group_rows: usize,
-    /// Fewer rows than a step.
-    waiting: Vec<RecordBatch>,
     path: PathBuf,
     rows: u64,
 }
@@ -161,8 +158,7 @@ impl ParquetFile {
                     .set_column_statistics_enabled(leaf.clone(), EnabledStatistics::None);
             }
             properties = match stored {
-                Stored::Dictionary | Stored::Plain | Stored::Repeating => properties,
-                Stored::Prefixed => properties.set_column_encoding(leaf.clone(), Encoding::DELTA_BYTE_ARRAY),
+                Stored::Dictionary | Stored::Plain | Stored::Repeating | Stored::Prefixed => properties,
                 Stored::Packed | Stored::Codes(_) => {
                     // Packed bits leave LZ4 nothing to find.
                     if compression == Compression::Lz4 {
@@ -182,9 +178,8 @@ impl ParquetFile {
             file,
             group: RowGroup::new(format.clone()),
             format,
-            step,
+            steps: Steps::of(step),
             group_rows,
-            waiting: Vec::new(),
             path: path.to_path_buf(),
             rows: 0,
         })
@@ -207,42 +202,17 @@ impl ParquetFile {
     }
 
     fn encode(&mut self, batch: RecordBatch) -> Result<(), ParquetError> {
-        let waiting = self.waiting.iter().map(RecordBatch::num_rows).sum::<usize>();
-        // Those that complete the step that waits.
-        let mut at = if waiting == 0 { 0 } else { (self.step - waiting).min(batch.num_rows()) };
-        if at > 0 {
-            self.waiting.push(batch.slice(0, at));
-        }
-        if waiting + at == self.step {
-            self.encode_waiting()?;
-        }
-        while batch.num_rows() - at >= self.step {
-            self.encode_step(&batch.slice(at, self.step))?;
-            at += self.step;
-        }
-        if at < batch.num_rows() {
-            self.waiting.push(batch.slice(at, batch.num_rows() - at));
-        }
-        Ok(())
-    }
-
-    /// Encodes the rows that wait, a step or the last of the file.
-    fn encode_waiting(&mut self) -> Result<(), ParquetError> {
-        let step = concat_batches(self.format.schema(), &std::mem::take(&mut self.waiting))?;
-        self.encode_step(&step)
-    }
-
-    fn encode_step(&mut self, step: &RecordBatch) -> Result<(), ParquetError> {
-        self.group.push(step)?;
-        if self.group.rows() >= self.group_rows {
-            self.group.finish()?.write_to(&mut self.file)?;
-        }
-        Ok(())
+        let Self { steps, group, file, group_rows, .. } = self;
+        steps.push(batch, |step| {
+            group.push(step)?;
+            if group.rows() < *group_rows { Ok(()) } else { group.finish()?.write_to(file) }
+        })
     }
 
     /// Encodes whole row groups of this file for [`ParquetFile::append`], on any thread.
     pub(crate) fn groups(&self) -> GroupEncoder {
-        GroupEncoder { format: self.format.clone(), group_rows: self.group_rows, path: self.path.clone() }
+        let (format, path) = (self.format.clone(), self.path.clone());
+        GroupEncoder { format, step: self.steps.rows, group_rows: self.group_rows, path }
     }
 
     /// Appends a row group that [`ParquetFile::groups`] encoded, after the rows written so far.
@@ -259,8 +229,8 @@ impl ParquetFile {
 
     /// Writes the rows that wait for their step or their row group to be full.
     fn end_group(&mut self) -> Result<(), ParquetError> {
-        if !self.waiting.is_empty() {
-            self.encode_waiting()?;
+        if let Some(rest) = self.steps.rest()? {
+            self.group.push(&rest)?;
         }
         match self.group.rows() {
             0 => Ok(()),
@@ -283,10 +253,59 @@ impl ParquetFile {
     }
 }
 
+/// Rows on their way to an encoder, which gets so many at a time whatever batches they come in.
+struct Steps {
+    rows: usize,
+    /// Fewer rows than a step.
+    waiting: Vec<RecordBatch>,
+}
+
+impl Steps {
+    /// Steps of so many rows.
+    fn of(rows: usize) -> Self {
+        Self { rows, waiting: Vec::new() }
+    }
+
+    /// Hands all steps that are complete with a batch to `take`.
+    fn push(
+        &mut self,
+        batch: RecordBatch,
+        mut take: impl FnMut(&RecordBatch) -> Result<(), ParquetError>,
+    ) -> Result<(), ParquetError> {
+        let waiting = self.waiting.iter().map(RecordBatch::num_rows).sum::<usize>();
+        // Those that complete the step that waits.
+        let mut at = if waiting == 0 { 0 } else { (self.rows - waiting).min(batch.num_rows()) };
+        if at > 0 {
+            self.waiting.push(batch.slice(0, at));
+        }
+        if waiting + at == self.rows
+            && let Some(step) = self.rest()?
+        {
+            take(&step)?;
+        }
+        while batch.num_rows() - at >= self.rows {
+            take(&batch.slice(at, self.rows))?;
+            at += self.rows;
+        }
+        if at < batch.num_rows() {
+            self.waiting.push(batch.slice(at, batch.num_rows() - at));
+        }
+        Ok(())
+    }
+
+    /// The rows that wait.
+    fn rest(&mut self) -> Result<Option<RecordBatch>, ParquetError> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let Some(first) = waiting.first() else { return Ok(None) };
+        Ok(Some(concat_batches(&first.schema(), &waiting)?))
+    }
+}
+
 /// Encodes row groups of a [`ParquetFile`].
 #[derive(Clone)]
 pub(crate) struct GroupEncoder {
     format: Arc<GroupFormat>,
+    step: usize,
     group_rows: usize,
     path: PathBuf,
 }
@@ -294,13 +313,15 @@ pub(crate) struct GroupEncoder {
 impl GroupEncoder {
     /// A part without rows.
     pub fn part(&self) -> GroupPart {
-        GroupPart { group: RowGroup::new(self.format.clone()), done: Vec::new(), encoder: self.clone() }
+        let (steps, group) = (Steps::of(self.step), RowGroup::new(self.format.clone()));
+        GroupPart { encoder: self.clone(), steps, group, done: Vec::new() }
     }
 }
 
 /// Consecutive rows on their way to row groups.
 pub(crate) struct GroupPart {
     encoder: GroupEncoder,
+    steps: Steps,
     group: RowGroup,
     done: Vec<EncodedGroup>,
 }
@@ -316,25 +337,36 @@ impl GroupPart {
     /// # Errors
     /// [`ArtifactError::Parquet`].
     pub fn push(&mut self, columns: Vec<ArrayRef>) -> Result<(), ArtifactError> {
-        let Self { encoder, group, done } = self;
+        let Self { encoder, steps, group, done } = self;
         let batch = RecordBatch::try_new(encoder.format.schema().clone(), columns)
             .map_err(arrow_error("write", &encoder.path))?;
-        group.push_here(&batch).map_err(parquet_error("write", &encoder.path))?;
-        if group.rows() >= encoder.group_rows {
-            done.push(group.finish_here().map_err(parquet_error("write", &encoder.path))?);
-        }
-        Ok(())
+        let encode = |step: &RecordBatch| {
+            group.push_here(step)?;
+            if group.rows() >= encoder.group_rows {
+                done.push(group.finish_here()?);
+            }
+            Ok(())
+        };
+        steps.push(batch, encode).map_err(parquet_error("write", &encoder.path))
     }
 
     /// The row groups.
     ///
     /// # Errors
     /// As [`GroupPart::push`].
-    pub fn finish(mut self) -> Result<Vec<EncodedGroup>, ArtifactError> {
-        if self.group.rows() > 0 {
-            self.done.push(self.group.finish_here().map_err(parquet_error("write", &self.encoder.path))?);
-        }
-        Ok(self.done)
+    pub fn finish(self) -> Result<Vec<EncodedGroup>, ArtifactError> {
+        let Self { encoder, mut steps, mut group, mut done } = self;
+        let mut end = || {
+            if let Some(rest) = steps.rest()? {
+                group.push_here(&rest)?;
+            }
+            if group.rows() > 0 {
+                done.push(group.finish_here()?);
+            }
+            Ok(())
+        };
+        end().map_err(parquet_error("write", &encoder.path))?;
+        Ok(done)
     }
 }
 

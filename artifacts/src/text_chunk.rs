@@ -111,7 +111,7 @@ fn deltas(values: &[u32]) -> Vec<u8> {
         }
         let least = deltas[..block.len()].iter().copied().min().unwrap_or(0);
         zigzag(i64::from(least), &mut out);
-        // What pads the last block is as small as can be.
+        // What the last block is padded with is read by nobody.
         let above = deltas.map(|delta| i64::from(delta).saturating_sub(i64::from(least)).max(0) as u32);
         let (miniblocks, _) = above.as_chunks::<MINIBLOCK>();
         let filled = block.len().div_ceil(MINIBLOCK);

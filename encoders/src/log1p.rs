@@ -1,4 +1,4 @@
-//! ln(1 + x) without branches, so that loops over it vectorise, and of sums and products alone, so that it is the same
+//! ln(1 + x) without branches, so that loops over it vectorise, and of sums, products and quotients alone, so that it is the same
 //! to the last bit on every machine.
 //!
 //! Method and coefficients are those of `log` and `log1p` in FDLIBM 5.3 (`e_log.c`, `s_log1p.c`), which states:

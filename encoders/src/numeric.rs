@@ -167,7 +167,10 @@ impl NumericFit {
         let numbers = block.rows().map(|(row, x)| (x, times(row))).filter(|(_, times)| *times > 0);
         match self {
             NumericFit::Spread { moments, .. } => numbers.for_each(|(x, n)| moments.add(x, n)),
-            NumericFit::Range { min, max } => numbers.for_each(|(x, _)| (*min, *max) = (min.min(x), max.max(x))),
+            NumericFit::Range { min, max } => {
+                // Of the two zeros one, whichever comes first.
+                numbers.map(|(x, _)| x + 0.0).for_each(|x| (*min, *max) = (min.min(x), max.max(x)));
+            }
             NumericFit::Buckets { counts, .. } => numbers.for_each(|(x, n)| counts.add(x, n)),
         }
     }
@@ -310,7 +313,9 @@ impl Scale {
                 Scale { offset: *mean, factor: 1.0 / deviation, low: -CLIP, high: CLIP }
             }
             NumericBounds::Range { min, max } => {
-                let factor = if max > min { 1.0 / (max - min) } else { 0.0 };
+                let factor = 1.0 / (max - min);
+                // Not where all are equal, or closer than a factor can part.
+                let factor = if factor.is_finite() { factor } else { 0.0 };
                 Scale { offset: *min, factor, low: 0.0, high: 1.0 }
             }
             NumericBounds::Edges { .. } => unreachable!("quantile buckets are codes"),

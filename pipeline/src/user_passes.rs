@@ -13,19 +13,28 @@ use crate::stage::Context;
 use crate::stream::ordered;
 use rustc_hash::FxHashMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use twotower_artifacts::codes::GROUP_ROWS;
 use twotower_artifacts::{
     CodeBatch, CodesGroups, CodesInfo, CodesWriter, Compression, EncodedGroup, FileEntry, IdKind, Ids, Side,
     TowerSchema,
 };
-use twotower_encoders::{EncodeCounts, EncoderFit, EncoderState, SideSpec, compact};
+use twotower_encoders::{EncodeCounts, EncoderFit, EncoderState, FeatureSpec, SideSpec, compact};
 use twotower_tables::{ReadOptions, Table, TableBatch, TablePart, id_array_as, id_column, id_column_as};
 
 /// Rows a worker takes at a time, where the budget allows: the row groups of many tables, so that a worker reads
 /// and maps each dictionary once.
 const PART_ROWS: usize = 2 * GROUP_ROWS;
+
+/// Bytes of a row's codes or floats of a feature, twice: as they are made, and as they are written.
+fn encoded_bytes(feature: &FeatureSpec) -> u64 {
+    match feature {
+        FeatureSpec::Vector(vector) => 8 * (u64::from(vector.dim) + 1),
+        FeatureSpec::MultiValued(bag) => 8 * (u64::from(bag.max_len) + 1),
+        _ => 16,
+    }
+}
 
 /// The users table between its two passes.
 ///
@@ -79,8 +88,8 @@ impl<'a> UserPasses<'a> {
         if encodes {
             quarters.push("rows kept for the second pass");
         }
-        // Codes and floats, and their columns; those of bags and vectors count as raw bytes do.
-        let per_row = 16 * spec.features.len() as u64;
+        // Codes and floats, and their columns.
+        let per_row = spec.features.iter().map(encoded_bytes).sum();
         let needs = Needs { stage: "encode-features", held, quarters, per_worker: 0, per_row };
         let plan = context.plan_of(&needs, PART_ROWS)?;
         Ok(Self { context, dir, joins, table, spec, rows, plan, positive, encodes, kept: None })
@@ -110,13 +119,13 @@ impl<'a> UserPasses<'a> {
         let mut bar = passes.context.progress.bar("fit users", passes.rows, "rows");
         let mut finder = DuplicateFinder::new(passes.dir);
         let next = AtomicUsize::new(0);
-        let (mut kept, mut bytes) = (Vec::new(), 0u64);
+        let (mut kept, bytes) = (Vec::new(), AtomicU64::new(0));
         let keeps = AtomicBool::new(passes.encodes);
         passes.stream(
             passes.read(passes.rows)?,
             || {
                 let fit = &fits[next.fetch_add(1, Ordering::Relaxed) % fits.len()];
-                let keeps = &keeps;
+                let (keeps, bytes) = (&keeps, &bytes);
                 Ok(move |part: TablePart| {
                     let mut fit = fit.lock().unwrap_or_else(PoisonError::into_inner);
                     let (mut hashes, mut batches, mut bad) = (Vec::new(), Vec::new(), Vec::new());
@@ -132,8 +141,14 @@ impl<'a> UserPasses<'a> {
                             hashes.extend(ids.iter().map(hash));
                         }
                         bad.extend(found);
+                        let size = batch.batch.get_array_memory_size() as u64;
+                        if bytes.fetch_add(size, Ordering::Relaxed) + size > passes.context.memory.quarter() {
+                            keeps.store(false, Ordering::Relaxed);
+                        }
                         if keeps.load(Ordering::Relaxed) {
                             batches.push(batch);
+                        } else {
+                            batches.clear();
                         }
                     }
                     Ok((hashes, batches, bad))
@@ -143,13 +158,10 @@ impl<'a> UserPasses<'a> {
                 finder.add(&hashes)?;
                 bar.advance((hashes.len() + bad.len()) as u64);
                 aside.add(passes.rows, bad)?;
-                bytes += batches.iter().map(|b| b.batch.get_array_memory_size() as u64).sum::<u64>();
-                if bytes > passes.context.memory.quarter() {
-                    keeps.store(false, Ordering::Relaxed);
-                    kept.clear();
-                }
                 if keeps.load(Ordering::Relaxed) {
                     kept.push(batches);
+                } else {
+                    kept.clear();
                 }
                 Ok(())
             },
@@ -247,7 +259,7 @@ impl<'a> UserPasses<'a> {
                         let mut codes = CodeBatch::empty(schema);
                         let counts = encoder.encode(&joined, &mut codes).map_err(|e| encode_error(e, &batch))?;
                         encoded.counts.merge(&counts);
-                        encoded.chosen_codes.extend_from_rows(&codes, chosen);
+                        encoded.chosen_codes.extend_from_rows(&codes, chosen.iter().copied());
                         if let Some(every) = &mut every {
                             every.push(id_array_as(&batch, id, info.ids)?, codes)?;
                         }

@@ -157,7 +157,6 @@ impl Layout {
 
     /// Streams a row range.
     pub fn read(self: &Arc<Self>, rows: Range<u64>, size: BatchSize) -> Result<ParquetReader, TableError> {
-        // A handle of its own: readers on other threads move theirs.
         let file = File::open(&self.path).map_err(io_error("open", &self.path))?;
         let source = Source { file, layout: self.clone() };
         let (begun, rows) = (rows.start, rows.start..rows.end.max(rows.start));
