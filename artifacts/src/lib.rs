@@ -26,6 +26,7 @@ pub mod publish;
 mod row_group;
 pub mod row_range;
 pub mod schema;
+mod steps;
 mod text_chunk;
 pub mod vectors;
 

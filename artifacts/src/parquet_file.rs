@@ -10,9 +10,9 @@ use crate::manifest::{FileEntry, entry_name};
 use crate::publish::{Staged, io_error};
 use crate::row_group::{EncodedGroup, GroupFormat, RowGroup};
 use crate::row_range::RowRange;
+use crate::steps::Steps;
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{ArrowError, SchemaRef};
-use arrow_select::concat::concat_batches;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::arrow::{ProjectionMask, add_encoded_arrow_schema_to_metadata};
 use parquet::basic::{Compression as Codec, Encoding, ZstdLevel};
@@ -212,7 +212,7 @@ impl ParquetFile {
     /// Encodes whole row groups of this file for [`ParquetFile::append`], on any thread.
     pub(crate) fn groups(&self) -> GroupEncoder {
         let (format, path) = (self.format.clone(), self.path.clone());
-        GroupEncoder { format, step: self.steps.rows, group_rows: self.group_rows, path }
+        GroupEncoder { format, step: self.steps.rows(), group_rows: self.group_rows, path }
     }
 
     /// Appends a row group that [`ParquetFile::groups`] encoded, after the rows written so far.
@@ -250,54 +250,6 @@ impl ParquetFile {
         let (bytes, blake3) = (output.bytes(), output.digest().to_hex().to_string());
         output.inner_mut().publish()?;
         Ok(FileEntry { path: entry_name(&self.path), bytes, rows: self.rows, blake3 })
-    }
-}
-
-/// Rows on their way to an encoder, which gets so many at a time whatever batches they come in.
-struct Steps {
-    rows: usize,
-    /// Fewer rows than a step.
-    waiting: Vec<RecordBatch>,
-}
-
-impl Steps {
-    /// Steps of so many rows.
-    fn of(rows: usize) -> Self {
-        Self { rows, waiting: Vec::new() }
-    }
-
-    /// Hands all steps that are complete with a batch to `take`.
-    fn push(
-        &mut self,
-        batch: RecordBatch,
-        mut take: impl FnMut(&RecordBatch) -> Result<(), ParquetError>,
-    ) -> Result<(), ParquetError> {
-        let waiting = self.waiting.iter().map(RecordBatch::num_rows).sum::<usize>();
-        // Those that complete the step that waits.
-        let mut at = if waiting == 0 { 0 } else { (self.rows - waiting).min(batch.num_rows()) };
-        if at > 0 {
-            self.waiting.push(batch.slice(0, at));
-        }
-        if waiting + at == self.rows
-            && let Some(step) = self.rest()?
-        {
-            take(&step)?;
-        }
-        while batch.num_rows() - at >= self.rows {
-            take(&batch.slice(at, self.rows))?;
-            at += self.rows;
-        }
-        if at < batch.num_rows() {
-            self.waiting.push(batch.slice(at, batch.num_rows() - at));
-        }
-        Ok(())
-    }
-
-    /// The rows that wait.
-    fn rest(&mut self) -> Result<Option<RecordBatch>, ParquetError> {
-        let waiting = std::mem::take(&mut self.waiting);
-        let Some(first) = waiting.first() else { return Ok(None) };
-        Ok(Some(concat_batches(&first.schema(), &waiting)?))
     }
 }
 
