@@ -165,7 +165,7 @@ impl Net {
                     let table = &parameters.tables[*table];
                     for (slot, r) in slots.zip(rows.clone()) {
                         slot.fill(0.0);
-                        weighted_sum(slot, &table.values, table.dim, pooled.row(r));
+                        weighted_sum(slot, None, &table.values, table.dim, pooled.row(r));
                     }
                 }
                 (Input::Dense { width }, Column::Dense { values, .. }) => {

@@ -94,7 +94,7 @@ impl SparseGradient {
         let (ordered, counts, dim) = (&self.ordered, &self.counts, self.dim);
         self.values.par_chunks_mut(dim).with_min_len(16).zip(starts).enumerate().for_each(|(slot, (out, end))| {
             let first = (end - counts[slot]) as usize;
-            weighted_sum(out, gradients, 1, &ordered[first..end as usize]);
+            weighted_sum(out, None, gradients, 1, &ordered[first..end as usize]);
         });
     }
 
@@ -109,23 +109,26 @@ impl SparseGradient {
     }
 }
 
-/// `out += sum of weight * table[row]` over `(row, weight)`, in order; `table` has rows as wide as `out`.
-pub fn weighted_rows(out: &mut [f32], table: &[f32], uses: &[(u32, f32)]) {
-    weighted_sum(out, table, out.len(), uses);
+/// `out = base + sum of weight * table[row]` over `(row, weight)`, in order, or `out += ...` without a base; `table` has
+/// rows as wide as `out`.
+pub fn weighted_rows(out: &mut [f32], base: Option<&[f32]>, table: &[f32], uses: &[(u32, f32)]) {
+    weighted_sum(out, base, table, out.len(), uses);
 }
 
 dispatched! {
-    /// `out += sum of weight * source[at * stride..][..out.len()]` over `(at, weight)`, in order.
-    pub fn weighted_sum(out: &mut [f32], source: &[f32], stride: usize, uses: &[(u32, f32)]) {
+    /// `out += sum of weight * source[at * stride..][..out.len()]` over `(at, weight)`, in order; `out = base + ...` with
+    /// a base.
+    pub fn weighted_sum(out: &mut [f32], base: Option<&[f32]>, source: &[f32], stride: usize, uses: &[(u32, f32)]) {
         let width = out.len();
         let mut offset = 0;
         while offset < width {
             // Runs of 64 and 16 floats stay in registers over all uses.
+            let base = base.map(|base| &base[offset..]);
             let run = match width - offset {
-                64.. => sum_run::<FMA, 64>(&mut out[offset..], &source[offset..], stride, uses),
-                16.. => sum_run::<FMA, 16>(&mut out[offset..], &source[offset..], stride, uses),
-                8.. => sum_run::<FMA, 8>(&mut out[offset..], &source[offset..], stride, uses),
-                _ => sum_run::<FMA, 1>(&mut out[offset..], &source[offset..], stride, uses),
+                64.. => sum_run::<FMA, 64>(&mut out[offset..], base, &source[offset..], stride, uses),
+                16.. => sum_run::<FMA, 16>(&mut out[offset..], base, &source[offset..], stride, uses),
+                8.. => sum_run::<FMA, 8>(&mut out[offset..], base, &source[offset..], stride, uses),
+                _ => sum_run::<FMA, 1>(&mut out[offset..], base, &source[offset..], stride, uses),
             };
             offset += run;
         }
@@ -135,12 +138,13 @@ dispatched! {
 #[inline(always)]
 fn sum_run<const FMA: bool, const RUN: usize>(
     out: &mut [f32],
+    base: Option<&[f32]>,
     source: &[f32],
     stride: usize,
     uses: &[(u32, f32)],
 ) -> usize {
     let mut sum = [0.0f32; RUN];
-    sum.copy_from_slice(&out[..RUN]);
+    sum.copy_from_slice(&base.unwrap_or(out)[..RUN]);
     for (at, weight) in uses {
         let from = &source[*at as usize * stride..][..RUN];
         for i in 0..RUN {

@@ -45,6 +45,16 @@ pub enum TowerInput {
     Dense,
 }
 
+impl TowerInput {
+    /// Name of the table that it takes rows of.
+    pub fn table(&self) -> Option<&String> {
+        match self {
+            TowerInput::Embedding { table } | TowerInput::Pooled { table, .. } => Some(table),
+            TowerInput::Dense => None,
+        }
+    }
+}
+
 /// One layer after the concatenated inputs.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Layer {

@@ -21,8 +21,9 @@ use twotower_artifacts::{
     CodeBatch, Column, FieldShape, Fingerprint, IdKind, Ids, Side, TowerSchema, VectorsInfo, VectorsWriter,
 };
 use twotower_encoders::{EncodeCounts, SideEncoder, SideSpec};
-use twotower_models::engine::{self, Engine, EngineKind};
+use twotower_models::engine::{self, CROSS_LIMIT, Engine, EngineKind};
 use twotower_models::native::FOLDED_BYTES;
+use twotower_models::onnx::CROSSED_BYTES;
 use twotower_tables::{ReadOptions, TableBatch, TableSpec, id_column_as};
 
 /// The stage for one side, ready for its shards.
@@ -125,6 +126,7 @@ impl Embedding {
         let tower = size(&self.tower) + size(&data);
         // ONNX Runtime copies the tower for every session; native workers share the one that was read.
         let (shared, own) = match kind {
+            EngineKind::Ort if tower <= CROSS_LIMIT => (RUNTIME + 3 * tower, tower + CROSSED_BYTES as u64 + RUN),
             EngineKind::Ort => (RUNTIME, tower + RUN),
             EngineKind::Native => (2 * tower + FOLDED_BYTES as u64, RUN),
             EngineKind::NativeInt16 => (2 * tower + tower / 2 + 3 * FOLDED_BYTES as u64 / 2, RUN),

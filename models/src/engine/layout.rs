@@ -3,6 +3,7 @@
 use crate::error::ModelError;
 use crate::tower::{Layer, Matrix, Pooling, Tower, TowerInput};
 use std::collections::BTreeSet;
+use std::ops::Range;
 use twotower_artifacts::{ArtifactError, CodeBatch, Column, FieldShape, TowerSchema};
 
 /// Widths of a checked tower.
@@ -19,10 +20,20 @@ pub(crate) struct Layout {
 /// What one field takes of a row.
 #[derive(Debug, Clone)]
 pub(crate) struct InputLayout {
+    /// Where they begin in the concatenation.
+    pub start: usize,
     /// Floats in the concatenation.
     pub width: usize,
     /// The most elements that count, 0 for fields of another shape.
     pub max_len: usize,
+}
+
+impl Layout {
+    /// What a field takes of the concatenation.
+    pub fn columns(&self, field: usize) -> Range<usize> {
+        let input = &self.inputs[field];
+        input.start..input.start + input.width
+    }
 }
 
 /// Smallest divisor that [`Layer::L2Norm`] may have.
@@ -109,8 +120,8 @@ fn layout(tower: &Tower) -> Result<Layout, String> {
             }
             (input, shape) => return Err(format!("field `{name}`: input {input:?} cannot take shape {shape:?}")),
         };
+        inputs.push(InputLayout { start: input_width, width, max_len });
         input_width = input_width.saturating_add(width);
-        inputs.push(InputLayout { width, max_len });
     }
     if let Some(unused) = tower.tables.keys().find(|t| !used.contains(t)) {
         return Err(format!("table `{unused}` belongs to no field"));

@@ -2,8 +2,10 @@
 
 use super::layout::{check_batch, check_schema};
 use super::{Engine, library};
+use crate::cross::Cross;
 use crate::error::ModelError;
-use crate::onnx::{Metadata, check_data_file, output_name};
+use crate::onnx::{self, Crossed, Metadata, check_data_file, output_name};
+use ort::session::builder::SessionBuilder;
 use ort::session::{Session, SessionInputValue};
 use ort::value::TensorRef;
 use std::collections::BTreeMap;
@@ -16,13 +18,24 @@ use twotower_artifacts::{ArtifactError, CodeBatch, Column, FieldShape, TowerSche
 /// independent of how many rows came with it, since ONNX Runtime picks its kernels by shape.
 pub const TILE: usize = 512;
 
+/// Files up to this size are given to ONNX Runtime with small code fields crossed: while it is made, a graph takes
+/// about three times their size.
+pub const CROSS_LIMIT: u64 = 32 << 20;
+
 /// A tower on ONNX Runtime.
 #[derive(Debug)]
 pub struct OrtEngine {
     path: PathBuf,
     session: Session,
     metadata: Metadata,
-    inputs: Vec<Input>,
+    inputs: Vec<(Source, Input)>,
+}
+
+/// What an input is made of.
+#[derive(Debug)]
+enum Source {
+    Field(usize),
+    Cross(Cross),
 }
 
 /// One input of a run, `[TILE, ...]`.
@@ -41,20 +54,51 @@ enum Input {
 }
 
 impl OrtEngine {
-    /// Loads an exported tower.
+    /// Loads an exported tower: crossed where that saves something and the file is no larger than [`CROSS_LIMIT`], as
+    /// published otherwise.
+    ///
+    /// # Errors
+    /// As [`OrtEngine::published`].
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        match Self::crossed(path)? {
+            Some(engine) => Ok(engine),
+            None => Self::published(path),
+        }
+    }
+
+    /// Loads an exported tower as a graph with small code fields crossed, where that saves something.
+    pub(super) fn crossed(path: &Path) -> Result<Option<Self>, ModelError> {
+        let environment = library::environment()?;
+        let Some((tower, metadata)) = onnx::read_small(path, CROSS_LIMIT)? else { return Ok(None) };
+        let Some(Crossed { model, crosses, fields }) = Crossed::of(&tower)? else { return Ok(None) };
+        let session = builder(environment)
+            .and_then(|mut builder| builder.commit_from_memory(&model))
+            .map_err(|e| ModelError::runtime("load", path, e))?;
+        let crosses = crosses.into_iter().map(|cross| (Source::Cross(cross), Input::Codes(vec![0; TILE])));
+        let fields = fields.into_iter().map(|field| {
+            let input = Input::new(&metadata.schema.fields[field].shape);
+            (Source::Field(field), input)
+        });
+        let inputs = crosses.chain(fields).collect();
+        Ok(Some(Self { path: path.to_path_buf(), session, metadata, inputs }))
+    }
+
+    /// Loads an exported tower with the graph of its file.
     ///
     /// # Errors
     /// [`ModelError::RuntimeMissing`] without a usable library, [`ArtifactError::Corrupt`],
     /// [`ArtifactError::Version`] or [`ArtifactError::Mismatch`] for a file that is not an intact
     /// tower, [`ModelError::Runtime`] when ONNX Runtime refuses it.
-    pub fn open(path: &Path) -> Result<Self, ModelError> {
+    pub(super) fn published(path: &Path) -> Result<Self, ModelError> {
         let environment = library::environment()?;
         std::fs::File::open(path).map_err(|source| ArtifactError::Io {
             action: "read",
             path: path.to_path_buf(),
             source,
         })?;
-        let session = load(environment, path).map_err(|e| ModelError::runtime("load", path, e))?;
+        let session = builder(environment)
+            .and_then(|mut builder| builder.commit_from_file(path))
+            .map_err(|e| ModelError::runtime("load", path, e))?;
         let metadata = metadata(&session, path)?;
         check_schema(&metadata.schema)?;
         check_data_file(path, &metadata)?;
@@ -65,7 +109,8 @@ impl OrtEngine {
             let reason = format!("inputs {names:?} and outputs {outputs:?}, its schema has fields {fields:?}");
             return Err(ArtifactError::Corrupt { path: path.to_path_buf(), reason }.into());
         }
-        let inputs = metadata.schema.fields.iter().map(|f| Input::new(&f.shape)).collect();
+        let fields = metadata.schema.fields.iter().enumerate();
+        let inputs = fields.map(|(i, field)| (Source::Field(i), Input::new(&field.shape))).collect();
         Ok(Self { path: path.to_path_buf(), session, metadata, inputs })
     }
 
@@ -75,12 +120,8 @@ impl OrtEngine {
     }
 }
 
-fn load(environment: &ort::environment::Environment, path: &Path) -> Result<Session, ort::Error> {
-    Session::builder(environment)?
-        .with_intra_threads(1)?
-        .with_inter_threads(1)?
-        .with_parallel_execution(false)?
-        .commit_from_file(path)
+fn builder(environment: &ort::environment::Environment) -> Result<SessionBuilder, ort::Error> {
+    Ok(Session::builder(environment)?.with_intra_threads(1)?.with_inter_threads(1)?.with_parallel_execution(false)?)
 }
 
 fn metadata(session: &Session, path: &Path) -> Result<Metadata, ModelError> {
@@ -98,7 +139,12 @@ impl Engine for OrtEngine {
         out.reserve(rows * dim);
         for first in (0..rows).step_by(TILE) {
             let range = first..rows.min(first + TILE);
-            inputs.iter_mut().zip(&batch.columns).for_each(|(input, column)| input.fill(column, range.clone()));
+            for (source, input) in inputs.iter_mut() {
+                match source {
+                    Source::Field(field) => input.fill(&batch.columns[*field], range.clone()),
+                    Source::Cross(cross) => input.combine(cross, &batch.columns, range.clone()),
+                }
+            }
             run(session, inputs, range.len(), dim, out).map_err(|e| ModelError::runtime("run", path, e))?;
         }
         Ok(())
@@ -113,8 +159,14 @@ impl Engine for OrtEngine {
     }
 }
 
-fn run(session: &mut Session, inputs: &[Input], rows: usize, dim: usize, out: &mut Vec<f32>) -> Result<(), ort::Error> {
-    let values: Vec<SessionInputValue> = inputs.iter().map(Input::value).collect::<Result<_, _>>()?;
+fn run(
+    session: &mut Session,
+    inputs: &[(Source, Input)],
+    rows: usize,
+    dim: usize,
+    out: &mut Vec<f32>,
+) -> Result<(), ort::Error> {
+    let values: Vec<SessionInputValue> = inputs.iter().map(|(_, input)| input.value()).collect::<Result<_, _>>()?;
     let outputs = session.run(&values[..])?;
     let (shape, vectors) = outputs[0].try_extract_tensor::<f32>()?;
     if **shape != [TILE as i64, dim as i64] {
@@ -160,6 +212,14 @@ impl Input {
             }
             _ => unreachable!("the batch was checked against the schema that made the inputs"),
         }
+    }
+
+    /// Writes the rows of a cross; past the range they are the first.
+    fn combine(&mut self, cross: &Cross, columns: &[Column], rows: Range<usize>) {
+        let Input::Codes(to) = self else { unreachable!("a cross's input is made to take codes") };
+        let (to, rest) = to.split_at_mut(rows.len());
+        cross.combine(columns, rows, to);
+        rest.fill(0);
     }
 
     fn value(&self) -> Result<SessionInputValue<'_>, ort::Error> {

@@ -5,7 +5,7 @@ use super::*;
 use crate::tower::{Layer, TowerInput};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use twotower_artifacts::{Category, Column};
+use twotower_artifacts::{Category, Column, FieldShape};
 
 const KINDS: [EngineKind; 3] = [EngineKind::Native, EngineKind::NativeInt16, EngineKind::Ort];
 
@@ -39,6 +39,30 @@ fn all_engines_equal_a_naive_f64_forward_pass() {
             let worst = found.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
             let room = if kind == EngineKind::NativeInt16 { 1e-3 } else { 1e-5 };
             assert!(found.len() == expected.len() && worst < room, "{kind}: {worst:e}");
+        }
+        assert!(verify(&path, &tower, &rows, 1e-5).unwrap() <= 1e-5);
+    }
+}
+
+#[test]
+fn onnx_runtime_crosses_small_code_fields_and_a_tower_of_nothing_else() {
+    let draw = &mut Draw::new(21);
+    let code = |table: &str, cardinality| FieldShape::Code { table: table.into(), cardinality };
+    let fields = [("a", code("a", 6), None), ("b", code("b", 40), None), ("c", code("a", 6), None)];
+    let alone = samples::tower(draw, fields.to_vec(), 9, &[20, 8]);
+    let narrow = samples::tower(draw, fields[..2].to_vec(), 8, &[20, 8]);
+    let linear = samples::tower(draw, fields.to_vec(), 9, &[20]);
+    let mut without = every_shape(22);
+    without.layers.insert(0, Layer::Relu);
+    for (tower, crossed) in [(every_shape(22), true), (alone, true), (linear, true), (narrow, false), (without, false)]
+    {
+        let (_dir, path) = exported(&tower);
+        assert_eq!(OrtEngine::crossed(&path).unwrap().is_some(), crossed);
+        let rows = batch(draw, &tower.schema, 600);
+        let expected = naive(&tower, &rows);
+        for mut engine in [OrtEngine::open(&path).unwrap(), OrtEngine::published(&path).unwrap()] {
+            let found = run(&mut engine, &rows);
+            assert!(found.iter().zip(&expected).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-5));
         }
         assert!(verify(&path, &tower, &rows, 1e-5).unwrap() <= 1e-5);
     }

@@ -1,13 +1,14 @@
 //! The first layer with embedding tables multiplied into it: `W₁ (e₁ ‖ e₂ ‖ …) = Σ W₁ⱼ eⱼ`, so a table
-//! `E` becomes `E W₁ⱼᵀ`, whose rows are added instead of concatenated and multiplied.
+//! `E` becomes `E W₁ⱼᵀ`, whose rows are added instead of concatenated and multiplied. Small tables are crossed
+//! ([`crate::cross`]), so that one row is added for several fields.
 
 use super::int16::Rounded;
-use super::linear::{Linear, transposed};
+use super::linear::Linear;
 use super::rows::Rows;
+use crate::cross::{Cross, crosses, first_layer, folded};
 use crate::engine::layout::{InputLayout, Layout};
-use crate::matmul::{Operand, matmul};
 use crate::sparse::weighted_rows;
-use crate::tower::{Layer, Pooling, Tower, TowerInput};
+use crate::tower::{Pooling, Tower, TowerInput};
 use std::ops::Range;
 use twotower_artifacts::schema::PADDING;
 use twotower_artifacts::{CodeBatch, Column};
@@ -27,6 +28,8 @@ const NARROW: usize = 16;
 /// How one field enters the first layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Entry {
+    /// With the other fields of its cross.
+    Crossed,
     /// Adds rows of the folded rows, beginning with this one.
     Rows(usize),
     /// Takes the columns of the concatenation that begin with this one.
@@ -40,10 +43,13 @@ enum Entry {
 /// costs `len * out * 4` (in multiply-adds) when folded, and `len * width * 4 + width * out` when not. It is
 /// folded when that is less and the folded table, `[cardinality, out]`, still fits in [`FOLDED_BYTES`], the
 /// smallest tables first: so categorical fields are, tables of many slots and long sequences are not.
-/// Dense fields are folded where they have 16 floats or fewer in all.
+/// Dense fields are folded where they have 16 floats or fewer in all. In what is left of [`FOLDED_BYTES`], code
+/// fields are crossed.
 #[derive(Debug)]
 pub(super) struct Entrance {
     entries: Vec<Entry>,
+    /// Folded code fields, and where the rows of each cross begin.
+    crosses: Vec<(usize, Cross)>,
     /// Width of the concatenation of the fields that are not folded.
     pub columns: usize,
     /// The most rows that one tower row adds.
@@ -63,12 +69,20 @@ pub(super) struct Uses {
     most: usize,
     /// Codes and weights of the elements of one row.
     elements: Vec<(u32, f32)>,
+    /// Rows of a cross, `[tile]`.
+    combined: Vec<i32>,
 }
 
 impl Uses {
     pub fn new(entrance: &Entrance, tile: usize) -> Self {
         let most = entrance.uses;
-        Self { uses: vec![(0, 0.0); tile * most], lens: vec![0; tile], most, elements: Vec::new() }
+        Self {
+            uses: vec![(0, 0.0); tile * most],
+            lens: vec![0; tile],
+            most,
+            elements: Vec::new(),
+            combined: vec![0; tile],
+        }
     }
 
     fn push(&mut self, r: usize, row: usize, weight: f32) {
@@ -85,49 +99,46 @@ impl Uses {
 impl Entrance {
     /// Chooses what is folded and folds it.
     pub fn new(tower: &Tower, layout: &Layout) -> Self {
-        let starts: Vec<usize> = layout
-            .inputs
-            .iter()
-            .scan(0, |next, input| {
-                *next += input.width;
-                Some(*next - input.width)
-            })
-            .collect();
-        let Some(Layer::Linear { weight, bias }) = tower.layers.first() else {
-            let entries = starts.into_iter().map(Entry::Columns).collect();
-            return Self { entries, columns: layout.input_width, uses: 0, rows: Rows::F32(Vec::new()), linear: None };
+        let mut entrance = Self {
+            entries: Vec::new(),
+            crosses: Vec::new(),
+            columns: 0,
+            uses: 0,
+            rows: Rows::F32(Vec::new()),
+            linear: None,
         };
-        let mut entrance = Self { entries: Vec::new(), columns: 0, uses: 0, rows: Rows::F32(Vec::new()), linear: None };
-        let (mut kept, mut folded) = (Vec::new(), Vec::new());
-        let folds = choose(tower, layout, weight.rows);
-        for (((input, place), start), fold) in tower.inputs.iter().zip(&layout.inputs).zip(starts).zip(folds) {
-            let columns = start..start + place.width;
-            if !fold {
-                entrance.entries.push(Entry::Columns(entrance.columns));
-                entrance.columns += place.width;
-                kept.extend(columns);
-                continue;
-            }
-            let out = weight.rows;
-            let first = folded.len();
-            entrance.entries.push(Entry::Rows(first / out));
-            // W₁ⱼᵀ, `[width, out]`.
-            let part = transposed(weight, columns);
-            match input {
-                TowerInput::Dense => {
-                    entrance.uses += place.width;
-                    folded.extend(part);
+        let Some((weight, bias)) = first_layer(tower) else {
+            entrance.entries = layout.inputs.iter().map(|input| Entry::Columns(input.start)).collect();
+            entrance.columns = layout.input_width;
+            return entrance;
+        };
+        let (folds, room) = choose(tower, layout, weight.rows);
+        let (mut kept, mut rows) = (Vec::new(), Vec::new());
+        for (field, (input, place)) in tower.inputs.iter().zip(&layout.inputs).enumerate() {
+            entrance.entries.push(match input {
+                _ if !folds[field] => {
+                    entrance.columns += place.width;
+                    kept.extend(layout.columns(field));
+                    Entry::Columns(entrance.columns - place.width)
                 }
-                TowerInput::Embedding { table } | TowerInput::Pooled { table, .. } => {
-                    let table = &tower.tables[table];
-                    entrance.uses += place.max_len.max(1);
-                    folded.resize(first + table.rows * out, 0.0);
-                    let table = Operand::rows_of(&table.data, table.cols);
-                    matmul(&mut folded[first..], false, 1.0, table, Operand::rows_of(&part, out));
+                TowerInput::Embedding { .. } => Entry::Crossed,
+                TowerInput::Dense | TowerInput::Pooled { .. } => {
+                    let first = rows.len() / weight.rows;
+                    rows.extend(folded(tower, layout, weight, field));
+                    entrance.uses += if matches!(input, TowerInput::Dense) { place.width } else { place.max_len };
+                    Entry::Rows(first)
                 }
-            }
+            });
         }
-        entrance.rows = Rows::F32(folded);
+        let codes = (0..folds.len()).filter(|field| folds[*field]);
+        let zeros = vec![0.0; weight.rows];
+        for cross in crosses(tower, codes, weight.rows, room) {
+            let first = rows.len() / weight.rows;
+            rows.extend(cross.table(tower, layout, weight, &zeros));
+            entrance.crosses.push((first, cross));
+        }
+        entrance.uses += entrance.crosses.len();
+        entrance.rows = Rows::F32(rows);
         entrance.linear = Some(Linear::new(weight, kept, bias));
         entrance
     }
@@ -135,7 +146,8 @@ impl Entrance {
     /// The same with its products in 16-bit integers, and rows of folded tables in 16-bit floats.
     pub fn rounded(&self) -> Self {
         let linear = self.linear.as_ref().map(Linear::rounded);
-        Self { entries: self.entries.clone(), rows: self.rows.rounded(), linear, ..*self }
+        let (entries, crosses) = (self.entries.clone(), self.crosses.clone());
+        Self { entries, crosses, rows: self.rows.rounded(), linear, ..*self }
     }
 
     /// Whether the first layer is part of this.
@@ -157,9 +169,16 @@ impl Entrance {
     ) {
         x.fill(0.0);
         uses.lens.fill(0);
+        let mut combined = std::mem::take(&mut uses.combined);
+        for (first, cross) in &self.crosses {
+            cross.combine(&batch.columns, rows.clone(), &mut combined);
+            combined[..rows.len()].iter().enumerate().for_each(|(r, row)| uses.push(r, first + *row as usize, 1.0));
+        }
+        uses.combined = combined;
         let fields = tower.inputs.iter().zip(&layout.inputs).zip(&batch.columns).zip(&self.entries);
         for (((input, place), column), entry) in fields {
             match *entry {
+                Entry::Crossed => {}
                 Entry::Rows(first) => add_uses(input, place, column, rows.clone(), first, uses),
                 Entry::Columns(start) => {
                     let columns = start..start + place.width;
@@ -170,8 +189,7 @@ impl Entrance {
         }
         let Some(linear) = &self.linear else { return };
         for (r, row) in y.chunks_exact_mut(linear.output()).enumerate() {
-            row.copy_from_slice(&linear.bias);
-            self.rows.add(row, uses.of(r));
+            self.rows.sum(row, &linear.bias, uses.of(r));
         }
         linear.add(x, self.columns, y, rounded);
     }
@@ -182,8 +200,8 @@ impl Entrance {
     }
 }
 
-/// Whether each field is folded into a first layer of `out` outputs.
-fn choose(tower: &Tower, layout: &Layout, out: usize) -> Vec<bool> {
+/// Whether each field is folded into a first layer of `out` outputs, and how many rows more there is room for.
+fn choose(tower: &Tower, layout: &Layout, out: usize) -> (Vec<bool>, usize) {
     let dense = |input: &TowerInput| matches!(input, TowerInput::Dense);
     let fields = || tower.inputs.iter().zip(&layout.inputs);
     let dense_width: usize = fields().filter(|(input, _)| dense(input)).map(|(_, place)| place.width).sum();
@@ -208,10 +226,10 @@ fn choose(tower: &Tower, layout: &Layout, out: usize) -> Vec<bool> {
         left -= rows;
         folds[field] = true;
     }
-    folds
+    (folds, left)
 }
 
-/// Notes the folded rows of one field, the first of which is `first`.
+/// Notes the folded rows of one pooled or dense field, the first of which is `first`.
 fn add_uses(
     input: &TowerInput,
     place: &InputLayout,
@@ -221,11 +239,6 @@ fn add_uses(
     uses: &mut Uses,
 ) {
     match (input, column) {
-        (TowerInput::Embedding { .. }, Column::Code(codes)) => {
-            for (r, code) in codes[rows].iter().enumerate() {
-                uses.push(r, first + *code as usize, 1.0);
-            }
-        }
         (TowerInput::Pooled { pooling, .. }, Column::Ragged(ragged)) => {
             let mut elements = std::mem::take(&mut uses.elements);
             for (r, row) in rows.enumerate() {
@@ -267,7 +280,7 @@ fn gather<'a>(
             let table = &tower.tables[table];
             for (cell, row) in cells.zip(rows) {
                 weigh(pooling, place.max_len, ragged.row(row), elements);
-                weighted_rows(cell, &table.data, elements);
+                weighted_rows(cell, None, &table.data, elements);
             }
         }
         (TowerInput::Dense, Column::Dense { width, values }) => {
@@ -299,6 +312,7 @@ mod tests {
     use crate::engine::layout::check_tower;
     use crate::engine::samples::{Draw, batch, naive, tower};
     use crate::native::embed;
+    use crate::tower::Layer;
     use twotower_artifacts::FieldShape;
 
     const OUT: usize = 40;
@@ -313,7 +327,7 @@ mod tests {
 
     fn folded(tower: &Tower) -> Vec<bool> {
         let entrance = Entrance::new(tower, &check_tower(tower).unwrap());
-        entrance.entries.iter().map(|entry| matches!(entry, Entry::Rows(_))).collect()
+        entrance.entries.iter().map(|entry| !matches!(entry, Entry::Columns(_))).collect()
     }
 
     #[test]
@@ -325,6 +339,7 @@ mod tests {
             vec![
                 ("wide", FieldShape::Dense { width: dense }, None),
                 ("small", code("small", 30), None),
+                ("tiny", code("tiny", 4), None),
                 ("large", code("large", large), None),
                 ("short", sequence("small", 30, 2), None),
                 ("weighted", sequence("items", 50, 2), Some(Pooling::Position(vec![0.5, -0.5]))),
@@ -333,11 +348,13 @@ mod tests {
             ]
         };
         for (dense, expected) in [
-            (NARROW as u32 - 2, [true, true, false, true, true, false, true]),
-            (NARROW as u32, [false, true, false, true, true, false, false]),
+            (NARROW as u32 - 2, [true, true, true, false, true, true, false, true]),
+            (NARROW as u32, [false, true, true, false, true, true, false, false]),
         ] {
             let tower = tower(draw, fields(dense), 12, &[OUT, 24]);
             assert_eq!(folded(&tower), expected);
+            let entrance = Entrance::new(&tower, &check_tower(&tower).unwrap());
+            assert_eq!(entrance.crosses.iter().map(|(_, cross)| cross.rows).collect::<Vec<_>>(), [120]);
             let rows = batch(draw, &tower.schema, 300);
             let found = embed(&tower, &rows).unwrap();
             let worst = found.data.iter().zip(naive(&tower, &rows)).map(|(a, b)| (f64::from(*a) - b).abs());
@@ -372,14 +389,18 @@ mod tests {
     }
 
     #[test]
-    fn a_tower_without_a_linear_first_layer_folds_nothing() {
+    fn towers_that_fold_nothing_are_embedded_by_the_definition() {
         let draw = &mut Draw::new(23);
-        let mut tower = tower(draw, vec![("a", code("a", 9), None)], 12, &[]);
-        assert_eq!(folded(&tower), [false]);
-        tower.layers.insert(0, Layer::Relu);
-        let rows = batch(draw, &tower.schema, 20);
-        let found = embed(&tower, &rows).unwrap();
-        let expected = naive(&tower, &rows);
-        assert!(found.data.iter().zip(expected).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-6));
+        let mut relu = tower(draw, vec![("a", code("a", 9), None)], 12, &[]);
+        relu.layers.insert(0, Layer::Relu);
+        // Nor is anything in a linear one that would only cost more.
+        let long = tower(draw, vec![("a", sequence("a", 9, 50), None)], 12, &[96, 12]);
+        for tower in [relu, long] {
+            assert_eq!(folded(&tower), [false]);
+            let rows = batch(draw, &tower.schema, 20);
+            let found = embed(&tower, &rows).unwrap();
+            let expected = naive(&tower, &rows);
+            assert!(found.data.iter().zip(expected).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-5));
+        }
     }
 }

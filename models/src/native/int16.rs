@@ -70,8 +70,9 @@ impl Weight {
         Self { panels: packed, scales: steps.into_iter().map(|step| step.unit).collect(), input, largest }
     }
 
-    /// `y += x W` for `x` of `[rows, input]` floats. A row with a value that is not finite gives NaN.
-    pub fn add(&self, x: &[f32], y: &mut [f32], rounded: &mut Rounded) {
+    /// `y = x W + b`, or `y += x W` without a bias, for `x` of `[rows, input]` floats. A row with a value that is not
+    /// finite gives NaN.
+    pub fn product(&self, x: &[f32], bias: Option<&[f32]>, y: &mut [f32], rounded: &mut Rounded) {
         let (input, output) = (self.input, self.scales.len());
         let width = input.next_multiple_of(PAIR);
         let rows = y.len() / output.max(1);
@@ -88,7 +89,8 @@ impl Weight {
             }
             *scale = step.unit;
         }
-        multiply(&rounded.values, width, &rounded.scales, &self.panels, &self.scales, y);
+        let x = Rows { values: &rounded.values, width, scales: &rounded.scales };
+        multiply(x, Panels { values: &self.panels, scales: &self.scales, bias }, y);
     }
 }
 
@@ -136,13 +138,30 @@ dispatched! {
     }
 }
 
-/// `y[r, o] += (Σ x[r, i] panels[o, i]) * row_scales[r] * scales[o]`, `x` of `width` columns.
-fn multiply(x: &[i16], width: usize, row_scales: &[f32], panels: &[i16], scales: &[f32], y: &mut [f32]) {
+/// The rows of a product: `[rows, width]` integers and what a unit of each row is worth.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    values: &'a [i16],
+    width: usize,
+    scales: &'a [f32],
+}
+
+/// The weight of a product: as in [`Weight`], and what is added to each row instead of what the result was before.
+#[derive(Clone, Copy)]
+struct Panels<'a> {
+    values: &'a [i16],
+    scales: &'a [f32],
+    bias: Option<&'a [f32]>,
+}
+
+/// `y[r, o] = (Σ x[r, i] panels[o, i]) * row_scales[r] * scales[o] + (bias[o] or y[r, o])`.
+fn multiply(x: Rows, panels: Panels, y: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2")]
-        fn wide(x: &[i16], width: usize, row_scales: &[f32], panels: &[i16], scales: &[f32], y: &mut [f32]) {
-            over_blocks(x, width, row_scales, panels, scales, y, |rows, panel| match rows.len() / width {
+        fn wide(x: Rows, panels: Panels, y: &mut [f32]) {
+            let width = x.width;
+            over_blocks(x, panels, y, |rows, panel| match rows.len() / width {
                 1 => avx2::block::<1>(rows, width, panel),
                 2 => avx2::block::<2>(rows, width, panel),
                 3 => avx2::block::<3>(rows, width, panel),
@@ -153,10 +172,10 @@ fn multiply(x: &[i16], width: usize, row_scales: &[f32], panels: &[i16], scales:
         }
         if std::arch::is_x86_feature_detected!("avx2") {
             // SAFETY: the processor has the feature the function is compiled for.
-            return unsafe { wide(x, width, row_scales, panels, scales, y) };
+            return unsafe { wide(x, panels, y) };
         }
     }
-    over_blocks(x, width, row_scales, panels, scales, y, |rows, panel| portable(rows, width, panel));
+    over_blocks(x, panels, y, |rows, panel| portable(rows, x.width, panel));
 }
 
 /// Sums of a block of rows and a panel of outputs.
@@ -165,28 +184,25 @@ type Sums = [[i32; PANEL]; BLOCK];
 /// Goes over `y` in blocks of rows and panels of outputs, whose sums `block` computes from `[rows, width]` inputs and
 /// `[width / 2, 16, 2]` weights.
 #[inline(always)]
-fn over_blocks(
-    x: &[i16],
-    width: usize,
-    row_scales: &[f32],
-    panels: &[i16],
-    scales: &[f32],
-    y: &mut [f32],
-    block: impl Fn(&[i16], &[i16]) -> Sums,
-) {
-    if width == 0 || x.is_empty() {
+fn over_blocks(x: Rows, panels: Panels, y: &mut [f32], block: impl Fn(&[i16], &[i16]) -> Sums) {
+    let Rows { values, width, scales: row_scales } = x;
+    if width == 0 || values.is_empty() {
         return;
     }
-    let output = y.len() / (x.len() / width);
+    let output = panels.scales.len();
     // A panel stays in the nearest cache while all rows pass.
-    for (panel, (weights, scales)) in panels.chunks_exact(width * PANEL).zip(scales.chunks(PANEL)).enumerate() {
-        let rows = x.chunks(BLOCK * width).zip(row_scales.chunks(BLOCK)).enumerate();
+    for (panel, weights) in panels.values.chunks_exact(width * PANEL).enumerate() {
+        let outputs = panel * PANEL..output.min((panel + 1) * PANEL);
+        let (scales, bias) = (&panels.scales[outputs.clone()], panels.bias.map(|bias| &bias[outputs.clone()]));
+        let rows = values.chunks(BLOCK * width).zip(row_scales.chunks(BLOCK)).enumerate();
         for (i, (rows, row_scales)) in rows {
             let sums = block(rows, weights);
             for (r, (sums, row_scale)) in sums.iter().zip(row_scales).enumerate() {
-                let out = &mut y[(i * BLOCK + r) * output + panel * PANEL..][..scales.len()];
-                for ((out, sum), scale) in out.iter_mut().zip(sums).zip(scales) {
-                    *out += *sum as f32 * (row_scale * scale);
+                let out = &mut y[(i * BLOCK + r) * output..][outputs.clone()];
+                let product = sums.iter().zip(scales).map(|(sum, scale)| *sum as f32 * (row_scale * scale));
+                match bias {
+                    Some(bias) => out.iter_mut().zip(bias).zip(product).for_each(|((out, b), p)| *out = b + p),
+                    None => out.iter_mut().zip(product).for_each(|(out, p)| *out += p),
                 }
             }
         }
@@ -259,7 +275,7 @@ mod tests {
         for (rows, input, output) in [(1, 1, 1), (6, 256, 128), (13, 128, 64), (7, 33, 17), (256, 21, 16), (5, 2, 40)] {
             let (x, w) = (draw(&mut rng, rows * input), draw(&mut rng, input * output));
             let mut y = vec![1.0; rows * output];
-            Weight::new(&w, output).add(&x, &mut y, &mut Rounded::default());
+            Weight::new(&w, output).product(&x, None, &mut y, &mut Rounded::default());
             for r in 0..rows {
                 let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| v * v).sum::<f32>().sqrt();
                 for o in 0..output {
@@ -278,7 +294,7 @@ mod tests {
         for (input, value) in [(1, 1.0), (256, -3.0), (100_000, 1e20)] {
             let weight = Weight::new(&vec![value; input], 1);
             let mut y = [0.0];
-            weight.add(&vec![value; input], &mut y, &mut Rounded::default());
+            weight.product(&vec![value; input], None, &mut y, &mut Rounded::default());
             let expected = input as f32 * value * value;
             assert!(y[0] == expected || (y[0] / expected - 1.0).abs() < 1e-3, "{input}: {} {expected}", y[0]);
         }
@@ -290,12 +306,12 @@ mod tests {
         (x[0], x[4], x[6]) = (f32::NAN, f32::INFINITY, 1e-42);
         (x[7], x[8]) = (0.0, 0.0);
         let mut y = vec![0.5; 4 * 2];
-        Weight::new(&w, 2).add(&x, &mut y, &mut Rounded::default());
+        Weight::new(&w, 2).product(&x, None, &mut y, &mut Rounded::default());
         assert!(y[..4].iter().all(|v| v.is_nan()) && y[4..6] == [0.5; 2]);
         assert!(y[6..].iter().all(|v| (v - 3.5).abs() < 1e-3));
         w[1] = f32::NAN;
         let mut y = vec![0.0; 2];
-        Weight::new(&w, 2).add(&x[9..], &mut y, &mut Rounded::default());
+        Weight::new(&w, 2).product(&x[9..], Some(&[0.0; 2]), &mut y, &mut Rounded::default());
         assert!((y[0] - 3.0).abs() < 1e-3 && y[1].is_nan());
     }
 
@@ -306,14 +322,17 @@ mod tests {
         let mut integers = |n: usize| (0..n).map(|_| (rng.below(8191) as i16) - 4095).collect::<Vec<_>>();
         let (panels, scales) = (integers(2 * width * PANEL), vec![0.25f32; 20]);
         for rows in 1..15 {
-            let x = integers(rows * width);
-            let (mut wide, mut plain) = (vec![0.0; rows * 20], vec![0.0; rows * 20]);
+            let (x, mut expected) = (integers(rows * width), None);
             let row_scales = vec![0.5; rows];
-            multiply(&x, width, &row_scales, &panels, &scales, &mut wide);
-            over_blocks(&x, width, &row_scales, &panels, &scales, &mut plain, |rows, panel| {
-                portable(rows, width, panel)
-            });
-            assert_eq!(wide, plain);
+            let x = Rows { values: &x, width, scales: &row_scales };
+            for bias in [None, Some(&[0.75; 20][..])] {
+                let panels = Panels { values: &panels, scales: &scales, bias };
+                let (mut wide, mut plain) = (vec![0.75; rows * 20], vec![0.75; rows * 20]);
+                multiply(x, panels, &mut wide);
+                over_blocks(x, panels, &mut plain, |rows, panel| portable(rows, width, panel));
+                assert_eq!(wide, plain);
+                assert_eq!(*expected.get_or_insert_with(|| wide.clone()), wide);
+            }
         }
     }
 }

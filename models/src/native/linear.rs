@@ -1,6 +1,7 @@
 //! Linear layers, in either arithmetic.
 
 use super::int16::{Rounded, Weight};
+use crate::cross::transposed;
 use crate::matmul::{Operand, matmul};
 use crate::tower::Matrix;
 
@@ -42,26 +43,23 @@ impl Linear {
 
     /// `y += x W`, `x` of `width` columns.
     pub fn add(&self, x: &[f32], width: usize, y: &mut [f32], rounded: &mut Rounded) {
-        if width == 0 {
-            return;
-        }
         match &self.weight {
+            _ if width == 0 => {}
             Product::F32(weight) => {
                 matmul(y, true, 1.0, Operand::rows_of(x, width), Operand::rows_of(weight, self.output()));
             }
-            Product::Int16(weight) => weight.add(x, y, rounded),
+            Product::Int16(weight) => weight.product(x, None, y, rounded),
         }
     }
 
     /// `y = x W + b`, `x` of `width` columns.
     pub fn forward(&self, x: &[f32], width: usize, y: &mut [f32], rounded: &mut Rounded) {
-        y.chunks_exact_mut(self.output()).for_each(|row| row.copy_from_slice(&self.bias));
-        self.add(x, width, y, rounded);
+        match &self.weight {
+            Product::Int16(weight) if width > 0 => weight.product(x, Some(&self.bias), y, rounded),
+            _ => {
+                y.chunks_exact_mut(self.output()).for_each(|row| row.copy_from_slice(&self.bias));
+                self.add(x, width, y, rounded);
+            }
+        }
     }
-}
-
-/// Columns of a matrix, as the rows of the result.
-pub(super) fn transposed(matrix: &Matrix, columns: impl IntoIterator<Item = usize>) -> Vec<f32> {
-    let rows = 0..matrix.rows;
-    columns.into_iter().flat_map(|c| rows.clone().map(move |r| matrix.data[r * matrix.cols + c])).collect()
 }

@@ -28,31 +28,33 @@ impl Rows {
         }
     }
 
-    /// `out += Σ weight * rows[row]` over `(row, weight)`, in order.
-    pub fn add(&self, out: &mut [f32], uses: &[(u32, f32)]) {
+    /// `out = base + Σ weight * rows[row]` over `(row, weight)`, in order.
+    pub fn sum(&self, out: &mut [f32], base: &[f32], uses: &[(u32, f32)]) {
         match self {
-            Rows::F32(rows) => weighted_rows(out, rows, uses),
-            Rows::F16(rows) => weighted_halves(out, rows.reinterpret_cast(), uses),
+            _ if uses.is_empty() => out.copy_from_slice(base),
+            Rows::F32(rows) => weighted_rows(out, Some(base), rows, uses),
+            Rows::F16(rows) => weighted_halves(out, base, rows.reinterpret_cast(), uses),
         }
     }
 }
 
-/// [`Rows::add`] of 16-bit floats, given by their bits.
-fn weighted_halves(out: &mut [f32], rows: &[u16], uses: &[(u32, f32)]) {
+/// [`Rows::sum`] of 16-bit floats, given by their bits.
+fn weighted_halves(out: &mut [f32], base: &[f32], rows: &[u16], uses: &[(u32, f32)]) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2")
         && std::arch::is_x86_feature_detected!("fma")
         && std::arch::is_x86_feature_detected!("f16c")
     {
         // SAFETY: the processor has the features the function is compiled for.
-        return unsafe { f16c::weighted_halves(out, rows, uses) };
+        return unsafe { f16c::weighted_halves(out, base, rows, uses) };
     }
-    weighted_from(0, out, rows, uses);
+    weighted_from(0, out, base, rows, uses);
 }
 
 /// [`weighted_halves`] of the values from `start` on.
-fn weighted_from(start: usize, out: &mut [f32], rows: &[u16], uses: &[(u32, f32)]) {
+fn weighted_from(start: usize, out: &mut [f32], base: &[f32], rows: &[u16], uses: &[(u32, f32)]) {
     let width = out.len();
+    out[start..].copy_from_slice(&base[start..]);
     for (at, weight) in uses {
         let row = &rows[*at as usize * width..][..width];
         for (out, value) in out[start..].iter_mut().zip(&row[start..]) {
@@ -69,32 +71,32 @@ mod f16c {
     const LANES: usize = 8;
 
     #[target_feature(enable = "avx2,fma,f16c")]
-    pub fn weighted_halves(out: &mut [f32], rows: &[u16], uses: &[(u32, f32)]) {
+    pub fn weighted_halves(out: &mut [f32], base: &[f32], rows: &[u16], uses: &[(u32, f32)]) {
         let mut start = 0;
         // Sums of a run stay in registers over all uses.
         while out.len() - start >= 8 * LANES {
-            run::<8>(start, out, rows, uses);
+            run::<8>(start, out, base, rows, uses);
             start += 8 * LANES;
         }
         while out.len() - start >= LANES {
-            run::<1>(start, out, rows, uses);
+            run::<1>(start, out, base, rows, uses);
             start += LANES;
         }
         if start < out.len() {
-            super::weighted_from(start, out, rows, uses);
+            super::weighted_from(start, out, base, rows, uses);
         }
     }
 
     /// `R` registers of the sums, from `start` on.
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
-    fn run<const R: usize>(start: usize, out: &mut [f32], rows: &[u16], uses: &[(u32, f32)]) {
+    fn run<const R: usize>(start: usize, out: &mut [f32], base: &[f32], rows: &[u16], uses: &[(u32, f32)]) {
         let width = out.len();
-        let out = &mut out[start..][..R * LANES];
+        let (out, base) = (&mut out[start..][..R * LANES], &base[start..][..R * LANES]);
         let mut sums = [_mm256_setzero_ps(); R];
-        for (sum, out) in sums.iter_mut().zip(out.as_chunks::<LANES>().0) {
+        for (sum, base) in sums.iter_mut().zip(base.as_chunks::<LANES>().0) {
             // SAFETY: a chunk is a register's values.
-            *sum = unsafe { _mm256_loadu_ps(out.as_ptr()) };
+            *sum = unsafe { _mm256_loadu_ps(base.as_ptr()) };
         }
         for (at, weight) in uses {
             let weight = _mm256_set1_ps(*weight);
@@ -134,10 +136,11 @@ mod tests {
             let rows = Rows::F32(rows).rounded();
             let Rows::F16(halves) = &rows else { unreachable!() };
             let exact = Rows::F32(halves.to_f32_vec());
+            let base: Vec<f32> = (0..width).map(|_| rng.normal() as f32).collect();
             let (mut found, mut plain, mut expected) = (vec![0.5; width], vec![0.5; width], vec![0.5; width]);
-            rows.add(&mut found, &uses);
-            weighted_from(0, &mut plain, halves.reinterpret_cast(), &uses);
-            exact.add(&mut expected, &uses);
+            rows.sum(&mut found, &base, &uses);
+            weighted_from(0, &mut plain, &base, halves.reinterpret_cast(), &uses);
+            exact.sum(&mut expected, &base, &uses);
             for found in [found, plain] {
                 assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5), "{width}");
             }

@@ -8,12 +8,12 @@ use crate::engine::layout::check_tower;
 use crate::error::ModelError;
 use crate::tower::{Layer, Matrix, Pooling, Tower, TowerInput};
 use prost::Message;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 use twotower_artifacts::hashing::HashingWriter;
 use twotower_artifacts::publish::publish_file;
-use twotower_artifacts::{ArtifactError, FieldShape, Fingerprint, TowerSchema};
+use twotower_artifacts::{ArtifactError, FieldSchema, FieldShape, Fingerprint, TowerSchema};
 
 const OPSET: i64 = 17;
 const IR_VERSION: i64 = 8;
@@ -66,16 +66,7 @@ pub fn export_with_limit(
         side: tower.schema.side,
         reason: format!("its schema cannot be written as JSON: {e}"),
     })?;
-    let model = ModelProto {
-        ir_version: Some(IR_VERSION),
-        producer_name: Some("twotower".to_string()),
-        producer_version: Some(env!("CARGO_PKG_VERSION").to_string()),
-        graph: Some(graph(tower, data_name.as_deref())?),
-        opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(OPSET) }],
-        metadata_props: pairs.into_iter().map(|(k, v)| StringStringEntryProto::new(k, v)).collect(),
-    };
-    let bytes = model.encode_to_vec();
-    drop(model);
+    let bytes = encoded(graph(tower, data_name.as_deref())?, pairs);
     if bytes.len() as u64 > i32::MAX as u64 {
         let reason = format!(
             "its ONNX file would have {} bytes, the format holds {}; make the layers smaller",
@@ -86,6 +77,19 @@ pub fn export_with_limit(
     }
     publish_file(path, |w| w.write_all(&bytes))?;
     Ok(())
+}
+
+/// A model file's bytes.
+pub(super) fn encoded(graph: GraphProto, pairs: Vec<(String, String)>) -> Vec<u8> {
+    let model = ModelProto {
+        ir_version: Some(IR_VERSION),
+        producer_name: Some("twotower".to_string()),
+        producer_version: Some(env!("CARGO_PKG_VERSION").to_string()),
+        graph: Some(graph),
+        opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(OPSET) }],
+        metadata_props: pairs.into_iter().map(|(k, v)| StringStringEntryProto::new(k, v)).collect(),
+    };
+    model.encode_to_vec()
 }
 
 fn matrix_bytes(matrix: &Matrix) -> u64 {
@@ -108,50 +112,64 @@ fn publish_tables(tower: &Tower, path: &Path) -> Result<Fingerprint, ArtifactErr
 
 fn graph(tower: &Tower, data_file: Option<&str>) -> Result<GraphProto, ModelError> {
     let mut g = GraphBuilder::default();
-    declare_inputs(&mut g, &tower.schema)?;
-    declare_tables(&mut g, tower, data_file);
-    let parts: Vec<String> =
-        tower.schema.fields.iter().zip(&tower.inputs).map(|(f, i)| field(&mut g, &f.name, i)).collect();
-    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-    let mut x = g.node("Concat", &parts, vec![int("axis", 1)]);
-    for (i, l) in tower.layers.iter().enumerate() {
-        x = layer(&mut g, i, l, &x);
-    }
-    let extents = [Extent::Dynamic("N"), Extent::Fixed(tower.dim)];
-    Ok(g.finish(&format!("{}_tower", tower.schema.side), &x, &output_name(&tower.schema), &extents))
+    let x = concatenation(&mut g, tower, 0..tower.inputs.len(), data_file)?;
+    let vector = layers(&mut g, tower, 0, x);
+    Ok(finish(g, tower, &vector))
 }
 
-fn declare_inputs(g: &mut GraphBuilder, schema: &TowerSchema) -> Result<(), ModelError> {
-    let rows = Extent::Dynamic("N");
-    for field in &schema.fields {
-        if field.name.starts_with('/') {
-            let reason =
-                format!("field `{}`: names in `/` are taken in the exported graph; rename the feature", field.name);
-            return Err(ModelError::Tower { side: schema.side, reason });
-        }
-        let length = format!("{}/L", field.name);
-        let (element, extent, description) = match &field.shape {
-            FieldShape::Code { cardinality, .. } => (code::INT32, None, format!("codes below {cardinality}")),
-            FieldShape::Bag { cardinality, max_len, .. } | FieldShape::Sequence { cardinality, max_len, .. } => (
-                code::INT32,
-                Some(Extent::Dynamic(&length)),
-                format!(
-                    "codes below {cardinality}, at most {max_len} columns, right-aligned: 0 pads on the left, newest in the last column"
-                ),
-            ),
-            FieldShape::Dense { width } => {
-                (code::FLOAT, Some(Extent::Fixed(*width as usize)), format!("{width} floats"))
-            }
-        };
-        let extents: Vec<Extent> = std::iter::once(rows).chain(extent).collect();
-        g.input(&field.name, element, &extents, &description);
+/// Some fields beside each other: `[N, width]`.
+pub(super) fn concatenation(
+    g: &mut GraphBuilder,
+    tower: &Tower,
+    fields: impl Iterator<Item = usize> + Clone,
+    data_file: Option<&str>,
+) -> Result<String, ModelError> {
+    let schema = &tower.schema;
+    fields.clone().try_for_each(|i| declare_input(g, schema, &schema.fields[i]))?;
+    let tables: BTreeSet<&String> = fields.clone().filter_map(|i| tower.inputs[i].table()).collect();
+    declare_tables(g, tower, tables, data_file);
+    let parts: Vec<String> = fields.map(|i| field(g, &schema.fields[i].name, &tower.inputs[i])).collect();
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    Ok(g.node("Concat", &parts, vec![int("axis", 1)]))
+}
+
+/// The layers from `first` on, applied to `x`.
+pub(super) fn layers(g: &mut GraphBuilder, tower: &Tower, first: usize, x: String) -> String {
+    tower.layers.iter().enumerate().skip(first).fold(x, |x, (i, l)| layer(g, i, l, &x))
+}
+
+pub(super) fn finish(g: GraphBuilder, tower: &Tower, vector: &str) -> GraphProto {
+    let extents = [Extent::Dynamic("N"), Extent::Fixed(tower.dim)];
+    g.finish(&format!("{}_tower", tower.schema.side), vector, &output_name(&tower.schema), &extents)
+}
+
+fn declare_input(g: &mut GraphBuilder, schema: &TowerSchema, field: &FieldSchema) -> Result<(), ModelError> {
+    if field.name.starts_with('/') {
+        let reason =
+            format!("field `{}`: names in `/` are taken in the exported graph; rename the feature", field.name);
+        return Err(ModelError::Tower { side: schema.side, reason });
     }
+    let length = format!("{}/L", field.name);
+    let (element, extent, description) = match &field.shape {
+        FieldShape::Code { cardinality, .. } => (code::INT32, None, format!("codes below {cardinality}")),
+        FieldShape::Bag { cardinality, max_len, .. } | FieldShape::Sequence { cardinality, max_len, .. } => (
+            code::INT32,
+            Some(Extent::Dynamic(&length)),
+            format!(
+                "codes below {cardinality}, at most {max_len} columns, right-aligned: 0 pads on the left, newest in the last column"
+            ),
+        ),
+        FieldShape::Dense { width } => (code::FLOAT, Some(Extent::Fixed(*width as usize)), format!("{width} floats")),
+    };
+    let extents: Vec<Extent> = std::iter::once(Extent::Dynamic("N")).chain(extent).collect();
+    g.input(&field.name, element, &extents, &description);
     Ok(())
 }
 
-fn declare_tables(g: &mut GraphBuilder, tower: &Tower, data_file: Option<&str>) {
+fn declare_tables(g: &mut GraphBuilder, tower: &Tower, tables: BTreeSet<&String>, data_file: Option<&str>) {
     let mut offset = 0;
-    for (name, table) in &tower.tables {
+    for name in tables {
+        let table = &tower.tables[name];
         let dims = [table.rows, table.cols];
         match data_file {
             None => g.floats(table_name(name), &dims, table.data.iter().copied()),

@@ -33,8 +33,30 @@ pub fn read(path: &Path) -> Result<(Tower, Metadata), ModelError> {
     decode(path, std::fs::read(path).map_err(io)?.into())
 }
 
+/// [`read`] of a file of at most `limit` bytes, with all its tables inside.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Option<(Tower, Metadata)>, ModelError> {
+    let io = |source| ArtifactError::Io { action: "read", path: path.to_path_buf(), source };
+    if std::fs::metadata(path).map_err(io)?.len() > limit {
+        return Ok(None);
+    }
+    let (metadata, graph) = envelope(path, std::fs::read(path).map_err(io)?.into())?;
+    match metadata.data {
+        None => Ok(Some(assemble(path, metadata, graph)?)),
+        Some(_) => Ok(None),
+    }
+}
+
 /// [`read`] for the content of the file at `path`.
 pub(super) fn decode(path: &Path, bytes: Bytes) -> Result<(Tower, Metadata), ModelError> {
+    let (metadata, graph) = envelope(path, bytes)?;
+    assemble(path, metadata, graph)
+}
+
+/// What a file says about itself, and its graph, of which nothing is copied.
+fn envelope(path: &Path, bytes: Bytes) -> Result<(Metadata, GraphEnvelope), ArtifactError> {
     let corrupt = |reason: String| ArtifactError::Corrupt { path: path.to_path_buf(), reason };
     let not_onnx = |e: prost::DecodeError| corrupt(format!("not an ONNX model, or damaged: {e}"));
     let model = ModelEnvelope::decode(bytes).map_err(not_onnx)?;
@@ -45,6 +67,12 @@ pub(super) fn decode(path: &Path, bytes: Bytes) -> Result<(Tower, Metadata), Mod
     }
     let metadata = Metadata::from_pairs(path, pairs)?;
     let graph = GraphEnvelope::decode(model.graph.unwrap_or_default()).map_err(not_onnx)?;
+    Ok((metadata, graph))
+}
+
+fn assemble(path: &Path, metadata: Metadata, graph: GraphEnvelope) -> Result<(Tower, Metadata), ModelError> {
+    let corrupt = |reason: String| ArtifactError::Corrupt { path: path.to_path_buf(), reason };
+    let not_onnx = |e: prost::DecodeError| corrupt(format!("not an ONNX model, or damaged: {e}"));
     let data = metadata.data.as_ref().map(|expected| DataFile::open(path, expected)).transpose()?;
     let mut tensors = Tensors { path, by_name: BTreeMap::new(), data };
     for tensor in graph.initializer {

@@ -1,0 +1,173 @@
+//! Crosses of code fields: a first layer adds `W₁ⱼ eⱼ` for every field, so the fields of a cross add one row of a
+//! table that has the sum of their rows for each combination of their codes.
+
+use crate::engine::layout::Layout;
+use crate::matmul::{Operand, matmul};
+use crate::tower::{Layer, Matrix, Tower, TowerInput};
+use std::ops::Range;
+use twotower_artifacts::Column;
+
+/// Bytes that the table of a cross of several fields may take: rows of common combinations must stay in the caches
+/// nearest to a core, or fetching one costs more than adding the rows of its fields.
+const CROSS_BYTES: usize = 2 << 20;
+
+/// Code fields with one row for each combination of their codes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Cross {
+    /// Fields, and how far apart the rows of a field's codes are.
+    members: Vec<(usize, usize)>,
+    /// Combinations.
+    pub rows: usize,
+}
+
+impl Cross {
+    /// Numbers of the fields.
+    pub fn fields(&self) -> impl ExactSizeIterator<Item = usize> {
+        self.members.iter().map(|(field, _)| *field)
+    }
+
+    /// The cross with another field of `cardinality` codes.
+    fn join(&mut self, field: usize, cardinality: usize) {
+        self.members.push((field, self.rows));
+        self.rows *= cardinality;
+    }
+
+    /// Writes the row that each of some rows of a checked batch adds.
+    pub fn combine(&self, columns: &[Column], rows: Range<usize>, out: &mut [i32]) {
+        out[..rows.len()].fill(0);
+        for (field, stride) in &self.members {
+            let Column::Code(codes) = &columns[*field] else {
+                unreachable!("crosses are made of code fields, and the batch was checked against their schema")
+            };
+            // A cross has as many rows as fit in its bytes, or as one table: the sum is below 2³¹.
+            out.iter_mut().zip(&codes[rows.clone()]).for_each(|(out, code)| *out += (code * *stride as u32) as i32);
+        }
+    }
+
+    /// What each combination adds to the first layer of a checked tower, and `base` to that: `[rows, out]`.
+    pub fn table(&self, tower: &Tower, layout: &Layout, weight: &Matrix, base: &[f32]) -> Vec<f32> {
+        let out = weight.rows;
+        let mut crossed = base.to_vec();
+        for (field, _) in &self.members {
+            let table = folded(tower, layout, weight, *field);
+            // The first field's codes are next to each other.
+            let sums = table.chunks_exact(out).flat_map(|row| crossed.chunks_exact(out).map(move |sum| (row, sum)));
+            crossed = sums.flat_map(|(row, sum)| row.iter().zip(sum).map(|(a, b)| a + b)).collect();
+        }
+        crossed
+    }
+}
+
+/// A field's table multiplied by its columns of the first layer: `[cardinality, out]`.
+pub(crate) fn folded(tower: &Tower, layout: &Layout, weight: &Matrix, field: usize) -> Vec<f32> {
+    let part = transposed(weight, layout.columns(field));
+    let Some(table) = tower.inputs[field].table() else { return part };
+    let table = &tower.tables[table];
+    let mut folded = vec![0.0; table.rows * weight.rows];
+    matmul(&mut folded, false, 1.0, Operand::rows_of(&table.data, table.cols), Operand::rows_of(&part, weight.rows));
+    folded
+}
+
+/// Columns of a matrix, as the rows of the result.
+pub(crate) fn transposed(matrix: &Matrix, columns: impl IntoIterator<Item = usize>) -> Vec<f32> {
+    let rows = 0..matrix.rows;
+    columns.into_iter().flat_map(|c| rows.clone().map(move |r| matrix.data[r * matrix.cols + c])).collect()
+}
+
+/// The first layer, where it is linear.
+pub(crate) fn first_layer(tower: &Tower) -> Option<(&Matrix, &[f32])> {
+    match tower.layers.first() {
+        Some(Layer::Linear { weight, bias }) => Some((weight, bias)),
+        _ => None,
+    }
+}
+
+/// Crosses code fields for a first layer of `out` outputs, those of the smallest tables first, as long as a cross takes
+/// at most [`CROSS_BYTES`] and crossing makes the tables at most `room` rows longer in all. Fields that nothing joins
+/// are crosses of their own.
+pub(crate) fn crosses(tower: &Tower, fields: impl IntoIterator<Item = usize>, out: usize, room: usize) -> Vec<Cross> {
+    let mut tables: Vec<(usize, usize)> = fields
+        .into_iter()
+        .filter_map(|field| match &tower.inputs[field] {
+            TowerInput::Embedding { table } => Some((tower.tables[table].rows, field)),
+            _ => None,
+        })
+        .collect();
+    tables.sort_unstable();
+    let (mut crosses, mut room) = (Vec::<Cross>::new(), room);
+    for (rows, field) in tables {
+        let last = crosses.last_mut().filter(|cross| {
+            let crossed = cross.rows.saturating_mul(rows);
+            crossed <= CROSS_BYTES / (4 * out.max(1)) && crossed <= room + cross.rows + rows
+        });
+        match last {
+            Some(cross) => {
+                room = room + cross.rows + rows - cross.rows * rows;
+                cross.join(field, rows);
+            }
+            None => crosses.push(Cross { members: vec![(field, 1)], rows }),
+        }
+    }
+    crosses
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::layout::check_tower;
+    use crate::engine::samples::{Draw, batch, tower};
+    use twotower_artifacts::FieldShape;
+
+    fn code(name: &str, cardinality: u32) -> (&str, FieldShape, Option<crate::tower::Pooling>) {
+        (name, FieldShape::Code { table: name.into(), cardinality }, None)
+    }
+
+    fn sample() -> Tower {
+        let fields = vec![
+            code("large", 9000),
+            code("b", 7),
+            ("dense", FieldShape::Dense { width: 3 }, None),
+            code("a", 5),
+            code("c", 30),
+        ];
+        tower(&mut Draw::new(31), fields, 6, &[64, 8])
+    }
+
+    #[test]
+    fn small_tables_are_crossed_first_within_both_bounds() {
+        let tower = sample();
+        let members = |crosses: Vec<Cross>| crosses.iter().map(|c| c.fields().collect()).collect::<Vec<Vec<_>>>();
+        assert_eq!(members(crosses(&tower, 0..5, 64, usize::MAX / 2)), [vec![3, 1, 4], vec![0]]);
+        // 35 rows for 12, then no room to have 1,050 for 65.
+        assert_eq!(members(crosses(&tower, 0..5, 64, 23)), [vec![3, 1], vec![4], vec![0]]);
+        assert_eq!(members(crosses(&tower, 0..5, 64, 22)), [vec![3], vec![1], vec![4], vec![0]]);
+        assert_eq!(members(crosses(&tower, [1, 4], CROSS_BYTES / 4 / 209, usize::MAX / 2)), [vec![1], vec![4]]);
+        assert_eq!(members(crosses(&tower, [1, 4], CROSS_BYTES / 4 / 210, usize::MAX / 2)), [vec![1, 4]]);
+    }
+
+    #[test]
+    fn a_crosss_row_is_the_sum_of_its_fields() {
+        let tower = sample();
+        let layout = check_tower(&tower).unwrap();
+        let (weight, _) = first_layer(&tower).unwrap();
+        let rows = batch(&mut Draw::new(32), &tower.schema, 40);
+        let crosses = crosses(&tower, 0..5, 64, usize::MAX / 2);
+        let cross = &crosses[0];
+        let table = cross.table(&tower, &layout, weight, &[0.5; 64]);
+        assert_eq!(table.len(), cross.rows * 64);
+        let mut found = [7; 12];
+        cross.combine(&rows.columns, 20..31, &mut found);
+        assert_eq!(found[11], 7);
+        for (row, at) in (20..31).zip(found) {
+            let expected = (0..64).map(|o| {
+                let of = |field: usize| {
+                    let Column::Code(codes) = &rows.columns[field] else { unreachable!() };
+                    folded(&tower, &layout, weight, field)[codes[row] as usize * 64 + o]
+                };
+                0.5 + cross.fields().map(of).sum::<f32>()
+            });
+            let sums = &table[at as usize * 64..][..64];
+            assert!(sums.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6));
+        }
+    }
+}
