@@ -47,12 +47,17 @@ impl Cross {
     /// What each combination adds to the first layer of a checked tower, and `base` to that: `[rows, out]`.
     pub fn table(&self, tower: &Tower, layout: &Layout, weight: &Matrix, base: &[f32]) -> Vec<f32> {
         let out = weight.rows;
-        let mut crossed = base.to_vec();
-        for (field, _) in &self.members {
-            let table = folded(tower, layout, weight, *field);
+        let mut tables = self.fields().map(|field| folded(tower, layout, weight, field));
+        let mut crossed = tables.next().unwrap_or_default();
+        crossed.chunks_exact_mut(out).for_each(|row| row.iter_mut().zip(base).for_each(|(sum, b)| *sum += b));
+        for table in tables {
             // The first field's codes are next to each other.
-            let sums = table.chunks_exact(out).flat_map(|row| crossed.chunks_exact(out).map(move |sum| (row, sum)));
-            crossed = sums.flat_map(|(row, sum)| row.iter().zip(sum).map(|(a, b)| a + b)).collect();
+            let mut sums = Vec::with_capacity(crossed.len() * (table.len() / out));
+            for row in table.chunks_exact(out) {
+                let rows = crossed.chunks_exact(out);
+                rows.for_each(|sum| sums.extend(row.iter().zip(sum).map(|(a, b)| a + b)));
+            }
+            crossed = sums;
         }
         crossed
     }
@@ -146,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crosss_row_is_the_sum_of_its_fields() {
+    fn a_row_of_a_cross_is_the_sum_of_its_fields() {
         let tower = sample();
         let layout = check_tower(&tower).unwrap();
         let (weight, _) = first_layer(&tower).unwrap();

@@ -17,7 +17,7 @@ pub(crate) mod samples;
 #[cfg(test)]
 mod tests;
 
-pub use runtime::{CROSS_LIMIT, OrtEngine};
+pub use runtime::{CROSS_LIMIT, OrtEngine, OrtTower};
 
 use crate::error::ModelError;
 use crate::native::{self, NativeEngine};
@@ -95,21 +95,26 @@ pub trait Engine: Send {
 /// [`ModelError::RuntimeMissing`] and [`ModelError::Runtime`] for [`EngineKind::Ort`].
 pub fn open(kind: EngineKind, path: &Path) -> Result<Box<dyn Engine>, ModelError> {
     Ok(match kind {
-        EngineKind::Ort => Box::new(OrtEngine::open(path)?),
+        EngineKind::Ort => Box::new(OrtTower::open(path)?.engine()?),
         EngineKind::Native | EngineKind::NativeInt16 => Box::new(open_native(kind, path)?),
     })
 }
 
-/// Opens an exported tower for several workers, an engine for each; native engines share one tower and its folded tables.
+/// Opens an exported tower for several workers, an engine for each, from one reading of the file; native engines share
+/// the tower and its folded tables.
 ///
 /// # Errors
 /// As [`open`].
 pub fn open_workers(kind: EngineKind, path: &Path, workers: usize) -> Result<Vec<Box<dyn Engine>>, ModelError> {
+    let workers = 0..workers;
     match kind {
-        EngineKind::Ort => (0..workers).map(|_| open(kind, path)).collect(),
+        EngineKind::Ort => {
+            let tower = OrtTower::open(path)?;
+            workers.map(|_| Ok(Box::new(tower.engine()?) as Box<dyn Engine>)).collect()
+        }
         EngineKind::Native | EngineKind::NativeInt16 => {
             let engine = open_native(kind, path)?;
-            Ok((0..workers).map(|_| Box::new(engine.clone()) as Box<dyn Engine>).collect())
+            Ok(workers.map(|_| Box::new(engine.clone()) as Box<dyn Engine>).collect())
         }
     }
 }
@@ -133,25 +138,28 @@ pub fn verify(onnx: &Path, tower: &Tower, sample: &CodeBatch, tolerance: f32) ->
         return Err(ModelError::Data { reason: format!("no {} rows to verify the tower with", tower.schema.side) });
     }
     let expected = native::embed(tower, sample)?.data;
-    let mut difference = 0.0f32;
-    for engine in [Some(OrtEngine::published(onnx)?), OrtEngine::crossed(onnx)?] {
-        let Some(mut engine) = engine else { continue };
+    let difference = |mut engine: OrtEngine| -> Result<f32, ModelError> {
         let mut found = Vec::with_capacity(expected.len());
         engine.embed(sample, &mut found)?;
         if found.len() != expected.len() {
-            difference = f32::INFINITY;
+            return Ok(f32::INFINITY);
         }
-        for (a, b) in found.iter().zip(&expected) {
-            let d = (a - b).abs();
-            // A NaN must win over any number.
-            if d > difference || d.is_nan() {
-                difference = d;
-            }
-        }
-    }
+        Ok(found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, worse))
+    };
+    // One after the other: a session holds the tower.
+    let published = difference(OrtTower::published(onnx).engine()?)?;
+    let difference = match OrtTower::open(onnx)? {
+        tower if tower.is_crossed() => worse(published, difference(tower.engine()?)?),
+        _ => published,
+    };
     if difference <= tolerance {
         Ok(difference)
     } else {
         Err(ModelError::EnginesDiffer { path: onnx.to_path_buf(), difference, tolerance })
     }
+}
+
+/// The larger difference; one that is not a number is worse than any.
+fn worse(a: f32, b: f32) -> f32 {
+    if a.is_nan() || a > b { a } else { b }
 }

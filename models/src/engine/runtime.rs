@@ -22,7 +22,14 @@ pub const TILE: usize = 512;
 /// about three times their size.
 pub const CROSS_LIMIT: u64 = 32 << 20;
 
-/// A tower on ONNX Runtime.
+/// An exported tower that sessions are opened of.
+pub struct OrtTower {
+    path: PathBuf,
+    /// What sessions get instead of the file, and what the file says about itself.
+    crossed: Option<(Crossed, Metadata)>,
+}
+
+/// A tower on ONNX Runtime: a session.
 #[derive(Debug)]
 pub struct OrtEngine {
     path: PathBuf,
@@ -53,43 +60,63 @@ enum Input {
     },
 }
 
-impl OrtEngine {
-    /// Loads an exported tower: crossed where that saves something and the file is no larger than [`CROSS_LIMIT`], as
-    /// published otherwise.
-    ///
-    /// # Errors
-    /// As [`OrtEngine::published`].
-    pub fn open(path: &Path) -> Result<Self, ModelError> {
-        match Self::crossed(path)? {
-            Some(engine) => Ok(engine),
-            None => Self::published(path),
-        }
-    }
-
-    /// Loads an exported tower as a graph with small code fields crossed, where that saves something.
-    pub(super) fn crossed(path: &Path) -> Result<Option<Self>, ModelError> {
-        let environment = library::environment()?;
-        let Some((tower, metadata)) = onnx::read_small(path, CROSS_LIMIT)? else { return Ok(None) };
-        let Some(Crossed { model, crosses, fields }) = Crossed::of(&tower)? else { return Ok(None) };
-        let session = builder(environment)
-            .and_then(|mut builder| builder.commit_from_memory(&model))
-            .map_err(|e| ModelError::runtime("load", path, e))?;
-        let crosses = crosses.into_iter().map(|cross| (Source::Cross(cross), Input::Codes(vec![0; TILE])));
-        let fields = fields.into_iter().map(|field| {
-            let input = Input::new(&metadata.schema.fields[field].shape);
-            (Source::Field(field), input)
-        });
-        let inputs = crosses.chain(fields).collect();
-        Ok(Some(Self { path: path.to_path_buf(), session, metadata, inputs }))
-    }
-
-    /// Loads an exported tower with the graph of its file.
+impl OrtTower {
+    /// Reads an exported tower. Of a file of at most [`CROSS_LIMIT`] with its tables inside only parameters and metadata
+    /// are taken, and ONNX Runtime gets a graph with small code fields crossed where that saves something; otherwise
+    /// it gets the file.
     ///
     /// # Errors
     /// [`ModelError::RuntimeMissing`] without a usable library, [`ArtifactError::Corrupt`],
     /// [`ArtifactError::Version`] or [`ArtifactError::Mismatch`] for a file that is not an intact
-    /// tower, [`ModelError::Runtime`] when ONNX Runtime refuses it.
-    pub(super) fn published(path: &Path) -> Result<Self, ModelError> {
+    /// tower, [`ModelError::Tower`] for one whose parts do not fit together.
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        // Before the file is read: without a library nothing can be done with it.
+        library::environment()?;
+        let crossed = match onnx::read_small(path, CROSS_LIMIT)? {
+            Some((tower, metadata)) => Crossed::of(&tower)?.map(|crossed| (crossed, metadata)),
+            None => None,
+        };
+        Ok(Self { crossed, ..Self::published(path) })
+    }
+
+    /// The tower with the graph of its file.
+    pub(super) fn published(path: &Path) -> Self {
+        Self { path: path.to_path_buf(), crossed: None }
+    }
+
+    /// Whether ONNX Runtime gets another graph than the file's.
+    pub(super) fn is_crossed(&self) -> bool {
+        self.crossed.is_some()
+    }
+
+    /// Opens a session.
+    ///
+    /// # Errors
+    /// As [`OrtTower::open`]; [`ModelError::Runtime`] when ONNX Runtime refuses the tower.
+    pub fn engine(&self) -> Result<OrtEngine, ModelError> {
+        let Self { path, crossed } = self;
+        match crossed {
+            Some((crossed, metadata)) => OrtEngine::crossed(path, crossed, metadata.clone()),
+            None => OrtEngine::published(path),
+        }
+    }
+}
+
+impl OrtEngine {
+    fn crossed(path: &Path, crossed: &Crossed, metadata: Metadata) -> Result<Self, ModelError> {
+        let session = builder(library::environment()?)
+            .and_then(|mut builder| builder.commit_from_memory(&crossed.model))
+            .map_err(|e| ModelError::runtime("load, with fields crossed,", path, e))?;
+        let crosses = crossed.crosses.iter().map(|c| (Source::Cross(c.clone()), Input::Codes(vec![0; TILE])));
+        let fields = crossed.fields.iter().map(|field| {
+            let input = Input::new(&metadata.schema.fields[*field].shape);
+            (Source::Field(*field), input)
+        });
+        let inputs = crosses.chain(fields).collect();
+        Ok(Self { path: path.to_path_buf(), session, metadata, inputs })
+    }
+
+    fn published(path: &Path) -> Result<Self, ModelError> {
         let environment = library::environment()?;
         std::fs::File::open(path).map_err(|source| ArtifactError::Io {
             action: "read",

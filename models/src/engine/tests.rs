@@ -49,19 +49,21 @@ fn onnx_runtime_crosses_small_code_fields_and_a_tower_of_nothing_else() {
     let draw = &mut Draw::new(21);
     let code = |table: &str, cardinality| FieldShape::Code { table: table.into(), cardinality };
     let fields = [("a", code("a", 6), None), ("b", code("b", 40), None), ("c", code("a", 6), None)];
+    let names = ["k", "l", "m", "n"];
+    let two = samples::tower(draw, names.map(|name| (name, code(name, 50), None)).to_vec(), 9, &[48, 8]);
     let alone = samples::tower(draw, fields.to_vec(), 9, &[20, 8]);
     let narrow = samples::tower(draw, fields[..2].to_vec(), 8, &[20, 8]);
     let linear = samples::tower(draw, fields.to_vec(), 9, &[20]);
     let mut without = every_shape(22);
     without.layers.insert(0, Layer::Relu);
-    for (tower, crossed) in [(every_shape(22), true), (alone, true), (linear, true), (narrow, false), (without, false)]
-    {
+    for (tower, crosses) in [(every_shape(22), 1), (two, 2), (alone, 1), (linear, 1), (narrow, 0), (without, 0)] {
         let (_dir, path) = exported(&tower);
-        assert_eq!(OrtEngine::crossed(&path).unwrap().is_some(), crossed);
+        assert_eq!(onnx::Crossed::of(&tower).unwrap().map_or(0, |crossed| crossed.crosses.len()), crosses);
+        assert_eq!(OrtTower::open(&path).unwrap().is_crossed(), crosses > 0);
         let rows = batch(draw, &tower.schema, 600);
         let expected = naive(&tower, &rows);
-        for mut engine in [OrtEngine::open(&path).unwrap(), OrtEngine::published(&path).unwrap()] {
-            let found = run(&mut engine, &rows);
+        for engines in [OrtTower::open(&path).unwrap(), OrtTower::published(&path)] {
+            let found = run(&mut engines.engine().unwrap(), &rows);
             assert!(found.iter().zip(&expected).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-5));
         }
         assert!(verify(&path, &tower, &rows, 1e-5).unwrap() <= 1e-5);

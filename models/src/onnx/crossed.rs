@@ -82,3 +82,21 @@ impl Crossed {
         Ok(Some(Self { model: encoded(finish(g, tower, &vector), Vec::new()), crosses, fields }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::samples::{Draw, tower};
+    use twotower_artifacts::FieldShape;
+
+    #[test]
+    fn tables_of_all_crosses_stay_within_their_bound() {
+        let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
+        let code = |name: &str| FieldShape::Code { table: name.into(), cardinality: 50 };
+        let tower = tower(&mut Draw::new(41), names.map(|name| (name, code(name), None)).to_vec(), 9, &[200, 8]);
+        let crossed = Crossed::of(&tower).unwrap().unwrap();
+        // Five pairs of 2,500 rows would take 10,000,000 bytes.
+        assert_eq!(crossed.crosses.iter().map(|cross| cross.rows).collect::<Vec<_>>(), [2500; 4]);
+        assert_eq!(crossed.fields, [8, 9]);
+    }
+}

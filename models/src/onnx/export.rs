@@ -168,8 +168,11 @@ fn declare_input(g: &mut GraphBuilder, schema: &TowerSchema, field: &FieldSchema
 
 fn declare_tables(g: &mut GraphBuilder, tower: &Tower, tables: BTreeSet<&String>, data_file: Option<&str>) {
     let mut offset = 0;
-    for name in tables {
-        let table = &tower.tables[name];
+    for (name, table) in &tower.tables {
+        if !tables.contains(name) {
+            offset += matrix_bytes(table);
+            continue;
+        }
         let dims = [table.rows, table.cols];
         match data_file {
             None => g.floats(table_name(name), &dims, table.data.iter().copied()),

@@ -35,7 +35,7 @@ pub struct GraphBuilder {
 }
 
 impl GraphBuilder {
-    /// Declares an input; its name must not begin with `/`, as those of the graph's own values do.
+    /// Declares an input; that of a field must not begin with `/`, as names of the graph's own values do.
     pub fn input(&mut self, name: &str, element: i32, extents: &[Extent], description: &str) {
         self.graph.input.push(value_info(name, element, extents, description));
     }

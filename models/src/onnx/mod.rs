@@ -14,12 +14,12 @@
 //! vector. `N` changes the last bits of ONNX Runtime's result, so [`crate::engine`] fixes it.
 //!
 //! Tables stand in the file as trained. The native engine folds them into the first layer ([`crate::native`]), and
-//! ONNX Runtime is given a graph in which small ones are crossed (`crossed.rs`); a file has neither, so that it
-//! stays what was trained. Folded one by one they would gain ONNX Runtime nothing (ten Gathers of
+//! ONNX Runtime is given a graph in which small ones are crossed (`crossed.rs`), made of the parameters and metadata of
+//! a file that is not large; a file has neither, so that it stays what was trained. Folded one by one they would gain ONNX Runtime nothing (ten Gathers of
 //! `[cardinality, 256]` and a Sum for Gather, Concat and Gemm: between 0.98 and 1.13 times as many rows a second,
 //! within the noise of 12 runs each): its operators pass `[256, 256]` results
-//! through memory, which costs what the smaller product saves. PReLU, where no slope is above 1, is written as `Max(x, Mul(x, slope))`, which gives the same
-//! bits and made the whole tower 1.6 to 1.8 times as fast as the operator PRelu, a loop over single numbers.
+//! through memory, which costs what the smaller product saves. PReLU, where no slope is above 1, is written as
+//! `Max(x, Mul(x, slope))`, which gives the same bits and made the whole tower 1.6 to 1.8 times as fast as the operator PRelu, a loop over single numbers.
 //!
 //! The metadata properties (`twotower.*`) say which encoder state the codes must come from and how
 //! to rebuild the [`Tower`](crate::tower::Tower), bit for bit, from the initialisers.

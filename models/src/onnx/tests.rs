@@ -206,8 +206,10 @@ fn damaged_files_never_panic() {
             Some(Pooling::Position(vec![0.0; 2])),
         ),
         ("c", FieldShape::Dense { width: 2 }, None),
+        ("d", FieldShape::Code { table: "d".into(), cardinality: 3 }, None),
     ];
-    let small = tower(draw, fields, 2, &[3, 2]);
+    let small = tower(draw, fields, 9, &[3, 2]);
+    assert!(Crossed::of(&small).unwrap().is_some());
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("t.onnx");
     export(&small, &path, &BTreeMap::new()).unwrap();
@@ -218,6 +220,7 @@ fn damaged_files_never_panic() {
         let is_ok = result.is_ok();
         if let Ok((tower, _)) = result {
             // What passes the checks must run; its schema may have changed within them.
+            let _ = Crossed::of(&tower).unwrap();
             let _ = NativeEngine::new(tower.into()).unwrap().embed(&rows, &mut Vec::new());
         }
         is_ok
