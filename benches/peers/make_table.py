@@ -78,7 +78,7 @@ def readme_table(results: dict) -> str:
     """What the README shows, between its markers."""
     rows = ["<!-- peers:begin -->", "| | twotower | | beside | ratio |", "|---|---|---|---|---|"]
     for what, unit, mine, rival, theirs, _ in aims(results):
-        rows.append(f"| {what} | {figure(mine)} {unit} | {rival} | {figure(theirs)} | {mine / theirs:.2g} |")
+        rows.append(f"| {what} | {figure(mine)} {unit} | {rival} | {figure(theirs)} | {mine / theirs:.3g} |")
     return "\n".join([*rows, "<!-- peers:end -->"])
 
 
