@@ -19,7 +19,7 @@ OURS = [
 CODES = CATEGORICAL + BOOLEAN
 HIDDEN = [256, 128, 64]
 EMBEDDING = 16
-RECHUB_ROWS = 200_000
+LOADER_WORKERS = 8  # what Torch-RecHub's generator of loaders takes where it is not told
 
 
 def prepare(job: Job) -> list[Contender]:
@@ -57,22 +57,22 @@ def contenders(job: Job) -> list[Contender]:
 
     def rechub(workers):
         return peer(group, f"Torch-RecHub inference_embedding, {workers} loader workers", rechub_embedding,
-                    f"codes of {min(job.users, RECHUB_ROWS):,} users in memory, batch 4096", codes=codes,
-                    rows=RECHUB_ROWS, threads=job.threads, workers=workers, scratch=job.work)
+                    "codes in memory, batch 4096" + "; the library's default" * (workers == LOADER_WORKERS),
+                    codes=codes, threads=job.threads, workers=workers, scratch=job.work)
 
     return [
         *(engine(*each) for each in OURS),
         onnx(job.threads, 1, 256), onnx(job.threads, 1, 512), onnx(1, job.threads, 1024),
         torch(1024), torch(4096), torch(16384),
-        rechub(0), rechub(job.threads),
+        rechub(0), rechub(job.threads), rechub(LOADER_WORKERS),
     ]
 
 
-def load(codes: str, rows: int | None = None) -> dict:
+def load(codes: str) -> dict:
     """The tower's inputs by name: int32 `[rows]` for codes, float32 `[rows, 2]` (value, missing) for numbers."""
     import numpy as np
     import pyarrow.parquet as pq
-    table = pq.read_table(codes, columns=CODES + NUMERIC).slice(0, rows).combine_chunks()
+    table = pq.read_table(codes, columns=CODES + NUMERIC).combine_chunks()
     inputs = {c: table[c].to_numpy().astype(np.int32) for c in CODES}
     for c in NUMERIC:
         inputs[c] = table[c].chunk(0).flatten().to_numpy().reshape(-1, 2)
@@ -126,7 +126,7 @@ def torch_slices(codes: str, threads: int, batch: int) -> dict:
     return timed(embed, rows)
 
 
-def rechub_embedding(codes: str, rows: int, threads: int, workers: int, scratch: str) -> dict:
+def rechub_embedding(codes: str, threads: int, workers: int, scratch: str) -> dict:
     """`MatchTrainer.inference_embedding` over the library's own loader, as its examples do; random weights."""
     import tempfile
     import time
@@ -137,7 +137,7 @@ def rechub_embedding(codes: str, rows: int, threads: int, workers: int, scratch:
     from torch_rechub.trainers import MatchTrainer
     from torch_rechub.utils.data import MatchDataGenerator
     torch.set_num_threads(threads)
-    inputs = load(codes, rows)
+    inputs = load(codes)
     users = {**{c: inputs[c] for c in CODES}, **{c: inputs[c][:, 0].copy() for c in NUMERIC}}
     features = [SparseFeature(c, int(users[c].max()) + 1, embed_dim=EMBEDDING) for c in CODES]
     features += [DenseFeature(c) for c in NUMERIC]
