@@ -5,6 +5,7 @@
 //! are the same on every machine, in any order.
 
 use crate::lanes::dispatched;
+use std::ops::Range;
 
 /// Outputs of a panel: a register of 16 sums with AVX-512, two with AVX2.
 const PANEL: usize = 16;
@@ -166,35 +167,51 @@ fn multiply(x: Rows, panels: Panels, y: &mut [f32]) {
             return unsafe { avx2::multiply(x, panels, y) };
         }
     }
-    over_blocks(x, panels, y, |row, panel| [portable(row, panel)]);
+    over_blocks(x, panels, 0..panels.scales.len(), y, |row, panels| [[portable(row, panels)]]);
 }
 
 /// Sums of a row and a panel of outputs.
 type Sums = [i32; PANEL];
 
-/// Goes over `y` in blocks of `R` rows and panels of outputs, whose sums `block` computes from `[R, width]` inputs and
-/// `[width / 2, 16, 2]` weights; rows that are left over come one by one.
+/// Computes some outputs of `y`, the first of a panel and those after it, in blocks of `R` rows and `P` panels.
+/// `block` adds up `[R, width]` inputs times `[P, width / 2, 16, 2]` weights; rows and panels that are left over come
+/// one by one.
 #[inline(always)]
-fn over_blocks<const R: usize>(x: Rows, panels: Panels, y: &mut [f32], block: impl Fn(&[i16], &[i16]) -> [Sums; R]) {
+fn over_blocks<const R: usize, const P: usize>(
+    x: Rows,
+    panels: Panels,
+    outputs: Range<usize>,
+    y: &mut [f32],
+    block: impl Fn(&[i16], &[i16]) -> [[Sums; P]; R],
+) {
     let Rows { values, width, scales: row_scales } = x;
     if width == 0 || values.is_empty() {
         return;
     }
     let output = panels.scales.len();
-    // A panel stays in the nearest cache while all rows pass.
-    for (panel, weights) in panels.values.chunks_exact(width * PANEL).enumerate() {
-        let outputs = panel * PANEL..output.min((panel + 1) * PANEL);
+    // A group of panels stays in the nearest cache while all rows pass.
+    for start in outputs.clone().step_by(P * PANEL) {
+        let outputs = start..outputs.end.min(start + P * PANEL);
+        let count = outputs.len().div_ceil(PANEL);
+        let weights = &panels.values[start * width..][..count * PANEL * width];
         let (scales, bias) = (&panels.scales[outputs.clone()], panels.bias.map(|bias| &bias[outputs.clone()]));
         let rows = values.chunks(R * width).zip(row_scales.chunks(R)).enumerate();
         for (i, (rows, row_scales)) in rows {
-            let mut sums = [[0; PANEL]; R];
-            match row_scales.len() == R {
-                true => sums = block(rows, weights),
-                false => rows.chunks_exact(width).zip(&mut sums).for_each(|(row, sums)| *sums = portable(row, weights)),
-            }
+            let sums = match (row_scales.len() == R, count == P) {
+                (true, true) => block(rows, weights),
+                _ => {
+                    let mut sums = [[[0; PANEL]; P]; R];
+                    for (row, sums) in rows.chunks_exact(width).zip(&mut sums) {
+                        let panels = weights.chunks_exact(PANEL * width);
+                        panels.zip(sums).for_each(|(panel, sums)| *sums = portable(row, panel));
+                    }
+                    sums
+                }
+            };
             for (r, (sums, row_scale)) in sums.iter().zip(row_scales).enumerate() {
                 let out = &mut y[(i * R + r) * output..][outputs.clone()];
-                let product = sums.iter().zip(scales).map(|(sum, scale)| *sum as f32 * (row_scale * scale));
+                let sums = sums.as_flattened().iter().zip(scales);
+                let product = sums.map(|(sum, scale)| *sum as f32 * (row_scale * scale));
                 match bias {
                     Some(bias) => out.iter_mut().zip(bias).zip(product).for_each(|((out, b), p)| *out = b + p),
                     None => out.iter_mut().zip(product).for_each(|(out, p)| *out += p),
@@ -226,12 +243,12 @@ mod avx2 {
     /// As [`super::multiply`].
     #[target_feature(enable = "avx2")]
     pub fn multiply(x: Rows, panels: Panels, y: &mut [f32]) {
-        over_blocks::<BLOCK>(x, panels, y, |rows, panel| block(rows, x.width, panel));
+        over_blocks(x, panels, 0..panels.scales.len(), y, |rows, panel| block(rows, x.width, panel));
     }
 
     #[target_feature(enable = "avx2")]
     #[inline]
-    fn block(rows: &[i16], width: usize, panel: &[i16]) -> [Sums; BLOCK] {
+    fn block(rows: &[i16], width: usize, panel: &[i16]) -> [[Sums; 1]; BLOCK] {
         assert!(rows.len() >= BLOCK * width && panel.len() >= width * PANEL && width.is_multiple_of(PAIR));
         let mut sums = [[_mm256_setzero_si256(); 2]; BLOCK];
         for pair in 0..width / PAIR {
@@ -249,16 +266,16 @@ mod avx2 {
                 }
             }
         }
-        sums.map(|sums| {
-            let mut out = [0; PANEL];
+        let mut out = [[[0; PANEL]]; BLOCK];
+        for ([out], sums) in out.iter_mut().zip(sums) {
             // SAFETY: a row of sums is 16 integers, two registers.
             unsafe {
                 let at = out.as_mut_ptr().cast::<__m256i>();
                 _mm256_storeu_si256(at, sums[0]);
                 _mm256_storeu_si256(at.add(1), sums[1]);
             }
-            out
-        })
+        }
+        out
     }
 }
 
@@ -267,35 +284,61 @@ mod avx512 {
     use super::{PAIR, PANEL, Panels, Rows, Sums, over_blocks};
     use std::arch::x86_64::*;
 
-    /// Rows of a block: enough sums to hide how long one takes.
+    /// `sum` and the products of pairs. The intrinsic for it, `_mm512_dpwssd_epi32`, is compiled to a product and a sum of
+    /// their own, which take longer than the one instruction.
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    #[inline]
+    fn add_products(sum: __m512i, x: __m512i, weights: __m512i) -> __m512i {
+        let mut sum = sum;
+        // SAFETY: an instruction on registers, of a feature that the function is compiled for.
+        unsafe {
+            std::arch::asm!("vpdpwssd {0}, {1}, {2}", inout(zmm_reg) sum, in(zmm_reg) x, in(zmm_reg) weights,
+                options(pure, nomem, nostack, preserves_flags));
+        }
+        sum
+    }
+
+    /// Rows of a block: with two panels, as many sums as registers hold beside what is multiplied.
     const BLOCK: usize = 12;
 
     /// As [`super::multiply`].
     #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512vnni")]
     pub fn multiply(x: Rows, panels: Panels, y: &mut [f32]) {
-        over_blocks::<BLOCK>(x, panels, y, |rows, panel| block(rows, x.width, panel));
+        let output = panels.scales.len();
+        // An odd panel is the last one.
+        let pairs = match output.div_ceil(PANEL) % 2 {
+            0 => output,
+            _ => (output - 1) / PANEL * PANEL,
+        };
+        over_blocks(x, panels, 0..pairs, y, |rows, panels| block::<2>(rows, x.width, panels));
+        over_blocks(x, panels, pairs..output, y, |rows, panel| block::<1>(rows, x.width, panel));
     }
 
     #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512vnni")]
     #[inline]
-    fn block(rows: &[i16], width: usize, panel: &[i16]) -> [Sums; BLOCK] {
-        assert!(rows.len() >= BLOCK * width && panel.len() >= width * PANEL && width.is_multiple_of(PAIR));
-        let mut sums = [_mm512_setzero_si512(); BLOCK];
+    fn block<const P: usize>(rows: &[i16], width: usize, panels: &[i16]) -> [[Sums; P]; BLOCK] {
+        assert!(rows.len() >= BLOCK * width && panels.len() >= P * width * PANEL && width.is_multiple_of(PAIR));
+        let mut sums = [[_mm512_setzero_si512(); P]; BLOCK];
         for pair in 0..width / PAIR {
-            // SAFETY: `pair` counts the pairs of a row, and a panel holds 16 pairs for each; see the assertion.
-            let weights = unsafe { _mm512_loadu_si512(panel.as_ptr().add(pair * PANEL * PAIR).cast()) };
-            for (r, sum) in sums.iter_mut().enumerate() {
+            let weights: [__m512i; P] = std::array::from_fn(|p| {
+                // SAFETY: `pair` counts the pairs of a row, and a panel holds 16 pairs for each; see the assertion.
+                unsafe { _mm512_loadu_si512(panels.as_ptr().add((p * width + pair * PAIR) * PANEL).cast()) }
+            });
+            for (r, sums) in sums.iter_mut().enumerate() {
                 // SAFETY: as above, `r` counts the rows.
                 let both = unsafe { rows.as_ptr().add(r * width + pair * PAIR).cast::<i32>().read_unaligned() };
-                *sum = _mm512_dpwssd_epi32(*sum, _mm512_set1_epi32(both), weights);
+                let x = _mm512_set1_epi32(both);
+                for (sum, weights) in sums.iter_mut().zip(weights) {
+                    *sum = add_products(*sum, x, weights);
+                }
             }
         }
-        sums.map(|sum| {
-            let mut out = [0; PANEL];
+        let mut out = [[[0; PANEL]; P]; BLOCK];
+        for (out, sum) in out.as_flattened_mut().iter_mut().zip(sums.as_flattened()) {
             // SAFETY: a row of sums is 16 integers, one register.
-            unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), sum) };
-            out
-        })
+            unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), *sum) };
+        }
+        out
     }
 }
 
@@ -359,20 +402,22 @@ mod tests {
         let mut rng = Rng::at(4, &[]);
         let width = 34;
         let mut integers = |n: usize| (0..n).map(|_| (rng.below(8191) as i16) - 4095).collect::<Vec<_>>();
-        let (panels, scales) = (integers(2 * width * PANEL), vec![0.25f32; 20]);
-        for rows in 1..15 {
-            let (x, mut expected) = (integers(rows * width), None);
-            let row_scales = vec![0.5; rows];
-            let x = Rows { values: &x, width, scales: &row_scales };
-            for bias in [None, Some(&[0.75; 20][..])] {
-                let panels = Panels { values: &panels, scales: &scales, bias };
+        for (rows, output) in (1..26).flat_map(|rows| [12usize, 20, 35].map(|output| (rows, output))) {
+            let (values, weights) = (integers(rows * width), integers(output.next_multiple_of(PANEL) * width));
+            let (row_scales, scales, biases) = (vec![0.5; rows], vec![0.25f32; output], vec![0.75; output]);
+            let x = Rows { values: &values, width, scales: &row_scales };
+            let mut expected = None;
+            for bias in [None, Some(&biases[..])] {
+                let panels = Panels { values: &weights, scales: &scales, bias };
                 let products = |multiply: &dyn Fn(Rows, Panels, &mut [f32])| {
-                    let mut y = vec![0.75; rows * 20];
+                    let mut y = vec![0.75; rows * output];
                     multiply(x, panels, &mut y);
                     y
                 };
-                let plain = products(&|x, panels, y| over_blocks(x, panels, y, |row, panel| [portable(row, panel)]));
-                assert_eq!(products(&multiply), plain);
+                let plain = products(&|x, panels, y| {
+                    over_blocks(x, panels, 0..output, y, |row, panel| [[portable(row, panel)]]);
+                });
+                assert_eq!(products(&multiply), plain, "{rows} {output}");
                 // The machine may have a wider one.
                 #[cfg(target_arch = "x86_64")]
                 if std::arch::is_x86_feature_detected!("avx2") {
