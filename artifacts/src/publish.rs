@@ -8,6 +8,8 @@ use crate::error::ArtifactError;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, ErrorKind, Write};
+use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -26,10 +28,19 @@ pub struct Staged {
 /// Bytes written between two syncs on the way.
 const SYNC_EVERY: u64 = 4 << 20;
 
+/// Bytes that this process may still leave in the page cache, for who reads its files next: 1 GiB in all. More of
+/// it would push out what others read, and then itself: finding pages to reuse takes the kernel longer than writing them.
+static CACHED: AtomicU64 = AtomicU64::new(1 << 30);
+
 /// Syncs a long file while it is written, so that the last sync is short and unwritten pages are few.
 #[derive(Debug, Default)]
 struct SyncAhead {
+    /// Bytes since the last sync began.
     written: u64,
+    /// Bytes in all.
+    total: u64,
+    /// The first bytes, which may stay in the page cache.
+    kept: u64,
     running: Option<JoinHandle<io::Result<()>>>,
 }
 
@@ -37,13 +48,22 @@ impl SyncAhead {
     /// Counts bytes written, and starts a sync in the background when enough have come and none runs.
     fn wrote(&mut self, file: &File, bytes: u64) -> io::Result<()> {
         self.written += bytes;
+        self.total += bytes;
         if self.written < SYNC_EVERY || self.running.as_ref().is_some_and(|sync| !sync.is_finished()) {
             return Ok(());
         }
         self.wait()?;
         self.written = 0;
-        let file = file.try_clone()?;
-        self.running = Some(std::thread::Builder::new().name("sync".into()).spawn(move || file.sync_data())?);
+        let wanted = self.total - self.kept;
+        let room = CACHED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| Some(room.saturating_sub(wanted)));
+        self.kept += wanted.min(room.unwrap_or(0));
+        let (file, beyond) = (file.try_clone()?, self.kept..self.total);
+        let sync = move || {
+            file.sync_data()?;
+            forget(&file, beyond);
+            Ok(())
+        };
+        self.running = Some(std::thread::Builder::new().name("sync".into()).spawn(sync)?);
         Ok(())
     }
 
@@ -53,6 +73,18 @@ impl SyncAhead {
             Some(sync) => sync.join().unwrap_or_else(|_| Err(io::Error::other("the thread that synced panicked"))),
             None => Ok(()),
         }
+    }
+}
+
+/// Lets the page cache forget a range of a file, as far as it is on disk.
+fn forget(file: &File, range: Range<u64>) {
+    // A length of 0 would mean the rest of the file.
+    if range.is_empty() {
+        return;
+    }
+    if let (Ok(start), Ok(len)) = (i64::try_from(range.start), i64::try_from(range.end - range.start)) {
+        // SAFETY: advice about an open file, which changes no content; refused advice is without effect.
+        unsafe { libc::posix_fadvise(file.as_raw_fd(), start, len, libc::POSIX_FADV_DONTNEED) };
     }
 }
 

@@ -40,7 +40,8 @@ where
     let (ticket_back, tickets) = crossbeam_channel::bounded(in_flight);
     (0..in_flight).for_each(|_| ticket_back.send(()).unwrap_or(()));
     let (to_workers, work) = crossbeam_channel::bounded::<(u64, I)>(in_flight);
-    let (to_writer, results) = crossbeam_channel::bounded::<Result<(u64, O), PipelineError>>(in_flight);
+    // Results are larger than rows: where the writer waits for the disk, workers wait for it rather than pile them up.
+    let (to_writer, results) = crossbeam_channel::bounded::<Result<(u64, O), PipelineError>>(width.workers.max(1) + 1);
 
     std::thread::scope(|scope| {
         let watch = cancel.watch();
