@@ -9,7 +9,6 @@ use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::ops::Range;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -77,7 +76,9 @@ impl SyncAhead {
 }
 
 /// Lets the page cache forget a range of a file, as far as it is on disk.
+#[cfg(target_os = "linux")]
 fn forget(file: &File, range: Range<u64>) {
+    use std::os::fd::AsRawFd;
     // A length of 0 would mean the rest of the file.
     if range.is_empty() {
         return;
@@ -87,6 +88,10 @@ fn forget(file: &File, range: Range<u64>) {
         unsafe { libc::posix_fadvise(file.as_raw_fd(), start, len, libc::POSIX_FADV_DONTNEED) };
     }
 }
+
+/// Nothing to do.
+#[cfg(not(target_os = "linux"))]
+fn forget(_file: &File, _range: Range<u64>) {}
 
 impl Staged {
     /// Creates a temp file beside `path`, and the folder where it is missing.

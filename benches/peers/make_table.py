@@ -106,15 +106,19 @@ def group_table(entries: list[dict], unit: str) -> list[str]:
     return rows
 
 
+def described(machine: dict) -> str:
+    """A machine and what was installed on it."""
+    m = machine
+    packages = ", ".join(f"{name} {version}" for name, version in m["packages"].items())
+    return (f"{m['cpu']}, {m['cores_used']} of {m['cores']} cores ({', '.join(m['vector_instructions']) or 'no AVX'}), "
+            f"{m['memory_gib']} GiB, {m['system']}. {m['twotower']}; Python {m['python']}, {packages}.")
+
+
 def results_page(results: dict) -> str:
     """RESULTS.md."""
-    m = results["machine"]
-    packages = ", ".join(f"{name} {version}" for name, version in m["packages"].items())
     lines = [
         "# twotower beside its peers", "",
         "Made by `run.py`; see [README.md](README.md) for what is measured and how.", "",
-        f"{m['cpu']}, {m['cores_used']} of {m['cores']} cores ({', '.join(m['vector_instructions']) or 'no AVX'}), "
-        f"{m['memory_gib']} GiB, {m['system']}. {m['twotower']}; Python {m['python']}, {packages}.", "",
         "## In short", "", readme_table(results), "",
         "## Aims", "", "| | beside | aim | measured | |", "|---|---|---|---|---|",
     ]
@@ -128,6 +132,7 @@ def results_page(results: dict) -> str:
                   f"Measured on {section['date']}{size}; load average before the run {section['load_before']:.1f}."]
         if section["load_before"] > QUIET:
             lines[-1] += " **The machine had other work: not to be quoted.**"
+        lines += ["", described(section["machine"])]
         if "disagreements" in section:
             lines += ["", "Codes compared with ours: " + "; ".join(
                 f"{who}: {', '.join(wrong) or 'the same'}" for who, wrong in section["disagreements"].items()) + "."]

@@ -150,7 +150,7 @@ def main() -> None:
     job = Job(a.work.resolve(), a.twotower.resolve(), a.users, tuple(int(n) for n in a.items.split(",")), a.threads)
     path = a.out / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {"sections": {}}
-    results["machine"] = machine(a.threads, job.twotower)
+    here = machine(a.threads, job.twotower)
 
     def save():
         partial = path.with_suffix(".partial")
@@ -170,7 +170,7 @@ def main() -> None:
         }
         state = results["sections"].get(name, {})
         if a.force or {key: state.get(key) for key in identity} != identity:
-            state = {**identity, "date": datetime.date.today().isoformat(), "load_before": load,
+            state = {**identity, "date": datetime.date.today().isoformat(), "load_before": load, "machine": here,
                      "contenders": {}}
         results["sections"][name] = state
         run_section(name, job, a.repeats, state, save)

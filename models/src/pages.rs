@@ -20,18 +20,6 @@ pub(crate) fn zeroed<T: Copy + Default>(len: usize) -> Vec<T> {
     values
 }
 
-/// No values yet, and room for `len`.
-///
-/// # Memory
-/// As [`zeroed`].
-pub(crate) fn reserved<T>(len: usize) -> Vec<T> {
-    let mut values = Vec::with_capacity(len);
-    if size_of_val(values.spare_capacity_mut()) >= 2 * HUGE {
-        advise(values.spare_capacity_mut());
-    }
-    values
-}
-
 #[cfg(target_os = "linux")]
 fn advise<T>(values: &mut [T]) {
     use std::ffi::{c_int, c_void};

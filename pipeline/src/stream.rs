@@ -170,6 +170,30 @@ mod tests {
     }
 
     #[test]
+    fn few_results_wait_for_a_slow_writer() {
+        let made = AtomicUsize::new(0);
+        let width = Width { workers: 1, in_flight: 20 };
+        let worker = || {
+            Ok(|i: u64| {
+                made.fetch_add(1, Ordering::SeqCst);
+                Ok(i)
+            })
+        };
+        let mut early = 0;
+        let sink = |i: u64| {
+            if i == 0 {
+                std::thread::sleep(std::time::Duration::from_millis(100));
+                early = made.load(Ordering::SeqCst);
+            }
+            Ok(())
+        };
+        ordered("test", width, &Cancel::default(), (0..40u64).map(Ok), worker, sink).unwrap();
+        // The one being written, two in the queue, and one in the worker's hands.
+        assert!(early <= 4, "{early}");
+        assert_eq!(made.into_inner(), 40);
+    }
+
+    #[test]
     fn an_error_anywhere_ends_the_stream_with_that_error() {
         let width = Width { workers: 2, in_flight: 3 };
         let fail = || PipelineError::Data("planted".into());

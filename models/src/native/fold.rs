@@ -7,7 +7,6 @@ use super::linear::Linear;
 use super::rows::Rows;
 use crate::cross::{Cross, crosses, first_layer, folded};
 use crate::engine::layout::{InputLayout, Layout};
-use crate::pages::reserved;
 use crate::sparse::weighted_rows;
 use crate::tower::{Pooling, Tower, TowerInput};
 use std::ops::Range;
@@ -114,7 +113,7 @@ impl Entrance {
             return entrance;
         };
         let (folds, room) = choose(tower, layout, weight.rows);
-        let (mut kept, mut rows) = (Vec::new(), reserved(FOLDED_BYTES / 4 + NARROW * weight.rows));
+        let (mut kept, mut rows) = (Vec::new(), Vec::new());
         for (field, (input, place)) in tower.inputs.iter().zip(&layout.inputs).enumerate() {
             entrance.entries.push(match input {
                 _ if !folds[field] => {
