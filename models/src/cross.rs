@@ -44,22 +44,26 @@ impl Cross {
         }
     }
 
-    /// What each combination adds to the first layer of a checked tower, and `base` to that: `[rows, out]`.
-    pub fn table(&self, tower: &Tower, layout: &Layout, weight: &Matrix, base: &[f32]) -> Vec<f32> {
-        let out = weight.rows;
-        let mut tables = self.fields().map(|field| folded(tower, layout, weight, field));
-        let mut crossed = tables.next().unwrap_or_default();
-        crossed.chunks_exact_mut(out).for_each(|row| row.iter_mut().zip(base).for_each(|(sum, b)| *sum += b));
-        for table in tables {
-            // The first field's codes are next to each other.
-            let mut sums = Vec::with_capacity(crossed.len() * (table.len() / out));
-            for row in table.chunks_exact(out) {
-                let rows = crossed.chunks_exact(out);
-                rows.for_each(|sum| sums.extend(row.iter().zip(sum).map(|(a, b)| a + b)));
-            }
+    /// Appends what each combination adds to the first layer of a checked tower, and `base` to that: `[rows, out]`.
+    pub fn append(&self, tower: &Tower, layout: &Layout, weight: &Matrix, base: &[f32], out: &mut Vec<f32>) {
+        let Some((last, others)) = self.members.split_last() else { return };
+        let mut crossed = base.to_vec();
+        for (field, _) in others {
+            let mut sums = Vec::new();
+            append_sums(&folded(tower, layout, weight, *field), &crossed, weight.rows, &mut sums);
             crossed = sums;
         }
-        crossed
+        append_sums(&folded(tower, layout, weight, last.0), &crossed, weight.rows, out);
+    }
+}
+
+/// Appends the sums of each row of `table` and each of `crossed`, `[_, width]` all of them; rows of `crossed` are next
+/// to each other, as are the codes of a cross's first field.
+fn append_sums(table: &[f32], crossed: &[f32], width: usize, sums: &mut Vec<f32>) {
+    sums.reserve(table.len() * (crossed.len() / width));
+    for row in table.chunks_exact(width) {
+        let rows = crossed.chunks_exact(width);
+        rows.for_each(|sum| sums.extend(row.iter().zip(sum).map(|(a, b)| a + b)));
     }
 }
 
@@ -158,7 +162,8 @@ mod tests {
         let rows = batch(&mut Draw::new(32), &tower.schema, 40);
         let crosses = crosses(&tower, 0..5, 64, usize::MAX / 2);
         let cross = &crosses[0];
-        let table = cross.table(&tower, &layout, weight, &[0.5; 64]);
+        let mut table = Vec::new();
+        cross.append(&tower, &layout, weight, &[0.5; 64], &mut table);
         assert_eq!(table.len(), cross.rows * 64);
         let mut found = [7; 12];
         cross.combine(&rows.columns, 20..31, &mut found);

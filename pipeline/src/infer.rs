@@ -44,6 +44,9 @@ pub struct Embedding {
     /// Fingerprint of both towers.
     towers: Fingerprint,
     tower: PathBuf,
+    engine: EngineKind,
+    /// Engines that no worker has, kept for the workers of the next part.
+    engines: Mutex<Vec<Box<dyn Engine>>>,
     /// Kind of the ids that the run encoded; raw ids are brought to it.
     ids: IdKind,
     spec: SideSpec,
@@ -75,26 +78,26 @@ impl Embedding {
             )));
         }
         let joins = SideFiles::open(context, &[side])?;
-        Ok(Self { encoded, schema, dim, towers, tower, ids, spec, joins, history })
+        let (engine, engines) = (context.config.infer.engine, Mutex::default());
+        Ok(Self { encoded, schema, dim, towers, tower, engine, engines, ids, spec, joins, history })
     }
 
-    /// Engines for so many workers.
+    /// One of so many workers, with an engine of its own. The first of them opens the engines of all, on its own thread,
+    /// while rows are being read.
     ///
     /// # Errors
     /// As [`engine::open_workers`].
-    pub fn engines(&self, kind: EngineKind, workers: usize) -> Result<Engines, PipelineError> {
-        Ok(Engines(Mutex::new(engine::open_workers(kind, &self.tower, workers)?)))
-    }
-
-    /// A worker with an engine of its own.
-    ///
-    /// # Errors
-    /// [`PipelineError::WorkerPanicked`] when there are more workers than engines: a bug.
-    pub fn worker(&self, engines: &Engines) -> Result<Embedder<'_>, PipelineError> {
-        let engine = engines.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let engine = engine.ok_or(PipelineError::WorkerPanicked { stage: "infer" })?;
+    pub fn worker(&self, workers: usize) -> Result<Embedder<'_>, PipelineError> {
         let encoder = self.encoded.state.encoder(self.schema.side);
-        Ok(Embedder { embedding: self, engine, encoder, codes: CodeBatch::empty(&self.schema) })
+        let mut engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
+        let engine = match engines.pop() {
+            Some(engine) => engine,
+            None => {
+                *engines = engine::open_workers(self.engine, &self.tower, workers)?;
+                engines.pop().ok_or(PipelineError::WorkerPanicked { stage: "infer" })?
+            }
+        };
+        Ok(Embedder { embedding: self, engine: Some(engine), encoder, codes: CodeBatch::empty(&self.schema) })
     }
 
     /// The table of raw rows, and which of them to leave out.
@@ -120,12 +123,12 @@ impl Embedding {
     }
 
     /// What embedding holds in memory.
-    pub fn needs(&self, stage: &'static str, kind: EngineKind) -> Needs {
+    pub fn needs(&self, stage: &'static str) -> Needs {
         let data = self.tower.with_extension("onnx.data");
         let size = |path: &PathBuf| std::fs::metadata(path).map_or(0, |m| m.len());
         let tower = size(&self.tower) + size(&data);
         // ONNX Runtime copies the tower for every session; native workers share the one that was read.
-        let (shared, own) = match kind {
+        let (shared, own) = match self.engine {
             EngineKind::Ort if tower <= CROSS_LIMIT => (RUNTIME + 3 * tower, tower + CROSSED_BYTES as u64 + RUN),
             EngineKind::Ort => (RUNTIME, tower + RUN),
             EngineKind::Native => (2 * tower + FOLDED_BYTES as u64, RUN),
@@ -185,13 +188,11 @@ fn row_bytes(shape: &FieldShape) -> usize {
     }
 }
 
-/// Engines that no worker has taken yet.
-pub struct Engines(Mutex<Vec<Box<dyn Engine>>>);
-
 /// Turns raw rows into vectors on one thread.
 pub struct Embedder<'a> {
     embedding: &'a Embedding,
-    engine: Box<dyn Engine>,
+    /// Goes back to the embedding in the end.
+    engine: Option<Box<dyn Engine>>,
     encoder: SideEncoder,
     codes: CodeBatch,
 }
@@ -213,6 +214,7 @@ impl Embedder<'_> {
     /// Encoder and engine errors; [`PipelineError::Gate`] for a vector that is zero or not finite.
     pub fn embed(&mut self, batch: &TableBatch) -> Result<Embedded, PipelineError> {
         let known = self.embedding;
+        let engine = self.engine.as_mut().ok_or(PipelineError::WorkerPanicked { stage: "infer" })?;
         let ids = id_column_as(batch, &known.spec.id_column, known.ids)?;
         let rows = known.joins.join(&known.spec, known.schema.side, batch)?;
         self.codes.clear();
@@ -221,8 +223,8 @@ impl Embedder<'_> {
             fill_sequences(&known.schema, history, &ids, &mut self.codes);
         }
         let mut vectors = Vec::new();
-        self.engine.embed(&self.codes, &mut vectors)?;
-        if let Some((row, norm)) = without_direction(&vectors, self.engine.dim()) {
+        engine.embed(&self.codes, &mut vectors)?;
+        if let Some((row, norm)) = without_direction(&vectors, engine.dim()) {
             return Err(PipelineError::Gate(format!(
                 "gate `vectors`: {}: row {}: id `{}`: the tower gave a vector of norm {norm}, expected 1; a vector that is zero or not finite has no nearest items: the model has diverged or its weights are lost, train it again",
                 batch.table(),
@@ -231,6 +233,12 @@ impl Embedder<'_> {
             )));
         }
         Ok(Embedded { ids, vectors, counts })
+    }
+}
+
+impl Drop for Embedder<'_> {
+    fn drop(&mut self) {
+        self.embedding.engines.lock().unwrap_or_else(PoisonError::into_inner).extend(self.engine.take());
     }
 }
 
@@ -326,7 +334,7 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
         return Ok(Outcome { skipped: true, manifest });
     }
     let infer = &context.config.infer;
-    let mut needs = embedding.needs("infer", infer.engine);
+    let mut needs = embedding.needs("infer");
     needs.held.push(("the writer", WRITER_BYTES));
     let plan = context.plan(&needs)?;
     prepare_dir(&dir)?;
@@ -344,14 +352,13 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
     let mut writer = VectorsWriter::create(dir.join(part_name(shard, "parquet")), &info, infer.compression)?;
     let mut bar = context.progress.bar(&format!("infer {side}"), range.end - range.start, "rows");
     let (mut counts, mut keys, mut written) = (EncodeCounts::default(), KeyRange::default(), 0);
-    let engines = embedding.engines(infer.engine, plan.width.workers)?;
     ordered(
         "infer",
         plan.width,
         &context.cancel,
         embedding.read(source, range.clone(), &plan)?,
         || {
-            let mut worker = embedding.worker(&engines)?;
+            let mut worker = embedding.worker(plan.width.workers)?;
             Ok(move |batch: TableBatch| worker.embed(&batch))
         },
         |embedded: Embedded| {

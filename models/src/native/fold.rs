@@ -113,7 +113,13 @@ impl Entrance {
             return entrance;
         };
         let (folds, room) = choose(tower, layout, weight.rows);
-        let (mut kept, mut rows) = (Vec::new(), Vec::new());
+        let is_code = |field: &usize| matches!(tower.inputs[*field], TowerInput::Embedding { .. });
+        let folded_fields = || (0..folds.len()).filter(|field| folds[*field]);
+        let crosses = crosses(tower, folded_fields(), weight.rows, room);
+        let slots = |field: usize| tower.inputs[field].table().map_or(layout.inputs[field].width, |t| tower.tables[t].rows);
+        let crossed = crosses.iter().map(|cross| cross.rows);
+        let total: usize = crossed.chain(folded_fields().filter(|field| !is_code(field)).map(slots)).sum();
+        let (mut kept, mut rows) = (Vec::new(), Vec::with_capacity(total * weight.rows));
         for (field, (input, place)) in tower.inputs.iter().zip(&layout.inputs).enumerate() {
             entrance.entries.push(match input {
                 _ if !folds[field] => {
@@ -130,12 +136,10 @@ impl Entrance {
                 }
             });
         }
-        let codes = (0..folds.len()).filter(|field| folds[*field]);
         let zeros = vec![0.0; weight.rows];
-        for cross in crosses(tower, codes, weight.rows, room) {
-            let first = rows.len() / weight.rows;
-            rows.extend(cross.table(tower, layout, weight, &zeros));
-            entrance.crosses.push((first, cross));
+        for cross in crosses {
+            entrance.crosses.push((rows.len() / weight.rows, cross.clone()));
+            cross.append(tower, layout, weight, &zeros, &mut rows);
         }
         entrance.uses += entrance.crosses.len();
         entrance.rows = Rows::F32(rows);

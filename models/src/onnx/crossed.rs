@@ -58,7 +58,8 @@ impl Crossed {
         for (i, cross) in crosses.iter().enumerate() {
             let input = format!("/cross/{i}");
             g.input(&input, code::INT32, &[Extent::Dynamic("N")], &format!("rows below {}", cross.rows));
-            let table = cross.table(tower, &layout, weight, &base);
+            let mut table = Vec::new();
+            cross.append(tower, &layout, weight, &base, &mut table);
             let table = g.floats(format!("/crossed/{i}"), &[cross.rows, weight.rows], table.into_iter());
             let rows = g.node("Gather", &[&table, &input], vec![int("axis", 0)]);
             sum = Some(match sum {

@@ -151,7 +151,7 @@ impl Users {
                 per_worker: 0,
                 per_row: 4 * dim as u64,
             },
-            Users::Raw { embedding, .. } => embedding.needs("recall", context.config.infer.engine),
+            Users::Raw { embedding, .. } => embedding.needs("recall"),
         };
         needs.held.extend([
             ("the items", (items * (dim * 4 + 8)) as u64 + index.image().bytes().len() as u64 + catalogue.ids.bytes()),
@@ -194,10 +194,8 @@ impl Users {
             }
             Users::Raw { embedding, source } => {
                 let source = embedding.read(source, rows, &search.plan)?;
-                let engine = search.context.config.infer.engine;
-                let engines = embedding.engines(engine, search.plan.width.workers)?;
                 let embed = || {
-                    let mut worker = embedding.worker(&engines)?;
+                    let mut worker = embedding.worker(search.plan.width.workers)?;
                     Ok(move |batch| worker.embed(&batch))
                 };
                 search.run(source, embed, sink)
