@@ -8,7 +8,7 @@ use crate::parquet_file::{Artifact, Compression, ParquetBatches, ParquetFile, Pa
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float16Type, Float32Type};
 use arrow_array::{Array, ArrayRef, FixedSizeListArray, Float16Array, Float32Array, RecordBatch};
-use arrow_buffer::ScalarBuffer;
+use arrow_buffer::{Buffer, ScalarBuffer};
 use arrow_schema::{DataType, Field, FieldRef, Schema};
 use half::vec::HalfFloatVecExt;
 use serde::{Deserialize, Serialize};
@@ -18,10 +18,15 @@ use std::sync::Arc;
 
 const VECTORS: Artifact = Artifact { name: "vectors", version: 1 };
 /// Bytes of vectors per row group: what a writer holds in memory, and once more while it writes.
-const GROUP_BYTES: usize = 16 << 20;
+const GROUP_BYTES: usize = 8 << 20;
 
 /// Bytes that a [`VectorsWriter`] holds, roughly.
 pub const WRITER_BYTES: u64 = 2 * GROUP_BYTES as u64;
+
+/// Rows of a row group.
+fn group_rows(dim: usize) -> usize {
+    (GROUP_BYTES / (4 * dim.max(1))).max(1024)
+}
 
 /// Element type of stored vectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -76,6 +81,10 @@ pub struct VectorsWriter {
     file: ParquetFile,
     info: VectorsInfo,
     element: FieldRef,
+    /// Vectors that may still wait for their row group.
+    waiting: Vec<Buffer>,
+    /// Memory of those that do not.
+    spare: Vec<Vec<f32>>,
 }
 
 impl VectorsWriter {
@@ -90,13 +99,20 @@ impl VectorsWriter {
             Field::new("id", info.ids.data_type(), false),
             Field::new("vector", vector, false),
         ]));
-        let group_rows = (GROUP_BYTES / (4 * info.dim.max(1))).max(1024);
         let stored = |top: &str| match (top, info.ids) {
             ("id", IdKind::Text) => Stored::Prefixed,
             _ => Stored::Plain,
         };
-        let file = ParquetFile::create_stored(path.as_ref(), schema, group_rows, compression, stored, VECTORS, info)?;
-        Ok(Self { file, info: info.clone(), element })
+        let file = ParquetFile::create_stored(
+            path.as_ref(),
+            schema,
+            group_rows(info.dim),
+            compression,
+            stored,
+            VECTORS,
+            info,
+        )?;
+        Ok(Self { file, info: info.clone(), element, waiting: Vec::new(), spare: Vec::new() })
     }
 
     /// Appends rows. `vectors` is `[ids, dim]`, row-major.
@@ -113,12 +129,37 @@ impl VectorsWriter {
             return Err(ArtifactError::IdKind { path: path(), expected: self.info.ids, found: ids.kind() });
         }
         let values: ArrayRef = match self.info.precision {
-            Precision::F32 => Arc::new(Float32Array::from(vectors)),
-            Precision::F16 => Arc::new(Float16Array::from(Vec::<half::f16>::from_f32_slice(&vectors))),
+            Precision::F32 => {
+                let values = Float32Array::from(vectors);
+                self.waiting.push(values.values().inner().clone());
+                Arc::new(values)
+            }
+            Precision::F16 => {
+                let values = Vec::<half::f16>::from_f32_slice(&vectors);
+                self.spare.push(vectors);
+                Arc::new(Float16Array::from(values))
+            }
         };
         let list = FixedSizeListArray::try_new(self.element.clone(), self.info.dim as i32, values, None)
             .map_err(crate::parquet_file::arrow_error("write", self.file.path()))?;
         self.file.write(vec![ids.to_array(0..ids.len()), Arc::new(list)])
+    }
+
+    /// How many batches of `rows` wait here for their row group, at the most.
+    pub fn kept(&self, rows: usize) -> usize {
+        match self.info.precision {
+            Precision::F32 => group_rows(self.info.dim).div_ceil(rows.max(1)),
+            // They are copied.
+            Precision::F16 => 0,
+        }
+    }
+
+    /// Memory of vectors that are written, for others to be computed in: nothing is gained by allocating it anew, and
+    /// buffers of some MiB that come and go leave gaps.
+    pub fn spare(&mut self) -> impl Iterator<Item = Vec<f32>> {
+        let free = self.waiting.extract_if(.., |vectors| vectors.strong_count() == 1);
+        self.spare.extend(free.filter_map(|vectors| vectors.into_vec().ok()));
+        self.spare.drain(..)
     }
 
     /// Publishes the part.
@@ -316,6 +357,32 @@ mod tests {
         let (_, found) = VectorsReader::open(&path).unwrap().load().unwrap();
         let expected: Vec<f32> = rows(10).1.iter().map(|v| half::f16::from_f32(*v).to_f32()).collect();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn memory_of_vectors_comes_back_when_they_are_written() {
+        let dir = tempfile::tempdir().unwrap();
+        for (precision, waits) in [(Precision::F32, true), (Precision::F16, false)] {
+            let path = dir.path().join(format!("{precision:?}"));
+            let mut info = info(IdKind::Text, precision);
+            // A row group has 1,024 of so wide rows.
+            info.dim = GROUP_BYTES / 4096;
+            let mut writer = VectorsWriter::create(&path, &info, Compression::None).unwrap();
+            let (ids, _) = rows(500);
+            assert_eq!(writer.kept(500), if waits { 3 } else { 0 });
+            let mut counts = Vec::new();
+            for value in [1.0, 2.0, 3.0, 4.0, 5.0] {
+                writer.write(&ids, vec![value; 500 * info.dim]).unwrap();
+                let spare: Vec<Vec<f32>> = writer.spare().collect();
+                assert!(spare.iter().all(|vectors| vectors.capacity() == 500 * info.dim));
+                counts.push(spare.len());
+            }
+            // The third fills a row group and stays in the next one, until the fifth fills that.
+            assert_eq!(counts, if waits { [0, 0, 2, 0, 2] } else { [1; 5] }, "{precision:?}");
+            writer.finish().unwrap();
+            let (_, found) = VectorsReader::open(&path).unwrap().load().unwrap();
+            assert!(found.chunks(500 * info.dim).zip(1..).all(|(part, value)| part.iter().all(|v| *v == value as f32)));
+        }
     }
 
     #[test]

@@ -12,9 +12,10 @@ use crate::source::Source;
 use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there, require, rows};
 use crate::stream::ordered;
 use crate::towers::{check_tower, files, verified_towers};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use twotower_artifacts::vectors::{Similarity, WRITER_BYTES};
 use twotower_artifacts::{
@@ -47,6 +48,9 @@ pub struct Embedding {
     engine: EngineKind,
     /// Engines that no worker has, kept for the workers of the next part.
     engines: Mutex<Vec<Box<dyn Engine>>>,
+    /// Memory for the vectors of a batch each, out of use; taken in turn, so that how much of it is touched does not
+    /// hang on how often the writer keeps workers waiting.
+    spare: Mutex<VecDeque<Vec<f32>>>,
     /// Kind of the ids that the run encoded; raw ids are brought to it.
     ids: IdKind,
     spec: SideSpec,
@@ -78,8 +82,8 @@ impl Embedding {
             )));
         }
         let joins = SideFiles::open(context, &[side])?;
-        let (engine, engines) = (context.config.infer.engine, Mutex::default());
-        Ok(Self { encoded, schema, dim, towers, tower, engine, engines, ids, spec, joins, history })
+        let (engine, engines, spare) = (context.config.infer.engine, Mutex::default(), Mutex::default());
+        Ok(Self { encoded, schema, dim, towers, tower, engine, engines, spare, ids, spec, joins, history })
     }
 
     /// One of so many workers, with an engine of its own. The first of them opens the engines of all, on its own thread,
@@ -89,7 +93,7 @@ impl Embedding {
     /// As [`engine::open_workers`].
     pub fn worker(&self, workers: usize) -> Result<Embedder<'_>, PipelineError> {
         let encoder = self.encoded.state.encoder(self.schema.side);
-        let mut engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut engines = lock(&self.engines);
         let engine = match engines.pop() {
             Some(engine) => engine,
             None => {
@@ -98,6 +102,13 @@ impl Embedding {
             }
         };
         Ok(Embedder { embedding: self, engine: Some(engine), encoder, codes: CodeBatch::empty(&self.schema) })
+    }
+
+    /// Takes memory for the vectors of so many batches of `rows`; more is taken when they are not enough.
+    fn reserve(&self, batches: usize, rows: usize) {
+        let mut spare = lock(&self.spare);
+        let missing = batches.saturating_sub(spare.len());
+        spare.extend((0..missing).map(|_| Vec::with_capacity(rows * self.dim)));
     }
 
     /// The table of raw rows, and which of them to leave out.
@@ -188,6 +199,11 @@ fn row_bytes(shape: &FieldShape) -> usize {
     }
 }
 
+/// What a mutex guards; what a thread that panicked left there is as good as any.
+fn lock<T>(guarded: &Mutex<T>) -> MutexGuard<'_, T> {
+    guarded.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Turns raw rows into vectors on one thread.
 pub struct Embedder<'a> {
     embedding: &'a Embedding,
@@ -222,7 +238,8 @@ impl Embedder<'_> {
         if let Some(history) = &known.history {
             fill_sequences(&known.schema, history, &ids, &mut self.codes);
         }
-        let mut vectors = Vec::new();
+        let mut vectors = lock(&known.spare).pop_front().unwrap_or_default();
+        vectors.clear();
         engine.embed(&self.codes, &mut vectors)?;
         if let Some((row, norm)) = without_direction(&vectors, engine.dim()) {
             return Err(PipelineError::Gate(format!(
@@ -238,7 +255,7 @@ impl Embedder<'_> {
 
 impl Drop for Embedder<'_> {
     fn drop(&mut self) {
-        self.embedding.engines.lock().unwrap_or_else(PoisonError::into_inner).extend(self.engine.take());
+        lock(&self.embedding.engines).extend(self.engine.take());
     }
 }
 
@@ -350,6 +367,7 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
         tower: embedding.towers.clone(),
     };
     let mut writer = VectorsWriter::create(dir.join(part_name(shard, "parquet")), &info, infer.compression)?;
+    embedding.reserve(plan.width.results() + writer.kept(plan.batch_rows), plan.batch_rows);
     let mut bar = context.progress.bar(&format!("infer {side}"), range.end - range.start, "rows");
     let (mut counts, mut keys, mut written) = (EncodeCounts::default(), KeyRange::default(), 0);
     ordered(
@@ -365,6 +383,7 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
             keys.add(&embedded.ids);
             written += embedded.ids.len() as u64;
             writer.write(&embedded.ids, embedded.vectors)?;
+            lock(&embedding.spare).extend(writer.spare());
             counts.merge(&embedded.counts);
             bar.advance(embedded.ids.len() as u64);
             Ok(())

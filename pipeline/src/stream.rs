@@ -14,6 +14,19 @@ pub struct Width {
     pub in_flight: usize,
 }
 
+impl Width {
+    /// Results that there are between workers and writer, unless one of the workers is slow: one in each worker's hands, and
+    /// those that wait for the writer.
+    pub fn results(self) -> usize {
+        self.workers.max(1) + self.waiting()
+    }
+
+    /// Results that may wait for the writer.
+    fn waiting(self) -> usize {
+        self.workers.max(1) + 1
+    }
+}
+
 /// Runs every item of `source` through a pool of workers and hands the results to `sink` in the
 /// order of the source.
 ///
@@ -41,7 +54,7 @@ where
     (0..in_flight).for_each(|_| ticket_back.send(()).unwrap_or(()));
     let (to_workers, work) = crossbeam_channel::bounded::<(u64, I)>(in_flight);
     // Results are larger than rows: where the writer waits for the disk, workers wait for it rather than pile them up.
-    let (to_writer, results) = crossbeam_channel::bounded::<Result<(u64, O), PipelineError>>(width.workers.max(1) + 1);
+    let (to_writer, results) = crossbeam_channel::bounded::<Result<(u64, O), PipelineError>>(width.waiting());
 
     std::thread::scope(|scope| {
         let watch = cancel.watch();

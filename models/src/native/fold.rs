@@ -116,7 +116,8 @@ impl Entrance {
         let is_code = |field: &usize| matches!(tower.inputs[*field], TowerInput::Embedding { .. });
         let folded_fields = || (0..folds.len()).filter(|field| folds[*field]);
         let crosses = crosses(tower, folded_fields(), weight.rows, room);
-        let slots = |field: usize| tower.inputs[field].table().map_or(layout.inputs[field].width, |t| tower.tables[t].rows);
+        let slots =
+            |field: usize| tower.inputs[field].table().map_or(layout.inputs[field].width, |t| tower.tables[t].rows);
         let crossed = crosses.iter().map(|cross| cross.rows);
         let total: usize = crossed.chain(folded_fields().filter(|field| !is_code(field)).map(slots)).sum();
         let (mut kept, mut rows) = (Vec::new(), Vec::with_capacity(total * weight.rows));
