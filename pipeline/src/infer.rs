@@ -10,12 +10,13 @@ use crate::shard::Shard;
 use crate::side_files::{SideFiles, read_columns};
 use crate::source::Source;
 use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there, require, rows};
+use crate::stall::locked;
 use crate::stream::ordered;
 use crate::towers::{check_tower, files, verified_towers};
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::Instant;
 use twotower_artifacts::vectors::{Similarity, WRITER_BYTES};
 use twotower_artifacts::{
@@ -93,7 +94,7 @@ impl Embedding {
     /// As [`engine::open_workers`].
     pub fn worker(&self, workers: usize) -> Result<Embedder<'_>, PipelineError> {
         let encoder = self.encoded.state.encoder(self.schema.side);
-        let mut engines = lock(&self.engines);
+        let mut engines = locked(&self.engines);
         let engine = match engines.pop() {
             Some(engine) => engine,
             None => {
@@ -106,7 +107,7 @@ impl Embedding {
 
     /// Takes memory for the vectors of so many batches of `rows`; more is taken when they are not enough.
     fn reserve(&self, batches: usize, rows: usize) {
-        let mut spare = lock(&self.spare);
+        let mut spare = locked(&self.spare);
         let missing = batches.saturating_sub(spare.len());
         spare.extend((0..missing).map(|_| Vec::with_capacity(rows * self.dim)));
     }
@@ -199,11 +200,6 @@ fn row_bytes(shape: &FieldShape) -> usize {
     }
 }
 
-/// What a mutex guards; what a thread that panicked left there is as good as any.
-fn lock<T>(guarded: &Mutex<T>) -> MutexGuard<'_, T> {
-    guarded.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Turns raw rows into vectors on one thread.
 pub struct Embedder<'a> {
     embedding: &'a Embedding,
@@ -238,7 +234,7 @@ impl Embedder<'_> {
         if let Some(history) = &known.history {
             fill_sequences(&known.schema, history, &ids, &mut self.codes);
         }
-        let mut vectors = lock(&known.spare).pop_front().unwrap_or_default();
+        let mut vectors = locked(&known.spare).pop_front().unwrap_or_default();
         vectors.clear();
         engine.embed(&self.codes, &mut vectors)?;
         if let Some((row, norm)) = without_direction(&vectors, engine.dim()) {
@@ -255,7 +251,7 @@ impl Embedder<'_> {
 
 impl Drop for Embedder<'_> {
     fn drop(&mut self) {
-        lock(&self.embedding.engines).extend(self.engine.take());
+        locked(&self.embedding.engines).extend(self.engine.take());
     }
 }
 
@@ -383,7 +379,7 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
             keys.add(&embedded.ids);
             written += embedded.ids.len() as u64;
             writer.write(&embedded.ids, embedded.vectors)?;
-            lock(&embedding.spare).extend(writer.spare());
+            locked(&embedding.spare).extend(writer.spare());
             counts.merge(&embedded.counts);
             bar.advance(embedded.ids.len() as u64);
             Ok(())
