@@ -32,11 +32,6 @@ impl<W: Write> HashingWriter<W> {
         Fingerprint::finish(&self.hasher)
     }
 
-    /// The writer inside, in place: what is written to it directly is not hashed.
-    pub(crate) fn inner_mut(&mut self) -> &mut W {
-        &mut self.inner
-    }
-
     /// The writer inside; what it buffers is not flushed.
     pub fn into_inner(self) -> W {
         self.inner

@@ -4,6 +4,7 @@
 //! stages must agree on is defined here once.
 
 pub mod batch;
+mod blocks;
 mod chunk;
 mod code_chunk;
 pub mod codec;

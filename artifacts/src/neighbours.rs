@@ -2,8 +2,8 @@
 //!
 //! A sink publishes by [`NeighbourSink::finish`]; dropped before that, nothing stands under its name.
 
+use crate::blocks::BlockWriter;
 use crate::error::ArtifactError;
-use crate::hashing::HashingWriter;
 use crate::ids::{IdKind, Ids};
 use crate::manifest::{FileEntry, entry_name};
 use crate::parquet_file::{Artifact, Compression, ParquetFile};
@@ -12,7 +12,7 @@ use arrow_array::{ArrayRef, Float32Array, ListArray, UInt32Array};
 use arrow_buffer::OffsetBuffer;
 use arrow_schema::{DataType, Field, FieldRef, Schema};
 use serde::{Deserialize, Serialize};
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -309,7 +309,7 @@ impl NeighbourSink for LongSink {
 
 /// [`NeighbourFormat::Jsonl`].
 struct JsonSink {
-    output: BufWriter<HashingWriter<Staged>>,
+    output: BlockWriter<Staged>,
     path: PathBuf,
     info: NeighboursInfo,
     rows: u64,
@@ -317,7 +317,7 @@ struct JsonSink {
 
 impl JsonSink {
     fn create(path: &Path, info: &NeighboursInfo) -> Result<Self, ArtifactError> {
-        let output = BufWriter::with_capacity(1 << 18, HashingWriter::new(Staged::create(path)?));
+        let output = BlockWriter::new(Staged::create(path)?);
         Ok(Self { output, path: path.to_path_buf(), info: info.clone(), rows: 0 })
     }
 
@@ -348,10 +348,9 @@ impl NeighbourSink for JsonSink {
         Ok(())
     }
 
-    fn finish(self: Box<Self>) -> Result<FileEntry, ArtifactError> {
-        let output = self.output.into_inner().map_err(|e| io_error("write", &self.path)(e.into_error()))?;
-        let (bytes, blake3) = (output.bytes(), output.digest().to_hex().to_string());
-        output.into_inner().commit()?;
+    fn finish(mut self: Box<Self>) -> Result<FileEntry, ArtifactError> {
+        let (bytes, blake3) = self.output.finish().map_err(io_error("write", &self.path))?;
+        self.output.inner_mut().publish()?;
         Ok(FileEntry { path: entry_name(&self.path), bytes, rows: self.rows, blake3 })
     }
 }

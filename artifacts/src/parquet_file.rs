@@ -3,9 +3,9 @@
 //! Each carries one key-value entry `twotower`: a JSON object with the artifact's name, its format
 //! version and its details, so that a reader can refuse a file before its first row.
 
+use crate::blocks::BlockWriter;
 use crate::error::ArtifactError;
 use crate::guard::guarded;
-use crate::hashing::HashingWriter;
 use crate::manifest::{FileEntry, entry_name};
 use crate::publish::{Staged, io_error};
 use crate::row_group::{EncodedGroup, GroupFormat, RowGroup};
@@ -23,7 +23,7 @@ use parquet::file::writer::SerializedFileWriter;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{BufWriter, ErrorKind};
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,9 +33,6 @@ const HEADER_KEY: &str = "twotower";
 /// Rows go to the encoder so many at a time, whatever batches they come in: it decides after each call whether a page
 /// is full, and so a file's bytes do not depend on batches.
 const STEP: usize = 1024;
-
-/// Bytes that are hashed and go to the file at a time.
-const WRITE_BYTES: usize = 1 << 18;
 
 /// Compression of a Parquet file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -96,7 +93,7 @@ pub enum Stored {
 
 /// A Parquet file being written. Memory: one row group. Dropped unfinished, it leaves nothing.
 pub struct ParquetFile {
-    file: SerializedFileWriter<BufWriter<HashingWriter<Staged>>>,
+    file: SerializedFileWriter<BlockWriter<Staged>>,
     format: Arc<GroupFormat>,
     group: RowGroup,
     steps: Steps,
@@ -170,7 +167,7 @@ impl ParquetFile {
         }
         let mut properties = properties.build();
         add_encoded_arrow_schema_to_metadata(&schema, &mut properties);
-        let output = BufWriter::with_capacity(WRITE_BYTES, HashingWriter::new(Staged::create(path)?));
+        let output = BlockWriter::new(Staged::create(path)?);
         let file = SerializedFileWriter::new(output, leaves.root_schema_ptr(), Arc::new(properties))
             .map_err(parquet_error("create", path))?;
         let format = Arc::new(GroupFormat::of(&file, schema, stored));
@@ -246,8 +243,8 @@ impl ParquetFile {
         self.end_group().map_err(parquet_error("write", &self.path))?;
         // Not `into_inner`, which makes a full disk a text and so bad data.
         self.file.finish().map_err(parquet_error("write", &self.path))?;
-        let output = self.file.inner_mut().get_mut();
-        let (bytes, blake3) = (output.bytes(), output.digest().to_hex().to_string());
+        let output = self.file.inner_mut();
+        let (bytes, blake3) = output.finish().map_err(io_error("write", &self.path))?;
         output.inner_mut().publish()?;
         Ok(FileEntry { path: entry_name(&self.path), bytes, rows: self.rows, blake3 })
     }
