@@ -2,8 +2,9 @@
 //! table that has the sum of their rows for each combination of their codes.
 
 use crate::engine::layout::Layout;
-use crate::matmul::{Operand, matmul};
+use crate::sparse::weighted_rows;
 use crate::tower::{Layer, Matrix, Tower, TowerInput};
+use rayon::prelude::*;
 use std::ops::Range;
 use twotower_artifacts::Column;
 
@@ -21,6 +22,11 @@ pub(crate) struct Cross {
 }
 
 impl Cross {
+    /// One field alone, with so many rows: any field whose table or columns a first layer is multiplied by.
+    pub fn alone(field: usize, rows: usize) -> Self {
+        Self { members: vec![(field, 1)], rows }
+    }
+
     /// Numbers of the fields.
     pub fn fields(&self) -> impl ExactSizeIterator<Item = usize> {
         self.members.iter().map(|(field, _)| *field)
@@ -44,37 +50,69 @@ impl Cross {
         }
     }
 
-    /// Appends what each combination adds to the first layer of a checked tower, and `base` to that: `[rows, out]`.
-    pub fn append(&self, tower: &Tower, layout: &Layout, weight: &Matrix, base: &[f32], out: &mut Vec<f32>) {
-        let Some((last, others)) = self.members.split_last() else { return };
-        let mut crossed = base.to_vec();
+    /// Writes what each combination adds to the first layer of a checked tower, and `base` to that: `[rows, out]`, on
+    /// the threads of the current rayon pool. `keep` writes a row as it is kept.
+    pub fn write<T: Send>(
+        &self,
+        tower: &Tower,
+        layout: &Layout,
+        weight: &Matrix,
+        base: &[f32],
+        out: &mut [T],
+        keep: impl Fn(&[f32], &mut [T]) + Sync,
+    ) {
+        let Some(((last, _), others)) = self.members.split_last() else { return };
+        let folded = |field: usize| Folded::of(tower, layout, weight, field);
+        let mut bases = base.to_vec();
         for (field, _) in others {
-            let mut sums = Vec::new();
-            append_sums(&folded(tower, layout, weight, *field), &crossed, weight.rows, &mut sums);
-            crossed = sums;
+            let folded = folded(*field);
+            let mut sums = vec![0.0; folded.rows() * bases.len()];
+            folded.add(&bases, &mut sums, |row, out| out.copy_from_slice(row));
+            bases = sums;
         }
-        append_sums(&folded(tower, layout, weight, last.0), &crossed, weight.rows, out);
+        folded(*last).add(&bases, out, keep);
     }
 }
 
-/// Appends the sums of each row of `table` and each of `crossed`, `[_, width]` all of them; rows of `crossed` are next
-/// to each other, as are the codes of a cross's first field.
-fn append_sums(table: &[f32], crossed: &[f32], width: usize, sums: &mut Vec<f32>) {
-    sums.reserve(table.len() * (crossed.len() / width));
-    for row in table.chunks_exact(width) {
-        let rows = crossed.chunks_exact(width);
-        rows.for_each(|sum| sums.extend(row.iter().zip(sum).map(|(a, b)| a + b)));
-    }
+/// A field's table, and the columns of the first layer that it is multiplied by.
+struct Folded<'a> {
+    /// None for dense fields: each column is a row.
+    table: Option<&'a Matrix>,
+    /// `[width of the field, out]`.
+    columns: Vec<f32>,
+    out: usize,
 }
 
-/// A field's table multiplied by its columns of the first layer: `[cardinality, out]`.
-pub(crate) fn folded(tower: &Tower, layout: &Layout, weight: &Matrix, field: usize) -> Vec<f32> {
-    let part = transposed(weight, layout.columns(field));
-    let Some(table) = tower.inputs[field].table() else { return part };
-    let table = &tower.tables[table];
-    let mut folded = vec![0.0; table.rows * weight.rows];
-    matmul(&mut folded, false, 1.0, Operand::rows_of(&table.data, table.cols), Operand::rows_of(&part, weight.rows));
-    folded
+impl<'a> Folded<'a> {
+    fn of(tower: &'a Tower, layout: &Layout, weight: &Matrix, field: usize) -> Self {
+        let table = tower.inputs[field].table().map(|table| &tower.tables[table]);
+        Self { table, columns: transposed(weight, layout.columns(field)), out: weight.rows }
+    }
+
+    fn rows(&self) -> usize {
+        self.table.map_or(self.columns.len() / self.out, |table| table.rows)
+    }
+
+    /// Adds each row to all `bases`, `[_, out]`: those of the first row come first.
+    fn add<T: Send>(&self, bases: &[f32], out: &mut [T], keep: impl Fn(&[f32], &mut [T]) + Sync) {
+        /// Sums that are worth another thread.
+        const SHARE: usize = 256;
+        let sums = out.par_chunks_exact_mut(bases.len()).enumerate();
+        sums.with_min_len((SHARE * self.out).div_ceil(bases.len())).for_each_init(
+            || (vec![0.0; self.out], Vec::new()),
+            |(sum, uses), (row, out)| {
+                uses.clear();
+                match self.table {
+                    Some(table) => uses.extend((0..).zip(table.data[row * table.cols..][..table.cols].iter().copied())),
+                    None => uses.push((row as u32, 1.0)),
+                }
+                for (base, out) in bases.chunks_exact(self.out).zip(out.chunks_exact_mut(self.out)) {
+                    weighted_rows(sum, Some(base), &self.columns, uses);
+                    keep(sum, out);
+                }
+            },
+        );
+    }
 }
 
 /// Columns of a matrix, as the rows of the result.
@@ -114,7 +152,7 @@ pub(crate) fn crosses(tower: &Tower, fields: impl IntoIterator<Item = usize>, ou
                 room = room + cross.rows + rows - cross.rows * rows;
                 cross.join(field, rows);
             }
-            None => crosses.push(Cross { members: vec![(field, 1)], rows }),
+            None => crosses.push(Cross::alone(field, rows)),
         }
     }
     crosses
@@ -162,9 +200,8 @@ mod tests {
         let rows = batch(&mut Draw::new(32), &tower.schema, 40);
         let crosses = crosses(&tower, 0..5, 64, usize::MAX / 2);
         let cross = &crosses[0];
-        let mut table = Vec::new();
-        cross.append(&tower, &layout, weight, &[0.5; 64], &mut table);
-        assert_eq!(table.len(), cross.rows * 64);
+        let mut table = vec![0.0; cross.rows * 64];
+        cross.write(&tower, &layout, weight, &[0.5; 64], &mut table, |row, out| out.copy_from_slice(row));
         let mut found = [7; 12];
         cross.combine(&rows.columns, 20..31, &mut found);
         assert_eq!(found[11], 7);
@@ -172,7 +209,10 @@ mod tests {
             let expected = (0..64).map(|o| {
                 let of = |field: usize| {
                     let Column::Code(codes) = &rows.columns[field] else { unreachable!() };
-                    folded(&tower, &layout, weight, field)[codes[row] as usize * 64 + o]
+                    let table = &tower.tables[tower.inputs[field].table().unwrap()];
+                    let embedded = &table.data[codes[row] as usize * table.cols..][..table.cols];
+                    let columns = layout.columns(field).map(|c| weight.data[o * weight.cols + c]);
+                    columns.zip(embedded).map(|(w, e)| w * e).sum::<f32>()
                 };
                 0.5 + cross.fields().map(of).sum::<f32>()
             });

@@ -23,7 +23,7 @@ use twotower_artifacts::{
     CodeBatch, Column, FieldShape, Fingerprint, IdKind, Ids, Side, TowerSchema, VectorsInfo, VectorsWriter,
 };
 use twotower_encoders::{EncodeCounts, SideEncoder, SideSpec};
-use twotower_models::engine::{self, CROSS_LIMIT, Engine, EngineKind};
+use twotower_models::engine::{self, CROSS_LIMIT, Engine, EngineKind, Norms};
 use twotower_models::native::FOLDED_BYTES;
 use twotower_models::onnx::CROSSED_BYTES;
 use twotower_tables::{ReadOptions, TableBatch, TableSpec, id_column_as};
@@ -144,7 +144,7 @@ impl Embedding {
             EngineKind::Ort if tower <= CROSS_LIMIT => (RUNTIME + 3 * tower, tower + CROSSED_BYTES as u64 + RUN),
             EngineKind::Ort => (RUNTIME, tower + RUN),
             EngineKind::Native => (2 * tower + FOLDED_BYTES as u64, RUN),
-            EngineKind::NativeInt16 => (2 * tower + tower / 2 + 3 * FOLDED_BYTES as u64 / 2, RUN),
+            EngineKind::NativeInt16 => (2 * tower + tower / 2 + FOLDED_BYTES as u64, RUN),
         };
         let history = self.history.as_ref().map_or(0, History::bytes);
         let codes: usize = self.schema.fields.iter().map(|field| row_bytes(&field.shape)).sum();
@@ -236,8 +236,10 @@ impl Embedder<'_> {
         }
         let mut vectors = locked(&known.spare).pop_front().unwrap_or_default();
         vectors.clear();
-        engine.embed(&self.codes, &mut vectors)?;
-        if let Some((row, norm)) = without_direction(&vectors, engine.dim()) {
+        let norms = engine.embed(&self.codes, &mut vectors)?;
+        if norms == Norms::Unknown
+            && let Some((row, norm)) = without_direction(&vectors, engine.dim())
+        {
             return Err(PipelineError::Gate(format!(
                 "gate `vectors`: {}: row {}: id `{}`: the tower gave a vector of norm {norm}, expected 1; a vector that is zero or not finite has no nearest items: the model has diverged or its weights are lost, train it again",
                 batch.table(),

@@ -7,10 +7,8 @@ use std::ops::Range;
 use twotower_artifacts::{ArtifactError, CodeBatch, Column, FieldShape, TowerSchema};
 
 /// Widths of a checked tower.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Layout {
-    /// Floats per row of the concatenated inputs.
-    pub input_width: usize,
     /// Floats per row of the widest of inputs and layers.
     pub max_width: usize,
     /// One per field.
@@ -18,7 +16,7 @@ pub(crate) struct Layout {
 }
 
 /// What one field takes of a row.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct InputLayout {
     /// Where they begin in the concatenation.
     pub start: usize,
@@ -133,7 +131,7 @@ fn layout(tower: &Tower) -> Result<Layout, String> {
     if width != tower.dim || width == 0 {
         return Err(format!("the last layer has {width} outputs, the tower's dimension is {}", tower.dim));
     }
-    Ok(Layout { input_width, max_width, inputs })
+    Ok(Layout { max_width, inputs })
 }
 
 /// Final and largest width of the layers.

@@ -68,9 +68,25 @@ impl std::str::FromStr for EngineKind {
     }
 }
 
+/// What an engine knows of the vectors that it made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Norms {
+    /// All were divided by their norm, which was finite and not zero.
+    Unit,
+    /// Nothing.
+    Unknown,
+}
+
+impl Norms {
+    /// Of these vectors and others.
+    pub(crate) fn and(self, other: Self) -> Self {
+        if self == Norms::Unit { other } else { self }
+    }
+}
+
 /// A tower ready to embed batches on the calling thread.
 pub trait Engine: Send {
-    /// Embeds a batch of any number of rows.
+    /// Embeds a batch of any number of rows, and says what is known of their norms.
     ///
     /// # Shapes
     /// - `batch`: columns in the order of [`Engine::schema`], codes below their cardinality
@@ -79,7 +95,7 @@ pub trait Engine: Send {
     /// # Errors
     /// [`ModelError::Artifact`] for a batch of another shape or a code outside its field's
     /// cardinality, [`ModelError::Runtime`] when ONNX Runtime fails. After an error, what was appended means nothing.
-    fn embed(&mut self, batch: &CodeBatch, out: &mut Vec<f32>) -> Result<(), ModelError>;
+    fn embed(&mut self, batch: &CodeBatch, out: &mut Vec<f32>) -> Result<Norms, ModelError>;
 
     /// Width of a vector.
     fn dim(&self) -> usize;

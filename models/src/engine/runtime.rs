@@ -1,7 +1,7 @@
 //! A tower on ONNX Runtime: one session a worker, one thread, a fixed number of rows a run.
 
 use super::layout::{check_batch, check_schema};
-use super::{Engine, library};
+use super::{Engine, Norms, library};
 use crate::cross::Cross;
 use crate::error::ModelError;
 use crate::onnx::{self, Crossed, Metadata, check_data_file, output_name};
@@ -159,7 +159,7 @@ fn metadata(session: &Session, path: &Path) -> Result<Metadata, ModelError> {
 }
 
 impl Engine for OrtEngine {
-    fn embed(&mut self, batch: &CodeBatch, out: &mut Vec<f32>) -> Result<(), ModelError> {
+    fn embed(&mut self, batch: &CodeBatch, out: &mut Vec<f32>) -> Result<Norms, ModelError> {
         let Self { path, session, metadata, inputs } = self;
         check_batch(&metadata.schema, batch)?;
         let (rows, dim) = (batch.rows(), metadata.dim);
@@ -174,7 +174,7 @@ impl Engine for OrtEngine {
             }
             run(session, inputs, range.len(), dim, out).map_err(|e| ModelError::runtime("run", path, e))?;
         }
-        Ok(())
+        Ok(Norms::Unknown)
     }
 
     fn dim(&self) -> usize {

@@ -236,6 +236,27 @@ fn integers_too_coarse_for_a_tower_are_an_error_of_its_first_rows() {
 }
 
 #[test]
+fn only_vectors_divided_by_a_norm_are_said_to_be_unit_rows() {
+    let tower = every_shape(31);
+    let rows = batch(&mut Draw::new(32), &tower.schema, 2 * native::TILE + 1);
+    let norms = |tower: Tower| NativeEngine::new(Arc::new(tower)).unwrap().embed(&rows, &mut Vec::new()).unwrap();
+    assert_eq!(norms(tower.clone()), Norms::Unit);
+    let without = |layers: &[Layer]| Tower { layers: layers.to_vec(), ..tower.clone() };
+    assert_eq!(norms(without(&tower.layers[..tower.layers.len() - 1])), Norms::Unknown);
+    for value in [0.0, f32::NAN, f32::MAX] {
+        let mut tower = tower.clone();
+        let last = tower.layers.iter_mut().rev().find_map(|layer| match layer {
+            Layer::Linear { weight, bias } => Some((weight, bias)),
+            _ => None,
+        });
+        let (weight, bias) = last.unwrap();
+        weight.data.fill(0.0);
+        bias.fill(value);
+        assert_eq!(norms(tower), Norms::Unknown, "{value}");
+    }
+}
+
+#[test]
 fn engine_names_are_read_and_written_alike() {
     for kind in KINDS {
         assert_eq!(kind.to_string().parse::<EngineKind>().unwrap(), kind);

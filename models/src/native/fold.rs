@@ -2,10 +2,11 @@
 //! `E` becomes `E W₁ⱼᵀ`, whose rows are added instead of concatenated and multiplied. Small tables are crossed
 //! ([`crate::cross`]), so that one row is added for several fields.
 
+use super::Arithmetic;
 use super::int16::Rounded;
 use super::linear::Linear;
-use super::rows::Rows;
-use crate::cross::{Cross, crosses, first_layer, folded};
+use super::rows::{Rows, Tables};
+use crate::cross::{Cross, crosses, first_layer};
 use crate::engine::layout::{InputLayout, Layout};
 use crate::sparse::weighted_rows;
 use crate::tower::{Pooling, Tower, TowerInput};
@@ -98,61 +99,58 @@ impl Uses {
 
 impl Entrance {
     /// Chooses what is folded and folds it.
-    pub fn new(tower: &Tower, layout: &Layout) -> Self {
-        let mut entrance = Self {
-            entries: Vec::new(),
-            crosses: Vec::new(),
-            columns: 0,
-            uses: 0,
-            rows: Rows::F32(Vec::new()),
-            linear: None,
+    pub fn new(tower: &Tower, layout: &Layout, arithmetic: Arithmetic) -> Self {
+        let (folds, room) = match first_layer(tower) {
+            Some((weight, _)) => choose(tower, layout, weight.rows),
+            None => (vec![false; tower.inputs.len()], 0),
         };
-        let Some((weight, bias)) = first_layer(tower) else {
-            entrance.entries = layout.inputs.iter().map(|input| Entry::Columns(input.start)).collect();
-            entrance.columns = layout.input_width;
-            return entrance;
+        Self::folding(tower, layout, &folds, room, arithmetic)
+    }
+
+    /// The concatenation of all fields, and the first layer by its definition.
+    pub fn plain(tower: &Tower, layout: &Layout) -> Self {
+        Self::folding(tower, layout, &vec![false; tower.inputs.len()], 0, Arithmetic::Float)
+    }
+
+    /// Folds some fields, and crosses those that it can with so many rows more.
+    fn folding(tower: &Tower, layout: &Layout, folds: &[bool], room: usize, arithmetic: Arithmetic) -> Self {
+        let (mut entries, mut kept, mut columns) = (Vec::new(), Vec::new(), 0);
+        let (mut tables, mut len, mut uses) = (Vec::new(), 0, 0);
+        let mut add = |cross: Cross| {
+            let first = len;
+            len += cross.rows;
+            tables.push((first, cross));
+            first
         };
-        let (folds, room) = choose(tower, layout, weight.rows);
-        let is_code = |field: &usize| matches!(tower.inputs[*field], TowerInput::Embedding { .. });
-        let folded_fields = || (0..folds.len()).filter(|field| folds[*field]);
-        let crosses = crosses(tower, folded_fields(), weight.rows, room);
-        let slots =
-            |field: usize| tower.inputs[field].table().map_or(layout.inputs[field].width, |t| tower.tables[t].rows);
-        let crossed = crosses.iter().map(|cross| cross.rows);
-        let total: usize = crossed.chain(folded_fields().filter(|field| !is_code(field)).map(slots)).sum();
-        let (mut kept, mut rows) = (Vec::new(), Vec::with_capacity(total * weight.rows));
         for (field, (input, place)) in tower.inputs.iter().zip(&layout.inputs).enumerate() {
-            entrance.entries.push(match input {
+            entries.push(match input {
                 _ if !folds[field] => {
-                    entrance.columns += place.width;
+                    columns += place.width;
                     kept.extend(layout.columns(field));
-                    Entry::Columns(entrance.columns - place.width)
+                    Entry::Columns(columns - place.width)
                 }
                 TowerInput::Embedding { .. } => Entry::Crossed,
-                TowerInput::Dense | TowerInput::Pooled { .. } => {
-                    let first = rows.len() / weight.rows;
-                    rows.extend(folded(tower, layout, weight, field));
-                    entrance.uses += if matches!(input, TowerInput::Dense) { place.width } else { place.max_len };
-                    Entry::Rows(first)
+                TowerInput::Dense => {
+                    uses += place.width;
+                    Entry::Rows(add(Cross::alone(field, place.width)))
+                }
+                TowerInput::Pooled { table, .. } => {
+                    uses += place.max_len;
+                    Entry::Rows(add(Cross::alone(field, tower.tables[table].rows)))
                 }
             });
         }
-        let zeros = vec![0.0; weight.rows];
-        for cross in crosses {
-            entrance.crosses.push((rows.len() / weight.rows, cross.clone()));
-            cross.append(tower, layout, weight, &zeros, &mut rows);
-        }
-        entrance.uses += entrance.crosses.len();
-        entrance.rows = Rows::F32(rows);
-        entrance.linear = Some(Linear::new(weight, kept, bias));
-        entrance
-    }
-
-    /// The same with its products in 16-bit integers, and rows of folded tables in 16-bit floats.
-    pub fn rounded(&self) -> Self {
-        let linear = self.linear.as_ref().map(Linear::rounded);
-        let (entries, crosses) = (self.entries.clone(), self.crosses.clone());
-        Self { entries, crosses, rows: self.rows.rounded(), linear, ..*self }
+        let Some((weight, bias)) = first_layer(tower) else {
+            let rows = Rows::F32(Vec::new());
+            return Self { entries, crosses: Vec::new(), columns, uses, rows, linear: None };
+        };
+        let crossed = crosses(tower, (0..folds.len()).filter(|field| folds[*field]), weight.rows, room);
+        uses += crossed.len();
+        let first_crossed = crossed.into_iter().map(&mut add).min();
+        let rows = Rows::new(&Tables { tower, layout, weight, crosses: &tables }, arithmetic);
+        tables.retain(|(first, _)| first_crossed.is_some_and(|crossed| *first >= crossed));
+        let linear = Some(Linear::new(weight, kept, bias, arithmetic));
+        Self { entries, crosses: tables, columns, uses, rows, linear }
     }
 
     /// Whether the first layer is part of this.
@@ -194,6 +192,9 @@ impl Entrance {
         }
         let Some(linear) = &self.linear else { return };
         for (r, row) in y.chunks_exact_mut(linear.output()).enumerate() {
+            if r + 1 < rows.len() {
+                self.rows.prefetch(linear.output(), uses.of(r + 1));
+            }
             self.rows.sum(row, &linear.bias, uses.of(r));
         }
         linear.add(x, self.columns, y, rounded);
@@ -331,7 +332,7 @@ mod tests {
     }
 
     fn folded(tower: &Tower) -> Vec<bool> {
-        let entrance = Entrance::new(tower, &check_tower(tower).unwrap());
+        let entrance = Entrance::new(tower, &check_tower(tower).unwrap(), Arithmetic::Float);
         entrance.entries.iter().map(|entry| !matches!(entry, Entry::Columns(_))).collect()
     }
 
@@ -358,7 +359,7 @@ mod tests {
         ] {
             let tower = tower(draw, fields(dense), 12, &[OUT, 24]);
             assert_eq!(folded(&tower), expected);
-            let entrance = Entrance::new(&tower, &check_tower(&tower).unwrap());
+            let entrance = Entrance::new(&tower, &check_tower(&tower).unwrap(), Arithmetic::Float);
             assert_eq!(entrance.crosses.iter().map(|(_, cross)| cross.rows).collect::<Vec<_>>(), [120]);
             let rows = batch(draw, &tower.schema, 300);
             let found = embed(&tower, &rows).unwrap();
@@ -388,9 +389,19 @@ mod tests {
         ];
         let tower = crate::engine::samples::tower(draw, fields, 12, &[OUT]);
         assert_eq!(folded(&tower), [false, true, true]);
-        let entrance = Entrance::new(&tower, &check_tower(&tower).unwrap());
+        let entrance = Entrance::new(&tower, &check_tower(&tower).unwrap(), Arithmetic::Float);
         let Rows::F32(rows) = &entrance.rows else { unreachable!() };
         assert!(rows.len() * 4 <= FOLDED_BYTES && entrance.columns == 12);
+    }
+
+    #[test]
+    fn folded_tables_are_halved_for_integers_unless_a_value_is_beyond_the_range_of_16_bits() {
+        let mut tower = tower(&mut Draw::new(24), vec![("a", code("a", 30), None)], 12, &[OUT]);
+        let rows = |tower: &Tower| Entrance::new(tower, &check_tower(tower).unwrap(), Arithmetic::Int16).rows;
+        assert!(matches!(rows(&tower), Rows::F16(halves) if halves.len() == 30 * OUT));
+        let Layer::Linear { weight, .. } = &mut tower.layers[0] else { unreachable!() };
+        weight.data[0] = 1e7;
+        assert!(matches!(rows(&tower), Rows::F32(rows) if rows.len() == 30 * OUT));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Activations and the norm, written over their input.
+//! Activations, written over their input, and the norm.
 
 use crate::lanes::{dispatched, inner};
 
@@ -19,12 +19,16 @@ dispatched! {
         }
     }
 
-    /// x = x / max(‖x‖₂, eps), per row of `width`.
-    pub fn normalise(x: &mut [f32], width: usize, eps: f32) {
-        for row in x.chunks_exact_mut(width) {
+    /// Appends x / max(‖x‖₂, eps), per row of `width`, and says whether all of it are unit rows.
+    pub fn normalise(x: &[f32], width: usize, eps: f32, out: &mut Vec<f32>) -> bool {
+        let mut unit = true;
+        for row in x.chunks_exact(width) {
             let norm = inner::<FMA>(row, row).sqrt();
+            // Not for NaN.
+            unit &= norm > eps && norm < f32::INFINITY;
             let divisor = if norm > eps { norm } else { eps };
-            row.iter_mut().for_each(|x| *x /= divisor);
+            out.extend(row.iter().map(|x| x / divisor));
         }
+        unit
     }
 }

@@ -1,5 +1,6 @@
 //! Linear layers, in either arithmetic.
 
+use super::Arithmetic;
 use super::int16::{Rounded, Weight};
 use crate::cross::transposed;
 use crate::matmul::{Operand, matmul};
@@ -13,7 +14,7 @@ pub(super) struct Linear {
     pub bias: Vec<f32>,
 }
 
-/// What the product is computed in; all else is in 32-bit floats.
+/// The weight in its [`Arithmetic`].
 #[derive(Debug)]
 enum Product {
     /// `[input, output]`.
@@ -23,17 +24,18 @@ enum Product {
 
 impl Linear {
     /// From a weight `[output, input]`, of which some columns are left out.
-    pub fn new(weight: &Matrix, columns: impl IntoIterator<Item = usize>, bias: &[f32]) -> Self {
-        Self { weight: Product::F32(transposed(weight, columns)), bias: bias.to_vec() }
-    }
-
-    /// The same with its product in 16-bit integers.
-    pub fn rounded(&self) -> Self {
-        let weight = match &self.weight {
-            Product::F32(weight) => Weight::new(weight, self.output()),
-            Product::Int16(weight) => weight.clone(),
+    pub fn new(
+        weight: &Matrix,
+        columns: impl IntoIterator<Item = usize>,
+        bias: &[f32],
+        arithmetic: Arithmetic,
+    ) -> Self {
+        let weight = transposed(weight, columns);
+        let weight = match arithmetic {
+            Arithmetic::Float => Product::F32(weight),
+            Arithmetic::Int16 => Product::Int16(Weight::new(&weight, bias.len())),
         };
-        Self { weight: Product::Int16(weight), bias: self.bias.clone() }
+        Self { weight, bias: bias.to_vec() }
     }
 
     /// Width of the result.

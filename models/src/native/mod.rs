@@ -12,8 +12,8 @@ mod rows;
 
 pub use fold::FOLDED_BYTES;
 
-use crate::engine::Engine;
 use crate::engine::layout::{Layout, check_batch, check_tower};
+use crate::engine::{Engine, Norms};
 use crate::error::ModelError;
 use crate::tower::{Layer, Matrix, Tower};
 use fold::{Entrance, Uses};
@@ -26,7 +26,7 @@ use std::sync::Arc;
 use twotower_artifacts::{CodeBatch, TowerSchema};
 
 /// Rows computed at a time: enough to feed `gemm`, few enough to stay in cache.
-pub const TILE: usize = 96;
+pub const TILE: usize = 48;
 
 /// Embeds a batch on the current rayon pool.
 ///
@@ -40,13 +40,17 @@ pub const TILE: usize = 96;
 /// [`ModelError::Tower`] for a tower whose parts do not fit together; [`ModelError::Artifact`] for
 /// a batch of another shape, or a code outside its field's cardinality.
 pub fn embed(tower: &Tower, batch: &CodeBatch) -> Result<Matrix, ModelError> {
-    let plan = Plan::new(tower)?;
+    let plan = Plan::new(tower, Arithmetic::Float)?;
     check_batch(&tower.schema, batch)?;
     let rows = batch.rows();
     let mut data = vec![0.0; rows * tower.dim];
     data.par_chunks_mut(TILE * tower.dim).enumerate().for_each_init(
-        || Scratch::new(&plan),
-        |scratch, (tile, out)| out.copy_from_slice(plan.forward(tower, batch, tile_rows(tile, rows), scratch)),
+        || (Scratch::new(&plan), Vec::new()),
+        |(scratch, vectors), (tile, out)| {
+            vectors.clear();
+            plan.forward(tower, batch, tile_rows(tile, rows), scratch, vectors);
+            out.copy_from_slice(vectors);
+        },
     );
     Ok(Matrix { rows, cols: tower.dim, data })
 }
@@ -60,7 +64,7 @@ pub fn embed(tower: &Tower, batch: &CodeBatch) -> Result<Matrix, ModelError> {
 pub struct NativeEngine {
     tower: Arc<Tower>,
     plan: Arc<Plan>,
-    /// The plan in 32-bit floats, until the first rows were compared with it; none for a plan that is in them itself.
+    /// The tower by its definition, until the first rows were compared with it; none for a plan in 32-bit floats.
     exact: Option<Arc<Plan>>,
     scratch: Scratch,
 }
@@ -74,19 +78,22 @@ impl NativeEngine {
     /// # Errors
     /// [`ModelError::Tower`] for a tower whose parts do not fit together.
     pub fn new(tower: Arc<Tower>) -> Result<Self, ModelError> {
-        let plan = Plan::new(&tower)?;
+        Ok(Self::of(Plan::new(&tower, Arithmetic::Float)?, tower))
+    }
+
+    fn of(plan: Plan, tower: Arc<Tower>) -> Self {
         let scratch = Scratch::new(&plan);
-        Ok(Self { tower, plan: plan.into(), exact: None, scratch })
+        Self { tower, plan: plan.into(), exact: None, scratch }
     }
 
     /// An engine whose matrix products are of 16-bit integers, and folded tables of 16-bit floats. The first tile of
-    /// rows that it embeds is compared with the same in 32-bit floats ([`INT16_TOLERANCE`]); until then both are held.
+    /// rows that it embeds is compared with the same in 32-bit floats, nothing folded ([`INT16_TOLERANCE`]).
     ///
     /// # Errors
     /// As [`NativeEngine::new`].
     pub fn int16(tower: Arc<Tower>) -> Result<Self, ModelError> {
-        let exact = Self::new(tower)?;
-        Ok(Self { plan: exact.plan.rounded().into(), exact: Some(exact.plan), ..exact })
+        let exact = Plan::plain(&tower)?.into();
+        Ok(Self { exact: Some(exact), ..Self::of(Plan::new(&tower, Arithmetic::Int16)?, tower) })
     }
 
     /// Compares the vectors of the first rows of a batch with those of the plan in 32-bit floats, once.
@@ -94,7 +101,8 @@ impl NativeEngine {
         let rows = tile_rows(0, batch.rows());
         let Some(exact) = self.exact.take_if(|_| !rows.is_empty()) else { return Ok(()) };
         let mut scratch = Scratch::new(&exact);
-        let expected = exact.forward(&self.tower, batch, rows, &mut scratch);
+        let mut expected = Vec::new();
+        exact.forward(&self.tower, batch, rows, &mut scratch, &mut expected);
         // What is no number in floats either is found by who reads the vectors.
         let pairs = expected.iter().zip(found).filter(|(expected, _)| expected.is_finite());
         let differences = pairs.map(|(a, b)| if b.is_finite() { (a - b).abs() } else { f32::INFINITY });
@@ -114,16 +122,17 @@ impl Clone for NativeEngine {
 }
 
 impl Engine for NativeEngine {
-    fn embed(&mut self, batch: &CodeBatch, out: &mut Vec<f32>) -> Result<(), ModelError> {
+    fn embed(&mut self, batch: &CodeBatch, out: &mut Vec<f32>) -> Result<Norms, ModelError> {
         let Self { tower, plan, scratch, .. } = self;
         check_batch(&tower.schema, batch)?;
         let rows = batch.rows();
         let start = out.len();
         out.reserve(rows * tower.dim);
-        for tile in 0..rows.div_ceil(TILE) {
-            out.extend_from_slice(plan.forward(tower, batch, tile_rows(tile, rows), scratch));
-        }
-        self.compare(batch, &out[start..])
+        let tiles = 0..rows.div_ceil(TILE);
+        let norms = tiles.map(|tile| plan.forward(tower, batch, tile_rows(tile, rows), scratch, out));
+        let norms = norms.fold(Norms::Unit, Norms::and);
+        self.compare(batch, &out[start..])?;
+        Ok(norms)
     }
 
     fn dim(&self) -> usize {
@@ -133,6 +142,15 @@ impl Engine for NativeEngine {
     fn schema(&self) -> &TowerSchema {
         &self.tower.schema
     }
+}
+
+/// What matrix products are computed in; all else is in 32-bit floats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Arithmetic {
+    /// 32-bit floats.
+    Float,
+    /// 16-bit integers; folded tables are kept in 16-bit floats.
+    Int16,
 }
 
 /// A checked tower, prepared to run.
@@ -175,31 +193,36 @@ fn tile_rows(tile: usize, rows: usize) -> Range<usize> {
 }
 
 impl Plan {
-    fn new(tower: &Tower) -> Result<Self, ModelError> {
+    fn new(tower: &Tower, arithmetic: Arithmetic) -> Result<Self, ModelError> {
         let layout = check_tower(tower)?;
-        let entrance = Entrance::new(tower, &layout);
+        Ok(Self::entered_by(Entrance::new(tower, &layout, arithmetic), layout, tower, arithmetic))
+    }
+
+    /// The tower by its definition, in 32-bit floats: quickly prepared, for a few rows.
+    fn plain(tower: &Tower) -> Result<Self, ModelError> {
+        let layout = check_tower(tower)?;
+        Ok(Self::entered_by(Entrance::plain(tower, &layout), layout, tower, Arithmetic::Float))
+    }
+
+    fn entered_by(entrance: Entrance, layout: Layout, tower: &Tower, arithmetic: Arithmetic) -> Self {
         let steps = tower.layers[entrance.is_layer() as usize..].iter().map(|layer| match layer {
-            Layer::Linear { weight, bias } => Step::Linear(Linear::new(weight, 0..weight.cols, bias)),
+            Layer::Linear { weight, bias } => Step::Linear(Linear::new(weight, 0..weight.cols, bias, arithmetic)),
             Layer::Prelu { slope } => Step::Prelu(slope.clone()),
             Layer::Relu => Step::Relu,
             Layer::L2Norm { eps } => Step::L2Norm(*eps),
         });
-        Ok(Self { steps: steps.collect(), layout, entrance })
+        Self { steps: steps.collect(), layout, entrance }
     }
 
-    /// The same with its matrix products in 16-bit integers.
-    fn rounded(&self) -> Self {
-        let steps = self.steps.iter().map(|step| match step {
-            Step::Linear(linear) => Step::Linear(linear.rounded()),
-            Step::Prelu(slope) => Step::Prelu(slope.clone()),
-            Step::Relu => Step::Relu,
-            Step::L2Norm(eps) => Step::L2Norm(*eps),
-        });
-        Self { steps: steps.collect(), layout: self.layout.clone(), entrance: self.entrance.rounded() }
-    }
-
-    /// Embeds at most [`TILE`] checked rows: `[rows, dim]`.
-    fn forward<'s>(&self, tower: &Tower, batch: &CodeBatch, rows: Range<usize>, scratch: &'s mut Scratch) -> &'s [f32] {
+    /// Embeds at most [`TILE`] checked rows: appends `[rows, dim]`.
+    fn forward(
+        &self,
+        tower: &Tower,
+        batch: &CodeBatch,
+        rows: Range<usize>,
+        scratch: &mut Scratch,
+        out: &mut Vec<f32>,
+    ) -> Norms {
         let values = rows.len() * tower.dim;
         let Scratch { x, y, uses, rounded } = scratch;
         let mut width = self.entrance.width();
@@ -208,7 +231,11 @@ impl Plan {
         if self.entrance.is_layer() {
             std::mem::swap(x, y);
         }
-        for step in &self.steps {
+        let (last, steps) = match self.steps.split_last() {
+            Some((Step::L2Norm(eps), steps)) => (Some(*eps), steps),
+            _ => (None, &self.steps[..]),
+        };
+        for step in steps {
             let rows = &mut x[..TILE * width];
             match step {
                 Step::Linear(linear) => {
@@ -218,9 +245,22 @@ impl Plan {
                 }
                 Step::Prelu(slope) => prelu(rows, slope),
                 Step::Relu => relu(rows),
-                Step::L2Norm(eps) => normalise(rows, width, *eps),
+                Step::L2Norm(eps) => {
+                    let len = y.len();
+                    y.clear();
+                    normalise(rows, width, *eps, y);
+                    y.resize(len, 0.0);
+                    std::mem::swap(x, y);
+                }
             }
         }
-        &x[..values]
+        match last {
+            Some(eps) if normalise(&x[..values], width, eps, out) => Norms::Unit,
+            Some(_) => Norms::Unknown,
+            None => {
+                out.extend_from_slice(&x[..values]);
+                Norms::Unknown
+            }
+        }
     }
 }

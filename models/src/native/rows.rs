@@ -1,31 +1,60 @@
 //! Rows of folded tables, in either precision.
 
+use super::Arithmetic;
+use crate::cross::Cross;
+use crate::engine::layout::Layout;
+use crate::pages::zeroed;
 use crate::sparse::weighted_rows;
+use crate::tower::{Matrix, Tower};
 use half::f16;
-use half::slice::HalfFloatSliceExt;
-use half::vec::HalfFloatVecExt;
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Rows as wide as the first layer.
 #[derive(Debug)]
 pub(super) enum Rows {
     F32(Vec<f32>),
-    /// Half the bytes: fetching rows from a cache that cores share is what adding them waits for.
-    F16(Vec<f16>),
+    /// Bits of 16-bit floats. Half the bytes: fetching rows from a cache that cores share is what adding them waits for.
+    F16(Vec<u16>),
+}
+
+/// The crosses that a first layer adds rows of, and where in the rows each begins.
+pub(super) struct Tables<'a> {
+    pub tower: &'a Tower,
+    pub layout: &'a Layout,
+    pub weight: &'a Matrix,
+    pub crosses: &'a [(usize, Cross)],
+}
+
+impl Tables<'_> {
+    /// All rows, as `keep` writes them.
+    fn rows<T: Copy + Default + Send>(&self, keep: impl Fn(&[f32], &mut [T]) + Sync) -> Vec<T> {
+        let out = self.weight.rows;
+        let len = self.crosses.iter().map(|(first, cross)| (first + cross.rows) * out).max();
+        let (mut rows, zeros) = (zeroed(len.unwrap_or(0)), vec![0.0; out]);
+        for (first, cross) in self.crosses {
+            let rows = &mut rows[first * out..][..cross.rows * out];
+            cross.write(self.tower, self.layout, self.weight, &zeros, rows, &keep);
+        }
+        rows
+    }
 }
 
 impl Rows {
-    /// The same in 16-bit floats, unless one is beyond their range.
-    pub fn rounded(&self) -> Self {
-        match self {
-            Rows::F32(rows) => {
-                let halves = Vec::<f16>::from_f32_slice(rows);
-                match halves.iter().all(|v| v.is_finite()) {
-                    true => Rows::F16(halves),
-                    false => Rows::F32(rows.clone()),
+    /// The rows of all tables; for products in 16-bit integers in 16-bit floats, unless one is beyond their range.
+    pub fn new(tables: &Tables, arithmetic: Arithmetic) -> Self {
+        if arithmetic == Arithmetic::Int16 {
+            let within_range = AtomicBool::new(true);
+            let rows = tables.rows(|row, out| {
+                if !halve(row, out) {
+                    within_range.store(false, Ordering::Relaxed);
                 }
+            });
+            if within_range.into_inner() {
+                return Rows::F16(rows);
             }
-            Rows::F16(rows) => Rows::F16(rows.clone()),
         }
+        Rows::F32(tables.rows(|row, out| out.copy_from_slice(row)))
     }
 
     /// `out = base + Σ weight * rows[row]` over `(row, weight)`, in order.
@@ -33,9 +62,42 @@ impl Rows {
         match self {
             _ if uses.is_empty() => out.copy_from_slice(base),
             Rows::F32(rows) => weighted_rows(out, Some(base), rows, uses),
-            Rows::F16(rows) => weighted_halves(out, base, rows.reinterpret_cast(), uses),
+            Rows::F16(rows) => weighted_halves(out, base, rows, uses),
         }
     }
+
+    /// Has rows of `width` brought to the nearest cache, for a sum that comes soon.
+    pub fn prefetch(&self, width: usize, uses: &[(u32, f32)]) {
+        for (row, _) in uses {
+            let at = *row as usize * width..(*row as usize + 1) * width;
+            match self {
+                Rows::F32(rows) => prefetch(&rows[at]),
+                Rows::F16(rows) => prefetch(&rows[at]),
+            }
+        }
+    }
+}
+
+/// Bytes of a line of the caches.
+#[cfg(target_arch = "x86_64")]
+const LINE: usize = 64;
+
+/// A hint, which changes nothing.
+#[inline]
+fn prefetch<T>(values: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in values.chunks(LINE / size_of::<T>()) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: the address is one of the values.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+}
+
+/// Rounds a row to the bits of 16-bit floats, and says whether all values are within their range.
+fn halve(row: &[f32], out: &mut [u16]) -> bool {
+    out.reinterpret_cast_mut::<f16>().convert_from_f32_slice(row);
+    // Without their signs, bits are ordered as the numbers are; infinity and NaN come last.
+    out.iter().fold(0, |most, bits| most.max(bits & (u16::MAX >> 1))) < f16::INFINITY.to_bits()
 }
 
 /// [`Rows::sum`] of 16-bit floats, given by their bits.
@@ -120,11 +182,11 @@ mod tests {
     use crate::rng::Rng;
 
     #[test]
-    fn rows_beyond_the_range_of_16_bits_stay_as_they_are() {
-        for value in [70_000.0, f32::NAN] {
-            assert!(matches!(Rows::F32(vec![1.0, value]).rounded(), Rows::F32(_)));
+    fn rows_beyond_the_range_of_16_bits_are_found() {
+        for (value, within) in [(65_504.0, true), (-65_504.0, true), (70_000.0, false), (f32::NAN, false)] {
+            let row: Vec<f32> = (0..21).map(|i| if i == 20 { value } else { i as f32 }).collect();
+            assert_eq!(halve(&row, &mut [0; 21]), within);
         }
-        assert!(matches!(Rows::F32(vec![1.0, 65_504.0]).rounded(), Rows::F16(_)));
     }
 
     #[test]
@@ -133,13 +195,15 @@ mod tests {
         for width in [1, 7, 8, 15, 64, 100, 256] {
             let rows: Vec<f32> = (0..9 * width).map(|_| rng.normal() as f32).collect();
             let uses: Vec<(u32, f32)> = (0..5).map(|_| (rng.below(9) as u32, rng.normal() as f32)).collect();
-            let rows = Rows::F32(rows).rounded();
-            let Rows::F16(halves) = &rows else { unreachable!() };
-            let exact = Rows::F32(halves.to_f32_vec());
+            let mut halves = vec![0; rows.len()];
+            assert!(halve(&rows, &mut halves));
+            let exact = Rows::F32(halves.iter().map(|bits| f16::from_bits(*bits).to_f32()).collect());
+            let rows = Rows::F16(halves.clone());
             let base: Vec<f32> = (0..width).map(|_| rng.normal() as f32).collect();
             let (mut found, mut plain, mut expected) = (vec![0.5; width], vec![0.5; width], vec![0.5; width]);
+            rows.prefetch(width, &uses);
             rows.sum(&mut found, &base, &uses);
-            weighted_from(0, &mut plain, &base, halves.reinterpret_cast(), &uses);
+            weighted_from(0, &mut plain, &base, &halves, &uses);
             exact.sum(&mut expected, &base, &uses);
             for found in [found, plain] {
                 assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5), "{width}");

@@ -58,8 +58,8 @@ impl Crossed {
         for (i, cross) in crosses.iter().enumerate() {
             let input = format!("/cross/{i}");
             g.input(&input, code::INT32, &[Extent::Dynamic("N")], &format!("rows below {}", cross.rows));
-            let mut table = Vec::new();
-            cross.append(tower, &layout, weight, &base, &mut table);
+            let mut table = vec![0.0; cross.rows * weight.rows];
+            cross.write(tower, &layout, weight, &base, &mut table, |row, out| out.copy_from_slice(row));
             let table = g.floats(format!("/crossed/{i}"), &[cross.rows, weight.rows], table.into_iter());
             let rows = g.node("Gather", &[&table, &input], vec![int("axis", 0)]);
             sum = Some(match sum {
