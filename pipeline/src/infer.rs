@@ -105,7 +105,8 @@ impl Embedding {
         Ok(Embedder { embedding: self, engine: Some(engine), encoder, codes: CodeBatch::empty(&self.schema) })
     }
 
-    /// Takes memory for the vectors of so many batches of `rows`; more is taken when they are not enough.
+    /// Takes memory for the vectors of so many batches of `rows`, as many as there can be at a time: all of it is used in
+    /// turn, so that a peak does not hang on how often a thread has to wait.
     fn reserve(&self, batches: usize, rows: usize) {
         let mut spare = locked(&self.spare);
         let missing = batches.saturating_sub(spare.len());
@@ -365,7 +366,7 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
         tower: embedding.towers.clone(),
     };
     let mut writer = VectorsWriter::create(dir.join(part_name(shard, "parquet")), &info, infer.compression)?;
-    embedding.reserve(plan.width.results() + writer.kept(plan.batch_rows), plan.batch_rows);
+    embedding.reserve(plan.width.in_flight + writer.kept(plan.batch_rows), plan.batch_rows);
     let mut bar = context.progress.bar(&format!("infer {side}"), range.end - range.start, "rows");
     let (mut counts, mut keys, mut written) = (EncodeCounts::default(), KeyRange::default(), 0);
     ordered(

@@ -15,12 +15,6 @@ pub struct Width {
 }
 
 impl Width {
-    /// Results that there are between workers and writer, unless one of the workers is slow: one in each worker's hands, and
-    /// those that wait for the writer.
-    pub fn results(self) -> usize {
-        self.workers.max(1) + self.waiting()
-    }
-
     /// Results that may wait for the writer.
     fn waiting(self) -> usize {
         self.workers.max(1) + 1
