@@ -118,6 +118,17 @@ pub struct Neighbours {
 }
 
 impl Neighbours {
+    /// Memory for `k` neighbours of so many queries.
+    pub fn with_capacity(queries: usize, k: usize) -> Self {
+        let values = queries * k;
+        Self {
+            stride: k,
+            lens: Vec::with_capacity(queries),
+            rows: Vec::with_capacity(values),
+            scores: Vec::with_capacity(values),
+        }
+    }
+
     /// Number of queries answered.
     pub fn queries(&self) -> usize {
         self.lens.len()

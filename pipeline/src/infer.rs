@@ -9,11 +9,11 @@ use crate::parts::{KeyRange, exclude_other_counts, manifest_name, part_name};
 use crate::shard::Shard;
 use crate::side_files::{SideFiles, read_columns};
 use crate::source::Source;
+use crate::spare::Spare;
 use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there, require, rows};
 use crate::stall::locked;
 use crate::stream::ordered;
 use crate::towers::{check_tower, files, verified_towers};
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -49,9 +49,8 @@ pub struct Embedding {
     engine: EngineKind,
     /// Engines that no worker has, kept for the workers of the next part.
     engines: Mutex<Vec<Box<dyn Engine>>>,
-    /// Memory for the vectors of a batch each, out of use; taken in turn, so that how much of it is touched does not
-    /// hang on how often the writer keeps workers waiting.
-    spare: Mutex<VecDeque<Vec<f32>>>,
+    /// Memory for the vectors of a batch each.
+    spare: Spare<Vec<f32>>,
     /// Kind of the ids that the run encoded; raw ids are brought to it.
     ids: IdKind,
     spec: SideSpec,
@@ -83,7 +82,7 @@ impl Embedding {
             )));
         }
         let joins = SideFiles::open(context, &[side])?;
-        let (engine, engines, spare) = (context.config.infer.engine, Mutex::default(), Mutex::default());
+        let (engine, engines, spare) = (context.config.infer.engine, Mutex::default(), Spare::default());
         Ok(Self { encoded, schema, dim, towers, tower, engine, engines, spare, ids, spec, joins, history })
     }
 
@@ -103,14 +102,6 @@ impl Embedding {
             }
         };
         Ok(Embedder { embedding: self, engine: Some(engine), encoder, codes: CodeBatch::empty(&self.schema) })
-    }
-
-    /// Takes memory for the vectors of so many batches of `rows`, as many as there can be at a time: all of it is used in
-    /// turn, so that a peak does not hang on how often a thread has to wait.
-    fn reserve(&self, batches: usize, rows: usize) {
-        let mut spare = locked(&self.spare);
-        let missing = batches.saturating_sub(spare.len());
-        spare.extend((0..missing).map(|_| Vec::with_capacity(rows * self.dim)));
     }
 
     /// The table of raw rows, and which of them to leave out.
@@ -235,7 +226,7 @@ impl Embedder<'_> {
         if let Some(history) = &known.history {
             fill_sequences(&known.schema, history, &ids, &mut self.codes);
         }
-        let mut vectors = locked(&known.spare).pop_front().unwrap_or_default();
+        let mut vectors = known.spare.take();
         vectors.clear();
         let norms = engine.embed(&self.codes, &mut vectors)?;
         if norms == Norms::Unknown
@@ -366,7 +357,8 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
         tower: embedding.towers.clone(),
     };
     let mut writer = VectorsWriter::create(dir.join(part_name(shard, "parquet")), &info, infer.compression)?;
-    embedding.reserve(plan.width.in_flight + writer.kept(plan.batch_rows), plan.batch_rows);
+    let batches = plan.width.in_flight + writer.kept(plan.batch_rows);
+    embedding.spare.reserve(batches, || Vec::with_capacity(plan.batch_rows * embedding.dim));
     let mut bar = context.progress.bar(&format!("infer {side}"), range.end - range.start, "rows");
     let (mut counts, mut keys, mut written) = (EncodeCounts::default(), KeyRange::default(), 0);
     ordered(
@@ -382,7 +374,7 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
             keys.add(&embedded.ids);
             written += embedded.ids.len() as u64;
             writer.write(&embedded.ids, embedded.vectors)?;
-            locked(&embedding.spare).extend(writer.spare());
+            embedding.spare.give(writer.spare());
             counts.merge(&embedded.counts);
             bar.advance(embedded.ids.len() as u64);
             Ok(())

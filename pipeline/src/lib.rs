@@ -39,6 +39,7 @@ mod sample;
 pub mod shard;
 mod side_files;
 mod source;
+mod spare;
 pub mod stage;
 pub mod stall;
 mod stream;

@@ -10,13 +10,14 @@ use crate::exclusions::Exclusion;
 use crate::parts::{VectorParts, exclude_other_counts, manifest_name, part_name};
 use crate::sample;
 use crate::shard::Shard;
+use crate::spare::Spare;
 use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there, rows};
 use catalogue::index_fits;
 pub use catalogue::{Catalogue, INDEX_STAGE};
 use search::Search;
 use std::time::Instant;
 use twotower_artifacts::{IdKind, NeighbourFormat, Side};
-use twotower_index::ItemIndex;
+use twotower_index::{ItemIndex, Neighbours};
 use users::Users;
 use writer::{ShardWriter, Written};
 
@@ -27,6 +28,7 @@ pub struct Recall<'a> {
     /// Users that are embedded on the way, with `recall.fused`.
     raw: Option<Users>,
     searched: Option<Searched>,
+    spare: Spare<Neighbours>,
 }
 
 /// All that a shard's results depend on.
@@ -65,7 +67,7 @@ impl<'a> Recall<'a> {
         let open = || {
             let items = VectorParts::find("recall", &context.run.vectors(Side::Item), Side::Item, None)?;
             let raw = if context.config.recall.fused { Some(Users::raw(context)?) } else { None };
-            Ok(Self { context, items, raw, searched: None })
+            Ok(Self { context, items, raw, searched: None, spare: Spare::default() })
         };
         context.during("recall", open).map_err(|e: PipelineError| e.within("recall"))
     }
@@ -104,7 +106,7 @@ impl Searched {
 
 fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
-    let Recall { context, items, raw, searched } = stage;
+    let Recall { context, items, raw, searched, spare } = stage;
     let config = &context.config;
     let stored;
     let users = match raw {
@@ -148,10 +150,12 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
     let range = shard.range(users.rows());
     let mut writer = ShardWriter::create(context, shard, users, catalogue.ids.ids())?;
     let mut bar = context.progress.bar("recall", range.end - range.start, "users");
-    let search = Search { context, plan, index: index.as_ref(), exclusion, eligible: &eligible };
+    let search = Search { context, plan, index: index.as_ref(), exclusion, eligible: &eligible, spare };
     users.search(&search, range.clone(), |found| {
         bar.advance(found.ids.len() as u64);
-        writer.write(&found)
+        writer.write(&found)?;
+        spare.give([found.neighbours]);
+        Ok(())
     })?;
     let quarantined = users.account(&range, writer.users())?;
     context.retract(&manifest_path)?;

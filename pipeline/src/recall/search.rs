@@ -4,6 +4,7 @@ use crate::error::PipelineError;
 use crate::exclusions::Exclusion;
 use crate::infer::Embedded;
 use crate::memory::Plan;
+use crate::spare::Spare;
 use crate::stage::Context;
 use crate::stream::ordered;
 use twotower_artifacts::{Ids, Ragged};
@@ -22,6 +23,8 @@ pub struct Search<'a> {
     pub exclusion: &'a Exclusion,
     /// The items that any user may get.
     pub eligible: &'a Eligibility,
+    /// Memory for the neighbours of a batch each.
+    pub spare: &'a Spare<Neighbours>,
 }
 
 /// Neighbours of some users.
@@ -46,6 +49,8 @@ impl Search<'_> {
         vectors: impl Fn() -> Result<F, PipelineError> + Sync,
         sink: impl FnMut(Found) -> Result<(), PipelineError>,
     ) -> Result<(), PipelineError> {
+        let (k, rows) = (self.context.config.recall.topk, self.plan.batch_rows);
+        self.spare.reserve(self.plan.width.in_flight, || Neighbours::with_capacity(rows, self.index.count().min(k)));
         let worker = || {
             let mut vectors = vectors()?;
             Ok(move |batch| self.neighbours(vectors(batch)?))
@@ -66,7 +71,7 @@ impl Search<'_> {
             exclude: Exclusions::new(&excluded),
             eligible: self.eligible,
         };
-        let mut neighbours = Neighbours::default();
+        let mut neighbours = self.spare.take();
         self.index.search(&request, &mut neighbours)?;
         Ok(Found { ids: users.ids, neighbours, counts: users.counts })
     }
