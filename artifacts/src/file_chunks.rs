@@ -3,28 +3,77 @@
 //! Its own way with a file moves a position that all handles share, on a new handle each time, and reads 8 KiB for
 //! each header of 30 bytes; a table of a million rows is thousands of pages. Here one call of the system reads a
 //! header or a page, where it is.
+//!
+//! Errors of the reader are text. What has nothing to do with the file's content, or is too large to be read into
+//! memory, is noted as [`Trouble`] besides.
 
 use bytes::Bytes;
 use parquet::errors::{ParquetError, Result};
 use parquet::file::reader::{ChunkReader, Length};
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes read at a time where the length is not known: most headers of pages.
 const HEADER: usize = 256;
 
+/// Bytes of the largest page that is read: it is held whole, compressed and not. Writers make pages of 1 MiB, some of
+/// 100 MB.
+pub const LARGEST_PAGE: u64 = 256 << 20;
+
+/// Why a file was not read on, whatever its content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// The operating system's error.
+    System(i32),
+    /// A page at `at` of so many bytes, more than [`LARGEST_PAGE`].
+    Page {
+        /// Where it begins.
+        at: u64,
+        /// Its bytes, uncompressed.
+        bytes: u64,
+    },
+}
+
+/// The trouble that reading a file has met first.
+#[derive(Debug, Clone, Default)]
+pub struct Troubles(Arc<Mutex<Option<Trouble>>>);
+
+impl Troubles {
+    /// The first.
+    pub fn first(&self) -> Option<Trouble> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, trouble: Trouble) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(trouble);
+    }
+}
+
 /// A file open for reading by place.
-pub(crate) struct FileChunks {
+pub struct FileChunks {
     file: Arc<File>,
     bytes: u64,
+    troubles: Troubles,
 }
 
 impl FileChunks {
     /// Of an open file, whose own position is left alone.
+    ///
+    /// # Errors
+    /// Those of the system.
     pub fn new(file: File) -> std::io::Result<Self> {
-        Ok(Self { bytes: file.metadata()?.len(), file: file.into() })
+        Ok(Self { bytes: file.metadata()?.len(), file: file.into(), troubles: Troubles::default() })
+    }
+
+    /// What reading it meets.
+    pub fn troubles(&self) -> Troubles {
+        self.troubles.clone()
+    }
+
+    fn read_at(&self, at: u64) -> ReadAt {
+        ReadAt { file: self.file.clone(), at, troubles: self.troubles.clone() }
     }
 }
 
@@ -38,7 +87,14 @@ impl ChunkReader for FileChunks {
     type T = BufReader<ReadAt>;
 
     fn get_read(&self, start: u64) -> Result<Self::T> {
-        Ok(BufReader::with_capacity(HEADER, ReadAt { file: self.file.clone(), at: start }))
+        let mut reader = BufReader::with_capacity(HEADER, self.read_at(start));
+        match page_bytes(reader.fill_buf()?) {
+            Some(bytes) if bytes > LARGEST_PAGE => {
+                self.troubles.note(Trouble::Page { at: start, bytes });
+                Err(ParquetError::General(format!("a page of {bytes} bytes, at most {LARGEST_PAGE} are read")))
+            }
+            _ => Ok(reader),
+        }
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
@@ -47,7 +103,7 @@ impl ChunkReader for FileChunks {
             return Err(ParquetError::EOF(format!("{length} bytes at {start}, the file ends after {there}")));
         }
         let mut bytes = Vec::with_capacity(length);
-        let found = ReadAt { file: self.file.clone(), at: start }.take(length as u64).read_to_end(&mut bytes)?;
+        let found = self.read_at(start).take(length as u64).read_to_end(&mut bytes)?;
         if found < length {
             return Err(ParquetError::EOF(format!("{length} bytes at {start}, the file ended after {found}")));
         }
@@ -55,15 +111,42 @@ impl ChunkReader for FileChunks {
     }
 }
 
+/// Bytes of the page whose header begins so, uncompressed: its second field, in Thrift's compact form.
+fn page_bytes(header: &[u8]) -> Option<u64> {
+    /// The next field, an integer of 32 bits.
+    const NEXT_INT: u8 = 0x15;
+    let mut rest = header.iter().copied();
+    let mut int = || {
+        (rest.next()? == NEXT_INT).then_some(())?;
+        let mut value = 0u64;
+        for shift in (0..35).step_by(7) {
+            let byte = rest.next()?;
+            value |= u64::from(byte & 0x7F) << shift;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    };
+    int()?;
+    // Zigzag; a negative size is for the decoder to refuse.
+    int().filter(|value| value & 1 == 0).map(|value| value >> 1)
+}
+
 /// Reads a file from some place on.
-pub(crate) struct ReadAt {
+pub struct ReadAt {
     file: Arc<File>,
     at: u64,
+    troubles: Troubles,
 }
 
 impl Read for ReadAt {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
-        let read = self.file.read_at(into, self.at)?;
+        let read = self.file.read_at(into, self.at);
+        if let Some(code) = read.as_ref().err().and_then(std::io::Error::raw_os_error) {
+            self.troubles.note(Trouble::System(code));
+        }
+        let read = read?;
         self.at += read as u64;
         Ok(read)
     }
@@ -72,6 +155,31 @@ impl Read for ReadAt {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_that_is_too_large_is_refused_by_its_header() {
+        let header = |bytes: u32| {
+            let mut varint = vec![0x15, 0x00, 0x15];
+            let mut left = u64::from(bytes) << 1;
+            while left >= 0x80 {
+                varint.push(left as u8 | 0x80);
+                left >>= 7;
+            }
+            varint.extend([left as u8, 0x15, 0x02, 0x2C]);
+            varint
+        };
+        for bytes in [0, 1, 100, 1 << 20, 700_000_000, i32::MAX as u32] {
+            assert_eq!(page_bytes(&header(bytes)), Some(u64::from(bytes)));
+        }
+        for other in [&b""[..], b"PAR1", &[0x15], &[0x15, 0x80, 0x80], &[0x15, 0, 0x15, 3, 0]] {
+            assert_eq!(page_bytes(other), None);
+        }
+        let path = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(path.path(), header(700_000_000)).unwrap();
+        let chunks = FileChunks::new(File::open(path.path()).unwrap()).unwrap();
+        assert!(chunks.get_read(0).is_err());
+        assert_eq!(chunks.troubles().first(), Some(Trouble::Page { at: 0, bytes: 700_000_000 }));
+    }
 
     #[test]
     fn bytes_come_from_where_they_are_asked_for_and_none_from_beyond_the_end() {

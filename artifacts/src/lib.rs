@@ -10,7 +10,7 @@ mod code_chunk;
 pub mod codec;
 pub mod codes;
 pub mod error;
-mod file_chunks;
+pub mod file_chunks;
 pub mod fingerprint;
 pub mod guard;
 pub mod hashing;

@@ -1,6 +1,6 @@
 //! Rows of any Parquet file by range.
 
-use crate::file_chunks::FileChunks;
+use crate::file_chunks::{FileChunks, Troubles};
 use arrow_array::RecordBatch;
 use arrow_schema::ArrowError;
 use parquet::arrow::ProjectionMask;
@@ -15,6 +15,7 @@ pub struct RowRange {
     reader: ParquetRecordBatchReader,
     /// Rows still to be dropped.
     drop: usize,
+    troubles: Troubles,
 }
 
 impl RowRange {
@@ -52,14 +53,21 @@ impl RowRange {
         let leaves = metadata.metadata().file_metadata().schema_descr().columns();
         let lists = leaves.iter().enumerate().any(|(i, leaf)| columns.leaf_included(i) && leaf.max_rep_level() > 0);
         let (offset, drop) = if lists { (0, before) } else { (before, 0) };
-        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(FileChunks::new(file)?, metadata)
+        let chunks = FileChunks::new(file)?;
+        let troubles = chunks.troubles();
+        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(chunks, metadata)
             .with_projection(columns)
             .with_row_groups(groups)
             .with_offset(offset)
             .with_limit((end - begin) as usize + drop)
             .with_batch_size(batch_rows.max(1))
             .build()?;
-        Ok(Self { reader, drop })
+        Ok(Self { reader, drop, troubles })
+    }
+
+    /// What reading the file has met.
+    pub fn troubles(&self) -> Troubles {
+        self.troubles.clone()
     }
 }
 

@@ -12,7 +12,7 @@ use twotower_index::IndexConfig;
 use twotower_models::engine::EngineKind;
 use twotower_models::model::ModelConfig;
 use twotower_models::train::TrainConfig;
-use twotower_tables::TableSpec;
+use twotower_tables::{FingerprintKind, TableSpec};
 
 /// A whole job. Every section but `tables` and `features` has defaults.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -64,6 +64,9 @@ pub struct Tables {
     pub items: EntityTable,
     /// One row per positive.
     pub interactions: InteractionTable,
+    /// What fingerprints of these and of all other tables of the job cover.
+    #[serde(default)]
+    pub fingerprint: FingerprintKind,
 }
 
 /// A table of users or items: its id column, where it is and how it is written.
@@ -419,12 +422,14 @@ impl Config {
             .chain(recall.allow.as_mut().map(|t| &mut t.source))
             .chain(recall.deny.as_mut().map(|t| &mut t.source))
             .chain(recall.exclusions.as_mut().map(|t| &mut t.source))
-            .for_each(|source| *source = source.resolve(base));
+            .for_each(|source| {
+                *source = TableSpec { fingerprint: self.tables.fingerprint, ..source.resolve(base) };
+            });
         for feature in self.features.user.iter_mut().chain(&mut self.features.item) {
             if let FeatureSpec::Vector(vector) = feature
                 && let Some(file) = &mut vector.file
             {
-                *file = base.join(&*file).to_string_lossy().into_owned();
+                *file = TableSpec::new(&*file).resolve(base).pattern();
             }
         }
     }

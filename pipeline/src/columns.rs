@@ -4,11 +4,12 @@ use crate::cancel::Cancel;
 use crate::error::PipelineError;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Int64Type};
-use arrow_array::{Array, ArrayRef, Float32Array, Int64Array, RecordBatch};
-use arrow_schema::{DataType, TimeUnit};
+use arrow_array::{Array, ArrayRef, Float32Array, Int64Array, RecordBatch, RecordBatchOptions};
+use arrow_schema::{ArrowError, DataType, Field, Schema, TimeUnit};
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use twotower_artifacts::Ids;
 use twotower_tables::{ReadOptions, Table, TableBatch};
 
@@ -41,13 +42,30 @@ pub fn read_batches(
 pub fn read_whole(table: &Table, columns: &[String], rows: u64, cancel: &Cancel) -> Result<RecordBatch, PipelineError> {
     table.require_rows()?;
     let batches = read_batches("read", table, columns, 0..rows, cancel)?;
-    let batches = batches.map(|b| Ok(b?.batch)).collect::<Result<Vec<_>, PipelineError>>()?;
+    let failed = |e| PipelineError::Data(format!("{}: put the files' rows together: {e}", table.name()));
+    let batches = batches.map(|b| without_dictionaries(&b?.batch).map_err(failed));
+    let batches = batches.collect::<Result<Vec<_>, PipelineError>>()?;
     let schema = match batches.first() {
         Some(first) => first.schema(),
         None => return Err(PipelineError::Data(format!("{}: no rows were read", table.name()))),
     };
-    arrow_select::concat::concat_batches(&schema, &batches)
-        .map_err(|e| PipelineError::Data(format!("{}: put the files' rows together: {e}", table.name())))
+    arrow_select::concat::concat_batches(&schema, &batches).map_err(failed)
+}
+
+/// The same rows with text as it is: files of one table have dictionaries, or not, as they were written.
+fn without_dictionaries(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let schema = batch.schema();
+    let columns = schema.fields().iter().zip(batch.columns()).map(|(field, column)| {
+        let column = match column.data_type() {
+            DataType::Dictionary(_, values) => arrow_cast::cast(column, values)?,
+            _ => column.clone(),
+        };
+        Ok((field.as_ref().clone().with_data_type(column.data_type().clone()).with_nullable(true), column))
+    });
+    let (fields, columns): (Vec<Field>, Vec<ArrayRef>) =
+        columns.collect::<Result<Vec<_>, ArrowError>>()?.into_iter().unzip();
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
 }
 
 /// The ids of a whole table.
@@ -206,7 +224,6 @@ impl Drop for StagedTable {
 mod tests {
     use super::*;
     use arrow_array::{Date32Array, Float64Array, Int32Array, StringArray, TimestampMillisecondArray};
-    use std::sync::Arc;
     use twotower_tables::TableSpec;
 
     /// Rows of which the first is row 3 of a table `events`, with a column `x`.

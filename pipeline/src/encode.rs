@@ -74,6 +74,7 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     prepare_dir(&dir)?;
     prepare_dir(&dir.join(store::VOCABULARIES))?;
 
+    let sources = inputs.sources();
     let Inputs { users, items, interactions, joins, previous } = inputs;
     let encode = Encode { context, dir: &dir, joins };
     let item_table = encode.read_items(&items)?;
@@ -125,6 +126,7 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
         "vocabularies": vocabularies(&state),
         "encoded": counts,
         "content": crate::encoded::content(&manifest),
+        "tables": sources,
     });
     manifest.write(&manifest_path)?;
     Ok(Outcome { skipped: false, manifest })
@@ -162,6 +164,17 @@ impl Inputs {
             joins: SideFiles::open(context, &[Side::User, Side::Item])?,
             previous: options.update.as_ref().map(load).transpose()?,
         })
+    }
+
+    /// Says what was found of each table, for the manifest too.
+    fn sources(&self) -> serde_json::Value {
+        let tables = [&self.users, &self.items, &self.interactions].map(|table| {
+            let (name, files, skipped) = (table.name(), table.paths().len(), table.skipped());
+            tracing::info!("encode-features: {name}: {files} files, {skipped} skipped by name");
+            let found = serde_json::json!({ "files": files, "skipped": skipped, "bytes": table.bytes() });
+            (name.to_string(), found)
+        });
+        serde_json::Value::Object(tables.into_iter().collect())
     }
 
     /// All that the stage's outputs depend on.

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use twotower_artifacts::Side;
 use twotower_encoders::FeatureSpec;
 use twotower_encoders::init::{ColumnSample, Proposal, Role, propose};
-use twotower_tables::{Table, TableSpec};
+use twotower_tables::{Table, TableError, TableSpec};
 
 /// Rows looked at per table.
 const SAMPLE_ROWS: u64 = 50_000;
@@ -95,8 +95,17 @@ struct EventColumns {
 impl Sampled {
     fn read(name: &'static str, path: &str) -> Result<Self, PipelineError> {
         let table = Table::open(name, &TableSpec::new(path))?;
-        let names: Vec<String> = table.columns().iter().map(|c| c.name.clone()).collect();
-        let whole = read_whole(&table, &names, SAMPLE_ROWS, &Cancel::default())?;
+        let mut names: Vec<String> = table.columns().iter().map(|c| c.name.clone()).collect();
+        let whole = loop {
+            match read_whole(&table, &names, SAMPLE_ROWS, &Cancel::default()) {
+                // Other columns may be what the job needs.
+                Err(PipelineError::Table(TableError::NotText { column, .. })) if names.len() > 1 => {
+                    tracing::warn!("init: {name}: column `{column}` holds bytes that are not UTF-8: left out");
+                    names.retain(|name| *name != column);
+                }
+                whole => break whole?,
+            }
+        };
         let sampled = names.iter().zip(whole.columns()).map(|(name, rows)| {
             let sample = ColumnSample::of(name, rows);
             let proposal = propose(&sample);

@@ -9,7 +9,7 @@ use twotower_artifacts::Side;
 use twotower_pipeline::error::PipelineError;
 use twotower_pipeline::infer::Infer;
 use twotower_pipeline::run_lock::{Access, RunLock};
-use twotower_tables::{Format, OneOrMany, TableSpec};
+use twotower_tables::{Format, TableSpec};
 
 /// Options of `infer`.
 #[derive(Debug, Args)]
@@ -84,8 +84,10 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     let table = opts.table.map(|path| {
         // Another format than the job's table has: its settings would not fit.
         match (Format::of_path(path.as_ref()), own.format.or_else(|| Format::of_path(own.pattern().as_ref()))) {
-            (Some(given), Some(known)) if given != known => TableSpec::new(path),
-            _ => TableSpec { path: OneOrMany::One(path), ..own.clone() },
+            (Some(given), Some(known)) if given != known => {
+                TableSpec { fingerprint: own.fingerprint, ..TableSpec::new(path) }
+            }
+            _ => own.at(path),
         }
     });
     let infer = Infer::open(&context, side, table.zip(opts.output))?;

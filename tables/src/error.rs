@@ -18,12 +18,15 @@ pub enum TableError {
         reason: String,
     },
     /// No file under the given path.
-    #[error("table `{table}`: no file matches `{pattern}`")]
+    #[error("table `{table}`: no file matches `{pattern}`{but}",
+        but = if *skipped > 0 { format!(", but for {skipped} whose names begin with . or _") } else { String::new() })]
     NoFiles {
         /// Table name.
         table: String,
-        /// The path, folder or glob.
+        /// The path, folder or pattern.
         pattern: String,
+        /// Files and folders that were skipped for their names.
+        skipped: usize,
     },
     /// Files, but no rows.
     #[error("table `{table}`: no rows in {files} files of `{pattern}`")]
@@ -34,6 +37,64 @@ pub enum TableError {
         pattern: String,
         /// Files found.
         files: usize,
+    },
+    /// What a path leads to cannot be read as a table.
+    #[error("{path} {reason}", path = path.display())]
+    Source {
+        /// Where.
+        path: PathBuf,
+        /// What is wrong, said of the path.
+        reason: String,
+    },
+    /// Two paths of a table lead to one file, whose rows would count twice.
+    #[error("table `{table}`: {first} and {second} are one file; leave one of them out", first = first.display(),
+        second = second.display())]
+    Twice {
+        /// Table name.
+        table: String,
+        /// One path.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+    /// Files of one path that lie in folders of unlike keys.
+    #[error("table `{table}`: {first} lies in folders of {keys}, {second} in folders of {others}; expected all files of one path in the same; name them as two paths if they belong together",
+        first = first.display(), second = second.display(), keys = keys_of(keys), others = keys_of(others))]
+    Partitions {
+        /// Table name.
+        table: String,
+        /// The first file.
+        first: PathBuf,
+        /// Keys of its folders.
+        keys: Vec<String>,
+        /// The first file of other keys.
+        second: PathBuf,
+        /// Keys of its folders.
+        others: Vec<String>,
+    },
+    /// A column that has another value in the file than the name of its folder says.
+    #[error("table `{table}`: column `{column}` in {path} at row {row} is {found}, its folder says `{folder}`", path = path.display())]
+    PartitionValue {
+        /// Table name.
+        table: String,
+        /// The column.
+        column: String,
+        /// The file.
+        path: PathBuf,
+        /// Row of the file, from 0.
+        row: u64,
+        /// The value in the file.
+        found: String,
+        /// The folder's name.
+        folder: String,
+    },
+    /// A file that is no longer what it was when the table was opened.
+    #[error("read {path}: the file changed while it was being read: {reason}; what was read of it is not used, run the command again once the table is complete", path = path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// What is another.
+        reason: String,
     },
     /// The operating system refused.
     #[error("{action} {path}: {source}", path = path.display())]
@@ -48,7 +109,7 @@ pub enum TableError {
     /// A column that is not there.
     #[error("table `{table}`: no column `{column}` in {path}{advice}; it has {columns}", path = path.display(),
         advice = nearest.as_ref().map(|n| format!(", did you mean `{n}`?")).unwrap_or_default(),
-        columns = columns.join(", "))]
+        columns = some_of(columns))]
     MissingColumn {
         /// Table name.
         table: String,
@@ -133,6 +194,29 @@ pub enum TableError {
         /// Its error.
         source: parquet::errors::ParquetError,
     },
+    /// A Parquet file that is whole, but written in a way that is not read.
+    #[error("read {path}: {reason}", path = path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// What is not read, and what is.
+        reason: String,
+    },
+    /// Bytes that are not text in a column of text.
+    #[error("table `{table}`: column `{column}` in {path}{place}: bytes that are not UTF-8: {bytes}; write the column as UTF-8, or leave it out", path = path.display(),
+        place = row.map(|r| format!(" at row {r}")).unwrap_or_default())]
+    NotText {
+        /// Table name.
+        table: String,
+        /// The column.
+        column: String,
+        /// The file.
+        path: PathBuf,
+        /// Row of the file, from 0; none where no row has them, but the dictionary of a row group.
+        row: Option<u64>,
+        /// The first of the bytes.
+        bytes: String,
+    },
     /// A value that is not an id.
     #[error("table `{table}`: column `{column}` in {path}{place}: {problem}", path = path.display(),
         place = row.map(|r| format!(" at row {r}")).unwrap_or_default())]
@@ -150,6 +234,20 @@ pub enum TableError {
     },
 }
 
+/// The most columns that a message lists.
+const LISTED: usize = 50;
+
+fn some_of(columns: &[String]) -> String {
+    match columns.get(..LISTED) {
+        Some(first) if columns.len() > LISTED => format!("{} and {} more", first.join(", "), columns.len() - LISTED),
+        _ => columns.join(", "),
+    }
+}
+
+fn keys_of(keys: &[String]) -> String {
+    if keys.is_empty() { "no key".to_string() } else { format!("the keys `{}`", keys.join("`, `")) }
+}
+
 impl TableError {
     /// The exit-code category.
     pub fn category(&self) -> Category {
@@ -157,6 +255,13 @@ impl TableError {
             TableError::Spec { .. } => Category::Usage,
             TableError::Io { .. } => Category::Other,
             TableError::NoFiles { .. }
+            | TableError::Source { .. }
+            | TableError::Twice { .. }
+            | TableError::Partitions { .. }
+            | TableError::PartitionValue { .. }
+            | TableError::Changed { .. }
+            | TableError::Unsupported { .. }
+            | TableError::NotText { .. }
             | TableError::Empty { .. }
             | TableError::MissingColumn { .. }
             | TableError::ColumnType { .. }

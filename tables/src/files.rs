@@ -1,89 +1,106 @@
-//! The files of a table: found, ordered, fingerprinted.
+//! The files of a table: found, ordered, of one format, each once.
 
 use crate::error::TableError;
-use crate::records::io_error;
+use crate::identity::SourceFile;
+use crate::partitions::{Folders, folders};
+use crate::paths;
 use crate::spec::{Format, TableSpec};
-use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
-use twotower_artifacts::Fingerprint;
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
 
-/// How much of either end of a file goes into a fingerprint.
-const END_BYTES: u64 = 64 << 10;
+/// The files of a table, in row order.
+pub struct Found {
+    /// Files, and the partition folders that each lies in.
+    pub files: Vec<(SourceFile, Folders)>,
+    /// Their common format.
+    pub format: Format,
+    /// Files and folders that were skipped for their names.
+    pub skipped: usize,
+}
 
-/// The files `spec` names: each path's in name order, paths in the order given; and their common format. Hidden and
-/// temporary files (`.` or `_` in front) of folders and globs are passed over.
-pub fn find(table: &str, spec: &TableSpec) -> Result<(Vec<PathBuf>, Format), TableError> {
+/// The files `spec` names: each path's in the order of their paths, paths in the order given.
+///
+/// # Errors
+/// As [`paths::find`]; no file; a file that two paths lead to; files of one path in folders of unlike keys; files of
+/// unlike or unknown formats.
+pub fn find(table: &str, spec: &TableSpec) -> Result<Found, TableError> {
     let mut files = Vec::new();
-    for pattern in spec.path.as_slice() {
-        let found = expand(table, pattern)?;
-        if found.is_empty() {
-            return Err(TableError::NoFiles { table: table.to_string(), pattern: pattern.clone() });
+    let mut skipped = 0;
+    let none = |pattern: String, skipped| TableError::NoFiles { table: table.to_string(), pattern, skipped };
+    for path in spec.path.as_slice() {
+        let named = paths::find(table, &spec.base, path)?;
+        if named.files.is_empty() {
+            return Err(none(spec.base.join(path).display().to_string(), named.skipped.len()));
         }
+        skipped += named.skipped.len();
+        let found = named.files.into_iter().map(|path| {
+            let folders = folders(&spec.base, &path)?;
+            Ok((SourceFile::find(path)?, folders))
+        });
+        let found = found.collect::<Result<Vec<_>, TableError>>()?;
+        refuse_unlike_folders(table, &found)?;
         files.extend(found);
     }
+    if files.is_empty() {
+        return Err(none(spec.pattern(), skipped));
+    }
+    let format = format_of(table, spec, &files)?;
+    refuse_twice(table, &files)?;
+    Ok(Found { files, format, skipped })
+}
+
+fn format_of(table: &str, spec: &TableSpec, files: &[(SourceFile, Folders)]) -> Result<Format, TableError> {
     let wrong = |reason: String| TableError::Spec { table: table.to_string(), key: "format", reason };
-    let format_of = |path: &PathBuf| {
+    let format_of = |path: &Path| {
+        if let Some(compression) = Format::compression_of_path(path) {
+            let shown = path.display();
+            return Err(wrong(format!("{shown} is compressed by {compression} as a whole; uncompress it first")));
+        }
         spec.format.or_else(|| Format::of_path(path)).ok_or_else(|| {
-            wrong(format!("cannot tell the format of {}; expected parquet, csv, tsv or jsonl", path.display()))
+            wrong(format!(
+                "cannot tell the format of {}; expected parquet, csv, tsv or jsonl, by extension or by this setting",
+                path.display()
+            ))
         })
     };
-    let Some(first) = files.first() else {
-        return Err(TableError::NoFiles { table: table.to_string(), pattern: spec.pattern() });
+    let mut formats = files.iter().map(|(file, _)| Ok((file.path(), format_of(file.path())?)));
+    let Some((first, format)) = formats.next().transpose()? else {
+        return Err(wrong("no file has one".into()));
     };
-    let format = format_of(first)?;
-    for path in &files {
-        if format_of(path)? != format {
+    for other in formats {
+        let (path, other) = other?;
+        if other != format {
             return Err(wrong(format!("{} and {} are of unlike formats", first.display(), path.display())));
         }
     }
-    Ok((files, format))
+    Ok(format)
 }
 
-fn expand(table: &str, pattern: &str) -> Result<Vec<PathBuf>, TableError> {
-    let path = Path::new(pattern);
-    if path.is_file() {
-        return Ok(vec![path.to_path_buf()]);
+/// Refuses files of one path that lie in folders of unlike keys: some of them are likely to be left over.
+fn refuse_unlike_folders(table: &str, files: &[(SourceFile, Folders)]) -> Result<(), TableError> {
+    let keys = |folders: &Folders| folders.iter().map(|(key, _)| key.clone()).collect::<BTreeSet<_>>();
+    let Some((first, expected)) = files.first().map(|(file, folders)| (file, keys(folders))) else { return Ok(()) };
+    match files.iter().find(|(_, folders)| keys(folders) != expected) {
+        None => Ok(()),
+        Some((second, others)) => Err(TableError::Partitions {
+            table: table.to_string(),
+            first: first.path().to_path_buf(),
+            keys: expected.into_iter().collect(),
+            second: second.path().to_path_buf(),
+            others: keys(others).into_iter().collect(),
+        }),
     }
-    let mut found = Vec::new();
-    if path.is_dir() {
-        for entry in fs::read_dir(path).map_err(io_error("list", path))? {
-            found.push(entry.map_err(io_error("list", path))?.path());
-        }
-    } else {
-        let wrong =
-            |e: glob::PatternError| TableError::Spec { table: table.to_string(), key: "path", reason: e.to_string() };
-        for entry in glob::glob(pattern).map_err(wrong)? {
-            found.push(entry.map_err(|e| {
-                let path = e.path().to_path_buf();
-                TableError::Io { action: "list", path, source: e.into() }
-            })?);
-        }
-    }
-    let is_hidden = |p: &PathBuf| p.file_name().is_none_or(|n| matches!(n.as_encoded_bytes()[0], b'.' | b'_'));
-    found.retain(|p| p.is_file() && !is_hidden(p));
-    found.sort();
-    Ok(found)
 }
 
-/// Size and fingerprint of a file: its name, size, time of change, and both ends.
-pub fn fingerprint(path: &Path) -> Result<(u64, Fingerprint), TableError> {
-    let failed = || io_error("read", path);
-    let mut file = File::open(path).map_err(io_error("open", path))?;
-    let about = file.metadata().map_err(failed())?;
-    let changed = about.modified().map_err(failed())?.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    let mut ends = Vec::new();
-    (&mut file).take(END_BYTES).read_to_end(&mut ends).map_err(failed())?;
-    let tail = about.len().saturating_sub(END_BYTES).max(END_BYTES.min(about.len()));
-    file.seek(SeekFrom::Start(tail)).map_err(failed())?;
-    file.take(END_BYTES).read_to_end(&mut ends).map_err(failed())?;
-    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-    let fingerprint = Fingerprint::of_parts([
-        ("name", name),
-        ("size", &about.len().to_le_bytes()),
-        ("changed", &changed.to_le_bytes()),
-        ("ends", &ends),
-    ]);
-    Ok((about.len(), fingerprint))
+fn refuse_twice(table: &str, files: &[(SourceFile, Folders)]) -> Result<(), TableError> {
+    let mut seen = HashMap::new();
+    for (file, _) in files {
+        if let Some(place) = file.place()
+            && let Some(first) = seen.insert(place, file.path())
+        {
+            let (table, second) = (table.to_string(), file.path().to_path_buf());
+            return Err(TableError::Twice { table, first: first.to_path_buf(), second });
+        }
+    }
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! JSON Lines as Arrow batches: scalars are text, arrays are lists of text; encoders parse them.
 
 use crate::error::TableError;
+use crate::identity::SourceFile;
 use crate::records::Records;
 use crate::spec::Encoding;
 use crate::text_file::{FileBatch, new_batch, reject};
@@ -8,25 +9,31 @@ use arrow_array::RecordBatch;
 use arrow_json::ReaderBuilder;
 use arrow_json::reader::ValueIter;
 use arrow_schema::{ArrowError, DataType, Field, SchemaRef};
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Lines from which the columns are learnt.
 const SAMPLE_LINES: usize = 1000;
 
 /// Opens a file of lines.
-pub fn open(path: &Path, encoding: Encoding) -> Result<Records, TableError> {
-    Records::open(path, encoding, "\n", None)
+pub fn open(source: &SourceFile, encoding: Encoding) -> Result<Records, TableError> {
+    Records::open(source, encoding, "\n", None)
 }
 
 /// Learns the columns from the first 1,000 lines, in order of appearance, adding to `columns`: `List` of text where
 /// more values are arrays than are not, text otherwise. Lines that are no objects are passed over, unless there are no
 /// others: reading meets them again.
-pub fn learn_columns(path: &Path, encoding: Encoding, columns: &mut Vec<(String, DataType)>) -> Result<(), TableError> {
-    let mut records = open(path, encoding)?;
+pub fn learn_columns(
+    source: &SourceFile,
+    encoding: Encoding,
+    columns: &mut Vec<(String, DataType)>,
+) -> Result<(), TableError> {
+    let mut records = open(source, encoding)?;
     let mut first_bad = None;
     // Of a key: arrays, less values that are neither arrays nor null.
     let mut arrays: Vec<(String, i32)> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
     for _ in 0..SAMPLE_LINES {
         let record = match records.next_record() {
             Ok(Some(record)) => record,
@@ -40,19 +47,21 @@ pub fn learn_columns(path: &Path, encoding: Encoding, columns: &mut Vec<(String,
         let Some(value) = ValueIter::new(record.text.as_bytes(), None).next() else { continue };
         let Some(object) = value.as_ref().ok().and_then(|value| value.as_object()) else {
             let reason = value.err().map_or("expected a JSON object".into(), |e| e.to_string());
-            first_bad.get_or_insert(TableError::Json { path: path.to_path_buf(), line: record.line, reason });
+            first_bad.get_or_insert(TableError::Json { path: source.path().to_path_buf(), line: record.line, reason });
             continue;
         };
         for (key, value) in object {
-            let at = arrays.iter().position(|(name, _)| name == key).unwrap_or_else(|| {
+            let at = *places.entry(key.clone()).or_insert_with(|| {
                 arrays.push((key.clone(), 0));
                 arrays.len() - 1
             });
             arrays[at].1 += if value.is_array() { 1 } else { -i32::from(!value.is_null()) };
         }
     }
+    let mut places: HashMap<String, usize> =
+        columns.iter().enumerate().map(|(at, (name, _))| (name.clone(), at)).collect();
     for (name, arrays) in arrays {
-        let at = columns.iter().position(|(known, _)| *known == name).unwrap_or_else(|| {
+        let at = *places.entry(name.clone()).or_insert_with(|| {
             columns.push((name, DataType::Utf8));
             columns.len() - 1
         });

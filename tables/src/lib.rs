@@ -3,19 +3,26 @@
 pub mod columns;
 pub mod error;
 mod files;
+mod footer;
+mod identity;
 mod json_file;
 pub mod nearest;
 mod parquet_table;
+mod partitions;
 mod parts;
+mod paths;
+mod reader;
 mod records;
 mod sizes;
 pub mod spec;
 pub mod table;
+mod text;
 mod text_file;
 
 pub use columns::{id_array_as, id_column, id_column_as, id_kind};
 pub use error::TableError;
 pub use nearest::nearest;
 pub use parts::{TablePart, TableParts};
-pub use spec::{Encoding, Format, OneOrMany, TableSpec};
-pub use table::{ColumnInfo, ReadOptions, Table, TableBatch, TableReader};
+pub use reader::TableReader;
+pub use spec::{Encoding, FingerprintKind, Format, OneOrMany, TableSpec};
+pub use table::{ColumnInfo, ReadOptions, Table, TableBatch};

@@ -8,75 +8,43 @@
 //! small and grows. A batch that came out too large is cut, and smaller ones follow.
 
 use crate::error::TableError;
+use crate::footer::{self, bytes_type, is_checked, is_text, plain_type};
+use crate::identity::SourceFile;
 use crate::records::io_error;
 use crate::sizes::{Leaf, RowBytes, batch_bytes, cut, row_bytes};
+use crate::text::{TextMaker, first_bad};
+use crate::text_file::new_batch;
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::basic::Encoding;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{ColumnChunkMetaData, PageIndexPolicy};
-use std::collections::VecDeque;
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use twotower_artifacts::guard;
 use twotower_artifacts::row_range::RowRange;
 
-/// Opens a file and reads its footer.
-pub fn open(path: &Path) -> Result<(File, ArrowReaderMetadata), TableError> {
-    let file = File::open(path).map_err(io_error("open", path))?;
-    let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Skip);
-    let metadata = guarded(path, || ArrowReaderMetadata::load(&file, options))?;
-    Ok((file, metadata))
-}
-
-/// No file has more rows, so that rows of files can be added up.
-const MOST_ROWS: u64 = 1 << 48;
-
-/// Rows and columns of a file.
-pub fn inspect(path: &Path) -> Result<(u64, Vec<(String, DataType)>), TableError> {
-    let (_, metadata) = open(path)?;
-    let footer = metadata.metadata();
-    let rows = footer.file_metadata().num_rows();
-    let groups = footer.row_groups().iter().try_fold(0i64, |sum, group| sum.checked_add(group.num_rows()));
-    let sensible = u64::try_from(rows).ok().filter(|n| *n <= MOST_ROWS && groups == Some(rows));
-    let rows = sensible.ok_or_else(|| {
-        let groups = groups.map_or("too many".into(), |sum| sum.to_string());
-        damaged(path, ParquetError::General(format!("a footer of {rows} rows, its row groups have {groups}")))
-    })?;
-    let columns = metadata.schema().fields().iter().map(|f| (f.name().clone(), plain_type(f.data_type())));
-    Ok((rows, columns.collect()))
-}
-
-/// The type under which a column is offered: text is `Utf8`, lists are `List`, whatever their layout on disk.
-fn plain_type(found: &DataType) -> DataType {
-    let element = |f: &Field| Arc::new(f.clone().with_data_type(plain_type(f.data_type())));
-    match found {
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
-        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => DataType::Utf8,
-        DataType::Dictionary(_, values) => plain_type(values),
-        DataType::List(f) | DataType::LargeList(f) | DataType::ListView(f) | DataType::LargeListView(f) => {
-            DataType::List(element(f))
-        }
-        DataType::FixedSizeList(f, width) => DataType::FixedSizeList(element(f), *width),
-        other => other.clone(),
-    }
-}
-
-/// The type under which a column is read.
-fn read_type(field: &Field, leaf: Option<usize>, metadata: &ArrowReaderMetadata) -> DataType {
+/// The type under which a column is read: text as a dictionary where its pages have one, and as bytes where the decoder
+/// does not check it.
+fn read_type(field: &Field, leaf: Option<usize>, metadata: &ParquetMetaData) -> DataType {
     let plain = plain_type(field.data_type());
-    let groups = metadata.metadata().row_groups();
+    let groups = metadata.row_groups();
     let all_dictionary = |leaf: usize| !groups.is_empty() && groups.iter().all(|g| is_dictionary(g.column(leaf)));
-    match (&plain, leaf) {
-        (DataType::Utf8, Some(leaf)) if all_dictionary(leaf) => {
-            DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))
-        }
+    let read = match leaf {
+        Some(leaf) if is_text(&plain) && !is_checked(metadata, leaf) => bytes_type(field.data_type()),
         _ => plain,
+    };
+    match leaf {
+        Some(leaf) if matches!(read, DataType::Utf8 | DataType::Binary) && all_dictionary(leaf) => {
+            DataType::Dictionary(Box::new(DataType::Int32), Box::new(read))
+        }
+        _ => read,
     }
 }
 
@@ -106,13 +74,17 @@ fn safe_rows(bytes: usize, row_bytes: usize) -> usize {
 /// What every reader of some columns of a file shares: its footer, and how each column is read.
 #[derive(Debug)]
 pub struct Layout {
-    path: PathBuf,
+    /// Name of the table.
+    table: String,
+    source: Arc<SourceFile>,
     metadata: ArrowReaderMetadata,
     mask: ProjectionMask,
     /// How each leaf column is read.
     leaves: Vec<Leaf>,
     /// The columns named, in that order.
     columns: Vec<String>,
+    /// Whether some of them are bytes, of which text is made.
+    has_bytes: bool,
     learnt: Learnt,
 }
 
@@ -121,33 +93,68 @@ pub type Learnt = Arc<AtomicUsize>;
 
 impl Layout {
     /// Reads a file's footer.
-    pub fn of(path: &Path, columns: &[String], learnt: Learnt) -> Result<Self, TableError> {
-        let (_, metadata) = open(path)?;
+    pub fn of(table: &str, source: &Arc<SourceFile>, columns: &[String], learnt: Learnt) -> Result<Self, TableError> {
+        let metadata = footer::open(source)?;
+        let (table, source) = (table.to_string(), source.clone());
+        let layout = Self::with_types(table, source, metadata, columns, learnt, read_type)?;
+        let is_read = |leaf: usize| layout.leaves[leaf] != Leaf::Unread;
+        footer::refuse_codecs(layout.source.path(), layout.metadata.metadata(), is_read)?;
+        Ok(layout)
+    }
+
+    /// The same columns with all text as bytes, which the decoder lets pass.
+    fn as_bytes(&self) -> Result<Self, TableError> {
+        let bytes = |field: &Field, _: Option<usize>, _: &ParquetMetaData| bytes_type(field.data_type());
+        let (table, source) = (self.table.clone(), self.source.clone());
+        let metadata = footer::open(&source)?;
+        Self::with_types(table, source, metadata, &self.columns, Learnt::default(), bytes)
+    }
+
+    fn with_types(
+        table: String,
+        source: Arc<SourceFile>,
+        metadata: ArrowReaderMetadata,
+        columns: &[String],
+        learnt: Learnt,
+        read_type: impl Fn(&Field, Option<usize>, &ParquetMetaData) -> DataType,
+    ) -> Result<Self, TableError> {
+        let wanted: HashSet<&str> = columns.iter().map(String::as_str).collect();
         let descriptor = metadata.metadata().file_metadata().schema_descr_ptr();
         let root_of = |leaf: usize| descriptor.get_column_root_idx(leaf);
+        let mut first_leaf = HashMap::new();
+        for leaf in (0..descriptor.num_columns()).rev() {
+            first_leaf.insert(root_of(leaf), leaf);
+        }
         let fields: Vec<Field> = (metadata.schema().fields().iter().enumerate())
             .map(|(root, field)| {
-                let leaf = (0..descriptor.num_columns()).find(|&leaf| root_of(leaf) == root);
-                field.as_ref().clone().with_data_type(read_type(field, leaf, &metadata))
+                let data_type = read_type(field, first_leaf.get(&root).copied(), metadata.metadata());
+                field.as_ref().clone().with_data_type(data_type)
             })
             .collect();
-        let roots: Vec<usize> =
-            fields.iter().enumerate().filter(|(_, f)| columns.contains(f.name())).map(|(root, _)| root).collect();
+        let is_wanted = |field: &Field| wanted.contains(field.name().as_str());
+        let roots: Vec<usize> = fields.iter().enumerate().filter(|(_, f)| is_wanted(f)).map(|(root, _)| root).collect();
         let leaf_of = |leaf: usize| match fields.get(root_of(leaf)) {
-            Some(field) if !columns.contains(field.name()) => Leaf::Unread,
+            Some(field) if !is_wanted(field) => Leaf::Unread,
             Some(field) if matches!(field.data_type(), DataType::Dictionary(..)) => Leaf::Keys,
             _ => Leaf::Values,
         };
         let leaves: Vec<Leaf> = (0..descriptor.num_columns()).map(leaf_of).collect();
-        let mask = ProjectionMask::roots(&descriptor, roots);
+        let mask = ProjectionMask::roots(&descriptor, roots.iter().copied());
+        let is_bytes = |root: usize| holds_bytes(fields[root].data_type());
+        let has_bytes = roots.iter().any(|root| is_bytes(*root));
+        let path = source.path();
+        let footer = match fields.iter().any(|field| holds_bytes(field.data_type())) {
+            true => guarded(path, || footer::as_bytes(metadata.metadata(), is_bytes))?.into(),
+            false => metadata.metadata().clone(),
+        };
         let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(fields)));
-        let metadata = guarded(path, || ArrowReaderMetadata::try_new(metadata.metadata().clone(), options))?;
-        Ok(Self { path: path.to_path_buf(), metadata, mask, leaves, columns: columns.to_vec(), learnt })
+        let metadata = guarded(path, || ArrowReaderMetadata::try_new(footer, options))?;
+        Ok(Self { table, source, metadata, mask, leaves, columns: columns.to_vec(), has_bytes, learnt })
     }
 
-    /// The file.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Whether it is of this file.
+    pub fn is_of(&self, source: &Arc<SourceFile>) -> bool {
+        Arc::ptr_eq(&self.source, source)
     }
 
     /// The columns named, in that order.
@@ -157,10 +164,47 @@ impl Layout {
 
     /// Streams a row range.
     pub fn read(self: &Arc<Self>, rows: Range<u64>, size: BatchSize) -> Result<ParquetReader, TableError> {
-        let file = File::open(&self.path).map_err(io_error("open", &self.path))?;
-        let source = Source { file, layout: self.clone() };
+        let (file, texts) = (self.source.open()?, Vec::new());
+        let source = Source { file, layout: self.clone(), texts };
         let (begun, rows) = (rows.start, rows.start..rows.end.max(rows.start));
         Ok(ParquetReader { source, size, rows, begun, run: None, ready: VecDeque::new() })
+    }
+
+    /// The first of some rows that holds bytes that are no text, as an error.
+    fn find_bad_text(&self, rows: Range<u64>) -> Result<Option<TableError>, TableError> {
+        let layout = self.as_bytes()?;
+        if !layout.has_bytes {
+            return Ok(None);
+        }
+        let size = BatchSize { rows: SEARCHED_ROWS, bytes: None };
+        let mut reader = Arc::new(layout).read(rows.clone(), size)?;
+        let mut row = rows.start;
+        while let Some(batch) = reader.next_bytes()? {
+            let columns = self.columns.iter().zip(batch.columns());
+            let bad = columns.filter_map(|(name, column)| Some((first_bad(column)?, name)));
+            if let Some(((at, bytes), column)) = bad.min_by_key(|((at, _), _)| *at) {
+                return Ok(Some(self.no_text(column, Some(row + at as u64), bytes)));
+            }
+            row += batch.num_rows() as u64;
+        }
+        Ok(None)
+    }
+
+    fn no_text(&self, column: &str, row: Option<u64>, bytes: String) -> TableError {
+        let (table, path) = (self.table.clone(), self.source.path().to_path_buf());
+        TableError::NotText { table, column: column.to_string(), path, row, bytes }
+    }
+}
+
+/// Rows read at a time where bytes that are no text are looked for.
+const SEARCHED_ROWS: usize = 1024;
+
+fn holds_bytes(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Binary => true,
+        DataType::Dictionary(_, values) => holds_bytes(values),
+        DataType::List(f) | DataType::FixedSizeList(f, _) => holds_bytes(f.data_type()),
+        _ => false,
     }
 }
 
@@ -168,6 +212,8 @@ impl Layout {
 struct Source {
     file: File,
     layout: Arc<Layout>,
+    /// What makes text of each column, in the order asked for; of none yet.
+    texts: Vec<TextMaker>,
 }
 
 /// Rows read in batches of one size: of one row group, or all where bytes have no bound.
@@ -196,18 +242,53 @@ impl Source {
     }
 
     fn batches(&self, rows: Range<u64>, batch_rows: usize) -> Result<RowRange, TableError> {
-        let Layout { path, metadata, mask, .. } = self.layout.as_ref();
-        let file = self.file.try_clone().map_err(io_error("open", path))?;
-        guarded(path, || RowRange::open(file, metadata.clone(), mask.clone(), rows, batch_rows))
+        let Layout { source, metadata, mask, .. } = self.layout.as_ref();
+        let file = self.file.try_clone().map_err(io_error("open", source.path()))?;
+        guarded(source.path(), || RowRange::open(file, metadata.clone(), mask.clone(), rows, batch_rows))
     }
 
-    /// The next batch, its columns in the order asked for.
-    fn next(&self, batches: &mut RowRange) -> Result<Option<RecordBatch>, TableError> {
-        guarded(&self.layout.path, || {
+    /// The next batch as it is stored, its columns in the order asked for.
+    fn next_bytes(&self, batches: &mut RowRange) -> Result<Option<RecordBatch>, TableError> {
+        let next = guard::guarded(|| {
             let Some(batch) = batches.next().transpose()? else { return Ok(None) };
-            let order = self.layout.columns.iter().map(|name| batch.schema_ref().index_of(name));
+            let schema = batch.schema();
+            let places: HashMap<&str, usize> =
+                schema.fields().iter().enumerate().map(|(at, field)| (field.name().as_str(), at)).collect();
+            let place = |name: &String| places.get(name.as_str()).copied();
+            let order = self.layout.columns.iter().map(|name| {
+                place(name).ok_or_else(|| ParquetError::General(format!("column `{name}` was not decoded")))
+            });
             Ok(Some(batch.project(&order.collect::<Result<Vec<_>, _>>()?)?))
-        })
+        });
+        next.map_err(|e| footer::failed(self.layout.source.path(), batches.troubles().first(), e))
+    }
+
+    /// The next batch, its columns in the order asked for; `row` is the first it has.
+    fn next(&mut self, batches: &mut RowRange, row: u64) -> Result<Option<RecordBatch>, TableError> {
+        let Some(batch) = self.next_bytes(batches)? else { return Ok(None) };
+        if !self.layout.has_bytes {
+            return Ok(Some(batch));
+        }
+        self.texts.resize_with(batch.num_columns(), TextMaker::default);
+        let mut fields = Vec::with_capacity(batch.num_columns());
+        let mut columns = Vec::with_capacity(batch.num_columns());
+        for ((column, texts), name) in batch.columns().iter().zip(&mut self.texts).zip(&self.layout.columns) {
+            let text = match texts.text(column) {
+                Ok(text) => text,
+                Err(_) => match first_bad(column) {
+                    Some((at, bytes)) => return Err(self.layout.no_text(name, Some(row + at as u64), bytes)),
+                    // Entries of a dictionary: of other rows, or of none.
+                    None => {
+                        let found = self.layout.find_bad_text(row..u64::MAX)?;
+                        let unused = || self.layout.no_text(name, None, "in a dictionary".into());
+                        return Err(found.unwrap_or_else(unused));
+                    }
+                },
+            };
+            fields.push(Field::new(name, text.data_type().clone(), true));
+            columns.push(text);
+        }
+        Ok(Some(new_batch(&Arc::new(Schema::new(fields)), columns, batch.num_rows())))
     }
 }
 
@@ -255,20 +336,36 @@ impl ParquetReader {
                 Some(run) => run,
                 None => self.start(None)?,
             };
-            match self.source.next(&mut run.batches) {
+            match self.source.next(&mut run.batches, self.rows.start) {
                 Ok(Some(batch)) => self.take(batch, run)?,
                 Ok(None) => {
                     let error = ParquetError::General(format!("no rows from row {} on", self.rows.start));
-                    return Err(damaged(&self.source.layout.path, error));
+                    return Err(footer::failed(self.source.layout.source.path(), None, error));
                 }
                 // A column of more than 2 GiB does not decode; that of fewer rows may.
-                Err(_) if self.size.bytes.is_some() && run.batch_rows > 1 => {
+                Err(TableError::Parquet { .. }) if self.size.bytes.is_some() && run.batch_rows > 1 => {
                     self.run = Some(self.start(Some(run.batch_rows.div_ceil(16)))?);
                 }
-                Err(e) => return Err(e),
+                // The decoder says neither which row nor which column it was.
+                Err(error @ TableError::Parquet { .. }) => {
+                    let bad = self.source.layout.find_bad_text(self.rows.clone());
+                    return Err(bad.ok().flatten().unwrap_or(error));
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(self.ready.pop_front())
+    }
+
+    /// The next rows as they are stored.
+    fn next_bytes(&mut self) -> Result<Option<RecordBatch>, TableError> {
+        let mut run = match self.run.take() {
+            Some(run) => run,
+            None => self.start(None)?,
+        };
+        let batch = self.source.next_bytes(&mut run.batches);
+        self.run = Some(run);
+        batch
     }
 
     /// Hands on a batch of a run and decides how the next is read.
@@ -314,9 +411,5 @@ impl Iterator for ParquetReader {
 
 /// Runs the Parquet reader: whatever it says is about the file.
 fn guarded<T>(path: &Path, read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, TableError> {
-    guard::guarded(read).map_err(|e| damaged(path, e))
-}
-
-fn damaged(path: &Path, source: ParquetError) -> TableError {
-    TableError::Parquet { path: path.to_path_buf(), source }
+    guard::guarded(read).map_err(|e| footer::failed(path, None, e))
 }

@@ -1,7 +1,8 @@
 //! Parts of a table, for threads that work on a part each.
 
 use crate::error::TableError;
-use crate::table::{TableBatch, TableReader};
+use crate::reader::TableReader;
+use crate::table::TableBatch;
 
 /// A stretch of rows; iterating over it gives its batches in order.
 pub struct TablePart(Rows);

@@ -5,6 +5,7 @@
 //! LF or CRLF; blank lines are skipped. Memory: one buffer of 256 KiB, or twice the longest record.
 
 use crate::error::TableError;
+use crate::identity::SourceFile;
 use crate::spec::Encoding;
 use std::borrow::Cow;
 use std::fs::File;
@@ -51,11 +52,18 @@ pub struct Record<'a> {
 
 impl Records {
     /// Opens a file of records. Without a quote, every line is a record.
-    pub fn open(path: &Path, encoding: Encoding, delimiter: &str, quote: Option<u8>) -> Result<Self, TableError> {
-        let file = File::open(path).map_err(io_error("open", path))?;
+    ///
+    /// # Errors
+    /// As [`SourceFile::open`]; [`TableError::Header`] for what is no text, but compressed or in UTF-16.
+    pub fn open(
+        source: &SourceFile,
+        encoding: Encoding,
+        delimiter: &str,
+        quote: Option<u8>,
+    ) -> Result<Self, TableError> {
         let mut records = Self {
-            file,
-            path: path.to_path_buf(),
+            file: source.open()?,
+            path: source.path().to_path_buf(),
             encoding,
             delimiter: delimiter.as_bytes().to_vec(),
             quote,
@@ -67,6 +75,9 @@ impl Records {
             one_line: true,
         };
         records.fill()?;
+        if let Some(reason) = no_text(&records.buffer[..records.end]) {
+            return Err(TableError::Header { path: records.path, reason: reason.to_string() });
+        }
         if records.buffer[..records.end].starts_with(b"\xEF\xBB\xBF") {
             records.start = 3;
             records.position.offset = 3;
@@ -192,6 +203,24 @@ impl Records {
     }
 }
 
+/// Why a file that begins with these bytes is no text that can be read, if it is not.
+fn no_text(bytes: &[u8]) -> Option<&'static str> {
+    const UTF_16: &str = "the file is in UTF-16, expected UTF-8 or, by the setting `encoding`, latin-1; convert it first, such as with `iconv -f UTF-16 -t UTF-8`";
+    const BEGINNINGS: [(&[u8], &str); 8] = [
+        (b"\xFF\xFE", UTF_16),
+        (b"\xFE\xFF", UTF_16),
+        (b"\x1F\x8B", "the file is compressed by gzip; uncompress it first"),
+        (b"\x28\xB5\x2F\xFD", "the file is compressed by zstd; uncompress it first"),
+        (b"BZh", "the file is compressed by bzip2; uncompress it first"),
+        (b"\xFD7zXZ\x00", "the file is compressed by xz; uncompress it first"),
+        (b"PK\x03\x04", "the file is a zip archive; unpack it first"),
+        (b"PAR1", "the file is Parquet; set `format` accordingly"),
+    ];
+    let begins = BEGINNINGS.iter().find(|(beginning, _)| bytes.starts_with(beginning)).map(|(_, reason)| *reason);
+    // Text of two bytes a character, without a mark.
+    begins.or_else(|| bytes.get(..2).filter(|two| (two[0] == 0) != (two[1] == 0)).map(|_| UTF_16))
+}
+
 /// What ended a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ended {
@@ -304,7 +333,8 @@ mod tests {
     fn records(content: &[u8]) -> Vec<(u64, String)> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), content).unwrap();
-        let mut records = Records::open(file.path(), Encoding::Utf8, ",", Some(b'"')).unwrap();
+        let source = SourceFile::find(file.path().to_path_buf()).unwrap();
+        let mut records = Records::open(&source, Encoding::Utf8, ",", Some(b'"')).unwrap();
         let mut all = Vec::new();
         while let Some(record) = records.next_record().unwrap() {
             all.push((record.line, record.text.into_owned()));
@@ -350,7 +380,8 @@ mod tests {
                 rows.iter().map(|row| row.iter().map(quoted).collect::<Vec<_>>().join(delimiter)).collect();
             let file = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(file.path(), lines.join("\r\n")).unwrap();
-            let mut records = Records::open(file.path(), Encoding::Utf8, delimiter, Some(b'"')).unwrap();
+            let source = SourceFile::find(file.path().to_path_buf()).unwrap();
+            let mut records = Records::open(&source, Encoding::Utf8, delimiter, Some(b'"')).unwrap();
             for row in &rows {
                 let text = records.next_record().unwrap().unwrap().text.into_owned();
                 prop_assert_eq!(split(&text, delimiter).unwrap(), row.clone());

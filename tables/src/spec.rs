@@ -2,7 +2,7 @@
 
 use crate::error::TableError;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// One string or several.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +49,20 @@ impl Format {
             _ => None,
         }
     }
+
+    /// The compression a file name's extension stands for, of which none is read.
+    pub(crate) fn compression_of_path(path: &Path) -> Option<&'static str> {
+        match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+            "gz" | "gzip" => Some("gzip"),
+            "zst" | "zstd" => Some("zstd"),
+            "bz2" => Some("bzip2"),
+            "xz" => Some("xz"),
+            "lz4" => Some("lz4"),
+            "sz" | "snappy" => Some("snappy"),
+            "zip" => Some("zip"),
+            _ => None,
+        }
+    }
 }
 
 /// Character encoding of text files.
@@ -63,12 +77,30 @@ pub enum Encoding {
     Latin1,
 }
 
+/// What a table's fingerprint covers beside the names and sizes of its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FingerprintKind {
+    /// Times of change, and all content of a table of up to 64 MiB; of a larger one the ends of each file and some
+    /// pieces between them.
+    #[default]
+    Quick,
+    /// All content, and no times.
+    Content,
+}
+
 /// Where a table lies and how to read it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TableSpec {
-    /// Files, folders or globs; a folder means the files in it, in name order.
+    /// Files, folders or patterns, as [`crate::paths`] reads them.
     pub path: OneOrMany,
+    /// The folder that relative paths count from; the one of the job, once its file is read.
+    #[serde(skip)]
+    pub base: PathBuf,
+    /// What its fingerprint covers; a setting of the whole job.
+    #[serde(skip)]
+    pub fingerprint: FingerprintKind,
     /// By default from the extension.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
@@ -114,6 +146,8 @@ impl TableSpec {
     pub fn new(path: impl Into<String>) -> Self {
         Self {
             path: OneOrMany::One(path.into()),
+            base: PathBuf::new(),
+            fingerprint: FingerprintKind::default(),
             format: None,
             delimiter: None,
             encoding: Encoding::Utf8,
@@ -124,19 +158,20 @@ impl TableSpec {
         }
     }
 
-    /// The same table with relative paths taken from `base`.
+    /// The same table with relative paths taken from `base`, which is never a pattern itself.
     pub fn resolve(&self, base: &Path) -> Self {
-        let join = |path: &String| base.join(path).to_string_lossy().into_owned();
-        let path = match &self.path {
-            OneOrMany::One(path) => OneOrMany::One(join(path)),
-            OneOrMany::Many(paths) => OneOrMany::Many(paths.iter().map(join).collect()),
-        };
-        Self { path, ..self.clone() }
+        Self { base: base.to_path_buf(), ..self.clone() }
+    }
+
+    /// A table that is written as this one, at a path of its own, which counts from the folder one is in.
+    pub fn at(&self, path: impl Into<String>) -> Self {
+        Self { path: OneOrMany::One(path.into()), base: PathBuf::new(), ..self.clone() }
     }
 
     /// All paths, for messages.
     pub fn pattern(&self) -> String {
-        self.path.as_slice().join(", ")
+        let paths = self.path.as_slice().iter().map(|path| self.base.join(path).display().to_string());
+        paths.collect::<Vec<_>>().join(", ")
     }
 
     /// Checks the settings of delimited text.

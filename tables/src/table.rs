@@ -2,14 +2,19 @@
 
 use crate::error::TableError;
 use crate::files;
-use crate::json_file::{self, JsonReader};
+use crate::footer;
+use crate::identity::SourceFile;
+use crate::json_file;
 use crate::nearest::nearest;
 use crate::parquet_table::{self, BatchSize};
+use crate::partitions::{Partition, typed};
 use crate::parts::TableParts;
-use crate::spec::{Dialect, Format, TableSpec};
-use crate::text_file::{self, Counted, FileBatch, TextReader, skip_rows};
+use crate::reader::TableReader;
+use crate::spec::{Dialect, Format, OneOrMany, TableSpec};
+use crate::text_file::{self, Counted};
 use arrow_array::RecordBatch;
-use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_schema::{DataType, Field, Schema};
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -55,7 +60,7 @@ pub struct TableBatch {
 impl TableBatch {
     /// The file the rows come from.
     pub fn path(&self) -> &Path {
-        &self.table.files[self.file].path
+        self.table.files[self.file].source.path()
     }
 
     /// Name of the table.
@@ -86,11 +91,12 @@ pub struct Table {
 
 #[derive(Debug)]
 pub(crate) struct Inner {
-    name: String,
-    spec: TableSpec,
-    format: Layout,
-    files: Vec<TableFile>,
-    columns: Vec<ColumnInfo>,
+    pub(crate) name: String,
+    pub(crate) spec: TableSpec,
+    pub(crate) format: Layout,
+    pub(crate) files: Vec<TableFile>,
+    /// Files and folders that were skipped for their names.
+    skipped: usize,
     fingerprint: Fingerprint,
     /// The Parquet file that was opened last: readers of neighbouring rows share its footer.
     opened: Mutex<Option<Arc<parquet_table::Layout>>>,
@@ -106,15 +112,67 @@ pub(crate) enum Layout {
 }
 
 #[derive(Debug)]
-struct TableFile {
-    path: PathBuf,
-    bytes: u64,
-    /// Columns of this file.
-    columns: Vec<ColumnInfo>,
+pub(crate) struct TableFile {
+    pub(crate) source: Arc<SourceFile>,
+    /// Columns of this file, and behind them those of its folders that it has not itself.
+    columns: Columns,
+    /// How many of them are its own.
+    own: usize,
+    /// Columns of its folders.
+    pub(crate) partitions: Vec<Partition>,
     /// Rows, by the footer.
-    footer_rows: Option<u64>,
+    pub(crate) footer_rows: Option<u64>,
     /// Rows, for formats that must be counted.
-    counted: OnceLock<Counted>,
+    pub(crate) counted: OnceLock<Counted>,
+}
+
+/// Columns in order, and by name.
+#[derive(Debug, Default)]
+struct Columns {
+    all: Vec<ColumnInfo>,
+    by_name: HashMap<String, usize>,
+}
+
+impl Columns {
+    /// # Errors
+    /// [`TableError::Header`] for a name that stands twice.
+    fn new(path: &Path, columns: impl IntoIterator<Item = (String, DataType)>) -> Result<Self, TableError> {
+        let mut found = Self::default();
+        for (name, data_type) in columns {
+            if found.by_name.insert(name.clone(), found.all.len()).is_some() {
+                let reason = format!("two columns are called `{name}`");
+                return Err(TableError::Header { path: path.to_path_buf(), reason });
+            }
+            found.all.push(ColumnInfo { name, data_type });
+        }
+        Ok(found)
+    }
+
+    fn get(&self, name: &str) -> Option<&ColumnInfo> {
+        self.by_name.get(name).map(|at| &self.all[*at])
+    }
+
+    /// Adds those of folders that are not there.
+    fn extend(&mut self, partitions: &[Partition]) {
+        for Partition { column, .. } in partitions {
+            if self.get(&column.name).is_none() {
+                self.by_name.insert(column.name.clone(), self.all.len());
+                self.all.push(column.clone());
+            }
+        }
+    }
+}
+
+impl TableFile {
+    /// Whether a column stands in the file itself.
+    pub(crate) fn owns(&self, name: &str) -> bool {
+        self.columns.by_name.get(name).is_some_and(|at| *at < self.own)
+    }
+
+    /// The folder that holds a column.
+    pub(crate) fn partition(&self, name: &str) -> Option<&Partition> {
+        self.partitions.iter().find(|partition| partition.column.name == name)
+    }
 }
 
 impl Table {
@@ -124,7 +182,7 @@ impl Table {
     /// # Errors
     /// [`TableError`]: settings that make no sense, no files, unreadable or damaged files.
     pub fn open(name: &str, spec: &TableSpec) -> Result<Self, TableError> {
-        let (paths, format) = files::find(name, spec)?;
+        let files::Found { files: found, format, skipped } = files::find(name, spec)?;
         let layout = match format {
             Format::Parquet => Layout::Parquet,
             Format::Csv | Format::Tsv => Layout::Text(spec.dialect(name, format)?),
@@ -133,41 +191,48 @@ impl Table {
         if !matches!(layout, Layout::Text(_)) {
             spec.refuse_text_settings(name, format)?;
         }
-        let mut files = Vec::with_capacity(paths.len());
-        let mut prints = Vec::with_capacity(paths.len());
+        let (sources, folders): (Vec<SourceFile>, Vec<_>) = found.into_iter().unzip();
+        let table_bytes = sources.iter().map(SourceFile::bytes).sum();
+        let names_of_folders = folders.iter().map(|folders| format!("{folders:?}")).collect::<Vec<_>>();
+        let mut files = Vec::with_capacity(sources.len());
+        let mut prints = Vec::with_capacity(sources.len());
         let mut json_columns = Vec::new();
-        for path in paths {
-            let (bytes, fingerprint) = files::fingerprint(&path)?;
-            prints.push(fingerprint);
+        let named = sources.into_iter().zip(typed(folders)).zip(names_of_folders);
+        for ((mut source, partitions), folders) in named {
+            prints.push(source.fingerprint(spec.fingerprint, table_bytes, folders.as_bytes())?);
             let (footer_rows, columns) = match &layout {
                 Layout::Parquet => {
-                    let (rows, columns) = parquet_table::inspect(&path)?;
+                    let (rows, columns) = footer::inspect(&source)?;
                     (Some(rows), columns)
                 }
                 Layout::Text(dialect) => {
-                    let (names, _) = text_file::open(&path, spec.encoding, dialect)?;
+                    let (names, _) = text_file::open(&source, spec.encoding, dialect)?;
                     (None, names.into_iter().map(|name| (name, DataType::Utf8)).collect())
                 }
                 Layout::Json => {
-                    json_file::learn_columns(&path, spec.encoding, &mut json_columns)?;
+                    json_file::learn_columns(&source, spec.encoding, &mut json_columns)?;
                     (None, Vec::new())
                 }
             };
-            refuse_duplicates(&path, &columns)?;
-            files.push(TableFile { path, bytes, columns: infos(columns), footer_rows, counted: OnceLock::new() });
+            source.check()?;
+            let columns = Columns::new(source.path(), columns)?;
+            let source = Arc::new(source);
+            files.push(TableFile { source, columns, own: 0, partitions, footer_rows, counted: OnceLock::new() });
         }
-        // A key that a JSON file does not mention is null in it: all files have all columns.
-        if matches!(layout, Layout::Json) {
-            for file in &mut files {
-                file.columns = infos(json_columns.clone());
+        for file in &mut files {
+            // A key that a JSON file does not mention is null in it: all files have all columns.
+            if matches!(layout, Layout::Json) {
+                file.columns = Columns::new(file.source.path(), json_columns.iter().cloned())?;
             }
+            file.own = file.columns.all.len();
+            file.columns.extend(&file.partitions);
         }
-        let settings = format!("{:?}", TableSpec { path: crate::spec::OneOrMany::Many(Vec::new()), ..spec.clone() });
+        let shown = TableSpec { path: OneOrMany::Many(Vec::new()), base: PathBuf::new(), ..spec.clone() };
+        let settings = format!("{shown:?}");
         let parts = prints.iter().map(|p| ("file", p.as_str().as_bytes()));
         let fingerprint = Fingerprint::of_parts(parts.chain([("settings", settings.as_bytes())]));
-        let columns = files[0].columns.clone();
         let (name, spec, opened, learnt) = (name.to_string(), spec.clone(), Mutex::default(), Default::default());
-        let inner = Inner { name, spec, format: layout, files, columns, fingerprint, opened, learnt };
+        let inner = Inner { name, spec, format: layout, files, skipped, fingerprint, opened, learnt };
         Ok(Self { inner: Arc::new(inner), lenient: false })
     }
 
@@ -184,23 +249,28 @@ impl Table {
         &self.inner.name
     }
 
-    /// Columns of the first file (of all files, for JSON Lines).
+    /// Columns of the first file (of all files, for JSON Lines), and those of its folders.
     pub fn columns(&self) -> &[ColumnInfo] {
-        &self.inner.columns
+        &self.inner.files[0].columns.all
     }
 
     /// The files, in row order.
     pub fn paths(&self) -> impl ExactSizeIterator<Item = &Path> {
-        self.inner.files.iter().map(|f| f.path.as_path())
+        self.inner.files.iter().map(|f| f.source.path())
     }
 
     /// Size of all files.
     pub fn bytes(&self) -> u64 {
-        self.inner.files.iter().map(|f| f.bytes).sum()
+        self.inner.files.iter().map(|f| f.source.bytes()).sum()
     }
 
-    /// Changes when a file is added, removed, renamed, rewritten or touched, or when a setting changes: names, sizes,
-    /// times of change, and 64 KiB from both ends of each file; taken when the table was opened.
+    /// Files and folders below the table's paths that were skipped because their names begin with `.` or `_`.
+    pub fn skipped(&self) -> usize {
+        self.inner.skipped
+    }
+
+    /// Changes when a file is added, removed, renamed or changed, or when a setting changes; taken when the table was
+    /// opened. How sure that is, is a setting: [`FingerprintKind`](crate::FingerprintKind).
     pub fn fingerprint(&self) -> Fingerprint {
         self.inner.fingerprint.clone()
     }
@@ -288,10 +358,9 @@ impl Table {
     }
 
     fn read_sized(&self, options: ReadOptions<'_>, batch_bytes: Option<usize>) -> Result<TableReader, TableError> {
-        let mut columns: Vec<String> = Vec::new();
-        let mut fields = Vec::new();
+        let (mut columns, mut fields, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
         for name in options.columns.iter() {
-            if columns.contains(name) {
+            if !seen.insert(name) {
                 continue;
             }
             let expected = self.column(name)?;
@@ -301,28 +370,23 @@ impl Table {
                     return Err(TableError::ColumnType {
                         table: self.inner.name.clone(),
                         column: name.clone(),
-                        path: file.path.clone(),
+                        path: file.source.path().to_path_buf(),
                         found: found.data_type.clone(),
-                        expected: format!("{} as in {}", expected.data_type, self.inner.files[0].path.display()),
+                        expected: format!(
+                            "{} as in {}",
+                            expected.data_type,
+                            self.inner.files[0].source.path().display()
+                        ),
                     });
                 }
             }
             columns.push(name.clone());
             fields.push(Field::new(name, expected.data_type.clone(), true));
         }
-        Ok(TableReader {
-            table: self.inner.clone(),
-            lenient: self.lenient,
-            schema: Arc::new(Schema::new(fields)),
-            columns,
-            rows: options.rows.start.min(options.rows.end)..options.rows.end,
-            size: BatchSize { rows: options.batch_rows.max(1), bytes: batch_bytes },
-            next_file: 0,
-            at: 0,
-            file_start: 0,
-            current: None,
-            failed: false,
-        })
+        let rows = options.rows.start.min(options.rows.end)..options.rows.end;
+        let size = BatchSize { rows: options.batch_rows.max(1), bytes: batch_bytes };
+        let schema = Arc::new(Schema::new(fields));
+        Ok(TableReader::new(self.inner.clone(), self.lenient, schema, columns, rows, size))
     }
 }
 
@@ -336,172 +400,41 @@ impl Inner {
             return Ok(counted.rows);
         }
         let mut records = match &self.format {
-            Layout::Text(dialect) => text_file::open(&file.path, self.spec.encoding, dialect)?.1,
-            Layout::Json | Layout::Parquet => json_file::open(&file.path, self.spec.encoding)?,
+            Layout::Text(dialect) => text_file::open(&file.source, self.spec.encoding, dialect)?.1,
+            Layout::Json | Layout::Parquet => json_file::open(&file.source, self.spec.encoding)?,
         };
         let counted = Counted::count(&mut records)?;
+        file.source.check()?;
         Ok(file.counted.get_or_init(|| counted).rows)
     }
 
     /// The footer of a Parquet file, for reading some columns.
-    fn opened(&self, file: &TableFile, columns: &[String]) -> Result<Arc<parquet_table::Layout>, TableError> {
+    pub(crate) fn opened(
+        &self,
+        file: &TableFile,
+        columns: &[String],
+    ) -> Result<Arc<parquet_table::Layout>, TableError> {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        match opened.as_ref().filter(|layout| layout.path() == file.path && layout.columns() == columns) {
+        match opened.as_ref().filter(|layout| layout.is_of(&file.source) && layout.columns() == columns) {
             Some(layout) => Ok(layout.clone()),
             None => Ok(opened
-                .insert(Arc::new(parquet_table::Layout::of(&file.path, columns, self.learnt.clone())?))
+                .insert(Arc::new(parquet_table::Layout::of(&self.name, &file.source, columns, self.learnt.clone())?))
                 .clone()),
         }
     }
 
     fn column_of<'a>(&self, file: &'a TableFile, name: &str) -> Result<&'a ColumnInfo, TableError> {
-        file.columns.iter().find(|c| c.name == name).ok_or_else(|| TableError::MissingColumn {
+        file.columns.get(name).ok_or_else(|| self.missing_column(file, name))
+    }
+
+    pub(crate) fn missing_column(&self, file: &TableFile, name: &str) -> TableError {
+        let names = || file.columns.all.iter().map(|c| c.name.as_str());
+        TableError::MissingColumn {
             table: self.name.clone(),
             column: name.to_string(),
-            path: file.path.clone(),
-            columns: file.columns.iter().map(|c| c.name.clone()).collect(),
-            nearest: nearest(name, file.columns.iter().map(|c| c.name.as_str())).map(str::to_string),
-        })
-    }
-}
-
-fn infos(columns: Vec<(String, DataType)>) -> Vec<ColumnInfo> {
-    columns.into_iter().map(|(name, data_type)| ColumnInfo { name, data_type }).collect()
-}
-
-fn refuse_duplicates(path: &Path, columns: &[(String, DataType)]) -> Result<(), TableError> {
-    for (at, (name, _)) in columns.iter().enumerate() {
-        if columns[..at].iter().any(|(other, _)| other == name) {
-            let reason = format!("two columns are called `{name}`");
-            return Err(TableError::Header { path: path.to_path_buf(), reason });
+            path: file.source.path().to_path_buf(),
+            columns: names().map(str::to_string).collect(),
+            nearest: nearest(name, names()).map(str::to_string),
         }
-    }
-    Ok(())
-}
-
-/// The most text of a batch: Arrow counts its bytes in 31 bits.
-const LARGEST_TEXT: usize = 1 << 30;
-
-type FileBatches = Box<dyn Iterator<Item = Result<FileBatch, TableError>> + Send>;
-
-/// Stream of a [`Table::read`].
-pub struct TableReader {
-    table: Arc<Inner>,
-    lenient: bool,
-    schema: SchemaRef,
-    columns: Vec<String>,
-    pub(crate) rows: Range<u64>,
-    size: BatchSize,
-    next_file: usize,
-    /// Row of the table that comes next.
-    at: u64,
-    /// Row of the table at which the current file begins.
-    file_start: u64,
-    current: Option<FileBatches>,
-    failed: bool,
-}
-
-impl TableReader {
-    /// Types of the columns; text of Parquet files may come as a dictionary instead.
-    pub fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    /// A reader of other rows of the table, which has read nothing yet.
-    pub(crate) fn of_rows(&self, rows: Range<u64>) -> Self {
-        let (table, schema, columns) = (self.table.clone(), self.schema.clone(), self.columns.clone());
-        let (size, lenient) = (self.size, self.lenient);
-        let (next_file, at, file_start, current, failed) = (0, 0, 0, None, false);
-        Self { table, lenient, schema, columns, rows, size, next_file, at, file_start, current, failed }
-    }
-
-    /// Passes over files that end before the first row wanted, where their rows are known.
-    fn skip_files(&mut self) {
-        while let Some(file) = self.table.files.get(self.next_file)
-            && let Some(rows) = file.footer_rows.or_else(|| file.counted.get().map(|c| c.rows))
-            && self.at + rows <= self.rows.start
-        {
-            self.at += rows;
-            self.next_file += 1;
-        }
-    }
-
-    /// Opens the next file at the first row wanted; `self.at` becomes that row, or the file's end.
-    fn open_next(&mut self) -> Result<FileBatches, TableError> {
-        let Self { table, lenient, schema, columns, rows, size, .. } = self;
-        let file = &table.files[self.next_file];
-        let (path, encoding, size, lenient) = (file.path.clone(), table.spec.encoding, *size, *lenient);
-        let (batch_rows, batch_bytes) = (size.rows, size.bytes.unwrap_or(LARGEST_TEXT));
-        let skip = rows.start.saturating_sub(self.at);
-        let end = rows.end - self.at;
-        let (skipped, batches): (u64, FileBatches) = match &table.format {
-            Layout::Parquet => {
-                let count = file.footer_rows.unwrap_or(0);
-                let skip = skip.min(count);
-                let rows = table.opened(file, columns)?.read(skip..end.min(count), size)?;
-                (skip, Box::new(rows.map(|batch| batch.map(FileBatch::from))))
-            }
-            Layout::Text(dialect) => {
-                let (names, mut records) = text_file::open(&path, encoding, dialect)?;
-                let skipped = skip_rows(&mut records, skip, file.counted.get())?;
-                let slots = names.iter().map(|name| columns.iter().position(|c| c == name)).collect();
-                let (schema, dialect, left) = (schema.clone(), dialect.clone(), end - skipped);
-                let reader =
-                    TextReader { records, path, dialect, schema, slots, batch_rows, batch_bytes, left, lenient };
-                (skipped, Box::new(reader))
-            }
-            Layout::Json => {
-                let mut records = json_file::open(&path, encoding)?;
-                let skipped = skip_rows(&mut records, skip, file.counted.get())?;
-                let (schema, left) = (schema.clone(), end - skipped);
-                (skipped, Box::new(JsonReader { records, path, schema, batch_rows, batch_bytes, left, lenient }))
-            }
-        };
-        self.file_start = self.at;
-        self.at += skipped;
-        self.next_file += 1;
-        Ok(batches)
-    }
-
-    fn advance(&mut self) -> Result<Option<TableBatch>, TableError> {
-        while self.at < self.rows.end {
-            let Some(batches) = &mut self.current else {
-                self.skip_files();
-                if self.next_file == self.table.files.len() {
-                    return Ok(None);
-                }
-                self.current = Some(self.open_next()?);
-                continue;
-            };
-            match batches.next().transpose()? {
-                None => self.current = None,
-                Some(FileBatch { batch, rejected }) => {
-                    let first_row = self.at;
-                    self.at += batch.num_rows() as u64;
-                    return Ok(Some(TableBatch {
-                        batch,
-                        first_row,
-                        file: self.next_file - 1,
-                        row_in_file: first_row - self.file_start,
-                        rejected,
-                        table: self.table.clone(),
-                    }));
-                }
-            }
-        }
-        Ok(None)
-    }
-}
-
-impl Iterator for TableReader {
-    type Item = Result<TableBatch, TableError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
-            return None;
-        }
-        let batch = self.advance();
-        self.failed = batch.is_err();
-        batch.transpose()
     }
 }

@@ -1,12 +1,13 @@
 //! Delimited text as Arrow batches: every column is text, encoders parse it.
 
 use crate::error::TableError;
+use crate::identity::SourceFile;
 use crate::records::{Position, Records, split_fields};
 use crate::spec::{Dialect, Encoding};
 use arrow_array::builder::{ArrayBuilder, StringBuilder};
 use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray};
 use arrow_schema::SchemaRef;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Rows of a file.
@@ -70,9 +71,9 @@ pub fn skip_rows(records: &mut Records, rows: u64, counted: Option<&Counted>) ->
 }
 
 /// Opens a delimited file behind its header: the column names and the records.
-pub fn open(path: &Path, encoding: Encoding, dialect: &Dialect) -> Result<(Vec<String>, Records), TableError> {
-    let mut records = Records::open(path, encoding, &dialect.delimiter, dialect.quote)?;
-    let header = |reason: &str| TableError::Header { path: path.to_path_buf(), reason: reason.to_string() };
+pub fn open(source: &SourceFile, encoding: Encoding, dialect: &Dialect) -> Result<(Vec<String>, Records), TableError> {
+    let mut records = Records::open(source, encoding, &dialect.delimiter, dialect.quote)?;
+    let header = |reason: &str| TableError::Header { path: source.path().to_path_buf(), reason: reason.to_string() };
     let names = match &dialect.names {
         Some(names) => names.clone(),
         None => {
@@ -115,7 +116,10 @@ impl TextReader {
     fn read_batch(&mut self) -> Result<Option<FileBatch>, TableError> {
         let Self { records, path, dialect, schema, slots, batch_rows, batch_bytes, left, lenient } = self;
         let wanted = (*batch_rows as u64).min(*left);
-        let mut builders: Vec<StringBuilder> = schema.fields().iter().map(|_| StringBuilder::new()).collect();
+        // Of many columns, each begins small.
+        let first = (1 << 20) / schema.fields().len().max(1 << 10);
+        let mut builders: Vec<StringBuilder> =
+            schema.fields().iter().map(|_| StringBuilder::with_capacity(first, first)).collect();
         let mut scratch = String::new();
         let (mut rows, mut bytes) = (0, 0);
         let mut rejected = Vec::new();

@@ -158,14 +158,16 @@ fn tables(config: &Config, findings: &mut Vec<Finding>) -> Option<Rows> {
 
 fn table(name: &'static str, source: &TableSpec, findings: &mut Vec<Finding>) -> Option<u64> {
     const CHECK: &str = "table";
-    match Table::open(name, source).and_then(|table| Ok((table.rows()?, table.paths().len(), table.bytes()))) {
-        Ok((0, ..)) => {
+    match Table::open(name, source).and_then(|table| Ok((table.rows()?, table))) {
+        Ok((0, _)) => {
             let found = format!("{name}: no rows in {}", source.pattern());
             findings.push(Finding::problem(CHECK, found, "look at the job that writes it"));
             None
         }
-        Ok((rows, files, bytes)) => {
-            findings.push(Finding::ok(CHECK, format!("{name}: {rows} rows in {files} files, {}", mib(bytes))));
+        Ok((rows, table)) => {
+            let (files, size, skipped) = (table.paths().len(), mib(table.bytes()), table.skipped());
+            let skipped = if skipped > 0 { format!(", {skipped} skipped by name") } else { String::new() };
+            findings.push(Finding::ok(CHECK, format!("{name}: {rows} rows in {files} files, {size}{skipped}")));
             Some(rows)
         }
         Err(error) => {

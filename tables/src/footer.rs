@@ -1,0 +1,206 @@
+//! Footers of Parquet files: rows and columns, what is not read, and what is text.
+//!
+//! Text is a column of byte arrays without an annotation, or with one of text. Where an annotation says UTF-8 the
+//! decoder checks it; elsewhere it does not, so such a column is read as bytes that [`crate::text`] checks.
+
+use crate::error::TableError;
+use crate::identity::SourceFile;
+use crate::records::io_error;
+use arrow_schema::{DataType, Field};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::basic::{Compression, ConvertedType, Type as Physical};
+use parquet::errors::{ParquetError, Result as ParquetResult};
+use parquet::file::metadata::{FileMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
+use parquet::schema::types::{SchemaDescriptor, Type, TypePtr};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use twotower_artifacts::file_chunks::{FileChunks, LARGEST_PAGE, Trouble};
+use twotower_artifacts::guard;
+
+/// No file has more rows, so that rows of files can be added up.
+const MOST_ROWS: u64 = 1 << 48;
+
+/// Reads a file's footer.
+///
+/// # Errors
+/// [`TableError::Parquet`], [`TableError::Unsupported`], [`TableError::Io`], [`TableError::Changed`].
+pub fn open(source: &SourceFile) -> Result<ArrowReaderMetadata, TableError> {
+    let path = source.path();
+    let chunks = FileChunks::new(source.open()?).map_err(io_error("read", path))?;
+    let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Skip);
+    let loaded = guard::guarded(|| ArrowReaderMetadata::load(&chunks, options));
+    loaded.map_err(|e| failed(path, chunks.troubles().first(), e))
+}
+
+/// Rows and columns of a file.
+///
+/// # Errors
+/// As [`open`].
+pub fn inspect(source: &SourceFile) -> Result<(u64, Vec<(String, DataType)>), TableError> {
+    let metadata = open(source)?;
+    let footer = metadata.metadata();
+    let rows = footer.file_metadata().num_rows();
+    let groups = footer.row_groups().iter().try_fold(0i64, |sum, group| sum.checked_add(group.num_rows()));
+    let sensible = u64::try_from(rows).ok().filter(|n| *n <= MOST_ROWS && groups == Some(rows));
+    let rows = sensible.ok_or_else(|| {
+        let groups = groups.map_or("too many".into(), |sum| sum.to_string());
+        let reason = format!("a footer of {rows} rows, its row groups have {groups}");
+        failed(source.path(), None, ParquetError::General(reason))
+    })?;
+    let columns = metadata.schema().fields().iter().map(|f| (f.name().clone(), plain_type(f.data_type())));
+    Ok((rows, columns.collect()))
+}
+
+/// The type under which a column is offered: text is `Utf8`, lists are `List`, whatever their layout on disk.
+pub fn plain_type(found: &DataType) -> DataType {
+    of_text(found, &DataType::Utf8)
+}
+
+/// The type under which a column's bytes are read, to be made text: as [`plain_type`], with `Binary` for text.
+pub fn bytes_type(found: &DataType) -> DataType {
+    of_text(found, &DataType::Binary)
+}
+
+/// A type with `text` in place of every kind of text and bytes.
+fn of_text(found: &DataType, text: &DataType) -> DataType {
+    let element = |f: &Field| Arc::new(f.clone().with_data_type(of_text(f.data_type(), text)));
+    match found {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => text.clone(),
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => text.clone(),
+        DataType::Dictionary(_, values) => of_text(values, text),
+        DataType::List(f) | DataType::LargeList(f) | DataType::ListView(f) | DataType::LargeListView(f) => {
+            DataType::List(element(f))
+        }
+        DataType::FixedSizeList(f, width) => DataType::FixedSizeList(element(f), *width),
+        other => other.clone(),
+    }
+}
+
+/// Whether a column is text, or a list of it.
+pub fn is_text(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Utf8 => true,
+        DataType::List(f) | DataType::FixedSizeList(f, _) => is_text(f.data_type()),
+        _ => false,
+    }
+}
+
+/// Whether the decoder checks that a leaf column's bytes are UTF-8.
+pub fn is_checked(metadata: &ParquetMetaData, leaf: usize) -> bool {
+    metadata.file_metadata().schema_descr().column(leaf).converted_type() == ConvertedType::UTF8
+}
+
+/// A footer that says of the columns `roots` nothing but that they hold bytes.
+///
+/// # Errors
+/// A schema that cannot be built.
+pub fn as_bytes(metadata: &ParquetMetaData, roots: impl Fn(usize) -> bool) -> ParquetResult<ParquetMetaData> {
+    let about = metadata.file_metadata();
+    let schema = about.schema_descr().root_schema();
+    let fields = schema.get_fields().iter().enumerate().map(|(root, field)| match roots(root) {
+        true => without_text(field),
+        false => Ok(field.clone()),
+    });
+    let fields = fields.collect::<ParquetResult<Vec<_>>>()?;
+    let schema = Type::group_type_builder(schema.name()).with_fields(fields).build()?;
+    let about = FileMetaData::new(
+        about.version(),
+        about.num_rows(),
+        about.created_by().map(str::to_string),
+        about.key_value_metadata().cloned(),
+        Arc::new(SchemaDescriptor::new(Arc::new(schema))),
+        about.column_orders().cloned(),
+    );
+    Ok(ParquetMetaData::new(about, metadata.row_groups().to_vec()))
+}
+
+/// The same column, its byte arrays without annotations.
+fn without_text(field: &TypePtr) -> ParquetResult<TypePtr> {
+    let info = field.get_basic_info();
+    let id = info.has_id().then(|| info.id());
+    let built = match field.as_ref() {
+        Type::PrimitiveType { physical_type: Physical::BYTE_ARRAY, .. } => {
+            Type::primitive_type_builder(field.name(), Physical::BYTE_ARRAY)
+                .with_repetition(info.repetition())
+                .with_id(id)
+                .build()?
+        }
+        Type::PrimitiveType { .. } => return Ok(field.clone()),
+        Type::GroupType { fields, .. } => Type::group_type_builder(field.name())
+            .with_repetition(info.repetition())
+            .with_converted_type(info.converted_type())
+            .with_logical_type(info.logical_type_ref().cloned())
+            .with_fields(fields.iter().map(without_text).collect::<ParquetResult<_>>()?)
+            .with_id(id)
+            .build()?,
+    };
+    Ok(Arc::new(built))
+}
+
+/// Refuses columns whose compression is not read.
+///
+/// # Errors
+/// [`TableError::Unsupported`].
+pub fn refuse_codecs(path: &Path, metadata: &ParquetMetaData, leaf: impl Fn(usize) -> bool) -> Result<(), TableError> {
+    for group in metadata.row_groups() {
+        for (number, chunk) in group.columns().iter().enumerate().filter(|(number, _)| leaf(*number)) {
+            let name = match chunk.compression() {
+                Compression::BROTLI(_) => "brotli",
+                Compression::LZO => "LZO",
+                Compression::UNCOMPRESSED
+                | Compression::SNAPPY
+                | Compression::GZIP(_)
+                | Compression::LZ4
+                | Compression::LZ4_RAW
+                | Compression::ZSTD(_) => continue,
+            };
+            let column = metadata.file_metadata().schema_descr().column(number).path().string();
+            let reason = format!(
+                "column `{column}` is compressed by {name}, which is not read; write the file with snappy, zstd, lz4, gzip, or uncompressed"
+            );
+            return Err(TableError::Unsupported { path: path.to_path_buf(), reason });
+        }
+    }
+    Ok(())
+}
+
+/// What a failure of the Parquet reader means.
+pub fn failed(path: &Path, trouble: Option<Trouble>, error: ParquetError) -> TableError {
+    let unsupported = |reason: String| TableError::Unsupported { path: path.to_path_buf(), reason };
+    match trouble {
+        Some(Trouble::System(code)) => io_error("read", path)(io::Error::from_raw_os_error(code)),
+        Some(Trouble::Page { at, bytes }) => unsupported(format!(
+            "the page at byte {at} has {bytes} bytes, expected at most {LARGEST_PAGE}, since a page is held in memory; write the file with smaller pages or values, or leave the column out"
+        )),
+        None if is_encrypted(path) => unsupported("the file is encrypted, which is not read; decrypt it first".into()),
+        None => TableError::Parquet { path: path.to_path_buf(), source: error },
+    }
+}
+
+/// Whether a file that could not be read is encrypted: all of it, or only columns, and then its footer is signed.
+fn is_encrypted(path: &Path) -> bool {
+    const SIGNATURE: usize = 28;
+    const MOST: u64 = 64 << 20;
+    let read = || -> io::Result<bool> {
+        let file = File::open(path)?;
+        let bytes = file.metadata()?.len();
+        let mut tail = [0; 8];
+        file.read_exact_at(&mut tail, bytes.saturating_sub(8))?;
+        if tail.ends_with(b"PARE") {
+            return Ok(true);
+        }
+        let length = u64::from(u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]));
+        if !tail.ends_with(b"PAR1") || length > MOST || length + 8 > bytes || length <= SIGNATURE as u64 {
+            return Ok(false);
+        }
+        let mut footer = vec![0; length as usize];
+        file.read_exact_at(&mut footer, bytes - 8 - length)?;
+        // A footer that is whole without its last bytes has a signature there.
+        footer.truncate(footer.len() - SIGNATURE);
+        Ok(guard::guarded(|| ParquetMetaDataReader::decode_metadata(&footer).map(drop)).is_ok())
+    };
+    read().unwrap_or(false)
+}

@@ -1,0 +1,232 @@
+//! The files of a table as they were when it was opened: found again at every reading, and fingerprinted.
+//!
+//! A table is read several times, by path. Each time the file is opened it is compared with what it was, and once more
+//! when its last row has been read. So rows of one file never meet rows of the one that replaced it.
+
+use crate::error::TableError;
+use crate::records::io_error;
+use crate::spec::FingerprintKind;
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use twotower_artifacts::Fingerprint;
+
+/// A table up to this size is hashed whole by a quick fingerprint.
+const SMALL_TABLE: u64 = 64 << 20;
+/// How much of either end of a file of a larger table goes into a quick fingerprint.
+const END_BYTES: u64 = 64 << 10;
+/// Pieces between the ends of such a file that go into it, and the size of each.
+const PIECES: u64 = 16;
+const PIECE_BYTES: u64 = 4 << 10;
+/// Bytes hashed at a time.
+const BUFFER_BYTES: usize = 128 << 10;
+
+/// Seconds and nanoseconds since 1970.
+type Time = (i64, i64);
+
+/// What tells a file from its successors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    bytes: u64,
+    /// When its content was changed, which a program may set.
+    modified: Time,
+    /// When its content, name or attributes were changed, which no program may set.
+    changed: Time,
+    /// Device and inode. File systems in user space may number a file anew from time to time.
+    place: (u64, u64),
+}
+
+impl Identity {
+    fn of(about: &Metadata) -> Self {
+        Self {
+            bytes: about.len(),
+            modified: (about.mtime(), about.mtime_nsec()),
+            changed: (about.ctime(), about.ctime_nsec()),
+            place: (about.dev(), about.ino()),
+        }
+    }
+}
+
+/// A file of a table as it was when the table was opened.
+#[derive(Debug)]
+pub struct SourceFile {
+    path: PathBuf,
+    identity: Identity,
+    /// What its fingerprint says of its content.
+    content: Option<Content>,
+}
+
+/// A hash of all or some of a file's content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Content {
+    whole: bool,
+    hash: blake3::Hash,
+}
+
+impl SourceFile {
+    /// The file at a path.
+    ///
+    /// # Errors
+    /// [`TableError::Source`] for what is no file; [`TableError::Io`].
+    pub fn find(path: PathBuf) -> Result<Self, TableError> {
+        let about = fs::metadata(&path).map_err(io_error("read", &path))?;
+        refuse_special(&path, &about)?;
+        Ok(Self { identity: Identity::of(&about), path, content: None })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its size.
+    pub fn bytes(&self) -> u64 {
+        self.identity.bytes
+    }
+
+    /// Device and inode, if the file system numbers its files.
+    pub fn place(&self) -> Option<(u64, u64)> {
+        Some(self.identity.place).filter(|(_, inode)| *inode != 0)
+    }
+
+    /// Opens the file, if it is still what it was.
+    ///
+    /// # Errors
+    /// [`TableError::Changed`], [`TableError::Io`].
+    pub fn open(&self) -> Result<File, TableError> {
+        // What is no file by now might never open.
+        self.check()?;
+        let file = self.open_path()?;
+        self.compare(&file.metadata().map_err(io_error("read", &self.path))?)?;
+        Ok(file)
+    }
+
+    fn open_path(&self) -> Result<File, TableError> {
+        File::open(&self.path).map_err(io_error("open", &self.path))
+    }
+
+    /// Checks that the path still names the file it named, unchanged.
+    ///
+    /// # Errors
+    /// [`TableError::Changed`], [`TableError::Io`].
+    pub fn check(&self) -> Result<(), TableError> {
+        match fs::metadata(&self.path) {
+            Ok(about) => self.compare(&about),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(self.changed("it is not there any more".into())),
+            Err(e) => Err(io_error("read", &self.path)(e)),
+        }
+    }
+
+    fn compare(&self, about: &Metadata) -> Result<(), TableError> {
+        refuse_special(&self.path, about)?;
+        let (was, is) = (self.identity, Identity::of(about));
+        if was.bytes != is.bytes {
+            return Err(self.changed(format!("it had {} bytes and has {}", was.bytes, is.bytes)));
+        }
+        if was.modified != is.modified {
+            return Err(self.changed("it was written to, or replaced".into()));
+        }
+        if was.changed != is.changed {
+            return Err(self.changed("it was written to, replaced, renamed, linked, or its permissions changed".into()));
+        }
+        // Another number alone may be the file system's doing.
+        if was.place != is.place && self.content != self.content.map(|c| self.content(c.whole)).transpose()? {
+            return Err(self.changed("another file has its name".into()));
+        }
+        Ok(())
+    }
+
+    fn changed(&self, reason: String) -> TableError {
+        TableError::Changed { path: self.path.clone(), reason }
+    }
+
+    /// Fingerprint of name, size and content, for a table of `table_bytes` in all. `folders` are the names of its
+    /// partition folders, whose values are read as columns.
+    ///
+    /// # Errors
+    /// As [`SourceFile::open`].
+    pub fn fingerprint(
+        &mut self,
+        kind: FingerprintKind,
+        table_bytes: u64,
+        folders: &[u8],
+    ) -> Result<Fingerprint, TableError> {
+        let Identity { bytes, modified, .. } = self.identity;
+        let content = self.content(kind == FingerprintKind::Content || table_bytes <= SMALL_TABLE)?;
+        self.content = Some(content);
+        self.check()?;
+        let times = match kind {
+            FingerprintKind::Quick => [modified.0.to_le_bytes(), modified.1.to_le_bytes()].concat(),
+            FingerprintKind::Content => Vec::new(),
+        };
+        Ok(Fingerprint::of_parts([
+            ("name", self.path.file_name().unwrap_or_default().as_encoded_bytes()),
+            ("folders", folders),
+            ("size", &bytes.to_le_bytes()),
+            ("changed", &times),
+            ("content", content.hash.as_bytes()),
+        ]))
+    }
+
+    /// The hash of the file's content, all of it or some pieces.
+    fn content(&self, whole: bool) -> Result<Content, TableError> {
+        let failed = || io_error("read", &self.path);
+        let mut file = self.open_path()?;
+        let mut hasher = blake3::Hasher::new();
+        if whole {
+            hash(&mut file, u64::MAX, &mut hasher).map_err(failed())?;
+        } else {
+            for (at, length) in pieces(self.identity.bytes) {
+                file.seek(SeekFrom::Start(at)).map_err(failed())?;
+                hash(&mut file, length, &mut hasher).map_err(failed())?;
+            }
+        }
+        Ok(Content { whole, hash: hasher.finalize() })
+    }
+}
+
+/// The stretches of a file of a large table that a quick fingerprint looks at.
+fn pieces(bytes: u64) -> impl Iterator<Item = (u64, u64)> {
+    let ends = [(0, END_BYTES), (bytes.saturating_sub(END_BYTES), END_BYTES)];
+    let between = (1..=PIECES).map(move |piece| (bytes / (PIECES + 1) * piece, PIECE_BYTES));
+    ends.into_iter().chain(between)
+}
+
+/// Hashes up to `length` bytes of what comes next.
+fn hash(file: &mut File, length: u64, hasher: &mut blake3::Hasher) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER_BYTES.min(usize::try_from(length).unwrap_or(BUFFER_BYTES))];
+    let mut left = file.take(length);
+    loop {
+        match left.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(n) => _ = hasher.update(&buffer[..n]),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Refuses what is no file: a FIFO can be read only once, and may never end.
+fn refuse_special(path: &Path, about: &Metadata) -> Result<(), TableError> {
+    match what(about) {
+        None => Ok(()),
+        Some(found) => {
+            let reason = format!("is {found}, expected a file, since tables are read more than once");
+            Err(TableError::Source { path: path.to_path_buf(), reason })
+        }
+    }
+}
+
+/// What a path names that is no file.
+pub fn what(about: &Metadata) -> Option<&'static str> {
+    let kind = about.file_type();
+    match () {
+        () if kind.is_file() => None,
+        () if kind.is_dir() => Some("a folder"),
+        () if kind.is_fifo() => Some("a FIFO"),
+        () if kind.is_socket() => Some("a socket"),
+        () if kind.is_block_device() || kind.is_char_device() => Some("a device"),
+        () => Some("neither a file nor a folder"),
+    }
+}
