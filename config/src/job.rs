@@ -12,7 +12,7 @@ use twotower_index::IndexConfig;
 use twotower_models::engine::EngineKind;
 use twotower_models::model::ModelConfig;
 use twotower_models::train::TrainConfig;
-use twotower_tables::{FingerprintKind, TableSpec};
+use twotower_tables::{FingerprintKind, SeenFiles, TableSpec};
 
 /// A whole job. Every section but `tables` and `features` has defaults.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -416,14 +416,14 @@ impl Config {
     }
 
     fn resolve(&mut self, base: &Path) {
-        let recall = &mut self.recall;
+        let (recall, fingerprint, seen) = (&mut self.recall, self.tables.fingerprint, SeenFiles::default());
         [&mut self.tables.users.source, &mut self.tables.items.source, &mut self.tables.interactions.source]
             .into_iter()
             .chain(recall.allow.as_mut().map(|t| &mut t.source))
             .chain(recall.deny.as_mut().map(|t| &mut t.source))
             .chain(recall.exclusions.as_mut().map(|t| &mut t.source))
             .for_each(|source| {
-                *source = TableSpec { fingerprint: self.tables.fingerprint, ..source.resolve(base) };
+                *source = TableSpec { fingerprint, seen: Some(seen.clone()), ..source.resolve(base) };
             });
         for feature in self.features.user.iter_mut().chain(&mut self.features.item) {
             if let FeatureSpec::Vector(vector) = feature

@@ -85,7 +85,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
         // Another format than the job's table has: its settings would not fit.
         match (Format::of_path(path.as_ref()), own.format.or_else(|| Format::of_path(own.pattern().as_ref()))) {
             (Some(given), Some(known)) if given != known => {
-                TableSpec { fingerprint: own.fingerprint, ..TableSpec::new(path) }
+                TableSpec { fingerprint: own.fingerprint, seen: own.seen.clone(), ..TableSpec::new(path) }
             }
             _ => own.at(path),
         }

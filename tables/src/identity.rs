@@ -6,10 +6,12 @@
 use crate::error::TableError;
 use crate::records::io_error;
 use crate::spec::FingerprintKind;
+use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use twotower_artifacts::Fingerprint;
 
 /// A table up to this size is hashed whole by a quick fingerprint.
@@ -55,7 +57,63 @@ pub struct SourceFile {
     identity: Identity,
     /// What its fingerprint says of its content.
     content: Option<Content>,
+    print: Option<Fingerprint>,
 }
+
+/// The files that each table of a job was first read from, so that a later stage finds them as they were; shared by
+/// all its clones.
+#[derive(Clone, Default)]
+pub struct SeenFiles(Arc<Mutex<HashMap<String, Vec<Arc<SourceFile>>>>>);
+
+impl SeenFiles {
+    /// The files that a table, known by its paths, was first read from, if it was; `found` are those it has now.
+    ///
+    /// # Errors
+    /// [`TableError::Changed`] when they are not the same.
+    pub fn first<'f>(
+        &self,
+        table: &str,
+        found: impl Iterator<Item = &'f Path>,
+    ) -> Result<Option<Vec<Arc<SourceFile>>>, TableError> {
+        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(table).cloned();
+        let Some(seen) = seen else { return Ok(None) };
+        let mut found = found.fuse();
+        for file in &seen {
+            file.check()?;
+            match found.next() {
+                Some(path) if path == file.path() => {}
+                Some(path) if path < file.path() => return Err(added(path)),
+                _ => return Err(file.changed("the path of the table does not lead to it any more".into())),
+            }
+        }
+        found.next().map_or(Ok(Some(seen)), |path| Err(added(path)))
+    }
+
+    /// Notes the files that a table was read from.
+    pub fn note(&self, table: String, files: Vec<Arc<SourceFile>>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(table).or_insert(files);
+    }
+}
+
+fn added(path: &Path) -> TableError {
+    let reason = "it was not there when the table was read first".to_string();
+    TableError::Changed { path: path.to_path_buf(), reason }
+}
+
+impl std::fmt::Debug for SeenFiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SeenFiles")
+    }
+}
+
+/// What has been read is no setting: any two are the same.
+impl PartialEq for SeenFiles {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for SeenFiles {}
 
 /// A hash of all or some of a file's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +130,7 @@ impl SourceFile {
     pub fn find(path: PathBuf) -> Result<Self, TableError> {
         let about = fs::metadata(&path).map_err(io_error("read", &path))?;
         refuse_special(&path, &about)?;
-        Ok(Self { identity: Identity::of(&about), path, content: None })
+        Ok(Self { identity: Identity::of(&about), path, content: None, print: None })
     }
 
     /// Where it is.
@@ -141,17 +199,17 @@ impl SourceFile {
         TableError::Changed { path: self.path.clone(), reason }
     }
 
-    /// Fingerprint of name, size and content, for a table of `table_bytes` in all. `folders` are the names of its
+    /// Its fingerprint, once that is [made](SourceFile::fingerprint).
+    pub fn print(&self) -> Option<&Fingerprint> {
+        self.print.as_ref()
+    }
+
+    /// Makes the fingerprint of name, size and content, for a table of `table_bytes` in all. `folders` are the names of its
     /// partition folders, whose values are read as columns.
     ///
     /// # Errors
     /// As [`SourceFile::open`].
-    pub fn fingerprint(
-        &mut self,
-        kind: FingerprintKind,
-        table_bytes: u64,
-        folders: &[u8],
-    ) -> Result<Fingerprint, TableError> {
+    pub fn fingerprint(&mut self, kind: FingerprintKind, table_bytes: u64, folders: &[u8]) -> Result<(), TableError> {
         let Identity { bytes, modified, .. } = self.identity;
         let content = self.content(kind == FingerprintKind::Content || table_bytes <= SMALL_TABLE)?;
         self.content = Some(content);
@@ -160,13 +218,14 @@ impl SourceFile {
             FingerprintKind::Quick => [modified.0.to_le_bytes(), modified.1.to_le_bytes()].concat(),
             FingerprintKind::Content => Vec::new(),
         };
-        Ok(Fingerprint::of_parts([
+        self.print = Some(Fingerprint::of_parts([
             ("name", self.path.file_name().unwrap_or_default().as_encoded_bytes()),
             ("folders", folders),
             ("size", &bytes.to_le_bytes()),
             ("changed", &times),
             ("content", content.hash.as_bytes()),
-        ]))
+        ]));
+        Ok(())
     }
 
     /// The hash of the file's content, all of it or some pieces.

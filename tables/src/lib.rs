@@ -21,6 +21,7 @@ mod text_file;
 
 pub use columns::{id_array_as, id_column, id_column_as, id_kind};
 pub use error::TableError;
+pub use identity::SeenFiles;
 pub use nearest::nearest;
 pub use parts::{TablePart, TableParts};
 pub use reader::TableReader;

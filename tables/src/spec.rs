@@ -1,6 +1,7 @@
 //! What a configuration says about a table.
 
 use crate::error::TableError;
+use crate::identity::SeenFiles;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -101,6 +102,9 @@ pub struct TableSpec {
     /// What its fingerprint covers; a setting of the whole job.
     #[serde(skip)]
     pub fingerprint: FingerprintKind,
+    /// What the tables of the job were read from so far; none for a table that may change between two readings.
+    #[serde(skip)]
+    pub seen: Option<SeenFiles>,
     /// By default from the extension.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
@@ -148,6 +152,7 @@ impl TableSpec {
             path: OneOrMany::One(path.into()),
             base: PathBuf::new(),
             fingerprint: FingerprintKind::default(),
+            seen: None,
             format: None,
             delimiter: None,
             encoding: Encoding::Utf8,

@@ -7,7 +7,7 @@ use crate::identity::SourceFile;
 use crate::json_file;
 use crate::nearest::nearest;
 use crate::parquet_table::{self, BatchSize};
-use crate::partitions::{Partition, typed};
+use crate::partitions::{Folders, Partition, typed};
 use crate::parts::TableParts;
 use crate::reader::TableReader;
 use crate::spec::{Dialect, Format, OneOrMany, TableSpec};
@@ -192,14 +192,11 @@ impl Table {
             spec.refuse_text_settings(name, format)?;
         }
         let (sources, folders): (Vec<SourceFile>, Vec<_>) = found.into_iter().unzip();
-        let table_bytes = sources.iter().map(SourceFile::bytes).sum();
-        let names_of_folders = folders.iter().map(|folders| format!("{folders:?}")).collect::<Vec<_>>();
+        let sources = sources_of(spec, sources, &folders)?;
         let mut files = Vec::with_capacity(sources.len());
-        let mut prints = Vec::with_capacity(sources.len());
         let mut json_columns = Vec::new();
-        let named = sources.into_iter().zip(typed(folders)).zip(names_of_folders);
-        for ((mut source, partitions), folders) in named {
-            prints.push(source.fingerprint(spec.fingerprint, table_bytes, folders.as_bytes())?);
+        for (source, partitions) in sources.iter().zip(typed(folders)) {
+            let source = source.clone();
             let (footer_rows, columns) = match &layout {
                 Layout::Parquet => {
                     let (rows, columns) = footer::inspect(&source)?;
@@ -216,7 +213,6 @@ impl Table {
             };
             source.check()?;
             let columns = Columns::new(source.path(), columns)?;
-            let source = Arc::new(source);
             files.push(TableFile { source, columns, own: 0, partitions, footer_rows, counted: OnceLock::new() });
         }
         for file in &mut files {
@@ -227,10 +223,13 @@ impl Table {
             file.own = file.columns.all.len();
             file.columns.extend(&file.partitions);
         }
-        let shown = TableSpec { path: OneOrMany::Many(Vec::new()), base: PathBuf::new(), ..spec.clone() };
+        let shown = TableSpec { path: OneOrMany::Many(Vec::new()), base: PathBuf::new(), seen: None, ..spec.clone() };
         let settings = format!("{shown:?}");
-        let parts = prints.iter().map(|p| ("file", p.as_str().as_bytes()));
+        let parts = sources.iter().filter_map(|source| Some(("file", source.print()?.as_str().as_bytes())));
         let fingerprint = Fingerprint::of_parts(parts.chain([("settings", settings.as_bytes())]));
+        if let Some(seen) = &spec.seen {
+            seen.note(spec.pattern(), sources);
+        }
         let (name, spec, opened, learnt) = (name.to_string(), spec.clone(), Mutex::default(), Default::default());
         let inner = Inner { name, spec, format: layout, files, skipped, fingerprint, opened, learnt };
         Ok(Self { inner: Arc::new(inner), lenient: false })
@@ -388,6 +387,24 @@ impl Table {
         let schema = Arc::new(Schema::new(fields));
         Ok(TableReader::new(self.inner.clone(), self.lenient, schema, columns, rows, size))
     }
+}
+
+/// The files of a table with their fingerprints: those it was first read from, if the job has read it before.
+fn sources_of(
+    spec: &TableSpec,
+    mut found: Vec<SourceFile>,
+    folders: &[Folders],
+) -> Result<Vec<Arc<SourceFile>>, TableError> {
+    if let Some(seen) = &spec.seen
+        && let Some(first) = seen.first(&spec.pattern(), found.iter().map(SourceFile::path))?
+    {
+        return Ok(first);
+    }
+    let table_bytes = found.iter().map(SourceFile::bytes).sum();
+    for (source, folders) in found.iter_mut().zip(folders) {
+        source.fingerprint(spec.fingerprint, table_bytes, format!("{folders:?}").as_bytes())?;
+    }
+    Ok(found.into_iter().map(Arc::new).collect())
 }
 
 impl Inner {

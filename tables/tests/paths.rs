@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
 use twotower_artifacts::Category;
-use twotower_tables::{FingerprintKind, OneOrMany, ReadOptions, Table, TableError, TableReader, TableSpec};
+use twotower_tables::{FingerprintKind, OneOrMany, ReadOptions, SeenFiles, Table, TableError, TableReader, TableSpec};
 
 /// A folder with files, written by name: `v` and the values.
 fn folder(files: &[(&str, &str)]) -> TempDir {
@@ -412,6 +412,30 @@ fn a_file_that_changes_while_it_is_read_ends_the_reading() {
                 assert!(rows(&table, &["v"]).is_err(), "{format}: {name}");
             }
         }
+    }
+}
+
+#[test]
+fn the_tables_of_a_job_stay_what_they_were_when_they_were_first_read() {
+    type Change = (&'static str, fn(&Path));
+    let changes: [Change; 4] = [
+        ("c.csv", |o| write(&o.join("c.csv"), "5")),
+        ("0.csv", |o| write(&o.join("0.csv"), "5")),
+        ("b.csv", |o| fs::remove_file(o.join("b.csv")).unwrap()),
+        ("a.csv", |o| write(&o.join("a.csv"), "6 7")),
+    ];
+    for (name, change) in changes {
+        let dir = folder(&[("o/a.csv", "1 2"), ("o/b.csv", "4")]);
+        let spec = TableSpec { seen: Some(SeenFiles::default()), ..TableSpec::new("o").resolve(dir.path()) };
+        let first = Table::open("t", &spec).unwrap().fingerprint();
+        let again = Table::open("t", &spec.clone()).unwrap();
+        assert_eq!((again.fingerprint(), rows(&again, &["v"]).unwrap().len()), (first, 3));
+        std::thread::sleep(Duration::from_millis(20));
+        change(&dir.path().join("o"));
+        let error = Table::open("t", &spec).unwrap_err();
+        assert!(matches!(&error, TableError::Changed { path, .. } if path.ends_with(name)), "{name}: {error}");
+        // Another job reads what is there.
+        Table::open("t", &TableSpec { seen: Some(SeenFiles::default()), ..spec }).unwrap();
     }
 }
 
