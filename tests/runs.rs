@@ -143,6 +143,98 @@ fn prune_removes_old_runs_but_none_that_is_published_in_use_incomplete_or_not_a_
     job.refused("runs prune", 2, &["--keep"]);
 }
 
+/// Sets what a run's gates say about when they were asked.
+fn checked(job: &Job, run: &str, at: u64, sequence: Option<u64>) {
+    job.change(&format!("runs/{run}/gates/manifest.json"), |manifest| {
+        manifest["details"]["checked at"] = at.into();
+        let details = manifest["details"].as_object_mut().unwrap();
+        match sequence {
+            Some(sequence) => details.insert("sequence".into(), sequence.into()),
+            None => details.remove("sequence"),
+        };
+    });
+}
+
+#[test]
+fn prune_goes_by_what_runs_say_and_not_by_a_clock_that_was_ahead() {
+    const FUTURE: u64 = 1_900_000_000;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let order = |job: &Job| -> Vec<String> {
+        let runs = job.json("runs list")["runs"].as_array().unwrap().clone();
+        runs.iter().map(|run| run["name"].as_str().unwrap().to_string()).collect()
+    };
+    // `b` was made while the clock stood in 2030; `c`, after it, is the newest all the same.
+    let job = nights().copy("runs-future");
+    assert_eq!(order(&job), ["a", "b", "c", "d"]);
+    checked(&job, "b", FUTURE, Some(2));
+    assert_eq!(order(&job), ["a", "b", "c", "d"]);
+    let gone = job.json("runs prune --keep 1");
+    assert_eq!((pruned(&gone, "removed"), pruned(&gone, "left")), (vec!["a".into(), "b".into()], Vec::<String>::new()));
+    assert_eq!(names(&job), ["c", "d", "latest"]);
+
+    // Runs of earlier versions say no sequence: one that says a time ahead of now is no measure, and is left.
+    let job = nights().copy("runs-future-first");
+    for (run, at) in [("a", now - 300), ("b", FUTURE), ("c", now - 100), ("d", now - 50)] {
+        checked(&job, run, at, None);
+    }
+    assert_eq!(order(&job), ["b", "a", "c", "d"]);
+    let gone = job.json("runs prune --keep 1");
+    assert_eq!((pruned(&gone, "removed"), pruned(&gone, "left")), (vec!["a".into()], vec!["b".into()]));
+    assert!(gone["left"][0]["reason"].as_str().unwrap().contains("ahead of the clock"), "{gone}");
+    // Asked again, it has its place: it is the newest now.
+    job.ok("publish --run runs/b --force --quiet");
+    assert_eq!(order(&job), ["c", "d", "b"]);
+
+    // A run that was brought here with a sequence of its own is not taken for newer than later nights.
+    let job = nights().copy("runs-brought");
+    checked(&job, "a", now - 100_000, Some(500));
+    let gone = job.json("runs prune --keep 1");
+    assert_eq!(pruned(&gone, "removed"), Vec::<String>::new());
+    assert_eq!(pruned(&gone, "left"), ["b", "c", "d"]);
+    assert_eq!(job.latest(), "c");
+    // A complete run that was not checked yet is no older than its results.
+    let job = nights().copy("runs-unchecked");
+    std::fs::remove_file(job.path("runs/b/gates/manifest.json")).unwrap();
+    let newest = File::open(job.path("runs/b/recall/part-00000-of-00001.parquet")).unwrap();
+    newest.set_modified(std::time::SystemTime::now()).unwrap();
+    assert_eq!(pruned(&job.json("runs prune --keep 1"), "removed"), ["a"]);
+}
+
+#[test]
+fn prune_deletes_nothing_but_what_stages_made() {
+    let job = nights().copy("runs-strangers");
+    for name in [".pruned-photos", ".pruned-old/encoders", ".pruned-link-target"] {
+        std::fs::create_dir_all(job.path("runs").join(name)).unwrap();
+    }
+    job.write("runs/.pruned-photos/summer.jpg", "mine");
+    job.write("runs/.pruned-old/encoders/manifest.json", "{}");
+    job.write("runs/a/recall/part-of-me.txt", "mine");
+    job.write("runs/.pruned-file", "mine");
+    std::os::unix::fs::symlink("../users.parquet", job.path("runs/b/evaluation")).unwrap();
+    std::os::unix::fs::symlink("a", job.path("runs/.pruned-link")).unwrap();
+    let report = job.json("runs prune --keep 1");
+    assert!(pruned(&report, "removed").is_empty(), "{report}");
+    let mut left = pruned(&report, "left");
+    left.sort();
+    assert_eq!(left, [".pruned-old", ".pruned-photos", "a", "b"]);
+    for name in
+        [".pruned-photos/summer.jpg", ".pruned-old/encoders/manifest.json", "a/recall/part-of-me.txt", ".pruned-file"]
+    {
+        assert!(job.path("runs").join(name).exists(), "{name}");
+    }
+    assert!(job.path("runs/b/evaluation").is_symlink() && job.path("runs/.pruned-link").is_symlink());
+    // What is in the way of a removal is left as well.
+    std::fs::remove_file(job.path("runs/b/evaluation")).unwrap();
+    std::fs::create_dir(job.path("runs/.pruned-b")).unwrap();
+    job.write("runs/.pruned-b/mine", "mine");
+    let report = job.json("runs prune --keep 1");
+    assert!(pruned(&report, "removed").is_empty() && job.path("runs/b/recall").exists(), "{report}");
+    std::fs::remove_file(job.path("runs/.pruned-b/mine")).unwrap();
+    std::fs::remove_file(job.path("runs/a/recall/part-of-me.txt")).unwrap();
+    assert_eq!(pruned(&job.json("runs prune --keep 1"), "removed"), ["a", "b"]);
+    assert_eq!(job.latest(), "c");
+}
+
 #[test]
 fn a_link_that_names_no_run_beside_it_is_no_latest() {
     let job = nights().copy("runs-strange-link");

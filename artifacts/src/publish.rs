@@ -345,7 +345,8 @@ fn temp_name(path: &Path) -> PathBuf {
     folder_of(path).join(format!(".{name}.tmp-{}-{n}", std::process::id()))
 }
 
-fn is_temp_name(name: &OsStr) -> bool {
+/// Whether a file of this name is one that is being written, or that a killed writer left.
+pub fn is_temp_name(name: &OsStr) -> bool {
     let Some((stem, tail)) = name.to_str().and_then(|n| n.rsplit_once(".tmp-")) else { return false };
     let is_number = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
     stem.starts_with('.') && tail.split_once('-').is_some_and(|(pid, n)| is_number(pid) && is_number(n))

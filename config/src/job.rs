@@ -7,7 +7,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::path::Path;
 use twotower_artifacts::{Compression, NeighbourFormat, Precision, Side};
-use twotower_encoders::{FeatureSpec, SideSpec};
+use twotower_encoders::FeatureSpec;
 use twotower_index::IndexConfig;
 use twotower_models::engine::EngineKind;
 use twotower_models::model::ModelConfig;
@@ -456,15 +456,6 @@ impl Config {
             .flat_map(|side| self.side(side).features.into_iter().map(move |f| format!("{side}.{}", f.name())))
             .collect();
         self.gates.check(names.iter().map(String::as_str))
-    }
-
-    /// The features of a side and its id column.
-    pub fn side(&self, side: Side) -> SideSpec {
-        let (table, features) = match side {
-            Side::User => (&self.tables.users, &self.features.user),
-            Side::Item => (&self.tables.items, &self.features.item),
-        };
-        SideSpec { id_column: table.id.clone(), features: features.clone() }
     }
 
     /// The table of a side.

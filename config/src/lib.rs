@@ -5,8 +5,10 @@
 mod error;
 mod gates;
 mod job;
+mod settings;
 pub mod split;
 
 pub use error::ConfigError;
 pub use gates::{Gate, GatesConfig};
 pub use job::*;
+pub use settings::*;

@@ -1,13 +1,14 @@
 //! `train` without training: an earlier run's towers on encoders that extend that run's.
 
 use crate::columns::{BATCH_BYTES, BATCH_ROWS};
+use crate::config::AdoptSettings;
 use crate::encode::encode_error;
 use crate::encoded::Encoded;
 use crate::error::PipelineError;
 use crate::run_lock::RunLock;
 use crate::side_files::{SideFiles, read_columns};
 use crate::source::Source;
-use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there};
+use crate::stage::{Context, Outcome, prepare_dir, remove_if_there};
 use crate::towers::{files, publish_tower, towers_fingerprint, verified_in};
 use crate::train::{VERIFY_ROWS, check_lineage, checkpoint_entry};
 use std::collections::BTreeMap;
@@ -31,7 +32,7 @@ pub(crate) const UNTRAINED: &str = "untrained rows";
 /// # Errors
 /// Towers of unrelated encoders or other features; towers that take sequences, since without
 /// positives there are none; those of [`publish_tower`].
-pub fn adopt_towers(context: &Context, earlier: &Path) -> Result<Outcome, PipelineError> {
+pub fn adopt_towers(context: &Context<AdoptSettings>, earlier: &Path) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
     let _step = context.step("train");
     let _unchanged = RunLock::take_source(&context.run, earlier)?;
@@ -41,13 +42,12 @@ pub fn adopt_towers(context: &Context, earlier: &Path) -> Result<Outcome, Pipeli
     let previous = verified_in("train", earlier)?;
     check_lineage(earlier, &previous, state, &encoded.manifest)?;
     let inputs = [("encoders", state.fingerprint().clone()), ("adopted towers", previous.fingerprint.clone())];
-    let mut settings = previous.config.clone();
-    let object = settings.as_object_mut().ok_or_else(|| ArtifactError::Corrupt {
+    let trained_under = previous.config.as_object().ok_or_else(|| ArtifactError::Corrupt {
         path: earlier.join(files::MANIFEST),
         reason: "its `config` is not an object".into(),
     })?;
-    object.insert("verified with".into(), serde_json::json!(context.config.infer.engine));
-    let key = StageKey::new("train", inputs, settings);
+    let trained_under = trained_under.iter().map(|(name, value)| (name.as_str(), value.clone()));
+    let key = context.key("train", inputs, trained_under);
     let dir = context.run.towers();
     let manifest_path = dir.join(files::MANIFEST);
     if !context.force
@@ -77,7 +77,7 @@ pub fn adopt_towers(context: &Context, earlier: &Path) -> Result<Outcome, Pipeli
             grown.entry(name.clone()).or_insert(added);
         }
         let sample = sample(context, &encoded, side)?;
-        let (difference, files) = publish_tower(&tower, &sample, &dir, context.config.infer.engine)?;
+        let (difference, files) = publish_tower(&tower, &sample, &dir, context.config.engine)?;
         differences.insert(side.to_string(), difference.into());
         entries.extend(files);
     }
@@ -148,10 +148,14 @@ fn extended(mut tower: Tower, schema: TowerSchema) -> Result<Tower, String> {
 }
 
 /// The first rows of a side's table, encoded.
-fn sample(context: &Context, encoded: &Encoded, side: Side) -> Result<CodeBatch, PipelineError> {
-    let (state, source) = (&encoded.state, Source::open(encoded, side, &context.config.table(side).source)?);
-    let spec = context.config.side(side);
-    let joins = SideFiles::open(context, &[side])?;
+fn sample(context: &Context<AdoptSettings>, encoded: &Encoded, side: Side) -> Result<CodeBatch, PipelineError> {
+    let rows = match side {
+        Side::User => &context.config.users,
+        Side::Item => &context.config.items,
+    };
+    let (state, source) = (&encoded.state, Source::open(encoded, side, &rows.source)?);
+    let spec = rows.spec();
+    let joins = SideFiles::open(&[(side, &spec)], &context.cancel)?;
     let mut codes = CodeBatch::empty(&state.schema(side));
     let columns = read_columns(&spec);
     let read = ReadOptions { columns: &columns, rows: 0..VERIFY_ROWS as u64, batch_rows: BATCH_ROWS };

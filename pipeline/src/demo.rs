@@ -12,7 +12,7 @@ use crate::progress::Progress;
 use crate::run::{RunOptions, Stage, run_all};
 use crate::run_dir::RunDir;
 use crate::shard::Shard;
-use crate::stage::{Context, Outcome};
+use crate::stage::{Job, Outcome};
 use arrow_array::RecordBatch;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -99,8 +99,10 @@ pub fn demo(options: &DemoOptions, mut done: impl FnMut(Stage, &Outcome)) -> Res
     if !config_path.exists() {
         twotower_artifacts::publish::publish_bytes(&config_path, PIPELINE_TOML.as_bytes())?;
     }
-    let context = Context {
-        config: Config::load(&config_path, &options.overrides)?,
+    let config = Config::load(&config_path, &options.overrides)?;
+    let context = Job {
+        execution: config.execution(),
+        config,
         run: RunDir::new(options.dir.join("run")),
         force: options.force,
         sole: true,
@@ -120,7 +122,7 @@ pub fn demo(options: &DemoOptions, mut done: impl FnMut(Stage, &Outcome)) -> Res
     Ok(DemoReport { data, data_seconds, stages, metrics, shown })
 }
 
-fn shown_users(context: &Context, users: u64) -> Result<Vec<ShownUser>, PipelineError> {
+fn shown_users(context: &Job, users: u64) -> Result<Vec<ShownUser>, PipelineError> {
     let entity = &context.config.tables.items;
     let items = Table::open("items", &entity.source)?;
     let columns: Vec<String> = items.columns().iter().map(|c| c.name.clone()).collect();

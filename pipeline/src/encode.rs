@@ -2,7 +2,7 @@
 
 use crate::bad_rows::{readable_ids, sift};
 use crate::columns::{self, StagedTable, read_batches};
-use crate::config::InteractionTable;
+use crate::config::{EncodeSettings, InteractionTable};
 use crate::error::PipelineError;
 use crate::id_index::IdIndex;
 use crate::quarantine::{self, INTERACTIONS, QuarantineWriter, USERS};
@@ -58,7 +58,7 @@ pub mod files {
 /// # Errors
 /// Any table, encoder or I/O error; duplicate ids of items; more bad rows than `encode.max_bad_rows`; a table without
 /// rows; an update of a run by itself.
-pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Outcome, PipelineError> {
+pub fn encode_features(context: &Context<EncodeSettings>, options: &EncodeOptions) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
     let _step = context.step("encode-features");
     let inputs = Inputs::open(context, options)?;
@@ -67,7 +67,7 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     let manifest_path = dir.join(files::MANIFEST);
     if !context.force
         && let Some(manifest) = key.current(&manifest_path, &context.cancel)?
-        && quarantine::within_limit(&manifest, context.config.encode.max_bad_rows)
+        && quarantine::within_limit(&manifest, context.execution.max_bad_rows)
     {
         return Ok(Outcome { skipped: true, manifest });
     }
@@ -79,7 +79,7 @@ pub fn encode_features(context: &Context, options: &EncodeOptions) -> Result<Out
     let encode = Encode { context, dir: &dir, joins };
     let item_table = encode.read_items(&items)?;
     let user_kind = id_kind(&users, &context.config.tables.users.id)?;
-    let mut aside = QuarantineWriter::new(&dir, context.config.encode.max_bad_rows);
+    let mut aside = QuarantineWriter::new(&dir, context.execution.max_bad_rows);
     let staged = match options.without_positives {
         true => None,
         false => Some(encode.stage_interactions(&interactions, user_kind, &item_table.ids, &mut aside)?),
@@ -143,7 +143,7 @@ struct Inputs {
 }
 
 impl Inputs {
-    fn open(context: &Context, options: &EncodeOptions) -> Result<Self, PipelineError> {
+    fn open(context: &Context<EncodeSettings>, options: &EncodeOptions) -> Result<Self, PipelineError> {
         let tables = &context.config.tables;
         if let Some(earlier) = &options.update
             && earlier.canonicalize().is_ok_and(|e| context.run.encoders().canonicalize().is_ok_and(|own| own == e))
@@ -157,11 +157,12 @@ impl Inputs {
             let _unchanged = RunLock::take_source(&context.run, earlier)?;
             Ok(EncoderState::load(earlier)?)
         };
+        let [user, item] = [Side::User, Side::Item].map(|side| (side, context.config.side(side)));
         Ok(Self {
             users: Table::open(USERS, &tables.users.source)?.leniently(),
             items: Table::open("items", &tables.items.source)?,
             interactions: Table::open(INTERACTIONS, &tables.interactions.source)?.leniently(),
-            joins: SideFiles::open(context, &[Side::User, Side::Item])?,
+            joins: SideFiles::open(&[(user.0, &user.1), (item.0, &item.1)], &context.cancel)?,
             previous: options.update.as_ref().map(load).transpose()?,
         })
     }
@@ -178,7 +179,7 @@ impl Inputs {
     }
 
     /// All that the stage's outputs depend on.
-    fn key(&self, context: &Context, options: &EncodeOptions) -> StageKey {
+    fn key(&self, context: &Context<EncodeSettings>, options: &EncodeOptions) -> StageKey {
         let mut inputs = vec![
             ("users", self.users.fingerprint()),
             ("items", self.items.fingerprint()),
@@ -186,13 +187,7 @@ impl Inputs {
         ];
         inputs.extend(self.previous.as_ref().map(|state| ("previous encoders", state.fingerprint().clone())));
         inputs.extend(self.joins.inputs());
-        let settings = serde_json::json!({
-            "tables": context.config.tables,
-            "features": context.config.features,
-            "all users": context.config.encode.all_users,
-            "positives": !options.without_positives,
-        });
-        StageKey::new("encode-features", inputs, settings)
+        context.key("encode-features", inputs, [("positives", (!options.without_positives).into())])
     }
 }
 
@@ -259,7 +254,7 @@ struct ItemTable {
 }
 
 struct Encode<'a> {
-    context: &'a Context,
+    context: &'a Context<EncodeSettings>,
     dir: &'a Path,
     joins: SideFiles,
 }
@@ -354,7 +349,8 @@ impl Encode<'_> {
         aside: &mut QuarantineWriter<'_>,
     ) -> Result<EncoderState, PipelineError> {
         let config = &self.context.config;
-        let counted = usize::try_from(self.context.memory.quarter()).unwrap_or(usize::MAX) / config.workers();
+        let counted =
+            usize::try_from(self.context.memory.quarter()).unwrap_or(usize::MAX) / self.context.execution.workers;
         let fresh = || -> Result<EncoderFit, PipelineError> {
             let (user, item) = (config.side(Side::User), config.side(Side::Item));
             Ok(EncoderFit::new(user, item)?.with_spill(self.dir, counted))

@@ -52,6 +52,14 @@ impl Encoded {
         content(&self.manifest)
     }
 
+    /// Refuses a table of a side's rows that is not the one that these encoders were made from, unless `forced`.
+    ///
+    /// # Errors
+    /// [`PipelineError::Mismatch`], naming both fingerprints.
+    pub fn check_table(&self, side: Side, found: Option<&Fingerprint>, forced: bool) -> Result<(), PipelineError> {
+        check_table(&self.dir, &self.manifest, side, found, forced)
+    }
+
     /// Kind of the ids of a side's encoded table.
     ///
     /// # Errors
@@ -81,6 +89,30 @@ impl Encoded {
     pub fn check(&self, path: &Path, found: &Fingerprint) -> Result<(), PipelineError> {
         check_state(path, self.state.fingerprint(), "rows encoded with fingerprint", found)
     }
+}
+
+/// As [`Encoded::check_table`], for the folder of encoders with that manifest.
+///
+/// # Errors
+/// As [`Encoded::check_table`].
+pub fn check_table(
+    dir: &Path,
+    manifest: &Manifest,
+    side: Side,
+    found: Option<&Fingerprint>,
+    forced: bool,
+) -> Result<(), PipelineError> {
+    let read = manifest.inputs.get(&format!("{side}s"));
+    if forced || read == found {
+        return Ok(());
+    }
+    let of = |fingerprint: Option<&Fingerprint>| fingerprint.map_or("none".to_string(), Fingerprint::to_string);
+    Err(PipelineError::Mismatch(format!(
+        "the {side}s table is not the one that {} was made from, or has changed since: fingerprint {}, expected {}; run `twotower encode-features` and the stages after it, or `twotower run`; to embed other rows beside the run's own, give `twotower infer` --table and --output; with --force what the run has is replaced by these rows, and it cannot be published",
+        dir.display(),
+        of(found),
+        of(read)
+    )))
 }
 
 fn check_state(path: &Path, expected: &Fingerprint, from: &str, found: &Fingerprint) -> Result<(), PipelineError> {

@@ -1,10 +1,10 @@
 //! `evaluate`: the exported towers and two baselines on the held-out test events.
 
-use crate::config::Ranking;
 use crate::config::split::SplitConfig;
+use crate::config::{EvaluateSettings, Ranking};
 use crate::dataset::Dataset;
 use crate::error::PipelineError;
-use crate::stage::{Context, Outcome, StageKey, as_written, prepare_dir, remove_if_there, rows};
+use crate::stage::{Context, Outcome, as_written, prepare_dir, remove_if_there, rows};
 use crate::towers::{self, verified_towers};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -60,7 +60,7 @@ pub struct MetricsFile {
 ///
 /// # Errors
 /// Missing towers, a split without test events, scores that are not finite.
-pub fn evaluate(context: &Context) -> Result<Outcome, PipelineError> {
+pub fn evaluate(context: &Context<EvaluateSettings>) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
     let _step = context.step("evaluate");
     let config = &context.config;
@@ -69,10 +69,7 @@ pub fn evaluate(context: &Context) -> Result<Outcome, PipelineError> {
     check_split(&config.split, &trained)?;
     let towers = trained.fingerprint;
     let encoded = crate::encoded::content(&data.manifest);
-    let settings = serde_json::json!({
-        "split": config.split, "evaluate": config.evaluate, "engine": config.infer.engine,
-    });
-    let key = StageKey::new("evaluate", [("encoded tables", encoded.clone()), ("towers", towers.clone())], settings);
+    let key = context.key("evaluate", [("encoded tables", encoded.clone()), ("towers", towers.clone())], []);
     let dir = context.run.evaluation();
     let manifest_path = dir.join(files::MANIFEST);
     if !context.force
@@ -253,14 +250,14 @@ impl Questions {
 
 /// Vectors of a batch through an exported tower, by the job's engine.
 fn embed(
-    context: &Context,
+    context: &Context<EvaluateSettings>,
     data: &Dataset,
     side: Side,
     rows: usize,
     fill: impl Fn(Range<usize>, &mut CodeBatch),
 ) -> Result<Matrix, PipelineError> {
     let path = context.run.towers().join(towers::files::tower(side));
-    let mut engine = engine::open(context.config.infer.engine, &path)?;
+    let mut engine = engine::open(context.config.engine, &path)?;
     towers::check_tower("evaluate", context, side, &engine.schema().encoder, data.state.fingerprint())?;
     let dim = engine.dim();
     let mut vectors = Matrix { rows, cols: dim, data: Vec::with_capacity(rows * dim) };
@@ -276,7 +273,7 @@ fn embed(
 }
 
 fn measure_model(
-    context: &Context,
+    context: &Context<EvaluateSettings>,
     data: &Dataset,
     questions: &Questions,
     task: &RankTask,

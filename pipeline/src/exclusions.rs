@@ -2,7 +2,7 @@
 
 use crate::bad_rows::{readable_ids, sift};
 use crate::columns::read_batches;
-use crate::config::ListTable;
+use crate::config::{ListTable, RecallSettings};
 use crate::error::PipelineError;
 use crate::id_index::IdIndex;
 use crate::pair_store::{PairStore, PairStoreBuilder};
@@ -26,9 +26,9 @@ pub struct Exclusion {
 type Pairs<'a> = (&'static str, &'a TableSpec, &'a String, &'a String);
 
 /// The tables of pairs that a job excludes.
-fn pair_tables(context: &Context) -> Vec<Pairs<'_>> {
-    let (seen, recall) = (&context.config.tables.interactions, &context.config.recall);
-    let seen = recall.exclude_seen.then_some((INTERACTIONS, &seen.source, &seen.user, &seen.item));
+fn pair_tables(config: &RecallSettings) -> Vec<Pairs<'_>> {
+    let RecallSettings { seen, recall, .. } = config;
+    let seen = seen.as_ref().map(|t| (INTERACTIONS, &t.source, &t.user, &t.item));
     let listed = recall.exclusions.as_ref().map(|t| ("exclusions", &t.source, &t.user, &t.item));
     seen.into_iter().chain(listed).collect()
 }
@@ -38,11 +38,11 @@ impl Exclusion {
     ///
     /// # Errors
     /// A table that cannot be opened.
-    pub fn inputs(context: &Context) -> Result<Vec<(&'static str, Fingerprint)>, PipelineError> {
+    pub fn inputs(context: &Context<RecallSettings>) -> Result<Vec<(&'static str, Fingerprint)>, PipelineError> {
         let recall = &context.config.recall;
         let lists = [("allow", &recall.allow), ("deny", &recall.deny)];
         let lists = lists.into_iter().filter_map(|(name, table)| Some((name, &table.as_ref()?.source)));
-        let pairs = pair_tables(context).into_iter().map(|(name, source, ..)| (name, source));
+        let pairs = pair_tables(&context.config).into_iter().map(|(name, source, ..)| (name, source));
         lists.chain(pairs).map(|(name, source)| Ok((name, Table::open(name, source)?.fingerprint()))).collect()
     }
 
@@ -54,12 +54,17 @@ impl Exclusion {
     ///
     /// # Errors
     /// Any table error; I/O.
-    pub fn load(context: &Context, users_kind: IdKind, catalogue: &IdIndex, dir: &Path) -> Result<Self, PipelineError> {
+    pub fn load(
+        context: &Context<RecallSettings>,
+        users_kind: IdKind,
+        catalogue: &IdIndex,
+        dir: &Path,
+    ) -> Result<Self, PipelineError> {
         let recall = &context.config.recall;
         let list = |name: &str, table: &Option<ListTable>| -> Result<Option<Vec<bool>>, PipelineError> {
             table.as_ref().map(|table| read_list(context, name, table, catalogue)).transpose()
         };
-        let tables = pair_tables(context);
+        let tables = pair_tables(&context.config);
         let mut builder = (!tables.is_empty()).then(|| PairStoreBuilder::new(dir));
         let mut passed_over = 0;
         for (name, source, user, item) in tables {
@@ -125,7 +130,12 @@ impl Exclusion {
     }
 }
 
-fn read_list(context: &Context, name: &str, spec: &ListTable, catalogue: &IdIndex) -> Result<Vec<bool>, PipelineError> {
+fn read_list<S>(
+    context: &Context<S>,
+    name: &str,
+    spec: &ListTable,
+    catalogue: &IdIndex,
+) -> Result<Vec<bool>, PipelineError> {
     let table = Table::open(name, &spec.source)?;
     let (mut listed, mut strangers) = (vec![false; catalogue.ids().len()], 0u64);
     for batch in read_batches("recall", &table, std::slice::from_ref(&spec.item), 0..table.rows()?, &context.cancel)? {

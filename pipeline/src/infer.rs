@@ -1,11 +1,13 @@
 //! `infer`: raw rows in, vectors out, in one pass and bounded memory.
 
+use crate::config::{InferSettings, RowSettings};
 use crate::dataset::History;
 use crate::encode::encode_error;
 use crate::encoded::Encoded;
 use crate::error::PipelineError;
 use crate::memory::{MIB, Needs, Plan};
-use crate::parts::{KeyRange, exclude_other_counts, manifest_name, part_name};
+use crate::output_folder::OutputFolder;
+use crate::parts::{KeyRange, exclude_other_counts, manifest_name, part_name, refuse_stranger};
 use crate::shard::Shard;
 use crate::side_files::{SideFiles, read_columns};
 use crate::source::Source;
@@ -30,12 +32,11 @@ use twotower_tables::{ReadOptions, TableBatch, TableSpec, id_column_as};
 
 /// The stage for one side, ready for its shards.
 pub struct Infer<'a> {
-    context: &'a Context,
-    side: Side,
+    context: &'a Context<InferSettings>,
     embedding: Embedding,
     source: Source,
     /// The folder for vectors of rows that are not the job's.
-    other: Option<PathBuf>,
+    other: Option<OutputFolder>,
 }
 
 /// The encoder state and tower of one side, checked to belong together.
@@ -63,7 +64,13 @@ impl Embedding {
     ///
     /// # Errors
     /// [`twotower_artifacts::ArtifactError::Mismatch`], naming both fingerprints, when tower and encoders differ.
-    pub fn load(stage: &'static str, context: &Context, side: Side) -> Result<Self, PipelineError> {
+    pub fn load<S>(
+        stage: &'static str,
+        context: &Context<S>,
+        side: Side,
+        rows: &RowSettings,
+        engine: EngineKind,
+    ) -> Result<Self, PipelineError> {
         let encoders = context.run.encoders();
         let encoded = Encoded::load(stage, &encoders)?;
         let towers = verified_towers(stage, context)?.fingerprint;
@@ -74,15 +81,15 @@ impl Embedding {
         let sequences = schema.fields.iter().any(|f| matches!(f.shape, FieldShape::Sequence { .. }));
         let history = if sequences { Some(History::load(&context.run, &encoded)?) } else { None };
         let ids = encoded.ids(side)?;
-        let (spec, fitted) = (context.config.side(side), encoded.state.side(side).spec());
+        let (spec, fitted) = (rows.spec(), encoded.state.side(side).spec());
         if spec.features != fitted.features {
             return Err(PipelineError::Mismatch(format!(
                 "{stage}: the job's {side} features are not those that {} was fitted with; run `twotower encode-features`",
                 encoders.display()
             )));
         }
-        let joins = SideFiles::open(context, &[side])?;
-        let (engine, engines, spare) = (context.config.infer.engine, Mutex::default(), Spare::default());
+        let joins = SideFiles::open(&[(side, &spec)], &context.cancel)?;
+        let (engines, spare) = (Mutex::default(), Spare::default());
         Ok(Self { encoded, schema, dim, towers, tower, engine, engines, spare, ids, spec, joins, history })
     }
 
@@ -112,11 +119,30 @@ impl Embedding {
         Source::open(&self.encoded, self.schema.side, table)
     }
 
+    /// Refuses a table that is not the one that `encode-features` read, unless the context forces it: a run's
+    /// vectors are not replaced by those of other rows by a slip.
+    ///
+    /// # Errors
+    /// [`PipelineError::Mismatch`], naming both fingerprints, or both columns of ids.
+    pub fn check_table<S>(&self, context: &Context<S>, source: &Source) -> Result<(), PipelineError> {
+        let side = self.schema.side;
+        let fitted = &self.encoded.state.side(side).spec().id_column;
+        if self.spec.id_column != *fitted {
+            return Err(PipelineError::Mismatch(format!(
+                "the job's column of {side} ids is `{}`, {} was made with `{fitted}`; run `twotower encode-features`",
+                self.spec.id_column,
+                self.encoded.dir.display()
+            )));
+        }
+        let table = source.inputs().find(|(name, _)| *name == "table").map(|(_, fingerprint)| fingerprint);
+        self.encoded.check_table(side, table.as_ref(), context.force)
+    }
+
     /// Names and fingerprints of everything vectors of `source` depend on.
     ///
     /// # Errors
     /// As [`history_fingerprint`].
-    pub fn inputs(&self, context: &Context, source: &Source) -> Result<Vec<(&str, Fingerprint)>, PipelineError> {
+    pub fn inputs<S>(&self, context: &Context<S>, source: &Source) -> Result<Vec<(&str, Fingerprint)>, PipelineError> {
         let mut inputs = vec![("encoders", self.encoded.state.fingerprint().clone()), ("towers", self.towers.clone())];
         source.inputs().for_each(|input| inputs.push(input));
         inputs.extend(self.joins.inputs());
@@ -168,6 +194,11 @@ impl Embedding {
     /// Kind of the ids that the run encoded.
     pub fn ids(&self) -> IdKind {
         self.ids
+    }
+
+    /// What runs the tower.
+    pub fn engine(&self) -> EngineKind {
+        self.engine
     }
 
     /// Fingerprint of both towers.
@@ -279,17 +310,23 @@ fn fill_sequences(schema: &TowerSchema, history: &History, ids: &Ids, codes: &mu
 }
 
 impl<'a> Infer<'a> {
-    /// The stage for one side; `other` are rows to embed instead of the job's users or items, and the folder that
-    /// gets their vectors.
+    /// The stage for the side of the settings; `other` are rows to embed instead of the job's users or items, and the
+    /// folder that gets their vectors.
     ///
     /// # Errors
     /// As [`Embedding::load`]; a table that cannot be read or has no rows.
-    pub fn open(context: &'a Context, side: Side, other: Option<(TableSpec, PathBuf)>) -> Result<Self, PipelineError> {
+    pub fn open(
+        context: &'a Context<InferSettings>,
+        other: Option<(TableSpec, OutputFolder)>,
+    ) -> Result<Self, PipelineError> {
+        let InferSettings { side, rows, engine, .. } = &context.config;
         let open = || {
-            let embedding = Embedding::load("infer", context, side)?;
-            let own = &context.config.table(side).source;
-            let source = embedding.source(other.as_ref().map_or(own, |(table, _)| table))?;
-            Ok(Self { context, side, embedding, source, other: other.map(|(_, dir)| dir) })
+            let embedding = Embedding::load("infer", context, *side, rows, *engine)?;
+            let source = embedding.source(other.as_ref().map_or(&rows.source, |(table, _)| table))?;
+            if other.is_none() {
+                embedding.check_table(context, &source)?;
+            }
+            Ok(Self { context, embedding, source, other: other.map(|(_, dir)| dir) })
         };
         let name = format!("infer {side}");
         context.during(&name, open).map_err(|e: PipelineError| e.within(name))
@@ -302,18 +339,9 @@ impl<'a> Infer<'a> {
 
     /// All that a shard's vectors depend on.
     fn key(&self, shard: Shard) -> Result<StageKey, PipelineError> {
-        let (embedding, infer) = (&self.embedding, &self.context.config.infer);
-        let settings = serde_json::json!({
-            "side": self.side,
-            "shard": shard.index,
-            "shards": shard.count,
-            "id": embedding.spec.id_column,
-            "ids": embedding.ids,
-            "engine": infer.engine,
-            "precision": infer.precision,
-            "compression": infer.compression,
-        });
-        Ok(StageKey::new("infer", embedding.inputs(self.context, &self.source)?, settings))
+        let inputs = self.embedding.inputs(self.context, &self.source)?;
+        let ids = ("ids", serde_json::json!(self.embedding.ids));
+        Ok(self.context.key("infer", inputs, shard.settings().into_iter().chain([ids])))
     }
 
     /// Runs the stage for one shard.
@@ -321,42 +349,43 @@ impl<'a> Infer<'a> {
     /// # Errors
     /// Any table, encoder, engine or I/O error, said to have happened in the shard.
     pub fn shard(&self, shard: Shard) -> Result<Outcome, PipelineError> {
-        let name = format!("infer {} shard {shard}", self.side);
+        let name = format!("infer {} shard {shard}", self.context.config.side);
         self.context.during(&name, || infer_shard(self, shard)).map_err(|e| e.within(name))
     }
 }
 
 fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
-    let Infer { context, side, embedding, source, other } = stage;
-    let (side, total) = (*side, source.rows());
+    let Infer { context, embedding, source, other } = stage;
+    let (side, total) = (context.config.side, source.rows());
     let range = shard.range(total);
 
     let key = stage.key(shard)?;
-    let dir = other.clone().unwrap_or_else(|| context.run.vectors(side));
+    let dir = other.as_ref().map_or_else(|| context.run.vectors(side), |folder| folder.path().to_path_buf());
     let manifest_path = dir.join(manifest_name(shard));
     if !context.force
         && let Some(manifest) = key.current(&manifest_path, &context.cancel)?
     {
         return Ok(Outcome { skipped: true, manifest });
     }
-    let infer = &context.config.infer;
+    let InferSettings { precision, compression, .. } = context.config;
     let mut needs = embedding.needs("infer");
     needs.held.push(("the writer", WRITER_BYTES));
     let plan = context.plan(&needs)?;
     prepare_dir(&dir)?;
     let withdraw = || if other.is_none() { context.withdraw() } else { Ok(()) };
     exclude_other_counts("infer", &dir, shard, context.force || context.sole, withdraw)?;
+    refuse_stranger("infer", &dir, shard, "parquet")?;
 
     let info = VectorsInfo {
         ids: embedding.ids,
         dim: embedding.dim,
-        precision: infer.precision,
+        precision,
         similarity: Similarity::Cosine,
         encoder: embedding.encoded.state.fingerprint().clone(),
         tower: embedding.towers.clone(),
     };
-    let mut writer = VectorsWriter::create(dir.join(part_name(shard, "parquet")), &info, infer.compression)?;
+    let mut writer = VectorsWriter::create(dir.join(part_name(shard, "parquet")), &info, compression)?;
     let batches = plan.width.in_flight + writer.kept(plan.batch_rows);
     embedding.spare.reserve(batches, || Vec::with_capacity(plan.batch_rows * embedding.dim));
     let mut bar = context.progress.bar(&format!("infer {side}"), range.end - range.start, "rows");
@@ -381,6 +410,8 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
         },
     )?;
     let quarantined = source.account(&range, written)?;
+    // Somebody may have begun with another number of shards meanwhile.
+    exclude_other_counts("infer", &dir, shard, false, || Ok(()))?;
     match other {
         Some(_) => remove_if_there(&manifest_path)?,
         None => context.retract(&manifest_path)?,
@@ -405,7 +436,7 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
 ///
 /// # Errors
 /// When `encode-features` left no manifest.
-pub fn history_fingerprint(context: &Context) -> Result<Fingerprint, PipelineError> {
+pub fn history_fingerprint<S>(context: &Context<S>) -> Result<Fingerprint, PipelineError> {
     let path = context.run.encoders().join(crate::encode::files::MANIFEST);
     let manifest = require("infer", &path, "twotower encode-features")?;
     Ok(crate::encoded::content(&manifest))

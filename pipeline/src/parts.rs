@@ -9,7 +9,10 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use twotower_artifacts::{ArtifactError, FileEntry, Fingerprint, IdKind, Ids, Manifest, Side, VectorsReader};
+use twotower_artifacts::{
+    ArtifactError, FileEntry, Fingerprint, IdKind, Ids, Manifest, NeighbourFormat, Side, VectorsReader,
+    inspect_neighbours,
+};
 
 /// Name of a shard's file.
 pub fn part_name(shard: Shard, extension: &str) -> String {
@@ -60,12 +63,18 @@ impl Part {
     pub fn shard(&self) -> Option<Shard> {
         Shard::of(&self.manifest)
     }
+}
 
-    /// Settings but the shard, which all parts of one output have in common.
-    pub fn settings(&self) -> BTreeMap<String, Value> {
-        let settings = self.manifest.config.as_object().into_iter().flatten();
-        settings.filter(|(name, _)| *name != "shard").map(|(name, value)| (name.clone(), value.clone())).collect()
-    }
+/// Settings of a part but its shard, which all parts of one output have in common.
+pub fn settings_of(part: &Manifest) -> BTreeMap<String, Value> {
+    let settings = part.config.as_object().into_iter().flatten();
+    settings.filter(|(name, _)| *name != "shard").map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// Fingerprint of the content of parts, in shard order.
+pub fn parts_fingerprint<'a>(parts: impl IntoIterator<Item = &'a Manifest>) -> Fingerprint {
+    let names: Vec<&str> = parts.into_iter().map(|part| part.fingerprint.as_str()).collect();
+    Fingerprint::of(names.join(" ").as_bytes())
 }
 
 /// The keys under which two maps differ.
@@ -73,12 +82,52 @@ pub fn differing<T: PartialEq>(a: &BTreeMap<String, T>, b: &BTreeMap<String, T>)
     a.keys().chain(b.keys()).filter(|key| a.get(*key) != b.get(*key)).cloned().collect()
 }
 
-/// Makes sure that a folder holds no parts of another number of shards: read together with this
-/// shard's they would give rows twice. With `force` they are removed, manifests first, after
-/// `withdraw`; other shards may be doing the same.
+/// The shard whose part a file is by its name; none for any other name.
+pub fn shard_of_name(name: &str) -> Option<Shard> {
+    let (label, extension) = name.strip_prefix("part-")?.split_once('.')?;
+    let (index, count) = label.split_once("-of-")?;
+    let shard = Shard::new(index.parse().ok()?, count.parse().ok()?).ok()?;
+    (label == shard.label() && ["json", "jsonl", "parquet"].contains(&extension)).then_some(shard)
+}
+
+/// Whether a file is one that a stage wrote: Parquet that says so in its footer, or lists as JSON Lines.
+pub(crate) fn is_artifact(path: &Path) -> bool {
+    let lists = |format| inspect_neighbours(path, format).is_ok();
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("parquet") => {
+            VectorsReader::open(path).is_ok() || lists(NeighbourFormat::Parquet) || lists(NeighbourFormat::ParquetLong)
+        }
+        Some("jsonl") => std::fs::metadata(path).is_ok_and(|m| m.len() == 0) || lists(NeighbourFormat::Jsonl),
+        _ => false,
+    }
+}
+
+/// Refuses to write a shard's file in the place of one that neither its manifest names nor a stage wrote.
 ///
 /// # Errors
-/// [`PipelineError::Mismatch`] naming one of them.
+/// [`PipelineError::Mismatch`] naming it.
+pub fn refuse_stranger(stage: &str, dir: &Path, shard: Shard, extension: &str) -> Result<(), PipelineError> {
+    let (name, path) = (part_name(shard, extension), dir.join(part_name(shard, extension)));
+    let named = |manifest: Manifest| manifest.files.iter().any(|file| file.path == name);
+    if !path.exists() || Manifest::read(dir.join(manifest_name(shard))).is_ok_and(named) || is_artifact(&path) {
+        return Ok(());
+    }
+    Err(stranger(stage, &path))
+}
+
+fn stranger(stage: &str, path: &Path) -> PipelineError {
+    PipelineError::Mismatch(format!(
+        "{stage}: {} stands where a part is to be, no manifest names it, and twotower did not write it; move it away, or use another --run folder",
+        path.display()
+    ))
+}
+
+/// Makes sure that a folder holds no parts of another number of shards: read together with this
+/// shard's they would give rows twice. With `force` they are removed, the manifest that names a file after the file,
+/// after `withdraw`; other shards may be doing the same. Files of other names are left alone.
+///
+/// # Errors
+/// [`PipelineError::Mismatch`] naming one of them, or, with `force`, one that no manifest names and no stage wrote.
 pub fn exclude_other_counts(
     stage: &str,
     dir: &Path,
@@ -86,20 +135,36 @@ pub fn exclude_other_counts(
     force: bool,
     withdraw: impl FnOnce() -> Result<(), PipelineError>,
 ) -> Result<(), PipelineError> {
-    let own = format!("-of-{:05}.", shard.count);
     let mut others = list_parts(dir)?;
-    others.retain(|path| !file_name(path).contains(&own));
+    let is_other = |path: &Path| shard_of_name(file_name(path)).is_some_and(|other| other.count != shard.count);
+    others.retain(|path| is_other(path));
     if let (Some(path), false) = (others.first(), force) {
         return Err(PipelineError::Mismatch(format!(
             "{stage}: {} is of another number of shards than shard {shard}; give --force to remove the parts of other numbers, or use another --run folder",
             path.display()
         )));
     }
-    if !others.is_empty() {
-        withdraw()?;
+    if others.is_empty() {
+        return Ok(());
     }
-    others.sort_by_key(|path| path.extension() != Some("json".as_ref()));
-    for path in others {
+    let (manifests, mut files): (Vec<PathBuf>, Vec<PathBuf>) =
+        others.into_iter().partition(|path| path.extension() == Some("json".as_ref()));
+    let mut named = Vec::new();
+    for path in &manifests {
+        match Manifest::read(path) {
+            // Another shard has removed it.
+            Err(ArtifactError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+            manifest => named.extend(manifest?.files.iter().map(|file| dir.join(&file.path))),
+        }
+    }
+    if let Some(path) = files.iter().find(|path| path.exists() && !named.contains(path) && !is_artifact(path)) {
+        return Err(stranger(stage, path));
+    }
+    files.extend(named.into_iter().filter(|path| is_other(path)));
+    withdraw()?;
+    files.sort();
+    files.dedup();
+    for path in files.into_iter().chain(manifests) {
         tracing::warn!("{stage}: removing {}, of another number of shards", path.display());
         remove_if_there(&path)?;
     }
@@ -128,6 +193,8 @@ pub struct VectorParts {
     pub parts: Vec<(PathBuf, Range<u64>)>,
     /// Rows of the table.
     pub rows: u64,
+    /// Fingerprint of the table.
+    pub table: Option<Fingerprint>,
     /// Fingerprint of the rows of the table that have no vectors, where there are some.
     pub quarantine: Option<Fingerprint>,
     /// Kind of the ids.
@@ -162,10 +229,10 @@ impl VectorParts {
         let towers = first.inputs.get("towers").cloned().ok_or_else(|| incomplete(path, "towers"))?;
         let engine = first.config["engine"].as_str().ok_or_else(|| incomplete(path, "engine"))?.to_string();
         let ids: IdKind = serde_json::from_value(first.config["ids"].clone()).map_err(|_| incomplete(path, "ids"))?;
-        let wanted = shard.map_or(0..total, |s| s.range(total));
         let mut found = Self {
             parts: Vec::new(),
             rows: total,
+            table: first.inputs.get("table").cloned(),
             quarantine: first.inputs.get(QUARANTINE).cloned(),
             ids,
             engine,
@@ -174,19 +241,15 @@ impl VectorParts {
             dir: dir.to_path_buf(),
             files: Vec::new(),
         };
-        let mut fingerprints = Vec::new();
-        for index in Shard::holding(wanted.start, total, set.count)..set.count {
-            let shard = Shard { index, count: set.count };
-            if shard.range(total).start >= wanted.end {
-                break;
-            }
+        let mut read = Vec::new();
+        for shard in shard.unwrap_or(Shard::WHOLE).covering(total, set.count) {
             let part = set.of(shard)?;
             let file = part.manifest.files.first().ok_or_else(|| incomplete(&part.path, "files"))?;
             let quarantined = part.manifest.rows.get("quarantined").copied().unwrap_or_default();
             found.take(stage, side, shard, file, quarantined)?;
-            fingerprints.push(part.manifest.fingerprint.to_string());
+            read.push(&part.manifest);
         }
-        found.fingerprint = Fingerprint::of(fingerprints.join(" ").as_bytes());
+        found.fingerprint = parts_fingerprint(read);
         Ok(found)
     }
 
@@ -274,7 +337,7 @@ impl PartSet {
                 set.command
             )));
         }
-        set.refuse_unlike("settings", Part::settings)?;
+        set.refuse_unlike("settings", |part| settings_of(&part.manifest))?;
         Ok(set)
     }
 

@@ -11,7 +11,7 @@ use crate::parts::complete_set;
 use crate::recall::Recall;
 use crate::run_dir::LATEST;
 use crate::run_lock::{Access, RunLock};
-use crate::stage::{Context, Outcome, verify_file};
+use crate::stage::{Context, Job, Outcome, verify_file};
 use crate::train::{TrainOptions, train_model};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -64,28 +64,30 @@ impl Stage {
     }
 
     /// Runs the stage, in parts where it is long, and hands each outcome to `done`.
-    fn run(self, context: &Context, options: &RunOptions, mut done: impl FnMut(&Outcome)) -> Result<(), PipelineError> {
+    fn run(self, job: &Job, options: &RunOptions, mut done: impl FnMut(&Outcome)) -> Result<(), PipelineError> {
         match self {
-            Stage::EncodeFeatures => done(&encode_features(context, &options.encode)?),
+            Stage::EncodeFeatures => done(&encode_features(&job.obeying(Config::encode_settings), &options.encode)?),
             Stage::Train => match &options.adopt {
-                Some(earlier) => done(&adopt_towers(context, earlier)?),
-                None => done(&train_model(context, &options.train)?),
+                Some(earlier) => done(&adopt_towers(&job.obeying(Config::adopt_settings), earlier)?),
+                None => done(&train_model(&job.obeying(Config::train_settings), &options.train)?),
             },
             Stage::InferItems | Stage::InferUsers => {
                 let side = if self == Stage::InferItems { Side::Item } else { Side::User };
-                let infer = Infer::open(context, side, None)?;
+                let context = job.obeying(|config| config.infer_settings(side));
+                let infer = Infer::open(&context, None)?;
                 for shard in context.parts(None, || Ok(infer.rows()))? {
                     done(&infer.shard(shard)?);
                 }
             }
             Stage::Recall => {
-                let mut recall = Recall::open(context)?;
+                let context = job.obeying(Config::recall_settings);
+                let mut recall = Recall::open(&context)?;
                 for shard in context.parts(None, || recall.rows())? {
                     done(&recall.shard(shard)?);
                 }
             }
-            Stage::Evaluate => done(&evaluate(context)?),
-            Stage::Check => done(&check(context, &options.accept)?),
+            Stage::Evaluate => done(&evaluate(&job.obeying(Config::evaluate_settings))?),
+            Stage::Check => done(&check(&job.obeying(Config::check_settings), &options.accept)?),
         }
         Ok(())
     }
@@ -127,7 +129,7 @@ impl RunOptions {
 /// The first stage's that fails; outputs of stages before it stay. [`PipelineError::InUse`] when another
 /// process works in the run's folder.
 pub fn run_all(
-    context: &Context,
+    context: &Job,
     options: &RunOptions,
     mut done: impl FnMut(Stage, &Outcome),
 ) -> Result<(), PipelineError> {
@@ -150,19 +152,19 @@ pub fn run_all(
 ///
 /// # Errors
 /// As [`check`]; results that are not what their manifests say; [`PipelineError::InUse`] when another process works in the run's folder.
-pub fn publish(context: &Context, accept: &[Gate]) -> Result<Outcome, PipelineError> {
+pub fn publish(context: &Job, accept: &[Gate]) -> Result<Outcome, PipelineError> {
     let _lock = RunLock::take(&context.run, Access::Sole)?;
     let dir = context.run.recall();
     // The shards were made at other times, maybe by other machines.
     for part in complete_set("publish", &dir, "twotower recall")? {
         part.files.iter().try_for_each(|file| verify_file("publish", &dir, file, &context.cancel))?;
     }
-    let outcome = check(context, accept)?;
+    let outcome = check(&context.obeying(Config::check_settings), accept)?;
     switch_latest(context)?;
     Ok(outcome)
 }
 
-fn switch_latest(context: &Context) -> Result<(), PipelineError> {
+fn switch_latest<S>(context: &Context<S>) -> Result<(), PipelineError> {
     let root = context.run.root();
     let real = root.canonicalize().map_err(PipelineError::io("resolve", root))?;
     let (Some(link), Some(name)) = (context.run.latest(), real.file_name()) else { return Ok(()) };

@@ -1,6 +1,8 @@
 //! Where a run keeps what.
 
+use crate::encode;
 use crate::error::PipelineError;
+use crate::towers;
 use std::path::{Path, PathBuf};
 use twotower_artifacts::Side;
 
@@ -29,6 +31,12 @@ impl RunDir {
             true => path.canonicalize().map(Self).map_err(PipelineError::io("resolve the link", path)),
             false => Ok(Self(path)),
         }
+    }
+
+    /// Whether a stage has left its manifest here that every run begins with: the encoders, or towers.
+    pub fn is_begun(&self) -> bool {
+        let manifests = [self.encoders().join(encode::files::MANIFEST), self.towers().join(towers::files::MANIFEST)];
+        manifests.iter().any(|manifest| manifest.is_file())
     }
 
     /// The run that a folder of encoders or towers is part of, if it is part of one.

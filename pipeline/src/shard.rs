@@ -44,6 +44,11 @@ impl Shard {
         Shard::new(number("shard")?, number("shards")?).ok()
     }
 
+    /// The shard as the keys of stages name it.
+    pub fn settings(self) -> [(&'static str, serde_json::Value); 2] {
+        [("shard", self.index.into()), ("shards", self.count.into())]
+    }
+
     /// All shards of a table of `rows`, each of about `most` rows at the most; of all rows where `most` is 0.
     pub fn all(rows: u64, most: u64) -> impl Iterator<Item = Self> {
         let count = rows.checked_div(most).map_or(1, |_| rows.div_ceil(most).clamp(1, u32::MAX.into()) as u32);
@@ -119,6 +124,13 @@ impl Shard {
     pub fn range(self, rows: u64) -> Range<u64> {
         let at = |i: u32| (rows as u128 * i as u128 / self.count as u128) as u64;
         at(self.index)..at(self.index + 1)
+    }
+
+    /// The shards of `count` that together hold this shard's rows of a table of `rows`.
+    pub fn covering(self, rows: u64, count: u32) -> impl Iterator<Item = Self> {
+        let wanted = self.range(rows);
+        let first = Self::holding(wanted.start, rows, count);
+        (first..count).map(move |index| Self { index, count }).take_while(move |s| s.range(rows).start < wanted.end)
     }
 
     /// Index of the shard of `count` that holds `row` of a table of `rows`; `count` for a row beyond it.

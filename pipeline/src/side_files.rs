@@ -1,9 +1,9 @@
 //! Vector features from a side file keyed by id, joined to raw batches before they are encoded.
 
+use crate::cancel::Cancel;
 use crate::columns::{read_ids, read_whole};
 use crate::error::PipelineError;
 use crate::id_index::IdIndex;
-use crate::stage::Context;
 use arrow_array::{Array, ArrayRef, RecordBatch, UInt64Array};
 use arrow_schema::{Field, Schema};
 use std::sync::Arc;
@@ -43,22 +43,21 @@ struct SideFile {
 }
 
 impl SideFiles {
-    /// Reads the side files of the given sides of a job.
+    /// Reads the side files of the given sides.
     ///
     /// # Memory
     /// All vectors of the files: meant for catalogues, not for users by the million.
     ///
     /// # Errors
     /// Any table error; an id that stands twice.
-    pub fn open(context: &Context, sides: &[Side]) -> Result<Self, PipelineError> {
+    pub fn open(sides: &[(Side, &SideSpec)], cancel: &Cancel) -> Result<Self, PipelineError> {
         let mut files = Vec::new();
-        for side in sides.iter().copied() {
-            let spec = context.config.side(side);
+        for (side, spec) in sides.iter().copied() {
             for feature in &spec.features {
                 if let (FeatureSpec::Vector(vector), Some(path)) = (feature, side_file(feature)) {
                     let id = vector.file_id.as_ref().unwrap_or(&spec.id_column);
                     let column = vector.column.as_ref().unwrap_or(&vector.name);
-                    files.push(SideFile::read(context, side, &vector.name, path, id, column)?);
+                    files.push(SideFile::read(cancel, side, &vector.name, path, id, column)?);
                 }
             }
         }
@@ -99,7 +98,7 @@ impl SideFiles {
 
 impl SideFile {
     fn read(
-        context: &Context,
+        cancel: &Cancel,
         side: Side,
         feature: &str,
         path: &str,
@@ -108,8 +107,8 @@ impl SideFile {
     ) -> Result<Self, PipelineError> {
         let name = format!("vectors of `{feature}`");
         let table = Table::open(&name, &TableSpec::new(path))?;
-        let whole = read_whole(&table, &[column.to_string()], u64::MAX, &context.cancel)?;
-        let ids = IdIndex::new(read_ids(&table, id, &context.cancel)?).map_err(|(first, second)| {
+        let whole = read_whole(&table, &[column.to_string()], u64::MAX, cancel)?;
+        let ids = IdIndex::new(read_ids(&table, id, cancel)?).map_err(|(first, second)| {
             PipelineError::Data(format!(
                 "{name}: {path}: rows {first} and {second} have the same id; ids must be unique"
             ))

@@ -2,7 +2,7 @@
 
 use crate::allocator;
 use crate::cancel::Cancel;
-use crate::config::Config;
+use crate::config::{Config, Execution};
 use crate::error::PipelineError;
 use crate::memory::{Memory, Needs, Plan};
 use crate::progress::Progress;
@@ -10,6 +10,8 @@ use crate::run_dir::RunDir;
 use crate::run_lock::RunLock;
 use crate::shard::Shard;
 use crate::stall::Step;
+use serde::Serialize;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
@@ -19,11 +21,14 @@ use twotower_artifacts::{Fingerprint, publish};
 /// Outputs of another version are not current: how they are made may have changed.
 const TOOL_VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// What a stage works with.
+/// What a stage works with. `S` is the part of the job that it obeys, such as
+/// [`RecallSettings`](crate::config::RecallSettings): its key holds all of it, and the stage sees no more of the job.
 #[derive(Debug, Clone)]
-pub struct Context {
-    /// The job.
-    pub config: Config,
+pub struct Context<S> {
+    /// The settings that the stage obeys.
+    pub config: S,
+    /// How it goes about its work, which changes no output.
+    pub execution: Execution,
     /// Where outputs go.
     pub run: RunDir,
     /// Redo the stage even when its output is current.
@@ -37,6 +42,9 @@ pub struct Context {
     /// The most memory a stage may use.
     pub memory: Memory,
 }
+
+/// A whole job, before its stages are given what they obey of it.
+pub type Job = Context<Config>;
 
 /// What a stage did.
 #[derive(Debug, Clone)]
@@ -62,19 +70,10 @@ pub struct StageKey {
     /// Fingerprints of what it reads.
     pub inputs: BTreeMap<String, Fingerprint>,
     /// The settings it obeys, resolved.
-    pub config: serde_json::Value,
+    pub config: Value,
 }
 
 impl StageKey {
-    /// A key from named inputs and settings.
-    pub fn new<'a>(
-        stage: &'static str,
-        inputs: impl IntoIterator<Item = (&'a str, Fingerprint)>,
-        config: serde_json::Value,
-    ) -> Self {
-        Self { stage, inputs: inputs.into_iter().map(|(name, f)| (name.to_string(), f)).collect(), config }
-    }
-
     /// The manifest at `path` if it was made under this key and its files are the ones it speaks of, byte
     /// for byte: one pass over them.
     ///
@@ -141,7 +140,7 @@ pub fn content_fingerprint<'a>(files: impl IntoIterator<Item = &'a FileEntry>) -
 }
 
 /// A value written out and read back, as manifests are: floats may change in the last bit.
-pub fn as_written(value: &serde_json::Value) -> serde_json::Value {
+pub fn as_written(value: &Value) -> Value {
     serde_json::from_str(&value.to_string()).unwrap_or_default()
 }
 
@@ -154,7 +153,7 @@ pub fn rows<const N: usize>(counts: [(&str, u64); N]) -> BTreeMap<String, u64> {
 ///
 /// # Errors
 /// [`PipelineError::Artifact`] when it cannot be written.
-pub fn publish_json(path: &Path, value: &impl serde::Serialize) -> Result<(), PipelineError> {
+pub fn publish_json(path: &Path, value: &impl Serialize) -> Result<(), PipelineError> {
     Ok(publish::publish_file(path, |file| Ok(serde_json::to_writer_pretty(file, value)?))?)
 }
 
@@ -194,7 +193,48 @@ pub fn remove_if_there(path: &Path) -> Result<(), PipelineError> {
 /// Parts of a table, in order.
 pub type Parts = std::iter::Inspect<std::vec::IntoIter<Shard>, fn(&Shard)>;
 
-impl Context {
+impl Job {
+    /// The part of the job that a stage obeys, such as `Config::train_settings`.
+    pub fn obeying<S>(&self, settings: impl FnOnce(&Config) -> S) -> Context<S> {
+        self.with(settings(&self.config))
+    }
+}
+
+impl<S: Serialize> Context<S> {
+    /// The key of a stage's output: its inputs by name, all settings that the stage can see, and what it does not
+    /// have from the job, such as its shard.
+    pub fn key<'a, 'b>(
+        &self,
+        stage: &'static str,
+        inputs: impl IntoIterator<Item = (&'a str, Fingerprint)>,
+        beside: impl IntoIterator<Item = (&'b str, Value)>,
+    ) -> StageKey {
+        let mut config: Map<String, Value> = beside.into_iter().map(|(name, v)| (name.to_string(), v)).collect();
+        match serde_json::json!(self.config) {
+            Value::Object(settings) => config.extend(settings),
+            other => _ = config.insert("settings".into(), other),
+        }
+        let inputs = inputs.into_iter().map(|(name, f)| (name.to_string(), f)).collect();
+        StageKey { stage, inputs, config: config.into() }
+    }
+}
+
+impl<S> Context<S> {
+    /// The same, with other settings: those of a step within the stage.
+    pub fn with<T>(&self, config: T) -> Context<T> {
+        let Self { execution, run, force, sole, progress, cancel, memory, .. } = self;
+        Context {
+            config,
+            execution: *execution,
+            run: run.clone(),
+            force: *force,
+            sole: *sole,
+            progress: *progress,
+            cancel: cancel.clone(),
+            memory: *memory,
+        }
+    }
+
     /// Notes that `what` has begun, for the message of a stage that stands still; it ends with the value.
     pub(crate) fn step(&self, what: impl Into<String>) -> Step {
         self.cancel.watch().step(what)
@@ -218,7 +258,7 @@ impl Context {
     ) -> Result<Parts, PipelineError> {
         let parts = match chosen {
             Some(shard) => vec![shard],
-            None => Shard::all(rows()?, self.config.run.part_users).collect(),
+            None => Shard::all(rows()?, self.execution.part_users).collect(),
         };
         Ok(parts.into_iter().inspect(|_| allocator::give_back()))
     }
@@ -228,7 +268,7 @@ impl Context {
     /// # Errors
     /// As [`Memory::plan`].
     pub fn plan(&self, needs: &Needs) -> Result<Plan, PipelineError> {
-        self.plan_of(needs, self.config.infer.batch_rows)
+        self.plan_of(needs, self.execution.batch_rows)
     }
 
     /// As [`Context::plan`], with batches of at most `batch_rows` rows.
@@ -236,10 +276,10 @@ impl Context {
     /// # Errors
     /// As [`Memory::plan`].
     pub fn plan_of(&self, needs: &Needs, batch_rows: usize) -> Result<Plan, PipelineError> {
-        let plan = self.memory.plan(needs, self.config.workers(), batch_rows)?;
+        let plan = self.memory.plan(needs, self.execution.workers, batch_rows)?;
         tracing::debug!("{}: {} of memory, {plan:?}", needs.stage, self.memory);
-        if plan.width.workers < self.config.workers() {
-            let (given, asked) = (plan.width.workers, self.config.workers());
+        if plan.width.workers < self.execution.workers {
+            let (given, asked) = (plan.width.workers, self.execution.workers);
             tracing::warn!("{}: {given} of {asked} workers fit into {} of memory", needs.stage, self.memory);
         }
         Ok(plan)

@@ -34,7 +34,7 @@ pub mod files {
     }
 
     /// Folder of a tower that is not verified yet.
-    pub(super) const CANDIDATE: &str = ".candidate";
+    pub(crate) const CANDIDATE: &str = ".candidate";
 }
 
 /// Fingerprint of both towers of a folder: what vectors are named after.
@@ -53,7 +53,7 @@ pub fn towers_fingerprint(dir: &Path) -> Result<Fingerprint, PipelineError> {
 ///
 /// # Errors
 /// No training yet; [`ArtifactError::Mismatch`], naming both fingerprints, for towers of another run.
-pub fn verified_towers(stage: &'static str, context: &Context) -> Result<Manifest, PipelineError> {
+pub fn verified_towers<S>(stage: &'static str, context: &Context<S>) -> Result<Manifest, PipelineError> {
     verified_in(stage, &context.run.towers())
 }
 
@@ -82,9 +82,9 @@ pub fn verified_in(stage: &'static str, dir: &Path) -> Result<Manifest, Pipeline
 ///
 /// # Errors
 /// [`ArtifactError::Mismatch`], naming both fingerprints.
-pub fn check_tower(
+pub fn check_tower<S>(
     stage: &str,
-    context: &Context,
+    context: &Context<S>,
     side: Side,
     trained_on: &Fingerprint,
     state: &Fingerprint,

@@ -1,5 +1,6 @@
 //! `train`: fits the model, exports both towers, and publishes them once ONNX Runtime agrees.
 
+use crate::config::TrainSettings;
 use crate::dataset::Dataset;
 use crate::error::PipelineError;
 use crate::progress::Bar;
@@ -34,17 +35,11 @@ pub struct TrainOptions {
 /// # Errors
 /// Missing encoders, earlier towers of unrelated encoders, a diverging loss, towers that ONNX Runtime
 /// computes differently, I/O.
-pub fn train_model(context: &Context, options: &TrainOptions) -> Result<Outcome, PipelineError> {
+pub fn train_model(context: &Context<TrainSettings>, options: &TrainOptions) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
     let _step = context.step("train");
     let config = &context.config;
     let data = Dataset::load("train", &context.run, &config.split)?;
-    let settings = serde_json::json!({
-        "split": config.split,
-        "model": config.model,
-        "train": TrainConfig { threads: 0, ..config.train.clone() },
-        "verified with": config.infer.engine,
-    });
     let mut inputs = vec![
         ("encoders", data.state.fingerprint().clone()),
         ("encoded tables", crate::encoded::content(&data.manifest)),
@@ -62,7 +57,7 @@ pub fn train_model(context: &Context, options: &TrainOptions) -> Result<Outcome,
         }
     }
     inputs.extend(previous.as_ref().map(|manifest| ("previous towers", manifest.fingerprint.clone())));
-    let key = StageKey::new("train", inputs, settings);
+    let key = context.key("train", inputs, []);
     let dir = context.run.towers();
     let manifest_path = dir.join(files::MANIFEST);
     if !context.force
@@ -86,7 +81,8 @@ pub fn train_model(context: &Context, options: &TrainOptions) -> Result<Outcome,
         unchanged,
     };
     let training = context.step("training");
-    let trained = train(&data.set, &config.model, &config.train, start, &checkpoints, &mut observer);
+    let how = TrainConfig { threads: context.execution.train_threads, ..config.train.clone() };
+    let trained = train(&data.set, &config.model, &how, start, &checkpoints, &mut observer);
     context.cancel.check("train")?;
     drop((training, observer));
     let trained = trained?;
@@ -96,7 +92,7 @@ pub fn train_model(context: &Context, options: &TrainOptions) -> Result<Outcome,
     let mut differences = serde_json::Map::new();
     for (tower, sample) in [(&trained.user, user_sample(&data)), (&trained.item, item_sample(&data))] {
         let side = tower.schema.side;
-        let (difference, files) = publish_tower(tower, &sample, &dir, config.infer.engine)?;
+        let (difference, files) = publish_tower(tower, &sample, &dir, config.engine)?;
         differences.insert(side.to_string(), difference.into());
         entries.extend(files);
     }
@@ -135,7 +131,7 @@ pub(crate) fn checkpoint_entry(manifest: &Manifest) -> Option<FileEntry> {
 /// Where training starts: from its own checkpoint if that was made under the same key, else from an
 /// earlier run's weights, or afresh.
 fn choose_start(
-    context: &Context,
+    context: &Context<TrainSettings>,
     options: &TrainOptions,
     key: &StageKey,
     checkpoints: &Path,
@@ -202,7 +198,7 @@ fn item_sample(data: &Dataset) -> CodeBatch {
 }
 
 struct TrainProgress<'a> {
-    context: &'a Context,
+    context: &'a Context<TrainSettings>,
     bar: Option<Bar>,
     /// Counts steps, within an epoch: its end has none to count.
     step: Option<Watched>,

@@ -2,6 +2,7 @@
 
 use crate::bad_rows::{BadRow, readable_ids, sift};
 use crate::columns::read_batches;
+use crate::config::EncodeSettings;
 use crate::duplicates::DuplicateFinder;
 use crate::encode::{encode_error, files};
 use crate::error::PipelineError;
@@ -41,7 +42,7 @@ fn encoded_bytes(feature: &FeatureSpec) -> u64 {
 /// # Memory
 /// Rows read by the first pass are kept for the second as long as they fit into a quarter of the budget.
 pub struct UserPasses<'a> {
-    context: &'a Context,
+    context: &'a Context<EncodeSettings>,
     dir: &'a Path,
     joins: &'a SideFiles,
     table: &'a Table,
@@ -74,7 +75,7 @@ impl<'a> UserPasses<'a> {
     /// # Errors
     /// A table without rows, or one that cannot be counted.
     pub fn new(
-        context: &'a Context,
+        context: &'a Context<EncodeSettings>,
         dir: &'a Path,
         joins: &'a SideFiles,
         table: &'a Table,
@@ -82,7 +83,7 @@ impl<'a> UserPasses<'a> {
     ) -> Result<Self, PipelineError> {
         let rows = table.require_rows()?;
         let spec = context.config.side(Side::User);
-        let encodes = context.config.encode.all_users || !positive.ids().is_empty();
+        let encodes = context.config.all_users || !positive.ids().is_empty();
         let held = vec![("side files", joins.bytes()), ("hashes of ids", 32 * MIB)];
         let mut quarters = vec!["values being counted"];
         if encodes {
@@ -114,7 +115,7 @@ impl<'a> UserPasses<'a> {
     ) -> Result<(), PipelineError> {
         let passes = &*self;
         let id = &passes.spec.id_column;
-        let fits = (0..passes.context.config.workers()).map(|_| fresh().map(Mutex::new));
+        let fits = (0..passes.context.execution.workers).map(|_| fresh().map(Mutex::new));
         let fits = fits.collect::<Result<Vec<Mutex<EncoderFit>>, _>>()?;
         let mut bar = passes.context.progress.bar("fit users", passes.rows, "rows");
         let mut finder = DuplicateFinder::new(passes.dir);
@@ -226,7 +227,7 @@ impl<'a> UserPasses<'a> {
         let info = CodesInfo { ids: positive.ids().kind(), schema: schema.clone() };
         let create = |name: &str| CodesWriter::create(self.dir.join(name), &info, Compression::Lz4);
         let mut writer = create(files::USERS)?;
-        let mut all = self.context.config.encode.all_users.then(|| create(files::ALL_USERS)).transpose()?;
+        let mut all = self.context.config.all_users.then(|| create(files::ALL_USERS)).transpose()?;
         let groups = all.as_ref().map(CodesWriter::groups);
         let (mut chosen_ids, mut counts) = (Ids::new(info.ids), EncodeCounts::default());
         let total = if self.encodes { self.rows } else { 0 };

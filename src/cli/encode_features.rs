@@ -4,6 +4,7 @@ use super::job::{JobOpts, given};
 use super::report::print_outcome;
 use clap::Args;
 use std::path::PathBuf;
+use twotower_pipeline::config::Config;
 use twotower_pipeline::encode::{EncodeOptions, encode_features};
 use twotower_pipeline::run_lock::RunLock;
 
@@ -33,7 +34,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     let context = opts.job.context(flags.into_iter().collect(), quiet)?;
     let options = EncodeOptions { update: opts.update, without_positives: opts.without_positives };
     let _lock = RunLock::take_new(&context.run)?;
-    let outcome = encode_features(&context, &options)?;
+    let outcome = encode_features(&context.obeying(Config::encode_settings), &options)?;
     print_outcome("encode-features", &outcome, opts.job.json);
     Ok(())
 }

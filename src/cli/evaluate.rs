@@ -4,6 +4,7 @@ use super::job::JobOpts;
 use super::report::{outcome_json, table, take_peak_rss_mib};
 use clap::Args;
 use std::path::{Path, PathBuf};
+use twotower_pipeline::config::Config;
 use twotower_pipeline::evaluate::{MetricsFile, comparable, evaluate, files, read_metrics};
 use twotower_pipeline::run_lock::{Access, RunLock};
 
@@ -29,7 +30,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     }
     let context = opts.job.context(Vec::new(), quiet)?;
     let _lock = RunLock::take(&context.run, Access::Sole)?;
-    let outcome = evaluate(&context)?;
+    let outcome = evaluate(&context.obeying(Config::evaluate_settings))?;
     if opts.job.json {
         say!("{}", outcome_json("evaluate", &outcome, take_peak_rss_mib()));
     } else {

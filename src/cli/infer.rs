@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use twotower_artifacts::Side;
 use twotower_pipeline::error::PipelineError;
 use twotower_pipeline::infer::Infer;
+use twotower_pipeline::output_folder::OutputFolder;
 use twotower_pipeline::run_lock::{Access, RunLock};
 use twotower_tables::{Format, TableSpec};
 
@@ -76,11 +77,9 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
         }
         return search(&context, shard, opts.job.json);
     }
-    let tables = &context.config.tables;
-    let own = match side {
-        Side::User => &tables.users.source,
-        Side::Item => &tables.items.source,
-    };
+    let job = context;
+    let context = job.obeying(|config| config.infer_settings(side));
+    let own = &context.config.rows.source;
     let table = opts.table.map(|path| {
         // Another format than the job's table has: its settings would not fit.
         match (Format::of_path(path.as_ref()), own.format.or_else(|| Format::of_path(own.pattern().as_ref()))) {
@@ -90,7 +89,13 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
             _ => own.at(path),
         }
     });
-    let infer = Infer::open(&context, side, table.zip(opts.output))?;
+    let output = match (&opts.output, &table) {
+        (Some(folder), Some(table)) => {
+            Some(OutputFolder::claim(folder, side, &job.run, job.config.tables().chain([table]))?)
+        }
+        _ => None,
+    };
+    let infer = Infer::open(&context, table.zip(output))?;
     for part in context.parts(shard, || Ok(infer.rows()))? {
         print_outcome("infer", &infer.shard(part)?, opts.job.json);
     }

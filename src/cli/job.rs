@@ -8,7 +8,7 @@ use twotower_pipeline::error::PipelineError;
 use twotower_pipeline::memory::Memory;
 use twotower_pipeline::progress::Progress;
 use twotower_pipeline::run_dir::RunDir;
-use twotower_pipeline::stage::Context;
+use twotower_pipeline::stage::Job;
 use twotower_pipeline::stall;
 
 /// Which job, where its outputs go, and settings that differ from its file.
@@ -35,13 +35,15 @@ pub struct JobOpts {
 
 impl JobOpts {
     /// Reads the job with overrides: flags of the stage first, then `--set`.
-    pub fn context(&self, flags: Vec<Override>, quiet: bool) -> anyhow::Result<Context> {
+    pub fn context(&self, flags: Vec<Override>, quiet: bool) -> anyhow::Result<Job> {
         let mut overrides = flags;
         for text in &self.set {
             overrides.push(Override::parse(text).map_err(PipelineError::from)?);
         }
-        Ok(Context {
-            config: Config::load(&self.config, &overrides).map_err(PipelineError::from)?,
+        let config = Config::load(&self.config, &overrides).map_err(PipelineError::from)?;
+        Ok(Job {
+            execution: config.execution(),
+            config,
             run: RunDir::named(&self.run)?,
             force: self.force,
             sole: false,

@@ -3,10 +3,11 @@
 use super::job::{JobOpts, ShardOpts, given};
 use super::report::print_outcome;
 use clap::Args;
+use twotower_pipeline::config::Config;
 use twotower_pipeline::recall::Recall;
 use twotower_pipeline::run_lock::{Access, RunLock};
 use twotower_pipeline::shard::Shard;
-use twotower_pipeline::stage::Context;
+use twotower_pipeline::stage::Job;
 
 /// Options of `recall`.
 #[derive(Debug, Args)]
@@ -53,8 +54,9 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
 }
 
 /// Searches a shard of the users, or all of them.
-pub fn search(context: &Context, shard: Option<Shard>, json: bool) -> anyhow::Result<()> {
-    let mut recall = Recall::open(context)?;
+pub fn search(job: &Job, shard: Option<Shard>, json: bool) -> anyhow::Result<()> {
+    let context = job.obeying(Config::recall_settings);
+    let mut recall = Recall::open(&context)?;
     for part in context.parts(shard, || recall.rows())? {
         print_outcome("recall", &recall.shard(part)?, json);
     }

@@ -4,6 +4,7 @@ use super::job::{JobOpts, given};
 use super::report::print_outcome;
 use clap::Args;
 use std::path::PathBuf;
+use twotower_pipeline::config::Config;
 use twotower_pipeline::run_lock::{Access, RunLock};
 use twotower_pipeline::train::{TrainOptions, train_model};
 
@@ -43,7 +44,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     ];
     let context = opts.job.context(flags.into_iter().flatten().collect(), quiet)?;
     let _lock = RunLock::take(&context.run, Access::Sole)?;
-    let outcome = train_model(&context, &TrainOptions { from: opts.from })?;
+    let outcome = train_model(&context.obeying(Config::train_settings), &TrainOptions { from: opts.from })?;
     print_outcome("train", &outcome, opts.job.json);
     Ok(())
 }

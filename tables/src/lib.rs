@@ -1,6 +1,7 @@
 //! Raw tables of twotower (Parquet, CSV, JSON Lines) as bounded streams of Arrow batches.
 
 pub mod columns;
+mod covers;
 pub mod error;
 mod files;
 mod footer;

@@ -15,14 +15,15 @@ pub use crate::config::{Gate, GatesConfig};
 pub use verdict::{Measured, Ruling, Verdict};
 
 use crate::clock;
-use crate::config::Config;
+use crate::config::CheckSettings;
 use crate::error::PipelineError;
 use crate::run_dir::RunDir;
 use crate::run_lock::{Access, RunLock};
 use crate::runs;
-use crate::stage::{Context, Outcome, StageKey, prepare_dir, rows};
+use crate::stage::{Context, Outcome, prepare_dir, rows};
 use facts::Facts;
 use outputs::Outputs;
+use serde_json::json;
 use std::time::Instant;
 use twotower_artifacts::Manifest;
 use verdict::Measures;
@@ -38,7 +39,7 @@ const NO_PREVIOUS: &str = "there is no previous run";
 
 /// What gates look at.
 struct Night<'a> {
-    config: &'a Config,
+    config: &'a CheckSettings,
     now: &'a Facts,
     before: Option<&'a Facts>,
 }
@@ -49,7 +50,7 @@ struct Night<'a> {
 /// [`PipelineError::Gate`] naming every gate that failed, with its value, its limit and the next step; a run
 /// without the output of a stage or of a shard; [`PipelineError::InUse`] when another process changes the previous
 /// run.
-pub fn check(context: &Context, accept: &[Gate]) -> Result<Outcome, PipelineError> {
+pub fn check(context: &Context<CheckSettings>, accept: &[Gate]) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
     let _step = context.step("check");
     let config = &context.config;
@@ -60,12 +61,8 @@ pub fn check(context: &Context, accept: &[Gate]) -> Result<Outcome, PipelineErro
 
     let mut inputs = vec![("run", now.fingerprint.clone())];
     inputs.extend(before.as_ref().map(|before| ("previous run", before.fingerprint.clone())));
-    let settings = serde_json::json!({
-        "gates": config.gates,
-        "accepted": accept,
-        "previous": before.as_ref().map(Facts::name),
-    });
-    let key = StageKey::new("check", inputs, settings);
+    let asked = [("accepted", json!(accept)), ("previous", json!(before.as_ref().map(Facts::name)))];
+    let key = context.key("check", inputs, asked);
     let dir = context.run.gates();
     let manifest_path = dir.join(files::MANIFEST);
     if !context.force
@@ -101,6 +98,7 @@ pub fn check(context: &Context, accept: &[Gate]) -> Result<Outcome, PipelineErro
         "gates": rulings,
         "previous": before.as_ref().map(Facts::name),
         "checked at": clock::now(),
+        "sequence": runs::next_sequence(&context.run),
     });
     manifest.write(&manifest_path)?;
     match refusal(&context.run, &rulings) {
@@ -127,7 +125,7 @@ fn measure(gate: Gate, night: &Night<'_>) -> Result<Measures, PipelineError> {
 /// Facts about the previous run: the one that `latest` names, or, where that is this run or none, the newest other
 /// one that passed its gates. A previous run that cannot be read does not keep this one from being published; one
 /// that another process changes does, until that is done.
-fn previous(context: &Context, warnings: &mut Vec<String>) -> Result<Option<Facts>, PipelineError> {
+fn previous<S>(context: &Context<S>, warnings: &mut Vec<String>) -> Result<Option<Facts>, PipelineError> {
     let Some(run) = runs::previous_of(&context.run)? else { return Ok(None) };
     let _unchanged = RunLock::take(&run, Access::Shared)?;
     match Facts::read(&run) {

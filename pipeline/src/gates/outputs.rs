@@ -1,13 +1,16 @@
 //! The manifests of all that a run has made, and whether they belong together.
 
+use crate::chain::{Contradiction, Made, Named, contradictions, is_fused};
 use crate::encode;
 use crate::error::PipelineError;
-use crate::parts::{VectorParts, complete_set};
+use crate::parts::{complete_set, manifest_name};
+use crate::quarantine::Quarantine;
 use crate::run_dir::RunDir;
 use crate::shard::Shard;
 use crate::stage::require;
 use crate::towers;
-use twotower_artifacts::{ArtifactError, Fingerprint, Manifest, Side};
+use twotower_artifacts::{Manifest, Side};
+use twotower_index::store::MANIFEST_NAME;
 
 /// Manifests of a complete run.
 pub struct Outputs {
@@ -35,7 +38,7 @@ impl Outputs {
         let trained = require("check", &run.towers().join(towers::files::MANIFEST), "twotower train")?;
         let items = complete_set("check", &run.vectors(Side::Item), "twotower infer --side item")?;
         let recalled = complete_set("check", &run.recall(), "twotower recall")?;
-        let fused = recalled[0].config["recall"]["fused"].as_bool() == Some(true);
+        let fused = is_fused(&recalled[0]);
         let users = match fused {
             true => recalled.clone(),
             false => complete_set("check", &run.vectors(Side::User), "twotower infer --side user")?,
@@ -43,43 +46,38 @@ impl Outputs {
         Ok(Self { encoded, trained, items, users, recalled, fused })
     }
 
-    /// Refuses a run in which a stage was done anew and not those after it, or not for all shards.
+    /// Refuses a run in which a stage was done anew and not those after it, or not for all shards, or from other
+    /// tables.
     ///
     /// # Errors
-    /// [`ArtifactError::Mismatch`] naming the stage; vector parts that are not a set.
+    /// [`PipelineError::Mismatch`] naming the first output that does not belong to the others, and how many more.
     pub fn belong_together(&self, run: &RunDir) -> Result<(), PipelineError> {
-        made_from([&self.trained], "encoders", &self.encoded.fingerprint)?;
-        made_from(self.items.iter().chain(&self.users), "towers", &self.trained.fingerprint)?;
-        let items = VectorParts::find("check", &run.vectors(Side::Item), Side::Item, None)?;
-        made_from(&self.recalled, "item vectors", &items.fingerprint)?;
-        for part in self.recalled.iter().filter(|_| !self.fused) {
-            let users = VectorParts::find("check", &run.vectors(Side::User), Side::User, Shard::of(part))?;
-            made_from([part], "user vectors", &users.fingerprint)?;
+        let index = std::fs::read(run.index().join(MANIFEST_NAME)).ok();
+        let quarantine = Quarantine::load(&run.encoders(), &self.encoded)?;
+        fn named(parts: &[Manifest]) -> Vec<Named<'_>> {
+            let name = |part| Shard::of(part).map(manifest_name).unwrap_or_default();
+            parts.iter().map(|part| (name(part), part)).collect()
         }
-        Ok(())
+        let made = Made {
+            encoded: Some(&self.encoded),
+            trained: Some(&self.trained),
+            items: named(&self.items),
+            users: if self.fused { Vec::new() } else { named(&self.users) },
+            recalled: named(&self.recalled),
+            index: index.and_then(|text| serde_json::from_slice(&text).ok()),
+            quarantine: Some(&quarantine),
+        };
+        let found = contradictions(&made);
+        let Some(Contradiction { path, what, command }) = found.first() else { return Ok(()) };
+        let more = match found.len() {
+            1 => String::new(),
+            n => {
+                format!("; {} more such contradictions, which `twotower verify {}` lists", n - 1, run.root().display())
+            }
+        };
+        Err(PipelineError::Mismatch(format!(
+            "check: {}: {what}; run `{command}` again for all shards, and the stages after it{more}",
+            run.root().join(path).display()
+        )))
     }
-}
-
-/// Refuses manifests that name another input than the run has.
-fn made_from<'a>(
-    manifests: impl IntoIterator<Item = &'a Manifest>,
-    input: &str,
-    expected: &Fingerprint,
-) -> Result<(), PipelineError> {
-    let Some(other) = manifests.into_iter().find(|manifest| manifest.inputs.get(input) != Some(expected)) else {
-        return Ok(());
-    };
-    let name = match Shard::of(other) {
-        Some(shard) => format!("{} shard {shard}", other.stage),
-        None => other.stage.clone(),
-    };
-    Err(ArtifactError::Mismatch {
-        what: format!("check: the output of `{name}`"),
-        expected_from: format!("the run's {input} with fingerprint"),
-        expected: expected.to_string(),
-        found_from: format!("{input} with fingerprint"),
-        found: other.inputs.get(input).map_or("none".to_string(), Fingerprint::to_string),
-        advice: format!("run `twotower {}` again, and the stages after it", other.stage),
-    }
-    .into())
 }

@@ -77,7 +77,7 @@ fn of<'f>(facts: &'f Facts, side: Side, name: &str) -> Option<&'f FeatureCounts>
 
 /// The vocabulary of a feature, for kinds that have one.
 fn table(night: &Night<'_>, side: Side, name: &str) -> Option<String> {
-    night.config.side(side).features.iter().find(|feature| feature.name() == name)?.vocabulary(side)
+    night.config.features(side).iter().find(|feature| feature.name() == name)?.vocabulary(side)
 }
 
 /// Share of the values counted in a vocabulary that are new: to the previous run, or to the weights.

@@ -1,10 +1,11 @@
 //! The items that users are searched in, and their index.
 
+use crate::config::RecallSettings;
 use crate::error::PipelineError;
 use crate::id_index::IdIndex;
 use crate::parts::VectorParts;
 use crate::run_lock::RunLock;
-use crate::stage::{Context, StageKey, as_written, prepare_dir, rows};
+use crate::stage::{Context, as_written, prepare_dir, rows};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -57,15 +58,11 @@ impl Catalogue {
     ///
     /// # Errors
     /// [`PipelineError::Gate`] when its recall is too low; I/O.
-    pub fn index(&self, context: &Context) -> Result<Box<dyn ItemIndex>, PipelineError> {
+    pub fn index(&self, context: &Context<RecallSettings>) -> Result<Box<dyn ItemIndex>, PipelineError> {
         let started = Instant::now();
+        let context = &context.with(context.config.index());
         let dir = context.run.index();
-        let config = &context.config.index;
-        let key = StageKey::new(
-            "index",
-            [("item vectors", self.vectors.fingerprint().clone())],
-            serde_json::json!({ "index": config }),
-        );
+        let key = context.key("index", [("item vectors", self.vectors.fingerprint().clone())], []);
         let manifest_path = dir.join(INDEX_STAGE);
         create_folder(&dir)?;
         // One shard builds, the others wait for it and open what it built.
@@ -76,7 +73,7 @@ impl Catalogue {
         prepare_dir(&dir)?;
         let stop = context.cancel.clone();
         let mut observer = |_| if stop.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-        let built = twotower_index::build(config, self.vectors.clone(), None, &mut observer);
+        let built = twotower_index::build(&context.config.index, self.vectors.clone(), None, &mut observer);
         context.cancel.check("recall")?;
         let (index, report) = built.map_err(|error| match error {
             below @ IndexError::RecallTooLow { .. } => PipelineError::Gate(format!("gate `index`: {below}")),
@@ -105,7 +102,11 @@ impl Catalogue {
 ///
 /// # Errors
 /// As [`Catalogue::load`] and [`Catalogue::index`], where it is built again.
-pub fn index_fits(context: &Context, items: &VectorParts, manifest: &Manifest) -> Result<bool, PipelineError> {
+pub fn index_fits(
+    context: &Context<RecallSettings>,
+    items: &VectorParts,
+    manifest: &Manifest,
+) -> Result<bool, PipelineError> {
     let dir = context.run.index();
     let saved = || -> Option<serde_json::Value> {
         Manifest::read(dir.join(INDEX_STAGE)).ok()?.verify_files(&dir).ok()?;

@@ -5,9 +5,10 @@ mod search;
 mod users;
 mod writer;
 
+use crate::config::RecallSettings;
 use crate::error::PipelineError;
 use crate::exclusions::Exclusion;
-use crate::parts::{VectorParts, exclude_other_counts, manifest_name, part_name};
+use crate::parts::{VectorParts, exclude_other_counts, manifest_name, part_name, refuse_stranger};
 use crate::sample;
 use crate::shard::Shard;
 use crate::spare::Spare;
@@ -23,7 +24,7 @@ use writer::{ShardWriter, Written};
 
 /// The stage, ready for its shards.
 pub struct Recall<'a> {
-    context: &'a Context,
+    context: &'a Context<RecallSettings>,
     items: VectorParts,
     /// Users that are embedded on the way, with `recall.fused`.
     raw: Option<Users>,
@@ -32,21 +33,18 @@ pub struct Recall<'a> {
 }
 
 /// All that a shard's results depend on.
-fn shard_key(context: &Context, items: &VectorParts, users: &Users, shard: Shard) -> Result<StageKey, PipelineError> {
-    let config = &context.config;
+fn shard_key(
+    context: &Context<RecallSettings>,
+    items: &VectorParts,
+    users: &Users,
+    shard: Shard,
+) -> Result<StageKey, PipelineError> {
     let mut inputs = users.inputs(context)?;
     inputs.push(("item vectors", items.fingerprint.clone()));
     inputs.extend(Exclusion::inputs(context)?);
-    let settings = serde_json::json!({
-        "shard": shard.index,
-        "shards": shard.count,
-        "recall": config.recall,
-        "index": config.index,
-        "engine": items.engine,
-        "compression": config.infer.compression,
-        "sampled users": sample::wanted(config.recall.topk),
-    });
-    Ok(StageKey::new("recall", inputs, settings))
+    let engine = ("engine", items.engine.as_str().into());
+    let sampled = ("sampled users", sample::wanted(context.config.recall.topk).into());
+    Ok(context.key("recall", inputs, shard.settings().into_iter().chain([engine, sampled])))
 }
 
 /// What every shard is searched in; made by the first that is not complete.
@@ -63,10 +61,10 @@ impl<'a> Recall<'a> {
     /// # Errors
     /// Missing item vectors, or parts of them that do not belong together; for raw rows as
     /// [`Embedding::load`](crate::infer::Embedding::load).
-    pub fn open(context: &'a Context) -> Result<Self, PipelineError> {
+    pub fn open(context: &'a Context<RecallSettings>) -> Result<Self, PipelineError> {
         let open = || {
             let items = VectorParts::find("recall", &context.run.vectors(Side::Item), Side::Item, None)?;
-            let raw = if context.config.recall.fused { Some(Users::raw(context)?) } else { None };
+            let raw = context.config.embed.as_ref().map(|embed| Users::raw(context, embed)).transpose()?;
             Ok(Self { context, items, raw, searched: None, spare: Spare::default() })
         };
         context.during("recall", open).map_err(|e: PipelineError| e.within("recall"))
@@ -94,7 +92,7 @@ impl<'a> Recall<'a> {
 }
 
 impl Searched {
-    fn load(context: &Context, items: &VectorParts, users: IdKind) -> Result<Self, PipelineError> {
+    fn load(context: &Context<RecallSettings>, items: &VectorParts, users: IdKind) -> Result<Self, PipelineError> {
         items.verify("recall", &context.cancel)?;
         let catalogue = Catalogue::load(items)?;
         let index = context.during("the index", || catalogue.index(context))?;
@@ -128,6 +126,7 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
     }
     prepare_dir(&dir)?;
     exclude_other_counts("recall", &dir, shard, context.force || context.sole, || context.withdraw())?;
+    refuse_stranger("recall", &dir, shard, config.recall.format.extension())?;
 
     if let Users::Stored { parts, .. } = users {
         parts.verify("recall", &context.cancel)?;
@@ -158,6 +157,8 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
         Ok(())
     })?;
     let quarantined = users.account(&range, writer.users())?;
+    // Somebody may have begun with another number of shards meanwhile.
+    exclude_other_counts("recall", &dir, shard, false, || Ok(()))?;
     context.retract(&manifest_path)?;
     for other in NeighbourFormat::ALL.into_iter().filter(|f| f.extension() != config.recall.format.extension()) {
         remove_if_there(&dir.join(part_name(shard, other.extension())))?;

@@ -1,5 +1,6 @@
 //! Neighbours of batches of users, on every worker.
 
+use crate::config::RecallSettings;
 use crate::error::PipelineError;
 use crate::exclusions::Exclusion;
 use crate::infer::Embedded;
@@ -13,8 +14,8 @@ use twotower_index::{Eligibility, Exclusions, ItemIndex, Neighbours, Request};
 
 /// What every worker searches with.
 pub struct Search<'a> {
-    /// The run and its job.
-    pub context: &'a Context,
+    /// The run and the stage's settings.
+    pub context: &'a Context<RecallSettings>,
     /// Batches and workers.
     pub plan: Plan,
     /// The items.

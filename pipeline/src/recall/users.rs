@@ -2,6 +2,9 @@
 
 use super::catalogue::Catalogue;
 use super::search::{Found, Search};
+use crate::config::{EmbedSettings, RecallSettings};
+use crate::encode;
+use crate::encoded;
 use crate::error::PipelineError;
 use crate::exclusions::Exclusion;
 use crate::infer::{Embedded, Embedding};
@@ -11,7 +14,7 @@ use crate::quarantine::{QUARANTINE, Quarantine};
 use crate::sample;
 use crate::shard::Shard;
 use crate::source::Source;
-use crate::stage::Context;
+use crate::stage::{Context, require};
 use crate::towers::verified_towers;
 use std::ops::Range;
 use twotower_artifacts::{ArtifactError, Fingerprint, IdKind, ListRoom, Side, VectorsReader};
@@ -31,8 +34,11 @@ impl Users {
     ///
     /// # Errors
     /// As [`VectorParts::find`] and [`Quarantine::of_vectors`].
-    pub fn stored(context: &Context, shard: Option<Shard>) -> Result<Self, PipelineError> {
+    pub fn stored<S>(context: &Context<S>, shard: Option<Shard>) -> Result<Self, PipelineError> {
         let parts = VectorParts::find("recall", &context.run.vectors(Side::User), Side::User, shard)?;
+        let encoders = context.run.encoders();
+        let encoded = require("recall", &encoders.join(encode::files::MANIFEST), "twotower encode-features")?;
+        encoded::check_table(&encoders, &encoded, Side::User, parts.table.as_ref(), context.force)?;
         let quarantine = match &parts.quarantine {
             Some(expected) => Quarantine::of_vectors("recall", &context.run, expected)?,
             None => Quarantine::default(),
@@ -44,9 +50,11 @@ impl Users {
     ///
     /// # Errors
     /// As [`Embedding::load`] and [`Embedding::source`].
-    pub fn raw(context: &Context) -> Result<Self, PipelineError> {
-        let embedding = Box::new(Embedding::load("recall", context, Side::User)?);
-        let source = embedding.source(&context.config.tables.users.source)?;
+    pub fn raw<S>(context: &Context<S>, embed: &EmbedSettings) -> Result<Self, PipelineError> {
+        let EmbedSettings { rows, engine } = embed;
+        let embedding = Box::new(Embedding::load("recall", context, Side::User, rows, *engine)?);
+        let source = embedding.source(&rows.source)?;
+        embedding.check_table(context, &source)?;
         Ok(Users::Raw { embedding, source })
     }
 
@@ -54,7 +62,7 @@ impl Users {
     ///
     /// # Errors
     /// As [`Embedding::inputs`].
-    pub fn inputs(&self, context: &Context) -> Result<Vec<(&str, Fingerprint)>, PipelineError> {
+    pub fn inputs<S>(&self, context: &Context<S>) -> Result<Vec<(&str, Fingerprint)>, PipelineError> {
         match self {
             Users::Stored { parts, .. } => {
                 let quarantine = parts.quarantine.iter().map(|f| (QUARANTINE, f.clone()));
@@ -103,7 +111,7 @@ impl Users {
     ///
     /// # Errors
     /// [`ArtifactError::Mismatch`], [`PipelineError::Mismatch`] when they were not; the run's towers are damaged.
-    pub fn check(&self, context: &Context, items: &VectorParts) -> Result<(), PipelineError> {
+    pub fn check<S>(&self, context: &Context<S>, items: &VectorParts) -> Result<(), PipelineError> {
         let towers = verified_towers("recall", context)?.fingerprint;
         let differ = |what: &str, from: &str, expected: &Fingerprint, found: &Fingerprint| ArtifactError::Mismatch {
             what: format!("recall: {what} vectors"),
@@ -116,15 +124,14 @@ impl Users {
         if items.towers != towers {
             return Err(differ("item", "the run's towers", &towers, &items.towers).into());
         }
-        let own_engine = context.config.infer.engine.to_string();
         let (towers, engine) = match self {
-            Users::Stored { parts, .. } => (&parts.towers, &parts.engine),
-            Users::Raw { embedding, .. } => (embedding.towers(), &own_engine),
+            Users::Stored { parts, .. } => (&parts.towers, parts.engine.clone()),
+            Users::Raw { embedding, .. } => (embedding.towers(), embedding.engine().to_string()),
         };
         if items.towers != *towers {
             return Err(differ("user", "item vectors of towers", &items.towers, towers).into());
         }
-        if items.engine != *engine {
+        if items.engine != engine {
             return Err(PipelineError::Mismatch(format!(
                 "recall: user vectors are made by engine `{engine}`, item vectors by `{}`; run `twotower infer` for one side with the other's engine",
                 items.engine
@@ -136,7 +143,7 @@ impl Users {
     /// What the stage holds in memory.
     pub fn needs(
         &self,
-        context: &Context,
+        context: &Context<RecallSettings>,
         catalogue: &Catalogue,
         index: &dyn ItemIndex,
         exclusion: &Exclusion,

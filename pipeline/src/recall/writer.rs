@@ -2,6 +2,7 @@
 
 use super::search::{Found, Totals};
 use super::users::Users;
+use crate::config::RecallSettings;
 use crate::error::PipelineError;
 use crate::parts::{KeyRange, part_name};
 use crate::sample::SampleSink;
@@ -40,14 +41,19 @@ impl<'a> ShardWriter<'a> {
     ///
     /// # Errors
     /// A file that cannot be created.
-    pub fn create(context: &Context, shard: Shard, users: &Users, items: &'a Ids) -> Result<Self, PipelineError> {
-        let (recall, compression) = (&context.config.recall, context.config.infer.compression);
+    pub fn create(
+        context: &Context<RecallSettings>,
+        shard: Shard,
+        users: &Users,
+        items: &'a Ids,
+    ) -> Result<Self, PipelineError> {
+        let RecallSettings { recall, compression, .. } = &context.config;
         let path = context.run.recall().join(part_name(shard, recall.format.extension()));
         let info = NeighboursInfo { users: users.ids(), items: items.kind() };
         let (topk, room) = (recall.topk, ListRoom::new(recall.topk, items));
         Ok(Self {
-            sink: open_sink(recall.format, path, &info, room, compression)?,
-            sample: SampleSink::create(&context.run, shard, users.rows(), &info, topk, room, compression)?,
+            sink: open_sink(recall.format, path, &info, room, *compression)?,
+            sample: SampleSink::create(&context.run, shard, users.rows(), &info, topk, room, *compression)?,
             items,
             topk,
             totals: Totals::default(),

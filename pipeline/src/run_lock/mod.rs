@@ -25,7 +25,7 @@ use twotower_artifacts::publish::{create_folder, remove};
 use waiting::Waiting;
 
 /// Name of the lock within a run's folder, and within that of its index.
-const NAME: &str = ".lock";
+pub(crate) const NAME: &str = ".lock";
 /// How often a run's lock is tried, and how long after each other: its last holder has it to itself for the moment
 /// in which it removes it.
 const TRIES: (u32, Duration) = (5, Duration::from_millis(20));
@@ -73,6 +73,15 @@ impl RunLock {
         let made = (!run.root().exists()).then(|| run.root().to_path_buf());
         create_folder(run.root())?;
         Self::in_folder(run.root(), Access::Sole, made)
+    }
+
+    /// Shares the lock of a folder that vectors are written into beside all runs, and makes it where it is missing.
+    ///
+    /// # Errors
+    /// As [`RunLock::take`].
+    pub fn take_output(folder: &Path) -> Result<Self, PipelineError> {
+        create_folder(folder)?;
+        Self::in_folder(folder, Access::Shared, None)
     }
 
     /// Shares the lock of the earlier run that `folder`, of encoders or towers, is part of, for as long as it is read.

@@ -2,18 +2,18 @@
 
 use super::Check;
 use super::coverage::{Output, Parts};
+use crate::chain::{Contradiction, Made, Named, contradictions, is_fused};
 use crate::encode;
 use crate::encoded::{self, Encoded};
 use crate::evaluate::{self, read_metrics};
-use crate::parts::{Part, VectorParts};
-use crate::quarantine::{self, QUARANTINE, Quarantine};
+use crate::parts::{Part, VectorParts, file_name, list_parts};
+use crate::quarantine::{self, Quarantine};
 use crate::recall::{Catalogue, INDEX_STAGE};
 use crate::run::Stage;
-use crate::shard::Shard;
 use crate::stage::{as_written, content_fingerprint};
 use crate::towers::{self, verified_in};
 use crate::train::checkpoint_entry;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use twotower_artifacts::{Fingerprint, Manifest, Side, inspect_interactions};
 use twotower_encoders::store;
 use twotower_index::store::MANIFEST_NAME;
@@ -26,10 +26,6 @@ struct Links {
     state: Option<Fingerprint>,
     /// All files of the encoder folder.
     encoded: Option<Fingerprint>,
-    /// Tables that were encoded, by side.
-    tables: Vec<(Side, Fingerprint)>,
-    /// Rows of the users table that were left out.
-    quarantine: Option<Quarantine>,
     towers: Option<Fingerprint>,
     items: Option<VectorParts>,
     /// The index as its manifest describes it.
@@ -40,6 +36,7 @@ impl Check<'_> {
     /// Verifies the artifacts in order.
     pub(super) fn chain(&mut self, required: &[Stage]) {
         let mut links = Links::default();
+        self.compare();
         let encoders = self.encoders(&mut links);
         let towers = self.towers(&mut links);
         let items = self.vectors(Side::Item, &mut links);
@@ -80,11 +77,47 @@ impl Check<'_> {
         }
     }
 
-    /// Notes unless a manifest names the input that is there; an input it does not name is `wanted` or not.
-    fn input(&mut self, path: &Path, manifest: &Manifest, name: &str, there: Option<&Fingerprint>, wanted: bool) {
+    /// Reads all manifests that can be read, and keeps what does not belong together.
+    fn compare(&mut self) {
+        let run = self.run;
+        let read = |path: &Path| Manifest::read(path).ok();
+        let encoded = read(&run.encoders().join(encode::files::MANIFEST));
+        let trained = read(&run.towers().join(towers::files::MANIFEST));
+        let quarantine = encoded.as_ref().and_then(|encoded| Quarantine::load(&run.encoders(), encoded).ok());
+        let parts = |dir: PathBuf| -> Vec<(String, Manifest)> {
+            let paths = list_parts(&dir).unwrap_or_default().into_iter();
+            let manifests = paths.filter(|path| path.extension() == Some("json".as_ref()));
+            manifests.filter_map(|path| Some((file_name(&path).to_string(), read(&path)?))).collect()
+        };
+        let [items, users, recalled] = [run.vectors(Side::Item), run.vectors(Side::User), run.recall()].map(parts);
+        fn named(parts: &[(String, Manifest)]) -> Vec<Named<'_>> {
+            parts.iter().map(|(name, part)| (name.clone(), part)).collect()
+        }
+        self.contradictions = contradictions(&Made {
+            encoded: encoded.as_ref(),
+            trained: trained.as_ref(),
+            items: named(&items),
+            users: named(&users),
+            recalled: named(&recalled),
+            index: None,
+            quarantine: quarantine.as_ref(),
+        });
+    }
+
+    /// Notes what in a folder does not belong to the rest.
+    fn contradicted(&mut self, folder: &str) {
+        let found = std::mem::take(&mut self.contradictions);
+        for Contradiction { path, what, .. } in found.iter().filter(|c| Path::new(&c.path).starts_with(folder)) {
+            self.mismatch(&self.run.root().join(path), what);
+        }
+        self.contradictions = found;
+    }
+
+    /// Notes unless a manifest names the input that is there.
+    fn input(&mut self, path: &Path, manifest: &Manifest, name: &str, there: Option<&Fingerprint>) {
         match (manifest.inputs.get(name), there) {
             (Some(found), Some(expected)) => self.equal(path, &format!("made from {name}"), expected, found),
-            (None, Some(_)) if wanted => self.mismatch(path, format!("does not say which {name} it was made from")),
+            (None, Some(_)) => self.mismatch(path, format!("does not say which {name} it was made from")),
             _ => {}
         }
     }
@@ -94,9 +127,6 @@ impl Check<'_> {
         let path = dir.join(encode::files::MANIFEST);
         let Some(manifest) = self.manifest(&path, "encode-features") else { return path.exists() };
         links.encoded = Some(encoded::content(&manifest));
-        for (side, table) in [(Side::User, "users"), (Side::Item, "items")] {
-            links.tables.extend(manifest.inputs.get(table).map(|f| (side, f.clone())));
-        }
         let rows = |name: &str| manifest.rows.get(name).copied().unwrap_or_default();
         if let Some(encoded) = self.take(Encoded::load("verify", &dir)) {
             links.state = Some(encoded.state.fingerprint().clone());
@@ -123,7 +153,7 @@ impl Check<'_> {
                 let sizes = (rows("users with positives"), rows("items"));
                 self.equal(&events, "users and items", &sizes, &(info.users, info.items));
             }
-            links.quarantine = self.take(Quarantine::load(&dir, &manifest));
+            self.take(Quarantine::load(&dir, &manifest));
             let aside: u64 = quarantine::TABLES.iter().map(|table| rows(&quarantine::counter(table))).sum();
             let listed = manifest.files.iter().find(|f| f.path == encode::files::QUARANTINE).map_or(0, |f| f.rows);
             self.equal(&path, "rows quarantined", &aside, &listed);
@@ -141,8 +171,7 @@ impl Check<'_> {
         if self.take(verified_in("verify", &dir)).is_some() {
             links.towers = Some(manifest.fingerprint.clone());
         }
-        self.input(&path, &manifest, "encoders", links.state.as_ref(), true);
-        self.input(&path, &manifest, "encoded tables", links.encoded.as_ref(), false);
+        self.contradicted("towers");
         for side in [Side::User, Side::Item] {
             let file = dir.join(towers::files::tower(side));
             if manifest.files.iter().all(|entry| entry.path != towers::files::tower(side)) {
@@ -171,35 +200,12 @@ impl Check<'_> {
         let (before, dir) = (self.found.problems.len(), self.run.vectors(side));
         let name = if side == Side::User { "user vectors" } else { "item vectors" };
         let Some(parts) = self.parts(&dir, Output::Vectors(side)) else { return false };
-        for Part { path, manifest } in &parts.list {
-            self.input(path, manifest, "encoders", links.state.as_ref(), true);
-            self.input(path, manifest, "towers", links.towers.as_ref(), true);
-            self.input(path, manifest, "history", links.encoded.as_ref(), false);
-            self.quarantined(path, manifest, side, links);
-            let encoded = links.tables.iter().find(|(of, _)| *of == side).map(|(_, f)| f);
-            if let (Some(encoded), Some(table)) = (encoded, manifest.inputs.get("table"))
-                && encoded != table
-            {
-                let note = format!("{}: made from another table of {side}s than was encoded", path.display());
-                self.found.notes.push(note);
-            }
-        }
+        self.contradicted(&format!("vectors/{side}"));
         if side == Side::Item && !parts.list.is_empty() {
             links.items = self.take(VectorParts::find("verify", &dir, side, None));
         }
         self.report_parts(name, &parts, before);
         true
-    }
-
-    /// Notes unless a part made of the rows that were encoded leaves out those of them that cannot be used.
-    fn quarantined(&mut self, path: &Path, manifest: &Manifest, side: Side, links: &Links) {
-        let encoded = links.tables.iter().find(|(of, _)| *of == side).map(|(_, f)| f);
-        let Some(quarantine) = links.quarantine.as_ref().filter(|_| side == Side::User) else { return };
-        let Some(shard) = Shard::of(manifest).filter(|_| encoded == manifest.inputs.get("table")) else { return };
-        let count = |name: &str| manifest.rows.get(name).copied().unwrap_or_default();
-        let expected = quarantine.within(&shard.range(count("table rows")));
-        self.equal(path, "rows quarantined", &expected, &count("quarantined"));
-        self.equal(path, "made without the rows", &quarantine.fingerprint().as_ref(), &manifest.inputs.get(QUARANTINE));
     }
 
     fn report_parts(&mut self, name: &'static str, parts: &Parts, before: usize) {
@@ -212,7 +218,7 @@ impl Check<'_> {
         let path = dir.join(INDEX_STAGE);
         let Some(manifest) = self.manifest(&path, "index") else { return path.exists() };
         if let Some(catalogue) = links.items.as_ref().and_then(|items| self.take(Catalogue::load(items))) {
-            self.input(&path, &manifest, "item vectors", Some(catalogue.fingerprint()), true);
+            self.input(&path, &manifest, "item vectors", Some(catalogue.fingerprint()));
             if let Some(index) = self.take(twotower_index::open(&dir, catalogue.fingerprint())) {
                 let items = manifest.rows.get("items").copied().unwrap_or_default();
                 self.equal(&dir.join(MANIFEST_NAME), "items", &items, &(index.count() as u64));
@@ -227,41 +233,13 @@ impl Check<'_> {
     fn recall(&mut self, links: &Links, users_there: bool) -> bool {
         let (before, dir) = (self.found.problems.len(), self.run.recall());
         let Some(parts) = self.parts(&dir, Output::Recall) else { return false };
-        for part in &parts.list {
-            let Part { path, manifest } = part;
-            self.input(path, manifest, "item vectors", links.items.as_ref().map(|i| &i.fingerprint), true);
-            self.input(path, manifest, "encoders", links.state.as_ref(), false);
-            self.input(path, manifest, "towers", links.towers.as_ref(), false);
-            self.input(path, manifest, "history", links.encoded.as_ref(), false);
-            if let Some(items) = &links.items {
-                self.equal(path, "`config.engine`", &items.engine.as_str().into(), &manifest.config["engine"]);
-            }
+        self.contradicted("recall");
+        for Part { path, manifest } in &parts.list {
             if let Some(index) = &links.index {
                 self.equal(path, "searched in the index", index, &manifest.details["index"]);
             }
-            let fused = manifest.config["recall"]["fused"].as_bool() == Some(true);
-            if fused {
-                self.quarantined(path, manifest, Side::User, links);
-                continue;
-            }
-            if !users_there {
+            if !is_fused(manifest) && !users_there {
                 self.mismatch(path, "made from vectors/user/, which is not there");
-            } else if let Some(shard) = part.shard() {
-                let vectors = self.run.vectors(Side::User);
-                if let Some(users) = self.take(VectorParts::find("verify", &vectors, Side::User, Some(shard))) {
-                    self.input(path, manifest, "user vectors", Some(&users.fingerprint), true);
-                    self.equal(
-                        path,
-                        "made without the rows",
-                        &users.quarantine.as_ref(),
-                        &manifest.inputs.get(QUARANTINE),
-                    );
-                    let rows = manifest.rows.get("table rows").copied().unwrap_or_default();
-                    self.equal(path, "`rows.table rows`", &users.rows, &rows);
-                    if let Some(items) = &links.items {
-                        self.equal(path, "engine of user and item vectors", &items.engine, &users.engine);
-                    }
-                }
             }
         }
         self.report_parts("recall", &parts, before);
@@ -272,8 +250,8 @@ impl Check<'_> {
         let (before, dir) = (self.found.problems.len(), self.run.evaluation());
         let path = dir.join(evaluate::files::MANIFEST);
         let Some(manifest) = self.manifest(&path, "evaluate") else { return path.exists() };
-        self.input(&path, &manifest, "encoded tables", links.encoded.as_ref(), true);
-        self.input(&path, &manifest, "towers", links.towers.as_ref(), true);
+        self.input(&path, &manifest, "encoded tables", links.encoded.as_ref());
+        self.input(&path, &manifest, "towers", links.towers.as_ref());
         let file = dir.join(evaluate::files::METRICS);
         if let Some(metrics) = self.take(read_metrics(&file)) {
             let measured = [("data", &links.encoded, &metrics.data), ("towers", &links.towers, &metrics.towers)];

@@ -1,7 +1,7 @@
 //! Parts: each shard once, of one input, one model and one number of shards, with the rows it says.
 
 use super::Check;
-use crate::parts::{KeyRange, Part, differing, file_name, list_parts, manifest_name, part_name};
+use crate::parts::{KeyRange, Part, file_name, list_parts, manifest_name, part_name};
 use crate::sample;
 use crate::shard::Shard;
 use crate::stage::content_fingerprint;
@@ -69,7 +69,6 @@ impl Check<'_> {
         }
         for part in &parts.list {
             self.part(dir, part, output);
-            self.alike(part, &parts.list[0]);
         }
         self.coverage(dir, &parts);
         Some(parts)
@@ -178,27 +177,6 @@ impl Check<'_> {
             false => KeyRange { first_id: edges.first, last_id: edges.last },
         };
         Some((edges.rows, keys))
-    }
-
-    /// Notes unless a part was made from the same inputs, under the same settings, as the first.
-    fn alike(&mut self, part: &Part, first: &Part) {
-        let name = file_name(&first.path).to_string();
-        let mut inputs = differing(&first.manifest.inputs, &part.manifest.inputs);
-        // Each shard reads the vectors of its own users.
-        inputs.remove("user vectors");
-        if !inputs.is_empty() {
-            self.mismatch(&part.path, format!("made from other inputs than {name}: {inputs:?}"));
-        }
-        let settings = differing(&first.settings(), &part.settings());
-        if !settings.is_empty() {
-            self.mismatch(&part.path, format!("made under other settings than {name}: {settings:?}"));
-        }
-        let total = |part: &Part| part.manifest.rows.get("table rows").copied();
-        self.equal(&part.path, "`rows.table rows`", &total(first), &total(part));
-        let (mine, other) = (&part.manifest.tool_version, &first.manifest.tool_version);
-        if mine != other {
-            self.mismatch(&part.path, format!("made by twotower {mine}, {name} by {other}"));
-        }
     }
 
     /// Notes every shard that is there twice or not at all.

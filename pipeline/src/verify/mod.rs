@@ -7,6 +7,7 @@ mod chain;
 mod coverage;
 mod strays;
 
+use crate::chain::Contradiction;
 use crate::error::PipelineError;
 use crate::run::Stage;
 use crate::run_dir::RunDir;
@@ -75,7 +76,7 @@ impl Verification {
 /// result.
 pub fn verify(run: &RunDir, required: &[Stage]) -> Result<Verification, PipelineError> {
     std::fs::read_dir(run.root()).map_err(PipelineError::io("list", run.root()))?;
-    let mut check = Check { run, found: Verification::default(), known: BTreeSet::new() };
+    let mut check = Check { run, found: Verification::default(), known: BTreeSet::new(), contradictions: Vec::new() };
     check.chain(required);
     check.strays();
     Ok(check.found)
@@ -87,6 +88,8 @@ struct Check<'a> {
     found: Verification,
     /// Files that belong to the run.
     known: BTreeSet<PathBuf>,
+    /// What does not belong together, by the manifests.
+    contradictions: Vec<Contradiction>,
 }
 
 impl Check<'_> {

@@ -1,0 +1,307 @@
+//! What each stage obeys: its part of the job, and nothing else of it.
+//!
+//! A stage is given one of these values and never the whole job, and its key is this very value written out. So
+//! nothing that a stage does can depend on a setting that its key does not hold. What is left of a job is its
+//! [`Execution`], which no result depends on.
+
+use crate::gates::GatesConfig;
+use crate::job::{Config, EvaluateConfig, Features, RecallConfig, Tables};
+use crate::split::SplitConfig;
+use serde::ser::Error as _;
+use serde::{Serialize, Serializer};
+use twotower_artifacts::{Compression, Precision, Side};
+use twotower_encoders::{FeatureSpec, SideSpec};
+use twotower_index::IndexConfig;
+use twotower_models::engine::EngineKind;
+use twotower_models::model::ModelConfig;
+use twotower_models::train::TrainConfig;
+use twotower_tables::TableSpec;
+
+/// How stages go about their work. A complete output is the same whatever this says, so no key holds it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Execution {
+    /// Worker threads of the streaming stages, at least 1.
+    pub workers: usize,
+    /// Rows read, encoded and embedded at a time, at the most.
+    pub batch_rows: usize,
+    /// Rows embedded or searched into a part of their own; 0 = all. A part's key names its rows.
+    pub part_users: u64,
+    /// Threads of training; 0 = those of the process.
+    pub train_threads: usize,
+    /// The share of rows that may be set aside: above it there is no output.
+    pub max_bad_rows: f64,
+}
+
+/// What `encode-features` obeys.
+#[derive(Debug, Clone, Serialize)]
+pub struct EncodeSettings {
+    /// The three raw tables.
+    pub tables: Tables,
+    /// What each tower sees.
+    pub features: Features,
+    /// Write the codes of all users.
+    #[serde(rename = "all users")]
+    pub all_users: bool,
+}
+
+/// What `train` obeys.
+#[derive(Debug, Clone, Serialize)]
+pub struct TrainSettings {
+    /// How positives are held out.
+    pub split: SplitConfig,
+    /// The model.
+    pub model: ModelConfig,
+    /// How it is trained; the number of threads stands in [`Execution`].
+    pub train: TrainConfig,
+    /// What computes the exported towers, to compare them with the trained ones.
+    #[serde(rename = "verified with")]
+    pub engine: EngineKind,
+}
+
+/// What `train` obeys where an earlier run's towers are taken as they are.
+#[derive(Debug, Clone, Serialize)]
+pub struct AdoptSettings {
+    /// What computes the exported towers, to compare them with the adopted ones.
+    #[serde(rename = "verified with")]
+    pub engine: EngineKind,
+    /// Users that the towers are compared on.
+    pub users: RowSettings,
+    /// Items that the towers are compared on.
+    pub items: RowSettings,
+}
+
+/// Rows of a table of users or items, and what a tower takes of them.
+#[derive(Debug, Clone, Serialize)]
+pub struct RowSettings {
+    /// Column of the row's id.
+    pub id: String,
+    /// What the tower takes, in order.
+    pub features: Vec<FeatureSpec>,
+    /// Where the table lies, and how it is read.
+    #[serde(rename = "table", serialize_with = "reading")]
+    pub source: TableSpec,
+}
+
+/// What `infer` obeys for one side.
+#[derive(Debug, Clone, Serialize)]
+pub struct InferSettings {
+    /// The side.
+    pub side: Side,
+    /// Its rows.
+    #[serde(flatten)]
+    pub rows: RowSettings,
+    /// What runs the tower.
+    pub engine: EngineKind,
+    /// How vectors are stored.
+    pub precision: Precision,
+    /// Compression of vectors.
+    pub compression: Compression,
+}
+
+/// What `recall` obeys.
+#[derive(Debug, Clone, Serialize)]
+pub struct RecallSettings {
+    /// What is retrieved for each user.
+    pub recall: RecallConfig,
+    /// The item index.
+    pub index: IndexConfig,
+    /// Compression of the results.
+    pub compression: Compression,
+    /// Where it stands what users have seen, if that is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seen: Option<SeenSettings>,
+    /// The users, if they are embedded on the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embed: Option<EmbedSettings>,
+}
+
+/// The interactions as pairs of a user and an item.
+#[derive(Debug, Clone, Serialize)]
+pub struct SeenSettings {
+    /// Column of the user's id.
+    pub user: String,
+    /// Column of the item's id.
+    pub item: String,
+    /// Where the table lies, and how it is read.
+    #[serde(rename = "table", serialize_with = "reading")]
+    pub source: TableSpec,
+}
+
+/// How users are embedded on the way to their items.
+#[derive(Debug, Clone, Serialize)]
+pub struct EmbedSettings {
+    /// The users.
+    #[serde(flatten)]
+    pub rows: RowSettings,
+    /// What runs the tower.
+    pub engine: EngineKind,
+}
+
+/// What building the item index obeys.
+#[derive(Debug, Clone, Serialize)]
+pub struct IndexSettings {
+    /// The index.
+    pub index: IndexConfig,
+}
+
+/// What `evaluate` obeys.
+#[derive(Debug, Clone, Serialize)]
+pub struct EvaluateSettings {
+    /// How positives are held out.
+    pub split: SplitConfig,
+    /// How the model is measured.
+    pub evaluate: EvaluateConfig,
+    /// What runs the towers.
+    pub engine: EngineKind,
+}
+
+/// What `check` obeys.
+#[derive(Debug, Clone, Serialize)]
+pub struct CheckSettings {
+    /// What a run must reach.
+    pub gates: GatesConfig,
+    /// The features whose values are judged.
+    pub features: Features,
+    /// The item index, of which the recall is judged.
+    pub index: IndexConfig,
+    /// How the model was measured.
+    pub evaluate: EvaluateConfig,
+}
+
+/// Writes how a table is read, without its path: what lies there has a fingerprint among the inputs of a stage, and
+/// the shards of a stage may reach it by other paths.
+fn reading<S: Serializer>(source: &TableSpec, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut section = serde_json::to_value(source).map_err(S::Error::custom)?;
+    section.as_object_mut().map(|section| section.remove("path"));
+    section.serialize(serializer)
+}
+
+/// The features of a side and its id column.
+fn side_spec(tables: &Tables, features: &Features, side: Side) -> SideSpec {
+    let (table, features) = match side {
+        Side::User => (&tables.users, &features.user),
+        Side::Item => (&tables.items, &features.item),
+    };
+    SideSpec { id_column: table.id.clone(), features: features.clone() }
+}
+
+impl RowSettings {
+    /// The features and the id column.
+    pub fn spec(&self) -> SideSpec {
+        SideSpec { id_column: self.id.clone(), features: self.features.clone() }
+    }
+}
+
+impl EncodeSettings {
+    /// The features of a side and its id column.
+    pub fn side(&self, side: Side) -> SideSpec {
+        side_spec(&self.tables, &self.features, side)
+    }
+}
+
+impl CheckSettings {
+    /// The features of a side.
+    pub fn features(&self, side: Side) -> &[FeatureSpec] {
+        match side {
+            Side::User => &self.features.user,
+            Side::Item => &self.features.item,
+        }
+    }
+}
+
+impl RecallSettings {
+    /// What building the item index obeys of it.
+    pub fn index(&self) -> IndexSettings {
+        IndexSettings { index: self.index.clone() }
+    }
+}
+
+impl Config {
+    /// All tables that the job reads.
+    pub fn tables(&self) -> impl Iterator<Item = &TableSpec> {
+        let (tables, recall) = (&self.tables, &self.recall);
+        let raw = [&tables.users.source, &tables.items.source, &tables.interactions.source];
+        let lists = [&recall.allow, &recall.deny].into_iter().flatten().map(|list| &list.source);
+        raw.into_iter().chain(lists).chain(recall.exclusions.as_ref().map(|pairs| &pairs.source))
+    }
+
+    /// How the job's stages go about their work.
+    pub fn execution(&self) -> Execution {
+        Execution {
+            workers: self.workers(),
+            batch_rows: self.infer.batch_rows,
+            part_users: self.run.part_users,
+            train_threads: self.train.threads,
+            max_bad_rows: self.encode.max_bad_rows,
+        }
+    }
+
+    /// What `encode-features` obeys.
+    pub fn encode_settings(&self) -> EncodeSettings {
+        let Self { tables, features, .. } = self.clone();
+        EncodeSettings { tables, features, all_users: self.encode.all_users }
+    }
+
+    /// What `train` obeys.
+    pub fn train_settings(&self) -> TrainSettings {
+        let Self { split, model, train, .. } = self.clone();
+        TrainSettings { split, model, train: TrainConfig { threads: 0, ..train }, engine: self.infer.engine }
+    }
+
+    /// What `train` obeys where an earlier run's towers are taken as they are.
+    pub fn adopt_settings(&self) -> AdoptSettings {
+        AdoptSettings { engine: self.infer.engine, users: self.rows(Side::User), items: self.rows(Side::Item) }
+    }
+
+    /// What `infer` obeys for one side.
+    pub fn infer_settings(&self, side: Side) -> InferSettings {
+        let infer = &self.infer;
+        InferSettings {
+            side,
+            rows: self.rows(side),
+            engine: infer.engine,
+            precision: infer.precision,
+            compression: infer.compression,
+        }
+    }
+
+    /// What `recall` obeys.
+    pub fn recall_settings(&self) -> RecallSettings {
+        let Self { recall, index, .. } = self.clone();
+        let seen = &self.tables.interactions;
+        let seen = SeenSettings { user: seen.user.clone(), item: seen.item.clone(), source: seen.source.clone() };
+        let embed = || EmbedSettings { rows: self.rows(Side::User), engine: self.infer.engine };
+        RecallSettings {
+            seen: recall.exclude_seen.then_some(seen),
+            embed: recall.fused.then(embed),
+            compression: self.infer.compression,
+            recall,
+            index,
+        }
+    }
+
+    /// What `evaluate` obeys.
+    pub fn evaluate_settings(&self) -> EvaluateSettings {
+        let Self { split, evaluate, .. } = self.clone();
+        EvaluateSettings { split, evaluate, engine: self.infer.engine }
+    }
+
+    /// What `check` obeys.
+    pub fn check_settings(&self) -> CheckSettings {
+        let Self { gates, features, index, evaluate, .. } = self.clone();
+        CheckSettings { gates, features, index, evaluate }
+    }
+
+    /// The features of a side and its id column.
+    pub fn side(&self, side: Side) -> SideSpec {
+        side_spec(&self.tables, &self.features, side)
+    }
+
+    fn rows(&self, side: Side) -> RowSettings {
+        let SideSpec { id_column: id, features } = self.side(side);
+        RowSettings { id, features, source: self.table(side).source.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,283 @@
+//! Every setting of a job is changed in turn, and the stages whose keys then differ are those that it may matter to.
+
+use super::*;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// A job in which every setting is given.
+const JOB: &str = r#"
+[tables.users]
+id = "user_id"
+path = "users.csv"
+format = "csv"
+delimiter = ";"
+encoding = "utf-8"
+header = false
+columns = ["user_id", "city"]
+quote = "'"
+null_values = ["-"]
+[tables.items]
+id = "item_id"
+path = "items.csv"
+format = "csv"
+delimiter = ";"
+encoding = "utf-8"
+header = false
+columns = ["item_id"]
+quote = "'"
+null_values = ["-"]
+[tables.interactions]
+user = "user_id"
+item = "item_id"
+timestamp = "ts"
+weight = "weight"
+path = "interactions.csv"
+format = "csv"
+delimiter = ";"
+encoding = "utf-8"
+header = false
+columns = ["user_id"]
+quote = "'"
+null_values = ["-"]
+[features]
+user = [
+    { kind = "categorical", name = "a", column = "a", min_count = 2, max_size = 9, table = "a" },
+    { kind = "boolean", name = "b", column = "b", true_values = ["1"], false_values = ["0"], missing_values = [""] },
+    { kind = "numeric", name = "c", column = "c", transform = "quantile_buckets", buckets = 7 },
+    { kind = "multi_valued", name = "d", column = "d", separator = "|", max_len = 3, min_count = 2, max_size = 9, table = "d" },
+    { kind = "hashed", name = "e", column = "e", buckets = 32, seed = 4 },
+    { kind = "vector", name = "f", column = "f", dim = 4, normalise = true, file = "f.parquet", file_id = "id" },
+    { kind = "sequence", name = "g", max_len = 3, table = "item_id" },
+]
+item = [{ kind = "id", name = "h", min_count = 1, max_size = 9, table = "item_id" }]
+[model]
+kind = "dssm"
+embedding_dims = { a = 4 }
+[train]
+mask_accidental_hits = true
+[split]
+kind = "time"
+validation_from = 5
+test_from = 6
+[index]
+ef_search = 64
+[recall.allow]
+item = "item_id"
+path = "allow.csv"
+format = "csv"
+delimiter = ";"
+columns = ["item_id"]
+quote = "'"
+null_values = ["-"]
+[recall.deny]
+item = "item_id"
+path = "deny.csv"
+format = "csv"
+delimiter = ";"
+columns = ["item_id"]
+quote = "'"
+null_values = ["-"]
+[recall.exclusions]
+user = "user_id"
+item = "item_id"
+path = "exclusions.csv"
+format = "csv"
+delimiter = ";"
+columns = ["item_id"]
+quote = "'"
+null_values = ["-"]
+"#;
+
+/// Settings, and the stages that obey them: E encode-features, T train, A train with adopted towers, I infer of items,
+/// U infer of users, X the index, R recall, F recall with users embedded on the way, V evaluate, C check.
+///
+/// A setting that no stage obeys changes no complete output; [`Execution`] says why. The path of a table matters only
+/// by what lies there, whose fingerprint is among the inputs of every stage that reads it.
+const OBEYED: &[(&str, &str, &str)] = &[
+    ("tables.users", "EAUF", "id format delimiter encoding header columns quote null_values"),
+    ("tables.items", "EAI", "id format delimiter encoding header columns quote null_values"),
+    ("tables.interactions", "ERF", "user item format delimiter encoding header columns quote null_values"),
+    ("tables.interactions", "E", "timestamp weight"),
+    ("tables.users", "E", "path"),
+    ("tables.items", "E", "path"),
+    ("tables.interactions", "E", "path"),
+    ("features.user.categorical", "EAUFC", "name column min_count max_size table"),
+    ("features.user.boolean", "EAUFC", "name column true_values false_values missing_values"),
+    ("features.user.numeric", "EAUFC", "name column transform buckets"),
+    ("features.user.multi_valued", "EAUFC", "name column separator max_len min_count max_size table"),
+    ("features.user.hashed", "EAUFC", "name column buckets seed"),
+    ("features.user.vector", "EAUFC", "name column dim normalise file file_id"),
+    ("features.user.sequence", "EAUFC", "name max_len table"),
+    ("features.item.id", "EAIC", "name min_count max_size table"),
+    ("encode", "E", "all_users"),
+    ("encode", "", "max_bad_rows"),
+    ("split", "TV", "validation_from test_from validation test train_on_validation"),
+    ("model", "T", "embedding_dim hidden activation pooling temperature learn_temperature dropout"),
+    ("model.embedding_dims", "T", "a"),
+    ("train", "T", "epochs batch_size seed loss logq_correction mask_accidental_hits learning_rate weight_decay"),
+    ("train", "T", "embedding_weight_decay beta1 beta2 eps warmup_steps schedule min_learning_rate clip_norm"),
+    ("train", "T", "unknown_rate missing_rate metric patience min_epochs validation_events checkpoint_steps"),
+    ("train", "", "threads"),
+    ("infer", "TAIUFV", "engine"),
+    ("infer", "IU", "precision"),
+    ("infer", "IURF", "compression"),
+    ("infer", "", "batch_rows workers"),
+    ("index", "XRFC", "kind auto_threshold m ef_construction ef_search target_recall min_index_recall"),
+    ("index", "XRFC", "sample_queries parallel_build seed"),
+    ("recall", "RF", "topk exclude_seen format"),
+    // The other one is fused already.
+    ("recall", "R", "fused"),
+    ("recall.allow", "RF", "item path format delimiter encoding header columns quote null_values"),
+    ("recall.deny", "RF", "item path format delimiter encoding header columns quote null_values"),
+    ("recall.exclusions", "RF", "user item path format delimiter encoding header columns quote null_values"),
+    ("run", "", "part_users"),
+    ("evaluate", "VC", "k ranking max_users seed"),
+    ("gates", "C", "off min_rows max_rows max_unknown unknown_margin missing_margin ignore_features min_coverage"),
+    ("gates", "C", "min_coverage_kept min_shared_users min_overlap min_metric_kept min_metric_of_popularity"),
+];
+
+/// What a setting is changed to, where its value is one of a few.
+fn other(name: &str) -> Option<Value> {
+    Some(match name.rsplit('.').next()? {
+        "format" if name == "recall.format" => json!("jsonl"),
+        "format" => json!("tsv"),
+        "encoding" => json!("latin-1"),
+        "transform" => json!("standardise"),
+        "engine" => json!("native-int16"),
+        "precision" => json!("f16"),
+        "compression" => json!("zstd"),
+        "activation" => json!("relu"),
+        "pooling" => json!("position"),
+        "loss" => json!("full_softmax"),
+        "schedule" => json!("constant"),
+        "metric" => json!("ndcg@10"),
+        "ranking" => json!("sampled"),
+        "kind" if name == "index.kind" => json!("exact"),
+        "off" => json!(["rows"]),
+        "ignore_features" => json!(["user.a"]),
+        _ => return None,
+    })
+}
+
+/// A value of the same type.
+fn changed(name: &str, value: &Value) -> Value {
+    match (other(name), value) {
+        (Some(other), _) => other,
+        (None, Value::Bool(value)) => json!(!value),
+        (None, Value::String(text)) => json!(format!("{text}x")),
+        (None, Value::Number(n)) if n.is_f64() => json!(n.as_f64().unwrap() / 2.0 + 0.125),
+        (None, Value::Number(n)) => json!(n.as_i64().unwrap() + 1),
+        (None, Value::Array(values)) => json!([&values[..], &values[..1]].concat()),
+        (None, other) => panic!("`{name}` is {other}: give it in JOB"),
+    }
+}
+
+/// What each stage obeys of a job.
+fn views(job: &Value) -> BTreeMap<char, Value> {
+    let config = read(job).unwrap();
+    let mut fused = config.clone();
+    fused.recall.fused = true;
+    BTreeMap::from([
+        ('E', json!(config.encode_settings())),
+        ('T', json!(config.train_settings())),
+        ('A', json!(config.adopt_settings())),
+        ('I', json!(config.infer_settings(Side::Item))),
+        ('U', json!(config.infer_settings(Side::User))),
+        ('X', json!(config.recall_settings().index())),
+        ('R', json!(config.recall_settings())),
+        ('F', json!(fused.recall_settings())),
+        ('V', json!(config.evaluate_settings())),
+        ('C', json!(config.check_settings())),
+    ])
+}
+
+fn read(job: &Value) -> Result<Config, serde_json::Error> {
+    serde_json::from_value(job.clone())
+}
+
+/// The names and JSON pointers of all settings below a place.
+fn settings(job: &Value, name: &str, pointer: &str, found: &mut Vec<(String, String)>) {
+    match job.pointer(pointer).unwrap() {
+        Value::Object(section) => {
+            for key in all_keys(job, pointer) {
+                assert!(section.contains_key(&key), "JOB does not give `{name}.{key}`");
+            }
+            for key in section.keys() {
+                let inner = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+                settings(job, &inner, &format!("{pointer}/{key}"), found);
+            }
+        }
+        Value::Array(values) if values.iter().any(Value::is_object) => {
+            for (at, value) in values.iter().enumerate() {
+                let kind = value["kind"].as_str().unwrap();
+                settings(job, &format!("{name}.{kind}"), &format!("{pointer}/{at}"), found);
+            }
+        }
+        _ => found.push((name.to_string(), pointer.to_string())),
+    }
+}
+
+/// The keys that a section may have, by the message of its reader about another one.
+fn all_keys(job: &Value, pointer: &str) -> Vec<String> {
+    let mut with = job.clone();
+    with.pointer_mut(pointer).unwrap()["no such setting"] = json!(1);
+    let Err(message) = read(&with) else { return Vec::new() };
+    let message = message.to_string();
+    match message.split_once("unknown field `no such setting`, expected ") {
+        Some((_, names)) => names.split('`').skip(1).step_by(2).map(String::from).collect(),
+        // A map takes any name of the right type.
+        None => Vec::new(),
+    }
+}
+
+#[test]
+fn every_setting_is_in_the_key_of_every_stage_that_obeys_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pipeline.toml");
+    std::fs::write(&path, JOB).unwrap();
+    let job = serde_json::to_value(Config::load(&path, &[]).unwrap()).unwrap();
+    let mut found = Vec::new();
+    settings(&job, "", "", &mut found);
+    // The kind of a feature, a model or a split says which settings there are.
+    found.retain(|(name, _)| !name.ends_with(".kind") || name == "index.kind");
+    let mut expected: BTreeMap<String, &str> = BTreeMap::new();
+    for (section, stages, names) in OBEYED {
+        for name in names.split(' ') {
+            assert!(expected.insert(format!("{section}.{name}"), stages).is_none(), "{section}.{name} twice");
+        }
+    }
+    expected.insert("index.kind".into(), "XRFC");
+    let base = views(&job);
+    let mut wrong = Vec::new();
+    for (name, pointer) in &found {
+        let Some(stages) = expected.remove(name) else {
+            wrong.push(format!("`{name}` is not in OBEYED: which stages obey it?"));
+            continue;
+        };
+        let mut tried = job.clone();
+        let value = tried.pointer_mut(pointer).unwrap();
+        *value = changed(name, value);
+        let now = views(&tried);
+        let differ: BTreeMap<char, ()> = base.keys().filter(|s| base[s] != now[s]).map(|s| (*s, ())).collect();
+        if !differ.keys().eq(stages.chars().map(|s| (s, ())).collect::<BTreeMap<_, _>>().keys()) {
+            let differ: String = differ.keys().collect();
+            wrong.push(format!("`{name}`: in the keys of {differ}, expected {stages}"));
+        }
+    }
+    wrong.extend(expected.keys().map(|name| format!("`{name}` is no setting any more")));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(found.len() > 130, "{}", found.len());
+}
+
+#[test]
+fn another_kind_of_split_is_another_key_and_another_place_of_a_table_alone_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pipeline.toml");
+    std::fs::write(&path, JOB).unwrap();
+    let job = serde_json::to_value(Config::load(&path, &[]).unwrap()).unwrap();
+    let mut split = job.clone();
+    split["split"] = json!({ "kind": "leave_last_out" });
+    let (base, now) = (views(&job), views(&split));
+    assert_eq!(base.keys().filter(|s| base[s] != now[s]).collect::<String>(), "TV");
+    assert!(!base[&'U'].to_string().contains("users.csv") && base[&'E'].to_string().contains("users.csv"));
+}

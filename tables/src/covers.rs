@@ -1,0 +1,83 @@
+//! Whether a file would be read as part of a table.
+
+use crate::spec::TableSpec;
+use std::path::{Path, PathBuf};
+
+impl TableSpec {
+    /// Whether a file at `path`, which need not be there yet, lies in what the table is read from: it is one of its
+    /// files, or lies at any depth in one of its folders, or a pattern names it or a folder above it.
+    pub fn covers(&self, path: &Path) -> bool {
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+        let places = [real(&absolute), absolute];
+        self.path.as_slice().iter().any(|pattern| places.iter().any(|place| names(Path::new(pattern), place)))
+    }
+}
+
+fn names(pattern: &Path, place: &Path) -> bool {
+    let Ok(pattern) = std::path::absolute(pattern) else { return false };
+    if pattern.exists() {
+        return place.starts_with(real(&pattern)) || place.starts_with(&pattern);
+    }
+    // Links are resolved up to the first component that is a pattern.
+    let is_plain = |part: &std::path::Component<'_>| !part.as_os_str().to_string_lossy().contains(['*', '?', '[']);
+    let plain: PathBuf = pattern.components().take_while(is_plain).collect();
+    let rest: PathBuf = pattern.components().skip_while(is_plain).collect();
+    [real(&plain), plain].iter().any(|plain| {
+        let pattern = format!("{}/{}", glob::Pattern::escape(&plain.to_string_lossy()), rest.display());
+        let options = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
+        glob::Pattern::new(&pattern)
+            .is_ok_and(|pattern| place.ancestors().any(|path| pattern.matches_path_with(path, options)))
+    })
+}
+
+/// A path without links, as far as it exists.
+fn real(path: &Path) -> PathBuf {
+    let there = path.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
+    match there {
+        Some((above, real)) => {
+            path.strip_prefix(above).map_or(real.clone(), |rest| match rest.as_os_str().is_empty() {
+                true => real.clone(),
+                false => real.join(rest),
+            })
+        }
+        None => path.to_path_buf(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::OneOrMany;
+
+    #[test]
+    fn a_table_covers_its_files_all_below_its_folders_and_what_its_patterns_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        std::fs::create_dir_all(dir.join("users/day")).unwrap();
+        std::fs::write(dir.join("items.parquet"), "x").unwrap();
+        std::os::unix::fs::symlink("users", dir.join("link")).unwrap();
+        let covers = |pattern: &str, path: &str| {
+            let other = dir.join("elsewhere").to_string_lossy().into_owned();
+            let pattern = dir.join(pattern).to_string_lossy().into_owned();
+            TableSpec { path: OneOrMany::Many(vec![other, pattern]), ..TableSpec::new("") }.covers(&dir.join(path))
+        };
+        for (pattern, path, expected) in [
+            ("items.parquet", "items.parquet", true),
+            ("items.parquet", "items.parquet.d/part.parquet", false),
+            ("users", "users/part.parquet", true),
+            ("users", "users/day/new/part.parquet", true),
+            ("users", "link/part.parquet", true),
+            ("link", "users/part.parquet", true),
+            ("users", "users2/part.parquet", false),
+            ("users/*.parquet", "users/part.parquet", true),
+            ("users/*.parquet", "users/new/part.parquet", false),
+            ("users/dt=*", "users/dt=1/part.parquet", true),
+            ("users/**/*.parquet", "users/new/part.parquet", true),
+            ("link/*.parquet", "users/part.parquet", true),
+            ("users*", "users-new/part.parquet", true),
+            ("users*.parquet", "users-new/part.parquet", false),
+        ] {
+            assert_eq!(covers(pattern, path), expected, "{pattern}: {path}");
+        }
+    }
+}
