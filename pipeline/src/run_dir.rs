@@ -5,6 +5,7 @@ use crate::error::PipelineError;
 use crate::towers;
 use std::path::{Path, PathBuf};
 use twotower_artifacts::Side;
+use twotower_tables::TableSpec;
 
 /// Name of the link to the published run, beside the runs.
 pub const LATEST: &str = "latest";
@@ -31,6 +32,20 @@ impl RunDir {
             true => path.canonicalize().map(Self).map_err(PipelineError::io("resolve the link", path)),
             false => Ok(Self(path)),
         }
+    }
+
+    /// Refuses a run in a folder that a table is read from: its files would be taken for rows.
+    ///
+    /// # Errors
+    /// [`PipelineError::Usage`] naming both.
+    pub fn refuse_within<'t>(&self, tables: impl IntoIterator<Item = &'t TableSpec>) -> Result<(), PipelineError> {
+        let part = self.recall().join("part-00000-of-00001.parquet");
+        let Some(table) = tables.into_iter().find(|table| table.covers(&part)) else { return Ok(()) };
+        Err(PipelineError::usage(format!(
+            "--run {}: the table {} is read from there, so the run's files would be taken for rows; name another folder",
+            self.0.display(),
+            table.pattern()
+        )))
     }
 
     /// Whether a stage has left its manifest here that every run begins with: the encoders, or towers.

@@ -41,10 +41,12 @@ impl JobOpts {
             overrides.push(Override::parse(text).map_err(PipelineError::from)?);
         }
         let config = Config::load(&self.config, &overrides).map_err(PipelineError::from)?;
+        let run = RunDir::named(&self.run)?;
+        run.refuse_within(config.tables())?;
         Ok(Job {
             execution: config.execution(),
             config,
-            run: RunDir::named(&self.run)?,
+            run,
             force: self.force,
             sole: false,
             progress: if quiet { Progress::Quiet } else { Progress::Shown },
