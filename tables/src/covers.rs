@@ -1,7 +1,8 @@
 //! Whether a file would be read as part of a table.
 
 use crate::spec::TableSpec;
-use std::path::{Path, PathBuf};
+use glob::{MatchOptions, Pattern};
+use std::path::{Component, Path, PathBuf};
 
 impl TableSpec {
     /// Whether a file at `path`, which need not be there yet, lies in what the table is read from: it is one of its
@@ -9,23 +10,26 @@ impl TableSpec {
     pub fn covers(&self, path: &Path) -> bool {
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
         let places = [real(&absolute), absolute];
-        self.path.as_slice().iter().any(|pattern| places.iter().any(|place| names(Path::new(pattern), place)))
+        self.path.as_slice().iter().any(|pattern| places.iter().any(|place| names(&self.base, pattern, place)))
     }
 }
 
-fn names(pattern: &Path, place: &Path) -> bool {
-    let Ok(pattern) = std::path::absolute(pattern) else { return false };
-    if pattern.exists() {
-        return place.starts_with(real(&pattern)) || place.starts_with(&pattern);
+/// Whether a table's path, which counts from `base`, names `place` or a folder above it.
+fn names(base: &Path, path: &str, place: &Path) -> bool {
+    let Ok(whole) = std::path::absolute(base.join(path)) else { return false };
+    if whole.exists() {
+        return place.starts_with(real(&whole)) || place.starts_with(&whole);
     }
-    // Links are resolved up to the first component that is a pattern.
-    let is_plain = |part: &std::path::Component<'_>| !part.as_os_str().to_string_lossy().contains(['*', '?', '[']);
-    let plain: PathBuf = pattern.components().take_while(is_plain).collect();
-    let rest: PathBuf = pattern.components().skip_while(is_plain).collect();
+    // The base is never a pattern. Links are resolved up to the first part that is one.
+    let is_plain = |part: &Component<'_>| !part.as_os_str().to_string_lossy().contains(['*', '?', '[']);
+    let parts = || Path::new(path).components();
+    let plain: PathBuf = parts().take_while(is_plain).collect();
+    let rest: PathBuf = parts().skip_while(is_plain).collect();
+    let Ok(plain) = std::path::absolute(base.join(plain)) else { return false };
     [real(&plain), plain].iter().any(|plain| {
-        let pattern = format!("{}/{}", glob::Pattern::escape(&plain.to_string_lossy()), rest.display());
-        let options = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
-        glob::Pattern::new(&pattern)
+        let pattern = format!("{}/{}", Pattern::escape(&plain.to_string_lossy()), rest.display());
+        let options = MatchOptions { require_literal_separator: true, ..MatchOptions::new() };
+        Pattern::new(&pattern)
             .is_ok_and(|pattern| place.ancestors().any(|path| pattern.matches_path_with(path, options)))
     })
 }
@@ -58,8 +62,8 @@ mod tests {
         std::os::unix::fs::symlink("users", dir.join("link")).unwrap();
         let covers = |pattern: &str, path: &str| {
             let other = dir.join("elsewhere").to_string_lossy().into_owned();
-            let pattern = dir.join(pattern).to_string_lossy().into_owned();
-            TableSpec { path: OneOrMany::Many(vec![other, pattern]), ..TableSpec::new("") }.covers(&dir.join(path))
+            let table = TableSpec { path: OneOrMany::Many(vec![other, pattern.to_string()]), ..TableSpec::new("") };
+            table.resolve(&dir).covers(&dir.join(path))
         };
         for (pattern, path, expected) in [
             ("items.parquet", "items.parquet", true),

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 /// A job in which every setting is given.
 const JOB: &str = r#"
+[tables]
+fingerprint = "content"
 [tables.users]
 id = "user_id"
 path = "users.csv"
@@ -94,6 +96,8 @@ null_values = ["-"]
 /// A setting that no stage obeys changes no complete output; [`Execution`] says why. The path of a table matters only
 /// by what lies there, whose fingerprint is among the inputs of every stage that reads it.
 const OBEYED: &[(&str, &str, &str)] = &[
+    // By way of fingerprints, it matters to all that read a table.
+    ("tables", "E", "fingerprint"),
     ("tables.users", "EAUF", "id format delimiter encoding header columns quote null_values"),
     ("tables.items", "EAI", "id format delimiter encoding header columns quote null_values"),
     ("tables.interactions", "ERF", "user item format delimiter encoding header columns quote null_values"),
@@ -141,6 +145,7 @@ fn other(name: &str) -> Option<Value> {
     Some(match name.rsplit('.').next()? {
         "format" if name == "recall.format" => json!("jsonl"),
         "format" => json!("tsv"),
+        "fingerprint" => json!("quick"),
         "encoding" => json!("latin-1"),
         "transform" => json!("standardise"),
         "engine" => json!("native-int16"),
