@@ -155,7 +155,7 @@ fn sample(context: &Context<AdoptSettings>, encoded: &Encoded, side: Side) -> Re
     };
     let (state, source) = (&encoded.state, Source::open(encoded, side, &rows.source)?);
     let spec = rows.spec();
-    let joins = SideFiles::open(&[(side, &spec)], &context.cancel)?;
+    let joins = SideFiles::open(&[(side, &spec, &rows.source)], &context.cancel)?;
     let mut codes = CodeBatch::empty(&state.schema(side));
     let columns = read_columns(&spec);
     let read = ReadOptions { columns: &columns, rows: 0..VERIFY_ROWS as u64, batch_rows: BATCH_ROWS };

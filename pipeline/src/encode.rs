@@ -162,7 +162,10 @@ impl Inputs {
             users: Table::open(USERS, &tables.users.source)?.leniently(),
             items: Table::open("items", &tables.items.source)?,
             interactions: Table::open(INTERACTIONS, &tables.interactions.source)?.leniently(),
-            joins: SideFiles::open(&[(user.0, &user.1), (item.0, &item.1)], &context.cancel)?,
+            joins: SideFiles::open(
+                &[(user.0, &user.1, &tables.users.source), (item.0, &item.1, &tables.items.source)],
+                &context.cancel,
+            )?,
             previous: options.update.as_ref().map(load).transpose()?,
         })
     }

@@ -88,7 +88,7 @@ impl Embedding {
                 encoders.display()
             )));
         }
-        let joins = SideFiles::open(&[(side, &spec)], &context.cancel)?;
+        let joins = SideFiles::open(&[(side, &spec, &rows.source)], &context.cancel)?;
         let (engines, spare) = (Mutex::default(), Spare::default());
         Ok(Self { encoded, schema, dim, towers, tower, engine, engines, spare, ids, spec, joins, history })
     }

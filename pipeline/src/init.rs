@@ -3,9 +3,10 @@
 use crate::cancel::Cancel;
 use crate::columns::read_whole;
 use crate::error::PipelineError;
+use arrow_schema::DataType;
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use twotower_artifacts::Side;
+use twotower_artifacts::{IdKind, Side};
 use twotower_encoders::FeatureSpec;
 use twotower_encoders::init::{ColumnSample, Proposal, Role, propose};
 use twotower_tables::{Table, TableError, TableSpec};
@@ -116,11 +117,11 @@ impl Sampled {
 
     /// The column that looks like the table's id.
     fn id(&self, guesses: &mut Vec<Guess>) -> Result<String, PipelineError> {
-        let found = self
-            .columns
-            .iter()
-            .find(|(_, p)| p.role == Role::Id)
-            .or_else(|| self.columns.iter().find(|(s, _)| s.missing == 0 && s.values.len() as u64 == s.rows));
+        let distinct = |s: &ColumnSample| s.missing == 0 && s.values.len() as u64 == s.rows;
+        let fits = |s: &ColumnSample| IdKind::of(&s.data_type).is_some();
+        let usable = || self.columns.iter().filter(|(s, _)| fits(s));
+        let found = usable().find(|(_, p)| p.role == Role::Id).or_else(|| usable().find(|(s, _)| distinct(s)));
+        let unfit = self.columns.iter().find(|(s, p)| !fits(s) && (p.role == Role::Id || distinct(s)));
         match found {
             Some((sample, proposal)) => {
                 guesses.push(Guess {
@@ -129,6 +130,12 @@ impl Sampled {
                 });
                 Ok(sample.name.clone())
             }
+            None if unfit.is_some() => Err(PipelineError::Data(format!(
+                "{}: column `{}` has a distinct value in every row, but ids are integers or text and it is {}; cast it where the table is written",
+                self.name,
+                unfit.map_or("", |(s, _)| s.name.as_str()),
+                unfit.map_or(&DataType::Null, |(s, _)| &s.data_type)
+            ))),
             None => Err(PipelineError::Data(format!(
                 "{}: no column has a distinct value in every row, so none can be the id; columns: {}",
                 self.name,
@@ -150,7 +157,8 @@ impl Sampled {
             let known: BTreeSet<&String> =
                 entity.columns.iter().filter(|(s, _)| s.name == id).flat_map(|(s, _)| s.values.keys()).collect();
             let shared = |s: &ColumnSample| s.values.keys().filter(|v| known.contains(v)).count();
-            let free = || self.columns.iter().map(|(s, _)| s).filter(|s| !taken.contains(&s.name.as_str()));
+            let usable = |s: &ColumnSample| IdKind::of(&s.data_type).is_some() && !taken.contains(&s.name.as_str());
+            let free = || self.columns.iter().map(|(s, _)| s).filter(|s| usable(s));
             let by_name = free().find(|s| s.name == id);
             let best = by_name.or_else(|| free().max_by_key(|s| shared(s)).filter(|s| shared(s) > 0));
             let best = best.ok_or_else(|| {

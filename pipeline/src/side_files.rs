@@ -43,21 +43,22 @@ struct SideFile {
 }
 
 impl SideFiles {
-    /// Reads the side files of the given sides.
+    /// Reads the side files of the given sides, of tables that are read as those of the same job.
     ///
     /// # Memory
     /// All vectors of the files: meant for catalogues, not for users by the million.
     ///
     /// # Errors
     /// Any table error; an id that stands twice.
-    pub fn open(sides: &[(Side, &SideSpec)], cancel: &Cancel) -> Result<Self, PipelineError> {
+    pub fn open(sides: &[(Side, &SideSpec, &TableSpec)], cancel: &Cancel) -> Result<Self, PipelineError> {
         let mut files = Vec::new();
-        for (side, spec) in sides.iter().copied() {
+        for (side, spec, source) in sides.iter().copied() {
             for feature in &spec.features {
                 if let (FeatureSpec::Vector(vector), Some(path)) = (feature, side_file(feature)) {
                     let id = vector.file_id.as_ref().unwrap_or(&spec.id_column);
                     let column = vector.column.as_ref().unwrap_or(&vector.name);
-                    files.push(SideFile::read(cancel, side, &vector.name, path, id, column)?);
+                    let source = source.beside(path);
+                    files.push(SideFile::read(cancel, side, &vector.name, &source, id, column)?);
                 }
             }
         }
@@ -101,12 +102,12 @@ impl SideFile {
         cancel: &Cancel,
         side: Side,
         feature: &str,
-        path: &str,
+        source: &TableSpec,
         id: &str,
         column: &str,
     ) -> Result<Self, PipelineError> {
-        let name = format!("vectors of `{feature}`");
-        let table = Table::open(&name, &TableSpec::new(path))?;
+        let (name, path) = (format!("vectors of `{feature}`"), source.pattern());
+        let table = Table::open(&name, source)?;
         let whole = read_whole(&table, &[column.to_string()], u64::MAX, cancel)?;
         let ids = IdIndex::new(read_ids(&table, id, cancel)?).map_err(|(first, second)| {
             PipelineError::Data(format!(

@@ -83,9 +83,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     let table = opts.table.map(|path| {
         // Another format than the job's table has: its settings would not fit.
         match (Format::of_path(path.as_ref()), own.format.or_else(|| Format::of_path(own.pattern().as_ref()))) {
-            (Some(given), Some(known)) if given != known => {
-                TableSpec { fingerprint: own.fingerprint, seen: own.seen.clone(), ..TableSpec::new(path) }
-            }
+            (Some(given), Some(known)) if given != known => own.beside(path),
             _ => own.at(path),
         }
     });

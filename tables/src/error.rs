@@ -157,7 +157,7 @@ pub enum TableError {
         found: usize,
     },
     /// Bytes that are not UTF-8.
-    #[error("read {path}: line {line} is not UTF-8 (byte {offset} of the file); for Western European files set encoding = \"latin-1\"", path = path.display())]
+    #[error("read {path}: line {line} is not UTF-8 (byte {offset} of the file); convert the file to UTF-8, or, if it is Western European, set encoding = \"latin-1\"", path = path.display())]
     InvalidUtf8 {
         /// The file.
         path: PathBuf,

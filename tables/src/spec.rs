@@ -173,6 +173,11 @@ impl TableSpec {
         Self { path: OneOrMany::One(path.into()), base: PathBuf::new(), ..self.clone() }
     }
 
+    /// Another table of the same job, at a path that is resolved already, with settings of its own.
+    pub fn beside(&self, path: impl Into<String>) -> Self {
+        Self { fingerprint: self.fingerprint, seen: self.seen.clone(), ..Self::new(path) }
+    }
+
     /// All paths, for messages.
     pub fn pattern(&self) -> String {
         let paths = self.path.as_slice().iter().map(|path| self.base.join(path).display().to_string());
