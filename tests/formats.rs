@@ -175,3 +175,31 @@ fn an_edit_that_keeps_size_and_time_is_noticed_by_the_next_run() {
     job.ok("encode-features");
     assert_eq!(std::fs::read(job.path("run/encoders/manifest.json")).unwrap(), after);
 }
+
+#[test]
+fn a_side_file_that_is_replaced_between_two_stages_ends_the_run() {
+    let job = Job::new("formats-side-file");
+    job.native();
+    job.edit(
+        "{ kind = \"id\", name = \"item\" },",
+        "{ kind = \"id\", name = \"item\" },\n    { kind = \"vector\", name = \"embedding\", dim = 4, file = \"side.parquet\" },",
+    );
+    let vectors = |seed: usize| {
+        let of = |row: usize| (0..4).map(|at| (fixture::mixed(row, seed + at) % 100) as f32 + 1.0).collect();
+        let ids = Column::Int((0..fixture::ITEMS).map(|row| Some(item_id(row))).collect());
+        Sheet::new([("item_id", ids), ("embedding", Column::Vector((0..fixture::ITEMS).map(of).collect()))])
+    };
+    vectors(1).write_parquet(&job.path("side.parquet"));
+    vectors(9).write_parquet(&job.path("new.parquet"));
+    let mut command = job.command("run");
+    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+    let child = command.spawn().unwrap();
+    stop_at(&child, &job.path("run/encoders/manifest.json"));
+    std::fs::rename(job.path("new.parquet"), job.path("side.parquet")).unwrap();
+    assert!(Command::new("kill").args(["-CONT", &child.id().to_string()]).status().unwrap().success());
+    let finished = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&finished.stderr);
+    assert_eq!(finished.status.code(), Some(3), "{said}");
+    assert!(said.contains("side.parquet: the file changed while it was being read"), "{said}");
+    job.ok("run");
+}

@@ -10,7 +10,7 @@ use twotower_pipeline::error::PipelineError;
 use twotower_pipeline::infer::Infer;
 use twotower_pipeline::output_folder::OutputFolder;
 use twotower_pipeline::run_lock::{Access, RunLock};
-use twotower_tables::{Format, TableSpec};
+use twotower_tables::Format;
 
 /// Options of `infer`.
 #[derive(Debug, Args)]
