@@ -68,6 +68,21 @@ impl Id<'_> {
             Id::Text(_) => IdKind::Text,
         }
     }
+
+    /// The id as a message shows it beside another that it may look like: text in quotes, with escapes for what does
+    /// not show, and where it holds letters beyond ASCII also with these as escapes, for two of them may look alike.
+    /// Of a long id its first 100 characters.
+    pub fn quoted(&self) -> String {
+        let text = match self {
+            Id::Int(id) => return id.to_string(),
+            Id::Text(text) => text,
+        };
+        let (text, cut) = text.char_indices().nth(100).map_or((*text, ""), |(end, _)| (&text[..end], "…"));
+        match text.is_ascii() {
+            true => format!("{text:?}{cut}"),
+            false => format!("{text:?}{cut} (in escapes \"{}\")", text.escape_default()),
+        }
+    }
 }
 
 impl std::fmt::Display for Id<'_> {
@@ -410,6 +425,16 @@ impl Ids {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quoted_ids_that_look_alike_are_told_apart() {
+        let quoted = |id: &str| Id::Text(id).quoted();
+        assert_eq!((Id::Int(7).quoted(), quoted("7"), quoted("7 ")), ("7".into(), "\"7\"".into(), "\"7 \"".into()));
+        assert_eq!(quoted("a\u{1b}[31m\n"), "\"a\\u{1b}[31m\\n\"");
+        assert_ne!(quoted("caf\u{e9}"), quoted("cafe\u{301}"));
+        assert_eq!(quoted(&"x".repeat(5000)), format!("\"{}\"…", "x".repeat(100)));
+        assert!(quoted("caf\u{e9}").ends_with("\"caf\\u{e9}\")") && quoted("U1\u{a0}").ends_with("\"U1\\u{a0}\")"));
+    }
     use arrow_array::{DictionaryArray, Float64Array, Int32Array, LargeStringArray};
 
     fn text(values: &[&str]) -> Ids {

@@ -9,14 +9,24 @@ use serde::{Deserialize, Serialize};
 pub enum Gate {
     /// Users in the results: as many as in the table, and about as many as in the previous run.
     Rows,
+    /// Items, against the previous run.
+    Items,
+    /// Interactions: how many, how new, and how many of them are of the users and items at hand.
+    History,
+    /// How much of the job's own exclusions and lists is of the users and items at hand.
+    Exclusions,
     /// Values that the towers do not know, by feature.
     Unknown,
     /// Missing values by feature, against the previous run.
     Missing,
+    /// The distribution of numbers and booleans by feature, against the previous run.
+    Drift,
     /// Vectors that are zero or not finite.
     Vectors,
     /// Recall of the item index against exact search.
     Index,
+    /// Distinct vectors and lists of users, and the lists' length.
+    Lists,
     /// Share of the catalogue that is recalled for anybody.
     Coverage,
     /// Share of users that the previous run has too.
@@ -29,12 +39,17 @@ pub enum Gate {
 
 impl Gate {
     /// All gates.
-    pub const ALL: [Gate; 9] = [
+    pub const ALL: [Gate; 14] = [
         Gate::Rows,
+        Gate::Items,
+        Gate::History,
+        Gate::Exclusions,
         Gate::Unknown,
         Gate::Missing,
+        Gate::Drift,
         Gate::Vectors,
         Gate::Index,
+        Gate::Lists,
         Gate::Coverage,
         Gate::Users,
         Gate::Overlap,
@@ -45,10 +60,15 @@ impl Gate {
     pub fn name(self) -> &'static str {
         match self {
             Gate::Rows => "rows",
+            Gate::Items => "items",
+            Gate::History => "history",
+            Gate::Exclusions => "exclusions",
             Gate::Unknown => "unknown",
             Gate::Missing => "missing",
+            Gate::Drift => "drift",
             Gate::Vectors => "vectors",
             Gate::Index => "index",
+            Gate::Lists => "lists",
             Gate::Coverage => "coverage",
             Gate::Users => "users",
             Gate::Overlap => "overlap",
@@ -73,14 +93,47 @@ pub struct GatesConfig {
     pub min_rows: f64,
     /// `rows`: the most.
     pub max_rows: f64,
+    /// `items`: the least items, and items that can be recalled, as a share of the previous run's.
+    pub min_items: f64,
+    /// `items`: the most.
+    pub max_items: f64,
+    /// `history`: the least share of the interactions that must be of an item of the catalogue, and of the seen
+    /// pairs that must be of a user of the table.
+    pub min_matched: f64,
+    /// `history`: how much these shares may lie below the previous run's, beside what users and items that are gone
+    /// account for.
+    pub strangers_margin: f64,
+    /// `history`: the least rows, share of users with seen items, and seen items a user, as a share of the previous
+    /// run's.
+    pub min_history: f64,
+    /// `history`: the least share of the pairs of a user and an item, of both runs together, that are in both; not of
+    /// a log that reaches back over less than half of what the previous run's did.
+    pub min_pairs_kept: f64,
+    /// `history`: the longest that interactions may stay as they were in the previous run, in days.
+    pub max_still_days: f64,
+    /// `exclusions`: the least pairs a user, and listed items, that match, as a share of the previous run's.
+    pub min_exclusions: f64,
     /// `unknown`: the largest share of a feature's values that may be unknown.
     pub max_unknown: f64,
     /// `unknown`: how much it may exceed the previous run's.
     pub unknown_margin: f64,
     /// `missing`: how much the missing share of a feature may exceed the previous run's.
     pub missing_margin: f64,
-    /// `unknown`, `missing`: features that are passed over, such as `item.product`.
+    /// `drift`: how far the distribution of a feature may lie from the previous run's, from 0 (the same) to 1
+    /// (nothing in common); a little more where there are few values.
+    pub drift_margin: f64,
+    /// `unknown`, `missing`, `drift`: features that are passed over, such as `item.product`.
     pub ignore_features: Vec<String>,
+    /// `lists`: the least distinct vectors of users, and lists of the sample; of fewer than a hundred times as many
+    /// users a hundredth, and two at the least.
+    pub min_distinct: u64,
+    /// `lists`: the least distinct vectors a user, as a share of the previous run's.
+    pub min_distinct_kept: f64,
+    /// `lists`: the most that lists of different users may have in common, from 0 (as lists drawn at random) to 1
+    /// (all the same).
+    pub max_alike: f64,
+    /// `lists`: the least items a user, as a share of the previous run's.
+    pub min_filled: f64,
     /// `coverage`: the least share of the eligible items in the lists of the sample.
     pub min_coverage: f64,
     /// `coverage`: the least, as a share of the previous run's.
@@ -102,10 +155,23 @@ impl Default for GatesConfig {
             off: Vec::new(),
             min_rows: 0.7,
             max_rows: 1.5,
+            min_items: 0.7,
+            max_items: 2.0,
+            min_matched: 0.01,
+            strangers_margin: 0.1,
+            min_history: 0.7,
+            min_pairs_kept: 0.1,
+            max_still_days: 1.0,
+            min_exclusions: 0.5,
             max_unknown: 0.5,
             unknown_margin: 0.1,
             missing_margin: 0.2,
+            drift_margin: 0.2,
             ignore_features: Vec::new(),
+            min_distinct: 10,
+            min_distinct_kept: 0.5,
+            max_alike: 0.95,
+            min_filled: 0.7,
             min_coverage: 0.01,
             min_coverage_kept: 0.5,
             min_shared_users: 0.2,
@@ -125,9 +191,21 @@ impl GatesConfig {
         let limits = [
             ("min_rows", self.min_rows, 1.0),
             ("max_rows", self.max_rows, f64::INFINITY),
+            ("min_items", self.min_items, 1.0),
+            ("max_items", self.max_items, f64::INFINITY),
+            ("min_matched", self.min_matched, 1.0),
+            ("strangers_margin", self.strangers_margin, 1.0),
+            ("min_history", self.min_history, 1.0),
+            ("min_pairs_kept", self.min_pairs_kept, 1.0),
+            ("max_still_days", self.max_still_days, f64::INFINITY),
+            ("min_exclusions", self.min_exclusions, 1.0),
             ("max_unknown", self.max_unknown, 1.0),
             ("unknown_margin", self.unknown_margin, 1.0),
             ("missing_margin", self.missing_margin, 1.0),
+            ("drift_margin", self.drift_margin, 1.0),
+            ("min_distinct_kept", self.min_distinct_kept, 1.0),
+            ("max_alike", self.max_alike, 1.0),
+            ("min_filled", self.min_filled, 1.0),
             ("min_coverage", self.min_coverage, 1.0),
             ("min_coverage_kept", self.min_coverage_kept, 1.0),
             ("min_shared_users", self.min_shared_users, 1.0),
@@ -142,11 +220,12 @@ impl GatesConfig {
                 return Err(ConfigError::usage(format!("`gates.{name}` = {value}: expected {expected}")));
             }
         }
-        if self.max_rows < 1.0 {
-            return Err(ConfigError::usage(format!(
-                "`gates.max_rows` = {}: expected at least 1, or a night like the one before would fail",
-                self.max_rows
-            )));
+        for (name, value) in [("max_rows", self.max_rows), ("max_items", self.max_items)] {
+            if value < 1.0 {
+                return Err(ConfigError::usage(format!(
+                    "`gates.{name}` = {value}: expected at least 1, or a night like the one before would fail"
+                )));
+            }
         }
         if self.off.contains(&Gate::Vectors) {
             return Err(ConfigError::usage(

@@ -122,6 +122,8 @@ pub struct SeenSettings {
     pub user: String,
     /// Column of the item's id.
     pub item: String,
+    /// Column of the time, of which the gates know the newest.
+    pub timestamp: Option<String>,
     /// Where the table lies, and how it is read.
     #[serde(rename = "table", serialize_with = "reading")]
     pub source: TableSpec,
@@ -269,7 +271,12 @@ impl Config {
     pub fn recall_settings(&self) -> RecallSettings {
         let Self { recall, index, .. } = self.clone();
         let seen = &self.tables.interactions;
-        let seen = SeenSettings { user: seen.user.clone(), item: seen.item.clone(), source: seen.source.clone() };
+        let seen = SeenSettings {
+            user: seen.user.clone(),
+            item: seen.item.clone(),
+            timestamp: seen.timestamp.clone(),
+            source: seen.source.clone(),
+        };
         let embed = || EmbedSettings { rows: self.rows(Side::User), engine: self.infer.engine };
         RecallSettings {
             seen: recall.exclude_seen.then_some(seen),

@@ -6,6 +6,7 @@
 use crate::counts::FeatureCounts;
 use crate::encode::Encode;
 use crate::error::ColumnError;
+use crate::histogram::Histogram;
 use crate::values::{Value, ValueMap};
 use arrow_array::ArrayRef;
 use rustc_hash::FxHashMap;
@@ -127,6 +128,8 @@ impl Encode for BooleanEncoder {
         let unknown = counts.unknown;
         counts.tally(&out[before..]);
         counts.junk += counts.unknown - unknown;
+        let of = |code: u32| (code as u16, out[before..].iter().filter(|c| **c == code).count() as u64);
+        counts.histogram.merge(&Histogram::new([of(FALSE), of(TRUE)]));
         Ok(())
     }
 }
@@ -181,6 +184,7 @@ mod tests {
         let (codes, counts) = encode(Arc::new(rows.iter().map(|r| r.0).collect::<StringArray>()));
         assert_eq!(codes, expected);
         assert_eq!((counts.values, counts.missing, counts.unknown, counts.junk), (15, 5, 3, 3));
+        assert_eq!(String::from(counts.histogram.clone()), "3:3 4:4");
         let dictionary = rows.iter().map(|r| r.0).collect::<DictionaryArray<Int8Type>>();
         assert_eq!(encode(Arc::new(dictionary)), (codes, counts));
     }

@@ -1,11 +1,12 @@
 //! What encoding met, per feature: for the manifest and for gates on a night's data.
 
+use crate::histogram::Histogram;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use twotower_artifacts::schema::{MISSING, UNKNOWN};
 
 /// Counts of one feature.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct FeatureCounts {
     /// Cells encoded: one a row, or one an element for multi-valued features (and one for a missing list).
     pub values: u64,
@@ -19,6 +20,9 @@ pub struct FeatureCounts {
     pub junk: u64,
     /// Elements beyond `max_len` that were dropped, not encoded.
     pub truncated: u64,
+    /// The distribution of numbers as they stand in the table, or of booleans; other kinds have none.
+    #[serde(default, skip_serializing_if = "Histogram::is_empty")]
+    pub histogram: Histogram,
 }
 
 impl FeatureCounts {
@@ -30,6 +34,7 @@ impl FeatureCounts {
         self.not_finite += other.not_finite;
         self.junk += other.junk;
         self.truncated += other.truncated;
+        self.histogram.merge(&other.histogram);
     }
 
     /// Counts freshly encoded codes.

@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(codes, expected);
         assert_eq!((counts.values, counts.missing, counts.unknown, counts.truncated), (11, 3, 1, 1));
         for _ in 0..2 {
-            assert_eq!(encode(&mut encoder, &dictionary), (codes.clone(), counts));
+            assert_eq!(encode(&mut encoder, &dictionary), (codes.clone(), counts.clone()));
         }
         assert_eq!(encode(&mut encoder, &plain.slice(3, 2)).0, expected[3..5]);
         assert_eq!(encode(&mut encoder, &dictionary.slice(3, 2)).0, expected[3..5]);

@@ -1,6 +1,7 @@
 //! Columns of any type as numbers, a block at a time, so that the loops over them vectorise.
 
 use crate::error::ColumnError;
+use crate::histogram::{NUMBERS, class};
 use crate::values::{Value, for_each_value, null_rows};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
@@ -13,11 +14,20 @@ use arrow_schema::DataType;
 /// Numbers of a larger magnitude count as not finite.
 pub(crate) const LARGEST: f64 = 1e100;
 
+/// The class of cells that hold no number, beyond those of numbers.
+pub(crate) const fn class_of(reading: Reading) -> u16 {
+    NUMBERS as u16 + reading as u16
+}
+
+/// All classes of cells.
+pub(crate) const CLASSES: usize = class_of(Reading::Unreadable) as usize + 1;
+
 /// Cells of a [`Block`].
 pub(crate) const BLOCK: usize = 256;
 
 /// What a cell of a numeric column holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub(crate) enum Reading {
     Number,
     Null,
@@ -45,6 +55,15 @@ impl Block {
     /// What each cell holds.
     pub(crate) fn readings(&self) -> &[Reading] {
         &self.readings[..self.filled]
+    }
+
+    /// The class of each cell's number; of one without a number, what it holds instead, as [`class_of`] has it.
+    pub(crate) fn classes(&self) -> [u16; BLOCK] {
+        let mut classes = [0; BLOCK];
+        for ((to, number), reading) in classes.iter_mut().zip(&self.numbers).zip(&self.readings) {
+            *to = if *reading == Reading::Number { class(*number) } else { class_of(*reading) };
+        }
+        classes
     }
 
     /// The rows that hold a number, and it.

@@ -6,9 +6,10 @@
 use crate::counts::FeatureCounts;
 use crate::encode::Encode;
 use crate::error::ColumnError;
+use crate::histogram::{Histogram, NUMBERS};
 use crate::log1p::signed_ln_1p;
 use crate::moments::Moments;
-use crate::numbers::{BLOCK, Block, Reading, for_each_block};
+use crate::numbers::{BLOCK, Block, CLASSES, Reading, class_of, for_each_block};
 use crate::quantiles::QuantileCounts;
 use crate::values::{ValueMap, by_entries, count_keys};
 use arrow_array::ArrayRef;
@@ -221,12 +222,19 @@ pub(crate) struct NumericEncoder {
     codes: Cells<u32>,
 }
 
-/// What cells become, and what they held.
-#[derive(Default)]
+/// What cells become, and the classes of what they held.
 struct Cells<T> {
-    map: ValueMap<(T, Reading)>,
+    map: ValueMap<(T, u16)>,
     /// Of the rows of the last column.
-    rows: Vec<(T, Reading)>,
+    rows: Vec<(T, u16)>,
+    /// Rows of the last column by class, counted in turns, so that those of one class need not wait for each other.
+    tally: Box<[[u32; CLASSES]; 2]>,
+}
+
+impl<T> Default for Cells<T> {
+    fn default() -> Self {
+        Self { map: ValueMap::default(), rows: Vec::new(), tally: Box::new([[0; CLASSES]; 2]) }
+    }
 }
 
 impl NumericEncoder {
@@ -247,26 +255,43 @@ impl<T: Copy> Cells<T> {
         counts: &mut FeatureCounts,
     ) -> Result<(), ColumnError> {
         self.rows.clear();
-        let cells = |entries: &ArrayRef, out: &mut Vec<(T, Reading)>| {
+        let cells = |entries: &ArrayRef, out: &mut Vec<(T, u16)>| {
             for_each_block(entries, |block| {
+                let classes = block.classes();
                 if log_first {
                     signed_ln_1p(&mut block.numbers);
                 }
-                let numbers = block.numbers.iter().zip(block.readings());
-                out.extend(numbers.map(|(x, reading)| match reading {
-                    Reading::Number => (make(*x), *reading),
-                    _ => (missing, *reading),
+                let numbers = block.numbers.iter().zip(block.readings()).zip(classes);
+                out.extend(numbers.map(|((x, reading), class)| match reading {
+                    Reading::Number => (make(*x), class),
+                    _ => (missing, class),
                 }));
             })
         };
-        self.map.map_entries(&by_entries(column), cells, (missing, Reading::Null), &mut self.rows)?;
-        let of = |reading: Reading| self.rows.iter().filter(|(_, found)| *found == reading).count() as u64;
-        let (null, not_finite, junk) = (of(Reading::Null), of(Reading::NotFinite), of(Reading::Unreadable));
+        let null = (missing, class_of(Reading::Null));
+        self.map.map_entries(&by_entries(column), cells, null, &mut self.rows)?;
+        self.count(counts);
+        Ok(())
+    }
+
+    /// Counts the rows of the last column.
+    fn count(&mut self, counts: &mut FeatureCounts) {
+        let [even, odd] = &mut *self.tally;
+        let pairs = self.rows.chunks_exact(2);
+        pairs.remainder().iter().for_each(|(_, class)| even[usize::from(*class)] += 1);
+        for pair in pairs {
+            even[usize::from(pair[0].1)] += 1;
+            odd[usize::from(pair[1].1)] += 1;
+        }
+        let of = |class: usize| u64::from(even[class]) + u64::from(odd[class]);
+        let [null, not_finite, junk] =
+            [Reading::Null, Reading::NotFinite, Reading::Unreadable].map(|reading| of(usize::from(class_of(reading))));
         counts.values += self.rows.len() as u64;
         counts.missing += null + not_finite + junk;
         counts.not_finite += not_finite;
         counts.junk += junk;
-        Ok(())
+        counts.histogram.merge(&Histogram::new((0..NUMBERS).map(|class| (class as u16, of(class)))));
+        [even, odd].into_iter().for_each(|counts| counts.fill(0));
     }
 }
 
@@ -281,13 +306,13 @@ impl Encode for NumericEncoder {
             (bounds, Column::Dense { width: 2, values }) => {
                 let scale = Scale::of(bounds);
                 self.floats.read(column, self.log, 0.0, |x| scale.apply(x), counts)?;
-                let flag = |reading: Reading| f32::from(u8::from(reading != Reading::Number));
+                let flag = |class: u16| f32::from(u8::from(usize::from(class) >= NUMBERS));
                 values.reserve(2 * self.floats.rows.len());
                 // By way of a few floats at a time, which costs less than filling the room with zeros first.
                 let mut floats = [[0.0; 2]; BLOCK];
                 for rows in self.floats.rows.chunks(BLOCK) {
-                    for (to, (x, reading)) in floats.iter_mut().zip(rows) {
-                        *to = [*x, flag(*reading)];
+                    for (to, (x, class)) in floats.iter_mut().zip(rows) {
+                        *to = [*x, flag(*class)];
                     }
                     values.extend_from_slice(floats[..rows.len()].as_flattened());
                 }
@@ -365,6 +390,8 @@ mod tests {
         assert_eq!((counts.values, counts.missing, counts.not_finite, counts.junk), (4, 2, 1, 0));
         let text: ArrayRef = Arc::new(StringArray::from(vec!["3", " 1.0 ", "1,5", "", "inf", "1e101", "abc"]));
         let (values, counts) = dense(&mut encoder, &text);
+        // Of the column at hand alone, and of its numbers as they stand there.
+        assert_eq!((counts.histogram.total(), counts.histogram.median()), (2, Some(1.0)));
         assert_eq!(values[..4], [1.0, 0.0, -1.0, 0.0]);
         assert!(values[4..].chunks(2).all(|v| v == [0.0, 1.0]));
         assert_eq!((counts.missing, counts.not_finite, counts.junk), (5, 2, 2));

@@ -247,7 +247,7 @@ fn what_was_met_is_counted_per_feature_and_adds_up_over_batches() {
     let mut parts = encoder.encode(&batch.slice(0, 77), &mut CodeBatch::empty(&schema)).unwrap();
     parts.merge(&encoder.encode(&batch.slice(77, 123), &mut CodeBatch::empty(&schema)).unwrap());
     assert_eq!(parts, whole);
-    let of = |name: &str| whole.features[name];
+    let of = |name: &str| whole.features[name].clone();
     assert_eq!(of("city").missing, batch.column(1).null_count() as u64);
     assert!(of("city").unknown > 0 && of("vip").junk > 0 && of("vip").junk == of("vip").unknown);
     assert!(of("spend").junk > 0 && of("spend").not_finite > 0);

@@ -113,6 +113,22 @@ pub fn timestamp_column(batch: &TableBatch, name: &str) -> Result<Int64Array, Pi
     Ok(times.as_primitive::<Int64Type>().clone())
 }
 
+/// The oldest and the newest of the times that can be read; none where none can.
+pub fn time_range(batch: &TableBatch, name: &str) -> Option<(i64, i64)> {
+    let range = |times: Int64Array| {
+        let (first, last) = (times.values().iter().min(), times.values().iter().max());
+        first.copied().zip(last.copied())
+    };
+    if let Ok(times) = timestamp_column(batch, name) {
+        return range(times);
+    }
+    // Where it is not the whole column that cannot be read, it is some of its rows.
+    timestamp_column(&batch.slice(0..0), name).ok()?;
+    let rows =
+        (0..batch.batch.num_rows()).filter_map(|row| range(timestamp_column(&batch.slice(row..row + 1), name).ok()?));
+    rows.reduce(|(first, last), (oldest, newest)| (first.min(oldest), last.max(newest)))
+}
+
 /// Weights as finite, non-negative f32.
 ///
 /// # Errors
@@ -272,6 +288,12 @@ mod tests {
         }
         // Of no row, and so of the whole column.
         assert!(read(reals(&[])).is_err() && read(texts(&[])).is_ok());
+        let range = |x: ArrayRef| time_range(&batch(dir.path(), x), "x");
+        let stamp = 1_700_000_000;
+        let some = [Some(stamp + 4), None, Some(stamp + 9), Some(stamp)];
+        assert_eq!(range(Arc::new(Int64Array::from(some.to_vec()))), Some((stamp, stamp + 9)));
+        assert_eq!(range(texts(&["soon", "1700000000"])), Some((stamp, stamp)));
+        assert_eq!((range(texts(&["soon"])), range(reals(&[]))), (None, None));
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod columns;
 mod contents;
 pub mod dataset;
 pub mod demo;
+mod distinct;
 pub mod doctor;
 mod duplicates;
 pub mod encode;

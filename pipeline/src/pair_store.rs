@@ -52,6 +52,7 @@ impl PairStoreBuilder {
             file: tempfile::tempfile_in(&dir).map_err(failed())?,
             firsts: Vec::new(),
             count: 0,
+            users: 0,
             filter: vec![0; (bits / 64) as usize],
             shift: 64 - bits.trailing_zeros(),
             dir: dir.clone(),
@@ -61,6 +62,8 @@ impl PairStoreBuilder {
         for partition in pairs.sorted() {
             let mut partition = partition?;
             partition.dedup();
+            // A user's pairs lie in one partition.
+            store.users += partition.chunk_by(|a, b| a.0 == b.0).count();
             bytes.clear();
             for pair in &partition {
                 if store.count.is_multiple_of(BLOCK) {
@@ -87,6 +90,7 @@ pub struct PairStore {
     /// Hash of the first pair of each block.
     firsts: Vec<u64>,
     count: usize,
+    users: usize,
     /// A bit per range of hashes, set where a pair lies: most users without pairs end here.
     filter: Vec<u64>,
     shift: u32,
@@ -120,6 +124,16 @@ impl PairStore {
         Ok(())
     }
 
+    /// Number of distinct pairs.
+    pub fn pairs(&self) -> u64 {
+        self.count as u64
+    }
+
+    /// Number of users that have pairs.
+    pub fn users(&self) -> u64 {
+        self.users as u64
+    }
+
     /// Bytes held in memory.
     pub fn bytes(&self) -> u64 {
         (self.firsts.len() * 8 + self.filter.len() * 8) as u64
@@ -148,6 +162,9 @@ mod tests {
             store.extend(Id::Int(user), &mut rows).unwrap();
             rows
         };
+        assert_eq!(store.users(), expected.len() as u64);
+        let distinct = |items: &Vec<u32>| items.iter().collect::<std::collections::BTreeSet<_>>().len() as u64;
+        assert_eq!(store.pairs(), expected.values().map(distinct).sum::<u64>());
         for (user, mut items) in expected {
             items.sort_unstable();
             items.dedup();

@@ -1,15 +1,28 @@
 //! What a run says about itself: all that gates compare, read from its manifests and its sample.
 
+use super::files;
 use super::outputs::Outputs;
+use crate::distinct::Distinct;
 use crate::error::PipelineError;
 use crate::evaluate::{self, MetricsFile, read_metrics};
+use crate::exclusions::ExclusionCounts;
 use crate::run_dir::RunDir;
 use crate::sample;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use twotower_artifacts::neighbours_file::NeighbourTable;
 use twotower_artifacts::{Fingerprint, Manifest, Side};
 use twotower_encoders::{EncodeCounts, FeatureCounts};
 use twotower_index::store::IndexManifest;
+
+/// Since when interactions have been as they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Newest {
+    /// How they are: their newest time and their numbers.
+    pub state: String,
+    /// When a run first found them so, in seconds since 1970.
+    pub since: u64,
+}
 
 /// Facts about a complete run.
 pub struct Facts {
@@ -21,6 +34,16 @@ pub struct Facts {
     pub recalled: u64,
     /// Users in no result because their rows of the table cannot be used.
     pub quarantined: u64,
+    /// Pairs of a user and an item in the results.
+    pub pairs: u64,
+    /// Rows of interactions that `encode-features` read, where the run trains.
+    pub interactions: Option<u64>,
+    /// What was excluded; runs of earlier versions do not say.
+    pub excluded: Option<ExclusionCounts>,
+    /// Since when its interactions have been as they are; of a run whose gates were asked.
+    pub newest: Option<Newest>,
+    /// Distinct vectors of users; runs of earlier versions do not say.
+    pub distinct: Option<Distinct>,
     /// Vectors made, by side; of users also those that a fused recall did not keep.
     pub vectors: BTreeMap<Side, u64>,
     /// What the encoders met when the vectors were made, by side and feature.
@@ -53,6 +76,8 @@ impl Facts {
         let mut names: Vec<String> = parts.map(|manifest| manifest.fingerprint.to_string()).collect();
         // Of manifests, because only the vocabularies' fingerprint says which values were counted how often.
         names.extend(encoded.details["content"].as_str().map(str::to_string));
+        // Of other tables the same results may come.
+        names.extend(recalled.iter().map(|part| part.details["exclusions"].to_string()));
         names.extend(metrics.as_ref().map(|m| serde_json::json!(m.models).to_string()));
         let first = &recalled[0];
         Ok(Self {
@@ -63,6 +88,11 @@ impl Facts {
                 .iter()
                 .filter_map(|part| part.rows.get("quarantined"))
                 .fold(0, |sum, n| n.saturating_add(sum)),
+            pairs: sum(&recalled, "pairs")?,
+            interactions: encoded.rows.get("interactions").copied(),
+            excluded: of_all(&recalled, "exclusions", ExclusionCounts::merge),
+            newest: newest_of(run)?,
+            distinct: of_all(&recalled, "distinct vectors", Distinct::merge),
             vectors: BTreeMap::from([
                 (Side::Item, sum(&items, "rows")?),
                 (Side::User, sum(&users, if fused { "users" } else { "rows" })?),
@@ -77,6 +107,25 @@ impl Facts {
             fingerprint: Fingerprint::of(names.join(" ").as_bytes()),
             run: run.clone(),
         })
+    }
+
+    /// The same, of a run that says what it excluded: gates cannot be asked about one that an earlier version made.
+    ///
+    /// # Errors
+    /// [`PipelineError::Mismatch`] naming the command that counts it.
+    pub fn counted(self) -> Result<Self, PipelineError> {
+        match (&self.excluded, &self.distinct) {
+            (Some(_), Some(_)) => Ok(self),
+            _ => Err(PipelineError::Mismatch(format!(
+                "check: results of {} do not say what was excluded or how many vectors are distinct; run `twotower recall --force`, with its shards if it has some",
+                self.run.recall().display()
+            ))),
+        }
+    }
+
+    /// Number of items that have vectors.
+    pub fn items(&self) -> u64 {
+        self.vectors.get(&Side::Item).copied().unwrap_or(0)
     }
 
     /// Name of the run's folder.
@@ -94,6 +143,23 @@ fn metrics_of(run: &RunDir, trained: &Manifest) -> Result<Option<MetricsFile>, P
     }
     let metrics = read_metrics(&dir.join(evaluate::files::METRICS))?;
     Ok((metrics.towers == trained.fingerprint).then_some(metrics))
+}
+
+/// What the gates of a run found of the age of its interactions.
+fn newest_of(run: &RunDir) -> Result<Option<Newest>, PipelineError> {
+    let path = run.gates().join(files::MANIFEST);
+    let manifest = if path.exists() { Some(Manifest::read(&path)?) } else { None };
+    Ok(manifest.and_then(|manifest| serde_json::from_value(manifest.details["interactions"].clone()).ok()))
+}
+
+/// A detail of all parts together; none where one lacks it.
+fn of_all<T: serde::de::DeserializeOwned>(parts: &[Manifest], what: &str, merge: impl Fn(&mut T, &T)) -> Option<T> {
+    let mut all = parts.iter().map(|part| detail::<T>(part, what).ok());
+    let mut whole = all.next()??;
+    for part in all {
+        merge(&mut whole, &part?);
+    }
+    Some(whole)
 }
 
 fn lacks(manifest: &Manifest, what: &str) -> PipelineError {

@@ -1,15 +1,73 @@
-//! The gates on recalled lists: `coverage`, `users` and `overlap`, on the sample that `recall` keeps.
+//! The gates on recalled lists: `lists`, `coverage`, `users` and `overlap`, on the sample that `recall` keeps.
 
 use super::facts::Facts;
 use super::verdict::{Measured, Measures};
 use super::{NO_PREVIOUS, Night};
+use crate::distinct::Distinct;
 use crate::id_index::IdIndex;
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashSet, FxHasher};
+use std::hash::{Hash, Hasher};
 use twotower_artifacts::Id;
 use twotower_artifacts::neighbours_file::NeighbourTable;
 
 /// Users below which a mean over them says too little.
 const FEWEST: usize = 100;
+
+/// Whether users get something of their own: distinct vectors, distinct lists, lists of different users that are not
+/// all alike, and about as many items as in the previous run.
+pub fn lists(night: &Night<'_>) -> Measures {
+    let (config, now) = (&night.config.gates, night.now);
+    // Of a handful of users few may be distinct.
+    let least = |users: u64| config.min_distinct.min((users / 100).max(2)).min(users) as f64;
+    let distinct = |facts: &Facts| facts.distinct.as_ref().map(Distinct::count);
+    let (mut measured, mut notes) = (Vec::new(), Vec::new());
+    if let Some(vectors) = distinct(now) {
+        let what = format!("distinct vectors of {} users", now.recalled);
+        measured.push(Measured::at_least(what, vectors as f64, least(now.recalled)));
+    }
+    if let Some(sample) = &now.sample {
+        let users = sample.users.len();
+        let what = format!("distinct lists of {users} sampled users");
+        measured.push(Measured::at_least(what, distinct_lists(sample) as f64, least(users as u64)));
+        let chance = now.topk as f64 / now.eligible.max(1) as f64;
+        let pairs = (0..users).map(|row| (row, (row + users / 2) % users));
+        let alike = (users >= FEWEST && chance < 0.5).then(|| mean_common(pairs, sample, sample)).flatten();
+        measured.extend(alike.map(|alike| {
+            let what = "how much lists of different users have in common, from 0 (as by chance) to 1 (all):";
+            Measured::at_most(what, (alike - chance) / (1.0 - chance), config.max_alike)
+        }));
+    }
+    measured.push(Measured::at_least("items in all lists", now.pairs as f64, 1.0));
+    match night.before {
+        Some(before) => {
+            let (run, a_user) = (before.name(), |n: u64, facts: &Facts| n as f64 / facts.recalled.max(1) as f64);
+            if let (Some(vectors), Some(earlier)) = (distinct(now), distinct(before).filter(|n| *n > 0)) {
+                let kept = a_user(vectors, now) / a_user(earlier, before);
+                let what = format!("distinct vectors a user over run `{run}`'s");
+                measured.push(Measured::at_least(what, kept, config.min_distinct_kept));
+            }
+            // Where the job asks for fewer items than it did, users get fewer.
+            let filled = a_user(before.pairs, before).min(now.topk as f64);
+            if filled > 0.0 {
+                let kept = a_user(now.pairs, now) / filled;
+                measured.push(Measured::at_least(format!("items a user over run `{run}`'s"), kept, config.min_filled));
+            }
+        }
+        None => notes.push(NO_PREVIOUS.into()),
+    }
+    let advice = "users get the same items where no feature tells them apart: see which features are constant or missing, or, where few distinct users are meant, turn the gate off with `gates.off = [\"lists\"]`";
+    Measures { measured, notes, advice: Some(advice.into()) }
+}
+
+/// Number of distinct lists, by their items.
+fn distinct_lists(sample: &NeighbourTable) -> usize {
+    let list = |ends: &[usize]| {
+        let mut hasher = FxHasher::default();
+        (ends[0]..ends[1]).for_each(|at| sample.items.get(at).hash(&mut hasher));
+        hasher.finish()
+    };
+    sample.offsets.windows(2).map(list).collect::<FxHashSet<u64>>().len()
+}
 
 /// Share of the items that could be recalled which stand in the list of at least one sampled user.
 ///
@@ -42,7 +100,7 @@ pub fn users(night: &Night<'_>) -> Measures {
     let possible = now.users.len().min(before.users.len());
     let share = shared as f64 / possible as f64;
     let limit = night.config.gates.min_shared_users;
-    Measures { measured: vec![Measured::at_least("share of sampled users", share, limit)], notes: Vec::new() }
+    Measures { measured: vec![Measured::at_least("share of sampled users", share, limit)], ..Measures::default() }
 }
 
 /// Mean overlap@k of users' lists with their own of the previous run.
@@ -63,9 +121,7 @@ pub fn overlap(night: &Night<'_>) -> Measures {
     }
     let mean = |shift: usize| {
         let other = |i: usize| shared[(i + shift) % shared.len()].1;
-        let each = shared.iter().enumerate().filter_map(|(i, (row, _))| common(now, *row, before, other(i)));
-        let (sum, n) = each.fold((0.0, 0usize), |(sum, n), share| (sum + share, n + 1));
-        (n > 0).then(|| sum / n as f64)
+        mean_common(shared.iter().enumerate().map(|(i, (row, _))| (*row, other(i))), now, before)
     };
     let (Some(own), Some(others)) = (mean(0), mean(shared.len() / 2)) else {
         return Measures::none("the lists of the sampled users are empty");
@@ -75,6 +131,7 @@ pub fn overlap(night: &Night<'_>) -> Measures {
     Measures {
         measured: vec![Measured::at_least(format!("mean overlap@{k} of {} users", shared.len()), own, limit)],
         notes: vec![format!("overlap@{k} with another user's list of the previous run is {others:.4}")],
+        advice: None,
     }
 }
 
@@ -103,6 +160,13 @@ fn shared(now: &NeighbourTable, before: &NeighbourTable) -> Vec<(usize, usize)> 
     let Ok(index) = IdIndex::new(before.users.clone()) else { return Vec::new() };
     let found = now.users.iter().enumerate().filter_map(|(row, user)| Some((row, index.find(user)? as usize)));
     found.collect()
+}
+
+/// Mean of [`common`] over pairs of rows, the first of `a` and the second of `b`; none where all lists are empty.
+fn mean_common(pairs: impl Iterator<Item = (usize, usize)>, a: &NeighbourTable, b: &NeighbourTable) -> Option<f64> {
+    let each = pairs.filter_map(|(row_a, row_b)| common(a, row_a, b, row_b));
+    let (sum, n) = each.fold((0.0, 0usize), |(sum, n), share| (sum + share, n + 1));
+    (n > 0).then(|| sum / n as f64)
 }
 
 /// Share of the shorter list's length that the first items of both have in common; none for an empty list.

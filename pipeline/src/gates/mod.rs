@@ -5,6 +5,7 @@
 //! ```
 
 mod facts;
+mod history;
 mod lists;
 mod outputs;
 mod values;
@@ -42,6 +43,8 @@ struct Night<'a> {
     config: &'a CheckSettings,
     now: &'a Facts,
     before: Option<&'a Facts>,
+    /// Seconds since 1970.
+    clock: u64,
 }
 
 /// Runs the stage: all gates, on the run and the previous one. Failures of gates in `accept` do not count.
@@ -55,9 +58,18 @@ pub fn check(context: &Context<CheckSettings>, accept: &[Gate]) -> Result<Outcom
     let _step = context.step("check");
     let config = &context.config;
     Outputs::read(&context.run)?.belong_together(&context.run)?;
-    let now = Facts::read(&context.run)?;
+    let mut now = Facts::read(&context.run)?.counted()?;
     let mut warnings = Vec::new();
     let before = previous(context, &mut warnings)?;
+    let clock = clock::now();
+    now.newest = history::newest(&now, before.as_ref(), clock);
+    if let (Some(newest), Some(before)) = (&now.newest, &before)
+        && before.newest.as_ref().is_some_and(|earlier| earlier.state == newest.state)
+    {
+        let note = format!("interactions are the same as in run `{}` ({})", before.name(), newest.state);
+        tracing::warn!("check: {note}");
+        warnings.push(note);
+    }
 
     let mut inputs = vec![("run", now.fingerprint.clone())];
     inputs.extend(before.as_ref().map(|before| ("previous run", before.fingerprint.clone())));
@@ -73,7 +85,7 @@ pub fn check(context: &Context<CheckSettings>, accept: &[Gate]) -> Result<Outcom
     }
     prepare_dir(&dir)?;
 
-    let night = Night { config, now: &now, before: before.as_ref() };
+    let night = Night { config, now: &now, before: before.as_ref(), clock };
     let rulings = Gate::ALL.map(|gate| match config.gates.off.contains(&gate) {
         true => Ok(Verdict::off(gate)),
         false => Ok(Verdict::new(gate, measure(gate, &night)?, accept.contains(&gate))),
@@ -97,8 +109,9 @@ pub fn check(context: &Context<CheckSettings>, accept: &[Gate]) -> Result<Outcom
     manifest.details = serde_json::json!({
         "gates": rulings,
         "previous": before.as_ref().map(Facts::name),
-        "checked at": clock::now(),
         "sequence": runs::next_sequence(&context.run),
+        "interactions": now.newest,
+        "checked at": clock,
     });
     manifest.write(&manifest_path)?;
     match refusal(&context.run, &rulings) {
@@ -111,10 +124,15 @@ pub fn check(context: &Context<CheckSettings>, accept: &[Gate]) -> Result<Outcom
 fn measure(gate: Gate, night: &Night<'_>) -> Result<Measures, PipelineError> {
     Ok(match gate {
         Gate::Rows => whole::rows(night),
+        Gate::Items => whole::items(night),
+        Gate::History => history::history(night),
+        Gate::Exclusions => history::exclusions(night),
         Gate::Unknown => values::unknown(night)?,
         Gate::Missing => values::missing(night),
+        Gate::Drift => values::drift(night),
         Gate::Vectors => whole::vectors(night),
         Gate::Index => whole::index(night),
+        Gate::Lists => lists::lists(night),
         Gate::Coverage => lists::coverage(night),
         Gate::Users => lists::users(night),
         Gate::Overlap => lists::overlap(night),

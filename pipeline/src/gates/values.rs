@@ -1,4 +1,4 @@
-//! The gates on values of features: `unknown` and `missing`.
+//! The gates on values of features: `unknown`, `missing` and `drift`.
 
 use super::Night;
 use super::facts::Facts;
@@ -7,7 +7,7 @@ use crate::error::PipelineError;
 use std::collections::BTreeMap;
 use twotower_artifacts::Side;
 use twotower_artifacts::schema::{FIRST_VALUE, UNKNOWN};
-use twotower_encoders::{FeatureCounts, store};
+use twotower_encoders::{FeatureCounts, FeatureSpec, store};
 
 /// Share of each feature's values that the towers do not know.
 ///
@@ -54,7 +54,37 @@ pub fn missing(night: &Night<'_>) -> Measures {
         let share = |c: &FeatureCounts| c.missing as f64 / c.values as f64;
         Some(Measured::at_most(format!("{side}.{name}"), share(counts), share(before) + margin))
     });
-    Measures { measured: compared.collect(), notes: Vec::new() }
+    Measures { measured: compared.collect(), ..Measures::default() }
+}
+
+/// How far the distribution of each feature's numbers, or truths, lies from the previous run's: the distance of
+/// Kolmogorov and Smirnov.
+pub fn drift(night: &Night<'_>) -> Measures {
+    let margin = night.config.gates.drift_margin;
+    let Some(before) = night.before else { return Measures::none(super::NO_PREVIOUS) };
+    let compared = features(night).filter_map(|(side, name, counts)| {
+        let (now, then) = (&counts.histogram, &of(before, side, name)?.histogram);
+        let distance = now.distance(then)?;
+        let number = matches!(feature(night, side, name), Some(FeatureSpec::Numeric(_)));
+        let medians = match (number, then.median(), now.median()) {
+            (true, Some(then), Some(now)) => format!(" (its median was about {}, is {})", short(then), short(now)),
+            _ => String::new(),
+        };
+        // What chance may do to draws from one distribution, all but once in a thousand times.
+        let chance = 1.95 * (1.0 / now.total() as f64 + 1.0 / then.total() as f64).sqrt();
+        Some(Measured::at_most(format!("{side}.{name}{medians}"), distance, margin + chance))
+    });
+    let measured: Vec<Measured> = compared.collect();
+    if measured.is_empty() {
+        return Measures::none(format!("no feature is a number or a boolean that run `{}` counted", before.name()));
+    }
+    let advice = "0 is the distribution of the previous run, 1 has nothing in common with it";
+    Measures { measured, advice: Some(advice.into()), ..Measures::default() }
+}
+
+/// Three digits.
+fn short(number: f64) -> f64 {
+    format!("{number:.2e}").parse().unwrap_or(number)
 }
 
 fn note_first_night(night: &Night<'_>, measures: &mut Measures) {
@@ -77,7 +107,12 @@ fn of<'f>(facts: &'f Facts, side: Side, name: &str) -> Option<&'f FeatureCounts>
 
 /// The vocabulary of a feature, for kinds that have one.
 fn table(night: &Night<'_>, side: Side, name: &str) -> Option<String> {
-    night.config.features(side).iter().find(|feature| feature.name() == name)?.vocabulary(side)
+    feature(night, side, name)?.vocabulary(side)
+}
+
+/// The job's feature of a name.
+fn feature<'n>(night: &'n Night<'_>, side: Side, name: &str) -> Option<&'n FeatureSpec> {
+    night.config.features(side).iter().find(|feature| feature.name() == name)
 }
 
 /// Share of the values counted in a vocabulary that are new: to the previous run, or to the weights.

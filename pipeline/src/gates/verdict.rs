@@ -58,12 +58,14 @@ pub struct Measures {
     pub measured: Vec<Measured>,
     /// What a reader should know, above all what could not be measured and why.
     pub notes: Vec<String>,
+    /// What helps to find the cause when a limit is not kept.
+    pub advice: Option<String>,
 }
 
 impl Measures {
     /// Nothing measured, for this reason.
     pub fn none(reason: impl Into<String>) -> Self {
-        Self { measured: Vec::new(), notes: vec![reason.into()] }
+        Self { notes: vec![reason.into()], ..Self::default() }
     }
 }
 
@@ -94,30 +96,35 @@ pub struct Verdict {
     pub measured: Vec<Measured>,
     /// What could not be measured and why, and other remarks.
     pub notes: Vec<String>,
+    /// What helps to find the cause of a failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
 }
 
 impl Verdict {
     /// The verdict on what was measured; a failure is `accepted` where the operator says so.
     pub fn new(gate: Gate, measures: Measures, accepted: bool) -> Self {
-        let Measures { measured, notes } = measures;
+        let Measures { measured, notes, advice } = measures;
         let ruling = match (measured.is_empty(), measured.iter().all(Measured::holds)) {
             (true, _) => Ruling::NotApplicable,
             (false, true) => Ruling::Passed,
             (false, false) if accepted => Ruling::Accepted,
             (false, false) => Ruling::Failed,
         };
-        Self { gate, ruling, measured, notes }
+        let advice = advice.filter(|_| matches!(ruling, Ruling::Failed | Ruling::Accepted));
+        Self { gate, ruling, measured, notes, advice }
     }
 
     /// A gate that is turned off.
     pub fn off(gate: Gate) -> Self {
-        Self { gate, ruling: Ruling::Off, measured: Vec::new(), notes: Vec::new() }
+        Self { gate, ruling: Ruling::Off, measured: Vec::new(), notes: Vec::new(), advice: None }
     }
 
     /// The gate's name and the numbers that do not keep their limits.
     pub fn failures(&self) -> String {
         let failed: Vec<String> = self.measured.iter().filter(|m| !m.holds()).map(Measured::to_string).collect();
-        format!("`{}`: {}", self.gate, failed.join(", "))
+        let advice = self.advice.as_ref().map_or(String::new(), |advice| format!(" ({advice})"));
+        format!("`{}`: {}{advice}", self.gate, failed.join(", "))
     }
 }
 
@@ -127,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_number_that_is_none_fails_and_nothing_measured_is_not_applicable() {
-        let nan = Measures { measured: vec![Measured::at_most("x", f64::NAN, 1.0)], notes: Vec::new() };
+        let nan = Measures { measured: vec![Measured::at_most("x", f64::NAN, 1.0)], ..Measures::default() };
         assert_eq!(Verdict::new(Gate::Rows, nan.clone(), false).ruling, Ruling::Failed);
         assert_eq!(Verdict::new(Gate::Rows, nan, true).ruling, Ruling::Accepted);
         assert_eq!(Verdict::new(Gate::Rows, Measures::none("no"), true).ruling, Ruling::NotApplicable);
@@ -139,7 +146,12 @@ mod tests {
             Measured::at_least("a", 0.25, 0.1),
             Measured { what: "b".into(), value: 0.512345, at_least: Some(0.7), at_most: Some(1.5) },
         ];
-        let verdict = Verdict::new(Gate::Rows, Measures { measured, notes: Vec::new() }, false);
-        assert_eq!(verdict.failures(), "`rows`: b 0.5123, expected 0.7 to 1.5");
+        let mut measures = Measures { measured, ..Measures::default() };
+        let told = |measures: &Measures| Verdict::new(Gate::Rows, measures.clone(), false).failures();
+        assert_eq!(told(&measures), "`rows`: b 0.5123, expected 0.7 to 1.5");
+        measures.advice = Some("look at b".into());
+        assert_eq!(told(&measures), "`rows`: b 0.5123, expected 0.7 to 1.5 (look at b)");
+        measures.measured.truncate(1);
+        assert_eq!(Verdict::new(Gate::Rows, measures, false).advice, None);
     }
 }

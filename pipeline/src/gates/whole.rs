@@ -1,4 +1,4 @@
-//! The gates on a run as a whole: `rows`, `vectors`, `index` and `metric`.
+//! The gates on a run as a whole: `rows`, `items`, `vectors`, `index` and `metric`.
 
 use super::verdict::{Measured, Measures};
 use super::{NO_PREVIOUS, Night};
@@ -32,6 +32,31 @@ pub fn rows(night: &Night<'_>) -> Measures {
     measures
 }
 
+/// Items, and those of them that can be recalled: some, and about as many as in the previous run.
+pub fn items(night: &Night<'_>) -> Measures {
+    let (config, now) = (&night.config.gates, night.now);
+    let mut measures = Measures::default();
+    measures.measured.push(Measured::at_least("items that can be recalled", now.eligible as f64, 1.0));
+    match night.before {
+        Some(before) => {
+            let run = before.name();
+            measures.measured.push(Measured {
+                what: format!("items over those of run `{run}`"),
+                value: now.items() as f64 / before.items() as f64,
+                at_least: Some(config.min_items),
+                at_most: Some(config.max_items),
+            });
+            measures.measured.push(Measured::at_least(
+                format!("items that can be recalled over those of run `{run}`"),
+                now.eligible as f64 / before.eligible as f64,
+                config.min_items,
+            ));
+        }
+        None => measures.notes.push(NO_PREVIOUS.into()),
+    }
+    measures
+}
+
 /// Vectors without a direction. `infer` and a fused `recall` look at each when it is made and stop at the first,
 /// so none can be left when a run comes this far.
 pub fn vectors(night: &Night<'_>) -> Measures {
@@ -39,6 +64,7 @@ pub fn vectors(night: &Night<'_>) -> Measures {
     Measures {
         measured: vec![Measured::at_most("vectors that are zero or not finite", 0.0, 0.0)],
         notes: vec![format!("each was looked at when it was made: {}", made.join(", "))],
+        advice: None,
     }
 }
 
@@ -49,7 +75,7 @@ pub fn index(night: &Night<'_>) -> Measures {
             let limit = night.config.index.min_index_recall;
             Measures {
                 measured: vec![Measured::at_least("recall@50 against exact search", recall, limit)],
-                notes: Vec::new(),
+                ..Measures::default()
             }
         }
         None => Measures::none("exact search misses nothing"),

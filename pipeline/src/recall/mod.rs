@@ -6,6 +6,7 @@ mod users;
 mod writer;
 
 use crate::config::RecallSettings;
+use crate::distinct::VectorHash;
 use crate::error::PipelineError;
 use crate::exclusions::Exclusion;
 use crate::parts::{VectorParts, exclude_other_counts, manifest_name, part_name, refuse_stranger};
@@ -15,9 +16,9 @@ use crate::spare::Spare;
 use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there, rows};
 use catalogue::index_fits;
 pub use catalogue::{Catalogue, INDEX_STAGE};
-use search::Search;
+use search::{Search, Totals};
 use std::time::Instant;
-use twotower_artifacts::{IdKind, NeighbourFormat, Side};
+use twotower_artifacts::{Id, IdKind, NeighbourFormat, Side};
 use twotower_index::{ItemIndex, Neighbours};
 use users::Users;
 use writer::{ShardWriter, Written};
@@ -149,7 +150,8 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
     let range = shard.range(users.rows());
     let mut writer = ShardWriter::create(context, shard, users, catalogue.ids.ids())?;
     let mut bar = context.progress.bar("recall", range.end - range.start, "users");
-    let search = Search { context, plan, index: index.as_ref(), exclusion, eligible: &eligible, spare };
+    let hash = VectorHash::new(index.dim());
+    let search = Search { context, plan, index: index.as_ref(), exclusion, eligible: &eligible, hash, spare };
     users.search(&search, range.clone(), |found| {
         bar.advance(found.ids.len() as u64);
         writer.write(&found)?;
@@ -164,7 +166,18 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
         remove_if_there(&dir.join(part_name(shard, other.extension())))?;
     }
     let Written { files, totals, keys } = writer.finish()?;
-    warnings.extend(exclusion.warning().map(str::to_string));
+    warnings.extend(exclusion.warnings());
+    if totals.short > 0 {
+        let Totals { users, short, empty, .. } = &totals;
+        let note = format!("{short} of {users} users get fewer than topk = {k} items, {empty} of them none");
+        tracing::warn!("recall: {note}");
+        warnings.push(note);
+    }
+    let first_user = keys.first_id.as_deref().map(|id| match (users.ids(), id.parse()) {
+        (IdKind::Int, Ok(number)) => Id::Int(number),
+        _ => Id::Text(id),
+    });
+    let excluded = exclusion.counts(&totals.matched, &catalogue.ids, first_user);
     warnings.extend(crate::encode::warn_of("recall", Side::User, &totals.counts));
     let mut manifest = key.manifest(
         files,
@@ -173,6 +186,7 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
             ("quarantined", quarantined),
             ("table rows", users.rows()),
             ("pairs", totals.pairs),
+            ("pairs excluded", totals.matched.iter().map(|(pairs, _)| pairs).sum()),
             ("users with fewer than topk", totals.short),
         ]),
         started,
@@ -187,6 +201,8 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
         "index": index.manifest(),
         "eligible items": eligible.eligible(),
         "encoded": totals.counts,
+        "exclusions": excluded,
+        "distinct vectors": totals.vectors,
     });
     manifest.write(&manifest_path)?;
     Ok(Outcome { skipped: false, manifest })

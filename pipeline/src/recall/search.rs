@@ -1,8 +1,9 @@
 //! Neighbours of batches of users, on every worker.
 
 use crate::config::RecallSettings;
+use crate::distinct::{Distinct, VectorHash};
 use crate::error::PipelineError;
-use crate::exclusions::Exclusion;
+use crate::exclusions::{Exclusion, Matched, add_matched};
 use crate::infer::Embedded;
 use crate::memory::Plan;
 use crate::spare::Spare;
@@ -24,6 +25,8 @@ pub struct Search<'a> {
     pub exclusion: &'a Exclusion,
     /// The items that any user may get.
     pub eligible: &'a Eligibility,
+    /// Hash of the users' vectors.
+    pub hash: VectorHash,
     /// Memory for the neighbours of a batch each.
     pub spare: &'a Spare<Neighbours>,
 }
@@ -36,6 +39,10 @@ pub struct Found {
     pub neighbours: Neighbours,
     /// What encoding them met.
     pub counts: EncodeCounts,
+    /// What was excluded for them.
+    pub matched: Matched,
+    /// Hashes of their vectors.
+    pub vectors: Vec<u64>,
 }
 
 impl Search<'_> {
@@ -62,8 +69,9 @@ impl Search<'_> {
     /// Searches one batch of users on the calling thread.
     fn neighbours(&self, users: Embedded) -> Result<Found, PipelineError> {
         let mut excluded = Ragged { offsets: vec![0], codes: Vec::new() };
+        let mut matched = Matched::default();
         for user in users.ids.iter() {
-            self.exclusion.extend(user, &mut excluded.codes)?;
+            self.exclusion.extend(user, &mut excluded.codes, &mut matched)?;
             excluded.offsets.push(excluded.codes.len() as u32);
         }
         let request = Request {
@@ -74,7 +82,8 @@ impl Search<'_> {
         };
         let mut neighbours = self.spare.take();
         self.index.search(&request, &mut neighbours)?;
-        Ok(Found { ids: users.ids, neighbours, counts: users.counts })
+        let vectors = users.vectors.chunks_exact(self.index.dim()).map(|vector| self.hash.of(vector)).collect();
+        Ok(Found { ids: users.ids, neighbours, counts: users.counts, matched, vectors })
     }
 }
 
@@ -87,8 +96,14 @@ pub struct Totals {
     pub pairs: u64,
     /// Users with fewer than k items.
     pub short: u64,
+    /// Users without any.
+    pub empty: u64,
     /// What encoding the users met.
     pub counts: EncodeCounts,
+    /// What was excluded for the users.
+    pub matched: Matched,
+    /// Distinct vectors of the users.
+    pub vectors: Distinct,
 }
 
 impl Totals {
@@ -99,7 +114,10 @@ impl Totals {
             let n = found.neighbours.rows(q).len();
             self.pairs += n as u64;
             self.short += u64::from(n < k);
+            self.empty += u64::from(n == 0);
         }
         self.counts.merge(&found.counts);
+        add_matched(&mut self.matched, &found.matched);
+        found.vectors.iter().for_each(|hash| self.vectors.add(*hash));
     }
 }

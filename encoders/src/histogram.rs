@@ -1,0 +1,186 @@
+//! How the values of a feature are distributed: counts of ordered classes, cheap enough to be kept of every value
+//! that is encoded, so that two nights can be compared.
+
+use serde::{Deserialize, Serialize};
+
+/// Counts of values by class. Numbers are classed by sign and magnitude, with four classes to each factor of two, so
+/// that a class is a quarter wide at the most; booleans by their code.
+///
+/// In JSON it is one text, `class:count` by ascending class.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Histogram {
+    /// Ascending by class, which is the order of the values.
+    counts: Vec<(u16, u64)>,
+}
+
+/// The class of numbers that are zero, or closer to it than 2^-32.
+const ZERO: i32 = 4 * 96;
+/// The upper bits of a number without its sign, exponent and two bits more, just below the smallest magnitude that
+/// is told from zero: 2^-32. Magnitudes of 2^64 and more are of one class.
+const BELOW: i32 = 4 * (1023 - 32) - 1;
+/// How many classes there are of numbers.
+pub(crate) const NUMBERS: usize = 2 * ZERO as usize + 1;
+
+/// The class of a number; equal or larger numbers have equal or larger classes.
+#[inline(always)]
+pub(crate) fn class(number: f64) -> u16 {
+    let bits = number.to_bits();
+    let magnitude = ((bits << 1) >> 51) as i32;
+    let class = magnitude.clamp(BELOW, BELOW + ZERO) - BELOW;
+    let sign = (bits as i64 >> 63) as i32;
+    ((class ^ sign) - sign + ZERO) as u16
+}
+
+/// The number of a class that is closest to zero.
+fn nearest_zero(class: u16) -> f64 {
+    let class = i32::from(class) - ZERO;
+    match class.unsigned_abs() {
+        0 => 0.0,
+        magnitude => {
+            let bits = u64::from(magnitude) + BELOW as u64;
+            f64::from_bits(bits << 50).copysign(f64::from(class))
+        }
+    }
+}
+
+impl Histogram {
+    /// Of counts by class, ascending; classes without values are left out.
+    pub(crate) fn new(counts: impl IntoIterator<Item = (u16, u64)>) -> Self {
+        Self { counts: counts.into_iter().filter(|(_, n)| *n > 0).collect() }
+    }
+
+    /// Number of values.
+    pub fn total(&self) -> u64 {
+        self.counts.iter().fold(0, |sum, (_, n)| sum.saturating_add(*n))
+    }
+
+    /// Adds the counts of other values.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        for (class, n) in &other.counts {
+            match self.counts.binary_search_by_key(class, |(class, _)| *class) {
+                Ok(at) => self.counts[at].1 += n,
+                Err(at) => self.counts.insert(at, (*class, *n)),
+            }
+        }
+    }
+
+    /// The largest difference between the shares of values up to any class: the distance of Kolmogorov and Smirnov,
+    /// 0 for like distributions and 1 where all values of one lie above those of the other. None without values.
+    pub fn distance(&self, other: &Self) -> Option<f64> {
+        let totals = [self.total(), other.total()].map(|total| total as f64);
+        if totals.contains(&0.0) {
+            return None;
+        }
+        let (mut mine, mut theirs) = (self.counts.iter().peekable(), other.counts.iter().peekable());
+        let (mut below, mut most) = ([0.0; 2], 0.0f64);
+        loop {
+            let class = match (mine.peek(), theirs.peek()) {
+                (None, None) => return Some(most),
+                (a, b) => a.into_iter().chain(b).map(|(class, _)| *class).min(),
+            };
+            for (sum, counts) in below.iter_mut().zip([&mut mine, &mut theirs]) {
+                if let Some((_, n)) = counts.next_if(|(at, _)| Some(*at) == class) {
+                    *sum += *n as f64;
+                }
+            }
+            most = most.max((below[0] / totals[0] - below[1] / totals[1]).abs());
+        }
+    }
+
+    /// The median of numbers, rounded towards zero to the end of its class; none without values.
+    pub fn median(&self) -> Option<f64> {
+        let half = self.total().div_ceil(2);
+        let mut below = 0;
+        let middle = self.counts.iter().find(|(_, n)| {
+            below += n;
+            below >= half
+        });
+        middle.map(|(class, _)| nearest_zero(*class))
+    }
+
+    /// Whether there is no value.
+    pub fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+}
+
+impl From<Histogram> for String {
+    fn from(histogram: Histogram) -> Self {
+        let counts: Vec<String> = histogram.counts.iter().map(|(class, n)| format!("{class}:{n}")).collect();
+        counts.join(" ")
+    }
+}
+
+impl TryFrom<String> for Histogram {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let wrong = |entry: &str| format!("`{entry}`: expected `class:count` by ascending class");
+        let mut counts: Vec<(u16, u64)> = Vec::new();
+        for entry in text.split_ascii_whitespace() {
+            let parsed = entry.split_once(':').and_then(|(class, n)| Some((class.parse().ok()?, n.parse().ok()?)));
+            let (class, n) = parsed.ok_or_else(|| wrong(entry))?;
+            if counts.last().is_some_and(|(before, _)| *before >= class) {
+                return Err(wrong(entry));
+            }
+            counts.push((class, n));
+        }
+        Ok(Self { counts })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn of(numbers: impl IntoIterator<Item = f64>) -> Histogram {
+        let mut counts = BTreeMap::new();
+        numbers.into_iter().for_each(|x| *counts.entry(class(x)).or_insert(0) += 1);
+        Histogram::new(counts)
+    }
+
+    #[test]
+    fn classes_are_in_the_order_of_numbers_and_a_quarter_wide_at_the_most() {
+        let mut numbers: Vec<f64> = (-500..=500).map(|i| 1.05f64.powi(i)).collect();
+        numbers.extend(numbers.clone().iter().map(|x| -x));
+        numbers.extend([0.0, -0.0, 1e100, -1e100, f64::MIN_POSITIVE]);
+        numbers.sort_by(f64::total_cmp);
+        assert!(numbers.windows(2).all(|w| class(w[0]) <= class(w[1])));
+        assert!(numbers.iter().all(|x| usize::from(class(*x)) < NUMBERS));
+        assert_eq!((class(0.0), class(-0.0), class(1e-300)), (ZERO as u16, ZERO as u16, ZERO as u16));
+        for x in [1.0, 1.3, 2.0, 45.0, 1.7e9, 1e-6] {
+            assert!(class(1.26 * x) > class(x) && class(-1.26 * x) < class(-x), "{x}");
+            let low = nearest_zero(class(x));
+            assert!(low <= x && x < 1.26 * low, "{x}: {low}");
+            assert_eq!(nearest_zero(class(-x)), -low);
+        }
+    }
+
+    #[test]
+    fn distance_is_that_of_kolmogorov_and_smirnov() {
+        let ages = || (0..1000).map(|i| 18.0 + f64::from(i % 60));
+        assert_eq!(of(ages()).distance(&of(ages())), Some(0.0));
+        assert_eq!(of(ages()).distance(&of(ages().map(|x| 100.0 * x))), Some(1.0));
+        assert_eq!(of(ages()).distance(&of(ages().map(|x| -x))), Some(1.0));
+        assert!(of(ages()).distance(&of(ages().map(|x| 1.01 * x))).unwrap() < 0.1);
+        assert_eq!(of([1.0, 2.0]).distance(&of([1.0, 4.0, 4.0, 4.0])), Some(0.75));
+        assert_eq!(of([]).distance(&of([1.0])), None);
+        assert_eq!(of([-5.0, 1.0, 3.0, 3.9, 9.0]).median(), Some(3.0));
+        assert_eq!(of([]).median(), None);
+    }
+
+    #[test]
+    fn parts_add_up_and_text_reads_back() {
+        let mut merged = of([1.0, 5.0]);
+        merged.merge(&of([-2.0, 5.0, 0.0]));
+        assert_eq!(merged, of([5.0, 5.0, 1.0, 0.0, -2.0]));
+        assert_eq!(merged.total(), 5);
+        let text = serde_json::to_string(&merged).unwrap();
+        assert_eq!(serde_json::from_str::<Histogram>(&text).unwrap(), merged);
+        for wrong in ["1", "1:2 1:3", "2:1 1:1", "a:1", "70000:1", "1:-1"] {
+            assert!(Histogram::try_from(wrong.to_string()).is_err(), "{wrong}");
+        }
+    }
+}
