@@ -1,10 +1,11 @@
 #!/bin/sh
 # Exact search against HNSW by number of items: docs/search.jsonl, and the plot docs/search.svg made from it.
 #
-#   cargo build --release --workspace --examples
+#   cargo build --release --workspace --examples --bins
 #   benches/search_curve.sh WORK [ITEMS...]
 #
-# WORK gets vectors and graphs (about 150 MB). Needs Python 3 with numpy.
+# Items and queries are vectors of a model trained for it (benches/search_vectors.py): the queries are its users. WORK gets
+# data, vectors and graphs (about 500 MB). Needs Python 3 with numpy and pyarrow.
 set -eu
 work=$1
 shift

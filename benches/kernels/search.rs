@@ -29,7 +29,7 @@ fn exact_search(c: &mut Criterion) {
         let config = IndexConfig { kind: IndexKind::Exact, ..IndexConfig::default() };
         let rows = ItemVectors::new(DIM, vectors(items)).expect("rows are unit vectors");
         let (index, _) = build(&config, rows, None, &mut |_| ControlFlow::Continue(())).expect("exact needs no build");
-        let queries = noisy_queries(index.image(), QUERIES, 3);
+        let queries = noisy_queries(index.dim(), index.image().vectors(), QUERIES, 3);
         let eligible = Eligibility::all(items);
         let request = Request { queries: &queries, k: 50, exclude: Exclusions::none(), eligible: &eligible };
         let mut found = Neighbours::default();

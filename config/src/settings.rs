@@ -11,7 +11,7 @@ use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
 use twotower_artifacts::{Compression, Precision, Side};
 use twotower_encoders::{FeatureSpec, SideSpec};
-use twotower_index::IndexConfig;
+use twotower_index::{IndexConfig, IndexKind};
 use twotower_models::engine::EngineKind;
 use twotower_models::model::ModelConfig;
 use twotower_models::train::TrainConfig;
@@ -113,6 +113,9 @@ pub struct RecallSettings {
     /// The users, if they are embedded on the way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub embed: Option<EmbedSettings>,
+    /// The users on whom the index is measured, if it may be a graph.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sampled: Option<RowSettings>,
 }
 
 /// The interactions as pairs of a user and an item.
@@ -144,6 +147,21 @@ pub struct EmbedSettings {
 pub struct IndexSettings {
     /// The index.
     pub index: IndexConfig,
+    /// Whom it is measured on, if it is a graph.
+    #[serde(flatten)]
+    pub audience: Option<AudienceSettings>,
+}
+
+/// What measuring a graph on users obeys.
+#[derive(Debug, Clone, Serialize)]
+pub struct AudienceSettings {
+    /// What is retrieved for each user; the form of the results is the default one.
+    pub recall: RecallConfig,
+    /// Where it stands what users have seen, if that is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seen: Option<SeenSettings>,
+    /// The users.
+    pub embed: EmbedSettings,
 }
 
 /// What `evaluate` obeys.
@@ -212,9 +230,14 @@ impl CheckSettings {
 }
 
 impl RecallSettings {
-    /// What building the item index obeys of it.
-    pub fn index(&self) -> IndexSettings {
-        IndexSettings { index: self.index.clone() }
+    /// What building the item index obeys of it; for a graph, with the engine that embeds the users it is measured on.
+    pub fn index(&self, engine: Option<EngineKind>) -> IndexSettings {
+        let audience = self.sampled.as_ref().zip(engine).map(|(rows, engine)| AudienceSettings {
+            recall: RecallConfig { format: Default::default(), fused: false, ..self.recall.clone() },
+            seen: self.seen.clone(),
+            embed: EmbedSettings { rows: rows.clone(), engine },
+        });
+        IndexSettings { index: self.index.clone(), audience }
     }
 }
 
@@ -281,6 +304,7 @@ impl Config {
         RecallSettings {
             seen: recall.exclude_seen.then_some(seen),
             embed: recall.fused.then(embed),
+            sampled: (index.kind != IndexKind::Exact).then(|| self.rows(Side::User)),
             compression: self.infer.compression,
             recall,
             index,

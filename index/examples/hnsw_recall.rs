@@ -1,5 +1,5 @@
 //! Builds an HNSW index of N clustered 64-d vectors, and reports time, recall and unreachable items
-//! before and after it was saved and reopened.
+//! before and after it was saved and reopened. Queries are made from items, since there are no users here.
 //!
 //! `cargo run --release -p twotower-index --example hnsw_recall -- 100000 [parallel]`
 
@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 use twotower_index::{
     BuildStep, Eligibility, Exclusions, IndexConfig, IndexKind, ItemIndex, ItemVectors, Neighbours, Request, build,
-    noisy_queries, open, recall_at, save,
+    noisy_queries, open, recall_against_exact, save,
 };
 
 const DIM: usize = 64;
@@ -26,14 +26,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Centres are random directions; items lie around one of them, with noise of half its length.
     let axes = ItemVectors::new(DIM, (0..DIM * DIM).map(|i| f32::from(i % (DIM + 1) == 0)).collect())?;
     let (axes, _) = build(&exact, axes, None, &mut |_| ControlFlow::Continue(()))?;
-    let centres = ItemVectors::new(DIM, spread(&noisy_queries(axes.image(), 1000, 1)))?;
+    let centres = ItemVectors::new(DIM, spread(&noisy_queries(axes.dim(), axes.image().vectors(), 1000, 1)))?;
     let (centres, _) = build(&exact, centres, None, &mut |_| ControlFlow::Continue(()))?;
-    let items = ItemVectors::new(DIM, noisy_queries(centres.image(), count, 2))?;
+    let items = ItemVectors::new(DIM, noisy_queries(centres.dim(), centres.image().vectors(), count, 2))?;
 
     let config = IndexConfig { kind: IndexKind::Hnsw, parallel_build, ..IndexConfig::default() };
-    let (index, report) = build(&config, items.clone(), None, &mut watch)?;
+    let (eligible, queries) = (Eligibility::all(count), noisy_queries(DIM, items.data(), 500, 17));
+    let sample = Request { queries: &queries, k: 50, exclude: Exclusions::none(), eligible: &eligible };
+    let (index, report) = build(&config, items.clone(), Some(&sample), &mut watch)?;
     println!("{report:#?}");
-    let queries = noisy_queries(index.image(), 2000, 3);
+    let queries = noisy_queries(index.dim(), index.image().vectors(), 2000, 3);
     measure("built", &*index, &queries)?;
     let dir = std::env::temp_dir().join(format!("hnsw_recall-{}", std::process::id()));
     save(&*index, &dir)?;
@@ -72,8 +74,8 @@ fn measure(name: &str, index: &dyn ItemIndex, queries: &[f32]) -> Result<(), Box
     index.search_parallel(&request, &mut found)?;
     let rate = found.queries() as f64 / start.elapsed().as_secs_f64();
     println!(
-        "{name}: recall@50 {:.4}, {} unreachable, {rate:.0} queries/s",
-        recall_at(index, queries, 50)?,
+        "{name}: {}, {} unreachable, {rate:.0} queries/s",
+        recall_against_exact(index, &request)?,
         index.image().unreachable().len()
     );
     Ok(())

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 use twotower_index::{
     Eligibility, Exclusions, IndexConfig, IndexKind, ItemIndex, ItemVectors, Neighbours, Request, build, open,
-    recall_at, save,
+    recall_against_exact, save,
 };
 
 /// Rows and columns of the product that the peak is measured on.
@@ -77,7 +77,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     let start = Instant::now();
     let sample = &queries[queries.len().saturating_sub(SAMPLE_QUERIES * dim)..];
-    let index = index(&config, items, sample, options.text("index").map(PathBuf::from).as_deref())?;
+    let index = index(&config, items, sample, k, options.text("index").map(PathBuf::from).as_deref())?;
     let build_seconds = start.elapsed().as_secs_f64();
     let eligible = Eligibility::all(index.count());
     let request = Request { queries: &queries, k, exclude: Exclusions::none(), eligible: &eligible };
@@ -96,12 +96,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let qps = asked as f64 / seconds;
     let gflops = qps * (2 * dim * count) as f64 / 1e9;
     let recall = match kind {
-        IndexKind::Hnsw => Some(recall_at(&*index, &queries[..asked.min(RECALL_QUERIES) * dim], k)?),
+        IndexKind::Hnsw => {
+            let queries = &queries[..asked.min(RECALL_QUERIES) * dim];
+            Some(recall_against_exact(&*index, &Request { queries, ..request })?)
+        }
         _ => None,
     };
     let line = serde_json::json!({
         "kind": kind, "items": count, "queries": asked, "k": k, "threads": threads, "seconds": seconds, "qps": qps,
-        "gflops": gflops, "sgemm_gflops": peak, "peak_fraction": gflops / peak, "recall": recall,
+        "gflops": gflops, "sgemm_gflops": peak, "peak_fraction": gflops / peak, "recall": recall.as_ref().map(|recall| recall.mean), "users": recall,
         "ef": index.manifest().ef_search, "build_seconds": build_seconds,
     });
     println!("{line}");
@@ -113,6 +116,7 @@ fn index(
     config: &IndexConfig,
     items: ItemVectors,
     sample: &[f32],
+    k: usize,
     dir: Option<&Path>,
 ) -> Result<Box<dyn ItemIndex>, Box<dyn Error>> {
     if let Some(dir) = dir
@@ -121,7 +125,9 @@ fn index(
     {
         return Ok(index);
     }
-    let (index, _) = build(config, items, Some(sample), &mut |_| ControlFlow::Continue(()))?;
+    let (eligible, k) = (Eligibility::all(items.count()), k.min(items.count()));
+    let sample = Request { queries: sample, k, exclude: Exclusions::none(), eligible: &eligible };
+    let (index, _) = build(config, items, Some(&sample), &mut |_| ControlFlow::Continue(()))?;
     if let Some(dir) = dir {
         std::fs::create_dir_all(dir)?;
         save(&*index, dir)?;

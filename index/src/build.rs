@@ -4,21 +4,14 @@ use crate::config::{IndexConfig, IndexKind};
 use crate::error::IndexError;
 use crate::exact::ExactIndex;
 use crate::graph::insert_all;
-use crate::hnsw::{EF_DEPTH, HnswIndex};
+use crate::hnsw::HnswIndex;
 use crate::image::Image;
-use crate::sample::noisy_queries;
-use crate::search::{Eligibility, Exclusions, ItemIndex, Neighbours, Request};
+use crate::measure::{Choice, UserRecall, choose_width};
+use crate::search::{ItemIndex, Request};
 use crate::store::IndexManifest;
 use crate::vectors::ItemVectors;
 use std::ops::ControlFlow;
 use std::time::Instant;
-
-/// Neighbours per query at which the recall of an index is measured.
-pub const RECALL_DEPTH: usize = EF_DEPTH;
-/// The first search width tried.
-const FIRST_EF: usize = 64;
-/// The largest search width tried; beyond it exact search is the better index.
-const LARGEST_EF: usize = 4096;
 
 /// Progress of [`build`], as its observer sees it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,7 +37,7 @@ pub enum BuildStep {
     Measured {
         /// The width.
         ef_search: usize,
-        /// Recall at [`RECALL_DEPTH`].
+        /// Mean recall of the sampled users.
         recall: f64,
     },
 }
@@ -67,143 +60,120 @@ pub struct BuildReport {
     pub kind: IndexKind,
     /// Why that kind, as a sentence for the log.
     pub reason: String,
-    /// HNSW: recall at [`RECALL_DEPTH`] against exact search.
-    pub recall: Option<f64>,
+    /// HNSW: recall against exact search.
+    pub recall: Option<UserRecall>,
     /// HNSW: the search width chosen.
     pub ef_search: Option<usize>,
     /// HNSW: items found unreachable, all of which were linked.
     pub unreachable: usize,
+    /// What a person should know: the graph is poorer or dearer than wanted, or was given up.
+    pub warning: Option<String>,
     /// Seconds taken.
     pub seconds: f64,
 }
 
 /// Builds the index that the configuration asks for.
 ///
-/// For HNSW, unreachable items are linked, and the least search width is chosen, within an eighth,
-/// with which recall@50 against exact search reaches `target_recall`. It is measured on `sample`
-/// (`[queries, dim]` f32, unit rows) or, without one, on noisy item vectors.
+/// For HNSW, unreachable items are linked, and the least search width is chosen, within an eighth, with which the
+/// queries of `sample` get `target_recall` of what exact search gives them: `k`, exclusions and eligibility are those
+/// of the request. They should be vectors of those users whom the index is for, since a graph that serves one kind of
+/// query well may serve another badly. With `auto`, exact search is taken where a graph does not reach the recall with
+/// less work than exact search; work is counted in comparisons and not timed, so the choice is one of the inputs alone.
 ///
 /// # Memory
 /// The vectors twice; HNSW about 1 KiB per item more while `hnsw_rs` builds.
 ///
 /// # Errors
 /// - [`IndexError::Setting`] for a setting out of range
-/// - [`IndexError::RecallTooLow`] when the largest width stays below `min_index_recall`
+/// - [`IndexError::NoSample`] for a graph without a sample
+/// - [`IndexError::RecallTooLow`] when the kind is `hnsw` and it stays below `min_index_recall`
 /// - [`IndexError::Stopped`] when the observer breaks
 /// - those of searching `sample`; [`IndexError::Memory`], [`IndexError::TooLarge`]
 pub fn build(
     config: &IndexConfig,
     vectors: ItemVectors,
-    sample: Option<&[f32]>,
+    sample: Option<&Request<'_>>,
     observer: &mut Observer<'_>,
 ) -> Result<(Box<dyn ItemIndex>, BuildReport), IndexError> {
     config.check()?;
     let start = Instant::now();
-    let (kind, reason) = choose(config, vectors.count());
+    let (kind, reason) = config.choose(vectors.count());
     tell(observer, BuildStep::Chosen { kind })?;
     let mut manifest = IndexManifest::of(&vectors, kind, &reason);
-    let index: Box<dyn ItemIndex> = if kind == IndexKind::Hnsw {
-        let mut graph = insert_all(config, &vectors, observer)?;
-        manifest.describe_graph(config, graph.mend(&vectors));
-        tell(observer, BuildStep::Swept { unreachable: manifest.unreachable })?;
-        let image = Image::compose(vectors.dim(), vectors.data(), graph.entry, &graph.layers)?;
-        drop((graph, vectors));
-        manifest.image = image.fingerprint();
-        let mut index = HnswIndex::new(image, manifest);
-        choose_width(config, &mut index, sample, observer)?;
-        Box::new(index)
-    } else {
+    if kind != IndexKind::Hnsw {
         let image = Image::compose(vectors.dim(), vectors.data(), 0, &[])?;
         manifest.image = image.fingerprint();
-        Box::new(ExactIndex::new(image, manifest))
+        let index = Box::new(ExactIndex::new(image, manifest));
+        let report = report_of(&*index, None, start);
+        return Ok((index, report));
+    }
+    let sample = sample.ok_or(IndexError::NoSample)?;
+    let mut graph = insert_all(config, &vectors, observer)?;
+    manifest.describe_graph(config, graph.mend(&vectors));
+    tell(observer, BuildStep::Swept { unreachable: manifest.unreachable })?;
+    let image = Image::compose(vectors.dim(), vectors.data(), graph.entry, &graph.layers)?;
+    drop((graph, vectors));
+    manifest.image = image.fingerprint();
+    measured(config, HnswIndex::new(image, manifest), sample, observer, start)
+}
+
+/// Chooses the search width of a graph that is there already, for other users or exclusions, as [`build`] does.
+///
+/// # Errors
+/// Those of [`build`]; [`IndexError::NoSample`] for an index without a graph.
+pub fn measure_again(
+    config: &IndexConfig,
+    index: Box<dyn ItemIndex>,
+    sample: &Request<'_>,
+    observer: &mut Observer<'_>,
+) -> Result<(Box<dyn ItemIndex>, BuildReport), IndexError> {
+    config.check()?;
+    let start = Instant::now();
+    let (image, mut manifest) = index.into_parts();
+    if image.kind() != IndexKind::Hnsw {
+        return Err(IndexError::NoSample);
+    }
+    manifest.reason = config.choose(image.count()).1;
+    measured(config, HnswIndex::new(image, manifest), sample, observer, start)
+}
+
+/// Measures a graph, and gives it up for exact search where that is better.
+fn measured(
+    config: &IndexConfig,
+    mut graph: HnswIndex,
+    sample: &Request<'_>,
+    observer: &mut Observer<'_>,
+    start: Instant,
+) -> Result<(Box<dyn ItemIndex>, BuildReport), IndexError> {
+    let (index, warning): (Box<dyn ItemIndex>, _) = match choose_width(config, &mut graph, sample, observer)? {
+        Choice::Graph(None) => (Box::new(graph), None),
+        Choice::Graph(Some(note)) => {
+            let reason = &mut graph.manifest_mut().reason;
+            *reason = format!("{reason}; but {note}");
+            (Box::new(graph), Some(format!("{note}; exact search would find all: index.kind = \"exact\"")))
+        }
+        Choice::Exact(note) => {
+            let manifest = graph.manifest();
+            let reason = format!("{}; but {note}, so exact search serves", manifest.reason);
+            let image = Image::compose(graph.dim(), graph.image().vectors(), 0, &[])?;
+            let manifest = manifest.without_graph(&reason, image.fingerprint());
+            let advice = "index.kind = \"exact\" saves building a graph, and a larger `m` or `ef_construction` may make a better one";
+            (Box::new(ExactIndex::new(image, manifest)), Some(format!("{note}, so exact search serves; {advice}")))
+        }
     };
-    let made = index.manifest();
-    let report = BuildReport {
-        kind,
-        reason,
-        recall: made.recall,
-        ef_search: made.ef_search,
-        unreachable: made.unreachable,
-        seconds: start.elapsed().as_secs_f64(),
-    };
+    let report = report_of(&*index, warning, start);
     Ok((index, report))
 }
 
-fn choose(config: &IndexConfig, count: usize) -> (IndexKind, String) {
-    let threshold = config.auto_threshold;
-    match config.kind {
-        IndexKind::Auto if count <= threshold => {
-            (IndexKind::Exact, format!("auto: {count} items, exact search serves up to {threshold}"))
-        }
-        IndexKind::Auto => (IndexKind::Hnsw, format!("auto: {count} items, HNSW serves above {threshold}")),
-        kind => (kind, format!("the configuration asks for {kind}")),
+fn report_of(index: &dyn ItemIndex, warning: Option<String>, start: Instant) -> BuildReport {
+    let made = index.manifest();
+    BuildReport {
+        kind: made.kind,
+        reason: made.reason.clone(),
+        recall: made.measured.clone(),
+        ef_search: made.ef_search,
+        unreachable: made.unreachable,
+        warning,
+        seconds: start.elapsed().as_secs_f64(),
     }
-}
-
-fn choose_width(
-    config: &IndexConfig,
-    index: &mut HnswIndex,
-    sample: Option<&[f32]>,
-    observer: &mut Observer<'_>,
-) -> Result<(), IndexError> {
-    let sampled = match sample {
-        Some(queries) => queries.to_vec(),
-        None => noisy_queries(index.image(), config.sample_queries, config.seed),
-    };
-    let (mut ef_search, last) = match config.ef_search {
-        Some(ef_search) => (ef_search, ef_search),
-        None => (FIRST_EF, LARGEST_EF),
-    };
-    let mut measure = |ef_search| {
-        index.tune(ef_search, None);
-        let recall = recall_at(index, &sampled, RECALL_DEPTH)?;
-        index.tune(ef_search, Some(recall));
-        tell(observer, BuildStep::Measured { ef_search, recall })?;
-        Ok::<f64, IndexError>(recall)
-    };
-    let mut measured = measure(ef_search)?;
-    while measured < config.target_recall && ef_search < last {
-        ef_search *= 2;
-        measured = measure(ef_search)?;
-    }
-    // Doubling may have gone too far: the least width that suffices lies above half of it.
-    if config.ef_search.is_none() && ef_search > FIRST_EF && measured >= config.target_recall {
-        let mut too_narrow = ef_search / 2;
-        let step = ef_search / 16;
-        while ef_search - too_narrow > step {
-            let middle = (ef_search + too_narrow) / 2;
-            match measure(middle)? {
-                recall if recall >= config.target_recall => (ef_search, measured) = (middle, recall),
-                _ => too_narrow = middle,
-            }
-        }
-        index.tune(ef_search, Some(measured));
-    }
-    if measured < config.min_index_recall {
-        let (required, depth) = (config.min_index_recall, RECALL_DEPTH);
-        return Err(IndexError::RecallTooLow { measured, required, depth, ef_search });
-    }
-    Ok(())
-}
-
-/// Share of the exact `depth` nearest items that an index returns, over `[queries, dim]` f32.
-///
-/// An item as near as the last of the exact ones counts as found: among equal items any will do.
-/// Without queries the share is 1.
-///
-/// # Errors
-/// Those of [`ItemIndex::search`] on the queries.
-pub fn recall_at(index: &dyn ItemIndex, queries: &[f32], depth: usize) -> Result<f64, IndexError> {
-    let eligible = Eligibility::all(index.count());
-    let request = Request { queries, k: depth, exclude: Exclusions::none(), eligible: &eligible };
-    let (mut exact, mut found) = (Neighbours::default(), Neighbours::default());
-    index.search_parallel(&request, &mut found)?;
-    crate::exact::search_image(index.image(), &request, &mut exact)?;
-    let (mut hits, mut wanted) = (0usize, 0usize);
-    for q in 0..exact.queries() {
-        let last = exact.scores(q).last().copied().unwrap_or(f32::INFINITY);
-        hits += found.scores(q).iter().filter(|score| **score >= last).count();
-        wanted += exact.scores(q).len();
-    }
-    Ok(if wanted == 0 { 1.0 } else { hits as f64 / wanted as f64 })
 }

@@ -43,16 +43,17 @@ pub struct IndexConfig {
     pub ef_construction: usize,
     /// HNSW: search width at query time; chosen at build from the measured recall when absent.
     pub ef_search: Option<usize>,
-    /// HNSW: recall@50 against exact search that a chosen `ef_search` must reach. Default 0.99.
+    /// HNSW: mean recall of users against exact search that a chosen `ef_search` must reach. Default 0.99.
     pub target_recall: f64,
-    /// HNSW: recall@50 below which the build fails. Default 0.98.
+    /// HNSW: the same below which the build fails, or with `auto` exact search is taken. Default 0.98.
     pub min_index_recall: f64,
-    /// HNSW: queries on which recall is measured; at least 1. Default 500.
+    /// HNSW: users on whom recall is measured, about; at least 1. Default 4,096: the mean is then that of all users
+    /// to .01 even where some users find nothing.
     pub sample_queries: usize,
     /// HNSW: insert on all threads of the pool. Faster, but the graph then differs from build to
     /// build; without it the same vectors and settings give the same bytes. Default false.
     pub parallel_build: bool,
-    /// HNSW: seed of the insertion order and of the sampled queries. Default 17.
+    /// HNSW: seed of the insertion order and of the sampled users. Default 17.
     pub seed: u64,
 }
 
@@ -66,7 +67,7 @@ impl Default for IndexConfig {
             ef_search: None,
             target_recall: 0.99,
             min_index_recall: 0.98,
-            sample_queries: 500,
+            sample_queries: 4096,
             parallel_build: false,
             seed: 17,
         }
@@ -74,6 +75,25 @@ impl Default for IndexConfig {
 }
 
 impl IndexConfig {
+    /// The kind of index for so many items, and why. With `auto`, a graph may still turn out to be no better than
+    /// exact search, once it is measured.
+    pub fn choose(&self, count: usize) -> (IndexKind, String) {
+        let threshold = self.auto_threshold;
+        match self.kind {
+            IndexKind::Auto if count <= threshold => {
+                (IndexKind::Exact, format!("auto: {count} items, exact search serves up to {threshold}"))
+            }
+            IndexKind::Auto => (IndexKind::Hnsw, format!("auto: {count} items, HNSW serves above {threshold}")),
+            kind => (kind, format!("the configuration asks for {kind}")),
+        }
+    }
+
+    /// Whether a graph of the same items would be the same under `other`.
+    pub fn same_graph(&self, other: &Self) -> bool {
+        let settings = |config: &Self| (config.m, config.ef_construction, config.parallel_build, config.seed);
+        settings(self) == settings(other)
+    }
+
     /// Checks every setting's range.
     ///
     /// # Errors

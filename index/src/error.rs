@@ -95,7 +95,7 @@ pub enum IndexError {
     },
     /// The graph does not find enough of what exact search finds.
     #[error(
-        "build the item index: recall@{depth} {measured:.4} at ef_search {ef_search}, required {required}; raise `m` or `ef_construction`, or use kind = \"exact\""
+        "build the item index: recall@{depth} {measured:.4} over {users} users at ef_search {ef_search}, required {required}; raise `m` or `ef_construction`, or use kind = \"exact\""
     )]
     RecallTooLow {
         /// Share of the exact neighbours found.
@@ -104,9 +104,14 @@ pub enum IndexError {
         required: f64,
         /// Neighbours per query in the measurement.
         depth: usize,
+        /// Users in the measurement.
+        users: usize,
         /// Search width of the measurement.
         ef_search: usize,
     },
+    /// A graph without queries to measure it on.
+    #[error("build the item index: a graph is measured on vectors of users, and there are none")]
+    NoSample,
     /// The observer asked to stop.
     #[error("build the item index: stopped on request")]
     Stopped,
@@ -144,7 +149,9 @@ impl IndexError {
     pub fn category(&self) -> Category {
         match self {
             IndexError::Setting { .. } | IndexError::ZeroTopK => Category::Usage,
-            IndexError::Empty | IndexError::NotFinite { .. } | IndexError::NotUnit { .. } => Category::Data,
+            IndexError::Empty | IndexError::NoSample | IndexError::NotFinite { .. } | IndexError::NotUnit { .. } => {
+                Category::Data
+            }
             IndexError::Shape { .. }
             | IndexError::Exclusion { .. }
             | IndexError::ExclusionCount { .. }

@@ -37,11 +37,16 @@ impl ItemIndex for ExactIndex {
 
 impl SearchBlock for ExactIndex {
     fn search_block(&self, block: &Block<'_>, scratch: &mut Scratch, out: &mut Slots<'_>) {
+        scratch.work += (block.norms.len() * self.count()) as u64;
         search_all(block, scratch, out);
     }
 
     fn pool(&self) -> &ScratchPool {
         &self.pool
+    }
+
+    fn into_parts(self: Box<Self>) -> (Image, IndexManifest) {
+        (self.image, self.manifest)
     }
 }
 

@@ -6,6 +6,7 @@
 use crate::dot::{dot, dot_rows};
 use crate::exact::search_exactly;
 use crate::image::Image;
+use crate::measure::UserRecall;
 use crate::rank::{Key, key, margin, row, tighten};
 use crate::search::{Block, Eligibility, ItemIndex, Scratch, ScratchPool, SearchBlock, Slots};
 use crate::store::IndexManifest;
@@ -17,6 +18,9 @@ pub(crate) const EF_DEPTH: usize = 50;
 const FETCH_MARGIN: usize = 16;
 /// A graph search of width `ef` costs about as much as comparing this many times `ef` items in turn.
 const EXACT_SHARE: usize = 8;
+/// Comparing a query with an item that a graph leads to costs about as much as this many comparisons of exact search,
+/// which takes 16 queries and the next item at a time, where a graph's next item is anywhere in memory.
+pub(crate) const GRAPH_COMPARISON: u64 = 20;
 
 /// Searches a graph, and falls back to exact search where exclusions leave too little of it.
 #[derive(Debug)]
@@ -34,10 +38,16 @@ impl HnswIndex {
     }
 
     /// Sets the search width and what was measured with it.
-    pub(crate) fn tune(&mut self, ef_search: usize, recall: Option<f64>) {
+    pub(crate) fn tune(&mut self, ef_search: usize, measured: Option<UserRecall>) {
         self.ef_search = ef_search;
         self.manifest.ef_search = Some(ef_search);
-        self.manifest.recall = recall;
+        self.manifest.recall = measured.as_ref().map(|measured| measured.mean);
+        self.manifest.measured = measured;
+    }
+
+    /// The manifest, to say more.
+    pub(crate) fn manifest_mut(&mut self) -> &mut IndexManifest {
+        &mut self.manifest
     }
 
     /// Finds the neighbours of one query in the graph; `false` leaves it to exact search.
@@ -93,11 +103,17 @@ impl SearchBlock for HnswIndex {
     fn search_block(&self, block: &Block<'_>, scratch: &mut Scratch, out: &mut Slots<'_>) {
         let left: Vec<usize> =
             (0..block.norms.len()).filter(|q| !self.search_graph(block, *q, &mut scratch.graph, out)).collect();
+        scratch.work += std::mem::take(&mut scratch.graph.walk.comparisons) * GRAPH_COMPARISON;
+        scratch.work += (left.len() * self.count()) as u64;
         search_exactly(block, &left, &mut scratch.exact, out);
     }
 
     fn pool(&self) -> &ScratchPool {
         &self.pool
+    }
+
+    fn into_parts(self: Box<Self>) -> (Image, IndexManifest) {
+        (self.image, self.manifest)
     }
 }
 
@@ -123,6 +139,8 @@ pub(crate) struct Walk {
     seen: Vec<u64>,
     fresh: Vec<u32>,
     scores: Vec<f32>,
+    /// Items compared with a query, over all walks since this was last taken.
+    comparisons: u64,
 }
 
 impl Walk {
@@ -180,6 +198,7 @@ fn nearest(image: &Image, items: Rows<'_>, query: &[f32], ef: usize, walk: &mut 
         loop {
             let links = layer.of(row(best));
             dot_rows(query, items, links, &mut walk.scores);
+            walk.comparisons += links.len() as u64;
             let nearest = links.iter().zip(&walk.scores).map(|(row, score)| key(*score, *row)).max();
             match nearest {
                 Some(nearer) if nearer > best => best = nearer,
@@ -204,6 +223,7 @@ fn nearest(image: &Image, items: Rows<'_>, query: &[f32], ef: usize, walk: &mut 
             prefetch(layer.of(row(*next)));
         }
         dot_rows(query, items, &fresh, &mut scores);
+        walk.comparisons += fresh.len() as u64;
         for (row, score) in fresh.iter().zip(&scores) {
             walk.offer(key(*score, *row), ef);
         }

@@ -1,6 +1,5 @@
-//! Seeded randomness of builds: insertion order and sample queries.
+//! Seeded randomness: the insertion order of builds, and queries for tests and benchmarks.
 
-use crate::image::Image;
 use crate::vectors::scale;
 
 /// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
@@ -41,16 +40,18 @@ impl SplitMix {
     }
 }
 
-/// `count` unit vectors near random items: an item plus Gaussian noise of half its length.
+/// `count` unit vectors near random items of `[items, dim]`: an item plus Gaussian noise of half its length.
 ///
-/// Returns `[count, dim]` f32, the same for the same image, count and seed.
-pub fn noisy_queries(image: &Image, count: usize, seed: u64) -> Vec<f32> {
-    let dim = image.dim();
+/// For tests and benchmarks that have no users. Graphs find more of their neighbours than of those of users of a
+/// trained model, who lie apart from the items.
+///
+/// Returns `[count, dim]` f32, the same for the same items, count and seed.
+pub fn noisy_queries(dim: usize, items: &[f32], count: usize, seed: u64) -> Vec<f32> {
     let mut rng = SplitMix::new(seed);
     let mut queries = Vec::with_capacity(count * dim);
     for _ in 0..count {
-        let row = rng.below(image.count());
-        let item = &image.vectors()[row * dim..][..dim];
+        let row = rng.below(items.len() / dim);
+        let item = &items[row * dim..][..dim];
         let deviation = 0.5 / (dim as f64).sqrt();
         let start = queries.len();
         queries.extend(item.iter().map(|v| (f64::from(*v) + deviation * rng.normal()) as f32));

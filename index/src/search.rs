@@ -32,6 +32,14 @@ impl<'a> Exclusions<'a> {
         Self { offsets: &lists.offsets, rows: &lists.codes }
     }
 
+    /// The lists of some of the queries, by their numbers.
+    pub(crate) fn slice(&self, queries: std::ops::Range<usize>) -> Self {
+        match self.offsets.get(queries.start..=queries.end) {
+            Some(offsets) => Self { offsets, ..*self },
+            None => *self,
+        }
+    }
+
     fn lists(&self) -> usize {
         self.offsets.len().saturating_sub(1)
     }
@@ -214,6 +222,8 @@ impl<'a> Block<'a> {
 #[derive(Debug, Default)]
 pub struct Scratch {
     norms: Vec<f64>,
+    /// Work done by graph searches, in items that exact search would have compared meanwhile.
+    pub(crate) work: u64,
     pub(crate) exact: ExactScratch,
     pub(crate) graph: GraphScratch,
 }
@@ -223,6 +233,12 @@ pub struct Scratch {
 pub struct ScratchPool(Mutex<Vec<Scratch>>);
 
 impl ScratchPool {
+    /// Takes the [`Scratch::work`] of all workers, of which none is searching.
+    pub(crate) fn take_work(&self) -> u64 {
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.iter_mut().map(|scratch| std::mem::take(&mut scratch.work)).sum()
+    }
+
     fn with<R>(&self, work: impl FnOnce(&mut Scratch) -> R) -> R {
         let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut scratch = lock().pop().unwrap_or_default();
@@ -233,7 +249,7 @@ impl ScratchPool {
 }
 
 mod sealed {
-    use super::{Block, Scratch, ScratchPool, Slots};
+    use super::{Block, Image, IndexManifest, Scratch, ScratchPool, Slots};
 
     /// What an index implements; the public trait is the same for all.
     pub trait SearchBlock {
@@ -241,6 +257,8 @@ mod sealed {
         fn search_block(&self, block: &Block<'_>, scratch: &mut Scratch, out: &mut Slots<'_>);
         /// Working memory.
         fn pool(&self) -> &ScratchPool;
+        /// The image and what it is.
+        fn into_parts(self: Box<Self>) -> (Image, IndexManifest);
     }
 }
 pub use sealed::SearchBlock;

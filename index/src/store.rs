@@ -5,6 +5,7 @@ use crate::error::IndexError;
 use crate::exact::ExactIndex;
 use crate::hnsw::HnswIndex;
 use crate::image::Image;
+use crate::measure::UserRecall;
 use crate::search::ItemIndex;
 use crate::vectors::ItemVectors;
 use memmap2::Mmap;
@@ -43,8 +44,12 @@ pub struct IndexManifest {
     pub ef_construction: Option<usize>,
     /// HNSW: search width for 50 neighbours.
     pub ef_search: Option<usize>,
-    /// HNSW: recall@50 against exact search, measured at build.
+    /// HNSW: mean recall against exact search, measured at build.
     pub recall: Option<f64>,
+    /// HNSW: the same user by user. Not in indexes of earlier versions, whose `recall` is that of queries made from
+    /// items and not of users.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<UserRecall>,
     /// HNSW: items that were unreachable after insertion, and are linked now.
     pub unreachable: usize,
 }
@@ -63,7 +68,25 @@ impl IndexManifest {
             ef_construction: None,
             ef_search: None,
             recall: None,
+            measured: None,
             unreachable: 0,
+        }
+    }
+
+    /// What an exact index of the same items is.
+    pub(crate) fn without_graph(&self, reason: &str, image: Fingerprint) -> Self {
+        Self {
+            kind: IndexKind::Exact,
+            reason: reason.to_string(),
+            image,
+            vectors: self.vectors.clone(),
+            m: None,
+            ef_construction: None,
+            ef_search: None,
+            recall: None,
+            measured: None,
+            unreachable: 0,
+            ..*self
         }
     }
 

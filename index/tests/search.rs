@@ -2,12 +2,12 @@
 
 mod oracle;
 
-use oracle::{Rng, assert_answer, build, clustered, naive, random};
+use oracle::{Rng, assert_answer, build, build_with, clustered, naive, random, recall_at};
 use proptest::prelude::*;
 use twotower_artifacts::{Category, Ragged};
 use twotower_index::{
     BuildStep, Eligibility, Exclusions, HnswIndex, IndexConfig, IndexError, IndexKind, ItemIndex, ItemVectors,
-    Neighbours, Request, noisy_queries, recall_at,
+    Neighbours, Request, noisy_queries,
 };
 
 const KINDS: [IndexKind; 2] = [IndexKind::Exact, IndexKind::Hnsw];
@@ -99,11 +99,11 @@ fn hnsw_recalls_at_its_default_settings_and_leaves_nothing_unreachable() {
     let items = clustered(5000, 64, 50, 11);
     let (index, report) = build(IndexKind::Hnsw, 64, &items);
     assert_eq!(report.kind, IndexKind::Hnsw);
-    assert!(report.recall.unwrap() >= 0.99, "{report:?}");
+    assert!(report.recall.as_ref().unwrap().mean >= 0.99, "{report:?}");
     assert!(index.image().unreachable().is_empty());
     // Other queries than those the width was chosen on.
-    let queries = noisy_queries(index.image(), 300, 12345);
-    let recall = recall_at(&*index, &queries, 50).unwrap();
+    let queries = noisy_queries(index.dim(), index.image().vectors(), 300, 12345);
+    let recall = recall_at(&*index, &queries, 50);
     assert!(recall >= 0.99, "{recall}");
 }
 
@@ -166,7 +166,7 @@ fn excluding_what_hnsw_found_still_gives_k_others_with_high_recall() {
     let items = clustered(6000, 32, 30, 41);
     let (index, _) = build(IndexKind::Hnsw, 32, &items);
     let all = Eligibility::all(6000);
-    let queries = noisy_queries(index.image(), 100, 77);
+    let queries = noisy_queries(index.dim(), index.image().vectors(), 100, 77);
     let first = search(&*index, &plain(&queries, 40, &all));
     let mut lists = Ragged::default();
     for q in 0..100 {
@@ -215,8 +215,7 @@ fn a_build_below_the_required_recall_fails_as_a_gate() {
     let config =
         IndexConfig { kind: IndexKind::Hnsw, m: 2, ef_construction: 4, ef_search: Some(50), ..IndexConfig::default() };
     let vectors = ItemVectors::new(64, items).unwrap();
-    let error =
-        twotower_index::build(&config, vectors, None, &mut |_| std::ops::ControlFlow::Continue(())).unwrap_err();
+    let error = build_with(&config, vectors, &mut |_| std::ops::ControlFlow::Continue(())).unwrap_err();
     assert!(matches!(error, IndexError::RecallTooLow { measured, .. } if measured < 0.98), "{error}");
     assert_eq!(error.category(), Category::Gate);
 }
@@ -224,8 +223,7 @@ fn a_build_below_the_required_recall_fails_as_a_gate() {
 #[test]
 fn the_width_chosen_suffices_and_one_an_eighth_narrower_was_measured_not_to() {
     let vectors = ItemVectors::new(64, random(4000, 64, 71)).unwrap();
-    let config =
-        IndexConfig { kind: IndexKind::Hnsw, m: 8, ef_construction: 40, sample_queries: 200, ..IndexConfig::default() };
+    let config = IndexConfig { kind: IndexKind::Hnsw, m: 8, ef_construction: 40, ..IndexConfig::default() };
     let mut measured = Vec::new();
     let mut watch = |step| {
         if let BuildStep::Measured { ef_search, recall } = step {
@@ -233,13 +231,16 @@ fn the_width_chosen_suffices_and_one_an_eighth_narrower_was_measured_not_to() {
         }
         std::ops::ControlFlow::Continue(())
     };
-    let (index, report) = twotower_index::build(&config, vectors, None, &mut watch).unwrap();
+    let (index, report) = build_with(&config, vectors, &mut watch).unwrap();
     let chosen = report.ef_search.unwrap();
-    assert!(chosen > 64 && measured.contains(&(chosen, report.recall.unwrap())), "{report:?} {measured:?}");
-    assert!(report.recall.unwrap() >= config.target_recall);
+    assert!(
+        chosen > 64 && measured.contains(&(chosen, report.recall.as_ref().unwrap().mean)),
+        "{report:?} {measured:?}"
+    );
+    assert!(report.recall.as_ref().unwrap().mean >= config.target_recall);
     let narrower = measured.iter().filter(|m| m.0 < chosen).max_by_key(|m| m.0).unwrap();
     assert!(narrower.1 < config.target_recall && chosen - narrower.0 <= chosen / 8, "{chosen} {measured:?}");
-    assert_eq!((index.manifest().ef_search, index.manifest().recall), (report.ef_search, report.recall));
+    assert_eq!((index.manifest().ef_search, &index.manifest().measured), (report.ef_search, &report.recall));
 }
 
 #[test]
@@ -250,11 +251,111 @@ fn auto_says_what_it_chose_and_why_and_an_observer_can_stop_it() {
     assert_eq!((report.kind, report.recall), (IndexKind::Exact, None));
     assert!(report.reason.contains("600") && report.reason.contains("100000"), "{}", report.reason);
     let config = IndexConfig { auto_threshold: 500, ..IndexConfig::default() };
-    let (index, report) = twotower_index::build(&config, vectors.clone(), None, &mut go).unwrap();
+    // So few items are compared faster than a graph is searched, which its measurement finds out.
+    let (index, report) = build_with(&config, vectors.clone(), &mut go).unwrap();
+    assert_eq!(
+        (report.kind, index.manifest().kind, index.manifest().recall),
+        (IndexKind::Exact, IndexKind::Exact, None)
+    );
+    assert!(report.reason.contains("so exact search serves") && report.warning.is_some(), "{report:?}");
+    assert_eq!(index.manifest().reason, report.reason);
+    let hnsw = IndexConfig { kind: IndexKind::Hnsw, ..config.clone() };
+    let (index, report) = build_with(&hnsw, vectors.clone(), &mut go).unwrap();
     assert_eq!((report.kind, index.manifest().kind), (IndexKind::Hnsw, IndexKind::Hnsw));
+    assert!(report.reason.contains("the configuration asks for hnsw; but"), "{}", report.reason);
     let mut stop = |_| std::ops::ControlFlow::Break(());
-    let error = twotower_index::build(&config, vectors, None, &mut stop).unwrap_err();
+    let error = build_with(&config, vectors, &mut stop).unwrap_err();
     assert!(matches!(error, IndexError::Stopped));
+}
+
+/// Items in a narrow cone, and users who point elsewhere, as two towers make them: `users` lie `apart` from the items.
+fn cone(count: usize, users: usize, dim: usize, apart: f32, seed: u64) -> (Vec<f32>, Vec<f32>) {
+    let mut items = random(count, dim, seed);
+    items.chunks_exact_mut(dim).for_each(|row| row[0] += 1.0);
+    let mut queries = random(users, dim, seed + 1);
+    queries.chunks_exact_mut(dim).for_each(|row| row[1] += apart);
+    (oracle::normalised(items, dim), oracle::normalised(queries, dim))
+}
+
+#[test]
+fn the_recall_stated_is_that_of_the_given_users_with_their_exclusions_by_plain_search() {
+    let (dim, count, users, k) = (16, 6000, 300, 20);
+    let (items, queries) = cone(count, users, dim, 1.0, 81);
+    let eligible = Eligibility::filter(count, |row| row % 7 != 0);
+    let mut rng = Rng::new(82);
+    let mut lists = Ragged::default();
+    for user in 0..users {
+        // One user has seen everything, one all but three items.
+        let seen = match user {
+            0 => (0..count as u32).collect(),
+            1 => (3..count as u32).collect(),
+            _ => (0..count as u32).filter(|_| rng.below(100) < user % 4).collect::<Vec<_>>(),
+        };
+        lists.push_row(seen);
+    }
+    let sample = Request { queries: &queries, k, exclude: Exclusions::new(&lists), eligible: &eligible };
+    let config = IndexConfig {
+        kind: IndexKind::Hnsw,
+        m: 4,
+        ef_construction: 20,
+        ef_search: Some(40),
+        min_index_recall: 0.0,
+        ..IndexConfig::default()
+    };
+    let vectors = ItemVectors::new(dim, items.clone()).unwrap();
+    let mut go = |_| std::ops::ControlFlow::Continue(());
+    let (index, report) = twotower_index::build(&config, vectors.clone(), Some(&sample), &mut go).unwrap();
+    let mut found = Neighbours::default();
+    index.search(&sample, &mut found).unwrap();
+    let mut recalls = Vec::new();
+    for (q, query) in queries.chunks_exact(dim).enumerate() {
+        let expected = naive(&items, query, k, |row| row % 7 != 0 && lists.row(q).binary_search(&row).is_err());
+        let hits = expected.iter().filter(|(row, _)| found.rows(q).contains(row)).count();
+        recalls.extend((!expected.is_empty()).then(|| hits as f64 / expected.len() as f64));
+    }
+    let stated = report.recall.unwrap();
+    let mean = recalls.iter().sum::<f64>() / recalls.len() as f64;
+    recalls.sort_by(f64::total_cmp);
+    assert_eq!((stated.users, stated.k, recalls.len()), (users - 1, k, users - 1));
+    assert!((stated.mean - mean).abs() < 1e-3 && (stated.min - recalls[0]).abs() < 1e-3, "{stated} {mean}");
+    assert!(mean < 0.97 && stated.p5 < stated.median, "too easy to tell: {stated}");
+    assert_eq!((index.manifest().recall, index.manifest().measured.as_ref()), (Some(stated.mean), Some(&stated)));
+    // A number of threads more or less, and the graph measured again.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+    let (again, report) = pool.install(|| twotower_index::measure_again(&config, index, &sample, &mut go)).unwrap();
+    assert_eq!((report.recall.as_ref(), again.manifest().measured.as_ref()), (Some(&stated), Some(&stated)));
+}
+
+#[test]
+fn users_whom_a_graph_serves_badly_get_a_wider_search_or_exact_search_and_are_told_which() {
+    let (dim, count) = (64, 4000);
+    let (items, queries) = cone(count, 400, dim, 2.0, 91);
+    let vectors = ItemVectors::new(dim, items).unwrap();
+    let all = Eligibility::all(count);
+    let sample = plain(&queries, 50, &all);
+    let built = |config: &IndexConfig, sample: Option<&Request<'_>>| {
+        twotower_index::build(config, vectors.clone(), sample, &mut |_| std::ops::ControlFlow::Continue(()))
+    };
+    let hnsw = IndexConfig { kind: IndexKind::Hnsw, m: 4, ef_construction: 16, ..IndexConfig::default() };
+    let easy = noisy_queries(dim, vectors.data(), 400, 5);
+    let (_, for_items) = built(&hnsw, Some(&plain(&easy, 50, &all))).unwrap();
+    let (_, for_users) = built(&hnsw, Some(&sample)).unwrap();
+    assert!(for_users.recall.as_ref().unwrap().mean >= 0.99, "{for_users:?}");
+    assert!(for_users.ef_search > for_items.ef_search, "{for_users:?} {for_items:?}");
+    // A width that is set is measured all the same, and refused where it is too narrow.
+    let narrow = IndexConfig { ef_search: Some(10), ..hnsw.clone() };
+    let error = built(&narrow, Some(&sample)).unwrap_err();
+    assert!(matches!(error, IndexError::RecallTooLow { users: 400, depth: 50, .. }), "{error}");
+    let auto = IndexConfig { kind: IndexKind::Auto, auto_threshold: 100, ..narrow };
+    let (index, report) = built(&auto, Some(&sample)).unwrap();
+    assert_eq!((index.manifest().kind, index.manifest().ef_search), (IndexKind::Exact, None));
+    assert!(index.manifest().reason.contains("over 400 users"), "{}", report.reason);
+    assert!(matches!(built(&hnsw, None), Err(IndexError::NoSample)));
+    // Nobody to measure on: a graph claims nothing.
+    let (_, report) = built(&hnsw, Some(&plain(&[], 50, &all))).unwrap();
+    assert_eq!(report.recall.unwrap().users, 0);
+    assert!(report.warning.unwrap().contains("no user of the sample"));
+    assert_eq!(built(&auto, Some(&plain(&[], 50, &all))).unwrap().1.kind, IndexKind::Exact);
 }
 
 #[test]

@@ -111,6 +111,11 @@ impl Embedding {
         Ok(Embedder { embedding: self, engine: Some(engine), encoder, codes: CodeBatch::empty(&self.schema) })
     }
 
+    /// Gives back the engines that no worker has.
+    pub fn close_engines(&self) {
+        locked(&self.engines).clear();
+    }
+
     /// The table of raw rows, and which of them to leave out.
     ///
     /// # Errors

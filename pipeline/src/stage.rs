@@ -21,6 +21,11 @@ use twotower_artifacts::{Fingerprint, publish};
 /// Outputs of another version are not current: how they are made may have changed.
 const TOOL_VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// Whether a manifest is of this program's version.
+pub fn made_by_this_version(manifest: &Manifest) -> bool {
+    manifest.tool_version == TOOL_VERSION
+}
+
 /// What a stage works with. `S` is the part of the job that it obeys, such as
 /// [`RecallSettings`](crate::config::RecallSettings): its key holds all of it, and the stage sees no more of the job.
 #[derive(Debug, Clone)]

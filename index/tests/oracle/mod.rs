@@ -3,7 +3,10 @@
 #![allow(dead_code, reason = "each test file takes what it needs")]
 
 use std::ops::ControlFlow;
-use twotower_index::{BuildReport, BuildStep, IndexConfig, IndexKind, ItemIndex, ItemVectors, Neighbours};
+use twotower_index::{
+    BuildReport, BuildStep, Eligibility, Exclusions, IndexConfig, IndexError, IndexKind, ItemIndex, ItemVectors,
+    Neighbours, Observer, Request, noisy_queries, recall_against_exact,
+};
 
 /// A small linear congruential generator.
 pub struct Rng(u64);
@@ -52,7 +55,26 @@ pub fn clustered(count: usize, dim: usize, clusters: usize, seed: u64) -> Vec<f3
 pub fn build(kind: IndexKind, dim: usize, data: &[f32]) -> (Box<dyn ItemIndex>, BuildReport) {
     let config = IndexConfig { kind, ..IndexConfig::default() };
     let mut observer = |_: BuildStep| ControlFlow::Continue(());
-    twotower_index::build(&config, ItemVectors::new(dim, data.to_vec()).unwrap(), None, &mut observer).unwrap()
+    build_with(&config, ItemVectors::new(dim, data.to_vec()).unwrap(), &mut observer).unwrap()
+}
+
+/// Builds an index measured on queries near the items.
+pub fn build_with(
+    config: &IndexConfig,
+    items: ItemVectors,
+    observer: &mut Observer<'_>,
+) -> Result<(Box<dyn ItemIndex>, BuildReport), IndexError> {
+    let queries = noisy_queries(items.dim(), items.data(), 500, 17);
+    let eligible = Eligibility::all(items.count());
+    let sample = Request { queries: &queries, k: 50, exclude: Exclusions::none(), eligible: &eligible };
+    twotower_index::build(config, items, Some(&sample), observer)
+}
+
+/// Mean recall of queries for whom nothing is excluded.
+pub fn recall_at(index: &dyn ItemIndex, queries: &[f32], k: usize) -> f64 {
+    let eligible = Eligibility::all(index.count());
+    let request = Request { queries, k, exclude: Exclusions::none(), eligible: &eligible };
+    recall_against_exact(index, &request).unwrap().mean
 }
 
 /// The best k rows of `allowed` with their f64 cosines.

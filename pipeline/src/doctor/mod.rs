@@ -3,6 +3,7 @@
 //! Every check looks at the machine itself: it opens the tables, loads the library, writes into the folder.
 
 mod disk;
+mod index;
 mod machine;
 mod zone;
 
@@ -99,6 +100,7 @@ pub fn doctor(options: &DoctorOptions) -> Vec<Finding> {
     if let Some(config) = &config {
         findings.push(runtime(config.infer.engine));
         let tables = tables(config, &mut findings);
+        findings.extend(index::index(config, tables.map(|rows| rows.items), &options.run));
         findings.push(disk::space(&near, tables.map(|rows| disk::estimate(config, &rows))));
     }
     findings.push(disk::folder(&near));

@@ -73,10 +73,13 @@ pub fn index(night: &Night<'_>) -> Measures {
     match night.now.index.recall {
         Some(recall) => {
             let limit = night.config.index.min_index_recall;
-            Measures {
-                measured: vec![Measured::at_least("recall@50 against exact search", recall, limit)],
-                ..Measures::default()
-            }
+            let (what, notes) = match &night.now.index.measured {
+                Some(users) => (format!("recall@{} against exact search", users.k), vec![users.to_string()]),
+                None => {
+                    ("recall@50 against exact search".into(), vec!["of queries made from items, not of users".into()])
+                }
+            };
+            Measures { measured: vec![Measured::at_least(what, recall, limit)], notes, ..Measures::default() }
         }
         None => Measures::none("exact search misses nothing"),
     }

@@ -1,11 +1,14 @@
 //! The items that users are searched in, and their index.
 
-use crate::config::RecallSettings;
+use super::sampled::SampledUsers;
+use super::users::{RawUsers, Users};
+use crate::config::{IndexSettings, RecallSettings};
 use crate::error::PipelineError;
+use crate::exclusions::Exclusion;
 use crate::id_index::IdIndex;
 use crate::parts::VectorParts;
 use crate::run_lock::RunLock;
-use crate::stage::{Context, as_written, prepare_dir, rows};
+use crate::stage::{Context, made_by_this_version, prepare_dir, rows};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -13,7 +16,7 @@ use twotower_artifacts::publish::create_folder;
 use twotower_artifacts::vectors::load_parts;
 use twotower_artifacts::{FileEntry, Fingerprint, Ids, Manifest};
 use twotower_index::store::{IMAGE_NAME, MANIFEST_NAME};
-use twotower_index::{IndexError, ItemIndex, ItemVectors};
+use twotower_index::{Eligibility, IndexConfig, IndexError, IndexKind, ItemIndex, ItemVectors};
 
 /// The manifest of building the index, inside its folder.
 pub const INDEX_STAGE: &str = "stage.json";
@@ -54,15 +57,34 @@ impl Catalogue {
         self.vectors.fingerprint()
     }
 
-    /// The saved index of these vectors, or a new one, built, checked and saved.
+    /// The saved index of these vectors, or a new one, built, measured on users, checked and saved. A saved graph of
+    /// these vectors is measured again where only whom it is for has changed.
     ///
     /// # Errors
-    /// [`PipelineError::Gate`] when its recall is too low; I/O.
-    pub fn index(&self, context: &Context<RecallSettings>) -> Result<Box<dyn ItemIndex>, PipelineError> {
+    /// [`PipelineError::Gate`] when its recall is too low; I/O; where there is a graph, those of reading and embedding
+    /// some users.
+    pub fn index(
+        &self,
+        recall: &Context<RecallSettings>,
+        audience: &Audience<'_>,
+    ) -> Result<Box<dyn ItemIndex>, PipelineError> {
         let started = Instant::now();
-        let context = &context.with(context.config.index());
         let dir = context.run.index();
-        let key = context.key("index", [("item vectors", self.vectors.fingerprint().clone())], []);
+        let kind = recall.config.index.choose(self.vectors.count()).0;
+        let mut opened = None;
+        let users = match &recall.config.sampled {
+            Some(rows) if kind == IndexKind::Hnsw => Some(
+                audience.users.raw(recall, rows, &mut opened).map_err(|e| e.within("users to measure the index on"))?,
+            ),
+            _ => None,
+        };
+        let mut inputs = vec![("item vectors", self.vectors.fingerprint().clone())];
+        if let Some(users) = users {
+            inputs.extend(users.inputs(recall)?);
+            inputs.extend(Exclusion::inputs(recall)?);
+        }
+        let context = &recall.with(recall.config.index(users.map(|users| users.embedding.engine())));
+        let key = context.key("index", inputs, []);
         let manifest_path = dir.join(INDEX_STAGE);
         create_folder(&dir)?;
         // One shard builds, the others wait for it and open what it built.
@@ -71,52 +93,74 @@ impl Catalogue {
             return Ok(twotower_index::open(&dir, self.vectors.fingerprint())?);
         }
         prepare_dir(&dir)?;
+        let draw = |users| SampledUsers::draw(recall, users, audience.exclusion);
+        let sampled = users.map(draw).transpose().map_err(|e| e.within("users to measure the index on"))?;
+        // A tower and histories need not be held beside the graph.
+        drop(opened);
+        let sample = sampled.as_ref().map(|users| users.request(recall.config.recall.topk, audience.eligible));
         let stop = context.cancel.clone();
         let mut observer = |_| if stop.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-        let built = twotower_index::build(&context.config.index, self.vectors.clone(), None, &mut observer);
+        let config = &context.config.index;
+        let built = match (&sample, self.saved_graph(context)) {
+            (Some(sample), Some(graph)) => twotower_index::measure_again(config, graph, sample, &mut observer),
+            (sample, _) => twotower_index::build(config, self.vectors.clone(), sample.as_ref(), &mut observer),
+        };
         context.cancel.check("recall")?;
         let (index, report) = built.map_err(|error| match error {
             below @ IndexError::RecallTooLow { .. } => PipelineError::Gate(format!("gate `index`: {below}")),
             other => other.into(),
         })?;
         tracing::info!("recall: {} index: {}", report.kind, report.reason);
-        if let (Some(recall), Some(ef)) = (report.recall, report.ef_search) {
+        if let (Some(recall), Some(ef)) = (&report.recall, report.ef_search) {
             tracing::info!(
-                "recall: index recall@50 {recall:.4} at ef {ef}, {} unreachable items mended, {:.1} s",
+                "recall: index {recall}, at ef {ef}, {} unreachable items mended, {:.1} s",
                 report.unreachable,
                 report.seconds
             );
+        }
+        if let Some(warning) = &report.warning {
+            tracing::warn!("recall: index: {warning}");
         }
         context.retract(&manifest_path)?;
         twotower_index::save(index.as_ref(), &dir)?;
         let files = [IMAGE_NAME, MANIFEST_NAME].map(|name| FileEntry::of_file(&dir, name, index.count() as u64));
         let files = files.into_iter().collect::<Result<Vec<_>, _>>()?;
         let manifest = key.manifest(files, rows([("items", index.count() as u64)]), started);
+        manifest.warnings.extend(report.warning);
         manifest.write(&manifest_path)?;
         Ok(index)
     }
+
+    /// The run's graph, if a new one of the same vectors and settings would be no other.
+    fn saved_graph(&self, context: &Context<IndexSettings>) -> Option<Box<dyn ItemIndex>> {
+        let dir = context.run.index();
+        let manifest = Manifest::read(dir.join(INDEX_STAGE)).ok().filter(|_| !context.force)?;
+        let settings: IndexConfig = serde_json::from_value(manifest.config["index"].clone()).ok()?;
+        if !settings.same_graph(&context.config.index) || !made_by_this_version(&manifest) {
+            return None;
+        }
+        manifest.verify_files(&dir).ok()?;
+        let index = twotower_index::open(&dir, self.vectors.fingerprint()).ok()?;
+        (index.manifest().kind == IndexKind::Hnsw).then_some(index)
+    }
 }
 
-/// Whether the run's index is the one that a result was searched with. A lost or foreign one is built again:
-/// the result stays if it comes out as it was.
-///
-/// # Errors
-/// As [`Catalogue::load`] and [`Catalogue::index`], where it is built again.
-pub fn index_fits(
-    context: &Context<RecallSettings>,
-    items: &VectorParts,
-    manifest: &Manifest,
-) -> Result<bool, PipelineError> {
+/// Whom an index is for: users, and what they may get.
+pub struct Audience<'a> {
+    /// The users.
+    pub users: &'a Users,
+    /// The items that a user must not get.
+    pub exclusion: &'a Exclusion,
+    /// The items that any user may get.
+    pub eligible: &'a Eligibility,
+}
+
+/// Whether the run's index is the one that a result was searched with.
+pub fn index_fits(context: &Context<RecallSettings>, manifest: &Manifest) -> bool {
     let dir = context.run.index();
     let saved = || -> Option<serde_json::Value> {
         Manifest::read(dir.join(INDEX_STAGE)).ok()?.verify_files(&dir).ok()?;
         serde_json::from_slice(&std::fs::read(dir.join(MANIFEST_NAME)).ok()?).ok()
     };
-    if saved().is_some_and(|saved| saved == manifest.details["index"]) {
-        return Ok(true);
-    }
-    tracing::warn!("recall: {} is not the index that was searched; building it again", dir.display());
-    items.verify("recall", &context.cancel)?;
-    let index = Catalogue::load(items)?.index(context)?;
-    Ok(as_written(&serde_json::json!(index.manifest())) == manifest.details["index"])
+    saved().is_some_and(|saved| saved == manifest.details["index"])
 }

@@ -1,6 +1,7 @@
 //! `recall`: each user's nearest items, with exclusions, as cosine similarities.
 
 mod catalogue;
+mod sampled;
 mod search;
 mod users;
 mod writer;
@@ -13,14 +14,14 @@ use crate::parts::{VectorParts, exclude_other_counts, manifest_name, part_name, 
 use crate::sample;
 use crate::shard::Shard;
 use crate::spare::Spare;
-use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there, rows};
-use catalogue::index_fits;
+use crate::stage::{Context, Outcome, StageKey, as_written, prepare_dir, remove_if_there, rows};
+use catalogue::{Audience, index_fits};
 pub use catalogue::{Catalogue, INDEX_STAGE};
 use search::{Search, Totals};
 use std::time::Instant;
-use twotower_artifacts::{Id, IdKind, NeighbourFormat, Side};
-use twotower_index::{ItemIndex, Neighbours};
-use users::Users;
+use twotower_artifacts::{Id, NeighbourFormat, Side};
+use twotower_index::{Eligibility, ItemIndex, Neighbours};
+use users::{RawUsers, Users};
 use writer::{ShardWriter, Written};
 
 /// The stage, ready for its shards.
@@ -51,8 +52,9 @@ fn shard_key(
 /// What every shard is searched in; made by the first that is not complete.
 struct Searched {
     catalogue: Catalogue,
-    index: Box<dyn ItemIndex>,
     exclusion: Exclusion,
+    eligible: Eligibility,
+    index: Box<dyn ItemIndex>,
 }
 
 impl<'a> Recall<'a> {
@@ -65,7 +67,8 @@ impl<'a> Recall<'a> {
     pub fn open(context: &'a Context<RecallSettings>) -> Result<Self, PipelineError> {
         let open = || {
             let items = VectorParts::find("recall", &context.run.vectors(Side::Item), Side::Item, None)?;
-            let raw = context.config.embed.as_ref().map(|embed| Users::raw(context, embed)).transpose()?;
+            let raw = context.config.embed.as_ref().map(|embed| RawUsers::open(context, embed)).transpose()?;
+            let raw = raw.map(Users::Raw);
             Ok(Self { context, items, raw, searched: None, spare: Spare::default() })
         };
         context.during("recall", open).map_err(|e: PipelineError| e.within("recall"))
@@ -93,13 +96,15 @@ impl<'a> Recall<'a> {
 }
 
 impl Searched {
-    fn load(context: &Context<RecallSettings>, items: &VectorParts, users: IdKind) -> Result<Self, PipelineError> {
+    fn load(context: &Context<RecallSettings>, items: &VectorParts, users: &Users) -> Result<Self, PipelineError> {
         items.verify("recall", &context.cancel)?;
         let catalogue = Catalogue::load(items)?;
-        let index = context.during("the index", || catalogue.index(context))?;
-        let exclude = || Exclusion::load(context, users, &catalogue.ids, &context.run.recall());
+        let exclude = || Exclusion::load(context, users.ids(), &catalogue.ids, &context.run.recall());
         let exclusion = context.during("reading exclusions", exclude)?;
-        Ok(Self { catalogue, index, exclusion })
+        let eligible = exclusion.eligible(&catalogue.ids);
+        let audience = Audience { users, exclusion: &exclusion, eligible: &eligible };
+        let index = context.during("the index", || catalogue.index(context, &audience))?;
+        Ok(Self { catalogue, exclusion, eligible, index })
     }
 }
 
@@ -121,9 +126,19 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
     let manifest_path = dir.join(manifest_name(shard));
     if !context.force
         && let Some(manifest) = key.current(&manifest_path, &context.cancel)?
-        && index_fits(context, items, &manifest)?
     {
-        return Ok(Outcome { skipped: true, manifest });
+        if index_fits(context, &manifest) {
+            return Ok(Outcome { skipped: true, manifest });
+        }
+        // A lost or foreign index is built again: the result stays if it comes out as it was.
+        tracing::warn!(
+            "recall: {} is not the index that was searched; building it again",
+            context.run.index().display()
+        );
+        let Searched { index, .. } = searched.insert(Searched::load(context, items, users)?);
+        if as_written(&serde_json::json!(index.manifest())) == manifest.details["index"] {
+            return Ok(Outcome { skipped: true, manifest });
+        }
     }
     prepare_dir(&dir)?;
     exclude_other_counts("recall", &dir, shard, context.force || context.sole, || context.withdraw())?;
@@ -132,11 +147,10 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
     if let Users::Stored { parts, .. } = users {
         parts.verify("recall", &context.cancel)?;
     }
-    let Searched { catalogue, index, exclusion } = match searched {
+    let Searched { catalogue, exclusion, eligible, index } = match searched {
         Some(searched) => &*searched,
-        none => none.insert(Searched::load(context, items, users.ids())?),
+        none => none.insert(Searched::load(context, items, users)?),
     };
-    let eligible = exclusion.eligible(&catalogue.ids);
     let k = config.recall.topk;
     let mut warnings = Vec::new();
     if k > eligible.eligible() {
@@ -151,7 +165,7 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
     let mut writer = ShardWriter::create(context, shard, users, catalogue.ids.ids())?;
     let mut bar = context.progress.bar("recall", range.end - range.start, "users");
     let hash = VectorHash::new(index.dim());
-    let search = Search { context, plan, index: index.as_ref(), exclusion, eligible: &eligible, hash, spare };
+    let search = Search { context, plan, index: index.as_ref(), exclusion, eligible, hash, spare };
     users.search(&search, range.clone(), |found| {
         bar.advance(found.ids.len() as u64);
         writer.write(&found)?;

@@ -2,7 +2,7 @@
 
 use super::catalogue::Catalogue;
 use super::search::{Found, Search};
-use crate::config::{EmbedSettings, RecallSettings};
+use crate::config::{EmbedSettings, RecallSettings, RowSettings};
 use crate::encode;
 use crate::encoded;
 use crate::error::PipelineError;
@@ -26,7 +26,37 @@ pub enum Users {
     /// Parts that `infer` wrote, and the rows of the table that it left out.
     Stored { parts: VectorParts, quarantine: Quarantine },
     /// Raw rows, embedded on the way.
-    Raw { embedding: Box<Embedding>, source: Source },
+    Raw(RawUsers),
+}
+
+/// The users table, with the tower that embeds it.
+pub struct RawUsers {
+    /// Turns rows into vectors.
+    pub embedding: Box<Embedding>,
+    /// The rows.
+    pub source: Source,
+}
+
+impl RawUsers {
+    /// A table of users.
+    ///
+    /// # Errors
+    /// As [`Embedding::load`], [`Embedding::source`] and [`Embedding::check_table`].
+    pub fn open<S>(context: &Context<S>, embed: &EmbedSettings) -> Result<Self, PipelineError> {
+        let EmbedSettings { rows, engine } = embed;
+        let embedding = Box::new(Embedding::load("recall", context, Side::User, rows, *engine)?);
+        let source = embedding.source(&rows.source)?;
+        embedding.check_table(context, &source)?;
+        Ok(Self { embedding, source })
+    }
+
+    /// Names and fingerprints of what is read.
+    ///
+    /// # Errors
+    /// As [`Embedding::inputs`].
+    pub fn inputs<S>(&self, context: &Context<S>) -> Result<Vec<(&str, Fingerprint)>, PipelineError> {
+        self.embedding.inputs(context, &self.source)
+    }
 }
 
 impl Users {
@@ -46,16 +76,24 @@ impl Users {
         Ok(Users::Stored { parts, quarantine })
     }
 
-    /// The users table, with the tower that embeds it.
+    /// Users whose rows can be embedded: these, or those of the job's table where vectors are stored, embedded as the
+    /// stored ones were; `of_table` keeps what is opened for that.
     ///
     /// # Errors
-    /// As [`Embedding::load`] and [`Embedding::source`].
-    pub fn raw<S>(context: &Context<S>, embed: &EmbedSettings) -> Result<Self, PipelineError> {
-        let EmbedSettings { rows, engine } = embed;
-        let embedding = Box::new(Embedding::load("recall", context, Side::User, rows, *engine)?);
-        let source = embedding.source(&rows.source)?;
-        embedding.check_table(context, &source)?;
-        Ok(Users::Raw { embedding, source })
+    /// As [`RawUsers::open`].
+    pub fn raw<'a>(
+        &'a self,
+        context: &Context<RecallSettings>,
+        rows: &RowSettings,
+        of_table: &'a mut Option<RawUsers>,
+    ) -> Result<&'a RawUsers, PipelineError> {
+        match self {
+            Users::Raw(raw) => Ok(raw),
+            Users::Stored { parts, .. } => {
+                let embed = EmbedSettings { rows: rows.clone(), engine: parts.engine.parse()? };
+                Ok(of_table.insert(RawUsers::open(context, &embed)?))
+            }
+        }
     }
 
     /// Names and fingerprints of what is read.
@@ -68,7 +106,7 @@ impl Users {
                 let quarantine = parts.quarantine.iter().map(|f| (QUARANTINE, f.clone()));
                 Ok([("user vectors", parts.fingerprint.clone())].into_iter().chain(quarantine).collect())
             }
-            Users::Raw { embedding, source } => embedding.inputs(context, source),
+            Users::Raw(raw) => raw.inputs(context),
         }
     }
 
@@ -76,7 +114,7 @@ impl Users {
     pub fn ids(&self) -> IdKind {
         match self {
             Users::Stored { parts, .. } => parts.ids,
-            Users::Raw { embedding, .. } => embedding.ids(),
+            Users::Raw(raw) => raw.embedding.ids(),
         }
     }
 
@@ -84,7 +122,7 @@ impl Users {
     pub fn rows(&self) -> u64 {
         match self {
             Users::Stored { parts, .. } => parts.rows,
-            Users::Raw { source, .. } => source.rows(),
+            Users::Raw(raw) => raw.source.rows(),
         }
     }
 
@@ -103,7 +141,7 @@ impl Users {
                     quarantine.within(range)
                 ))
             }),
-            Users::Raw { source, .. } => source.account(range, written),
+            Users::Raw(raw) => raw.source.account(range, written),
         }
     }
 
@@ -126,7 +164,7 @@ impl Users {
         }
         let (towers, engine) = match self {
             Users::Stored { parts, .. } => (&parts.towers, parts.engine.clone()),
-            Users::Raw { embedding, .. } => (embedding.towers(), embedding.engine().to_string()),
+            Users::Raw(raw) => (raw.embedding.towers(), raw.embedding.engine().to_string()),
         };
         if items.towers != *towers {
             return Err(differ("user", "item vectors of towers", &items.towers, towers).into());
@@ -158,7 +196,7 @@ impl Users {
                 per_worker: 0,
                 per_row: 4 * dim as u64,
             },
-            Users::Raw { embedding, .. } => embedding.needs("recall"),
+            Users::Raw(raw) => raw.embedding.needs("recall"),
         };
         needs.held.extend([
             ("the items", (items * (dim * 4 + 8)) as u64 + index.image().bytes().len() as u64 + catalogue.ids.bytes()),
@@ -199,7 +237,7 @@ impl Users {
                 let stored = |(ids, vectors)| Ok(Embedded { ids, vectors, counts: EncodeCounts::default() });
                 search.run(source, || Ok(stored), sink)
             }
-            Users::Raw { embedding, source } => {
+            Users::Raw(RawUsers { embedding, source }) => {
                 let source = embedding.read(source, rows, &search.plan)?;
                 let embed = || {
                     let mut worker = embedding.worker(search.plan.width.workers)?;

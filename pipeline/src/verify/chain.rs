@@ -219,6 +219,12 @@ impl Check<'_> {
         let Some(manifest) = self.manifest(&path, "index") else { return path.exists() };
         if let Some(catalogue) = links.items.as_ref().and_then(|items| self.take(Catalogue::load(items))) {
             self.input(&path, &manifest, "item vectors", Some(catalogue.fingerprint()));
+            // A graph was measured on users, whom these embedded.
+            for (name, there) in [("encoders", &links.state), ("towers", &links.towers), ("history", &links.encoded)] {
+                if manifest.inputs.contains_key(name) {
+                    self.input(&path, &manifest, name, there.as_ref());
+                }
+            }
             if let Some(index) = self.take(twotower_index::open(&dir, catalogue.fingerprint())) {
                 let items = manifest.rows.get("items").copied().unwrap_or_default();
                 self.equal(&dir.join(MANIFEST_NAME), "items", &items, &(index.count() as u64));
