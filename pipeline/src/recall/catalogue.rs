@@ -125,7 +125,7 @@ impl Catalogue {
         twotower_index::save(index.as_ref(), &dir)?;
         let files = [IMAGE_NAME, MANIFEST_NAME].map(|name| FileEntry::of_file(&dir, name, index.count() as u64));
         let files = files.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let manifest = key.manifest(files, rows([("items", index.count() as u64)]), started);
+        let mut manifest = key.manifest(files, rows([("items", index.count() as u64)]), started);
         manifest.warnings.extend(report.warning);
         manifest.write(&manifest_path)?;
         Ok(index)
