@@ -117,7 +117,7 @@ fn the_recall_that_an_index_states_is_that_of_users_with_what_they_have_seen_lef
 fn every_shard_measures_the_same_users_whichever_is_first_and_wherever_their_vectors_come_from() {
     let job = embedded("graph-recall-shards");
     // Some of the users, so that it matters which.
-    let line = format!("recall --quiet {POOR} --set index.sample_queries=200");
+    let line = format!("recall --quiet {POOR} --set index.ef_search=30 --set index.sample_queries=200");
     job.ok(&line);
     let whole = index(&job, "run");
     let users = whole["measured"]["users"].as_u64().unwrap();
@@ -149,16 +149,17 @@ fn every_shard_measures_the_same_users_whichever_is_first_and_wherever_their_vec
 #[test]
 fn whom_a_graph_is_for_changes_what_is_measured_and_not_the_graph() {
     let job = embedded("graph-recall-again");
-    job.ok(&format!("recall --quiet {POOR}"));
+    let line = format!("recall {POOR} --set index.ef_search=30");
+    job.ok(&line);
     let first = index(&job, "run");
     let searched = |finished: fixture::Finished| finished.stderr.contains("index recall@");
-    assert!(!searched(job.ok(&format!("recall {POOR}"))), "nothing has changed");
+    assert!(!searched(job.ok(&line)), "nothing has changed");
     // A list that leaves few items, other users, another k: each is measured anew.
     let few: String = (0..40).map(|i| format!("{}\n", 900 - 11 * (i * 140))).collect();
     job.write("allow.csv", &format!("item_id\n{few}"));
     let mut all = vec![first.clone()];
     for settings in ["--topk 20", "--keep-seen", "--set recall.allow={path=\"allow.csv\",item=\"item_id\"}"] {
-        assert!(searched(job.ok(&format!("recall {POOR} {settings}"))), "{settings}");
+        assert!(searched(job.ok(&format!("{line} {settings}"))), "{settings}");
         let now = index(&job, "run");
         assert_ne!(now["measured"], all[0]["measured"], "{settings}");
         assert_eq!(now["image"], first["image"], "{settings}");
@@ -169,7 +170,7 @@ fn whom_a_graph_is_for_changes_what_is_measured_and_not_the_graph() {
     for stage in ["encode-features", "train", "infer --side item", "infer --side user"] {
         job.ok(&format!("{stage} --quiet"));
     }
-    assert!(searched(job.ok(&format!("recall {POOR}"))));
+    assert!(searched(job.ok(&line)));
     assert_eq!(index(&job, "run")["measured"]["users"].as_u64(), Some(USERS as u64 / 2));
     job.ok("verify run --quiet");
 }
