@@ -474,7 +474,7 @@ const CASES: &[Case] = &[
         },
         command: "recall --index hnsw --set index.m=2 --set index.ef_construction=1 --set index.ef_search=1",
         code: 5,
-        says: &["recall@10", "users at ef_search 1", "required 0.98", "raise `m` or `ef_construction`"],
+        says: &["recall@50", "users at ef_search 1", "required 0.98", "raise `m` or `ef_construction`"],
         absent: "run/index/stage.json",
     },
 ];
