@@ -155,18 +155,6 @@ pub struct Audience<'a> {
     pub eligible: &'a Eligibility,
 }
 
-<<<<<<< HEAD
-=======
-/// The settings of a search that decide which items a user gets.
-fn searched(context: &Context) -> serde_json::Value {
-    let mut settings = serde_json::json!(context.config.recall);
-    if let Some(settings) = settings.as_object_mut() {
-        ["format", "fused"].iter().for_each(|form| _ = settings.remove(*form));
-    }
-    settings
-}
-
->>>>>>> 167a7dd (graph recall: tests on graphs that miss neighbours)
 /// Whether the run's index is the one that a result was searched with.
 pub fn index_fits(context: &Context<RecallSettings>, manifest: &Manifest) -> bool {
     let dir = context.run.index();

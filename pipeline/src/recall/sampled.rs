@@ -33,7 +33,11 @@ impl SampledUsers {
     ///
     /// # Errors
     /// Those of reading and embedding rows, of looking up exclusions; a budget of memory that is too small; a signal.
-    pub fn draw(context: &Context<RecallSettings>, users: &RawUsers, exclusion: &Exclusion) -> Result<Self, PipelineError> {
+    pub fn draw(
+        context: &Context<RecallSettings>,
+        users: &RawUsers,
+        exclusion: &Exclusion,
+    ) -> Result<Self, PipelineError> {
         let RawUsers { embedding, source } = users;
         let config = &context.config.index;
         let chosen = chosen_rows(source.rows(), config.sample_queries as u64, config.seed);
