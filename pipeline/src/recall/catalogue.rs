@@ -1,7 +1,7 @@
 //! The items that users are searched in, and their index.
 
 use super::sampled::SampledUsers;
-use super::users::{RawUsers, Users};
+use super::users::Users;
 use crate::config::{IndexSettings, RecallSettings};
 use crate::error::PipelineError;
 use crate::exclusions::Exclusion;
@@ -69,7 +69,7 @@ impl Catalogue {
         audience: &Audience<'_>,
     ) -> Result<Box<dyn ItemIndex>, PipelineError> {
         let started = Instant::now();
-        let dir = context.run.index();
+        let dir = recall.run.index();
         let kind = recall.config.index.choose(self.vectors.count()).0;
         let mut opened = None;
         let users = match &recall.config.sampled {
