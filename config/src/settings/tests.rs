@@ -91,27 +91,27 @@ null_values = ["-"]
 "#;
 
 /// Settings, and the stages that obey them: E encode-features, T train, A train with adopted towers, I infer of items,
-/// U infer of users, X the index, R recall, F recall with users embedded on the way, V evaluate, C check.
+/// U infer of users, X an exact index, G a graph, R recall, F recall with users embedded on the way, V evaluate, C check.
 ///
 /// A setting that no stage obeys changes no complete output; [`Execution`] says why. The path of a table matters only
 /// by what lies there, whose fingerprint is among the inputs of every stage that reads it.
 const OBEYED: &[(&str, &str, &str)] = &[
     // By way of fingerprints, it matters to all that read a table.
     ("tables", "E", "fingerprint"),
-    ("tables.users", "EAUF", "id format delimiter encoding header columns quote null_values"),
+    ("tables.users", "EAUGRF", "id format delimiter encoding header columns quote null_values"),
     ("tables.items", "EAI", "id format delimiter encoding header columns quote null_values"),
-    ("tables.interactions", "ERF", "user item timestamp format delimiter encoding header columns quote null_values"),
+    ("tables.interactions", "EGRF", "user item timestamp format delimiter encoding header columns quote null_values"),
     ("tables.interactions", "E", "weight"),
     ("tables.users", "E", "path"),
     ("tables.items", "E", "path"),
     ("tables.interactions", "E", "path"),
-    ("features.user.categorical", "EAUFC", "name column min_count max_size table"),
-    ("features.user.boolean", "EAUFC", "name column true_values false_values missing_values"),
-    ("features.user.numeric", "EAUFC", "name column transform buckets"),
-    ("features.user.multi_valued", "EAUFC", "name column separator max_len min_count max_size table"),
-    ("features.user.hashed", "EAUFC", "name column buckets seed"),
-    ("features.user.vector", "EAUFC", "name column dim normalise file file_id"),
-    ("features.user.sequence", "EAUFC", "name max_len table"),
+    ("features.user.categorical", "EAUGRFC", "name column min_count max_size table"),
+    ("features.user.boolean", "EAUGRFC", "name column true_values false_values missing_values"),
+    ("features.user.numeric", "EAUGRFC", "name column transform buckets"),
+    ("features.user.multi_valued", "EAUGRFC", "name column separator max_len min_count max_size table"),
+    ("features.user.hashed", "EAUGRFC", "name column buckets seed"),
+    ("features.user.vector", "EAUGRFC", "name column dim normalise file file_id"),
+    ("features.user.sequence", "EAUGRFC", "name max_len table"),
     ("features.item.id", "EAIC", "name min_count max_size table"),
     ("encode", "E", "all_users"),
     ("encode", "", "max_bad_rows"),
@@ -122,18 +122,19 @@ const OBEYED: &[(&str, &str, &str)] = &[
     ("train", "T", "embedding_weight_decay beta1 beta2 eps warmup_steps schedule min_learning_rate clip_norm"),
     ("train", "T", "unknown_rate missing_rate metric patience min_epochs validation_events checkpoint_steps"),
     ("train", "", "threads"),
-    ("infer", "TAIUFV", "engine"),
+    ("infer", "TAIUGFV", "engine"),
     ("infer", "IU", "precision"),
     ("infer", "IURF", "compression"),
     ("infer", "", "batch_rows workers"),
-    ("index", "XRFC", "kind auto_threshold m ef_construction ef_search target_recall min_index_recall"),
-    ("index", "XRFC", "sample_queries parallel_build seed"),
-    ("recall", "RF", "topk exclude_seen format"),
+    ("index", "XGRFC", "kind auto_threshold m ef_construction ef_search target_recall min_index_recall"),
+    ("index", "XGRFC", "sample_queries parallel_build seed"),
+    ("recall", "GRF", "topk exclude_seen"),
+    ("recall", "RF", "format"),
     // The other one is fused already.
     ("recall", "R", "fused"),
-    ("recall.allow", "RF", "item path format delimiter encoding header columns quote null_values"),
-    ("recall.deny", "RF", "item path format delimiter encoding header columns quote null_values"),
-    ("recall.exclusions", "RF", "user item path format delimiter encoding header columns quote null_values"),
+    ("recall.allow", "GRF", "item path format delimiter encoding header columns quote null_values"),
+    ("recall.deny", "GRF", "item path format delimiter encoding header columns quote null_values"),
+    ("recall.exclusions", "GRF", "user item path format delimiter encoding header columns quote null_values"),
     ("run", "", "part_users"),
     ("evaluate", "VC", "k ranking max_users seed"),
     ("gates", "C", "off min_rows max_rows max_unknown unknown_margin missing_margin ignore_features min_coverage"),
@@ -188,7 +189,8 @@ fn views(job: &Value) -> BTreeMap<char, Value> {
         ('A', json!(config.adopt_settings())),
         ('I', json!(config.infer_settings(Side::Item))),
         ('U', json!(config.infer_settings(Side::User))),
-        ('X', json!(config.recall_settings().index())),
+        ('X', json!(config.recall_settings().index(None))),
+        ('G', json!(config.recall_settings().index(Some(config.infer.engine)))),
         ('R', json!(config.recall_settings())),
         ('F', json!(fused.recall_settings())),
         ('V', json!(config.evaluate_settings())),
@@ -251,7 +253,7 @@ fn every_setting_is_in_the_key_of_every_stage_that_obeys_it() {
             assert!(expected.insert(format!("{section}.{name}"), stages).is_none(), "{section}.{name} twice");
         }
     }
-    expected.insert("index.kind".into(), "XRFC");
+    expected.insert("index.kind".into(), "XGRFC");
     let base = views(&job);
     let mut wrong = Vec::new();
     for (name, pointer) in &found {

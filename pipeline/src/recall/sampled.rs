@@ -7,7 +7,7 @@
 use super::users::RawUsers;
 use crate::config::RecallSettings;
 use crate::error::PipelineError;
-use crate::exclusions::Exclusion;
+use crate::exclusions::{Exclusion, Matched};
 use crate::stage::Context;
 use std::ops::Range;
 use twotower_artifacts::Ragged;
@@ -58,7 +58,7 @@ impl SampledUsers {
                     }
                     let embedded = worker.embed(&batch.slice(rows))?;
                     for user in embedded.ids.iter() {
-                        exclusion.extend(user, &mut sampled.excluded.codes)?;
+                        exclusion.extend(user, &mut sampled.excluded.codes, &mut Matched::default())?;
                         sampled.excluded.offsets.push(sampled.excluded.codes.len() as u32);
                     }
                     sampled.vectors.extend_from_slice(&embedded.vectors);
