@@ -19,7 +19,7 @@ use catalogue::{Audience, index_fits};
 pub use catalogue::{Catalogue, INDEX_STAGE};
 use search::{Search, Totals};
 use std::time::Instant;
-use twotower_artifacts::{Id, NeighbourFormat, Side};
+use twotower_artifacts::{Id, IdKind, NeighbourFormat, Side};
 use twotower_index::{Eligibility, ItemIndex, Neighbours};
 use users::{RawUsers, Users};
 use writer::{ShardWriter, Written};
