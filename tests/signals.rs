@@ -1,4 +1,5 @@
-//! SIGTERM and SIGINT at any moment: the process ends within five seconds with 143 or 130 and says how to go on,
+//! SIGTERM, SIGINT, SIGHUP and SIGQUIT at any moment: the process ends within five seconds with 128 and the signal's
+//! number, and says how to go on,
 //! and the same command then finishes with the bytes of a run that nobody stopped.
 
 mod faults;
@@ -14,6 +15,8 @@ use std::time::{Duration, Instant};
 const GOES_ON: &str = "the same command goes on from there";
 /// From signal to end, as promised.
 const WITHIN: Duration = Duration::from_secs(5);
+/// Signals, and the exit code of each.
+const SIGNALS: [(&str, i32); 4] = [("-TERM", 143), ("-INT", 130), ("-HUP", 129), ("-QUIT", 131)];
 
 /// Checks how a command that got a signal ended; one that was done before it looked ends well.
 fn assert_stopped(finished: &Finished, code: i32, what: &str) -> bool {
@@ -74,7 +77,7 @@ fn a_step_that_does_not_come_to_an_end_is_ended_within_five_seconds() {
         let at = 1 + calls[0].iter().position(|c| c.name == "rename" && c.path.contains(stage)).unwrap();
         let folder = runs.folder(&format!("hang-{trial}"), false);
         let mut child = runs.halted_at(NIGHT.lines[0], &folder, Fault { action: "hang", at });
-        let (signal, code) = [("-TERM", 143), ("-INT", 130)][trial % 2];
+        let (signal, code) = SIGNALS[trial % SIGNALS.len()];
         let sent = Instant::now();
         child.send(signal);
         let status = child.end();
@@ -100,6 +103,26 @@ fn a_second_signal_ends_a_step_at_once() {
     assert!(second.elapsed() < Duration::from_secs(2), "{:?}", second.elapsed());
 }
 
+#[test]
+fn a_night_whose_starter_ignores_hangups_goes_on_after_one() {
+    let runs = Runs::new("signals-nohup");
+    let folder = runs.folder("nohup", false);
+    let command = runs.command(NIGHT.lines[0], &folder);
+    // As `nohup` does, and a shell with what it starts in the background.
+    let mut nohup = fixture::in_shell(&command, "trap '' HUP QUIT; exec \"$0\" \"$@\"");
+    let log = folder.with_extension("calls");
+    faults::put_into(&mut nohup, Fault { action: "stop", at: 30 }, &folder, &log);
+    let mut child = Guarded(nohup.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
+    let state = || std::fs::read_to_string(format!("/proc/{}/stat", child.0.id())).unwrap_or_default();
+    faults::until("it stops", || state().contains(") T "));
+    for signal in ["-HUP", "-QUIT", "-CONT"] {
+        child.send(signal);
+    }
+    let status = child.end();
+    let stderr = std::io::read_to_string(child.0.stderr.take().unwrap()).unwrap();
+    assert_eq!((status.code(), status.signal()), (Some(0), None), "{stderr}");
+}
+
 /// Stages long enough to be hit anywhere: long reads, joins, training, search.
 #[test]
 fn a_signal_at_any_moment_of_a_longer_night_ends_it_within_five_seconds() {
@@ -123,7 +146,7 @@ fn a_signal_at_any_moment_of_a_longer_night_ends_it_within_five_seconds() {
         std::fs::create_dir(job.path("trial")).unwrap();
         let mut child = Guarded(job.command(&line).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
         std::thread::sleep(whole * (mixed(trial, 5) % 950) as u32 / 1000 + Duration::from_millis(100));
-        let (signal, code) = [("-TERM", 143), ("-INT", 130)][trial % 2];
+        let (signal, code) = SIGNALS[trial % SIGNALS.len()];
         let sent = Instant::now();
         child.send(signal);
         let status = child.end();

@@ -7,12 +7,12 @@
 use crate::error::ArtifactError;
 use crate::hashing::HashingWriter;
 use crate::publish::{io_error, publish_file};
+use crate::regular::open_regular;
 use bincode::config::standard;
 use bincode::error::DecodeError;
 use bincode::serde::{decode_from_std_read, encode_into_std_write};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Cursor, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
@@ -59,7 +59,7 @@ pub fn read_versioned<T: DeserializeOwned>(
     supported: u32,
 ) -> Result<(u32, T), ArtifactError> {
     let path = path.as_ref();
-    let file = File::open(path).map_err(io_error("open", path))?;
+    let file = open_regular(path)?;
     decode_from(BufReader::with_capacity(1 << 16, file), path, magic, supported)
 }
 
@@ -116,6 +116,18 @@ fn decode_from<T: DeserializeOwned>(
         return Err(corrupt(format!("{size} bytes are too few for a `{magic}` file; it is truncated")));
     };
 
+    // The length that a file says it has is looked at before all of it is read: one that was made longer, sparse
+    // say, would take hours to hash.
+    let mut said = [0; 8];
+    r.seek(SeekFrom::Start(header + payload))
+        .and_then(|_| r.read_exact(&mut said))
+        .and_then(|()| r.rewind())
+        .map_err(io_error("read", path))?;
+    if said != payload.to_le_bytes() {
+        let (said, size) = (u64::from_le_bytes(said).saturating_add(header + TRAILER), size);
+        return Err(corrupt(format!("{size} bytes, its end says {said}; it is truncated, longer or altered")));
+    }
+
     // First pass: magic, version and checksum. Nothing is decoded before they hold.
     let mut hasher = HashingWriter::new(io::sink());
     let mut head = vec![0; header as usize];
@@ -132,7 +144,7 @@ fn decode_from<T: DeserializeOwned>(
         .and_then(|_| r.read_exact(&mut trailer))
         .and_then(|()| hasher.write_all(&trailer[..8]))
         .map_err(io_error("read", path))?;
-    if hasher.digest().as_bytes() != &trailer[8..] || trailer[..8] != payload.to_le_bytes() {
+    if hasher.digest().as_bytes() != &trailer[8..] {
         return Err(corrupt("the checksum does not fit the content; it is truncated or altered".to_string()));
     }
     if version > supported {

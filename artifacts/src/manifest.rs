@@ -6,9 +6,10 @@ use crate::error::ArtifactError;
 use crate::fingerprint::Fingerprint;
 use crate::hashing::HashingWriter;
 use crate::publish::{io_error, publish_file};
+use crate::regular::{open_regular, open_unlinked};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
@@ -37,7 +38,7 @@ impl FileEntry {
     /// [`ArtifactError::Io`] when it cannot be read.
     pub fn of_file(folder: &Path, path: &str, rows: u64) -> Result<Self, ArtifactError> {
         let full = folder.join(path);
-        let (bytes, blake3) = hash_file(&full, || Ok(()))?;
+        let (bytes, blake3) = hash_file(open_regular(&full)?, &full, || Ok(()))?;
         Ok(Self { path: path.to_string(), bytes, rows, blake3 })
     }
 
@@ -66,15 +67,16 @@ impl FileEntry {
             return Err(outside());
         }
         let root = folder.canonicalize().map_err(io_error("open", folder))?;
-        let found = fs::symlink_metadata(&path).map_err(io_error("read", &path))?;
+        let file = open_unlinked(&path)?;
         let real = path.canonicalize().map_err(io_error("read", &path))?;
-        if !found.is_file() || !real.starts_with(&root) {
+        if !real.starts_with(&root) {
             return Err(outside());
         }
-        if found.len() != self.bytes {
-            return Err(corrupt(&format!("{} bytes, its manifest says {}", found.len(), self.bytes)));
+        let found = file.metadata().map_err(io_error("read", &path))?.len();
+        if found != self.bytes {
+            return Err(corrupt(&format!("{found} bytes, its manifest says {}", self.bytes)));
         }
-        let (_, blake3) = hash_file(&path, go_on)?;
+        let (_, blake3) = hash_file(file, &path, go_on)?;
         if blake3 != self.blake3 {
             return Err(corrupt(&format!("checksum {blake3}, its manifest says {}", self.blake3)));
         }
@@ -165,7 +167,7 @@ impl Manifest {
         }
         let path = path.as_ref();
         let corrupt = |reason: String| ArtifactError::Corrupt { path: path.to_path_buf(), reason };
-        let file = File::open(path).map_err(io_error("open", path))?;
+        let file = open_regular(path)?;
         let mut text = Vec::new();
         file.take(MAX_BYTES).read_to_end(&mut text).map_err(io_error("read", path))?;
         let not_one = |e: serde_json::Error| corrupt(format!("not a manifest: {e}"));
@@ -230,8 +232,11 @@ fn stays_inside(path: &str) -> bool {
 }
 
 /// Size and whole BLAKE3 hash of a file; `go_on` may end the work between chunks.
-fn hash_file(path: &Path, mut go_on: impl FnMut() -> io::Result<()>) -> Result<(u64, String), ArtifactError> {
-    let mut file = File::open(path).map_err(io_error("open", path))?;
+fn hash_file(
+    mut file: File,
+    path: &Path,
+    mut go_on: impl FnMut() -> io::Result<()>,
+) -> Result<(u64, String), ArtifactError> {
     let mut hasher = HashingWriter::new(io::sink());
     let mut chunk = vec![0; 1 << 18];
     loop {
@@ -259,6 +264,7 @@ pub fn manifest_path(folder: impl AsRef<Path>) -> PathBuf {
 mod tests {
     use super::*;
     use crate::publish::publish_bytes;
+    use std::fs;
 
     fn sample(folder: &Path) -> Manifest {
         publish_bytes(folder.join("parts/a.bin"), b"content").unwrap();

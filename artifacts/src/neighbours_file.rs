@@ -6,11 +6,11 @@ use crate::ids::Ids;
 use crate::neighbours::{LISTS, LONG, NeighbourFormat, NeighboursInfo};
 use crate::parquet_file::ParquetSource;
 use crate::publish::io_error;
+use crate::regular::open_regular;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, UInt32Type};
 use arrow_array::{Array, ListArray};
 use arrow_schema::DataType;
-use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
@@ -168,7 +168,7 @@ fn inspect_lines(path: &Path) -> Result<NeighbourEdges, ArtifactError> {
             _ => Err(corrupt(row, "no `user_id`")),
         }
     };
-    let mut lines = BufReader::new(File::open(path).map_err(io_error("open", path))?);
+    let mut lines = BufReader::new(open_regular(path)?);
     let (mut rows, mut first, mut line, mut next) = (0, None, String::new(), String::new());
     while lines.read_line(&mut next).map_err(io_error("read", path))? > 0 {
         std::mem::swap(&mut line, &mut next);

@@ -8,6 +8,7 @@ use crate::error::ArtifactError;
 use crate::guard::guarded;
 use crate::manifest::{FileEntry, entry_name};
 use crate::publish::{Staged, io_error};
+use crate::regular::open_regular;
 use crate::row_group::{EncodedGroup, GroupFormat, RowGroup};
 use crate::row_range::RowRange;
 use crate::steps::Steps;
@@ -333,7 +334,7 @@ impl ParquetSource {
     /// # Errors
     /// [`ArtifactError::Io`] or [`ArtifactError::Parquet`].
     pub fn open(path: &Path) -> Result<Self, ArtifactError> {
-        let file = File::open(path).map_err(io_error("open", path))?;
+        let file = open_regular(path)?;
         let metadata = guarded(|| ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()))
             .map_err(parquet_error("read", path))?;
         Ok(Self { path: path.to_path_buf(), file, metadata })

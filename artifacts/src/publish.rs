@@ -7,13 +7,13 @@
 use crate::error::ArtifactError;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::ops::Range;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-
-static NEXT_TEMP: AtomicU64 = AtomicU64::new(0);
 
 /// A file being written; it gets its final name by [`Staged::commit`], or vanishes when dropped.
 #[derive(Debug)]
@@ -62,7 +62,11 @@ impl SyncAhead {
             forget(&file, beyond);
             Ok(())
         };
-        self.running = Some(std::thread::Builder::new().name("sync".into()).spawn(sync)?);
+        match std::thread::Builder::new().name("sync".into()).spawn(sync) {
+            Ok(running) => self.running = Some(running),
+            // Where no more threads may be started, the last sync does it all.
+            Err(_) => self.written = 0,
+        }
         Ok(())
     }
 
@@ -101,20 +105,8 @@ impl Staged {
     pub fn create(path: impl AsRef<Path>) -> Result<Self, ArtifactError> {
         let path = path.as_ref();
         create_folder(folder_of(path))?;
-        loop {
-            let temp = temp_name(path);
-            let file = match OpenOptions::new().write(true).read(true).create_new(true).open(&temp) {
-                Ok(file) => file,
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => continue,
-                Err(e) => return Err(io_error("create", &temp)(e)),
-            };
-            // A file system without locks leaves the temp file unlocked; it is then never removed as stale.
-            let _ = file.try_lock();
-            // A sweep for stale temps may have removed it before it was locked: take another name.
-            if temp.exists() {
-                return Ok(Self { file, temp, path: path.to_path_buf(), sync: SyncAhead::default() });
-            }
-        }
+        let (file, temp) = create_temp(path)?;
+        Ok(Self { file, temp, path: path.to_path_buf(), sync: SyncAhead::default() })
     }
 
     /// The final name.
@@ -327,6 +319,35 @@ pub fn switch_link(link: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<(
     }
 }
 
+/// Creates a temp file beside `path`, locked while it is open: one that nobody has, and no link to anywhere.
+///
+/// # Errors
+/// [`ArtifactError::Io`] when it cannot be made.
+pub fn create_temp(path: &Path) -> Result<(File, PathBuf), ArtifactError> {
+    loop {
+        let temp = temp_name(path);
+        // Creates it, or fails where anything has the name, be it a link.
+        let file = match OpenOptions::new().write(true).read(true).create_new(true).open(&temp) {
+            Ok(file) => file,
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => continue,
+            Err(e) => return Err(io_error("create", &temp)(e)),
+        };
+        // A file system without locks leaves the temp file unlocked; it is then never removed as stale.
+        let _ = file.try_lock();
+        // A sweep for stale temps may have removed it before it was locked: take another name.
+        if is_at(&file, &temp) {
+            return Ok((file, temp));
+        }
+    }
+}
+
+/// Whether the file that is open is the one that stands under the path; a link there is not.
+pub fn is_at(file: &File, path: &Path) -> bool {
+    let place = |found: io::Result<fs::Metadata>| found.ok().map(|found| (found.dev(), found.ino()));
+    let open = place(file.metadata());
+    open.is_some() && open == place(fs::symlink_metadata(path))
+}
+
 /// Wraps an I/O error with what was attempted and where.
 pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ArtifactError {
     move |source| ArtifactError::Io { action, path: path.to_path_buf(), source }
@@ -341,7 +362,8 @@ fn folder_of(path: &Path) -> &Path {
 
 fn temp_name(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let n = NEXT_TEMP.fetch_add(1, Ordering::Relaxed);
+    // A number that nobody can guess: each state of this hasher has random keys.
+    let n = RandomState::new().hash_one(std::process::id());
     folder_of(path).join(format!(".{name}.tmp-{}-{n}", std::process::id()))
 }
 
@@ -354,7 +376,8 @@ pub fn is_temp_name(name: &OsStr) -> bool {
 
 /// Whether the file exists and no living writer holds it; `false` where locks are not to be had.
 fn is_unlocked(path: &Path) -> bool {
-    let Ok(file) = OpenOptions::new().write(true).open(path) else { return false };
+    let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW;
+    let Ok(file) = OpenOptions::new().write(true).custom_flags(flags).open(path) else { return false };
     match file.try_lock() {
         Ok(()) => true,
         Err(TryLockError::WouldBlock | TryLockError::Error(_)) => false,

@@ -183,50 +183,11 @@ impl Default for GatesConfig {
 }
 
 impl GatesConfig {
-    /// Checks that every limit is one that a run can be held against; `features` are those of the job.
+    /// Checks which gates are off, and that features passed over are among `features`, those of the job.
     ///
     /// # Errors
     /// [`ConfigError::Usage`] naming the setting, or the nearest feature for an unknown one.
     pub fn check<'f>(&self, features: impl Iterator<Item = &'f str> + Clone) -> Result<(), ConfigError> {
-        let limits = [
-            ("min_rows", self.min_rows, 1.0),
-            ("max_rows", self.max_rows, f64::INFINITY),
-            ("min_items", self.min_items, 1.0),
-            ("max_items", self.max_items, f64::INFINITY),
-            ("min_matched", self.min_matched, 1.0),
-            ("strangers_margin", self.strangers_margin, 1.0),
-            ("min_history", self.min_history, 1.0),
-            ("min_pairs_kept", self.min_pairs_kept, 1.0),
-            ("max_still_days", self.max_still_days, f64::INFINITY),
-            ("min_exclusions", self.min_exclusions, 1.0),
-            ("max_unknown", self.max_unknown, 1.0),
-            ("unknown_margin", self.unknown_margin, 1.0),
-            ("missing_margin", self.missing_margin, 1.0),
-            ("drift_margin", self.drift_margin, 1.0),
-            ("min_distinct_kept", self.min_distinct_kept, 1.0),
-            ("max_alike", self.max_alike, 1.0),
-            ("min_filled", self.min_filled, 1.0),
-            ("min_coverage", self.min_coverage, 1.0),
-            ("min_coverage_kept", self.min_coverage_kept, 1.0),
-            ("min_shared_users", self.min_shared_users, 1.0),
-            ("min_overlap", self.min_overlap, 1.0),
-            ("min_metric_kept", self.min_metric_kept, 1.0),
-            ("min_metric_of_popularity", self.min_metric_of_popularity, f64::INFINITY),
-        ];
-        for (name, value, most) in limits {
-            // Written so that NaN is refused.
-            if !(0.0..=most).contains(&value) {
-                let expected = if most == 1.0 { "a share from 0 to 1" } else { "a number of at least 0" };
-                return Err(ConfigError::usage(format!("`gates.{name}` = {value}: expected {expected}")));
-            }
-        }
-        for (name, value) in [("max_rows", self.max_rows), ("max_items", self.max_items)] {
-            if value < 1.0 {
-                return Err(ConfigError::usage(format!(
-                    "`gates.{name}` = {value}: expected at least 1, or a night like the one before would fail"
-                )));
-            }
-        }
         if self.off.contains(&Gate::Vectors) {
             return Err(ConfigError::usage(
                 "`gates.off`: `vectors` cannot be turned off, because a vector that is zero or not finite has no nearest items",

@@ -2,6 +2,7 @@
 
 use crate::error::ConfigError;
 use crate::gates::GatesConfig;
+use crate::ranges::{check_all, check_typed};
 use crate::split::SplitConfig;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -401,13 +402,13 @@ impl Config {
             }
             _ => refuse(e.to_string()),
         })?;
+        let mut table: toml::Table = toml::from_str(&text).map_err(|e| refuse(explain(&e.to_string())))?;
+        overrides.iter().try_for_each(|o| apply(&mut table, o).map_err(&refuse))?;
+        check_typed(&table).map_err(|e| refuse(e.to_string()))?;
         // Without overrides, errors carry the line and column of the file itself.
-        let mut config: Config = if overrides.is_empty() {
-            toml::from_str(&text).map_err(|e| refuse(explain(&e.to_string())))?
-        } else {
-            let mut table: toml::Table = toml::from_str(&text).map_err(|e| refuse(explain(&e.to_string())))?;
-            overrides.iter().try_for_each(|o| apply(&mut table, o).map_err(&refuse))?;
-            Config::deserialize(toml::Value::Table(table)).map_err(|e| refuse(explain(&e.to_string())))?
+        let mut config: Config = match overrides {
+            [] => toml::from_str(&text).map_err(|e| refuse(explain(&e.to_string())))?,
+            _ => Config::deserialize(toml::Value::Table(table)).map_err(|e| refuse(explain(&e.to_string())))?,
         };
         let base = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         config.resolve(base);
@@ -435,22 +436,12 @@ impl Config {
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
-        let positive = |name: &str, value: usize| match value {
-            0 => Err(ConfigError::usage(format!("`{name}` = 0: expected at least 1"))),
-            _ => Ok(()),
-        };
-        positive("recall.topk", self.recall.topk)?;
-        positive("infer.batch_rows", self.infer.batch_rows)?;
-        let share = self.encode.max_bad_rows;
-        if !(0.0..=1.0).contains(&share) {
-            return Err(ConfigError::usage(format!("`encode.max_bad_rows` = {share}: expected a share of 0 to 1")));
-        }
-        if self.evaluate.k.is_empty() || self.evaluate.k.contains(&0) {
-            return Err(ConfigError::usage("`evaluate.k`: expected at least one cut-off, each at least 1"));
+        check_all(self)?;
+        if self.evaluate.k.is_empty() {
+            return Err(ConfigError::usage("`evaluate.k`: expected at least one cut-off"));
         }
         self.split.validate()?;
         twotower_encoders::validate(&self.side(Side::User), &self.side(Side::Item))?;
-        self.index.check()?;
         let names: Vec<String> = [Side::User, Side::Item]
             .into_iter()
             .flat_map(|side| self.side(side).features.into_iter().map(move |f| format!("{side}.{}", f.name())))
@@ -492,7 +483,8 @@ fn apply(table: &mut toml::Table, change: &Override) -> Result<(), String> {
 
 /// Adds the nearest valid name to serde's message on an unknown one.
 fn explain(message: &str) -> String {
-    let message = message.trim_end();
+    // A line that belongs to the message is indented, which tells it from a line of its own.
+    let message = &message.trim_end().replace('\n', "\n  ");
     let Some(at) = ["unknown field `", "unknown variant `"].iter().find_map(|m| message.find(m).map(|p| p + m.len()))
     else {
         return message.to_string();
@@ -500,7 +492,7 @@ fn explain(message: &str) -> String {
     let names: Vec<&str> = message[at..].split('`').collect();
     let (found, valid) = (names[0], names.iter().skip(2).step_by(2));
     match twotower_tables::nearest(found, valid.copied()) {
-        Some(name) => format!("{message}\ndid you mean `{name}`?"),
+        Some(name) => format!("{message}\n  did you mean `{name}`?"),
         None => message.to_string(),
     }
 }

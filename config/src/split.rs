@@ -87,7 +87,7 @@ impl SplitConfig {
         }
     }
 
-    /// Checks fractions and bounds.
+    /// Checks that parts fit beside each other.
     ///
     /// # Errors
     /// [`ConfigError::Usage`] naming the setting.
@@ -95,10 +95,10 @@ impl SplitConfig {
         match self {
             SplitConfig::LeaveLastOut { .. } => Ok(()),
             SplitConfig::Time { validation, test, .. } | SplitConfig::Ratio { validation, test, .. }
-                if !(0.0..1.0).contains(validation) || !(0.0..1.0).contains(test) || validation + test >= 1.0 =>
+                if validation + test >= 1.0 =>
             {
                 Err(ConfigError::usage(format!(
-                    "split: validation = {validation} and test = {test}: expected fractions of at least 0 that sum to less than 1"
+                    "split: validation = {validation} and test = {test}: expected fractions that sum to less than 1"
                 )))
             }
             SplitConfig::Time { validation_from: Some(v), test_from: Some(t), .. } if v > t => {

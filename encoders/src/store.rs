@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use twotower_artifacts::codec::{read_versioned, write_versioned};
 use twotower_artifacts::publish::publish_bytes;
-use twotower_artifacts::{ArtifactError, Fingerprint, Side};
+use twotower_artifacts::{ArtifactError, Fingerprint, Side, read_regular};
 
 /// The manifest's file name.
 pub const MANIFEST: &str = "encoders.json";
@@ -127,8 +127,7 @@ impl EncoderState {
         let dir = dir.as_ref();
         let path = dir.join(MANIFEST);
         let damaged = |reason: String| EncoderError::Manifest { path: path.clone(), reason };
-        let text =
-            std::fs::read(&path).map_err(|source| ArtifactError::Io { action: "read", path: path.clone(), source })?;
+        let text = read_regular(&path)?;
         let json: serde_json::Value = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
         match json.get("version").and_then(serde_json::Value::as_u64) {
             Some(found) if found > u64::from(MANIFEST_VERSION) => {

@@ -2,6 +2,7 @@
 
 use crate::error::IndexError;
 use serde::{Deserialize, Serialize};
+use twotower_artifacts::range::{self, Range, Ranges};
 
 /// How the nearest items are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -75,6 +76,18 @@ impl Default for IndexConfig {
 }
 
 impl IndexConfig {
+    /// The ranges of all numbers.
+    pub const RANGES: Ranges = &[
+        ("auto_threshold", Range::Whole(0, u32::MAX as i64)),
+        ("m", Range::Whole(2, 128)),
+        ("ef_construction", Range::Whole(1, 10_000)),
+        ("ef_search", Range::Whole(1, 1_000_000)),
+        ("target_recall", Range::SHARE),
+        ("min_index_recall", Range::SHARE),
+        ("sample_queries", Range::Whole(1, 1_000_000)),
+        ("seed", Range::SEED),
+    ];
+
     /// The kind of index for so many items, and why. With `auto`, a graph may still turn out to be no better than
     /// exact search, once it is measured.
     pub fn choose(&self, count: usize) -> (IndexKind, String) {
@@ -94,28 +107,12 @@ impl IndexConfig {
         settings(self) == settings(other)
     }
 
-    /// Checks every setting's range.
+    /// Checks every number against its range.
     ///
     /// # Errors
     /// [`IndexError::Setting`], naming the first setting out of range.
     pub fn check(&self) -> Result<(), IndexError> {
-        let checks = [
-            ("m", (2..=128).contains(&self.m), "2 to 128", self.m.to_string()),
-            ("ef_construction", self.ef_construction >= 1, "at least 1", self.ef_construction.to_string()),
-            ("ef_search", self.ef_search != Some(0), "at least 1", "0".to_string()),
-            ("target_recall", (0.0..=1.0).contains(&self.target_recall), "0 to 1", self.target_recall.to_string()),
-            (
-                "min_index_recall",
-                (0.0..=1.0).contains(&self.min_index_recall),
-                "0 to 1",
-                self.min_index_recall.to_string(),
-            ),
-            ("sample_queries", self.sample_queries >= 1, "at least 1", self.sample_queries.to_string()),
-        ];
-        match checks.into_iter().find(|(_, holds, _, _)| !holds) {
-            Some((setting, _, expected, found)) => Err(IndexError::Setting { setting, expected, found }),
-            None => Ok(()),
-        }
+        range::check(self, Self::RANGES).map_err(IndexError::Setting)
     }
 }
 

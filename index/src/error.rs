@@ -2,21 +2,15 @@
 
 use crate::config::IndexKind;
 use std::path::PathBuf;
+use twotower_artifacts::range::OutOfRange;
 use twotower_artifacts::{ArtifactError, Category};
 
 /// Errors of building, storing and searching an item index.
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
     /// A setting of [`IndexConfig`](crate::IndexConfig) is out of range.
-    #[error("index setting `{setting}` is {found}, expected {expected}")]
-    Setting {
-        /// Its key.
-        setting: &'static str,
-        /// The range allowed.
-        expected: &'static str,
-        /// The value found.
-        found: String,
-    },
+    #[error("index setting {0}")]
+    Setting(OutOfRange),
     /// There are no items to index.
     #[error("build the item index: there are no item vectors; check that the item table has rows")]
     Empty,
@@ -148,7 +142,7 @@ impl IndexError {
     /// The exit-code category.
     pub fn category(&self) -> Category {
         match self {
-            IndexError::Setting { .. } | IndexError::ZeroTopK => Category::Usage,
+            IndexError::Setting(_) | IndexError::ZeroTopK => Category::Usage,
             IndexError::Empty | IndexError::NoSample | IndexError::NotFinite { .. } | IndexError::NotUnit { .. } => {
                 Category::Data
             }

@@ -10,10 +10,9 @@ use crate::search::ItemIndex;
 use crate::vectors::ItemVectors;
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
 use std::path::Path;
 use twotower_artifacts::publish::publish_bytes;
-use twotower_artifacts::{ArtifactError, Fingerprint};
+use twotower_artifacts::{ArtifactError, Fingerprint, open_regular, read_regular};
 
 /// The mapped file: vectors and graph.
 pub const IMAGE_NAME: &str = "index.bin";
@@ -138,7 +137,7 @@ pub fn open(dir: &Path, expected: &Fingerprint) -> Result<Box<dyn ItemIndex>, In
         let path = path.clone();
         move |source| ArtifactError::Io { action, path, source }
     };
-    let file = File::open(&path).map_err(io("open"))?;
+    let file = open_regular(&path)?;
     // SAFETY: published files are replaced by renaming and never written in place, so the mapped
     // bytes stay as they are while the mapping lives.
     let bytes = unsafe { Mmap::map(&file) }.map_err(io("map"))?;
@@ -167,8 +166,7 @@ fn read_manifest(path: &Path) -> Result<IndexManifest, IndexError> {
         format: u32,
     }
     let corrupt = |e: serde_json::Error| ArtifactError::Corrupt { path: path.to_path_buf(), reason: e.to_string() };
-    let text =
-        std::fs::read(path).map_err(|source| ArtifactError::Io { action: "read", path: path.to_path_buf(), source })?;
+    let text = read_regular(path)?;
     let Versioned { format } = serde_json::from_slice(&text).map_err(corrupt)?;
     if format > FORMAT {
         return Err(ArtifactError::Version { path: path.to_path_buf(), found: format, supported: FORMAT }.into());

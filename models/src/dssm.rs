@@ -16,6 +16,7 @@ use crate::tower::Tower;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use twotower_artifacts::range::{self, Range, Ranges};
 use twotower_artifacts::{CodeBatch, FieldShape, Side, TowerSchema};
 
 /// Activation between hidden layers.
@@ -78,30 +79,31 @@ impl Default for DssmConfig {
 }
 
 impl DssmConfig {
-    /// Checks every setting against its range.
+    /// The ranges of all numbers.
+    pub const RANGES: Ranges = &[
+        ("embedding_dim", Range::Whole(1, 4096)),
+        ("embedding_dims.*", Range::Whole(1, 4096)),
+        ("hidden", Range::Whole(1, 1 << 16)),
+        ("temperature", Range::Real(0.001, 100.0)),
+        ("dropout", Range::Below(0.0, 1.0)),
+    ];
+    /// The most layers.
+    const LAYERS: usize = 32;
+
+    /// Checks every number against its range, and the number of layers.
     ///
     /// # Errors
     /// [`ModelError::Setting`].
     pub fn check(&self) -> Result<(), ModelError> {
-        let wrong = |setting, expected: &str, found: String| {
-            Err(ModelError::Setting { setting, expected: expected.into(), found })
-        };
-        if self.embedding_dim == 0 {
-            return wrong("embedding_dim", "at least 1", "0".into());
+        range::check(self, Self::RANGES).map_err(ModelError::range)?;
+        match self.hidden.len() {
+            1..=Self::LAYERS => Ok(()),
+            found => Err(ModelError::Setting {
+                setting: "hidden".into(),
+                expected: format!("the widths of 1 to {} layers", Self::LAYERS),
+                found: format!("{found} widths"),
+            }),
         }
-        if let Some((name, _)) = self.embedding_dims.iter().find(|(_, dim)| **dim == 0) {
-            return wrong("embedding_dims", "widths of at least 1", format!("0 for `{name}`"));
-        }
-        if self.hidden.is_empty() || self.hidden.contains(&0) {
-            return wrong("hidden", "one or more widths of at least 1", format!("{:?}", self.hidden));
-        }
-        if !(self.temperature >= 1e-3 && self.temperature <= 100.0) {
-            return wrong("temperature", "between 0.001 and 100", self.temperature.to_string());
-        }
-        if !(self.dropout >= 0.0 && self.dropout < 1.0) {
-            return wrong("dropout", "at least 0 and below 1", self.dropout.to_string());
-        }
-        Ok(())
     }
 }
 
@@ -165,7 +167,7 @@ fn tables(schemas: &[&TowerSchema], config: &DssmConfig, seed: u64) -> Result<Ve
             used.push(key.to_string());
             if entry.1.is_some_and(|known| known != *dim) {
                 return Err(ModelError::Setting {
-                    setting: "embedding_dims",
+                    setting: "embedding_dims".into(),
                     expected: format!("one width for the shared vocabulary `{name}`"),
                     found: format!("{} and {dim}", entry.1.unwrap_or(*dim)),
                 });
@@ -175,7 +177,7 @@ fn tables(schemas: &[&TowerSchema], config: &DssmConfig, seed: u64) -> Result<Ve
     }
     if let Some(key) = config.embedding_dims.keys().find(|key| !used.contains(key)) {
         return Err(ModelError::Setting {
-            setting: "embedding_dims",
+            setting: "embedding_dims".into(),
             expected: format!("a table or feature among {:?}", tables.keys().collect::<Vec<_>>()),
             found: format!("`{key}`"),
         });

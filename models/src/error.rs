@@ -2,6 +2,7 @@
 
 use crate::native::INT16_TOLERANCE;
 use std::path::PathBuf;
+use twotower_artifacts::range::OutOfRange;
 use twotower_artifacts::{ArtifactError, Category, Side};
 
 /// Errors of training, exporting and running models.
@@ -11,7 +12,7 @@ pub enum ModelError {
     #[error("setting `{setting}`: expected {expected}, found {found}")]
     Setting {
         /// Name of the setting as the configuration spells it.
-        setting: &'static str,
+        setting: String,
         /// What is allowed.
         expected: String,
         /// What was given.
@@ -137,6 +138,12 @@ pub enum ModelError {
 }
 
 impl ModelError {
+    /// A setting out of its range.
+    pub(crate) fn range(error: OutOfRange) -> Self {
+        let expected = error.expected.map_or("a setting whose range is known".into(), |range| range.to_string());
+        ModelError::Setting { setting: error.setting, expected, found: error.found.to_string() }
+    }
+
     /// A failure of ONNX Runtime on the file at `path`.
     pub(crate) fn runtime(action: &'static str, path: &std::path::Path, source: ort::Error) -> Self {
         ModelError::Runtime { action, path: path.to_path_buf(), source: source.into() }

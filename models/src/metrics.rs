@@ -87,12 +87,12 @@ impl TryFrom<String> for MetricName {
     fn try_from(text: String) -> Result<Self, ModelError> {
         let parsed = text.split_once('@').and_then(|(name, k)| {
             let (measure, _) = MEASURES.iter().find(|(_, known)| *known == name)?;
-            let k = k.parse().ok().filter(|k| *k > 0)?;
+            let k = k.parse().ok().filter(|k| (1..=1_000_000).contains(k))?;
             Some(MetricName { measure: *measure, k })
         });
         parsed.ok_or_else(|| ModelError::Setting {
-            setting: "metric",
-            expected: "recall, hit, ndcg, mrr or precision at a length, such as `recall@10`".into(),
+            setting: "metric".into(),
+            expected: "recall, hit, ndcg, mrr or precision at a length of 1 to 1000000, such as `recall@10`".into(),
             found: format!("`{text}`"),
         })
     }

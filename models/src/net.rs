@@ -354,7 +354,7 @@ pub fn backward_pair(
     let total = sizes[0] + sizes[1];
     if total > u32::MAX as usize {
         return Err(ModelError::Setting {
-            setting: "batch_size",
+            setting: "batch_size".into(),
             expected: "at most 2^32 floats of concatenated inputs in a batch".into(),
             found: total.to_string(),
         });

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 use twotower_artifacts::schema::UNKNOWN;
-use twotower_artifacts::{ArtifactError, CodeBatch, FieldShape, Side, TowerSchema};
+use twotower_artifacts::{ArtifactError, CodeBatch, FieldShape, Side, TowerSchema, open_regular};
 use twotower_models::onnx;
 use twotower_models::tower::Tower;
 use twotower_models::train::checkpoint::best_path;
@@ -87,10 +87,11 @@ pub fn adopt_towers(context: &Context<AdoptSettings>, earlier: &Path) -> Result<
     // For a later run that starts from this one's weights.
     let (from, to) = (best_path(&earlier.join(files::CHECKPOINTS)), best_path(&checkpoints));
     remove_if_there(&to)?;
-    if from.exists() && std::fs::hard_link(&from, &to).is_err() {
-        twotower_artifacts::publish::publish_file(&to, |out| {
-            std::io::copy(&mut std::fs::File::open(&from)?, out).map(|_| ())
-        })?;
+    if from.exists() {
+        let mut checkpoint = open_regular(&from)?;
+        if std::fs::hard_link(&from, &to).is_err() {
+            twotower_artifacts::publish::publish_file(&to, |out| std::io::copy(&mut checkpoint, out).map(|_| ()))?;
+        }
     }
     let mut manifest = key.manifest(entries, previous.rows.clone(), started);
     manifest.seed = previous.seed;

@@ -1,16 +1,29 @@
-//! Stopping cleanly: SIGTERM and Ctrl-C set a flag that stages look at between batches.
+//! Stopping cleanly: SIGTERM, Ctrl-C and others set a flag that stages look at between batches.
 
 use crate::error::PipelineError;
-use crate::stall::Watch;
-use std::io::Write;
+use crate::stall::{Watch, kernel};
+use crate::terminal::tell_error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::Poll;
 use std::time::Duration;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How long a stage may take from a signal to its next look at the flag. One that takes longer, in a long sort
 /// or on a disk that hangs, is ended where it is: what it was writing has no final name yet.
 const GRACE: Duration = Duration::from_secs(3);
+
+/// Signals that ask a stage to stop, by their numbers and names.
+const STOPPING: [(libc::c_int, &str); 5] = [
+    (libc::SIGINT, "SIGINT"),
+    (libc::SIGTERM, "SIGTERM"),
+    (libc::SIGHUP, "SIGHUP"),
+    (libc::SIGQUIT, "SIGQUIT"),
+    (libc::SIGXCPU, "SIGXCPU, the limit of processor time (`ulimit -t`)"),
+];
+/// Those of them that stay ignored where whoever started the process had it ignore them, as `nohup` does.
+const YIELDING: [libc::c_int; 2] = [libc::SIGHUP, libc::SIGQUIT];
 
 /// A request to stop, shared by all threads of a stage. A look at it is progress of the stage.
 #[derive(Debug, Clone, Default)]
@@ -20,27 +33,23 @@ pub struct Cancel {
 }
 
 impl Cancel {
-    /// Listens for SIGINT and SIGTERM on a thread of its own, for the life of the process, which ends within
-    /// three seconds of the first signal; a second one ends it at once.
+    /// Listens for the signals that ask to stop on a thread of its own, for the life of the process, which ends
+    /// within three seconds of the first one; a second one ends it at once.
     ///
     /// # Errors
-    /// [`PipelineError::Io`] when the handler cannot be installed.
+    /// [`PipelineError::Io`] when the handlers cannot be installed.
     pub fn on_signals() -> Result<Self, PipelineError> {
         let cancel = Self::default();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(PipelineError::io("install signal handlers in", "this process"))?;
+        let ignored = kernel::ignored_signals();
+        let stopping = STOPPING.into_iter().map(|(number, _)| number);
+        let wanted = stopping.filter(|number| !YIELDING.contains(number) || ignored & 1 << (number - 1) == 0);
+        let runtime = runtime()?;
         // Here and not on the thread: from the return on, no signal ends the process unasked.
-        let (interrupt, terminate) = {
-            let _entered = runtime.enter();
-            let on = |kind| signal(kind).map_err(PipelineError::io("install signal handlers in", "this process"));
-            (on(SignalKind::interrupt())?, on(SignalKind::terminate())?)
-        };
+        let signals = wanted.map(|number| handler(&runtime, number)).collect::<Result<Vec<_>, _>>()?;
         let flag = cancel.clone();
         std::thread::Builder::new()
             .name("signals".into())
-            .spawn(move || runtime.block_on(listen(flag, interrupt, terminate)))
+            .spawn(move || runtime.block_on(listen(flag, signals)))
             .map_err(PipelineError::io("start the signal thread of", "this process"))?;
         Ok(cancel)
     }
@@ -75,18 +84,48 @@ impl Cancel {
     pub(crate) fn check_waiting(&self, stage: &'static str) -> Result<(), PipelineError> {
         match self.signal.load(Ordering::Relaxed) {
             0 => Ok(()),
-            2 => Err(PipelineError::Interrupted { stage, signal: "SIGINT", exit_code: 130 }),
-            number => Err(PipelineError::Interrupted { stage, signal: "SIGTERM", exit_code: 128 + number }),
+            number => {
+                let named = STOPPING.into_iter().find(|(known, _)| *known == libc::c_int::from(number));
+                let signal = named.map_or("a signal", |(_, name)| name);
+                Err(PipelineError::Interrupted { stage, signal, exit_code: 128 + number })
+            }
         }
     }
 }
 
-async fn listen(cancel: Cancel, mut interrupt: Signal, mut terminate: Signal) {
+fn runtime() -> Result<Runtime, PipelineError> {
+    let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    built.map_err(PipelineError::io("install signal handlers in", "this process"))
+}
+
+/// A handler of a signal, and the signal's number; it stays for the life of the process.
+fn handler(runtime: &Runtime, number: libc::c_int) -> Result<(u8, Signal), PipelineError> {
+    let _entered = runtime.enter();
+    let handler = signal(SignalKind::from_raw(number));
+    let handler = handler.map_err(PipelineError::io("install signal handlers in", "this process"))?;
+    Ok((u8::try_from(number).unwrap_or(0), handler))
+}
+
+/// Lets the process live on where a file reaches the limit of its size (`ulimit -f`): the write fails, as on a disk
+/// that is full.
+///
+/// # Errors
+/// [`PipelineError::Io`] when that cannot be had.
+pub fn outlive_file_limits() -> Result<(), PipelineError> {
+    // With a handler, which has nothing to do, the signal no longer kills.
+    handler(&runtime()?, libc::SIGXFSZ).map(|_| ())
+}
+
+async fn listen(cancel: Cancel, mut signals: Vec<(u8, Signal)>) {
     let mut signal = async || {
-        tokio::select! {
-            _ = interrupt.recv() => 2,
-            _ = terminate.recv() => 15,
-        }
+        std::future::poll_fn(|context| {
+            let mut came = signals.iter_mut().filter_map(|(number, signal)| match signal.poll_recv(context) {
+                Poll::Ready(_) => Some(*number),
+                Poll::Pending => None,
+            });
+            came.next().map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
     };
     cancel.stop(signal().await);
     // On a thread of its own: a reader of standard error that has stopped must not keep this one.
@@ -100,10 +139,10 @@ async fn listen(cancel: Cancel, mut interrupt: Signal, mut terminate: Signal) {
 
 /// Ends the process with an error, whatever its other threads do.
 pub(crate) fn end_with(error: &PipelineError) -> ! {
-    let text = format!("error: {error}");
+    let text = error.to_string();
     let (said, is_said) = std::sync::mpsc::channel();
     let tell = move || {
-        let _ = writeln!(std::io::stderr(), "{text}");
+        tell_error(&text);
         let _ = said.send(());
     };
     // A reader of standard error that has stopped must not keep the process.

@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use twotower_artifacts::Ids;
+use twotower_artifacts::publish::create_temp;
 use twotower_tables::{ReadOptions, Table, TableBatch};
 
 /// Rows read at a time where a stage has no reason for another number.
@@ -170,13 +171,19 @@ fn whole(batch: &TableBatch, name: &str, raw: &ArrayRef, cast: &ArrayRef, expect
 /// A Parquet file for this process alone, written batch by batch; an error on the way removes it with the value.
 pub struct StagedTable {
     path: PathBuf,
+    /// The file until the first batch says which columns there are, and then its writer.
+    file: Option<File>,
     writer: Option<parquet::arrow::ArrowWriter<File>>,
 }
 
 impl StagedTable {
-    /// A staged table at `path`, without rows.
-    pub fn new(path: PathBuf) -> Self {
-        Self { path, writer: None }
+    /// A staged table without rows, in a temporary file beside `path`.
+    ///
+    /// # Errors
+    /// [`PipelineError::Artifact`] when the file cannot be created.
+    pub fn beside(path: &Path) -> Result<Self, PipelineError> {
+        let (file, path) = create_temp(path)?;
+        Ok(Self { path, file: Some(file), writer: None })
     }
 
     /// Appends a batch; the first one fixes the columns.
@@ -187,9 +194,8 @@ impl StagedTable {
         let writer = match &mut self.writer {
             Some(writer) => writer,
             none => {
-                let file = File::create(&self.path).map_err(PipelineError::io("create", &self.path))?;
-                // A sweep of stale temporary files passes over locked ones.
-                let _ = file.try_lock();
+                let done = || PipelineError::Data(format!("{}: written after its end", self.path.display()));
+                let file = self.file.take().ok_or_else(done)?;
                 let writer = parquet::arrow::ArrowWriter::try_new(file, batch.schema(), None);
                 none.insert(writer.map_err(|e| Self::failed(&self.path, &e))?)
             }

@@ -5,6 +5,7 @@ use crate::columns::{self, StagedTable, read_batches};
 use crate::config::{EncodeSettings, InteractionTable};
 use crate::error::PipelineError;
 use crate::id_index::IdIndex;
+use crate::limits::check_query_threads;
 use crate::quarantine::{self, INTERACTIONS, QuarantineWriter, USERS};
 use crate::run_lock::RunLock;
 use crate::side_files::{SideFiles, read_columns};
@@ -92,10 +93,15 @@ pub fn encode_features(context: &Context<EncodeSettings>, options: &EncodeOption
     let seen = passes.rows();
     // What is small waits for the disk, file after file, while the users are encoded.
     let (small, encoded) = std::thread::scope(|scope| {
-        let small = scope.spawn(|| Ok((encode.encode_items(&state, &item_table)?, encode.save(&state)?)));
+        let small = std::thread::Builder::new()
+            .spawn_scoped(scope, || Ok((encode.encode_items(&state, &item_table)?, encode.save(&state)?)))
+            .map_err(PipelineError::io("start a thread of", "encode-features"))?;
         let encoded = passes.encode(&state, &aside.users());
-        (small.join().unwrap_or(Err(PipelineError::WorkerPanicked { stage: "encode-features" })), encoded)
-    });
+        Ok::<_, PipelineError>((
+            small.join().unwrap_or(Err(PipelineError::WorkerPanicked { stage: "encode-features" })),
+            encoded,
+        ))
+    })?;
     let (encoded, ((item_entry, item_counts), state_entries)) = (encoded?, small?);
     let (events_entry, events) = encode.write_events(staged, &state, &encoded.ids, &item_table.ids)?;
     let mut entries = vec![item_entry, encoded.entry, events_entry];
@@ -310,7 +316,7 @@ impl Encode<'_> {
             .cloned()
             .collect();
         let mut bar = self.context.progress.bar("read positives", total, "rows");
-        let mut staged = StagedTable::new(self.dir.join(format!(".interactions.tmp-{}-0", std::process::id())));
+        let mut staged = StagedTable::beside(&self.dir.join("interactions"))?;
         for batch in read_batches("encode-features", table, &wanted, 0..total, &self.context.cancel)? {
             let batch = batch?;
             bar.advance(batch.batch.num_rows() as u64);
@@ -332,6 +338,7 @@ impl Encode<'_> {
     fn users_with_positives(&self, staged: Option<&StagedTable>, kind: IdKind) -> Result<IdIndex, PipelineError> {
         let ids = match staged {
             Some(staged) => {
+                check_query_threads()?;
                 self.context.during("a query of the interactions", || distinct_users(staged.path(), kind))?
             }
             None => Ids::new(kind),

@@ -3,6 +3,7 @@
 use crate::cancel::Cancel;
 use crate::columns::read_whole;
 use crate::error::PipelineError;
+use crate::terminal::{escape_line, steers};
 use arrow_schema::DataType;
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -51,7 +52,7 @@ pub fn init(options: &InitOptions) -> Result<(String, Vec<Guess>), PipelineError
         "# A twotower job, written by `twotower init` from the columns of the tables below.\n\
          # Check the guesses; every setting that is not here has a default (see docs/CONFIG.md).\n\n",
     );
-    let quoted = |s: &str| toml::Value::String(s.to_string()).to_string();
+    let quoted = |s: &str| written(&toml::Value::String(s.to_string()));
     let _ = write!(
         text,
         "[tables.users]\npath = {}\nid = {}\n\n[tables.items]\npath = {}\nid = {}\n\n[tables.interactions]\npath = {}\nuser = {}\nitem = {}\n",
@@ -209,9 +210,13 @@ fn features(text: &mut String, side: Side, table: &Sampled, id: &str, guesses: &
         match &proposal.role {
             Role::Feature(spec) => {
                 any = true;
-                let _ = write!(text, "\n# {}\n[[features.{side}]]\n{}", proposal.reason, settings(spec));
+                let reason = escape_line(&proposal.reason);
+                let _ = write!(text, "\n# {reason}\n[[features.{side}]]\n{}", settings(spec));
             }
-            _ => _ = write!(text, "\n# {:?} left out: {}\n", sample.name, proposal.reason),
+            _ => {
+                let (name, reason) = (escape_line(&sample.name), escape_line(&proposal.reason));
+                let _ = write!(text, "\n# \"{name}\" left out: {reason}\n");
+            }
         }
     }
     if side == Side::Item || !any {
@@ -227,11 +232,28 @@ fn features(text: &mut String, side: Side, table: &Sampled, id: &str, guesses: &
     }
 }
 
+/// A value as TOML, in which what steers a terminal is escaped: a job is looked at too.
+fn written(value: &toml::Value) -> String {
+    match value {
+        toml::Value::String(text) if text.contains(steers) => {
+            let escaped = text.chars().map(|c| match c {
+                '"' | '\\' => format!("\\{c}"),
+                c if steers(c) => format!("\\u{:04X}", c as u32),
+                c => c.to_string(),
+            });
+            format!("\"{}\"", escaped.collect::<String>())
+        }
+        toml::Value::Array(values) => format!("[{}]", values.iter().map(written).collect::<Vec<_>>().join(", ")),
+        other => other.to_string(),
+    }
+}
+
 /// A feature's settings as TOML lines, `kind` first; settings at their defaults stay out where they are empty.
 fn settings(spec: &FeatureSpec) -> String {
     let value = toml::Value::try_from(spec).ok();
     let table = value.as_ref().and_then(toml::Value::as_table);
-    let mut lines: Vec<String> = table.into_iter().flatten().map(|(key, value)| format!("{key} = {value}\n")).collect();
+    let mut lines: Vec<String> =
+        table.into_iter().flatten().map(|(key, value)| format!("{key} = {}\n", written(value))).collect();
     lines.sort_by_key(|line| match line.split(' ').next() {
         Some("kind") => 0,
         Some("name") => 1,

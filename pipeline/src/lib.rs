@@ -5,6 +5,9 @@
 //! encode-features -> train -> infer (items, users) -> recall -> evaluate -> check
 //! ```
 
+// What people read goes through `terminal`.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 mod adopt;
 pub mod allocator;
 mod bad_rows;
@@ -27,6 +30,7 @@ pub mod gates;
 mod id_index;
 pub mod infer;
 pub mod init;
+pub mod limits;
 pub mod memory;
 pub mod output_folder;
 mod pair_store;
@@ -47,6 +51,7 @@ mod spare;
 pub mod stage;
 pub mod stall;
 mod stream;
+pub mod terminal;
 pub mod towers;
 pub mod train;
 mod user_passes;

@@ -6,13 +6,12 @@ use crate::error::PipelineError;
 use crate::run_dir::RunDir;
 use crate::stage::{remove_if_there, require};
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use twotower_artifacts::publish::Staged;
-use twotower_artifacts::{ArtifactError, FileEntry, Fingerprint, Manifest};
+use twotower_artifacts::{ArtifactError, FileEntry, Fingerprint, Manifest, open_regular};
 use twotower_tables::TableBatch;
 
 /// Name of a quarantine among a stage's inputs.
@@ -163,7 +162,7 @@ impl Quarantine {
         let path = dir.join(files::QUARANTINE);
         let corrupt = |reason: String| ArtifactError::Corrupt { path: path.clone(), reason };
         let mut rows = Vec::new();
-        let file = File::open(&path).map_err(PipelineError::io("open", &path))?;
+        let file = open_regular(&path)?;
         for line in BufReader::new(file).lines() {
             let line = line.map_err(PipelineError::io("read", &path))?;
             let bad: BadRow = serde_json::from_str(&line).map_err(|e| corrupt(format!("not a bad row: {e}")))?;

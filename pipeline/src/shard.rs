@@ -7,6 +7,9 @@ use twotower_artifacts::Manifest;
 /// Environment variables that may hold a shard's index, in order of precedence.
 pub const INDEX_VARIABLES: [&str; 3] = ["TWOTOWER_SHARD", "JOB_COMPLETION_INDEX", "SLURM_ARRAY_TASK_ID"];
 
+/// The most shards of a table: each has files of its own.
+pub const MOST_SHARDS: u32 = 1_000_000;
+
 /// Shard `index` of `count`, counted from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Shard {
@@ -25,8 +28,10 @@ impl Shard {
     /// # Errors
     /// [`PipelineError::Usage`] when `index >= count` or `count` is 0.
     pub fn new(index: u32, count: u32) -> Result<Self, PipelineError> {
-        if count == 0 {
-            return Err(PipelineError::usage(format!("shard {index}/0: the number of shards must be at least 1")));
+        if !(1..=MOST_SHARDS).contains(&count) {
+            return Err(PipelineError::usage(format!(
+                "shard {index}/{count}: the number of shards must be 1 to {MOST_SHARDS}"
+            )));
         }
         if index < count {
             Ok(Self { index, count })
@@ -51,7 +56,7 @@ impl Shard {
 
     /// All shards of a table of `rows`, each of about `most` rows at the most; of all rows where `most` is 0.
     pub fn all(rows: u64, most: u64) -> impl Iterator<Item = Self> {
-        let count = rows.checked_div(most).map_or(1, |_| rows.div_ceil(most).clamp(1, u32::MAX.into()) as u32);
+        let count = rows.checked_div(most).map_or(1, |_| rows.div_ceil(most).clamp(1, MOST_SHARDS.into()) as u32);
         (0..count).map(move |index| Self { index, count })
     }
 

@@ -3,6 +3,7 @@
 use crate::config::TrainSettings;
 use crate::dataset::Dataset;
 use crate::error::PipelineError;
+use crate::memory::{Memory, mib};
 use crate::progress::Bar;
 use crate::run_lock::RunLock;
 use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there, rows, verify_file};
@@ -11,11 +12,11 @@ use crate::towers::{files, publish_tower, towers_fingerprint};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use twotower_artifacts::{ArtifactError, CodeBatch, FileEntry, Fingerprint, Manifest};
+use twotower_artifacts::{ArtifactError, CodeBatch, FileEntry, Fingerprint, Manifest, read_regular};
 use twotower_encoders::EncoderState;
 use twotower_models::examples::{Query, Role, assemble};
 use twotower_models::train::checkpoint::{best_path, last_path};
-use twotower_models::train::{EpochReport, Observer, Start, StepReport, TrainConfig, train};
+use twotower_models::train::{EpochReport, Observer, Start, StepReport, TrainConfig, size, train};
 
 /// Rows that each tower is compared on.
 pub(crate) const VERIFY_ROWS: usize = 2048;
@@ -65,6 +66,7 @@ pub fn train_model(context: &Context<TrainSettings>, options: &TrainOptions) -> 
     {
         return Ok(Outcome { skipped: true, manifest });
     }
+    check_size(context, &data)?;
     let checkpoints = dir.join(files::CHECKPOINTS);
     prepare_dir(&dir)?;
     prepare_dir(&checkpoints)?;
@@ -128,6 +130,25 @@ pub(crate) fn checkpoint_entry(manifest: &Manifest) -> Option<FileEntry> {
     serde_json::from_value(manifest.details["checkpoint"].clone()).ok()
 }
 
+/// Refuses a model or batches that this machine has no memory for, before any of it is taken.
+fn check_size(context: &Context, data: &Dataset) -> Result<(), PipelineError> {
+    let config = &context.config;
+    let train = config.train.resolved(data.set.events(Role::Train).count());
+    let towers = [&data.set.user_schema, &data.set.item_schema];
+    let size = size(&config.model, &train, towers, data.item_ids.len());
+    let there_is = Memory::there_is();
+    if size.bytes <= u128::from(there_is) {
+        return Ok(());
+    }
+    Err(PipelineError::usage(format!(
+        "train: a model of {} numbers and batches of {} need about {}, there is {} of memory; lower `model.embedding_dim` or `model.hidden`, limit vocabularies with `max_size`, or lower `train.batch_size` or the negatives of `train.loss`",
+        size.parameters,
+        train.batch_size,
+        mib(u64::try_from(size.bytes).unwrap_or(u64::MAX)),
+        mib(there_is)
+    )))
+}
+
 /// Where training starts: from its own checkpoint if that was made under the same key, else from an
 /// earlier run's weights, or afresh.
 fn choose_start(
@@ -141,7 +162,7 @@ fn choose_start(
     let mut settings = key.config.clone();
     settings.as_object_mut().map(|s| s.remove("verified with"));
     let text = serde_json::json!({ "inputs": key.inputs, "config": settings }).to_string();
-    let same = std::fs::read_to_string(&record).is_ok_and(|found| found == text);
+    let same = read_regular(&record).is_ok_and(|found| found == text.as_bytes());
     if same && last.exists() && !context.force {
         return Ok(Start::Resume);
     }

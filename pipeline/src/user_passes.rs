@@ -170,10 +170,12 @@ impl<'a> UserPasses<'a> {
         let fits = fits.into_iter().map(|part| part.into_inner().unwrap_or_else(PoisonError::into_inner));
         let fits: Vec<EncoderFit> = fits.collect();
         let (repeated, merged) = std::thread::scope(|scope| {
-            let merging = scope.spawn(|| fits.into_iter().try_for_each(|part| fit.merge(part)));
+            let merging = std::thread::Builder::new()
+                .spawn_scoped(scope, || fits.into_iter().try_for_each(|part| fit.merge(part)))
+                .map_err(PipelineError::io("start a thread of", "encode-features"))?;
             let repeated = finder.repeated();
-            (repeated, merging.join())
-        });
+            Ok::<_, PipelineError>((repeated, merging.join()))
+        })?;
         merged.map_err(|_| PipelineError::WorkerPanicked { stage: "encode-features" })??;
         let repeated = repeated?;
         if !repeated.is_empty() {

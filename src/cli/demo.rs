@@ -2,7 +2,7 @@
 
 use super::evaluate::metrics_table;
 use super::job::{LimitOpts, given};
-use super::report::{outcome_json, print_outcome, take_peak_rss_mib};
+use super::report::{outcome_json, print_outcome, say_json, say_lines, take_peak_rss_mib};
 use super::synth::DataOpts;
 use clap::Args;
 use serde_json::json;
@@ -61,7 +61,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
         false => print_outcome(stage.name(), outcome, false),
     })?;
     if as_json {
-        say!("{}", to_json(&report, stages));
+        say_json(&to_json(&report, stages));
     } else {
         print(&report, &opts.dir);
     }
@@ -79,14 +79,16 @@ fn to_json(report: &DemoReport, mut stages: Vec<serde_json::Value>) -> serde_jso
 }
 
 fn print(report: &DemoReport, dir: &std::path::Path) {
-    say!("\n{}", metrics_table(&report.metrics));
+    say!("");
+    say_lines(metrics_table(&report.metrics));
     let ceiling = &report.data.ceiling;
     say!(
         "recall@50 of the same split expected of an oracle that knows the generator's probabilities: {:.4}, of popularity: {:.4}",
         ceiling.oracle_leave_last_out,
         ceiling.popularity_leave_last_out
     );
-    say!("\nFive users and the items recalled first, with cosine similarity:");
+    say!("");
+    say!("Five users and the items recalled first, with cosine similarity:");
     for user in &report.shown {
         say!("  {}", user.user);
         for item in &user.items {
@@ -98,5 +100,6 @@ fn print(report: &DemoReport, dir: &std::path::Path) {
             say!("    {}  {:+.4}  {}", item.item, item.cosine_similarity, attributes.join(" "));
         }
     }
-    say!("\nEvery stage can be repeated by hand: --config {0}/pipeline.toml --run {0}/run", dir.display());
+    say!("");
+    say!("Every stage can be repeated by hand: --config {0}/pipeline.toml --run {0}/run", dir.display());
 }

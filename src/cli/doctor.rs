@@ -1,5 +1,6 @@
 //! `twotower doctor`.
 
+use super::report::say_json;
 use clap::Args;
 use std::path::PathBuf;
 use twotower_pipeline::config::Override;
@@ -41,7 +42,7 @@ pub fn run(opts: Opts) -> anyhow::Result<()> {
     let count = |status: Status| findings.iter().filter(|finding| finding.status == status).count();
     let (problems, warnings) = (count(Status::Problem), count(Status::Warning));
     if opts.json {
-        say!("{}", serde_json::json!({ "problems": problems, "warnings": warnings, "findings": findings }));
+        say_json(&serde_json::json!({ "problems": problems, "warnings": warnings, "findings": findings }));
     } else {
         findings.iter().for_each(print);
     }

@@ -1,7 +1,7 @@
 //! `twotower evaluate`.
 
 use super::job::JobOpts;
-use super::report::{outcome_json, table, take_peak_rss_mib};
+use super::report::{outcome_json, say_json, say_lines, table, take_peak_rss_mib};
 use clap::Args;
 use std::path::{Path, PathBuf};
 use twotower_pipeline::config::Config;
@@ -32,15 +32,15 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     let _lock = RunLock::take(&context.run, Access::Sole)?;
     let outcome = evaluate(&context.obeying(Config::evaluate_settings))?;
     if opts.job.json {
-        say!("{}", outcome_json("evaluate", &outcome, take_peak_rss_mib()));
+        say_json(&outcome_json("evaluate", &outcome, take_peak_rss_mib()));
     } else {
-        say!("{}", metrics_table(&read_metrics(&context.run.evaluation().join(files::METRICS))?));
+        say_lines(metrics_table(&read_metrics(&context.run.evaluation().join(files::METRICS))?));
     }
     Ok(())
 }
 
 /// The metrics of all models, a row each, under the protocol's name.
-pub fn metrics_table(metrics: &MetricsFile) -> String {
+pub fn metrics_table(metrics: &MetricsFile) -> Vec<String> {
     let mut ks: Vec<usize> = metrics
         .models
         .values()
@@ -63,7 +63,8 @@ pub fn metrics_table(metrics: &MetricsFile) -> String {
             std::iter::once(name.clone()).chain(values).collect()
         })
         .collect();
-    format!("{} ({} users, {} items)\n{}", metrics.protocol, metrics.users, metrics.items, table(&header, &rows))
+    let title = format!("{} ({} users, {} items)", metrics.protocol, metrics.users, metrics.items);
+    std::iter::once(title).chain(table(&header, &rows)).collect()
 }
 
 fn compare(a: &Path, b: &Path, as_json: bool) -> anyhow::Result<()> {
@@ -86,9 +87,10 @@ fn compare(a: &Path, b: &Path, as_json: bool) -> anyhow::Result<()> {
         }
     }
     if as_json {
-        say!("{}", serde_json::json!({ "protocol": left.protocol, "metrics": objects }));
+        say_json(&serde_json::json!({ "protocol": left.protocol, "metrics": objects }));
     } else {
-        say!("{}\n{}", left.protocol, table(&["metric", "a", "b", "b - a"], &rows));
+        say!("{}", left.protocol);
+        say_lines(table(&["metric", "a", "b", "b - a"], &rows));
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use clap::Args;
 use std::path::PathBuf;
 use twotower_pipeline::init::{InitOptions, init};
+use twotower_pipeline::terminal::tell;
 
 /// Options of `init`.
 #[derive(Debug, Args)]
@@ -37,10 +38,11 @@ pub fn run(opts: Opts) -> anyhow::Result<()> {
         InitOptions { users: path(opts.users), items: path(opts.items), interactions: path(opts.interactions) };
     let (text, guesses) = init(&options)?;
     for guess in &guesses {
-        eprintln!("{}: {}", guess.about, guess.reason);
+        tell(&format!("{}: {}", guess.about, guess.reason));
     }
     match opts.output {
-        None => say!("{}", text.trim_end()),
+        // A job, not words: whoever wrote it has escaped what must be.
+        None => super::report::write_out(|out| std::io::Write::write_all(out, text.as_bytes())),
         Some(path) if path.exists() => {
             return Err(twotower_pipeline::error::PipelineError::usage(format!(
                 "{} exists already; remove it or write to another file",
@@ -51,7 +53,7 @@ pub fn run(opts: Opts) -> anyhow::Result<()> {
         Some(path) => {
             twotower_artifacts::publish::publish_bytes(&path, text.as_bytes())
                 .map_err(twotower_pipeline::error::PipelineError::from)?;
-            eprintln!("wrote {}", path.display());
+            tell(&format!("wrote {}", path.display()));
         }
     }
     Ok(())

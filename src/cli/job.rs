@@ -8,6 +8,7 @@ use twotower_pipeline::error::PipelineError;
 use twotower_pipeline::memory::Memory;
 use twotower_pipeline::progress::Progress;
 use twotower_pipeline::run_dir::RunDir;
+use twotower_pipeline::shard::MOST_SHARDS;
 use twotower_pipeline::stage::Job;
 use twotower_pipeline::stall;
 
@@ -96,7 +97,7 @@ pub struct ShardOpts {
     #[arg(long, value_name = "I/N")]
     pub shard: Option<String>,
     /// Number of shards, for an index from the environment.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_SHARDS)))]
     pub shards: Option<u32>,
 }
 

@@ -1,6 +1,6 @@
 //! The command line: a file per subcommand. Doc comments here are the help text.
 
-/// Prints a line on standard output; a reader that has gone away ends the process quietly.
+/// Prints a line on standard output.
 macro_rules! say {
     ($($argument:tt)*) => {
         $crate::cli::report::say(format_args!($($argument)*))
@@ -18,7 +18,7 @@ mod init;
 mod job;
 mod publish;
 mod recall;
-mod report;
+pub mod report;
 mod rollback;
 mod run;
 mod runs;
@@ -29,12 +29,16 @@ mod vocab;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format::debug_fn;
 use twotower_pipeline::error::PipelineError;
+use twotower_pipeline::limits::start_threads;
+use twotower_pipeline::terminal::{JsonLog, Log, escape, escape_line};
 
 /// Batch two-tower recall: encode features, train two towers, embed every user, retrieve top-k items.
 ///
 /// Exit codes: 0 done, 2 bad usage or configuration, 3 bad input data, 4 artifacts that do not
-/// belong together, 5 a quality gate refused the result, 130/143 stopped by a signal, 1 anything else.
+/// belong together, 5 a quality gate refused the result, 128 + its number stopped by a signal, 1 anything else.
 #[derive(Debug, Parser)]
 #[command(name = "twotower", version, max_term_width = 110)]
 #[command(after_help = "Examples:
@@ -108,6 +112,7 @@ pub enum Command {
 /// Runs the chosen subcommand.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     start_logging(&cli)?;
+    start_threads()?;
     let quiet = cli.quiet;
     match cli.command {
         Command::EncodeFeatures(opts) => encode_features::run(opts, quiet),
@@ -136,11 +141,20 @@ fn start_logging(cli: &Cli) -> anyhow::Result<()> {
         EnvFilter::try_new(format!("{level},ort={}", if cli.quiet { "error" } else { "warn" })).map_err(|e| {
             PipelineError::usage(format!("--log-level {level}: {e}; expected error, warn, info, debug or trace"))
         })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
     match cli.log_format {
-        LogFormat::Text => builder.with_ansi(ansi).init(),
-        LogFormat::Json => builder.json().init(),
+        LogFormat::Text => {
+            let fields = debug_fn(|out, field, value| {
+                let value = format!("{value:?}");
+                match field.name() {
+                    "message" => write!(out, "{}", escape(&value)),
+                    name => write!(out, "{name}={}", escape_line(&value)),
+                }
+            });
+            builder.with_ansi(ansi).fmt_fields(fields.delimited(" ")).with_writer(|| Log).init();
+        }
+        LogFormat::Json => builder.json().with_writer(|| JsonLog).init(),
     }
     Ok(())
 }
@@ -148,4 +162,51 @@ fn start_logging(cli: &Cli) -> anyhow::Result<()> {
 /// The documented exit code of an error.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
     error.chain().find_map(|e| e.downcast_ref::<PipelineError>()).map_or(1, PipelineError::exit_code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+    use std::any::TypeId;
+
+    /// Names of the subcommands on the way to a command, and the command.
+    fn commands(of: &clap::Command, path: Vec<String>) -> Vec<(Vec<String>, clap::Command)> {
+        let below = of.get_subcommands().flat_map(|sub| {
+            let path = path.iter().cloned().chain([sub.get_name().to_string()]).collect();
+            commands(sub, path)
+        });
+        below.chain([(path.clone(), of.clone())]).collect()
+    }
+
+    #[test]
+    fn every_number_on_the_command_line_has_a_range_that_is_named() {
+        let unsigned =
+            [TypeId::of::<u8>(), TypeId::of::<u16>(), TypeId::of::<u32>(), TypeId::of::<u64>(), TypeId::of::<usize>()];
+        // Any seed is as good as another, and a code that does not exist is looked up and told.
+        let whole = ["seed", "code"];
+        let mut seen = 0;
+        for (path, command) in commands(&Cli::command(), Vec::new()) {
+            for argument in command.get_arguments().filter(|a| a.get_action().takes_values()) {
+                let kind = argument.get_value_parser().type_id();
+                let Some(name) = argument.get_long() else {
+                    assert!(unsigned.iter().all(|number| kind != *number), "{path:?}: a number by its place");
+                    continue;
+                };
+                // Signed numbers and floats override settings of the job, whose ranges are checked there.
+                if unsigned.iter().all(|number| kind != *number) || whole.contains(&name) {
+                    continue;
+                }
+                seen += 1;
+                let line =
+                    [vec!["twotower".to_string()], path.clone(), vec![format!("--{name}"), u32::MAX.to_string()]];
+                let error = Cli::try_parse_from(line.concat()).unwrap_err();
+                let text = error.to_string();
+                assert_eq!(error.kind(), ErrorKind::ValueValidation, "{path:?} {text}");
+                assert!(text.contains(&format!("--{name}")) && text.contains("is not in "), "{text}");
+            }
+        }
+        assert!(seen >= 12, "{seen}");
+    }
 }

@@ -1,23 +1,67 @@
 //! How results are printed.
 
 use serde_json::{Value, json};
-use std::io::Write;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 use twotower_pipeline::stage::Outcome;
+use twotower_pipeline::terminal::{escape, escape_json, escape_line, lost, tell, tell_error};
 
-/// Writes a line to standard output. Use `say!`.
+/// Why standard output could not be written, once that has failed.
+static FAILED: Mutex<Option<io::Error>> = Mutex::new(None);
+
+/// Writes a line to standard output, in which what steers a terminal is escaped. Use `say!`.
 pub fn say(line: std::fmt::Arguments<'_>) {
-    write_out(|out| writeln!(out, "{line}"));
+    let line = line.to_string();
+    write_out(|out| writeln!(out, "{}", escape(&line)));
 }
 
-/// Writes to standard output; a reader that has gone away (`| head`) ends the process quietly.
-pub fn write_out(write: impl FnOnce(&mut std::io::StdoutLock<'static>) -> std::io::Result<()>) {
-    let mut out = std::io::stdout().lock();
-    if let Err(error) = write(&mut out).and_then(|()| out.flush()) {
-        if error.kind() != std::io::ErrorKind::BrokenPipe {
-            eprintln!("error: write to standard output: {error}");
-        }
-        std::process::exit(if error.kind() == std::io::ErrorKind::BrokenPipe { 0 } else { 1 });
+/// Writes lines to standard output.
+pub fn say_lines(lines: Vec<String>) {
+    lines.iter().for_each(|line| say(format_args!("{line}")));
+}
+
+/// Writes a value to standard output, as JSON on a line.
+pub fn say_json(value: &Value) {
+    let line = value.to_string();
+    write_out(|out| writeln!(out, "{}", escape_json(&line)));
+}
+
+/// Writes to standard output. A write that fails ends nothing, since the work is worth more than its report: it is
+/// remembered for [`finish`], and what comes after it is left out.
+pub fn write_out(write: impl FnOnce(&mut io::StdoutLock<'static>) -> io::Result<()>) {
+    let mut failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner);
+    if failed.is_none() {
+        let mut out = io::stdout().lock();
+        *failed = write(&mut out).and_then(|()| out.flush()).err();
     }
+}
+
+/// The exit code of a command that ended with `code`: 1 where that was 0, but standard output could not be written.
+/// A reader that has gone away (`| head`) has seen all that it wanted.
+pub fn finish(code: u8) -> u8 {
+    match FAILED.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let done = if code == 0 { "; what the command had to do is done" } else { "" };
+            tell_error(&format!("write to standard output: {error}{done}"));
+            code.max(1)
+        }
+        _ => code,
+    }
+}
+
+/// Prints what clap has to say, and returns the exit code: help on standard output, errors on standard error.
+pub fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        write_out(|_| error.print());
+        return ExitCode::from(finish(0));
+    }
+    // What was typed stands in it, and may be a path that a shell found.
+    let text = error.render().to_string();
+    for line in text.lines() {
+        tell(line);
+    }
+    ExitCode::from(2)
 }
 
 /// The most memory that this process has held since it began, or since this was asked last, in MiB.
@@ -32,7 +76,7 @@ pub fn take_peak_rss_mib() -> Option<f64> {
 
 /// One stage's result as a JSON object, with the most memory it held.
 pub fn outcome_json(stage: &str, outcome: &Outcome, peak_rss_mib: Option<f64>) -> Value {
-    json!({
+    let mut object = json!({
         "stage": stage,
         "shard": outcome.part().map(|shard| shard.to_string()),
         "skipped": outcome.skipped,
@@ -42,25 +86,35 @@ pub fn outcome_json(stage: &str, outcome: &Outcome, peak_rss_mib: Option<f64>) -
         "fingerprint": outcome.manifest.fingerprint,
         "warnings": outcome.manifest.warnings,
         "details": outcome.manifest.details,
-    })
+    });
+    if lost() > 0 {
+        object["log_lines_lost"] = lost().into();
+    }
+    object
 }
 
 /// Prints one stage's result on standard output: JSON, or a line of rows and seconds.
 pub fn print_outcome(stage: &str, outcome: &Outcome, as_json: bool) {
     if as_json {
-        say!("{}", outcome_json(stage, outcome, take_peak_rss_mib()));
-        return;
+        return say_json(&outcome_json(stage, outcome, take_peak_rss_mib()));
     }
     let rows: Vec<String> = outcome.manifest.rows.iter().map(|(name, n)| format!("{n} {name}")).collect();
     let how =
         if outcome.skipped { "current, skipped".to_string() } else { format!("{:.1} s", outcome.manifest.seconds) };
     let stage = outcome.part().map_or(stage.to_string(), |shard| format!("{stage} {shard}"));
     let peak = take_peak_rss_mib().map_or(String::new(), |mib| format!(", at most {mib} MiB"));
-    say!("{stage}: {} ({how}{peak})", rows.join(", "));
+    let log = match lost() {
+        0 => String::new(),
+        lines => format!(", {lines} lines of the log could not be written"),
+    };
+    say!("{stage}: {} ({how}{peak}{log})", rows.join(", "));
 }
 
-/// A table with right-aligned numbers.
-pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+/// The lines of a table with right-aligned numbers.
+pub fn table(header: &[&str], rows: &[Vec<String>]) -> Vec<String> {
+    // Escaped before they are measured, and each within its line.
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| escape_line(cell).into_owned()).collect()).collect();
     let widths: Vec<usize> = (0..header.len())
         .map(|c| rows.iter().map(|r| r[c].chars().count()).chain([header[c].chars().count()]).max().unwrap_or(0))
         .collect();
@@ -73,12 +127,8 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
             .collect();
         cells.join("  ").trim_end().to_string()
     };
-    let mut text = line(header.to_vec());
-    for row in rows {
-        text.push('\n');
-        text.push_str(&line(row.iter().map(String::as_str).collect()));
-    }
-    text
+    let rows = rows.iter().map(|row| line(row.iter().map(String::as_str).collect()));
+    std::iter::once(line(header.to_vec())).chain(rows).collect()
 }
 
 /// A time in seconds since 1970 as `2026-01-31 03:12`, in UTC.

@@ -1,5 +1,6 @@
 //! `twotower rollback`.
 
+use super::report::say_json;
 use clap::Args;
 use std::path::PathBuf;
 use twotower_pipeline::run_dir::LATEST;
@@ -27,7 +28,7 @@ pub struct Opts {
 pub fn run(opts: Opts) -> anyhow::Result<()> {
     let done = rollback(&opts.runs, opts.to.as_deref())?;
     if opts.json {
-        say!("{}", serde_json::to_string(&done)?);
+        say_json(&serde_json::to_value(&done)?);
     } else {
         let from = done.from.map_or("no run".to_string(), |from| format!("`{from}`"));
         say!("rollback: {} names `{}` now, before {from}", opts.runs.join(LATEST).display(), done.to);

@@ -1,7 +1,7 @@
 //! `twotower run`.
 
 use super::job::{JobOpts, given};
-use super::report::{outcome_json, print_outcome, take_peak_rss_mib};
+use super::report::{outcome_json, print_outcome, say_json, take_peak_rss_mib};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::path::PathBuf;
@@ -84,7 +84,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
         }
     })?;
     if opts.job.json {
-        say!("{}", serde_json::json!({ "run": context.run.root(), "stages": stages }));
+        say_json(&serde_json::json!({ "run": context.run.root(), "stages": stages }));
     }
     Ok(())
 }

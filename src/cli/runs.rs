@@ -1,6 +1,6 @@
 //! `twotower runs`.
 
-use super::report::{table, utc};
+use super::report::{say_json, say_lines, table, utc};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ enum RunsCommand {
         #[arg(default_value = "runs", env = "TWOTOWER_RUNS")]
         dir: PathBuf,
         /// Runs to keep, at least 1.
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         keep: u32,
         /// Say what would be removed, and remove nothing.
         #[arg(long)]
@@ -54,7 +54,7 @@ pub fn run(opts: Opts) -> anyhow::Result<()> {
             if opts.json {
                 let removed: Vec<_> = pruned.removed.iter().map(|(run, b)| json!({ "run": run, "bytes": b })).collect();
                 let left: Vec<_> = pruned.left.iter().map(|(run, why)| json!({ "run": run, "reason": why })).collect();
-                say!("{}", json!({ "dry_run": dry_run, "removed": removed, "left": left }));
+                say_json(&json!({ "dry_run": dry_run, "removed": removed, "left": left }));
                 return Ok(());
             }
             let verb = if dry_run { "would remove" } else { "removed" };
@@ -77,7 +77,7 @@ fn show(dir: &Path, runs: &[RunInfo], as_json: bool) {
                 object
             })
             .collect();
-        say!("{}", json!({ "runs": all }));
+        say_json(&json!({ "runs": all }));
         return;
     }
     let rows: Vec<Vec<String>> = runs
@@ -94,7 +94,7 @@ fn show(dir: &Path, runs: &[RunInfo], as_json: bool) {
             ]
         })
         .collect();
-    say!("{}", table(&["run", "complete", "gates", "users", "size", "checked (UTC)", ""], &rows));
+    say_lines(table(&["run", "complete", "gates", "users", "size", "checked (UTC)", ""], &rows));
 }
 
 fn gates(checked: &Checked) -> String {

@@ -1,7 +1,8 @@
 //! `twotower synth`.
 
-use super::report::take_peak_rss_mib;
+use super::report::{say_json, take_peak_rss_mib};
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 use std::path::PathBuf;
 use twotower_pipeline::error::PipelineError;
 use twotower_pipeline::memory::mib;
@@ -12,10 +13,10 @@ use twotower_pipeline::synth::{SynthConfig, generate};
 #[derive(Debug, Clone, Args)]
 pub struct DataOpts {
     /// Users.
-    #[arg(long, default_value_t = 200_000)]
+    #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1..=900_000_000))]
     pub users: u64,
     /// Items.
-    #[arg(long, default_value_t = 2000)]
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub items: u32,
     /// The same seed gives the same bytes, whatever the number of threads.
     #[arg(long, default_value_t = 1)]
@@ -40,10 +41,10 @@ pub struct Opts {
     #[command(flatten)]
     data: DataOpts,
     /// Day of the users table: each adds new users, new values and nulls.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=10))]
     day: u32,
     /// Worker threads; 0 = one per core.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = RangedU64ValueParser::<usize>::new().range(0..=1024))]
     threads: usize,
     /// Replace a data set that is there.
     #[arg(long)]
@@ -64,7 +65,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     if opts.json {
         let mut report = serde_json::to_value(&report)?;
         report["peak_rss_mib"] = take_peak_rss_mib().into();
-        say!("{report}");
+        say_json(&report);
     } else {
         say!(
             "synth: {} users, {} items, {} interactions, {} ({:.1} s)",

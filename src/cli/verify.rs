@@ -1,6 +1,6 @@
 //! `twotower verify`.
 
-use super::report::table;
+use super::report::{say_json, say_lines, table};
 use super::run::stages;
 use clap::Args;
 use serde_json::json;
@@ -33,7 +33,7 @@ pub fn run(opts: Opts) -> anyhow::Result<()> {
     let run = RunDir::new(&opts.run);
     let found = verify(&run, &opts.require)?;
     if opts.json {
-        say!("{}", as_json(&opts.run, &found));
+        say_json(&as_json(&opts.run, &found));
     } else {
         print(&found);
     }
@@ -69,7 +69,7 @@ fn print(found: &Verification) {
             vec![a.name.to_string(), a.parts.to_string(), a.rows.to_string(), a.bytes.to_string(), state.to_string()]
         })
         .collect();
-    say!("{}", table(&["artifact", "parts", "rows", "bytes", "checksums"], &rows));
+    say_lines(table(&["artifact", "parts", "rows", "bytes", "checksums"], &rows));
     found.notes.iter().for_each(|note| say!("note: {note}"));
     found.problems.iter().for_each(|problem| say!("problem: {problem}"));
     if found.problems.is_empty() {

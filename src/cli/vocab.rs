@@ -1,6 +1,7 @@
 //! `twotower vocab`.
 
-use super::report::table;
+use super::report::{say_json, say_lines, table};
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use std::path::PathBuf;
@@ -32,7 +33,7 @@ enum VocabCommand {
         /// The vocabulary.
         table: Option<String>,
         /// Values shown.
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = 50, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 31))]
         limit: usize,
     },
     /// The code of a value, or the value of a code.
@@ -94,7 +95,7 @@ fn show_all(state: &EncoderState, as_json: bool) {
             .vocabularies()
             .map(|(name, v)| json!({ "table": name, "values": v.len(), "cardinality": v.cardinality(), "fingerprint": v.fingerprint() }))
             .collect();
-        say!("{}", json!({ "fingerprint": state.fingerprint(), "vocabularies": all }));
+        say_json(&json!({ "fingerprint": state.fingerprint(), "vocabularies": all }));
         return;
     }
     let rows: Vec<Vec<String>> = state
@@ -103,7 +104,8 @@ fn show_all(state: &EncoderState, as_json: bool) {
             vec![name.to_string(), v.len().to_string(), v.cardinality().to_string(), v.fingerprint().to_string()]
         })
         .collect();
-    say!("encoder state {}\n{}", state.fingerprint(), table(&["vocabulary", "values", "slots", "fingerprint"], &rows));
+    say!("encoder state {}", state.fingerprint());
+    say_lines(table(&["vocabulary", "values", "slots", "fingerprint"], &rows));
 }
 
 fn show(vocabulary: &Vocabulary, limit: usize, as_json: bool) {
@@ -113,7 +115,7 @@ fn show(vocabulary: &Vocabulary, limit: usize, as_json: bool) {
             .take(limit)
             .map(|(code, value, count)| json!({ "code": code, "value": value, "count": count }))
             .collect();
-        say!("{}", json!({ "fingerprint": vocabulary.fingerprint(), "values": values }));
+        say_json(&json!({ "fingerprint": vocabulary.fingerprint(), "values": values }));
         return;
     }
     let rows: Vec<Vec<String>> = vocabulary
@@ -121,7 +123,7 @@ fn show(vocabulary: &Vocabulary, limit: usize, as_json: bool) {
         .take(limit)
         .map(|(code, value, count)| vec![value.to_string(), code.to_string(), count.to_string()])
         .collect();
-    say!("{}", table(&["value", "code", "count"], &rows));
+    say_lines(table(&["value", "code", "count"], &rows));
     if vocabulary.len() > limit {
         say!("… {} more (--limit)", vocabulary.len() - limit);
     }
@@ -143,7 +145,7 @@ fn lookup(vocabulary: &Vocabulary, value: Option<&str>, code: Option<u32>, as_js
         }
     };
     if as_json {
-        say!("{}", json!({ "code": code, "meaning": meaning }));
+        say_json(&json!({ "code": code, "meaning": meaning }));
     } else {
         say!("{code}: {meaning}");
     }
@@ -178,9 +180,9 @@ fn diff(before: &EncoderState, after: &EncoderState, only: Option<&str>, as_json
         objects.push(json!({ "table": name, "diff": d }));
     }
     if as_json {
-        say!("{}", json!({ "before": before.fingerprint(), "after": after.fingerprint(), "vocabularies": objects }));
+        say_json(&json!({ "before": before.fingerprint(), "after": after.fingerprint(), "vocabularies": objects }));
     } else {
-        say!("{}", table(&["vocabulary", "added", "removed", "moved", "unchanged"], &rows));
+        say_lines(table(&["vocabulary", "added", "removed", "moved", "unchanged"], &rows));
     }
     Ok(())
 }

@@ -82,6 +82,7 @@ impl SynthConfig {
             ("items", u64::from(self.items), 1, 1_000_000),
             ("day", u64::from(self.day), 0, 10),
             ("chunks_per_file", u64::from(self.chunks_per_file), 1, 64),
+            ("threads", self.threads as u64, 0, 1024),
         ] {
             if !(least..=most).contains(&found) {
                 return Err(SynthError::OutOfRange { field, found, least, most });

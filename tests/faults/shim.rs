@@ -12,6 +12,7 @@
 //! | `FAULT_ACTION` | What happens, see [`Action`]. |
 //! | `FAULT_NO_LOCKS` | If set, `flock` fails, as on a file system without locks. |
 //! | `FAULT_SILENT` | End of the path of a file that falls silent: a read of it waits for ever, as on a pipe whose other end writes nothing. |
+//! | `FAULT_THREADS` | The start of a thread, counted from 1, from which on none can be started any more. |
 //! | `FAULT_SILENT_AT` | The read of it, counted from 1, from which on it does. |
 
 use std::ffi::{c_char, c_int, c_long, c_uint, c_void, CStr};
@@ -62,6 +63,7 @@ enum Verdict {
 const ENOSPC: c_int = 28;
 const EIO: c_int = 5;
 const ENOLCK: c_int = 37;
+const EAGAIN: c_int = 11;
 const SIGINT: c_int = 2;
 const SIGKILL: c_int = 9;
 const SIGTERM: c_int = 15;
@@ -410,4 +412,23 @@ pub extern "C" fn flock(fd: c_int, operation: c_int) -> c_int {
         return fail(ENOLCK);
     }
     real!(flock: extern "C" fn(c_int, c_int) -> c_int)(fd, operation)
+}
+
+type Start = extern "C" fn(*mut c_void) -> *mut c_void;
+type CreateThread = extern "C" fn(*mut c_void, *const c_void, Start, *mut c_void) -> c_int;
+
+#[no_mangle]
+pub extern "C" fn pthread_create(
+    thread: *mut c_void,
+    attributes: *const c_void,
+    start: Start,
+    argument: *mut c_void,
+) -> c_int {
+    static LAST: OnceLock<Option<u64>> = OnceLock::new();
+    static STARTED: AtomicU64 = AtomicU64::new(0);
+    let last = LAST.get_or_init(|| Some(std::env::var("FAULT_THREADS").ok()?.parse().expect("FAULT_THREADS")));
+    match last {
+        Some(last) if STARTED.fetch_add(1, Ordering::SeqCst) + 1 >= *last => EAGAIN,
+        _ => real!(pthread_create: CreateThread)(thread, attributes, start, argument),
+    }
 }

@@ -60,7 +60,7 @@ impl std::str::FromStr for EngineKind {
             "native" => Ok(EngineKind::Native),
             "native-int16" => Ok(EngineKind::NativeInt16),
             _ => Err(ModelError::Setting {
-                setting: "engine",
+                setting: "engine".into(),
                 expected: "`ort`, `native` or `native-int16`".to_string(),
                 found: format!("`{name}`"),
             }),

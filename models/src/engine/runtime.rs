@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use twotower_artifacts::schema::PADDING;
-use twotower_artifacts::{ArtifactError, CodeBatch, Column, FieldShape, TowerSchema};
+use twotower_artifacts::{ArtifactError, CodeBatch, Column, FieldShape, TowerSchema, open_regular};
 
 /// Rows of every run. Batches of 256 to 512 stay in cache; a fixed number keeps the bits of a row
 /// independent of how many rows came with it, since ONNX Runtime picks its kernels by shape.
@@ -118,11 +118,7 @@ impl OrtEngine {
 
     fn published(path: &Path) -> Result<Self, ModelError> {
         let environment = library::environment()?;
-        std::fs::File::open(path).map_err(|source| ArtifactError::Io {
-            action: "read",
-            path: path.to_path_buf(),
-            source,
-        })?;
+        open_regular(path)?;
         let session = builder(environment)
             .and_then(|mut builder| builder.commit_from_file(path))
             .map_err(|e| ModelError::runtime("load", path, e))?;

@@ -104,7 +104,7 @@ impl Metadata {
     ) -> Result<Self, ModelError> {
         if let Some(taken) = extra.keys().find(|k| RESERVED.contains(&k.as_str())) {
             return Err(ModelError::Setting {
-                setting: "tower metadata",
+                setting: "tower metadata".into(),
                 expected: "names that the format does not use itself".to_string(),
                 found: taken.clone(),
             });

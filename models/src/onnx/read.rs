@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use twotower_artifacts::{ArtifactError, Fingerprint};
+use twotower_artifacts::{ArtifactError, Fingerprint, open_regular, read_regular};
 
 /// Reads an exported tower, bit for bit, and its metadata.
 ///
@@ -25,12 +25,11 @@ use twotower_artifacts::{ArtifactError, Fingerprint};
 /// one of a newer format, [`ModelError::Tower`] when its parts do not fit together.
 pub fn read(path: &Path) -> Result<(Tower, Metadata), ModelError> {
     let corrupt = |reason: String| ArtifactError::Corrupt { path: path.to_path_buf(), reason };
-    let io = |source| ArtifactError::Io { action: "read", path: path.to_path_buf(), source };
-    let size = std::fs::metadata(path).map_err(io)?.len();
+    let size = size_of(path)?;
     if size > i32::MAX as u64 {
         return Err(corrupt(format!("{size} bytes, more than an ONNX file can have")).into());
     }
-    decode(path, std::fs::read(path).map_err(io)?.into())
+    decode(path, read_regular(path)?.into())
 }
 
 /// [`read`] of a file of at most `limit` bytes, with all its tables inside.
@@ -38,15 +37,20 @@ pub fn read(path: &Path) -> Result<(Tower, Metadata), ModelError> {
 /// # Errors
 /// As [`read`].
 pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Option<(Tower, Metadata)>, ModelError> {
-    let io = |source| ArtifactError::Io { action: "read", path: path.to_path_buf(), source };
-    if std::fs::metadata(path).map_err(io)?.len() > limit {
+    if size_of(path)? > limit {
         return Ok(None);
     }
-    let (metadata, graph) = envelope(path, std::fs::read(path).map_err(io)?.into())?;
+    let (metadata, graph) = envelope(path, read_regular(path)?.into())?;
     match metadata.data {
         None => Ok(Some(assemble(path, metadata, graph)?)),
         Some(_) => Ok(None),
     }
+}
+
+/// Bytes of a regular file.
+fn size_of(path: &Path) -> Result<u64, ArtifactError> {
+    let io = |source| ArtifactError::Io { action: "read", path: path.to_path_buf(), source };
+    Ok(open_regular(path)?.metadata().map_err(io)?.len())
 }
 
 /// [`read`] for the content of the file at `path`.
@@ -214,7 +218,7 @@ impl DataFile {
         })?;
         let path = model.with_file_name(&name);
         let io = |source| ArtifactError::Io { action: "read", path: path.clone(), source };
-        let file = File::open(&path).map_err(io)?;
+        let file = open_regular(&path)?;
         let mut hasher = blake3::Hasher::new();
         let size = std::io::copy(&mut &file, &mut hasher).map_err(io)?;
         let found = Fingerprint::finish(&hasher);

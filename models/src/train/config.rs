@@ -5,6 +5,7 @@ use crate::metrics::{Measure, MetricName};
 use crate::optimiser::AdamSettings;
 use crate::samplers::SamplerKind;
 use serde::{Deserialize, Serialize};
+use twotower_artifacts::range::{self, Range, Ranges};
 
 /// What is minimised. Written `"in_batch"` or `{ mixed = { uniform = 1024 } }`.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -151,54 +152,38 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
-    /// Checks every setting against its range.
+    /// The ranges of all numbers.
+    pub const RANGES: Ranges = &[
+        ("epochs", Range::Whole(1, 10_000)),
+        ("batch_size", Range::Whole(0, 1 << 20)),
+        ("seed", Range::SEED),
+        ("loss.mixed.uniform", Range::Whole(1, 1_000_000)),
+        ("loss.bce.negatives", Range::Whole(1, 10_000)),
+        ("loss.bpr.negatives", Range::Whole(1, 10_000)),
+        ("learning_rate", Range::Above(0.0, 10.0)),
+        ("weight_decay", Range::Below(0.0, 1.0)),
+        ("embedding_weight_decay", Range::Below(0.0, 1.0)),
+        ("beta1", Range::Below(0.0, 1.0)),
+        ("beta2", Range::Below(0.0, 1.0)),
+        ("eps", Range::Above(0.0, 1.0)),
+        ("warmup_steps", Range::Whole(0, 1_000_000_000)),
+        ("min_learning_rate", Range::SHARE),
+        ("clip_norm", Range::Real(0.0, 1e6)),
+        ("unknown_rate", Range::Below(0.0, 1.0)),
+        ("missing_rate", Range::Below(0.0, 1.0)),
+        ("patience", Range::Whole(0, 10_000)),
+        ("min_epochs", Range::Whole(0, 10_000)),
+        ("validation_events", Range::Whole(0, 1_000_000_000)),
+        ("checkpoint_steps", Range::Whole(0, 1_000_000_000)),
+        ("threads", Range::Whole(0, 1024)),
+    ];
+
+    /// Checks every number against its range.
     ///
     /// # Errors
     /// [`ModelError::Setting`].
     pub fn check(&self) -> Result<(), ModelError> {
-        let negatives = match self.loss {
-            Loss::Bce { negatives, .. } | Loss::Bpr { negatives, .. } => negatives,
-            Loss::Mixed { uniform } => uniform,
-            Loss::InBatch | Loss::FullSoftmax => 1,
-        };
-        let rate = |x: f64| (0.0..1.0).contains(&x);
-        let decay = |x: f32| (0.0..1.0).contains(&x);
-        let rules: [(&'static str, bool, &str, String); 13] = [
-            ("epochs", self.epochs > 0, "at least 1", self.epochs.to_string()),
-            ("loss", negatives > 0, "at least 1 negative", negatives.to_string()),
-            (
-                "learning_rate",
-                self.learning_rate > 0.0 && self.learning_rate.is_finite(),
-                "above 0",
-                self.learning_rate.to_string(),
-            ),
-            ("weight_decay", decay(self.weight_decay), "in [0, 1)", self.weight_decay.to_string()),
-            (
-                "embedding_weight_decay",
-                decay(self.embedding_weight_decay),
-                "in [0, 1)",
-                self.embedding_weight_decay.to_string(),
-            ),
-            ("beta1", decay(self.beta1), "in [0, 1)", self.beta1.to_string()),
-            ("beta2", decay(self.beta2), "in [0, 1)", self.beta2.to_string()),
-            ("eps", self.eps > 0.0 && self.eps.is_finite(), "above 0", self.eps.to_string()),
-            (
-                "min_learning_rate",
-                (0.0..=1.0).contains(&self.min_learning_rate),
-                "in [0, 1]",
-                self.min_learning_rate.to_string(),
-            ),
-            ("clip_norm", self.clip_norm >= 0.0, "at least 0", self.clip_norm.to_string()),
-            ("unknown_rate", rate(self.unknown_rate), "in [0, 1)", self.unknown_rate.to_string()),
-            ("missing_rate", rate(self.missing_rate), "in [0, 1)", self.missing_rate.to_string()),
-            ("metric", self.metric.k > 0, "a length of at least 1", self.metric.to_string()),
-        ];
-        match rules.into_iter().find(|(_, holds, ..)| !holds) {
-            None => Ok(()),
-            Some((setting, _, expected, found)) => {
-                Err(ModelError::Setting { setting, expected: expected.into(), found })
-            }
-        }
+        range::check(self, Self::RANGES).map_err(ModelError::range)
     }
 
     /// These settings with `batch_size` chosen for a number of training events, where it is 0.

@@ -4,10 +4,12 @@ pub mod candidates;
 pub mod checkpoint;
 pub mod config;
 pub mod report;
+mod size;
 mod validation;
 
 pub use config::{Loss, Schedule, TrainConfig};
 pub use report::{EpochReport, Observer, StepReport};
+pub use size::{Size, size};
 
 use crate::dssm::Dssm;
 use crate::error::ModelError;
@@ -97,7 +99,7 @@ pub fn train(
     match pool {
         Ok(pool) => pool.install(work),
         Err(error) => Err(ModelError::Setting {
-            setting: "threads",
+            setting: "threads".into(),
             expected: "a number of threads this machine can start".into(),
             found: format!("{} ({error})", config.threads),
         }),

@@ -3,7 +3,12 @@
 use crate::clock;
 use crate::stall::kernel;
 use serde::{Deserialize, Serialize};
+use std::io::Read;
 use std::path::Path;
+use twotower_artifacts::open_regular;
+
+/// Bytes of a lock's file that are read: some thousands of holders.
+const LONGEST: u64 = 1 << 20;
 
 /// A holder, a line of the file.
 #[derive(Debug, Serialize, Deserialize)]
@@ -25,7 +30,10 @@ impl Holder {
 
     /// Those of a lock's file, but for processes known to have ended.
     pub fn of(lock: &Path) -> Vec<Self> {
-        let text = std::fs::read_to_string(lock).unwrap_or_default();
+        let mut text = String::new();
+        let file = open_regular(lock);
+        // Whatever else lies there may be long.
+        let _ = file.map(|file| file.take(LONGEST).read_to_string(&mut text));
         let holders = text.lines().filter_map(|line| serde_json::from_str::<Self>(line).ok());
         holders.filter(|holder| !holder.is_here() || kernel::state(holder.pid).is_some()).collect()
     }

@@ -18,10 +18,11 @@ use holder::{Holder, describe};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use twotower_artifacts::publish::{create_folder, remove};
+use twotower_artifacts::open_regular;
+use twotower_artifacts::publish::{create_folder, is_at, remove};
 use waiting::Waiting;
 
 /// Name of the lock within a run's folder, and within that of its index.
@@ -97,7 +98,7 @@ impl RunLock {
 
     /// Whether a process holds the lock of a run. This writes nothing.
     pub fn is_held(run: &RunDir) -> bool {
-        let file = File::open(run.root().join(NAME));
+        let file = open_regular(run.root().join(NAME));
         file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
     }
 
@@ -148,7 +149,7 @@ impl RunLock {
     /// Takes the lock, if nobody has it who keeps this process out.
     fn attempt(path: &Path, access: Access, made: Option<&PathBuf>) -> Result<Option<Self>, PipelineError> {
         let lock = |file| Self { file, path: path.to_path_buf(), made: made.cloned() };
-        let file = match OpenOptions::new().read(true).append(true).create(true).open(path) {
+        let file = match open(path) {
             Ok(file) => file,
             // Who may only read this run keeps nobody from changing it; what it writes stands elsewhere.
             Err(e) if access != Access::Sole && matches!(e.kind(), PermissionDenied | ReadOnlyFilesystem) => {
@@ -201,20 +202,35 @@ impl Drop for RunLock {
     }
 }
 
+/// Opens the file of a lock, made where it is missing. What is written to it must not reach anything else: a link is
+/// not followed, and a file of several names is not taken.
+fn open(path: &Path) -> io::Result<File> {
+    let refused = |found: &str| {
+        let path = path.display();
+        io::Error::other(format!(
+            "expected a regular file of one name, found {found}: nothing is written to it; `rm {path}`, then give the same command again"
+        ))
+    };
+    let mut options = OpenOptions::new();
+    options.read(true).append(true).create(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = match options.open(path) {
+        Err(e) if e.raw_os_error() == Some(libc::ELOOP) => return Err(refused("a link")),
+        opened => opened?,
+    };
+    let found = file.metadata()?;
+    match (found.is_file(), found.nlink()) {
+        // One of no name was removed by its last holder a moment ago, which is noticed when it is locked.
+        (true, 0 | 1) => Ok(file),
+        (true, names) => Err(refused(&format!("one of {names} names"))),
+        (false, _) => Err(refused("a FIFO or a device")),
+    }
+}
+
 fn try_lock(file: &File, access: Access) -> Result<(), TryLockError> {
     match access {
         Access::Sole | Access::Still => file.try_lock(),
         Access::Shared => file.try_lock_shared(),
     }
-}
-
-/// Whether the file that is open is the one that stands under the path.
-fn is_at(file: &File, path: &Path) -> bool {
-    let place = |m: std::fs::Metadata| (m.dev(), m.ino());
-    file.metadata()
-        .map(place)
-        .ok()
-        .is_some_and(|open| std::fs::metadata(path).map(place).is_ok_and(|named| named == open))
 }
 
 #[cfg(test)]

@@ -63,6 +63,13 @@ pub fn cpu_of(pid: u32) -> Option<u64> {
     cpu(&format!("/proc/{pid}/stat"))
 }
 
+/// Signals that this process ignores: signal `n` is bit `n - 1`. None where the kernel does not tell.
+pub fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
 /// The state letter of a process of this machine; none for one that has ended.
 pub fn state(pid: u32) -> Option<char> {
     after_name(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?.first()?.chars().next()

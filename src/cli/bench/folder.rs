@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use twotower_artifacts::publish::{create_folder, publish_bytes};
 use twotower_pipeline::demo::PIPELINE_TOML;
 use twotower_pipeline::error::PipelineError;
+use twotower_pipeline::terminal::tell;
 
 /// Tells a folder of an earlier bench from one of the user's.
 const MARK: &str = "bench.txt";
@@ -57,7 +58,7 @@ impl Drop for Folder {
         if self.temporary
             && let Err(error) = std::fs::remove_dir_all(&self.path)
         {
-            eprintln!("warning: bench: remove {}: {error}", self.path.display());
+            tell(&format!("warning: bench: remove {}: {error}", self.path.display()));
         }
     }
 }

@@ -11,7 +11,7 @@ mod folder;
 mod kernels;
 mod stages;
 
-use super::report::table;
+use super::report::{say_json, say_lines, table};
 use clap::{Args, ValueEnum};
 use figures::{COLUMNS, Figures, Runs};
 use folder::Folder;
@@ -22,6 +22,7 @@ use std::time::Duration;
 use twotower_pipeline::cancel::Cancel;
 use twotower_pipeline::error::PipelineError;
 use twotower_pipeline::progress::Progress;
+use twotower_pipeline::terminal::tell;
 
 /// A stage that has taken this long in all is not repeated again.
 const LONG_ENOUGH: Duration = Duration::from_secs(60);
@@ -39,13 +40,13 @@ pub struct Opts {
     /// in the current one and removed in the end.
     dir: Option<PathBuf>,
     /// Users of the synthetic data.
-    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=900_000_000))]
     users: u64,
     /// Items of the synthetic data.
-    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     items: u32,
     /// Rounds; figures are medians. A stage that took a minute in all is not repeated again.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeats: u32,
     /// What runs the towers: ort (ONNX Runtime), native, native-int16, or the first two in turn.
     #[arg(long, value_enum, default_value_t = EngineArg::Both)]
@@ -70,7 +71,11 @@ pub struct Opts {
 /// A time, as typed.
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().map_err(|_| format!("expected a number of seconds, found `{text}`"))?;
-    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
+    let range = 0.01..=3600.0;
+    match range.contains(&seconds) {
+        true => Ok(Duration::from_secs_f64(seconds)),
+        false => Err(format!("{text} is not in {range:?}")),
+    }
 }
 
 /// Engines, as typed.
@@ -99,7 +104,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     let engines = opts.engine.names();
     if let (Some(kernel), Some(dir)) = (opts.kernel, &opts.dir) {
         let count = kernels::run(kernel, dir, opts.users, engines[engines.len() - 1], opts.loop_seconds)?;
-        say!("{}", count.to_json());
+        say_json(&count.to_json());
         return Ok(());
     }
     let measured = selected(&opts.stages)?;
@@ -138,13 +143,13 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     let shape = engines::shape(folder.path(), opts.items)?;
     let figures = Figures::of(tasks.iter().zip(&runs), &shape);
     if opts.json {
-        figures.iter().for_each(|f| say!("{}", f.json()));
+        figures.iter().for_each(|f| say_json(&f.json()));
     } else {
         let rows: Vec<Vec<String>> = figures.iter().map(Figures::cells).collect();
-        say!("{}", table(&COLUMNS, &rows));
+        say_lines(table(&COLUMNS, &rows));
     }
     if let Some(path) = folder.kept() {
-        eprintln!("bench: data and run are in {}", path.display());
+        tell(&format!("bench: data and run are in {}", path.display()));
     }
     Ok(())
 }

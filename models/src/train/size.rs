@@ -1,0 +1,60 @@
+//! The memory that a training will hold, known before any of it is taken.
+
+use super::config::{Loss, TrainConfig};
+use crate::model::ModelConfig;
+use std::collections::BTreeMap;
+use twotower_artifacts::{FieldShape, TowerSchema};
+
+/// Bytes of a parameter: its value and Adam's two moments.
+const PARAMETER: u128 = 12;
+/// Bytes of a number on its way through a net: forward and backward.
+const ACTIVATION: u128 = 8;
+
+/// What a training holds beside its data, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Numbers that are trained.
+    pub parameters: u128,
+    /// Bytes of those, of the optimiser, and of a batch with its candidates.
+    pub bytes: u128,
+}
+
+/// The size of training `model` on towers of these schemas; `config` has its batch size, `items` is the catalogue's.
+pub fn size(model: &ModelConfig, config: &TrainConfig, towers: [&TowerSchema; 2], items: usize) -> Size {
+    let ModelConfig::Dssm(dssm) = model;
+    let mut tables: BTreeMap<&str, u128> = BTreeMap::new();
+    let mut dense = 0;
+    let hidden: u128 = dssm.hidden.iter().map(|width| *width as u128).sum();
+    let widths = towers.map(|tower| {
+        let fields = tower.fields.iter().map(|field| match (&field.shape, field.shape.table()) {
+            (_, Some((table, rows))) => {
+                let own = dssm.embedding_dims.get(table).or_else(|| dssm.embedding_dims.get(&field.name));
+                let dim = *own.unwrap_or(&dssm.embedding_dim) as u128;
+                tables.insert(table, u128::from(rows) * dim);
+                dim
+            }
+            (FieldShape::Dense { width }, _) => u128::from(*width),
+            _ => 0,
+        });
+        let input: u128 = fields.sum();
+        let mut width = input;
+        for output in &dssm.hidden {
+            dense += (width + 2) * *output as u128;
+            width = *output as u128;
+        }
+        input + hidden
+    });
+    let (batch, items) = (config.batch_size as u128, items as u128);
+    let (candidates, drawn) = match config.loss {
+        Loss::InBatch => (batch, 0),
+        Loss::Mixed { uniform } => (batch + uniform as u128, 0),
+        Loss::FullSoftmax => (items, 0),
+        Loss::Bce { negatives, .. } | Loss::Bpr { negatives, .. } => {
+            let drawn = batch * negatives as u128;
+            (batch + drawn, drawn)
+        }
+    };
+    let parameters = tables.values().sum::<u128>() + dense;
+    let activations = batch * widths[0] + candidates.min(items) * widths[1];
+    Size { parameters, bytes: parameters * PARAMETER + activations * ACTIVATION + drawn * 4 }
+}
