@@ -1,6 +1,7 @@
 //! Stopping cleanly: SIGTERM, Ctrl-C and others set a flag that stages look at between batches.
 
 use crate::error::PipelineError;
+use crate::limits::can_open;
 use crate::stall::{Watch, kernel};
 use crate::terminal::tell_error;
 use std::sync::Arc;
@@ -22,6 +23,8 @@ const STOPPING: [(libc::c_int, &str); 5] = [
     (libc::SIGQUIT, "SIGQUIT"),
     (libc::SIGXCPU, "SIGXCPU, the limit of processor time (`ulimit -t`)"),
 ];
+/// Files that handlers of signals keep open, and some more.
+const DESCRIPTORS: usize = 8;
 /// Those of them that stay ignored where whoever started the process had it ignore them, as `nohup` does.
 const YIELDING: [libc::c_int; 2] = [libc::SIGHUP, libc::SIGQUIT];
 
@@ -112,6 +115,8 @@ fn handler(runtime: &Runtime, number: libc::c_int) -> Result<(u8, Signal), Pipel
 /// # Errors
 /// [`PipelineError::Io`] when that cannot be had.
 pub fn outlive_file_limits() -> Result<(), PipelineError> {
+    // What a handler needs is opened by a library that ends the process where it cannot.
+    can_open(DESCRIPTORS).map_err(PipelineError::io("open what handlers of signals need in", "this process"))?;
     // With a handler, which has nothing to do, the signal no longer kills.
     handler(&runtime()?, libc::SIGXFSZ).map(|_| ())
 }
@@ -141,13 +146,18 @@ async fn listen(cancel: Cancel, mut signals: Vec<(u8, Signal)>) {
 pub(crate) fn end_with(error: &PipelineError) -> ! {
     let text = error.to_string();
     let (said, is_said) = std::sync::mpsc::channel();
-    let tell = move || {
-        tell_error(&text);
-        let _ = said.send(());
+    let tell = {
+        let text = text.clone();
+        move || {
+            tell_error(&text);
+            let _ = said.send(());
+        }
     };
     // A reader of standard error that has stopped must not keep the process.
-    let _ = std::thread::Builder::new().name("tell".into()).spawn(tell);
-    let _ = is_said.recv_timeout(Duration::from_millis(500));
+    match std::thread::Builder::new().name("tell".into()).spawn(tell) {
+        Ok(_) => _ = is_said.recv_timeout(Duration::from_millis(500)),
+        Err(_) => tell_error(&text),
+    }
     end_process(error.exit_code())
 }
 

@@ -91,6 +91,15 @@ pub fn check_query_threads() -> Result<(), PipelineError> {
     can_start(each * times + more).map_err(PipelineError::io("start the threads of", "a query of the interactions"))
 }
 
+/// Opens so many files at once, beside those that are open, and closes them.
+///
+/// # Errors
+/// The system's, from the first that could not be opened.
+pub fn can_open(count: usize) -> std::io::Result<()> {
+    let opened: std::io::Result<Vec<_>> = (0..count).map(|_| std::fs::File::open("/dev/null")).collect();
+    opened.map(drop)
+}
+
 /// Starts so many threads at once, beside those that run, and ends them.
 fn can_start(count: usize) -> std::io::Result<()> {
     // They wait until their ends of the channels are gone.

@@ -63,6 +63,7 @@ pub fn verified_towers<S>(stage: &'static str, context: &Context<S>) -> Result<M
 /// As [`verified_towers`].
 pub fn verified_in(stage: &'static str, dir: &Path) -> Result<Manifest, PipelineError> {
     let manifest = require(stage, &dir.join(files::MANIFEST), "twotower train")?;
+    check_sizes(dir, &manifest)?;
     let found = towers_fingerprint(dir)?;
     if found == manifest.fingerprint {
         return Ok(manifest);
@@ -76,6 +77,19 @@ pub fn verified_in(stage: &'static str, dir: &Path) -> Result<Manifest, Pipeline
         advice: "run `twotower train --force`, or put back the files that belong here".into(),
     }
     .into())
+}
+
+/// Refuses files that are much longer than their manifest says, sparse ones say, which would take hours to hash.
+fn check_sizes(dir: &Path, manifest: &Manifest) -> Result<(), PipelineError> {
+    for file in &manifest.files {
+        let path = dir.join(&file.path);
+        let found = std::fs::metadata(&path).map_or(0, |found| found.len());
+        if found > file.bytes.max(i32::MAX as u64) {
+            let reason = format!("{found} bytes, its manifest says {}", file.bytes);
+            return Err(ArtifactError::Corrupt { path, reason }.into());
+        }
+    }
+    Ok(())
 }
 
 /// Checks that a tower was trained on the encoder state at hand.

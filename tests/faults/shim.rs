@@ -12,7 +12,7 @@
 //! | `FAULT_ACTION` | What happens, see [`Action`]. |
 //! | `FAULT_NO_LOCKS` | If set, `flock` fails, as on a file system without locks. |
 //! | `FAULT_SILENT` | End of the path of a file that falls silent: a read of it waits for ever, as on a pipe whose other end writes nothing. |
-//! | `FAULT_THREADS` | The start of a thread, counted from 1, from which on none can be started any more. |
+//! | `FAULT_THREADS` | The most threads there can be at once beside the first; no further one can be started. |
 //! | `FAULT_SILENT_AT` | The read of it, counted from 1, from which on it does. |
 
 use std::ffi::{c_char, c_int, c_long, c_uint, c_void, CStr};
@@ -417,6 +417,16 @@ pub extern "C" fn flock(fd: c_int, operation: c_int) -> c_int {
 type Start = extern "C" fn(*mut c_void) -> *mut c_void;
 type CreateThread = extern "C" fn(*mut c_void, *const c_void, Start, *mut c_void) -> c_int;
 
+/// Threads that were started and have not ended.
+static LIVING: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn counted(given: *mut c_void) -> *mut c_void {
+    let (start, argument) = *unsafe { Box::from_raw(given.cast::<(Start, *mut c_void)>()) };
+    let result = start(argument);
+    LIVING.fetch_sub(1, Ordering::SeqCst);
+    result
+}
+
 #[no_mangle]
 pub extern "C" fn pthread_create(
     thread: *mut c_void,
@@ -424,11 +434,19 @@ pub extern "C" fn pthread_create(
     start: Start,
     argument: *mut c_void,
 ) -> c_int {
-    static LAST: OnceLock<Option<u64>> = OnceLock::new();
-    static STARTED: AtomicU64 = AtomicU64::new(0);
-    let last = LAST.get_or_init(|| Some(std::env::var("FAULT_THREADS").ok()?.parse().expect("FAULT_THREADS")));
-    match last {
-        Some(last) if STARTED.fetch_add(1, Ordering::SeqCst) + 1 >= *last => EAGAIN,
-        _ => real!(pthread_create: CreateThread)(thread, attributes, start, argument),
+    static MOST: OnceLock<Option<u64>> = OnceLock::new();
+    let most = MOST.get_or_init(|| Some(std::env::var("FAULT_THREADS").ok()?.parse().expect("FAULT_THREADS")));
+    let create = real!(pthread_create: CreateThread);
+    let Some(most) = most else { return create(thread, attributes, start, argument) };
+    if LIVING.fetch_add(1, Ordering::SeqCst) >= *most {
+        LIVING.fetch_sub(1, Ordering::SeqCst);
+        return EAGAIN;
     }
+    let given = Box::into_raw(Box::new((start, argument)));
+    let error = create(thread, attributes, counted, given.cast());
+    if error != 0 {
+        LIVING.fetch_sub(1, Ordering::SeqCst);
+        drop(unsafe { Box::from_raw(given) });
+    }
+    error
 }
