@@ -20,7 +20,8 @@ const SECTIONS: [(&str, Ranges); 10] = [
         &[
             ("min_count", Range::Whole(1, ROWS)),
             ("max_size", Range::Whole(1, 1 << 31)),
-            ("max_len", Range::Whole(1, 1 << 16)),
+            // As many as a tower can pool.
+            ("max_len", Range::Whole(1, 1 << 14)),
             ("buckets", Range::Whole(1, 1 << 31)),
             ("dim", Range::Whole(1, 1 << 16)),
             ("seed", Range::SEED),

@@ -1,6 +1,7 @@
 //! Limits that the system sets this process: what to do where one is reached, and threads that it can start.
 
 use crate::error::PipelineError;
+use std::sync::OnceLock;
 
 /// What to do about the limit that an error's text tells of; none where it tells of none.
 pub fn advice(error: &str) -> Option<String> {
@@ -33,10 +34,15 @@ pub fn advice(error: &str) -> Option<String> {
     }
 }
 
+/// `/proc/self/limits` as it was when this was first called: where no more files can be opened, it is too late.
+pub fn limits() -> &'static str {
+    static LIMITS: OnceLock<String> = OnceLock::new();
+    LIMITS.get_or_init(|| std::fs::read_to_string("/proc/self/limits").unwrap_or_default())
+}
+
 /// A limit of this process by its name in `/proc/self/limits`: what holds now, and the most it can be raised to.
 fn of_process(name: &str) -> (String, String) {
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+    let line = limits().lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
     let mut columns = line.split_ascii_whitespace().map(String::from);
     let mut next = || columns.next().unwrap_or_else(|| "a limited number of".into());
     (next(), next())
@@ -96,6 +102,7 @@ pub fn check_query_threads() -> Result<(), PipelineError> {
 /// # Errors
 /// The system's, from the first that could not be opened.
 pub fn can_open(count: usize) -> std::io::Result<()> {
+    limits();
     let opened: std::io::Result<Vec<_>> = (0..count).map(|_| std::fs::File::open("/dev/null")).collect();
     opened.map(drop)
 }
