@@ -5,7 +5,7 @@ use crate::columns::{self, StagedTable, read_batches};
 use crate::config::{EncodeSettings, InteractionTable};
 use crate::error::PipelineError;
 use crate::id_index::IdIndex;
-use crate::limits::check_query_threads;
+use crate::limits::check_query_room;
 use crate::quarantine::{self, INTERACTIONS, QuarantineWriter, USERS};
 use crate::run_lock::RunLock;
 use crate::side_files::{SideFiles, read_columns};
@@ -338,7 +338,7 @@ impl Encode<'_> {
     fn users_with_positives(&self, staged: Option<&StagedTable>, kind: IdKind) -> Result<IdIndex, PipelineError> {
         let ids = match staged {
             Some(staged) => {
-                check_query_threads()?;
+                check_query_room()?;
                 self.context.during("a query of the interactions", || distinct_users(staged.path(), kind))?
             }
             None => Ids::new(kind),

@@ -61,6 +61,9 @@ const MOST_THREADS: usize = 1024;
 /// Threads that polars starts for each that it is allowed: a pool, an executor and a runtime. And some more.
 const POLARS: (usize, usize) = (3, 8);
 
+/// Files that polars opens for itself and for a query.
+const OPEN_FILES: usize = 16;
+
 /// Starts the pool that the stages share.
 ///
 /// # Errors
@@ -86,15 +89,18 @@ pub fn start_threads() -> Result<(), PipelineError> {
     rayon::ThreadPoolBuilder::new().build_global().map_err(failed)
 }
 
-/// Checks that polars can start the threads that its queries need: it ends the process where it cannot.
+/// Checks that polars can start the threads and open the files that its queries need: it ends the process where it
+/// cannot.
 ///
 /// # Errors
 /// [`PipelineError::Io`] with the system's error.
-pub fn check_query_threads() -> Result<(), PipelineError> {
+pub fn check_query_room() -> Result<(), PipelineError> {
     let given = std::env::var("POLARS_MAX_THREADS").ok().and_then(|text| text.parse::<usize>().ok());
     let each = given.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     let (times, more) = POLARS;
-    can_start(each * times + more).map_err(PipelineError::io("start the threads of", "a query of the interactions"))
+    let query = "a query of the interactions";
+    can_open(OPEN_FILES).map_err(PipelineError::io("open what is needed for", query))?;
+    can_start(each * times + more).map_err(PipelineError::io("start the threads of", query))
 }
 
 /// Opens so many files at once, beside those that are open, and closes them.
@@ -148,7 +154,7 @@ mod tests {
     #[test]
     fn threads_are_tried_and_gone_afterwards() {
         can_start(50).unwrap();
-        check_query_threads().unwrap();
+        check_query_room().unwrap();
         assert!(crate::stall::kernel::threads().iter().filter(|thread| thread.name == "probe").count() < 50);
     }
 }
