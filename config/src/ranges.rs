@@ -153,6 +153,7 @@ buckets = 10
 kind = "id"
 name = "item"
 [model]
+kind = "dssm"
 embedding_dims = { city = 4 }
 [index]
 ef_search = 100

@@ -131,7 +131,7 @@ pub(crate) fn checkpoint_entry(manifest: &Manifest) -> Option<FileEntry> {
 }
 
 /// Refuses a model or batches that this machine has no memory for, before any of it is taken.
-fn check_size(context: &Context, data: &Dataset) -> Result<(), PipelineError> {
+fn check_size(context: &Context<TrainSettings>, data: &Dataset) -> Result<(), PipelineError> {
     let config = &context.config;
     let train = config.train.resolved(data.set.events(Role::Train).count());
     let towers = [&data.set.user_schema, &data.set.item_schema];
