@@ -325,7 +325,7 @@ const CASES: &[Case] = &[
         spoil: |_| {},
         command: "recall --topk 0",
         code: 2,
-        says: &["topk", "at least 1"],
+        says: &["`recall.topk` = 0", "a whole number from 1"],
         absent: "",
     },
     Case {
