@@ -179,12 +179,12 @@ loss = LOSS
         Config::load(&path, &[])
     }
 
-    /// Puts a value at a path; in a list of tables, into the first that has the name.
+    /// Puts a value at a path; in a list of tables, into the first that has the name, or else into the first.
     fn put(at: &mut toml::Value, path: &[String], value: &toml::Value) {
         match (at, path) {
             (toml::Value::Array(rows), _) => {
-                let row = rows.iter_mut().find(|row| row.get(&path[0]).is_some()).unwrap();
-                put(row, path, value);
+                let at = rows.iter().position(|row| row.get(&path[0]).is_some()).unwrap_or(0);
+                put(&mut rows[at], path, value);
             }
             (toml::Value::Table(table), [name]) => {
                 let is_list = matches!(table.get(name), Some(toml::Value::Array(_)));
