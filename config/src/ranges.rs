@@ -63,6 +63,7 @@ const GATES: Ranges = &[
     ("unknown_margin", Range::SHARE),
     ("missing_margin", Range::SHARE),
     ("drift_margin", Range::SHARE),
+    ("min_distinct", Range::Whole(0, ROWS)),
     ("min_distinct_kept", Range::SHARE),
     ("max_alike", Range::SHARE),
     ("min_filled", Range::SHARE),
