@@ -2,7 +2,7 @@
 
 use crate::adopt::adopt_towers;
 use crate::config::Config;
-use crate::encode::{EncodeOptions, encode_features};
+use crate::encode::{self, EncodeOptions, encode_features};
 use crate::error::PipelineError;
 use crate::evaluate::evaluate;
 use crate::gates::{Gate, check};
@@ -11,12 +11,13 @@ use crate::parts::complete_set;
 use crate::recall::Recall;
 use crate::run_dir::LATEST;
 use crate::run_lock::{Access, RunLock};
-use crate::stage::{Context, Job, Outcome, verify_file};
+use crate::stage::{Context, Job, Outcome, require, verify_file};
 use crate::train::{TrainOptions, train_model};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use twotower_artifacts::Side;
 use twotower_artifacts::publish::{check_link, switch_link};
+use twotower_tables::Table;
 
 /// A stage of a run, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -159,9 +160,26 @@ pub fn publish(context: &Job, accept: &[Gate]) -> Result<Outcome, PipelineError>
     for part in complete_set("publish", &dir, "twotower recall")? {
         part.files.iter().try_for_each(|file| verify_file("publish", &dir, file, &context.cancel))?;
     }
+    warn_of_tables(context)?;
     let outcome = check(&context.obeying(Config::check_settings), accept)?;
     switch_latest(context)?;
     Ok(outcome)
+}
+
+/// Says which tables have changed since they were encoded: the results are of the rows that were there then.
+fn warn_of_tables(context: &Job) -> Result<(), PipelineError> {
+    let encoded =
+        require("publish", &context.run.encoders().join(encode::files::MANIFEST), "twotower encode-features")?;
+    for side in [Side::User, Side::Item] {
+        let name = format!("{side}s");
+        let now = Table::open(&name, &context.config.table(side).source).map(|table| table.fingerprint());
+        if now.is_ok_and(|now| encoded.inputs.get(&name) != Some(&now)) {
+            tracing::warn!(
+                "publish: the {name} table has changed since the run read it; results are of its earlier rows"
+            );
+        }
+    }
+    Ok(())
 }
 
 fn switch_latest<S>(context: &Context<S>) -> Result<(), PipelineError> {

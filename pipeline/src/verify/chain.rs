@@ -93,11 +93,13 @@ impl Check<'_> {
         fn named(parts: &[(String, Manifest)]) -> Vec<Named<'_>> {
             parts.iter().map(|(name, part)| (name.clone(), part)).collect()
         }
+        // Results of users that were embedded on the way are not of the vectors that an earlier night may have left.
+        self.fused = recalled.iter().any(|(_, part)| is_fused(part));
         self.contradictions = contradictions(&Made {
             encoded: encoded.as_ref(),
             trained: trained.as_ref(),
             items: named(&items),
-            users: named(&users),
+            users: if self.fused { Vec::new() } else { named(&users) },
             recalled: named(&recalled),
             index: None,
             quarantine: quarantine.as_ref(),
@@ -201,6 +203,10 @@ impl Check<'_> {
         let name = if side == Side::User { "user vectors" } else { "item vectors" };
         let Some(parts) = self.parts(&dir, Output::Vectors(side)) else { return false };
         self.contradicted(&format!("vectors/{side}"));
+        if side == Side::User && self.fused {
+            let note = format!("{}: the results were made without them, from users embedded on the way", dir.display());
+            self.found.notes.push(note);
+        }
         if side == Side::Item && !parts.list.is_empty() {
             links.items = self.take(VectorParts::find("verify", &dir, side, None));
         }

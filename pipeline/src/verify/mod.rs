@@ -76,7 +76,8 @@ impl Verification {
 /// result.
 pub fn verify(run: &RunDir, required: &[Stage]) -> Result<Verification, PipelineError> {
     std::fs::read_dir(run.root()).map_err(PipelineError::io("list", run.root()))?;
-    let mut check = Check { run, found: Verification::default(), known: BTreeSet::new(), contradictions: Vec::new() };
+    let mut check =
+        Check { run, found: Verification::default(), known: BTreeSet::new(), contradictions: Vec::new(), fused: false };
     check.chain(required);
     check.strays();
     Ok(check.found)
@@ -90,6 +91,8 @@ struct Check<'a> {
     known: BTreeSet<PathBuf>,
     /// What does not belong together, by the manifests.
     contradictions: Vec<Contradiction>,
+    /// Whether users were embedded on the way to their items.
+    fused: bool,
 }
 
 impl Check<'_> {
