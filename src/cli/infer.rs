@@ -32,7 +32,7 @@ pub struct Opts {
     /// unless its extension names another format.
     #[arg(long, value_name = "PATH", requires = "output")]
     table: Option<String>,
-    /// Folder for the vectors of --table; the run's own vectors stay as they are.
+    /// Folder for the vectors of --table: a new one, or one that an earlier --output made, outside of runs and tables.
     #[arg(long, value_name = "DIR", requires = "table")]
     output: Option<PathBuf>,
     /// Users go straight to their items and no vectors are kept: the same as `twotower recall --fused`.

@@ -31,7 +31,7 @@ enum RunsCommand {
         dir: PathBuf,
     },
     /// Remove complete runs older than the newest N that passed their gates; never the one that `latest` names, one
-    /// in use, or a folder that is no complete run.
+    /// in use, one that holds a file that no stage made, or a folder that is no complete run.
     Prune {
         /// Folder of the runs.
         #[arg(default_value = "runs", env = "TWOTOWER_RUNS")]
