@@ -190,6 +190,10 @@ fn a_table_of_other_rows_does_not_take_the_place_of_a_runs_results_by_a_slip() {
     }
     job.refused("infer --side user --set tables.users.id=alt_id --run runs/a", 4, &["`alt_id`", "`user_id`"]);
     job.refused("recall --fused --set tables.users.id=alt_id --run runs/a", 4, &["`alt_id`", "`user_id`"]);
+    for change in ["tables.users.id=alt_id", "tables.interactions.item=item2"] {
+        let says = change.split_once('=').unwrap().0;
+        job.refused(&format!("publish --run runs/a --set {change}"), 4, &[says, "encode-features"]);
+    }
     assert!(outputs(&job.path("runs/a")) == before);
     // Who forces it gets it, and no more than that.
     job.ok("infer --side user --set tables.users.path=few.parquet --run runs/a --force --quiet");

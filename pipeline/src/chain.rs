@@ -5,6 +5,7 @@ use crate::encoded;
 use crate::parts::{differing, parts_fingerprint, settings_of};
 use crate::quarantine::{QUARANTINE, Quarantine};
 use crate::shard::Shard;
+use crate::stage::content_fingerprint;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -125,8 +126,12 @@ impl Found<'_> {
         self.input(&place, trained, "encoded tables", encoded.map(encoded::content).as_ref(), false);
     }
 
-    /// What parts of one output have in common.
+    /// That parts are of the files they list, and what those of one output have in common.
     fn alike(&mut self, folder: &str, parts: &[Named<'_>]) {
+        for (own, part) in parts {
+            let content = content_fingerprint(&part.files);
+            self.equal(&Place::of(folder, own), "fingerprint", &content, &part.fingerprint);
+        }
         let Some(((name, first), others)) = parts.split_first() else { return };
         for (own, part) in others {
             let place = Place::of(folder, own);

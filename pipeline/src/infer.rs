@@ -415,8 +415,6 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
         },
     )?;
     let quarantined = source.account(&range, written)?;
-    // Somebody may have begun with another number of shards meanwhile.
-    exclude_other_counts("infer", &dir, shard, false, || Ok(()))?;
     match other {
         Some(_) => remove_if_there(&manifest_path)?,
         None => context.retract(&manifest_path)?,
@@ -434,6 +432,8 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
     });
     manifest.warnings = crate::encode::warn_of("infer", side, &counts);
     manifest.write(&manifest_path)?;
+    // Somebody may have begun with another number of shards meanwhile; who writes later finds the other's parts.
+    exclude_other_counts("infer", &dir, shard, false, || Ok(()))?;
     Ok(Outcome { skipped: false, manifest })
 }
 

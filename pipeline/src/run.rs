@@ -11,7 +11,7 @@ use crate::parts::complete_set;
 use crate::recall::Recall;
 use crate::run_dir::LATEST;
 use crate::run_lock::{Access, RunLock};
-use crate::stage::{Context, Job, Outcome, require, verify_file};
+use crate::stage::{Context, Job, Outcome, as_written, require, verify_file};
 use crate::train::{TrainOptions, train_model};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -160,16 +160,33 @@ pub fn publish(context: &Job, accept: &[Gate]) -> Result<Outcome, PipelineError>
     for part in complete_set("publish", &dir, "twotower recall")? {
         part.files.iter().try_for_each(|file| verify_file("publish", &dir, file, &context.cancel))?;
     }
-    warn_of_tables(context)?;
+    same_job(context)?;
     let outcome = check(&context.obeying(Config::check_settings), accept)?;
     switch_latest(context)?;
     Ok(outcome)
 }
 
-/// Says which tables have changed since they were encoded: the results are of the rows that were there then.
-fn warn_of_tables(context: &Job) -> Result<(), PipelineError> {
+/// Refuses a job of other columns or features than the run was made with, and says which tables have changed since:
+/// the results are of the rows that were there then.
+fn same_job(context: &Job) -> Result<(), PipelineError> {
     let encoded =
         require("publish", &context.run.encoders().join(encode::files::MANIFEST), "twotower encode-features")?;
+    let now = as_written(&serde_json::json!(context.config.encode_settings()));
+    for setting in
+        ["/tables/users/id", "/tables/items/id", "/tables/interactions/user", "/tables/interactions/item", "/features"]
+    {
+        let (now, made) = (now.pointer(setting), encoded.config.pointer(setting));
+        if now != made {
+            let shown = |value: Option<&serde_json::Value>| value.map_or("none".to_string(), ToString::to_string);
+            return Err(PipelineError::Mismatch(format!(
+                "publish: `{}` of the job is {}, {} was made with {}; run `twotower run`, or the stages from `encode-features` on",
+                setting.trim_start_matches('/').replace('/', "."),
+                shown(now),
+                context.run.root().display(),
+                shown(made)
+            )));
+        }
+    }
     for side in [Side::User, Side::Item] {
         let name = format!("{side}s");
         let now = Table::open(&name, &context.config.table(side).source).map(|table| table.fingerprint());

@@ -173,8 +173,6 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
         Ok(())
     })?;
     let quarantined = users.account(&range, writer.users())?;
-    // Somebody may have begun with another number of shards meanwhile.
-    exclude_other_counts("recall", &dir, shard, false, || Ok(()))?;
     context.retract(&manifest_path)?;
     for other in NeighbourFormat::ALL.into_iter().filter(|f| f.extension() != config.recall.format.extension()) {
         remove_if_there(&dir.join(part_name(shard, other.extension())))?;
@@ -219,5 +217,7 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
         "distinct vectors": totals.vectors,
     });
     manifest.write(&manifest_path)?;
+    // Somebody may have begun with another number of shards meanwhile; who writes later finds the other's parts.
+    exclude_other_counts("recall", &dir, shard, false, || Ok(()))?;
     Ok(Outcome { skipped: false, manifest })
 }
