@@ -124,18 +124,18 @@ fn shards_of_other_tables_lists_or_settings_are_not_published_and_verify_says_th
         // The users table is another one for the second shard, which only --force embeds.
         ("users", &["recall --fused --shard 0/2"], shuffled, "recall --fused --shard 1/2 --force", "\"table\""),
         ("deny", &stored, denies, "recall --shard 1/2", "\"deny\""),
-        ("topk", &stored, nothing, "recall --shard 1/2 --topk 9", "\"recall\""),
-        ("seen", &stored, nothing, "recall --shard 1/2 --keep-seen", "\"recall\""),
+        ("topk", &stored, nothing, "recall --shard 1/2 --topk 9", "settings"),
+        ("seen", &stored, nothing, "recall --shard 1/2 --keep-seen", "settings"),
         ("index", &stored, nothing, "recall --shard 1/2 --index hnsw", "index"),
-        ("compression", &stored, nothing, "recall --shard 1/2 --set infer.compression=zstd", "\"compression\""),
+        ("compression", &stored, nothing, "recall --shard 1/2 --set infer.compression=zstd", "settings"),
         (
             "columns",
             &stored,
             nothing,
             "recall --shard 1/2 --set tables.interactions.item=item2",
-            "column of items in the interactions",
+            "settings",
         ),
-        ("fused", &stored, nothing, "recall --fused --shard 1/2", "made under other settings"),
+        ("fused", &stored, nothing, "recall --fused --shard 1/2", "settings"),
     ];
     for (name, first, change, second, says) in cases {
         let job = base().copy(&format!("own-shards-{name}"));
@@ -254,7 +254,7 @@ fn vectors_of_other_rows_go_only_into_a_folder_of_their_own() {
         ("tables/users/new", 2, "is read from there"),
         ("keep", 4, "part-"),
         ("elsewhere/../keep", 4, "part-"),
-        ("users.parquet", 1, "users.parquet"),
+        ("users.parquet", 2, "is read from there"),
     ] {
         for force in ["", " --force"] {
             let all = format!("{line} {folder}{force} --set tables.interactions.path=tables/users/*.parquet");

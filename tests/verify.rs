@@ -313,7 +313,12 @@ fn gaps_duplicates_and_other_numbers_of_shards_are_found() {
 fn a_part_of_another_table_or_model_is_found_even_with_its_manifest() {
     let other_table = finished().copy("verify-other-table");
     fixture::users().take((0..fixture::USERS).rev()).write_parquet(&other_table.path("users.parquet"));
-    in_shards(&other_table, SHARDS);
+    // Another table than was encoded must be forced.
+    for shard in 0..SHARDS {
+        for stage in ["infer --side user", "recall"] {
+            other_table.ok(&format!("{stage} --shard {shard}/{SHARDS} --force --quiet"));
+        }
+    }
     let other_model = finished().copy("verify-other-model");
     other_model.ok("train --set train.seed=99 --quiet");
     other_model.ok("infer --side item --quiet");
