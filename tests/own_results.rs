@@ -128,13 +128,7 @@ fn shards_of_other_tables_lists_or_settings_are_not_published_and_verify_says_th
         ("seen", &stored, nothing, "recall --shard 1/2 --keep-seen", "settings"),
         ("index", &stored, nothing, "recall --shard 1/2 --index hnsw", "index"),
         ("compression", &stored, nothing, "recall --shard 1/2 --set infer.compression=zstd", "settings"),
-        (
-            "columns",
-            &stored,
-            nothing,
-            "recall --shard 1/2 --set tables.interactions.item=item2",
-            "settings",
-        ),
+        ("columns", &stored, nothing, "recall --shard 1/2 --set tables.interactions.item=item2", "settings"),
         ("fused", &stored, nothing, "recall --fused --shard 1/2", "settings"),
     ];
     for (name, first, change, second, says) in cases {

@@ -314,8 +314,8 @@ fn a_part_of_another_table_or_model_is_found_even_with_its_manifest() {
     let other_table = finished().copy("verify-other-table");
     fixture::users().take((0..fixture::USERS).rev()).write_parquet(&other_table.path("users.parquet"));
     // Another table than was encoded must be forced.
-    for shard in 0..SHARDS {
-        for stage in ["infer --side user", "recall"] {
+    for stage in ["infer --side user", "recall"] {
+        for shard in 0..SHARDS {
             other_table.ok(&format!("{stage} --shard {shard}/{SHARDS} --force --quiet"));
         }
     }

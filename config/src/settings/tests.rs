@@ -138,6 +138,8 @@ const OBEYED: &[(&str, &str, &str)] = &[
     ("run", "", "part_users"),
     ("evaluate", "VC", "k ranking max_users seed"),
     ("gates", "C", "off min_rows max_rows max_unknown unknown_margin missing_margin ignore_features min_coverage"),
+    ("gates", "C", "min_items max_items min_matched strangers_margin min_history min_pairs_kept max_still_days"),
+    ("gates", "C", "min_exclusions drift_margin min_distinct min_distinct_kept max_alike min_filled"),
     ("gates", "C", "min_coverage_kept min_shared_users min_overlap min_metric_kept min_metric_of_popularity"),
 ];
 
