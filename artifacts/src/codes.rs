@@ -165,7 +165,7 @@ impl CodesPart {
         self.groups.push(columns)
     }
 
-    /// The row groups, for [`CodesWriter::append`]: of [`GROUP_ROWS`] rows, but for the last.
+    /// The row groups, for [`CodesWriter::append`]: of [`GROUP_ROWS`] rows, but for the last and where ids are long.
     ///
     /// # Errors
     /// As [`CodesPart::push`].

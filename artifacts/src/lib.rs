@@ -17,6 +17,8 @@ pub mod hashing;
 pub mod ids;
 pub mod interactions;
 pub mod interactions_file;
+pub mod json;
+pub mod keyed;
 mod list_chunk;
 pub mod manifest;
 pub mod neighbours;

@@ -6,6 +6,7 @@
 //! do, a dictionary of them takes less time than a compressor and less room.
 
 use crate::chunk::{Cut, EncodedChunk, PAGE_ROWS, Pages, varint};
+use crate::keyed::hash_int;
 use crate::packed_run::PackedRun;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float16Type, Float32Type};
@@ -122,6 +123,8 @@ struct Distinct {
     indices: Vec<u16>,
     /// A value's index plus one, or 0, by its hash: open addressing in a power of two of slots, at most a third full.
     slots: Vec<u16>,
+    /// An odd number that values are multiplied by, of this process alone: nobody can make values that collide.
+    multiplier: u32,
 }
 
 impl Distinct {
@@ -129,7 +132,12 @@ impl Distinct {
     fn of(parts: &[Buffer]) -> Option<Self> {
         let total = parts.iter().map(Buffer::len).sum::<usize>() / size_of::<u32>();
         let most = MOST_VALUES.min(total / 2);
-        let mut distinct = Self { values: Vec::new(), indices: Vec::with_capacity(total), slots: vec![0; 1024] };
+        let mut distinct = Self {
+            values: Vec::new(),
+            indices: Vec::with_capacity(total),
+            slots: vec![0; 1024],
+            multiplier: hash_int(0) as u32 | 1,
+        };
         for values in parts.iter().flat_map(|part| part.typed_data::<u32>().chunks(AT_ONCE)) {
             let (mut indices, mut found) = ([0u16; AT_ONCE], [0; AT_ONCE]);
             for (index, value) in indices.iter_mut().zip(values) {
@@ -155,8 +163,8 @@ impl Distinct {
     /// Where the search for a value begins.
     #[inline]
     fn slot(&self, value: u32) -> usize {
-        // Fibonacci hashing (Knuth, The Art of Computer Programming 3, 6.4): the upper bits are the mixed ones.
-        (value.wrapping_mul(0x9E37_79B9) >> (self.slots.len().leading_zeros() - 31)) as usize
+        // Multiplicative hashing (Dietzfelbinger et al., J. Algorithms 1997): the upper bits are the mixed ones.
+        (value.wrapping_mul(self.multiplier) >> (self.slots.len().leading_zeros() - 31)) as usize
     }
 
     /// The index of a value, which may be new.

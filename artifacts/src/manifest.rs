@@ -1,10 +1,11 @@
 //! Stage manifests: what a stage wrote, from what, with which settings. A person can read them.
 //!
-//! A manifest ends with a checksum of all its text before. Those of the first builds have none and stay readable.
+//! A manifest ends with a checksum of all its text before. One without it is not the one that was written.
 
 use crate::error::ArtifactError;
 use crate::fingerprint::Fingerprint;
 use crate::hashing::HashingWriter;
+use crate::json::read_text;
 use crate::publish::{io_error, publish_file};
 use crate::regular::{open_regular, open_unlinked};
 use serde::{Deserialize, Serialize};
@@ -15,8 +16,6 @@ use std::path::{Component, Path, PathBuf};
 
 /// Newest manifest version this build reads, and the one it writes.
 pub const MANIFEST_VERSION: u32 = 1;
-/// Manifests are small; anything larger is not one.
-const MAX_BYTES: u64 = 256 << 20;
 
 /// One published file of a stage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,8 +156,9 @@ impl Manifest {
     /// Reads a manifest; keys it does not know are ignored.
     ///
     /// # Errors
-    /// [`ArtifactError::Io`], [`ArtifactError::Version`] when it is newer, and [`ArtifactError::Corrupt`] when it
-    /// is not a manifest, was changed after it was written, or lists a path that leaves its folder.
+    /// [`ArtifactError::Io`], [`ArtifactError::Version`] when it is newer, [`ArtifactError::Mismatch`] when its checksum
+    /// was taken away, and [`ArtifactError::Corrupt`] when it is not a manifest, was changed after it was written, or
+    /// lists a path that leaves its folder.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, ArtifactError> {
         #[derive(Deserialize)]
         struct Head {
@@ -167,23 +167,29 @@ impl Manifest {
         }
         let path = path.as_ref();
         let corrupt = |reason: String| ArtifactError::Corrupt { path: path.to_path_buf(), reason };
-        let file = open_regular(path)?;
-        let mut text = Vec::new();
-        file.take(MAX_BYTES).read_to_end(&mut text).map_err(io_error("read", path))?;
+        let text = read_text(path)?;
         let not_one = |e: serde_json::Error| corrupt(format!("not a manifest: {e}"));
         let Head { format_version, checksum } = serde_json::from_slice(&text).map_err(not_one)?;
         if format_version > MANIFEST_VERSION {
             let path = path.to_path_buf();
             return Err(ArtifactError::Version { path, found: format_version, supported: MANIFEST_VERSION });
         }
-        if let Some(said) = checksum {
-            let content = text.trim_ascii_end().strip_suffix(closing(&said).as_bytes());
-            let content = content.ok_or_else(|| corrupt("`checksum` does not end it, as it was written".into()))?;
-            let found = blake3::hash(content).to_hex();
-            if found.as_str() != said {
-                let reason = format!("content of checksum {found}, it says {said}: it was changed or damaged");
-                return Err(corrupt(reason));
-            }
+        let Some(said) = checksum else {
+            return Err(ArtifactError::Mismatch {
+                what: format!("manifest {}", path.display()),
+                expected_from: "as its last key".into(),
+                expected: "`checksum`".into(),
+                found_from: "a text with".into(),
+                found: "none".into(),
+                advice: "it was changed after it was written: run its stage again with --force, and those after it"
+                    .into(),
+            });
+        };
+        let content = text.trim_ascii_end().strip_suffix(closing(&said).as_bytes());
+        let content = content.ok_or_else(|| corrupt("`checksum` does not end it, as it was written".into()))?;
+        let found = blake3::hash(content).to_hex();
+        if found.as_str() != said {
+            return Err(corrupt(format!("content of checksum {found}, it says {said}: it was changed or damaged")));
         }
         let manifest: Manifest = serde_json::from_slice(&text).map_err(not_one)?;
         match manifest.files.iter().find(|f| !stays_inside(&f.path)) {
@@ -263,6 +269,7 @@ pub fn manifest_path(folder: impl AsRef<Path>) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Category;
     use crate::publish::publish_bytes;
     use std::fs;
 
@@ -326,26 +333,26 @@ mod tests {
     }
 
     #[test]
-    fn every_altered_byte_is_refused_and_a_manifest_of_the_first_builds_is_not() {
+    fn every_altered_byte_is_refused_and_so_is_a_manifest_without_its_checksum() {
         let dir = tempfile::tempdir().unwrap();
         let manifest = sample(dir.path());
         let path = manifest_path(dir.path());
         manifest.write(&path).unwrap();
         let good = fs::read(&path).unwrap();
-        let key = good.windows(10).rposition(|w| w == b"\"checksum\"").unwrap();
         for at in 0..good.len() - 1 {
             let mut bytes = good.clone();
             bytes[at] ^= 1;
             fs::write(&path, bytes).unwrap();
-            match Manifest::read(&path) {
-                Err(error) => assert!(error.to_string().contains("manifest.json"), "{error}"),
-                // Under another name it is a key that nobody knows.
-                Ok(read) => assert!(read == manifest && (key..key + 10).contains(&at), "byte {at}"),
-            }
+            let error = Manifest::read(&path).expect_err(&format!("byte {at}"));
+            assert!(error.to_string().contains("manifest.json"), "{error}");
         }
         let mut first = serde_json::to_value(&manifest).unwrap();
-        fs::write(&path, first.to_string()).unwrap();
-        assert_eq!(Manifest::read(&path).unwrap(), manifest);
+        for text in [first.to_string(), serde_json::to_string_pretty(&first).unwrap()] {
+            fs::write(&path, text).unwrap();
+            let error = Manifest::read(&path).unwrap_err();
+            assert_eq!(error.category(), Category::Mismatch, "{error}");
+            assert!(error.to_string().contains("expected as its last key `checksum`"), "{error}");
+        }
         first["rows"]["users"] = 8.into();
         fs::write(&path, sealed(&first).unwrap()).unwrap();
         assert_eq!(Manifest::read(&path).unwrap().rows["users"], 8);
@@ -361,7 +368,7 @@ mod tests {
         let path = manifest_path(dir.path());
         let mut value = serde_json::to_value(sample(dir.path())).unwrap();
         value["added_later"] = serde_json::json!([1]);
-        publish_bytes(&path, value.to_string().as_bytes()).unwrap();
+        publish_bytes(&path, &sealed(&value).unwrap()).unwrap();
         assert!(Manifest::read(&path).is_ok());
         publish_bytes(&path, br#"{"format_version": 9, "shape": "unknown"}"#).unwrap();
         assert!(matches!(Manifest::read(&path), Err(ArtifactError::Version { found: 9, .. })));

@@ -22,11 +22,16 @@ pub(crate) const LONG: Artifact = Artifact { name: "neighbours-long", version: 1
 /// held until it is finished, and grows with their number: some kilobytes each.
 const GROUP_BYTES: usize = 36 << 20;
 const GROUP_USERS: usize = 64 * 1024;
-/// Rows per row group of the long form, whose user ids and ranks take room too.
+/// Bytes of user ids that may stand beside lists of [`GROUP_BYTES`].
+const GROUP_IDS: usize = 16 << 20;
+/// Rows per row group of the long form, whose user ids and ranks take room too, and bytes of its ids.
 const GROUP_ROWS: usize = 1 << 20;
+const GROUP_TEXT: usize = 64 << 20;
 /// Users turned into Arrow columns at a time, and pairs of the long form, with the user's id in each.
 const CHUNK_USERS: usize = 1024;
 const CHUNK_PAIRS: usize = 16 * 1024;
+/// Bytes of ids that so many pairs of the long form may have; fewer pairs are turned into columns where they have more.
+const CHUNK_TEXT: usize = 4 << 20;
 
 /// How much room lists take: how many users go into a row group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,9 +67,14 @@ impl ListRoom {
     }
 
     /// Bytes that a sink holds, roughly: a row group, and the columns that it comes from.
-    pub fn writer_bytes(self) -> u64 {
+    pub fn writer_bytes(self, format: NeighbourFormat) -> u64 {
         let users = |users: usize| users * (self.user_bytes() + 64);
-        (users(self.group_users()) + users(self.chunk_users())).max(GROUP_ROWS * 32) as u64
+        let lists = (users(self.group_users()) + users(self.chunk_users())).max(GROUP_ROWS * 32);
+        let bytes = match format {
+            NeighbourFormat::Parquet | NeighbourFormat::Jsonl => lists,
+            NeighbourFormat::ParquetLong => lists.max((GROUP_ROWS * self.pair_bytes).min(GROUP_TEXT) + 4 * CHUNK_TEXT),
+        };
+        bytes as u64
     }
 
     /// That a list fits a column, whose offsets have 32 bits.
@@ -190,7 +200,7 @@ pub fn open_sink(
     room.check(path)?;
     Ok(match format {
         NeighbourFormat::Parquet => Box::new(ListSink::create(path, info, room, compression)?),
-        NeighbourFormat::ParquetLong => Box::new(LongSink::create(path, info, compression)?),
+        NeighbourFormat::ParquetLong => Box::new(LongSink::create(path, info, room, compression)?),
         NeighbourFormat::Jsonl => Box::new(JsonSink::create(path, info)?),
     })
 }
@@ -220,6 +230,7 @@ impl ListSink {
         ]));
         let plain = ["user_id", "cosine_similarity"];
         let file = ParquetFile::create(path, schema, room.group_users(), compression, &plain, LISTS, info)?;
+        let file = file.with_text(GROUP_BYTES + GROUP_IDS);
         Ok(Self { file, room, info: info.clone(), item, score })
     }
 }
@@ -258,11 +269,17 @@ impl NeighbourSink for ListSink {
 /// [`NeighbourFormat::ParquetLong`].
 struct LongSink {
     file: ParquetFile,
+    room: ListRoom,
     info: NeighboursInfo,
 }
 
 impl LongSink {
-    fn create(path: &Path, info: &NeighboursInfo, compression: Compression) -> Result<Self, ArtifactError> {
+    fn create(
+        path: &Path,
+        info: &NeighboursInfo,
+        room: ListRoom,
+        compression: Compression,
+    ) -> Result<Self, ArtifactError> {
         let schema = Arc::new(Schema::new(vec![
             Field::new("user_id", info.users.data_type(), false),
             Field::new("rank", DataType::UInt32, false),
@@ -270,7 +287,7 @@ impl LongSink {
             Field::new("cosine_similarity", DataType::Float32, false),
         ]));
         let file = ParquetFile::create(path, schema, GROUP_ROWS, compression, &["cosine_similarity"], LONG, info)?;
-        Ok(Self { file, info: info.clone() })
+        Ok(Self { file: file.with_text(GROUP_TEXT), room, info: info.clone() })
     }
 }
 
@@ -279,9 +296,10 @@ impl NeighbourSink for LongSink {
         lists.check(users, self.file.path())?;
         self.info.check(users, lists.item_ids, self.file.path())?;
         let (mut user, end) = (0, lists.offsets[users.len()]);
-        // Cut between pairs, not users: a column of repeated ids stays within what its offsets count.
-        for first in (lists.offsets[0]..end).step_by(CHUNK_PAIRS) {
-            let neighbours = first..end.min(first + CHUNK_PAIRS);
+        // Cut between pairs, not users: a column of repeated ids stays small.
+        let chunk = (CHUNK_TEXT / (self.room.pair_bytes + users.longest())).clamp(1, CHUNK_PAIRS);
+        for first in (lists.offsets[0]..end).step_by(chunk) {
+            let neighbours = first..end.min(first + chunk);
             let (mut user_ids, mut ranks) = (Ids::new(users.kind()), Vec::new());
             let mut pair = first;
             while pair < neighbours.end {

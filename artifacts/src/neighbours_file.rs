@@ -33,7 +33,8 @@ impl NeighbourTable {
     }
 }
 
-/// Streams a [`NeighbourFormat::Parquet`] file in batches of `batch_users`.
+/// Streams a [`NeighbourFormat::Parquet`] file in batches of `batch_users`, or of fewer where lists are so long that row
+/// groups have few users: an eighth of a row group, or 64.
 ///
 /// # Errors
 /// [`ArtifactError::Io`], [`ArtifactError::Parquet`], [`ArtifactError::Corrupt`] or [`ArtifactError::Version`], on
@@ -52,6 +53,7 @@ pub fn read_lists(
     if !is_list(1, "item_ids") || !is_list(2, "cosine_similarity") {
         return Err(source.corrupt("expected columns `user_id`, `item_ids` and `cosine_similarity`"));
     }
+    let batch_users = batch_users.min((source.largest_group() / 8).max(64));
     let batches = source.batches(0..u64::MAX, batch_users)?;
     Ok(batches.map(move |batch| {
         let batch = batch?;

@@ -35,6 +35,10 @@ const HEADER_KEY: &str = "twotower";
 /// is full, and so a file's bytes do not depend on batches.
 const STEP: usize = 1024;
 
+/// Bytes of text after which a row group ends before it has its rows, unless a file is told otherwise: long ids must not
+/// make what a writer holds larger. Of 65,536 ids, each may have 256 bytes.
+const GROUP_TEXT: usize = 16 << 20;
+
 /// Compression of a Parquet file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -100,6 +104,8 @@ pub struct ParquetFile {
     steps: Steps,
     /// Rows of a whole row group: a multiple of a step's.
     group_rows: usize,
+    /// Bytes of text that end a row group.
+    group_text: usize,
     path: PathBuf,
     rows: u64,
 }
@@ -178,9 +184,15 @@ impl ParquetFile {
             format,
             steps: Steps::of(step),
             group_rows,
+            group_text: GROUP_TEXT,
             path: path.to_path_buf(),
             rows: 0,
         })
+    }
+
+    /// The same file, whose row groups may have so many bytes of text.
+    pub(crate) fn with_text(self, group_text: usize) -> Self {
+        Self { group_text, ..self }
     }
 
     /// The final name.
@@ -200,17 +212,18 @@ impl ParquetFile {
     }
 
     fn encode(&mut self, batch: RecordBatch) -> Result<(), ParquetError> {
-        let Self { steps, group, file, group_rows, .. } = self;
+        let Self { steps, group, file, group_rows, group_text, .. } = self;
         steps.push(batch, |step| {
             group.push(step)?;
-            if group.rows() < *group_rows { Ok(()) } else { group.finish()?.write_to(file) }
+            if group.is_full(*group_rows, *group_text) { group.finish()?.write_to(file) } else { Ok(()) }
         })
     }
 
     /// Encodes whole row groups of this file for [`ParquetFile::append`], on any thread.
     pub(crate) fn groups(&self) -> GroupEncoder {
         let (format, path) = (self.format.clone(), self.path.clone());
-        GroupEncoder { format, step: self.steps.rows(), group_rows: self.group_rows, path }
+        let (group_rows, group_text) = (self.group_rows, self.group_text);
+        GroupEncoder { format, step: self.steps.rows(), group_rows, group_text, path }
     }
 
     /// Appends a row group that [`ParquetFile::groups`] encoded, after the rows written so far.
@@ -257,6 +270,7 @@ pub(crate) struct GroupEncoder {
     format: Arc<GroupFormat>,
     step: usize,
     group_rows: usize,
+    group_text: usize,
     path: PathBuf,
 }
 
@@ -292,7 +306,7 @@ impl GroupPart {
             .map_err(arrow_error("write", &encoder.path))?;
         let encode = |step: &RecordBatch| {
             group.push_here(step)?;
-            if group.rows() >= encoder.group_rows {
+            if group.is_full(encoder.group_rows, encoder.group_text) {
                 done.push(group.finish_here()?);
             }
             Ok(())
@@ -343,6 +357,12 @@ impl ParquetSource {
     /// Rows, by the footer.
     pub fn rows(&self) -> u64 {
         self.metadata.metadata().file_metadata().num_rows().max(0) as u64
+    }
+
+    /// Rows of the largest row group, by the footer.
+    pub(crate) fn largest_group(&self) -> usize {
+        let rows = self.metadata.metadata().row_groups().iter().map(|group| group.num_rows());
+        rows.max().and_then(|rows| usize::try_from(rows).ok()).unwrap_or(0)
     }
 
     /// Its Arrow schema.

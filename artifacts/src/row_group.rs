@@ -5,8 +5,9 @@ use crate::code_chunk::{CodeChunk, MOST_CODES};
 use crate::list_chunk::ListChunk;
 use crate::parquet_file::Stored;
 use crate::text_chunk::TextChunk;
-use arrow_array::RecordBatch;
-use arrow_schema::SchemaRef;
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, RecordBatch};
+use arrow_schema::{DataType, SchemaRef};
 use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterPropertiesPtr;
@@ -50,6 +51,8 @@ pub(crate) struct RowGroup {
     format: Arc<GroupFormat>,
     columns: Vec<Pending>,
     rows: usize,
+    /// Bytes of text in them.
+    text: usize,
 }
 
 /// A column of a row group that takes rows.
@@ -75,7 +78,7 @@ enum Encoded {
 impl RowGroup {
     /// A row group without rows.
     pub fn new(format: Arc<GroupFormat>) -> Self {
-        Self { format, columns: Vec::new(), rows: 0 }
+        Self { format, columns: Vec::new(), rows: 0, text: 0 }
     }
 
     /// Rows taken so far.
@@ -83,9 +86,15 @@ impl RowGroup {
         self.rows
     }
 
-    /// The columns, ready for another so many rows.
-    fn start(&mut self, rows: usize) -> Result<(), ParquetError> {
-        self.rows += rows;
+    /// Whether it has so many rows, or so many bytes of text, that it should be written.
+    pub fn is_full(&self, rows: usize, text: usize) -> bool {
+        self.rows >= rows || self.text >= text
+    }
+
+    /// The columns, ready for the rows of another batch.
+    fn start(&mut self, batch: &RecordBatch) -> Result<(), ParquetError> {
+        self.rows += batch.num_rows();
+        self.text += batch.columns().iter().map(|column| text_bytes(column.as_ref())).sum::<usize>();
         if self.columns.is_empty() {
             let GroupFormat { factory, schema, leaves, properties, stored } = &*self.format;
             let writers = factory.create_column_writers(0)?;
@@ -110,26 +119,42 @@ impl RowGroup {
 
     /// Appends rows, the columns on the threads of the current rayon pool.
     pub fn push(&mut self, batch: &RecordBatch) -> Result<(), ParquetError> {
-        self.start(batch.num_rows())?;
+        self.start(batch)?;
         self.columns.par_iter_mut().enumerate().try_for_each(|(i, column)| column.push(batch, i))
     }
 
     /// Appends rows on the calling thread.
     pub fn push_here(&mut self, batch: &RecordBatch) -> Result<(), ParquetError> {
-        self.start(batch.num_rows())?;
+        self.start(batch)?;
         self.columns.iter_mut().enumerate().try_for_each(|(i, column)| column.push(batch, i))
     }
 
     /// Encodes what is left on the calling thread, and starts anew.
     pub fn finish_here(&mut self) -> Result<EncodedGroup, ParquetError> {
+        self.text = 0;
         let columns = std::mem::take(&mut self.columns).into_iter().map(Pending::finish);
         Ok(EncodedGroup { columns: columns.collect::<Result<_, _>>()?, rows: std::mem::take(&mut self.rows) })
     }
 
     /// Encodes what is left on the threads of the current rayon pool, and starts anew.
     pub fn finish(&mut self) -> Result<EncodedGroup, ParquetError> {
+        self.text = 0;
         let columns = std::mem::take(&mut self.columns).into_par_iter().map(Pending::finish);
         Ok(EncodedGroup { columns: columns.collect::<Result<_, _>>()?, rows: std::mem::take(&mut self.rows) })
+    }
+}
+
+/// Bytes of text in a column of text, or of lists of it.
+fn text_bytes(column: &dyn Array) -> usize {
+    let between =
+        |offsets: &[i32]| offsets.last().zip(offsets.first()).map_or(0, |(last, first)| (last - first) as usize);
+    match column.data_type() {
+        DataType::Utf8 => between(column.as_string::<i32>().offsets()),
+        DataType::List(_) => {
+            let lists = column.as_list::<i32>();
+            text_bytes(&lists.values().slice(lists.offsets()[0] as usize, between(lists.offsets())))
+        }
+        _ => 0,
     }
 }
 

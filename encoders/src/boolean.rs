@@ -12,6 +12,7 @@ use arrow_array::ArrayRef;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use twotower_artifacts::Column;
+use twotower_artifacts::keyed::KeyedMap;
 use twotower_artifacts::schema::{FIRST_VALUE, MISSING, UNKNOWN};
 
 /// Code of false.
@@ -89,7 +90,7 @@ pub(crate) struct BooleanEncoder {
     texts: FxHashMap<String, u32>,
     folded: String,
     /// Codes of texts as they stand in the data, the first few met.
-    met: FxHashMap<Box<str>, u32>,
+    met: KeyedMap<Box<str>, u32>,
     codes: ValueMap<u32>,
 }
 
@@ -101,7 +102,7 @@ impl BooleanEncoder {
         Self {
             texts: spec.codes().unwrap_or_default(),
             folded: String::new(),
-            met: FxHashMap::default(),
+            met: KeyedMap::default(),
             codes: ValueMap::default(),
         }
     }

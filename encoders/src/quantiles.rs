@@ -5,7 +5,7 @@
 //! dropped is the smallest that fits all the data, so it does not depend on the order in which
 //! values came, nor on how the data was split before merging.
 
-use rustc_hash::FxHashMap;
+use twotower_artifacts::keyed::KeyedMap;
 
 /// The most distinct cells kept, about 1 MiB.
 const MAX_CELLS: usize = 1 << 16;
@@ -13,7 +13,7 @@ const MAX_CELLS: usize = 1 << 16;
 /// Counts of values, mergeable.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct QuantileCounts {
-    cells: FxHashMap<u64, u64>,
+    cells: KeyedMap<u64, u64>,
     /// Low bits dropped from every key.
     dropped: u32,
 }
@@ -55,7 +55,7 @@ impl QuantileCounts {
     fn coarsen(&mut self, dropped: u32) {
         let by = dropped - self.dropped;
         if by > 0 {
-            let mut coarse = FxHashMap::default();
+            let mut coarse = KeyedMap::default();
             for (cell, n) in self.cells.drain() {
                 *coarse.entry(cell >> by).or_default() += n;
             }

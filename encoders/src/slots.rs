@@ -1,7 +1,5 @@
-//! A hash index over numbered entries: 4 bytes a slot, the entries themselves stay with their owner.
-
-use rustc_hash::FxBuildHasher;
-use std::hash::{BuildHasher, Hash};
+//! A hash index over numbered entries: 4 bytes a slot, the entries themselves stay with their owner, who hashes them
+//! under the key of the process ([`twotower_artifacts::keyed`]).
 
 const FREE: u32 = u32::MAX;
 
@@ -10,11 +8,6 @@ const FREE: u32 = u32::MAX;
 pub(crate) struct Slots {
     slots: Vec<u32>,
     taken: usize,
-}
-
-/// The hash that slots are found by.
-pub(crate) fn hash_of<T: Hash + ?Sized>(value: &T) -> u64 {
-    FxBuildHasher.hash_one(value)
 }
 
 impl Slots {

@@ -157,6 +157,11 @@ impl FeatureSpec {
         }
     }
 
+    /// The shape of the encoded field where nothing is fitted yet: a vocabulary of one value.
+    pub fn least_shape(&self, side: Side) -> FieldShape {
+        self.shape(side, |_| FIRST_VALUE + 1)
+    }
+
     /// The types the kind reads, for messages.
     fn expected_types(&self) -> &'static str {
         match self {

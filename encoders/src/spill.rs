@@ -8,13 +8,13 @@
 //! and the count. Lengths and counts are LEB128. Files are read by the process that wrote them only.
 
 use crate::error::EncoderError;
-use crate::slots::hash_of;
 use crate::value_counts::ValueCounts;
 use crate::values::Canonical;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use twotower_artifacts::keyed::{hash_int, hash_text};
 
 /// Parts of a run.
 const PARTS: usize = 256;
@@ -48,8 +48,8 @@ struct Part {
 fn spread(value: Canonical<'_>) -> u64 {
     let hash = match value {
         Canonical::Missing => 0,
-        Canonical::Int(i) => hash_of(&i),
-        Canonical::Text(text) => hash_of(text),
+        Canonical::Int(i) => hash_int(i),
+        Canonical::Text(text) => hash_text(text),
     };
     hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 24
 }

@@ -11,8 +11,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use twotower_artifacts::codec::{read_versioned, write_versioned};
+use twotower_artifacts::json::read_text;
 use twotower_artifacts::publish::publish_bytes;
-use twotower_artifacts::{ArtifactError, Fingerprint, Side, read_regular};
+use twotower_artifacts::{ArtifactError, Fingerprint, Side};
 
 /// The manifest's file name.
 pub const MANIFEST: &str = "encoders.json";
@@ -23,6 +24,8 @@ const VOCABULARY_VERSION: u32 = 1;
 const MANIFEST_VERSION: u32 = 1;
 /// Values shown per vocabulary in the manifest.
 const TOP: usize = 10;
+/// Characters of a value that the manifest shows.
+const SHOWN_VALUE: usize = 200;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -127,7 +130,7 @@ impl EncoderState {
         let dir = dir.as_ref();
         let path = dir.join(MANIFEST);
         let damaged = |reason: String| EncoderError::Manifest { path: path.clone(), reason };
-        let text = read_regular(&path)?;
+        let text = read_text(&path)?;
         let json: serde_json::Value = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
         match json.get("version").and_then(serde_json::Value::as_u64) {
             Some(found) if found > u64::from(MANIFEST_VERSION) => {
@@ -198,7 +201,15 @@ fn top_values(vocabulary: &Vocabulary) -> Vec<TopValue> {
             top.truncate(TOP);
         }
     }
-    top.into_iter().map(|(count, _, value)| TopValue { value: value.to_string(), count }).collect()
+    top.into_iter().map(|(count, _, value)| TopValue { value: shown(value), count }).collect()
+}
+
+/// A value as the manifest shows it: cut if it is long.
+fn shown(value: &str) -> String {
+    match value.char_indices().nth(SHOWN_VALUE) {
+        Some((end, _)) => format!("{}…", &value[..end]),
+        None => value.to_string(),
+    }
 }
 
 #[cfg(test)]

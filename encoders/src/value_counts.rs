@@ -5,11 +5,12 @@
 //! counts of a value over all that was spilled.
 
 use crate::error::EncoderError;
-use crate::slots::{Slots, hash_of};
+use crate::slots::Slots;
 use crate::spill::SpilledCounts;
 use crate::values::{Canonical, Value, canonical_int};
 use crate::vocabulary::Vocabulary;
 use std::path::Path;
+use twotower_artifacts::keyed::{hash_int, hash_text};
 
 /// How often each value occurs. Adding and merging in any order gives the same counts.
 ///
@@ -34,9 +35,9 @@ impl IntCounts {
     fn add(&mut self, value: i64, count: u64) {
         let Self { entries, slots } = self;
         if slots.is_full() {
-            slots.grow(entries.len(), |e| hash_of(&entries[e].0));
+            slots.grow(entries.len(), |e| hash_int(entries[e].0));
         }
-        match slots.find(hash_of(&value), |e| entries[e].0 == value) {
+        match slots.find(hash_int(value), |e| entries[e].0 == value) {
             Ok(entry) => entries[entry].1 += count,
             Err(slot) => {
                 slots.fill(slot, entries.len());
@@ -70,10 +71,10 @@ impl TextCounts {
     fn add(&mut self, value: &str, count: u64) {
         if self.slots.is_full() {
             let mut slots = std::mem::take(&mut self.slots);
-            slots.grow(self.entries.len(), |e| hash_of(self.get(e)));
+            slots.grow(self.entries.len(), |e| hash_text(self.get(e)));
             self.slots = slots;
         }
-        match self.slots.find(hash_of(value), |e| self.get(e) == value) {
+        match self.slots.find(hash_text(value), |e| self.get(e) == value) {
             Ok(entry) => self.entries[entry].1 += count,
             Err(slot) => {
                 self.slots.fill(slot, self.entries.len());

@@ -5,14 +5,14 @@
 //! never moves.
 
 use crate::error::EncoderError;
-use crate::slots::{Slots, hash_of};
+use crate::slots::Slots;
 use crate::top_values::TopValues;
 use crate::value_counts::ValueCounts;
 use crate::values::{Canonical, Value, canonical_int, decimal};
-use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use std::sync::OnceLock;
 use twotower_artifacts::Fingerprint;
+use twotower_artifacts::keyed::{KeyedMap, hash_text};
 use twotower_artifacts::schema::{FIRST_VALUE, MISSING, PADDING, UNKNOWN};
 
 /// What a code stands for.
@@ -54,7 +54,7 @@ struct IntCodes {
     /// The integer of the table's first place.
     first: i64,
     table: Vec<u32>,
-    map: FxHashMap<i64, u32>,
+    map: KeyedMap<i64, u32>,
 }
 
 impl IntCodes {
@@ -66,7 +66,7 @@ impl IntCodes {
         }
         let mut table = vec![UNKNOWN; last.abs_diff(first) as usize + 1];
         codes.for_each(|(i, code)| table[i.abs_diff(first) as usize] = code);
-        Self { first, table, map: FxHashMap::default() }
+        Self { first, table, map: KeyedMap::default() }
     }
 
     #[inline]
@@ -185,7 +185,7 @@ impl Vocabulary {
     /// The value's number, or the free place of the index where it would go.
     #[inline]
     fn probe(&self, value: &str) -> Result<usize, usize> {
-        self.index.find(hash_of(value), |v| self.value(v) == value)
+        self.index.find(hash_text(value), |v| self.value(v) == value)
     }
 
     #[inline]

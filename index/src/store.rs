@@ -11,8 +11,9 @@ use crate::vectors::ItemVectors;
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+use twotower_artifacts::json::read_text;
 use twotower_artifacts::publish::publish_bytes;
-use twotower_artifacts::{ArtifactError, Fingerprint, open_regular, read_regular};
+use twotower_artifacts::{ArtifactError, Fingerprint, open_regular};
 
 /// The mapped file: vectors and graph.
 pub const IMAGE_NAME: &str = "index.bin";
@@ -166,7 +167,7 @@ fn read_manifest(path: &Path) -> Result<IndexManifest, IndexError> {
         format: u32,
     }
     let corrupt = |e: serde_json::Error| ArtifactError::Corrupt { path: path.to_path_buf(), reason: e.to_string() };
-    let text = read_regular(path)?;
+    let text = read_text(path)?;
     let Versioned { format } = serde_json::from_slice(&text).map_err(corrupt)?;
     if format > FORMAT {
         return Err(ArtifactError::Version { path: path.to_path_buf(), found: format, supported: FORMAT }.into());

@@ -4,8 +4,8 @@ use crate::error::PipelineError;
 use crate::partitions::Partitions;
 use std::path::PathBuf;
 
-/// Collects a 64-bit hash per id; a hash that stands twice is then looked up exactly in a second
-/// pass over the ids.
+/// Collects a 64-bit hash per id ([`hash_id`](twotower_artifacts::keyed::hash_id)); a hash that stands twice is then
+/// looked up exactly in a second pass over the ids.
 pub struct DuplicateFinder(Partitions<u64>);
 
 impl DuplicateFinder {
@@ -55,16 +55,16 @@ fn repeated_of(hashes: &[u64]) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id_index::hash;
     use twotower_artifacts::ids::Id;
+    use twotower_artifacts::keyed::hash_id;
 
     #[test]
     fn a_repeat_is_found_however_far_apart_and_distinct_ids_are_not() {
-        let hashes: Vec<u64> = (0..3_000_000).map(|id| hash(Id::Int(id))).collect();
+        let hashes: Vec<u64> = (0..3_000_000).map(|id| hash_id(Id::Int(id))).collect();
         let mut finder = DuplicateFinder::new(std::env::temp_dir());
         finder.add(&hashes).unwrap();
         finder.add(&hashes[42..43]).unwrap();
-        assert_eq!(finder.repeated().unwrap(), [hash(Id::Int(42))]);
+        assert_eq!(finder.repeated().unwrap(), [hash_id(Id::Int(42))]);
         let mut finder = DuplicateFinder::new(std::env::temp_dir());
         finder.add(&hashes).unwrap();
         assert!(finder.repeated().unwrap().is_empty());

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 use std::time::Instant;
-use twotower_artifacts::{ArtifactError, CodeBatch, FileEntry, Fingerprint, Manifest, Ragged, Side, read_regular};
+use twotower_artifacts::{ArtifactError, CodeBatch, FileEntry, Fingerprint, Manifest, Ragged, Side};
 use twotower_models::engine;
 use twotower_models::examples::{Query, Role, TrainingSet, assemble};
 use twotower_models::metrics::{Metrics, RankTask, rank, rank_scores};
@@ -153,7 +153,7 @@ fn check_split(split: &SplitConfig, trained: &Manifest) -> Result<(), PipelineEr
 /// # Errors
 /// [`PipelineError::Data`] when it is not one, [`ArtifactError::Version`] when it is newer.
 pub fn read_metrics(path: &Path) -> Result<MetricsFile, PipelineError> {
-    let text = read_regular(path)?;
+    let text = twotower_artifacts::json::read_text(path)?;
     let metrics: MetricsFile = serde_json::from_slice(&text)
         .map_err(|e| PipelineError::Data(format!("read {}: not a metrics file: {e}", path.display())))?;
     match metrics.format_version {

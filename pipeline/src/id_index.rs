@@ -1,7 +1,7 @@
 //! Ids to row numbers: an open-addressing table over the ids themselves, without a copy per key.
 
-use std::hash::Hasher;
 use twotower_artifacts::ids::{Id, Ids};
+use twotower_artifacts::keyed::hash_id;
 
 /// Row numbers of distinct ids; 8 bytes a slot beside the ids.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl IdIndex {
     /// The slot that holds the id, or the empty slot where it would go, and the id's tag.
     fn slot(&self, id: Id<'_>) -> (usize, u32) {
         let mask = self.slots.len() - 1;
-        let hash = hash(id);
+        let hash = hash_id(id);
         let (mut slot, tag) = (hash as usize & mask, (hash >> 32) as u32);
         loop {
             match self.slots[slot] {
@@ -61,18 +61,6 @@ impl IdIndex {
             }
         }
     }
-}
-
-/// A hash of an id that is the same in every process.
-pub fn hash(id: Id<'_>) -> u64 {
-    let mut hasher = rustc_hash::FxHasher::default();
-    match id {
-        Id::Int(value) => hasher.write_i64(value),
-        Id::Text(value) => hasher.write(value.as_bytes()),
-    }
-    // Fx leaves low bits weak for integers; the table is indexed by low bits.
-    let h = hasher.finish();
-    (h ^ (h >> 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (h >> 29)
 }
 
 #[cfg(test)]

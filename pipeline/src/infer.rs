@@ -75,7 +75,7 @@ impl Embedding {
         let encoded = Encoded::load(stage, &encoders)?;
         let towers = verified_towers(stage, context)?.fingerprint;
         let tower = context.run.towers().join(files::tower(side));
-        let (_, metadata) = twotower_models::onnx::read(&tower)?;
+        let metadata = twotower_models::onnx::inspect(&tower)?;
         let (schema, dim) = (metadata.schema, metadata.dim);
         check_tower(stage, context, side, &schema.encoder, encoded.state.fingerprint())?;
         let sequences = schema.fields.iter().any(|f| matches!(f.shape, FieldShape::Sequence { .. }));
@@ -162,23 +162,11 @@ impl Embedding {
         let data = self.tower.with_extension("onnx.data");
         let size = |path: &PathBuf| std::fs::metadata(path).map_or(0, |m| m.len());
         let tower = size(&self.tower) + size(&data);
-        // ONNX Runtime copies the tower for every session; native workers share the one that was read.
-        let (shared, own) = match self.engine {
-            EngineKind::Ort if tower <= CROSS_LIMIT => (RUNTIME + 3 * tower, tower + CROSSED_BYTES as u64 + RUN),
-            EngineKind::Ort => (RUNTIME, tower + RUN),
-            EngineKind::Native => (2 * tower + FOLDED_BYTES as u64, RUN),
-            EngineKind::NativeInt16 => (2 * tower + tower / 2 + FOLDED_BYTES as u64, RUN),
-        };
+        let codes = self.schema.fields.iter().map(|field| row_bytes(&field.shape)).sum();
+        let mut needs = embedding_needs(stage, self.engine, tower, self.dim, codes);
         let history = self.history.as_ref().map_or(0, History::bytes);
-        let codes: usize = self.schema.fields.iter().map(|field| row_bytes(&field.shape)).sum();
-        Needs {
-            stage,
-            held: vec![("the tower", shared), ("histories of users", history), ("side files", self.joins.bytes())],
-            quarters: Vec::new(),
-            per_worker: own,
-            // Vectors stand in the batch and in the writer's columns.
-            per_row: (codes + 2 * 4 * self.dim + ID_BYTES) as u64,
-        }
+        needs.held.extend([("histories of users", history), ("side files", self.joins.bytes())]);
+        needs
     }
 
     /// Streams raw rows of a table as a plan allows.
@@ -219,8 +207,22 @@ const RUN: u64 = 12 * MIB;
 /// What an id takes, roughly.
 const ID_BYTES: usize = 24;
 
+/// What embedding holds by a tower of so many bytes, to vectors of `dim` from rows of `codes` bytes.
+pub(crate) fn embedding_needs(stage: &'static str, engine: EngineKind, tower: u64, dim: usize, codes: usize) -> Needs {
+    // ONNX Runtime copies the tower for every session; native workers share the one that was read.
+    let (shared, own) = match engine {
+        EngineKind::Ort if tower <= CROSS_LIMIT => (RUNTIME + 3 * tower, tower + CROSSED_BYTES as u64 + RUN),
+        EngineKind::Ort => (RUNTIME, tower + RUN),
+        EngineKind::Native => (2 * tower + FOLDED_BYTES as u64, RUN),
+        EngineKind::NativeInt16 => (2 * tower + tower / 2 + FOLDED_BYTES as u64, RUN),
+    };
+    // Vectors stand in the batch and in the writer's columns.
+    let per_row = (codes + 2 * 4 * dim + ID_BYTES) as u64;
+    Needs { per_worker: own, per_row, ..Needs::held(stage, vec![("the tower", shared)]) }
+}
+
 /// Bytes of one encoded row of a field, at the most.
-fn row_bytes(shape: &FieldShape) -> usize {
+pub(crate) fn row_bytes(shape: &FieldShape) -> usize {
     match shape {
         FieldShape::Code { .. } => 4,
         FieldShape::Bag { max_len, .. } | FieldShape::Sequence { max_len, .. } => 4 * (*max_len as usize + 1),

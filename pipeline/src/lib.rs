@@ -26,6 +26,7 @@ mod encoded;
 pub mod error;
 pub mod evaluate;
 mod exclusions;
+mod forecast;
 pub mod gates;
 mod id_index;
 pub mod infer;

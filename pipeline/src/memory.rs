@@ -88,11 +88,11 @@ impl Memory {
     /// # Errors
     /// [`PipelineError::Usage`] saying what is held and the smallest budget that would do.
     pub fn plan(self, needs: &Needs, workers: usize, rows: usize) -> Result<Plan, PipelineError> {
-        let fixed = PROCESS + needs.held.iter().map(|(_, bytes)| bytes).sum::<u64>();
+        let fixed = needs.fixed();
         let quarters = needs.quarters.len() as u64;
         let wanted = rows.max(1);
         let step = ROW_STEP.min(wanted);
-        let least_batch = needs.per_row * step as u64 + LEAST_RAW;
+        let least_batch = needs.least_batch(rows);
         let dealt = |workers: usize, waiting: usize| {
             let in_flight = workers * 2 + waiting;
             let held = fixed + quarters * self.quarter() + needs.per_worker * workers as u64;
@@ -114,23 +114,21 @@ impl Memory {
                 return Ok(plan);
             }
         }
-        let held: Vec<String> = std::iter::once(("the program", PROCESS))
-            .chain(needs.held.iter().copied())
-            .chain([("each worker", needs.per_worker)])
-            .filter(|(_, bytes)| *bytes > 0)
-            .map(|(what, bytes)| format!("{what} {}", in_mib(bytes)))
-            .chain(needs.quarters.iter().map(|what| format!("{what} a quarter of it")))
-            .collect();
-        // The rest is what the quarters leave.
-        let least = ((fixed + needs.per_worker + 3 * least_batch) * 4).div_ceil(4 - quarters);
         Err(PipelineError::Usage(format!(
-            "{}: a budget of {} is too small; it needs at least {} ({}, and three batches of {}); give --memory that much",
+            "{}: a budget of {} is too small; it needs at least {} ({}); give --memory that much",
             needs.stage,
             in_mib(self.bytes),
-            in_mib(least),
-            held.join(", "),
-            in_mib(least_batch),
+            in_mib(needs.least(rows)),
+            needs.parts(rows),
         )))
+    }
+
+    /// Checks that what a stage holds fits, which is no stream.
+    ///
+    /// # Errors
+    /// As [`Memory::plan`].
+    pub fn require(self, needs: &Needs) -> Result<(), PipelineError> {
+        self.plan(needs, 1, 1).map(|_| ())
     }
 }
 
@@ -163,6 +161,39 @@ pub struct Needs {
     pub per_worker: u64,
     /// What is made of one row of a batch.
     pub per_row: u64,
+}
+
+impl Needs {
+    /// Of a stage that is no stream.
+    pub fn held(stage: &'static str, held: Vec<(&'static str, u64)>) -> Self {
+        Self { stage, held, quarters: Vec::new(), per_worker: 0, per_row: 0 }
+    }
+
+    /// The smallest budget that does, for batches of at most `rows` rows.
+    pub fn least(&self, rows: usize) -> u64 {
+        // The rest is what the quarters leave.
+        let quarters = self.quarters.len() as u64;
+        ((self.fixed() + self.per_worker + 3 * self.least_batch(rows)) * 4).div_ceil(4 - quarters)
+    }
+
+    fn fixed(&self) -> u64 {
+        PROCESS + self.held.iter().map(|(_, bytes)| bytes).sum::<u64>()
+    }
+
+    fn least_batch(&self, rows: usize) -> u64 {
+        self.per_row * ROW_STEP.min(rows.max(1)) as u64 + LEAST_RAW
+    }
+
+    /// What the smallest budget is made of.
+    fn parts(&self, rows: usize) -> String {
+        let held = std::iter::once(("the program", PROCESS))
+            .chain(self.held.iter().copied())
+            .chain([("each worker", self.per_worker)])
+            .filter(|(_, bytes)| *bytes > 0)
+            .map(|(what, bytes)| format!("{what} {}", in_mib(bytes)))
+            .chain(self.quarters.iter().map(|what| format!("{what} a quarter of it")));
+        format!("{}, and three batches of {}", held.collect::<Vec<_>>().join(", "), in_mib(self.least_batch(rows)))
+    }
 }
 
 /// A stream that fits its budget.

@@ -1,17 +1,17 @@
 //! Pairs of user and item row, looked up by user in bounded memory, however many there are.
 
 use crate::error::PipelineError;
-use crate::id_index::hash;
 use crate::partitions::{Partitions, Record};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use twotower_artifacts::Id;
+use twotower_artifacts::keyed::Identity;
 
 /// Pairs read from disk at a time.
 const BLOCK: usize = 340;
-const PAIR: usize = <(u64, u32)>::BYTES;
+const PAIR: usize = <(Identity, u32)>::BYTES;
 /// Bits of the filter per pair; its size is a power of two up to [`MAX_FILTER_BITS`].
 const FILTER_BITS: u64 = 8;
 /// 4 MiB: where there are more pairs, more users are looked up on disk in vain.
@@ -19,7 +19,7 @@ const MAX_FILTER_BITS: u64 = 1 << 25;
 
 /// Collects pairs of a [`PairStore`].
 pub struct PairStoreBuilder {
-    pairs: Partitions<(u64, u32)>,
+    pairs: Partitions<(Identity, u32)>,
     count: u64,
     dir: PathBuf,
 }
@@ -37,7 +37,7 @@ impl PairStoreBuilder {
     /// [`PipelineError::Io`] when a temporary file cannot be written.
     pub fn add(&mut self, user: Id<'_>, item: u32) -> Result<(), PipelineError> {
         self.count += 1;
-        self.pairs.add((hash(user), item))
+        self.pairs.add((Identity::of(user), item))
     }
 
     /// Sorts the pairs into one file without a name.
@@ -67,10 +67,10 @@ impl PairStoreBuilder {
             bytes.clear();
             for pair in &partition {
                 if store.count.is_multiple_of(BLOCK) {
-                    store.firsts.push(pair.0);
+                    store.firsts.push(pair.0.upper);
                 }
                 store.count += 1;
-                let bit = pair.0 >> store.shift;
+                let bit = pair.0.upper >> store.shift;
                 store.filter[(bit / 64) as usize] |= 1 << (bit % 64);
                 pair.write(&mut bytes);
             }
@@ -82,16 +82,15 @@ impl PairStoreBuilder {
     }
 }
 
-/// Item rows by user, on disk. Users are told apart by a 64-bit hash of their id: that two of 150
-/// million users share one, and so each other's pairs, happens in one of a thousand such sets.
+/// Item rows by user, on disk. Users are told apart by the [`Identity`] of their id.
 pub struct PairStore {
     /// Distinct pairs, ascending.
     file: File,
-    /// Hash of the first pair of each block.
+    /// Upper half of the identity of the first pair of each block.
     firsts: Vec<u64>,
     count: usize,
     users: usize,
-    /// A bit per range of hashes, set where a pair lies: most users without pairs end here.
+    /// A bit per range of upper halves, set where a pair lies: most users without pairs end here.
     filter: Vec<u64>,
     shift: u32,
     dir: PathBuf,
@@ -103,22 +102,22 @@ impl PairStore {
     /// # Errors
     /// [`PipelineError::Io`] when the file cannot be read.
     pub fn extend(&self, user: Id<'_>, rows: &mut Vec<u32>) -> Result<(), PipelineError> {
-        let hash = hash(user);
-        let bit = hash >> self.shift;
+        let user = Identity::of(user);
+        let bit = user.upper >> self.shift;
         if self.filter[(bit / 64) as usize] >> (bit % 64) & 1 == 0 {
             return Ok(());
         }
         let mut bytes = [0; BLOCK * PAIR];
-        // The user's first pair may stand at the end of the block before the first that starts with its hash.
-        let mut block = self.firsts.partition_point(|first| *first < hash).saturating_sub(1);
-        while self.firsts.get(block).is_some_and(|first| *first <= hash) {
+        // The user's first pair may stand at the end of the block before the first that starts with its upper half.
+        let mut block = self.firsts.partition_point(|first| *first < user.upper).saturating_sub(1);
+        while self.firsts.get(block).is_some_and(|first| *first <= user.upper) {
             let pairs = BLOCK.min(self.count - block * BLOCK);
             let bytes = &mut bytes[..pairs * PAIR];
             self.file
                 .read_exact_at(bytes, (block * BLOCK * PAIR) as u64)
                 .map_err(PipelineError::io("read a temporary file in", &self.dir))?;
-            let pairs = bytes.chunks_exact(PAIR).map(<(u64, u32)>::read);
-            rows.extend(pairs.skip_while(|p| p.0 < hash).take_while(|p| p.0 == hash).map(|p| p.1));
+            let pairs = bytes.chunks_exact(PAIR).map(<(Identity, u32)>::read);
+            rows.extend(pairs.skip_while(|p| p.0 < user).take_while(|p| p.0 == user).map(|p| p.1));
             block += 1;
         }
         Ok(())

@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::encode::{self, EncodeOptions, encode_features};
 use crate::error::PipelineError;
 use crate::evaluate::evaluate;
+use crate::forecast::{self, forecast};
 use crate::gates::{Gate, check};
 use crate::infer::Infer;
 use crate::parts::complete_set;
@@ -111,7 +112,7 @@ pub struct RunOptions {
 
 impl RunOptions {
     /// The stages that a run of `config` has, in order: none that nothing would read, or measure.
-    fn stages(&self, config: &Config) -> impl Iterator<Item = Stage> {
+    pub(crate) fn stages(&self, config: &Config) -> impl Iterator<Item = Stage> {
         let (fused, trains) = (config.recall.fused, self.adopt.is_none());
         Stage::ALL.into_iter().filter(move |stage| match stage {
             Stage::InferUsers => !fused,
@@ -138,6 +139,10 @@ pub fn run_all(
     if let Some(link) = context.run.latest().filter(|_| context.run.name() != LATEST) {
         // Before the night's work, not after.
         check_link(&link)?;
+    }
+    // What cannot be read is the first stage's to name.
+    if let Ok(least) = forecast(&context.config, options.adopt.as_deref(), options.stages(&context.config)) {
+        forecast::check(context.memory, &least)?;
     }
     for stage in options.stages(&context.config) {
         context.cancel.check("run")?;

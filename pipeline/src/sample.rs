@@ -4,14 +4,16 @@
 //! the table, nor shards, nor the format of the results, and two nights have nearly the same users in it.
 
 use crate::error::PipelineError;
-use crate::id_index::hash;
+use crate::memory::MIB;
 use crate::parts::{exclude_other_counts, part_name};
 use crate::run_dir::RunDir;
 use crate::shard::Shard;
 use crate::stage::prepare_dir;
+use std::hash::Hasher;
 use std::path::PathBuf;
+use twotower_artifacts::keyed::Identity;
 use twotower_artifacts::neighbours::open_sink;
-use twotower_artifacts::neighbours_file::{NeighbourTable, read_lists};
+use twotower_artifacts::neighbours_file::read_lists;
 use twotower_artifacts::{
     Compression, FileEntry, Id, Ids, ListRoom, NeighbourFormat, NeighbourLists, NeighbourSink, NeighboursInfo,
 };
@@ -32,7 +34,7 @@ pub fn wanted(k: usize) -> u64 {
 
 /// Bytes that a sample of lists of `k` being written holds.
 pub fn bytes(k: usize, room: ListRoom) -> u64 {
-    room.writer_bytes().min(wanted(k) * (room.user_bytes() as u64 + 64))
+    room.writer_bytes(NeighbourFormat::Parquet).min(wanted(k) * (room.user_bytes() as u64 + 64))
 }
 
 /// Which users are in a sample.
@@ -50,9 +52,22 @@ impl Chosen {
     }
 
     fn has(self, user: Id<'_>) -> bool {
-        // The table's hash is weak in its upper bits for small integers; one multiplication spreads them.
-        hash(user).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32).wrapping_mul(0xC2B2_AE3D_27D4_EB4F) <= self.most
+        place(user) <= self.most
     }
+}
+
+/// Where an id lies among all: the same number in every process and on every machine, for samples of different nights
+/// are compared.
+fn place(user: Id<'_>) -> u64 {
+    let mut hasher = rustc_hash::FxHasher::default();
+    match user {
+        Id::Int(value) => hasher.write_i64(value),
+        Id::Text(value) => hasher.write(value.as_bytes()),
+    }
+    let h = hasher.finish();
+    let h = (h ^ (h >> 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (h >> 29);
+    // It is weak in its upper bits for small integers; one multiplication more spreads them.
+    h.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32).wrapping_mul(0xC2B2_AE3D_27D4_EB4F)
 }
 
 /// A sample being written.
@@ -129,32 +144,51 @@ pub fn file_name(shard: Shard) -> String {
     part_name(shard, NeighbourFormat::Parquet.extension())
 }
 
+/// Lists of a sample read back. Ids are there by their identity alone: those that are long take no more room.
+#[derive(Debug, Clone, Default)]
+pub struct SampledLists {
+    /// The users.
+    pub users: Vec<Identity>,
+    /// `[users + 1]`; user u's items are `offsets[u]..offsets[u + 1]` of `items`.
+    pub offsets: Vec<usize>,
+    /// Items of all lists, best first.
+    pub items: Vec<Identity>,
+}
+
+impl SampledLists {
+    /// A user's items.
+    pub fn list(&self, row: usize) -> &[Identity] {
+        &self.items[self.offsets[row]..self.offsets[row + 1]]
+    }
+}
+
+/// Bytes that two samples of lists of `k`, read back, take together with what reading them does.
+pub fn read_bytes(k: usize) -> u64 {
+    let user = size_of::<Identity>() * (k + 1) + size_of::<usize>();
+    2 * wanted(k) * user as u64 + 32 * MIB
+}
+
 /// Reads a sample of `shards` shards; none where a shard has no file.
 ///
 /// # Errors
 /// A damaged file.
-pub fn read(run: &RunDir, shards: u32) -> Result<Option<NeighbourTable>, PipelineError> {
+pub fn read(run: &RunDir, shards: u32) -> Result<Option<SampledLists>, PipelineError> {
     let dir = run.recall().join(FOLDER);
     let paths: Vec<PathBuf> = (0..shards).map(|index| dir.join(file_name(Shard { index, count: shards }))).collect();
     if !paths.iter().all(|path| path.exists()) {
         return Ok(None);
     }
-    let mut whole: Option<NeighbourTable> = None;
+    let mut whole = SampledLists { offsets: vec![0], ..SampledLists::default() };
     for path in &paths {
         for batch in read_lists(path, BATCH_USERS)? {
             let batch = batch?;
-            let Some(table) = &mut whole else {
-                whole = Some(batch);
-                continue;
-            };
-            let first = table.items.len();
-            table.users.extend_from(&batch.users, 0..batch.users.len());
-            table.items.extend_from(&batch.items, 0..batch.items.len());
-            table.scores.extend_from_slice(&batch.scores);
-            table.offsets.extend(batch.offsets[1..].iter().map(|end| first + end));
+            let first = whole.items.len();
+            whole.users.extend(batch.users.iter().map(Identity::of));
+            whole.items.extend(batch.items.iter().map(Identity::of));
+            whole.offsets.extend(batch.offsets[1..].iter().map(|end| first + end));
         }
     }
-    Ok(whole)
+    Ok(Some(whole))
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ use crate::towers::{files, publish_tower, towers_fingerprint};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use twotower_artifacts::{ArtifactError, CodeBatch, FileEntry, Fingerprint, Manifest, read_regular};
+use twotower_artifacts::json::read_text;
+use twotower_artifacts::{ArtifactError, CodeBatch, FileEntry, Fingerprint, Manifest};
 use twotower_encoders::EncoderState;
 use twotower_models::examples::{Query, Role, assemble};
 use twotower_models::train::checkpoint::{best_path, last_path};
@@ -162,7 +163,7 @@ fn choose_start(
     let mut settings = key.config.clone();
     settings.as_object_mut().map(|s| s.remove("verified with"));
     let text = serde_json::json!({ "inputs": key.inputs, "config": settings }).to_string();
-    let same = read_regular(&record).is_ok_and(|found| found == text.as_bytes());
+    let same = read_text(&record).is_ok_and(|found| found == text.as_bytes());
     if same && last.exists() && !context.force {
         return Ok(Start::Resume);
     }

@@ -6,17 +6,17 @@ use crate::config::EncodeSettings;
 use crate::duplicates::DuplicateFinder;
 use crate::encode::{encode_error, files};
 use crate::error::PipelineError;
-use crate::id_index::{IdIndex, hash};
+use crate::id_index::IdIndex;
 use crate::memory::{MIB, Needs, Plan};
 use crate::quarantine::{Quarantine, QuarantineWriter, USERS};
 use crate::side_files::{SideFiles, read_columns};
 use crate::stage::Context;
 use crate::stream::ordered;
-use rustc_hash::FxHashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use twotower_artifacts::codes::GROUP_ROWS;
+use twotower_artifacts::keyed::{KeyedMap, hash_id};
 use twotower_artifacts::{
     CodeBatch, CodesGroups, CodesInfo, CodesWriter, Compression, EncodedGroup, FileEntry, IdKind, Ids, Side,
     TowerSchema,
@@ -26,7 +26,7 @@ use twotower_tables::{ReadOptions, Table, TableBatch, TablePart, id_array_as, id
 
 /// Rows a worker takes at a time, where the budget allows: the row groups of many tables, so that a worker reads
 /// and maps each dictionary once.
-const PART_ROWS: usize = 2 * GROUP_ROWS;
+pub(crate) const PART_ROWS: usize = 2 * GROUP_ROWS;
 
 /// Bytes of a row's codes or floats of a feature, twice: as they are made, and as they are written.
 fn encoded_bytes(feature: &FeatureSpec) -> u64 {
@@ -35,6 +35,18 @@ fn encoded_bytes(feature: &FeatureSpec) -> u64 {
         FeatureSpec::MultiValued(bag) => 8 * (u64::from(bag.max_len) + 1),
         _ => 16,
     }
+}
+
+/// What the passes hold: two of them, where some user is encoded, beside so many bytes of side files.
+pub(crate) fn needs(config: &EncodeSettings, encodes: bool, joins: u64) -> Needs {
+    let mut quarters = vec!["values being counted"];
+    if encodes {
+        quarters.push("rows kept for the second pass");
+    }
+    // Codes and floats, and their columns.
+    let per_row = config.features.user.iter().map(encoded_bytes).sum();
+    let held = vec![("side files", joins), ("hashes of ids", 32 * MIB)];
+    Needs { quarters, per_row, ..Needs::held("encode-features", held) }
 }
 
 /// The users table between its two passes.
@@ -84,15 +96,7 @@ impl<'a> UserPasses<'a> {
         let rows = table.require_rows()?;
         let spec = context.config.side(Side::User);
         let encodes = context.config.all_users || !positive.ids().is_empty();
-        let held = vec![("side files", joins.bytes()), ("hashes of ids", 32 * MIB)];
-        let mut quarters = vec!["values being counted"];
-        if encodes {
-            quarters.push("rows kept for the second pass");
-        }
-        // Codes and floats, and their columns.
-        let per_row = spec.features.iter().map(encoded_bytes).sum();
-        let needs = Needs { stage: "encode-features", held, quarters, per_worker: 0, per_row };
-        let plan = context.plan_of(&needs, PART_ROWS)?;
+        let plan = context.plan_of(&needs(&context.config, encodes, joins.bytes()), PART_ROWS)?;
         Ok(Self { context, dir, joins, table, spec, rows, plan, positive, encodes, kept: None })
     }
 
@@ -139,7 +143,7 @@ impl<'a> UserPasses<'a> {
                         for (rows, ids) in good {
                             let joined = passes.joins.join(&passes.spec, Side::User, &rows)?;
                             fit.fit_batch(Side::User, &joined).map_err(|e| encode_error(e, &rows))?;
-                            hashes.extend(ids.iter().map(hash));
+                            hashes.extend(ids.iter().map(hash_id));
                         }
                         bad.extend(found);
                         let size = batch.batch.get_array_memory_size() as u64;
@@ -198,12 +202,12 @@ impl<'a> UserPasses<'a> {
     fn find_duplicates(&self, repeated: &[u64], aside: &mut QuarantineWriter<'_>) -> Result<(), PipelineError> {
         let id = &self.context.config.tables.users.id;
         let (wanted, known) = ([id.clone()], aside.users());
-        let mut firsts: FxHashMap<String, u64> = FxHashMap::default();
+        let mut firsts: KeyedMap<String, u64> = KeyedMap::default();
         let batches = read_batches("encode-features", self.table, &wanted, 0..self.rows, &self.context.cancel)?;
         for batch in known.filter(batches) {
             let batch = batch?;
             let ids = id_column(&batch, id)?;
-            let suspects = ids.iter().enumerate().filter(|(_, this)| repeated.binary_search(&hash(*this)).is_ok());
+            let suspects = ids.iter().enumerate().filter(|(_, this)| repeated.binary_search(&hash_id(*this)).is_ok());
             let mut bad = Vec::new();
             for (row, this) in suspects {
                 let at = batch.first_row + row as u64;

@@ -10,6 +10,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use twotower_artifacts::ArtifactError;
+use twotower_artifacts::json::{read_json, read_text};
 use twotower_artifacts::publish::{publish_bytes, remove_stale_temps};
 
 /// Raised when the same settings give other bytes.
@@ -90,7 +91,7 @@ pub(crate) fn find_complete(dir: &Path, config: &SynthConfig) -> Result<Option<S
             files += 1;
         }
     }
-    match fs::read(&path) {
+    match read_text(&path) {
         Ok(text) => {
             let found: Meta = serde_json::from_slice(&text)
                 .map_err(|e| occupied(format!("a {META} that synth did not write ({e})")))?;
@@ -105,13 +106,13 @@ pub(crate) fn find_complete(dir: &Path, config: &SynthConfig) -> Result<Option<S
                 c.users, c.items, c.seed, c.day, found.version
             )))
         }
-        Err(e) if e.kind() == ErrorKind::NotFound => {
+        Err(ArtifactError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
             if (files > 0 || bytes > 0) && !dir.join(PARTIAL).exists() {
                 return Err(occupied("tables that synth did not write".into()));
             }
             Ok(None)
         }
-        Err(e) => Err(io_error("read", &path)(e)),
+        Err(e) => Err(e.into()),
     }
 }
 
@@ -142,8 +143,6 @@ pub(crate) fn finish(dir: &Path, config: &SynthConfig, report: &SynthReport) -> 
 /// [`ArtifactError::Io`] or [`ArtifactError::Corrupt`] when there is no readable `meta.json`.
 pub fn read_report(dir: &Path) -> Result<SynthReport, SynthError> {
     let path = dir.join(META);
-    let text = fs::read(&path).map_err(io_error("read", &path))?;
-    let meta: Meta =
-        serde_json::from_slice(&text).map_err(|e| ArtifactError::Corrupt { path, reason: e.to_string() })?;
+    let meta: Meta = read_json(path)?;
     Ok(meta.report)
 }

@@ -74,14 +74,36 @@ pub(crate) fn check_schema(schema: &TowerSchema) -> Result<(), ModelError> {
 /// # Errors
 /// [`ModelError::Tower`] naming the part.
 pub(crate) fn check_tower(tower: &Tower) -> Result<Layout, ModelError> {
+    let layout = check_shape(tower)?;
+    check_values(tower)?;
+    Ok(layout)
+}
+
+/// As [`check_tower`] of a tower whose matrices may lack their values.
+///
+/// # Errors
+/// As [`check_tower`].
+pub(crate) fn check_shape(tower: &Tower) -> Result<Layout, ModelError> {
     check_schema(&tower.schema)?;
     layout(tower).map_err(|reason| ModelError::Tower { side: tower.schema.side, reason })
 }
 
+/// Checks that every matrix of a tower has the values that its shape needs.
+///
+/// # Errors
+/// [`ModelError::Tower`] naming the matrix.
+pub(crate) fn check_values(tower: &Tower) -> Result<(), ModelError> {
+    let tables = tower.tables.iter().map(|(name, table)| (format!("table `{name}`"), table));
+    let weights = tower.layers.iter().enumerate().filter_map(|(i, layer)| match layer {
+        Layer::Linear { weight, .. } => Some((format!("layer {i}"), weight)),
+        _ => None,
+    });
+    let refuse =
+        |what: String, reason| ModelError::Tower { side: tower.schema.side, reason: format!("{what}: {reason}") };
+    tables.chain(weights).try_for_each(|(what, matrix)| check_matrix(matrix).map_err(|reason| refuse(what, reason)))
+}
+
 fn layout(tower: &Tower) -> Result<Layout, String> {
-    for (name, table) in &tower.tables {
-        check_matrix(table).map_err(|reason| format!("table `{name}`: {reason}"))?;
-    }
     let fields = &tower.schema.fields;
     if fields.is_empty() || tower.inputs.len() != fields.len() {
         return Err(format!(
@@ -142,7 +164,6 @@ fn check_layers(tower: &Tower, input_width: usize) -> Result<(usize, usize), Str
         let refuse = |reason: String| format!("layer {i}: {reason}");
         match layer {
             Layer::Linear { weight, bias } => {
-                check_matrix(weight).map_err(refuse)?;
                 if weight.cols != width || weight.rows != bias.len() {
                     let (rows, cols, biases) = (weight.rows, weight.cols, bias.len());
                     return Err(refuse(format!("weight [{rows}, {cols}] and {biases} biases for {width} inputs")));

@@ -163,7 +163,7 @@ pub fn verify(onnx: &Path, tower: &Tower, sample: &CodeBatch, tolerance: f32) ->
         Ok(found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, worse))
     };
     // One after the other: a session holds the tower.
-    let published = difference(OrtTower::published(onnx).engine()?)?;
+    let published = difference(OrtTower::published(onnx)?.engine()?)?;
     let difference = match OrtTower::open(onnx)? {
         tower if tower.is_crossed() => worse(published, difference(tower.engine()?)?),
         _ => published,

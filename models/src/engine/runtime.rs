@@ -1,18 +1,17 @@
 //! A tower on ONNX Runtime: one session a worker, one thread, a fixed number of rows a run.
 
-use super::layout::{check_batch, check_schema};
+use super::layout::check_batch;
 use super::{Engine, Norms, library};
 use crate::cross::Cross;
 use crate::error::ModelError;
-use crate::onnx::{self, Crossed, Metadata, check_data_file, output_name};
+use crate::onnx::{self, Crossed, Metadata};
 use ort::session::builder::SessionBuilder;
 use ort::session::{Session, SessionInputValue};
 use ort::value::TensorRef;
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use twotower_artifacts::schema::PADDING;
-use twotower_artifacts::{ArtifactError, CodeBatch, Column, FieldShape, TowerSchema, open_regular};
+use twotower_artifacts::{ArtifactError, CodeBatch, Column, FieldShape, TowerSchema};
 
 /// Rows of every run. Batches of 256 to 512 stay in cache; a fixed number keeps the bits of a row
 /// independent of how many rows came with it, since ONNX Runtime picks its kernels by shape.
@@ -22,11 +21,13 @@ pub const TILE: usize = 512;
 /// about three times their size.
 pub const CROSS_LIMIT: u64 = 32 << 20;
 
-/// An exported tower that sessions are opened of.
+/// An exported tower that sessions are opened of: its file is what the export writes, node by node.
 pub struct OrtTower {
     path: PathBuf,
-    /// What sessions get instead of the file, and what the file says about itself.
-    crossed: Option<(Crossed, Metadata)>,
+    /// What the file says about itself.
+    metadata: Metadata,
+    /// What sessions get instead of the file.
+    crossed: Option<Crossed>,
 }
 
 /// A tower on ONNX Runtime: a session.
@@ -61,27 +62,29 @@ enum Input {
 }
 
 impl OrtTower {
-    /// Reads an exported tower. Of a file of at most [`CROSS_LIMIT`] with its tables inside only parameters and metadata
-    /// are taken, and ONNX Runtime gets a graph with small code fields crossed where that saves something; otherwise
-    /// it gets the file.
+    /// Opens an exported tower. Where it has at most [`CROSS_LIMIT`] bytes, ONNX Runtime gets a graph with small code
+    /// fields crossed, if that saves something; otherwise it gets the file.
     ///
     /// # Errors
-    /// [`ModelError::RuntimeMissing`] without a usable library, [`ArtifactError::Corrupt`],
-    /// [`ArtifactError::Version`] or [`ArtifactError::Mismatch`] for a file that is not an intact
-    /// tower, [`ModelError::Tower`] for one whose parts do not fit together.
+    /// [`ModelError::RuntimeMissing`] without a usable library; as [`onnx::read`].
     pub fn open(path: &Path) -> Result<Self, ModelError> {
-        // Before the file is read: without a library nothing can be done with it.
-        library::environment()?;
-        let crossed = match onnx::read_small(path, CROSS_LIMIT)? {
-            Some((tower, metadata)) => Crossed::of(&tower)?.map(|crossed| (crossed, metadata)),
-            None => None,
-        };
-        Ok(Self { crossed, ..Self::published(path) })
+        let published = Self::published(path)?;
+        let io = |source| ArtifactError::Io { action: "read", path: path.to_path_buf(), source };
+        if published.metadata.data.is_some() || std::fs::metadata(path).map_err(io)?.len() > CROSS_LIMIT {
+            return Ok(published);
+        }
+        let (tower, metadata) = onnx::read(path)?;
+        Ok(Self { crossed: Crossed::of(&tower)?, metadata, ..published })
     }
 
     /// The tower with the graph of its file.
-    pub(super) fn published(path: &Path) -> Self {
-        Self { path: path.to_path_buf(), crossed: None }
+    ///
+    /// # Errors
+    /// As [`OrtTower::open`].
+    pub(super) fn published(path: &Path) -> Result<Self, ModelError> {
+        // Before the file is read: without a library nothing can be done with it.
+        library::environment()?;
+        Ok(Self { path: path.to_path_buf(), metadata: onnx::inspect(path)?, crossed: None })
     }
 
     /// Whether ONNX Runtime gets another graph than the file's.
@@ -94,10 +97,10 @@ impl OrtTower {
     /// # Errors
     /// As [`OrtTower::open`]; [`ModelError::Runtime`] when ONNX Runtime refuses the tower.
     pub fn engine(&self) -> Result<OrtEngine, ModelError> {
-        let Self { path, crossed } = self;
+        let Self { path, metadata, crossed } = self;
         match crossed {
-            Some((crossed, metadata)) => OrtEngine::crossed(path, crossed, metadata.clone()),
-            None => OrtEngine::published(path),
+            Some(crossed) => OrtEngine::crossed(path, crossed, metadata.clone()),
+            None => OrtEngine::published(path, metadata.clone()),
         }
     }
 }
@@ -116,22 +119,10 @@ impl OrtEngine {
         Ok(Self { path: path.to_path_buf(), session, metadata, inputs })
     }
 
-    fn published(path: &Path) -> Result<Self, ModelError> {
-        let environment = library::environment()?;
-        open_regular(path)?;
-        let session = builder(environment)
+    fn published(path: &Path, metadata: Metadata) -> Result<Self, ModelError> {
+        let session = builder(library::environment()?)
             .and_then(|mut builder| builder.commit_from_file(path))
             .map_err(|e| ModelError::runtime("load", path, e))?;
-        let metadata = metadata(&session, path)?;
-        check_schema(&metadata.schema)?;
-        check_data_file(path, &metadata)?;
-        let names: Vec<&str> = session.inputs().iter().map(|i| i.name()).collect();
-        let fields: Vec<&str> = metadata.schema.fields.iter().map(|f| f.name.as_str()).collect();
-        let outputs: Vec<&str> = session.outputs().iter().map(|o| o.name()).collect();
-        if names != fields || outputs != [output_name(&metadata.schema)] {
-            let reason = format!("inputs {names:?} and outputs {outputs:?}, its schema has fields {fields:?}");
-            return Err(ArtifactError::Corrupt { path: path.to_path_buf(), reason }.into());
-        }
         let fields = metadata.schema.fields.iter().enumerate();
         let inputs = fields.map(|(i, field)| (Source::Field(i), Input::new(&field.shape))).collect();
         Ok(Self { path: path.to_path_buf(), session, metadata, inputs })
@@ -145,13 +136,6 @@ impl OrtEngine {
 
 fn builder(environment: &ort::environment::Environment) -> Result<SessionBuilder, ort::Error> {
     Ok(Session::builder(environment)?.with_intra_threads(1)?.with_inter_threads(1)?.with_parallel_execution(false)?)
-}
-
-fn metadata(session: &Session, path: &Path) -> Result<Metadata, ModelError> {
-    let properties = session.metadata().map_err(|e| ModelError::runtime("read the metadata of", path, e))?;
-    let keys = properties.custom_keys().map_err(|e| ModelError::runtime("read the metadata of", path, e))?;
-    let pairs: BTreeMap<_, _> = keys.into_iter().filter_map(|k| properties.custom(&k).map(|v| (k, v))).collect();
-    Ok(Metadata::from_pairs(path, pairs)?)
 }
 
 impl Engine for OrtEngine {

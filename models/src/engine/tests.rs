@@ -62,7 +62,7 @@ fn onnx_runtime_crosses_small_code_fields_and_a_tower_of_nothing_else() {
         assert_eq!(OrtTower::open(&path).unwrap().is_crossed(), crosses > 0);
         let rows = batch(draw, &tower.schema, 600);
         let expected = naive(&tower, &rows);
-        for engines in [OrtTower::open(&path).unwrap(), OrtTower::published(&path)] {
+        for engines in [OrtTower::open(&path).unwrap(), OrtTower::published(&path).unwrap()] {
             let found = run(&mut engines.engine().unwrap(), &rows);
             assert!(found.iter().zip(&expected).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-5));
         }

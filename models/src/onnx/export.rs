@@ -66,7 +66,7 @@ pub fn export_with_limit(
         side: tower.schema.side,
         reason: format!("its schema cannot be written as JSON: {e}"),
     })?;
-    let bytes = encoded(graph(tower, data_name.as_deref())?, pairs);
+    let bytes = encoded(graph(GraphBuilder::default(), tower, data_name.as_deref())?, pairs);
     if bytes.len() as u64 > i32::MAX as u64 {
         let reason = format!(
             "its ONNX file would have {} bytes, the format holds {}; make the layers smaller",
@@ -81,19 +81,23 @@ pub fn export_with_limit(
 
 /// A model file's bytes.
 pub(super) fn encoded(graph: GraphProto, pairs: Vec<(String, String)>) -> Vec<u8> {
-    let model = ModelProto {
+    ModelProto { graph: Some(graph), ..model(env!("CARGO_PKG_VERSION").to_string(), pairs) }.encode_to_vec()
+}
+
+/// A model without its graph, as that version of this program writes it.
+pub(super) fn model(version: String, pairs: Vec<(String, String)>) -> ModelProto {
+    ModelProto {
         ir_version: Some(IR_VERSION),
         producer_name: Some("twotower".to_string()),
-        producer_version: Some(env!("CARGO_PKG_VERSION").to_string()),
-        graph: Some(graph),
+        producer_version: Some(version),
+        graph: None,
         opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(OPSET) }],
         metadata_props: pairs.into_iter().map(|(k, v)| StringStringEntryProto::new(k, v)).collect(),
-    };
-    model.encode_to_vec()
+    }
 }
 
 fn matrix_bytes(matrix: &Matrix) -> u64 {
-    matrix.data.len() as u64 * 4
+    matrix.rows as u64 * matrix.cols as u64 * 4
 }
 
 /// Writes all tables, in name order, one after another.
@@ -110,8 +114,8 @@ fn publish_tables(tower: &Tower, path: &Path) -> Result<Fingerprint, ArtifactErr
     Ok(fingerprint.unwrap_or_else(|| Fingerprint::of(&[])))
 }
 
-fn graph(tower: &Tower, data_file: Option<&str>) -> Result<GraphProto, ModelError> {
-    let mut g = GraphBuilder::default();
+/// The graph of a tower, built by `g`.
+pub(super) fn graph(mut g: GraphBuilder, tower: &Tower, data_file: Option<&str>) -> Result<GraphProto, ModelError> {
     let x = concatenation(&mut g, tower, 0..tower.inputs.len(), data_file)?;
     let vector = layers(&mut g, tower, 0, x);
     Ok(finish(g, tower, &vector))

@@ -32,18 +32,25 @@ pub struct External<'a> {
 pub struct GraphBuilder {
     graph: GraphProto,
     tensors: BTreeSet<String>,
+    /// Tensors of parameters have no values.
+    is_outline: bool,
 }
 
 impl GraphBuilder {
+    /// A graph whose tensors of parameters are said by name, type and shape only.
+    pub fn outline() -> Self {
+        Self { is_outline: true, ..Self::default() }
+    }
+
     /// Declares an input; that of a field must not begin with `/`, as names of the graph's own values do.
     pub fn input(&mut self, name: &str, element: i32, extents: &[Extent], description: &str) {
         self.graph.input.push(value_info(name, element, extents, description));
     }
 
-    /// Adds a float tensor, or finds the one that has this name already.
+    /// Adds a float tensor of parameters, or finds the one that has this name already.
     pub fn floats(&mut self, name: String, dims: &[usize], values: impl Iterator<Item = f32>) -> String {
-        let raw: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
-        self.tensor(name, dims, code::FLOAT, TensorProto { raw_data: Some(raw.into()), ..Default::default() })
+        let raw_data = (!self.is_outline).then(|| values.flat_map(f32::to_le_bytes).collect::<Vec<u8>>().into());
+        self.tensor(name, dims, code::FLOAT, TensorProto { raw_data, ..Default::default() })
     }
 
     /// Adds a float tensor whose values stand in another file, or finds the one of this name.
@@ -69,7 +76,9 @@ impl GraphBuilder {
 
     /// Adds a float constant `[1]`, or finds the one of this value.
     pub fn float(&mut self, value: f32) -> String {
-        self.floats(format!("/constant/float/{value:e}"), &[1], std::iter::once(value))
+        let raw_data = Some(Bytes::copy_from_slice(&value.to_le_bytes()));
+        let name = format!("/constant/float/{value:e}");
+        self.tensor(name, &[1], code::FLOAT, TensorProto { raw_data, ..Default::default() })
     }
 
     /// Adds an operator and returns the name of its result.

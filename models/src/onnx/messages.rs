@@ -154,20 +154,3 @@ impl StringStringEntryProto {
         Self { key: Some(key.into()), value: Some(value.into()) }
     }
 }
-
-/// [`ModelProto`] as a reader sees it: parts stay undecoded slices of the file, so that a hostile
-/// file cannot make a few bytes grow into many structs before anything is checked.
-#[derive(Clone, PartialEq, Message)]
-pub struct ModelEnvelope {
-    #[prost(bytes = "bytes", optional, tag = "7")]
-    pub graph: Option<Bytes>,
-    #[prost(bytes = "bytes", repeated, tag = "14")]
-    pub metadata_props: Vec<Bytes>,
-}
-
-/// [`GraphProto`] as a reader sees it: only the initialisers, undecoded.
-#[derive(Clone, PartialEq, Message)]
-pub struct GraphEnvelope {
-    #[prost(bytes = "bytes", repeated, tag = "5")]
-    pub initializer: Vec<Bytes>,
-}

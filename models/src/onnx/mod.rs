@@ -29,17 +29,17 @@ mod export;
 mod graph;
 mod messages;
 mod metadata;
+mod outline;
 mod read;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 pub use crossed::CROSSED_BYTES;
 pub(crate) use crossed::Crossed;
 pub use export::{INLINE_LIMIT, export, export_with_limit, output_name};
 pub use metadata::{FORMAT_VERSION, Metadata};
-pub(crate) use read::check_data_file;
-pub use read::read;
-pub(crate) use read::read_small;
+pub use read::{inspect, read};
 
 /// Name of the initialiser that holds an embedding table.
 fn table_name(table: &str) -> String {

@@ -1,103 +1,111 @@
 //! Reading back a tower that [`export`](super::export) wrote.
 
-use super::messages::{GraphEnvelope, ModelEnvelope, StringStringEntryProto, TensorProto, code};
+use super::messages::{StringStringEntryProto, TensorProto, code};
 use super::metadata::{InputKind, LayerKind, Metadata, PoolingKind};
+use super::outline::{self, foreign};
+use super::wire::{self, ModelFile};
 use super::{data_file_name, layer_name, position_name, table_name};
-use crate::engine::layout::check_tower;
+use crate::engine::layout::{check_shape, check_values};
 use crate::error::ModelError;
 use crate::tower::{Layer, Matrix, Pooling, Tower, TowerInput};
 use prost::Message;
-use prost::bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use twotower_artifacts::{ArtifactError, Fingerprint, open_regular, read_regular};
+use twotower_artifacts::{ArtifactError, Fingerprint, open_regular};
+
+/// Numbers of the fields of `ModelProto` that are read.
+mod model {
+    pub const PRODUCER_VERSION: u32 = 3;
+    pub const GRAPH: u32 = 7;
+    pub const METADATA: u32 = 14;
+}
+/// `GraphProto.initializer`.
+const INITIALIZER: u32 = 5;
+/// `TensorProto.raw_data`.
+const RAW_DATA: u32 = 9;
+
+/// Parts of a model beside its graph, at the most: metadata that callers of the export added, above all.
+const MAX_MODEL_PARTS: usize = 1000;
+/// Parts of a graph for each field and layer, at the most, and beside them.
+const GRAPH_PARTS: usize = 40;
+/// Parts of a tensor, at the most.
+const MAX_TENSOR_PARTS: usize = 20;
+
+/// What becomes of the values of tables and of the weights of layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Values {
+    /// They are read.
+    Held,
+    /// They stay on disk; the matrices have their shape alone.
+    Left,
+}
 
 /// Reads an exported tower, bit for bit, and its metadata.
 ///
 /// # Memory
-/// The file and the tower, once each; sizes are checked against the file's before anything is
-/// allocated for them.
+/// The tower; sizes are checked against the file's before anything is allocated for them.
 ///
 /// # Errors
-/// [`ArtifactError::Corrupt`] for a file that is damaged or not ours, [`ArtifactError::Version`] for
-/// one of a newer format, [`ModelError::Tower`] when its parts do not fit together.
+/// [`ArtifactError::Corrupt`] for a file that is damaged or not ours, [`ArtifactError::Version`] for one of a newer
+/// format, [`ArtifactError::Mismatch`] for a file that is not what the export writes for its tower, and for one whose parts
+/// do not fit together.
 pub fn read(path: &Path) -> Result<(Tower, Metadata), ModelError> {
-    let corrupt = |reason: String| ArtifactError::Corrupt { path: path.to_path_buf(), reason };
-    let size = size_of(path)?;
-    if size > i32::MAX as u64 {
-        return Err(corrupt(format!("{size} bytes, more than an ONNX file can have")).into());
-    }
-    decode(path, read_regular(path)?.into())
+    open(path, Values::Held)
 }
 
-/// [`read`] of a file of at most `limit` bytes, with all its tables inside.
+/// What an exported tower says about itself, after the checks of [`read`].
+///
+/// # Memory
+/// Tables and weights stay on disk.
 ///
 /// # Errors
 /// As [`read`].
-pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Option<(Tower, Metadata)>, ModelError> {
-    if size_of(path)? > limit {
-        return Ok(None);
-    }
-    let (metadata, graph) = envelope(path, read_regular(path)?.into())?;
-    match metadata.data {
-        None => Ok(Some(assemble(path, metadata, graph)?)),
-        Some(_) => Ok(None),
-    }
+pub fn inspect(path: &Path) -> Result<Metadata, ModelError> {
+    Ok(open(path, Values::Left)?.1)
 }
 
-/// Bytes of a regular file.
-fn size_of(path: &Path) -> Result<u64, ArtifactError> {
-    let io = |source| ArtifactError::Io { action: "read", path: path.to_path_buf(), source };
-    Ok(open_regular(path)?.metadata().map_err(io)?.len())
-}
-
-/// [`read`] for the content of the file at `path`.
-pub(super) fn decode(path: &Path, bytes: Bytes) -> Result<(Tower, Metadata), ModelError> {
-    let (metadata, graph) = envelope(path, bytes)?;
-    assemble(path, metadata, graph)
-}
-
-/// What a file says about itself, and its graph, of which nothing is copied.
-fn envelope(path: &Path, bytes: Bytes) -> Result<(Metadata, GraphEnvelope), ArtifactError> {
-    let corrupt = |reason: String| ArtifactError::Corrupt { path: path.to_path_buf(), reason };
-    let not_onnx = |e: prost::DecodeError| corrupt(format!("not an ONNX model, or damaged: {e}"));
-    let model = ModelEnvelope::decode(bytes).map_err(not_onnx)?;
-    let mut pairs = BTreeMap::new();
-    for entry in model.metadata_props {
-        let entry = StringStringEntryProto::decode(entry).map_err(not_onnx)?;
-        pairs.insert(entry.key.unwrap_or_default(), entry.value.unwrap_or_default());
-    }
-    let metadata = Metadata::from_pairs(path, pairs)?;
-    let graph = GraphEnvelope::decode(model.graph.unwrap_or_default()).map_err(not_onnx)?;
-    Ok((metadata, graph))
-}
-
-fn assemble(path: &Path, metadata: Metadata, graph: GraphEnvelope) -> Result<(Tower, Metadata), ModelError> {
-    let corrupt = |reason: String| ArtifactError::Corrupt { path: path.to_path_buf(), reason };
-    let not_onnx = |e: prost::DecodeError| corrupt(format!("not an ONNX model, or damaged: {e}"));
-    let data = metadata.data.as_ref().map(|expected| DataFile::open(path, expected)).transpose()?;
-    let mut tensors = Tensors { path, by_name: BTreeMap::new(), data };
-    for tensor in graph.initializer {
-        let tensor = TensorProto::decode(tensor).map_err(not_onnx)?;
-        let name = tensor.name.clone().unwrap_or_default();
-        if tensors.by_name.insert(name.clone(), tensor).is_some() {
-            return Err(corrupt(format!("two initialisers are called `{name}`")).into());
+fn open(path: &Path, values: Values) -> Result<(Tower, Metadata), ModelError> {
+    let file = ModelFile::open(path)?;
+    let not_onnx = |e: prost::DecodeError| file.corrupt(format!("not an ONNX model, or damaged: {e}"));
+    let (mut pairs, mut graph, mut producer) = (BTreeMap::new(), 0..0, String::new());
+    for field in file.fields(file.whole(), MAX_MODEL_PARTS)? {
+        match field.number {
+            model::GRAPH => graph = field.content,
+            model::METADATA => {
+                let entry = StringStringEntryProto::decode(&file.bytes(field.content)?[..]).map_err(not_onnx)?;
+                pairs.insert(entry.key.unwrap_or_default(), entry.value.unwrap_or_default());
+            }
+            model::PRODUCER_VERSION => {
+                producer = String::from_utf8_lossy(&file.bytes(field.content)?).into_owned();
+            }
+            _ => {}
         }
     }
-    let tower = rebuild(&metadata, &mut tensors)?;
-    check_tower(&tower)?;
+    let metadata = Metadata::from_pairs(path, pairs)?;
+    let data = metadata.data.as_ref().map(|expected| DataFile::open(path, expected)).transpose()?;
+    let data_name = data.as_ref().map(|data| data.name.clone());
+    let tower = rebuild(&metadata, &mut Tensors::of(&file, graph, &metadata, data, values)?)?;
+    let checked = check_shape(&tower).and_then(|_| match values {
+        Values::Held => check_values(&tower),
+        Values::Left => Ok(()),
+    });
+    let checked = checked.and_then(|()| outline::check(&file, &tower, &metadata, producer, data_name.as_deref()));
+    checked.map_err(|error| match error {
+        ModelError::Tower { reason, .. } => foreign(&file, "parts that fit together", &reason).into(),
+        other => other,
+    })?;
     Ok((tower, metadata))
 }
 
-fn rebuild(metadata: &Metadata, tensors: &mut Tensors) -> Result<Tower, ArtifactError> {
+fn rebuild(metadata: &Metadata, tensors: &mut Tensors<'_>) -> Result<Tower, ArtifactError> {
     let mut tables = BTreeMap::new();
     let mut inputs = Vec::new();
     let description = &metadata.description;
     if description.inputs.len() != metadata.schema.fields.len() {
         let (found, expected) = (description.inputs.len(), metadata.schema.fields.len());
-        return Err(tensors.corrupt(format!("{found} inputs are described, the schema has {expected} fields")));
+        return Err(foreign(tensors.file, &format!("{expected} inputs, as its schema has fields"), &found.to_string()));
     }
     for (field, input) in metadata.schema.fields.iter().zip(&description.inputs) {
         if let InputKind::Embedding { table } | InputKind::Pooled { table, .. } = input
@@ -131,7 +139,9 @@ fn rebuild(metadata: &Metadata, tensors: &mut Tensors) -> Result<Tower, Artifact
             LayerKind::Relu => Layer::Relu,
             LayerKind::L2norm => match tensors.vector(&layer_name(i, "eps"))?[..] {
                 [eps] => Layer::L2Norm { eps },
-                ref other => return Err(tensors.corrupt(format!("layer {i}: {} bounds, expected 1", other.len()))),
+                ref other => {
+                    return Err(foreign(tensors.file, &format!("one bound of layer {i}"), &other.len().to_string()));
+                }
             },
         })
     });
@@ -139,66 +149,92 @@ fn rebuild(metadata: &Metadata, tensors: &mut Tensors) -> Result<Tower, Artifact
     Ok(Tower { schema: metadata.schema.clone(), inputs, tables, layers, dim: metadata.dim })
 }
 
-/// The initialisers of a file, each taken once.
-struct Tensors<'a> {
-    path: &'a Path,
-    by_name: BTreeMap<String, TensorProto>,
-    data: Option<DataFile>,
+/// A tensor of a file: what it is, and where its values lie.
+struct Tensor {
+    proto: TensorProto,
+    raw: Option<Range<u64>>,
 }
 
-impl Tensors<'_> {
-    fn corrupt(&self, reason: String) -> ArtifactError {
-        ArtifactError::Corrupt { path: self.path.to_path_buf(), reason }
+impl Tensor {
+    fn read(file: &ModelFile<'_>, tensor: Range<u64>) -> Result<Self, ArtifactError> {
+        let raw = file.fields(tensor.clone(), MAX_TENSOR_PARTS)?.into_iter().find(|field| field.number == RAW_DATA);
+        let (before, after) = match &raw {
+            Some(raw) => (tensor.start..raw.start, raw.content.end..tensor.end),
+            None => (tensor.clone(), tensor.end..tensor.end),
+        };
+        let bytes = [file.bytes(before)?, file.bytes(after)?].concat();
+        let proto =
+            TensorProto::decode(&bytes[..]).map_err(|e| file.corrupt(format!("not an ONNX model, or damaged: {e}")))?;
+        Ok(Self { proto, raw: raw.map(|field| field.content) })
+    }
+}
+
+/// The initialisers of a file, each taken once.
+struct Tensors<'a> {
+    file: &'a ModelFile<'a>,
+    by_name: BTreeMap<String, Tensor>,
+    data: Option<DataFile>,
+    values: Values,
+}
+
+impl<'a> Tensors<'a> {
+    fn of(
+        file: &'a ModelFile<'a>,
+        graph: Range<u64>,
+        metadata: &Metadata,
+        data: Option<DataFile>,
+        values: Values,
+    ) -> Result<Self, ArtifactError> {
+        let described = metadata.schema.fields.len() + metadata.description.layers.len();
+        let mut by_name = BTreeMap::new();
+        let parts = file.fields(graph, GRAPH_PARTS.saturating_mul(described.saturating_add(1)))?;
+        for field in parts.into_iter().filter(|field| field.number == INITIALIZER) {
+            let tensor = Tensor::read(file, field.content)?;
+            let name = tensor.proto.name.clone().unwrap_or_default();
+            if by_name.insert(name.clone(), tensor).is_some() {
+                return Err(foreign(file, "initialisers of unlike names", &format!("two that are called `{name}`")));
+            }
+        }
+        Ok(Self { file, by_name, data, values })
     }
 
     fn matrix(&mut self, name: &str) -> Result<Matrix, ArtifactError> {
-        let (dims, data) = self.take(name)?;
-        match dims[..] {
-            [rows, cols] => Ok(Matrix { rows, cols, data }),
-            _ => Err(self.corrupt(format!("initialiser `{name}`: {} dimensions, expected 2", dims.len()))),
-        }
+        let (dims, data) = self.take(name, 2, self.values)?;
+        Ok(Matrix { rows: dims[0], cols: dims[1], data })
     }
 
     fn vector(&mut self, name: &str) -> Result<Vec<f32>, ArtifactError> {
-        let (dims, data) = self.take(name)?;
-        match dims[..] {
-            [_] => Ok(data),
-            _ => Err(self.corrupt(format!("initialiser `{name}`: {} dimensions, expected 1", dims.len()))),
-        }
+        Ok(self.take(name, 1, Values::Held)?.1)
     }
 
-    fn take(&mut self, name: &str) -> Result<(Vec<usize>, Vec<f32>), ArtifactError> {
-        let Some(tensor) = self.by_name.remove(name) else {
-            return Err(self.corrupt(format!("initialiser `{name}` is missing")));
+    /// The extents, of which there are `rank`, and the values of a tensor of floats.
+    fn take(&mut self, name: &str, rank: usize, values: Values) -> Result<(Vec<usize>, Vec<f32>), ArtifactError> {
+        let refuse = |file, found: &str| Err(foreign(file, &format!("initialiser `{name}`"), found));
+        let Some(Tensor { proto, raw }) = self.by_name.remove(name) else {
+            return refuse(self.file, "none of this name");
         };
-        if tensor.data_type != Some(code::FLOAT) || tensor.dims.len() > 2 {
-            return Err(self.corrupt(format!("initialiser `{name}` is not a matrix or vector of floats")));
-        }
-        let dims: Option<Vec<usize>> = tensor.dims.iter().map(|d| usize::try_from(*d).ok()).collect();
+        let dims: Option<Vec<usize>> = proto.dims.iter().map(|d| usize::try_from(*d).ok()).collect();
         let bytes = dims.as_ref().and_then(|d| d.iter().try_fold(4usize, |n, d| n.checked_mul(*d)));
-        let (Some(dims), Some(expected)) = (dims, bytes) else {
-            return Err(self.corrupt(format!("initialiser `{name}`: impossible shape {:?}", tensor.dims)));
+        let (Some(dims), Some(bytes)) = (dims, bytes) else {
+            return refuse(self.file, &format!("the impossible shape {:?}", proto.dims));
         };
-        let values = if tensor.data_location == Some(code::EXTERNAL) {
-            let file = self.data.as_mut().ok_or_else(|| ArtifactError::Corrupt {
-                path: self.path.to_path_buf(),
-                reason: format!("initialiser `{name}` stands in another file, which the metadata does not name"),
-            })?;
-            file.floats(name, &tensor.external_data, expected)?
-        } else {
-            let raw = tensor.raw_data.unwrap_or_default();
-            if raw.len() != expected {
-                let found = raw.len();
-                return Err(self.corrupt(format!("initialiser `{name}`: {found} bytes, its shape needs {expected}")));
+        if proto.data_type != Some(code::FLOAT) || dims.len() != rank {
+            return refuse(self.file, &format!("one of {} dimensions, or not of floats", dims.len()));
+        }
+        let values = match (proto.data_location == Some(code::EXTERNAL), &self.data, raw) {
+            (true, Some(data), _) => data.floats(name, &proto.external_data, bytes, values)?,
+            (true, None, _) => return refuse(self.file, "values in another file, which the metadata does not name"),
+            (false, _, raw) => {
+                let raw = raw.unwrap_or(0..0);
+                let found = raw.end - raw.start;
+                if found != bytes as u64 {
+                    return refuse(self.file, &format!("{found} bytes of values, its shape needs {bytes}"));
+                }
+                if values == Values::Held { self.file.floats(raw)? } else { Vec::new() }
             }
-            floats(&raw)
         };
         Ok((dims, values))
     }
-}
-
-fn floats(raw: &[u8]) -> Vec<f32> {
-    raw.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
 /// The file beside the model that holds its tables.
@@ -236,10 +272,11 @@ impl DataFile {
     }
 
     fn floats(
-        &mut self,
+        &self,
         tensor: &str,
         place: &[StringStringEntryProto],
         expected: usize,
+        values: Values,
     ) -> Result<Vec<f32>, ArtifactError> {
         let entry = |key: &str| place.iter().find(|e| e.key.as_deref() == Some(key)).and_then(|e| e.value.as_deref());
         let number = |key: &str| entry(key).and_then(|v| v.parse::<u64>().ok());
@@ -254,23 +291,17 @@ impl DataFile {
                 entry("location").unwrap_or_default()
             )));
         }
-        let mut raw = vec![0; expected];
-        let mut file = &self.file;
-        file.seek(SeekFrom::Start(offset))
-            .and_then(|_| file.read_exact(&mut raw))
-            .map_err(|source| ArtifactError::Io { action: "read", path: self.path.clone(), source })?;
-        Ok(floats(&raw))
+        match values {
+            Values::Left => Ok(Vec::new()),
+            Values::Held => wire::floats(&self.file, offset..offset + length).map_err(|source| ArtifactError::Io {
+                action: "read",
+                path: self.path.clone(),
+                source,
+            }),
+        }
     }
 
     fn corrupt(&self, reason: String) -> ArtifactError {
         ArtifactError::Corrupt { path: self.path.clone(), reason }
     }
-}
-
-/// Checks the data file of a model against its metadata, where it has one.
-///
-/// # Errors
-/// [`ArtifactError::Mismatch`] naming both fingerprints, [`ArtifactError::Io`] when the file cannot be read.
-pub(crate) fn check_data_file(model: &Path, metadata: &Metadata) -> Result<(), ArtifactError> {
-    metadata.data.as_ref().map_or(Ok(()), |expected| DataFile::open(model, expected).map(|_| ()))
 }

@@ -2,6 +2,7 @@
 
 use super::Finding;
 use crate::config::Config;
+use crate::forecast::{self, Least};
 use crate::memory::mib;
 use crate::memory::{MIB, Memory, groups};
 use std::path::Path;
@@ -28,6 +29,17 @@ pub fn memory(given: Option<Memory>) -> Finding {
             format!("give --memory {} or more; see docs/MEMORY.md", Memory::new(COMFORTABLE)),
         ),
         _ => Finding::ok(CHECK, found),
+    }
+}
+
+/// The budget of memory against what the stages of a night need.
+pub fn stages(given: Option<Memory>, least: &[Least]) -> Finding {
+    const CHECK: &str = "memory of stages";
+    let (enough, all) = forecast::total(least);
+    let found = format!("at least: {all}");
+    match given.unwrap_or_else(Memory::detect).bytes() < enough.bytes() {
+        true => Finding::problem(CHECK, found, format!("give --memory {enough} or more; see docs/MEMORY.md")),
+        false => Finding::ok(CHECK, found),
     }
 }
 

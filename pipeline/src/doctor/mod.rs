@@ -9,7 +9,9 @@ mod zone;
 
 use crate::clock;
 use crate::config::{Config, Override};
+use crate::forecast::forecast;
 use crate::memory::{Memory, mib};
+use crate::run::RunOptions;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -105,6 +107,12 @@ pub fn doctor(options: &DoctorOptions) -> Vec<Finding> {
     }
     findings.push(disk::folder(&near));
     findings.push(machine::memory(options.memory));
+    if let Some(config) = &config
+        // Tables that cannot be read are named above.
+        && let Ok(least) = forecast(config, None, RunOptions::default().stages(config))
+    {
+        findings.push(machine::stages(options.memory, &least));
+    }
     findings.push(machine::threads(config.as_ref()));
     findings.push(machine::open_files());
     findings.push(zone::zone());

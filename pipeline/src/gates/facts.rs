@@ -7,10 +7,9 @@ use crate::error::PipelineError;
 use crate::evaluate::{self, MetricsFile, read_metrics};
 use crate::exclusions::ExclusionCounts;
 use crate::run_dir::RunDir;
-use crate::sample;
+use crate::sample::{self, SampledLists};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use twotower_artifacts::neighbours_file::NeighbourTable;
 use twotower_artifacts::{Fingerprint, Manifest, Side};
 use twotower_encoders::{EncodeCounts, FeatureCounts};
 use twotower_index::store::IndexManifest;
@@ -55,7 +54,7 @@ pub struct Facts {
     /// The most items of a list.
     pub topk: u64,
     /// Lists of some users.
-    pub sample: Option<NeighbourTable>,
+    pub sample: Option<SampledLists>,
     /// Metrics of the run's towers.
     pub metrics: Option<MetricsFile>,
     /// Embedding rows without trained weights at the end of each table: adopted towers have them.

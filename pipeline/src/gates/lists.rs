@@ -4,11 +4,8 @@ use super::facts::Facts;
 use super::verdict::{Measured, Measures};
 use super::{NO_PREVIOUS, Night};
 use crate::distinct::Distinct;
-use crate::id_index::IdIndex;
-use rustc_hash::{FxHashSet, FxHasher};
-use std::hash::{Hash, Hasher};
-use twotower_artifacts::Id;
-use twotower_artifacts::neighbours_file::NeighbourTable;
+use crate::sample::SampledLists;
+use twotower_artifacts::keyed::{Identity, KeyedMap, KeyedSet};
 
 /// Users below which a mean over them says too little.
 const FEWEST: usize = 100;
@@ -60,13 +57,8 @@ pub fn lists(night: &Night<'_>) -> Measures {
 }
 
 /// Number of distinct lists, by their items.
-fn distinct_lists(sample: &NeighbourTable) -> usize {
-    let list = |ends: &[usize]| {
-        let mut hasher = FxHasher::default();
-        (ends[0]..ends[1]).for_each(|at| sample.items.get(at).hash(&mut hasher));
-        hasher.finish()
-    };
-    sample.offsets.windows(2).map(list).collect::<FxHashSet<u64>>().len()
+fn distinct_lists(sample: &SampledLists) -> usize {
+    (0..sample.users.len()).map(|row| sample.list(row)).collect::<KeyedSet<&[Identity]>>().len()
 }
 
 /// Share of the items that could be recalled which stand in the list of at least one sampled user.
@@ -142,55 +134,56 @@ fn no_sample(facts: &Facts) -> String {
 /// Share of the items that could stand in a sample which do.
 fn covered(facts: &Facts) -> Option<f64> {
     let sample = facts.sample.as_ref()?;
-    let distinct: FxHashSet<Id<'_>> = sample.items.iter().collect();
+    let distinct: KeyedSet<Identity> = sample.items.iter().copied().collect();
     let possible = facts.eligible.min(sample.items.len() as u64).max(1);
     Some(distinct.len() as f64 / possible as f64)
 }
 
 /// The samples of this run and the previous one, or why there are not both.
-fn samples<'n>(night: &'n Night<'_>) -> Result<(&'n NeighbourTable, &'n NeighbourTable), String> {
+fn samples<'n>(night: &'n Night<'_>) -> Result<(&'n SampledLists, &'n SampledLists), String> {
     let before = night.before.ok_or(NO_PREVIOUS)?;
     let now = night.now.sample.as_ref().ok_or_else(|| no_sample(night.now))?;
     Ok((now, before.sample.as_ref().ok_or_else(|| no_sample(before))?))
 }
 
 /// Rows of the users that are in both, in the order of the first.
-fn shared(now: &NeighbourTable, before: &NeighbourTable) -> Vec<(usize, usize)> {
+fn shared(now: &SampledLists, before: &SampledLists) -> Vec<(usize, usize)> {
+    let rows: KeyedMap<Identity, usize> = before.users.iter().enumerate().map(|(row, user)| (*user, row)).collect();
     // A user stands once in a run's results, or `recall` would have refused; one that does not is in neither.
-    let Ok(index) = IdIndex::new(before.users.clone()) else { return Vec::new() };
-    let found = now.users.iter().enumerate().filter_map(|(row, user)| Some((row, index.find(user)? as usize)));
-    found.collect()
+    if rows.len() < before.users.len() {
+        return Vec::new();
+    }
+    now.users.iter().enumerate().filter_map(|(row, user)| Some((row, *rows.get(user)?))).collect()
 }
 
 /// Mean of [`common`] over pairs of rows, the first of `a` and the second of `b`; none where all lists are empty.
-fn mean_common(pairs: impl Iterator<Item = (usize, usize)>, a: &NeighbourTable, b: &NeighbourTable) -> Option<f64> {
+fn mean_common(pairs: impl Iterator<Item = (usize, usize)>, a: &SampledLists, b: &SampledLists) -> Option<f64> {
     let each = pairs.filter_map(|(row_a, row_b)| common(a, row_a, b, row_b));
     let (sum, n) = each.fold((0.0, 0usize), |(sum, n), share| (sum + share, n + 1));
     (n > 0).then(|| sum / n as f64)
 }
 
 /// Share of the shorter list's length that the first items of both have in common; none for an empty list.
-fn common(a: &NeighbourTable, row_a: usize, b: &NeighbourTable, row_b: usize) -> Option<f64> {
-    let range = |table: &NeighbourTable, row: usize| table.offsets[row]..table.offsets[row + 1];
-    let (a_range, b_range) = (range(a, row_a), range(b, row_b));
-    let k = a_range.len().min(b_range.len());
-    let first: FxHashSet<Id<'_>> = a_range.take(k).map(|at| a.items.get(at)).collect();
-    let both = b_range.take(k).filter(|at| first.contains(&b.items.get(*at))).count();
+fn common(a: &SampledLists, row_a: usize, b: &SampledLists, row_b: usize) -> Option<f64> {
+    let (first, second) = (a.list(row_a), b.list(row_b));
+    let k = first.len().min(second.len());
+    let first: KeyedSet<Identity> = first[..k].iter().copied().collect();
+    let both = second[..k].iter().filter(|item| first.contains(*item)).count();
     (k > 0).then(|| both as f64 / k as f64)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use twotower_artifacts::Ids;
+    use twotower_artifacts::Id;
 
     #[test]
     fn overlap_is_counted_over_the_shorter_list() {
-        let table = |offsets: &[usize], items: &[i64]| NeighbourTable {
-            users: Ids::Int((0..offsets.len() as i64 - 1).collect()),
+        let id = |id: i64| Identity::of(Id::Int(id));
+        let table = |offsets: &[usize], items: &[i64]| SampledLists {
+            users: (0..offsets.len() as i64 - 1).map(id).collect(),
             offsets: offsets.to_vec(),
-            items: Ids::Int(items.to_vec()),
-            scores: vec![0.0; items.len()],
+            items: items.iter().map(|item| id(*item)).collect(),
         };
         let now = table(&[0, 4, 4], &[1, 2, 3, 4]);
         let before = table(&[0, 2, 4], &[2, 9, 1, 2]);

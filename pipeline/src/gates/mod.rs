@@ -18,9 +18,11 @@ pub use verdict::{Measured, Ruling, Verdict};
 use crate::clock;
 use crate::config::CheckSettings;
 use crate::error::PipelineError;
+use crate::memory::Needs;
 use crate::run_dir::RunDir;
 use crate::run_lock::{Access, RunLock};
 use crate::runs;
+use crate::sample;
 use crate::stage::{Context, Outcome, prepare_dir, rows};
 use facts::Facts;
 use outputs::Outputs;
@@ -57,7 +59,10 @@ pub fn check(context: &Context<CheckSettings>, accept: &[Gate]) -> Result<Outcom
     let started = Instant::now();
     let _step = context.step("check");
     let config = &context.config;
-    Outputs::read(&context.run)?.belong_together(&context.run)?;
+    let outputs = Outputs::read(&context.run)?;
+    outputs.belong_together(&context.run)?;
+    let topk = outputs.recalled[0].config["recall"]["topk"].as_u64().unwrap_or_default();
+    context.memory.require(&needs(topk as usize))?;
     let mut now = Facts::read(&context.run)?.counted()?;
     let mut warnings = Vec::new();
     let before = previous(context, &mut warnings)?;
@@ -118,6 +123,11 @@ pub fn check(context: &Context<CheckSettings>, accept: &[Gate]) -> Result<Outcom
         Some(refusal) => Err(refusal),
         None => Ok(Outcome { skipped: false, manifest }),
     }
+}
+
+/// What the stage holds in memory, of lists of `topk`.
+pub fn needs(topk: usize) -> Needs {
+    Needs::held("check", vec![("the samples of results", sample::read_bytes(topk))])
 }
 
 /// What a gate measures.

@@ -12,9 +12,10 @@ use crate::stage::{Context, made_by_this_version, prepare_dir, rows};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
+use twotower_artifacts::json::read_json;
 use twotower_artifacts::publish::create_folder;
 use twotower_artifacts::vectors::load_parts;
-use twotower_artifacts::{FileEntry, Fingerprint, Ids, Manifest, read_regular};
+use twotower_artifacts::{FileEntry, Fingerprint, Ids, Manifest};
 use twotower_index::store::{IMAGE_NAME, MANIFEST_NAME};
 use twotower_index::{Eligibility, IndexConfig, IndexError, IndexKind, ItemIndex, ItemVectors};
 
@@ -160,7 +161,7 @@ pub fn index_fits(context: &Context<RecallSettings>, manifest: &Manifest) -> boo
     let dir = context.run.index();
     let saved = || -> Option<serde_json::Value> {
         Manifest::read(dir.join(INDEX_STAGE)).ok()?.verify_files(&dir).ok()?;
-        serde_json::from_slice(&read_regular(dir.join(MANIFEST_NAME)).ok()?).ok()
+        read_json(dir.join(MANIFEST_NAME)).ok()
     };
     saved().is_some_and(|saved| saved == manifest.details["index"])
 }

@@ -22,6 +22,7 @@ use std::time::Instant;
 use twotower_artifacts::{Id, IdKind, NeighbourFormat, Side};
 use twotower_index::{Eligibility, ItemIndex, Neighbours};
 use users::{RawUsers, Users};
+pub(crate) use users::search_needs;
 use writer::{ShardWriter, Written};
 
 /// The stage, ready for its shards.

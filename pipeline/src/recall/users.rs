@@ -2,7 +2,7 @@
 
 use super::catalogue::Catalogue;
 use super::search::{Found, Search};
-use crate::config::{EmbedSettings, RecallSettings, RowSettings};
+use crate::config::{EmbedSettings, RecallConfig, RecallSettings, RowSettings};
 use crate::encode;
 use crate::encoded;
 use crate::error::PipelineError;
@@ -20,6 +20,26 @@ use std::ops::Range;
 use twotower_artifacts::{ArtifactError, Fingerprint, IdKind, ListRoom, Side, VectorsReader};
 use twotower_encoders::EncodeCounts;
 use twotower_index::ItemIndex;
+
+/// Adds what searching holds: items of `dim` floats, lists of them that take `room`, and bytes of the index and the ids.
+pub(crate) fn search_needs(
+    needs: &mut Needs,
+    recall: &RecallConfig,
+    (items, dim): (usize, usize),
+    room: ListRoom,
+    index: u64,
+) {
+    let (k, format) = (recall.topk, recall.format);
+    needs.held.extend([
+        ("the items", (items * (dim * 4 + 8)) as u64 + index),
+        ("the writer", room.writer_bytes(format)),
+        ("the sample of results", sample::bytes(k, room)),
+    ]);
+    // Scores of a block of queries, and marks of visited items.
+    needs.per_worker += 4 * MIB + 8 * items as u64;
+    // Neighbours stand in the batch and in the writer's columns.
+    needs.per_row += 24 + 24 * k as u64;
+}
 
 /// Where the vectors of users come from.
 pub enum Users {
@@ -189,25 +209,12 @@ impl Users {
         let (items, dim, k) = (index.count(), index.dim(), context.config.recall.topk);
         let room = ListRoom::new(k, catalogue.ids.ids());
         let mut needs = match self {
-            Users::Stored { .. } => Needs {
-                stage: "recall",
-                held: Vec::new(),
-                quarters: Vec::new(),
-                per_worker: 0,
-                per_row: 4 * dim as u64,
-            },
+            Users::Stored { .. } => Needs { per_row: 4 * dim as u64, ..Needs::held("recall", Vec::new()) },
             Users::Raw(raw) => raw.embedding.needs("recall"),
         };
-        needs.held.extend([
-            ("the items", (items * (dim * 4 + 8)) as u64 + index.image().bytes().len() as u64 + catalogue.ids.bytes()),
-            ("exclusions", exclusion.bytes()),
-            ("the writer", room.writer_bytes()),
-            ("the sample of results", sample::bytes(k, room)),
-        ]);
-        // Scores of a block of queries, and marks of visited items.
-        needs.per_worker += 4 * MIB + 8 * items as u64;
-        // Neighbours stand in the batch and in the writer's columns.
-        needs.per_row += 24 + 24 * k as u64;
+        let index = index.image().bytes().len() as u64 + catalogue.ids.bytes();
+        search_needs(&mut needs, &context.config.recall, (items, dim), room, index);
+        needs.held.push(("exclusions", exclusion.bytes()));
         needs
     }
 

@@ -1,0 +1,163 @@
+//! Hashes under a key that each process draws anew, so that nobody can make values that collide.
+//!
+//! A hash table finds a value by a 64-bit hash and then compares it. Where nothing is compared afterwards, an
+//! [`Identity`] of 128 bits stands for an id. No output may depend on any of them: they differ from run to run.
+
+use crate::ids::Id;
+use foldhash::SharedSeed;
+use foldhash::quality::FoldHasher;
+use siphasher::sip128::{Hasher128, SipHasher13};
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::LazyLock;
+
+/// The keys of this process.
+#[derive(Debug)]
+struct Keys {
+    table: u64,
+    shared: SharedSeed,
+    identity: SipHasher13,
+}
+
+static KEYS: LazyLock<Keys> = LazyLock::new(|| {
+    // The standard library takes its own key from the operating system; numbers hashed under it are as hard to guess.
+    let drawn = RandomState::new();
+    let key = |number: u64| drawn.hash_one(number);
+    Keys { table: key(0), shared: SharedSeed::from_u64(key(1)), identity: SipHasher13::new_with_keys(key(2), key(3)) }
+});
+
+fn table_hasher() -> FoldHasher<'static> {
+    let keys = &*KEYS;
+    FoldHasher::with_seed(keys.table, &keys.shared)
+}
+
+/// Hash of a text for a table; all its bits are evenly spread.
+#[inline]
+pub fn hash_text(text: &str) -> u64 {
+    let mut hasher = table_hasher();
+    hasher.write(text.as_bytes());
+    hasher.finish()
+}
+
+/// Hash of an integer for a table; all its bits are evenly spread.
+#[inline]
+pub fn hash_int(value: i64) -> u64 {
+    let mut hasher = table_hasher();
+    hasher.write_u64(value as u64);
+    hasher.finish()
+}
+
+/// Hash of an id for a table, or to sort ids by that are compared later.
+#[inline]
+pub fn hash_id(id: Id<'_>) -> u64 {
+    match id {
+        Id::Int(value) => hash_int(value),
+        Id::Text(text) => hash_text(text),
+    }
+}
+
+/// Stands for an id (SipHash-1-3 with 128 bits; Aumasson and Bernstein, INDOCRYPT 2012): that two of a billion ids
+/// share one has a chance of 10^-21, whoever chose them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Identity {
+    /// The half that identities are ordered by; evenly spread.
+    pub upper: u64,
+    /// The other half.
+    pub lower: u64,
+}
+
+impl Identity {
+    /// The identity of an id in this process.
+    #[inline]
+    pub fn of(id: Id<'_>) -> Self {
+        let hash = match id {
+            Id::Text(text) => KEYS.identity.hash(text.as_bytes()),
+            Id::Int(value) => {
+                // One byte more than the integer has, and none that text can hold: no text is an integer.
+                let mut hasher = KEYS.identity;
+                hasher.write_u64(value as u64);
+                hasher.write_u8(0xff);
+                hasher.finish128()
+            }
+        };
+        Self { upper: hash.h1, lower: hash.h2 }
+    }
+}
+
+/// Builds the hasher of maps and sets whose keys come from data.
+#[derive(Debug, Clone, Copy)]
+pub struct KeyedState(&'static Keys);
+
+impl Default for KeyedState {
+    fn default() -> Self {
+        Self(&KEYS)
+    }
+}
+
+impl BuildHasher for KeyedState {
+    type Hasher = foldhash::fast::FoldHasher<'static>;
+
+    #[inline]
+    fn build_hasher(&self) -> Self::Hasher {
+        foldhash::fast::FoldHasher::with_seed(self.0.table, &self.0.shared)
+    }
+}
+
+/// A map whose keys come from data.
+pub type KeyedMap<K, V> = HashMap<K, V, KeyedState>;
+/// A set whose values come from data.
+pub type KeyedSet<T> = HashSet<T, KeyedState>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// The longest run of hashes with the same bits above `shift`, among as many slots as there are hashes, about.
+    fn fullest(hashes: impl Iterator<Item = u64>, slot: impl Fn(u64) -> usize, slots: usize) -> u32 {
+        let mut counts = vec![0; slots];
+        hashes.for_each(|hash| counts[slot(hash)] += 1);
+        counts.into_iter().max().unwrap()
+    }
+
+    #[test]
+    fn hashes_are_spread_over_their_low_and_their_high_bits_whatever_the_values_share() {
+        let slots = 1 << 16;
+        let check = |name: &str, hash: &dyn Fn(u64) -> u64| {
+            let low = fullest((0..1 << 16).map(hash), |hash| hash as usize % slots, slots);
+            let high = fullest((0..1 << 16).map(hash), |hash| (hash >> 48) as usize, slots);
+            // Poisson with mean 1: that any of 65,536 slots has 14 is less likely than one in ten million.
+            assert!(low < 14 && high < 14, "{name}: {low} {high}");
+        };
+        check("integers", &|i| hash_int(i as i64));
+        check("multiples of 2^40", &|i| hash_int((i << 40) as i64));
+        check("short texts", &|i| hash_text(&i.to_string()));
+        check("texts that share 40 bytes", &|i| hash_text(&format!("{}{i:08}", "customer-".repeat(5))));
+        check("texts that share 300 bytes", &|i| hash_text(&format!("{i:08}{}", "x".repeat(300))));
+        check("identities of texts", &|i| Identity::of(Id::Text(&i.to_string())).upper);
+        check("identities of integers", &|i| Identity::of(Id::Int(i as i64)).lower);
+    }
+
+    /// Ids that all have one hash by `rustc_hash` 2, made from its public constants.
+    fn colliding(i: u32) -> String {
+        format!("JyZYDautJq5jL4m10123456789abcdef|e4#)+~z{i:08}@mail.example.com")
+    }
+
+    #[test]
+    fn ids_of_every_kind_have_identities_and_hashes_of_their_own() {
+        let mut identities = BTreeSet::new();
+        let mut hashes = BTreeSet::new();
+        let texts = (0..50_000).map(colliding).chain((0..50_000).map(|i| i.to_string()));
+        let texts: Vec<String> = texts.chain((0..5000).map(|i| "a".repeat(i))).collect();
+        let ids = texts.iter().map(|text| Id::Text(text)).chain((0..50_000).map(|i| Id::Int(i << 32)));
+        let ids: Vec<Id<'_>> = ids.collect();
+        ids.iter().for_each(|id| {
+            identities.insert(Identity::of(*id));
+            hashes.insert(hash_id(*id));
+        });
+        assert_eq!((identities.len(), hashes.len()), (ids.len(), ids.len()));
+        let word = "12345678";
+        let same_bytes = Id::Int(i64::from_le_bytes(*b"12345678"));
+        assert_ne!(Identity::of(same_bytes), Identity::of(Id::Text(word)));
+    }
+}

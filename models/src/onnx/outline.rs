@@ -1,0 +1,131 @@
+//! Whether a model file is, byte for byte, what the export writes for its tower, whatever the values of the tower's
+//! parameters are. ONNX Runtime runs the graph of a file: so it must be one of ours and no other, without further
+//! nodes, constants, operators or files.
+
+use super::export::{graph, model};
+use super::graph::GraphBuilder;
+use super::messages::{GraphProto, ModelProto, TensorProto};
+use super::metadata::Metadata;
+use super::wire::ModelFile;
+use crate::error::ModelError;
+use crate::tower::Tower;
+use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint};
+use twotower_artifacts::ArtifactError;
+
+/// Numbers of `ModelProto.graph`, `GraphProto.initializer` and `TensorProto.raw_data`.
+const GRAPH: u32 = 7;
+const INITIALIZER: u32 = 5;
+const RAW_DATA: u32 = 9;
+
+/// A stretch of a model file.
+struct Piece {
+    /// The part of the model that it belongs to.
+    part: String,
+    /// Its bytes.
+    bytes: Vec<u8>,
+    /// Bytes after it that may be any: the values of a parameter.
+    values: u64,
+}
+
+/// Checks a file of a tower, of which only the large matrices may lack their values.
+///
+/// # Errors
+/// [`ArtifactError::Mismatch`] naming the first part that the export writes otherwise, [`ArtifactError::Io`].
+pub(super) fn check(
+    file: &ModelFile<'_>,
+    tower: &Tower,
+    metadata: &Metadata,
+    producer: String,
+    data_file: Option<&str>,
+) -> Result<(), ModelError> {
+    let mut at = 0;
+    for piece in pieces(tower, metadata, producer, data_file)? {
+        if let Some(differs) = file.difference(&piece.bytes, at)? {
+            return Err(foreign(file, &piece.part, &format!("other content at byte {differs}")).into());
+        }
+        at += piece.bytes.len() as u64 + piece.values;
+    }
+    match file.whole().end {
+        end if end == at => Ok(()),
+        end => Err(foreign(file, "no more", &format!("{end} bytes, of which {at} are the tower's")).into()),
+    }
+}
+
+/// A file whose graph is not that of its tower.
+pub(super) fn foreign(file: &ModelFile<'_>, expected: &str, found: &str) -> ArtifactError {
+    ArtifactError::Mismatch {
+        what: format!("the graph of tower {}", file.path.display()),
+        expected_from: "what twotower writes for its schema and layers,".into(),
+        expected: expected.into(),
+        found_from: "a file with".into(),
+        found: found.into(),
+        advice: "put back the file that `twotower train` wrote, or run `twotower train --force`".into(),
+    }
+}
+
+/// The whole file, in order.
+fn pieces(
+    tower: &Tower,
+    metadata: &Metadata,
+    producer: String,
+    data_file: Option<&str>,
+) -> Result<Vec<Piece>, ModelError> {
+    let pairs = metadata.to_pairs().map_err(|e| ModelError::Tower {
+        side: tower.schema.side,
+        reason: format!("its schema cannot be written as JSON: {e}"),
+    })?;
+    let graph = graph_pieces(graph(GraphBuilder::outline(), tower, data_file)?);
+    let length = graph.iter().map(|piece| piece.bytes.len() as u64 + piece.values).sum();
+    let model = model(producer, pairs);
+    let tail =
+        ModelProto { opset_import: model.opset_import, metadata_props: model.metadata_props, ..Default::default() };
+    let head = ModelProto { opset_import: Vec::new(), metadata_props: Vec::new(), ..model };
+    let mut head = head.encode_to_vec();
+    delimit(GRAPH, length, &mut head);
+    let whole = |part: &str, bytes| Piece { part: part.into(), bytes, values: 0 };
+    let mut pieces = vec![whole("its versions and the size of its graph", head)];
+    pieces.extend(graph);
+    pieces.push(whole("its operator set and metadata", tail.encode_to_vec()));
+    Ok(pieces)
+}
+
+fn graph_pieces(graph: GraphProto) -> Vec<Piece> {
+    let GraphProto { node, name, initializer, input, output } = graph;
+    let part = |part: String, graph: GraphProto| Piece { part, bytes: graph.encode_to_vec(), values: 0 };
+    let of = |name: &Option<String>| name.clone().unwrap_or_default();
+    let mut pieces: Vec<Piece> = Vec::new();
+    let nodes = node.into_iter().map(|n| {
+        let name = format!("node `{}`", of(&n.name));
+        part(name, GraphProto { node: vec![n], ..Default::default() })
+    });
+    pieces.extend(nodes);
+    pieces.push(part("the name of its graph".into(), GraphProto { name, ..Default::default() }));
+    pieces.extend(initializer.into_iter().map(tensor_piece));
+    pieces.extend(input.into_iter().map(|i| {
+        let name = format!("input `{}`", of(&i.name));
+        part(name, GraphProto { input: vec![i], ..Default::default() })
+    }));
+    pieces.push(part("its output".into(), GraphProto { output, ..Default::default() }));
+    pieces
+}
+
+fn tensor_piece(tensor: TensorProto) -> Piece {
+    let mut content = tensor.encode_to_vec();
+    let mut values = 0;
+    // A parameter: its values are the last of its fields.
+    if tensor.raw_data.is_none() && tensor.external_data.is_empty() {
+        values = tensor.dims.iter().map(|dim| *dim as u64).product::<u64>() * size_of::<f32>() as u64;
+        delimit(RAW_DATA, values, &mut content);
+    }
+    let mut bytes = Vec::new();
+    delimit(INITIALIZER, content.len() as u64 + values, &mut bytes);
+    bytes.extend(content);
+    Piece { part: format!("initialiser `{}`", tensor.name.unwrap_or_default()), bytes, values }
+}
+
+/// Writes what comes before the content of a field.
+fn delimit(number: u32, length: u64, bytes: &mut Vec<u8>) {
+    encode_key(number, WireType::LengthDelimited, bytes);
+    encode_varint(length, bytes);
+}
