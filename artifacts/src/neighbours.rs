@@ -63,7 +63,10 @@ impl ListRoom {
 
     /// Users turned into columns of the list form at a time.
     fn chunk_users(self) -> usize {
-        self.group_users().min(CHUNK_USERS)
+        match self.group_users() {
+            few @ ..CHUNK_USERS => (few / 8).max(1),
+            _ => CHUNK_USERS,
+        }
     }
 
     /// Bytes that a sink holds, roughly: a row group, and the columns that it comes from.

@@ -142,7 +142,8 @@ impl ParquetFile {
         artifact: Artifact,
         details: &impl Serialize,
     ) -> Result<Self, ArtifactError> {
-        let step = STEP.min(group_rows.max(1));
+        // Where so few rows are a row group, they are large, and an eighth of it is enough at a time.
+        let step = if group_rows < STEP { (group_rows / 8).max(1) } else { STEP };
         let group_rows = group_rows.next_multiple_of(step);
         let header = Header { artifact: artifact.name.to_string(), format_version: artifact.version, details };
         let header = serde_json::to_string(&header).map_err(|e| io_error("encode header of", path)(e.into()))?;
