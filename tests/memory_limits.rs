@@ -165,3 +165,36 @@ fn a_budget_too_small_is_refused_with_the_least_and_the_least_does_within_it() {
         assert!(mib <= least as f64, "{mib} of {least} MiB: {line}");
     }
 }
+
+#[test]
+fn ids_of_a_thousand_bytes_stay_within_the_budget_in_every_stage_and_format() {
+    let job = Job::empty("memory-ids");
+    const ROWS: usize = 1200;
+    let id = |kind: char, row: usize| Some(format!("{kind}{row:07}{}", "x".repeat(1000)));
+    let column = |kind: char, of: &dyn Fn(usize) -> usize, rows| {
+        fixture::sheet::Column::Text((0..rows).map(|row| id(kind, of(row))).collect())
+    };
+    let ints = |rows: usize| fixture::sheet::Column::Int((0..rows).map(|row| Some(row as i64 % 7)).collect());
+    let sheet = |columns| fixture::sheet::Sheet::new::<2>(columns);
+    sheet([("user_id", column('u', &|row| row, ROWS)), ("city", ints(ROWS))]).write_parquet(&job.path("users.parquet"));
+    sheet([("item_id", column('i', &|row| row, ROWS)), ("kind", ints(ROWS))]).write_parquet(&job.path("items.parquet"));
+    let users = column('u', &|row| row % ROWS, 3 * ROWS);
+    let items = column('i', &|row| row * 7 % ROWS, 3 * ROWS);
+    let events = fixture::sheet::Sheet::new([("user_id", users), ("item_id", items), ("ts", ints(3 * ROWS))]);
+    events.write_parquet(&job.path("interactions.parquet"));
+    let settings = "[features]\nuser = [{ kind = \"categorical\", name = \"city\" }]\nitem = [{ kind = \"categorical\", name = \"kind\" }]\n[model]\nkind = \"dssm\"\nembedding_dim = 4\nhidden = [8, 8]\n[train]\nepochs = 1\n[gates]\noff = [\"metric\", \"coverage\", \"overlap\"]\n";
+    job.write("pipeline.toml", &format!("{}{settings}", fixture::TABLES));
+    job.ok("run --quiet --run trained/run --set infer.engine=\"native\"");
+    let limit = Limit::new("ids");
+    let budget = 200;
+    for format in ["parquet", "parquet-long", "jsonl"] {
+        let settings = format!("--set infer.engine=\"native\" --set recall.topk=100 --set recall.format={format}");
+        for stage in ["infer --side user --force", "recall --force", "recall --fused --force", "publish"] {
+            let accept = if stage == "publish" { "--accept users" } else { "" };
+            let line = format!("{stage} --run trained/run {settings} {accept}");
+            let mib = held(&job, &limit, &line, budget);
+            println!("{mib} of {budget} MiB; {:?}: {line}", limit.hits());
+            assert!(mib <= budget as f64, "{mib} MiB: {line}");
+        }
+    }
+}

@@ -6,7 +6,9 @@ use crate::ranges::{check_all, check_typed};
 use crate::split::SplitConfig;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::io::Read;
 use std::path::Path;
+use twotower_artifacts::json::MAX_BYTES;
 use twotower_artifacts::{Compression, NeighbourFormat, Precision, Side};
 use twotower_encoders::FeatureSpec;
 use twotower_index::IndexConfig;
@@ -396,12 +398,18 @@ impl Config {
     /// [`ConfigError::File`] with position, and the nearest valid name for an unknown one.
     pub fn load(path: &Path, overrides: &[Override]) -> Result<Self, ConfigError> {
         let refuse = |reason: String| ConfigError::File { path: path.to_path_buf(), reason };
-        let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {
+        // It may be a pipe, whose size nobody knows.
+        let mut text = String::new();
+        let read = std::fs::File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text));
+        read.map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => {
                 refuse("file not found; write one with `twotower init`, or give --config".into())
             }
             _ => refuse(e.to_string()),
         })?;
+        if text.len() as u64 > MAX_BYTES {
+            return Err(refuse(format!("more bytes, expected at most {MAX_BYTES}")));
+        }
         let mut table: toml::Table = toml::from_str(&text).map_err(|e| refuse(explain(&e.to_string())))?;
         overrides.iter().try_for_each(|o| apply(&mut table, o).map_err(&refuse))?;
         check_typed(&table).map_err(|e| refuse(e.to_string()))?;

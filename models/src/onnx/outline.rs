@@ -2,7 +2,7 @@
 //! parameters are. ONNX Runtime runs the graph of a file: so it must be one of ours and no other, without further
 //! nodes, constants, operators or files.
 
-use super::export::{graph, model};
+use super::export::model;
 use super::graph::GraphBuilder;
 use super::messages::{GraphProto, ModelProto, TensorProto};
 use super::metadata::Metadata;
@@ -11,6 +11,7 @@ use crate::error::ModelError;
 use crate::tower::Tower;
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint};
+use std::ops::Range;
 use twotower_artifacts::ArtifactError;
 
 /// Numbers of `ModelProto.graph`, `GraphProto.initializer` and `TensorProto.raw_data`.
@@ -28,66 +29,62 @@ struct Piece {
     values: u64,
 }
 
-/// Checks a file of a tower, of which only the large matrices may lack their values.
+/// Checks a file of a tower, of which only the large matrices may lack their values, and whose graph lies at `graph`.
 ///
 /// # Errors
 /// [`ArtifactError::Mismatch`] naming the first part that the export writes otherwise, [`ArtifactError::Io`].
 pub(super) fn check(
     file: &ModelFile<'_>,
+    graph: Range<u64>,
     tower: &Tower,
     metadata: &Metadata,
     producer: String,
     data_file: Option<&str>,
 ) -> Result<(), ModelError> {
-    let mut at = 0;
-    for piece in pieces(tower, metadata, producer, data_file)? {
-        if let Some(differs) = file.difference(&piece.bytes, at)? {
-            return Err(foreign(file, &piece.part, &format!("other content at byte {differs}")).into());
-        }
-        at += piece.bytes.len() as u64 + piece.values;
-    }
-    match file.whole().end {
-        end if end == at => Ok(()),
-        end => Err(foreign(file, "no more", &format!("{end} bytes, of which {at} are the tower's")).into()),
-    }
-}
-
-/// A file whose graph is not that of its tower.
-pub(super) fn foreign(file: &ModelFile<'_>, expected: &str, found: &str) -> ArtifactError {
-    ArtifactError::Mismatch {
-        what: format!("the graph of tower {}", file.path.display()),
-        expected_from: "what twotower writes for its schema and layers,".into(),
-        expected: expected.into(),
-        found_from: "a file with".into(),
-        found: found.into(),
-        advice: "put back the file that `twotower train` wrote, or run `twotower train --force`".into(),
-    }
-}
-
-/// The whole file, in order.
-fn pieces(
-    tower: &Tower,
-    metadata: &Metadata,
-    producer: String,
-    data_file: Option<&str>,
-) -> Result<Vec<Piece>, ModelError> {
     let pairs = metadata.to_pairs().map_err(|e| ModelError::Tower {
         side: tower.schema.side,
         reason: format!("its schema cannot be written as JSON: {e}"),
     })?;
-    let graph = graph_pieces(graph(GraphBuilder::outline(), tower, data_file)?);
-    let length = graph.iter().map(|piece| piece.bytes.len() as u64 + piece.values).sum();
+    let parts = graph_pieces(super::export::graph(GraphBuilder::outline(), tower, data_file)?);
+    let length = parts.iter().map(|piece| piece.bytes.len() as u64 + piece.values).sum();
     let model = model(producer, pairs);
     let tail =
         ModelProto { opset_import: model.opset_import, metadata_props: model.metadata_props, ..Default::default() };
     let head = ModelProto { opset_import: Vec::new(), metadata_props: Vec::new(), ..model };
     let mut head = head.encode_to_vec();
     delimit(GRAPH, length, &mut head);
-    let whole = |part: &str, bytes| Piece { part: part.into(), bytes, values: 0 };
-    let mut pieces = vec![whole("its versions and the size of its graph", head)];
-    pieces.extend(graph);
-    pieces.push(whole("its operator set and metadata", tail.encode_to_vec()));
-    Ok(pieces)
+    // The graph first, so that what is said is which of its parts differs, and not that its size does.
+    compare(file, "its graph", parts, graph.clone())?;
+    let whole = |part: &str, bytes| vec![Piece { part: part.into(), bytes, values: 0 }];
+    compare(file, "its versions", whole("its versions and the size of its graph", head), 0..graph.start)?;
+    compare(file, "the file", whole("its operator set and metadata", tail.encode_to_vec()), graph.end..file.whole().end)
+}
+
+/// Compares what lies at `range`, which is `what`, with its parts.
+fn compare(file: &ModelFile<'_>, what: &str, parts: Vec<Piece>, range: Range<u64>) -> Result<(), ModelError> {
+    let mut at = range.start;
+    for piece in parts {
+        if let Some(differs) = file.difference(&piece.bytes, at)? {
+            return Err(foreign(file, &piece.part, &format!("other content at byte {differs}")).into());
+        }
+        at += piece.bytes.len() as u64 + piece.values;
+    }
+    if at == range.end {
+        return Ok(());
+    }
+    Err(foreign(file, &format!("{what} to end at byte {at}"), &format!("more up to byte {}", range.end)).into())
+}
+
+/// A file whose graph is not that of its tower.
+pub(super) fn foreign(file: &ModelFile<'_>, expected: &str, found: &str) -> ArtifactError {
+    ArtifactError::Mismatch {
+        what: format!("the graph of tower {}", file.path.display()),
+        expected_from: "for its schema and layers".into(),
+        expected: expected.into(),
+        found_from: "a file of".into(),
+        found: found.into(),
+        advice: "put back the file that `twotower train` wrote, or run `twotower train --force`".into(),
+    }
 }
 
 fn graph_pieces(graph: GraphProto) -> Vec<Piece> {

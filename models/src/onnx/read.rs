@@ -86,12 +86,13 @@ fn open(path: &Path, values: Values) -> Result<(Tower, Metadata), ModelError> {
     let metadata = Metadata::from_pairs(path, pairs)?;
     let data = metadata.data.as_ref().map(|expected| DataFile::open(path, expected)).transpose()?;
     let data_name = data.as_ref().map(|data| data.name.clone());
-    let tower = rebuild(&metadata, &mut Tensors::of(&file, graph, &metadata, data, values)?)?;
+    let tower = rebuild(&metadata, &mut Tensors::of(&file, graph.clone(), &metadata, data, values)?)?;
     let checked = check_shape(&tower).and_then(|_| match values {
         Values::Held => check_values(&tower),
         Values::Left => Ok(()),
     });
-    let checked = checked.and_then(|()| outline::check(&file, &tower, &metadata, producer, data_name.as_deref()));
+    let checked =
+        checked.and_then(|()| outline::check(&file, graph, &tower, &metadata, producer, data_name.as_deref()));
     checked.map_err(|error| match error {
         ModelError::Tower { reason, .. } => foreign(&file, "parts that fit together", &reason).into(),
         other => other,
