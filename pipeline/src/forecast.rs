@@ -46,12 +46,12 @@ pub fn forecast(
             Stage::EncodeFeatures => {
                 // A night that trains encodes some users.
                 let encodes = config.encode.all_users || towers.is_none();
-                (user_passes::needs(config, encodes, 0), user_passes::PART_ROWS)
+                (user_passes::needs(&config.encode_settings(), encodes, 0), user_passes::PART_ROWS)
             }
             Stage::InferItems => (infer(config, towers, Side::Item), config.infer.batch_rows),
             Stage::InferUsers => (infer(config, towers, Side::User), config.infer.batch_rows),
             Stage::Recall => (recall(config, towers)?, config.infer.batch_rows),
-            Stage::Check => (gates::needs(config), 1),
+            Stage::Check => (gates::needs(config.recall.topk), 1),
             // They keep to no budget: docs/MEMORY.md.
             Stage::Train | Stage::Evaluate => continue,
         };
@@ -105,7 +105,7 @@ fn recall(config: &Config, towers: Option<&Path>) -> Result<Needs, PipelineError
     let count = items.rows()? as usize;
     let vectors = count * dim(config) * size_of::<f32>();
     let room = ListRoom::new(config.recall.topk.min(count), &first_ids(&items, &config.tables.items.id)?);
-    search_needs(&mut needs, config, (count, dim(config)), room, (vectors + 16 * count) as u64);
+    search_needs(&mut needs, &config.recall, (count, dim(config)), room, (vectors + 16 * count) as u64);
     Ok(needs)
 }
 

@@ -9,6 +9,7 @@ use crate::run_dir::RunDir;
 use crate::shard::Shard;
 use crate::stage::require;
 use crate::towers;
+use twotower_artifacts::json::read_json;
 use twotower_artifacts::{Manifest, Side};
 use twotower_index::store::MANIFEST_NAME;
 
@@ -52,7 +53,6 @@ impl Outputs {
     /// # Errors
     /// [`PipelineError::Mismatch`] naming the first output that does not belong to the others, and how many more.
     pub fn belong_together(&self, run: &RunDir) -> Result<(), PipelineError> {
-        let index = std::fs::read(run.index().join(MANIFEST_NAME)).ok();
         let quarantine = Quarantine::load(&run.encoders(), &self.encoded)?;
         fn named(parts: &[Manifest]) -> Vec<Named<'_>> {
             let name = |part| Shard::of(part).map(manifest_name).unwrap_or_default();
@@ -64,7 +64,7 @@ impl Outputs {
             items: named(&self.items),
             users: if self.fused { Vec::new() } else { named(&self.users) },
             recalled: named(&self.recalled),
-            index: index.and_then(|text| serde_json::from_slice(&text).ok()),
+            index: read_json(run.index().join(MANIFEST_NAME)).ok(),
             quarantine: Some(&quarantine),
         };
         let found = contradictions(&made);
