@@ -72,7 +72,8 @@ impl ListRoom {
     /// Bytes that a sink holds, roughly: a row group, and the columns that it comes from.
     pub fn writer_bytes(self, format: NeighbourFormat) -> u64 {
         let users = |users: usize| users * (self.user_bytes() + 64);
-        let lists = (users(self.group_users()) + users(self.chunk_users())).max(GROUP_ROWS * 32);
+        // A column is built in memory that grows twofold, and stays until a step is full.
+        let lists = (users(self.group_users()) + 3 * users(self.chunk_users())).max(GROUP_ROWS * 32);
         let bytes = match format {
             NeighbourFormat::Parquet | NeighbourFormat::Jsonl => lists,
             NeighbourFormat::ParquetLong => lists.max((GROUP_ROWS * self.pair_bytes).min(GROUP_TEXT) + 4 * CHUNK_TEXT),
