@@ -72,6 +72,9 @@ pub fn total(least: &[Least]) -> (Memory, String) {
 /// # Errors
 /// [`PipelineError::Usage`] naming every stage, what it needs, and the budget that does for all.
 pub fn check(memory: Memory, least: &[Least]) -> Result<(), PipelineError> {
+    if least.is_empty() {
+        return Ok(());
+    }
     let (enough, all) = total(least);
     if enough.bytes() > memory.bytes() {
         return Err(PipelineError::Usage(format!(

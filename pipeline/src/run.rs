@@ -10,7 +10,7 @@ use crate::gates::{Gate, check};
 use crate::infer::Infer;
 use crate::parts::complete_set;
 use crate::recall::Recall;
-use crate::run_dir::LATEST;
+use crate::run_dir::{LATEST, RunDir};
 use crate::run_lock::{Access, RunLock};
 use crate::stage::{Context, Job, Outcome, as_written, require, verify_file};
 use crate::train::{TrainOptions, train_model};
@@ -62,6 +62,20 @@ impl Stage {
             Stage::Recall => "recall",
             Stage::Evaluate => "evaluate",
             Stage::Check => "check",
+        }
+    }
+
+    /// Whether the stage has left an output, which may be current.
+    fn has_output(self, run: &RunDir) -> bool {
+        let parts = |dir: PathBuf| complete_set("run", &dir, "twotower run").is_ok();
+        match self {
+            Stage::EncodeFeatures => run.encoders().join(crate::encode::files::MANIFEST).exists(),
+            Stage::Train => run.towers().join(crate::towers::files::MANIFEST).exists(),
+            Stage::InferItems => parts(run.vectors(Side::Item)),
+            Stage::InferUsers => parts(run.vectors(Side::User)),
+            Stage::Recall => parts(run.recall()),
+            Stage::Evaluate => run.evaluation().join(crate::evaluate::files::MANIFEST).exists(),
+            Stage::Check => run.gates().join(crate::gates::files::MANIFEST).exists(),
         }
     }
 
@@ -140,8 +154,10 @@ pub fn run_all(
         // Before the night's work, not after.
         check_link(&link)?;
     }
-    // What cannot be read is the first stage's to name.
-    if let Ok(least) = forecast(&context.config, options.adopt.as_deref(), options.stages(&context.config)) {
+    // A stage that has an output may have nothing to do; what cannot be read is the first stage's to name.
+    let redone = |stage: Stage| context.force || options.from.is_some_and(|from| stage >= from);
+    let due = options.stages(&context.config).filter(|stage| redone(*stage) || !stage.has_output(&context.run));
+    if let Ok(least) = forecast(&context.config, options.adopt.as_deref(), due) {
         forecast::check(context.memory, &least)?;
     }
     for stage in options.stages(&context.config) {
