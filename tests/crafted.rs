@@ -97,8 +97,9 @@ fn replace_tower(job: &Job, name: &str, content: &[u8]) {
     job.change("run/towers/manifest.json", |manifest| {
         manifest["fingerprint"] = json!(fingerprint);
         for file in manifest["files"].as_array_mut().unwrap() {
-            let entry = entries.iter().find(|entry| file["path"] == entry.path).unwrap();
-            *file = json!(entry);
+            if let Some(entry) = entries.iter().find(|entry| file["path"] == entry.path) {
+                *file = json!(entry);
+            }
         }
     });
 }
