@@ -116,12 +116,12 @@ fn a_tower_with_another_graph_is_refused_though_its_manifest_says_that_it_belong
     let more: [&[u8]; 3] = [&[0x3a, 0x02, 0x0a, 0x00], &[0x3a, 0x02, 0x2a, 0x00], &[0x3a, 0x02, 0x5a, 0x00]];
     for part in more {
         replace_tower(&job, "user_tower.onnx", &[&good, part].concat());
+        let refused =
+            |line: &str| job.refused(line, 4, &["the graph of tower", "user_tower.onnx", "twotower train --force"]);
         for engine in ["ort", "native", "native-int16"] {
-            for line in ["infer --side user --quiet", "run --from infer-items --quiet"] {
-                let line = format!("{line} --set infer.engine={engine}");
-                job.refused(&line, 4, &["the graph of tower", "user_tower.onnx", "twotower train --force"]);
-            }
+            refused(&format!("infer --side user --quiet --set infer.engine={engine}"));
         }
+        refused("run --from infer-items --quiet");
         assert!(!job.path("run/vectors/user").join("part-00000-of-00001.parquet").exists());
     }
     replace_tower(&job, "user_tower.onnx", &good);
