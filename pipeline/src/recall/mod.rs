@@ -21,8 +21,8 @@ use search::{Search, Totals};
 use std::time::Instant;
 use twotower_artifacts::{Id, IdKind, NeighbourFormat, Side};
 use twotower_index::{Eligibility, ItemIndex, Neighbours};
-use users::{RawUsers, Users};
 pub(crate) use users::search_needs;
+use users::{RawUsers, Users};
 use writer::{ShardWriter, Written};
 
 /// The stage, ready for its shards.
