@@ -46,32 +46,32 @@ def make(folder: str, items: int, dim: int, settings: list[str]) -> list[str]:
     return words
 
 
-def vectors(folder: str, side: str) -> tuple[np.ndarray, np.ndarray]:
+def vectors(folder: str, side: str) -> tuple[list, np.ndarray]:
     """Ids and unit vectors of one side, in 64-bit floats."""
     table = pq.read_table(sorted(glob.glob(f"{folder}/run/vectors/{side}/part-*.parquet")))
     values = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.float64)
     values = values.reshape(len(table), -1)
-    return table["id"].to_numpy(), values / np.linalg.norm(values, axis=1, keepdims=True)
+    return table["id"].to_pylist(), values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
 def recalls(folder: str, k: int) -> np.ndarray:
     """The recall of up to 5,000 users, drawn from all, by a search for the best `k` items that they have not seen."""
     item_ids, items = vectors(folder, "item")
     user_ids, users = vectors(folder, "user")
-    place = {item: row for row, item in enumerate(item_ids.tolist())}
-    seen: dict[int, set[int]] = {}
+    place = {item: row for row, item in enumerate(item_ids)}
+    seen: dict[str, set[int]] = {}
     log = pq.read_table(f"{folder}/data/interactions", columns=["user_id", "product_id"])
     for user, item in zip(log["user_id"].to_pylist(), log["product_id"].to_pylist()):
         if item in place:
             seen.setdefault(user, set()).add(place[item])
     found = pq.read_table(sorted(glob.glob(f"{folder}/run/recall/part-*.parquet")))
-    assert found["user_id"].to_pylist() == user_ids.tolist(), "results and vectors are of other users"
+    assert found["user_id"].to_pylist() == user_ids, "results and vectors are of other users"
     lists = found["item_ids"]
     chosen = np.random.default_rng(0).permutation(len(users))[:CHECKED]
     shares = []
     for some in np.array_split(chosen, max(1, len(chosen) // 100)):
         for user, scores in zip(some, users[some] @ items.T):
-            hidden = seen.get(int(user_ids[user]), set())
+            hidden = seen.get(user_ids[user], set())
             scores[list(hidden)] = -np.inf
             wanted = min(k, len(items) - len(hidden))
             if wanted == 0:
