@@ -14,7 +14,11 @@ const ROWS: i64 = 1 << 53;
 const FACTOR: Range = Range::Real(0.0, 1e6);
 
 /// The ranges of each section. Settings of features are those of all kinds, for both sides.
-const SECTIONS: [(&str, Ranges); 10] = [
+const SECTIONS: [(&str, Ranges); 11] = [
+    (
+        "tables.interactions",
+        &[("earliest", Range::Whole(i64::MIN, i64::MAX)), ("latest", Range::Whole(i64::MIN, i64::MAX))],
+    ),
     (
         "features.*",
         &[
@@ -127,6 +131,8 @@ path = "orders"
 user = "user_id"
 item = "item_id"
 timestamp = "ts"
+earliest = 0
+latest = 2000000000
 [[features.user]]
 kind = "categorical"
 name = "city"
