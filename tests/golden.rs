@@ -34,7 +34,16 @@ fn made_anew() -> PathBuf {
     let job = Job::new("golden");
     users().take(0..SIZES.0).write_parquet(&job.path("users.parquet"));
     items().take(0..SIZES.1).write_parquet(&job.path("items.parquet"));
-    interactions().take(0..SIZES.2).write_parquet(&job.path("interactions.parquet"));
+    let mut events = interactions().take(0..SIZES.2);
+    // Each user's last event is of an item that it had not before, so that there is something to measure.
+    let had: Vec<_> = events.ints("user_id").clone().into_iter().zip(events.ints("item_id").clone()).collect();
+    for user in (0..SIZES.0).map(|row| Some(fixture::user_id(row))) {
+        let new = (0..SIZES.1).map(|row| Some(fixture::item_id(row))).find(|item| !had.contains(&(user, *item)));
+        events.ints("user_id").push(user);
+        events.ints("item_id").push(new.unwrap());
+        events.ints("ts").push(Some(1_702_000_000));
+    }
+    events.write_parquet(&job.path("interactions.parquet"));
     job.native();
     job.ok("run --quiet --set index.kind=hnsw --accept metric");
     let to = job.path("made");

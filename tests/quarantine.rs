@@ -139,23 +139,16 @@ fn bad_users_are_set_aside_with_reason_and_place_and_every_stage_accounts_for_th
     let whole = recalled(&job.path("run/recall"));
     assert_eq!(job.json("run --quiet")["stages"][0]["skipped"], true);
 
-    // As if the bad rows had never been there, but for the second row of an id: it has counted when bounds were
-    // fitted, so here it stays out of both.
+    // As if the bad rows had never been there.
     let clean = self::job("quarantine-clean", 0.005);
     let keep = |row: &usize| !bad.contains(row);
     let kept: Vec<_> = (0..USERS).filter(keep).map(|row| tastes[row].clone()).collect();
     sheet.take((0..USERS).filter(keep)).write_parquet_with(&clean.path("users.parquet"), "taste", &kept);
     text_interactions().write_parquet(&clean.path("interactions.parquet"));
-    let without_last = self::job("quarantine-without-last", 0.005);
-    let first = |row: &usize| *row != 1499;
-    let others: Vec<_> = (0..USERS).filter(first).map(|row| tastes[row].clone()).collect();
-    sheet.take((0..USERS).filter(first)).write_parquet_with(&without_last.path("users.parquet"), "taste", &others);
-    text_interactions().write_parquet(&without_last.path("interactions.parquet"));
     clean.ok("run --quiet");
-    without_last.ok("run --quiet");
     assert!(!clean.path("run/encoders/quarantine.jsonl").exists());
     let results = |job: &Job| (vectors(&job.path("run/vectors/user")), recalled(&job.path("run/recall")));
-    assert!(results(&clean) == results(&without_last));
+    assert!(results(&clean) == results(&job));
 
     // Other numbers of shards cut elsewhere, and find the same users.
     for shard in 0..3 {
@@ -305,6 +298,57 @@ fn a_night_on_adopted_towers_sets_the_same_rows_aside() {
     let counts = Manifest::read(job.path("tonight/encoders/manifest.json")).unwrap().rows;
     assert_eq!((counts["users quarantined"], sum(&job.path("tonight/recall"), "quarantined")), (7, 7));
     job.ok("verify tonight");
+}
+
+/// Files of the encoder state by name.
+fn state(job: &Job, run: &str) -> Vec<(String, Vec<u8>)> {
+    let dir = job.path(&format!("{run}/encoders"));
+    let mut files = fixture::results::files(&dir.join("vocab"), "bin");
+    files.push(dir.join("encoders.json"));
+    files
+        .iter()
+        .map(|path| (path.file_name().unwrap().to_string_lossy().into(), std::fs::read(path).unwrap()))
+        .collect()
+}
+
+#[test]
+fn rows_set_aside_are_in_no_vocabulary_and_no_bound() {
+    let job = job("quarantine-fit", 0.005);
+    job.edit(
+        "{ kind = \"numeric\", name = \"age\" },",
+        "{ kind = \"numeric\", name = \"age\" }, { kind = \"id\", name = \"user\" },
+    { kind = \"numeric\", name = \"age_log\", column = \"age\", transform = \"log1p\" },
+    { kind = \"numeric\", name = \"age_range\", column = \"age\", transform = \"min_max\" },
+    { kind = \"numeric\", name = \"age_bucket\", column = \"age\", transform = \"quantile_buckets\", buckets = 8 },",
+    );
+    job.without_sequences();
+    text_interactions().write_parquet(&job.path("interactions.parquet"));
+    let mut ages = (0..USERS).map(|row| Some((row % 61) as f64)).collect::<Vec<_>>();
+    let sheet = text_users().with("age", Column::Real(ages.clone()));
+    sheet.write_parquet_with(&job.path("users.parquet"), "taste", &tastes());
+    job.ok("run --quiet");
+    job.ok("encode-features --run first --quiet");
+    // Two users stand in the table a second time, one of them a third: further down, with values that nobody else has.
+    let rows = (0..USERS).chain([3, 3, 700]);
+    let mut sheet = sheet.take(rows);
+    ages.extend([Some(1e5), Some(-1e5), Some(7e9)]);
+    sheet = sheet.with("age", Column::Real(ages));
+    for row in USERS..USERS + 3 {
+        sheet.texts("city")[row] = Some("Elsewhere".into());
+        sheet.texts("tags")[row] = Some("DUP|film".into());
+    }
+    let mut twice = tastes();
+    twice.extend([tastes()[3].clone(), tastes()[3].clone(), tastes()[700].clone()]);
+    sheet.write_parquet_with(&job.path("users.parquet"), "taste", &twice);
+    job.ok("encode-features --run spoilt --quiet");
+    assert!(state(&job, "spoilt") == state(&job, "first"));
+    assert_eq!(Manifest::read(job.path("spoilt/encoders/manifest.json")).unwrap().rows["users quarantined"], 3);
+    // Without positives no rows are kept in memory: the table is read again. An update keeps old codes.
+    job.ok("encode-features --run untrained --update first/encoders --quiet");
+    job.ok("run --run tonight --update-from run --no-train --quiet");
+    assert!(state(&job, "untrained") == state(&job, "tonight"));
+    let shown = job.ok("vocab show tonight/encoders user_city").stdout;
+    assert!(shown.contains("Bern") && !shown.contains("Elsewhere"), "{shown}");
 }
 
 /// A text job without vectors, whose users and interactions are these bytes.

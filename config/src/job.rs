@@ -90,44 +90,54 @@ pub struct InteractionTable {
     pub item: String,
     /// Column of the time, if there is one; else the order of the rows counts as time.
     pub timestamp: Option<String>,
+    /// The first time that an event may have, in the unit of the column of times.
+    pub earliest: Option<i64>,
+    /// The last time that an event may have.
+    pub latest: Option<i64>,
     /// Column of the weight, if there is one.
     pub weight: Option<String>,
     /// Where it is and how it is written.
     pub source: TableSpec,
 }
 
-/// Splits the keys named in `own` off a table section; the rest describes the source.
+/// Splits the keys named in `own`, names of columns, off a table section; the rest describes the source.
 fn split_section<'de, D: Deserializer<'de>>(
     deserializer: D,
     own: &[&str],
 ) -> Result<(Vec<Option<String>>, TableSpec), D::Error> {
     let mut section = toml::Table::deserialize(deserializer)?;
-    let mut values = Vec::with_capacity(own.len());
-    for key in own {
-        values.push(match section.remove(*key) {
-            None => None,
-            Some(toml::Value::String(text)) => Some(text),
-            Some(other) => {
-                return Err(D::Error::custom(format!("`{key}`: expected a column name, found {}", other.type_str())));
-            }
-        });
-    }
-    let source = TableSpec::deserialize(toml::Value::Table(section)).map_err(|e| D::Error::custom(e.message()))?;
-    Ok((values, source))
+    let names =
+        own.iter().map(|key| take(&mut section, key, "a column name", text)).collect::<Result<_, D::Error>>()?;
+    Ok((names, source_of(section)?))
+}
+
+/// Takes a key out of a table section.
+fn take<T, E: serde::de::Error>(
+    section: &mut toml::Table,
+    key: &str,
+    expected: &str,
+    read: impl Fn(&toml::Value) -> Option<T>,
+) -> Result<Option<T>, E> {
+    let refuse = |found: &toml::Value| E::custom(format!("`{key}`: expected {expected}, found {}", found.type_str()));
+    section.remove(key).map(|value| read(&value).ok_or_else(|| refuse(&value))).transpose()
+}
+
+fn text(value: &toml::Value) -> Option<String> {
+    value.as_str().map(str::to_string)
+}
+
+fn source_of<E: serde::de::Error>(section: toml::Table) -> Result<TableSpec, E> {
+    TableSpec::deserialize(toml::Value::Table(section)).map_err(|e| E::custom(e.message()))
 }
 
 fn join_section<S: Serializer>(
     serializer: S,
-    own: &[(&str, Option<&String>)],
+    own: &[(&str, Option<serde_json::Value>)],
     source: &TableSpec,
 ) -> Result<S::Ok, S::Error> {
     use serde::ser::Error as _;
     let mut section = serde_json::Map::new();
-    for (key, value) in own {
-        if let Some(value) = value {
-            section.insert(key.to_string(), serde_json::Value::String(value.to_string()));
-        }
-    }
+    section.extend(own.iter().filter_map(|(key, value)| Some((key.to_string(), value.clone()?))));
     if let serde_json::Value::Object(rest) = serde_json::to_value(source).map_err(S::Error::custom)? {
         section.extend(rest.into_iter().filter(|(_, v)| !v.is_null()));
     }
@@ -144,21 +154,26 @@ impl<'de> Deserialize<'de> for EntityTable {
 
 impl Serialize for EntityTable {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        join_section(serializer, &[("id", Some(&self.id))], &self.source)
+        join_section(serializer, &[("id", Some(self.id.clone().into()))], &self.source)
     }
 }
 
 impl<'de> Deserialize<'de> for InteractionTable {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (own, source) = split_section(deserializer, &["user", "item", "timestamp", "weight"])?;
-        let [user, item, timestamp, weight]: [Option<String>; 4] =
-            own.try_into().map_err(|_| D::Error::custom("four keys were asked for"))?;
+        let mut section = toml::Table::deserialize(deserializer)?;
+        let mut column = |key: &str| take(&mut section, key, "a column name", text);
+        let (user, item) = (column("user")?, column("item")?);
+        let (timestamp, weight) = (column("timestamp")?, column("weight")?);
+        let mut time = |key: &str| take(&mut section, key, "a time as an integer", toml::Value::as_integer);
+        let (earliest, latest) = (time("earliest")?, time("latest")?);
         Ok(Self {
             user: user.ok_or_else(|| D::Error::missing_field("user"))?,
             item: item.ok_or_else(|| D::Error::missing_field("item"))?,
             timestamp,
+            earliest,
+            latest,
             weight,
-            source,
+            source: source_of(section)?,
         })
     }
 }
@@ -166,12 +181,33 @@ impl<'de> Deserialize<'de> for InteractionTable {
 impl Serialize for InteractionTable {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let own = [
-            ("user", Some(&self.user)),
-            ("item", Some(&self.item)),
-            ("timestamp", self.timestamp.as_ref()),
-            ("weight", self.weight.as_ref()),
+            ("user", Some(self.user.clone().into())),
+            ("item", Some(self.item.clone().into())),
+            ("timestamp", self.timestamp.clone().map(Into::into)),
+            ("earliest", self.earliest.map(Into::into)),
+            ("latest", self.latest.map(Into::into)),
+            ("weight", self.weight.clone().map(Into::into)),
         ];
         join_section(serializer, &own, &self.source)
+    }
+}
+
+impl InteractionTable {
+    /// Checks the settings of times.
+    ///
+    /// # Errors
+    /// [`ConfigError::Usage`] for limits of times that are not read, or limits that no time is within.
+    fn validate(&self) -> Result<(), ConfigError> {
+        let refuse = |reason: String| Err(ConfigError::usage(format!("`tables.interactions.{reason}")));
+        match (self.earliest, self.latest, &self.timestamp) {
+            (Some(_), _, None) | (_, Some(_), None) => {
+                refuse("earliest` and `.latest` limit the times of `.timestamp`, which is not given".into())
+            }
+            (Some(earliest), Some(latest), _) if earliest > latest => {
+                refuse(format!("earliest` = {earliest} is later than `.latest` = {latest}"))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -282,7 +318,7 @@ impl<'de> Deserialize<'de> for ListTable {
 
 impl Serialize for ListTable {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        join_section(serializer, &[("item", Some(&self.item))], &self.source)
+        join_section(serializer, &[("item", Some(self.item.clone().into()))], &self.source)
     }
 }
 
@@ -308,7 +344,8 @@ impl<'de> Deserialize<'de> for PairTable {
 
 impl Serialize for PairTable {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        join_section(serializer, &[("user", Some(&self.user)), ("item", Some(&self.item))], &self.source)
+        let own = [("user", Some(self.user.clone().into())), ("item", Some(self.item.clone().into()))];
+        join_section(serializer, &own, &self.source)
     }
 }
 
@@ -448,6 +485,7 @@ impl Config {
         if self.evaluate.k.is_empty() {
             return Err(ConfigError::usage("`evaluate.k`: expected at least one cut-off"));
         }
+        self.tables.interactions.validate()?;
         self.split.validate()?;
         twotower_encoders::validate(&self.side(Side::User), &self.side(Side::Item))?;
         let names: Vec<String> = [Side::User, Side::Item]

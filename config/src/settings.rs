@@ -127,6 +127,10 @@ pub struct SeenSettings {
     pub item: String,
     /// Column of the time, of which the gates know the newest.
     pub timestamp: Option<String>,
+    /// The first time that an event may have.
+    pub earliest: Option<i64>,
+    /// The last time that an event may have.
+    pub latest: Option<i64>,
     /// Where the table lies, and how it is read.
     #[serde(rename = "table", serialize_with = "reading")]
     pub source: TableSpec,
@@ -298,6 +302,8 @@ impl Config {
             user: seen.user.clone(),
             item: seen.item.clone(),
             timestamp: seen.timestamp.clone(),
+            earliest: seen.earliest,
+            latest: seen.latest,
             source: seen.source.clone(),
         };
         let embed = || EmbedSettings { rows: self.rows(Side::User), engine: self.infer.engine };

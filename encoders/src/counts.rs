@@ -1,6 +1,7 @@
 //! What encoding met, per feature: for the manifest and for gates on a night's data.
 
 use crate::histogram::Histogram;
+use crate::variety::Variety;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use twotower_artifacts::schema::{MISSING, UNKNOWN};
@@ -23,6 +24,9 @@ pub struct FeatureCounts {
     /// The distribution of numbers as they stand in the table, or of booleans; other kinds have none.
     #[serde(default, skip_serializing_if = "Histogram::is_empty")]
     pub histogram: Histogram,
+    /// Whether what the rows became differs. Counts of earlier versions do not say.
+    #[serde(default)]
+    pub variety: Variety,
 }
 
 impl FeatureCounts {
@@ -35,6 +39,7 @@ impl FeatureCounts {
         self.junk += other.junk;
         self.truncated += other.truncated;
         self.histogram.merge(&other.histogram);
+        self.variety.merge(other.variety);
     }
 
     /// Counts freshly encoded codes.

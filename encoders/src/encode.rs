@@ -4,6 +4,7 @@ use crate::categorical::VocabularyEncoder;
 use crate::counts::{EncodeCounts, FeatureCounts};
 use crate::error::{ColumnError, EncoderError};
 use crate::spec::{FeatureSpec, SideSpec, name_error};
+use crate::variety::Variety;
 use crate::vector::VectorEncoder;
 use arrow_array::{ArrayRef, RecordBatch};
 use twotower_artifacts::{CodeBatch, Column, Side};
@@ -59,8 +60,9 @@ impl SideEncoder {
                 continue;
             };
             let array = find_column(batch, self.side, feature.spec.name(), column)?;
-            let mut met = FeatureCounts::default();
+            let (first, mut met) = (out.rows(), FeatureCounts::default());
             encoder.encode(array, out, &mut met).map_err(|e| name_error(e, self.side, &feature.spec, column, array))?;
+            met.variety = Variety::of(out, first);
             counts.features.insert(feature.spec.name().to_string(), met);
         }
         Ok(counts)

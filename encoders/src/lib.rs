@@ -32,6 +32,7 @@ pub mod store;
 mod top_values;
 mod value_counts;
 mod values;
+mod variety;
 mod vector;
 mod vocabulary;
 
@@ -51,5 +52,6 @@ pub use spec::{FeatureSpec, SideSpec, validate};
 pub use state::{EncoderState, FeatureState, SideState};
 pub use value_counts::ValueCounts;
 pub use values::compact;
+pub use variety::Variety;
 pub use vector::VectorSpec;
 pub use vocabulary::{Slot, Vocabulary, VocabularyDiff};

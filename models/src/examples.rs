@@ -67,6 +67,23 @@ impl TrainingSet {
         counts
     }
 
+    /// Whether each event is its user's first with its item. Only those can be held out as a retrieval task: an item
+    /// that the user already has is not retrieved.
+    pub fn novel(&self) -> Vec<bool> {
+        let mut novel = vec![true; self.interactions.len()];
+        let mut by_item: Vec<usize> = Vec::new();
+        for user in 0..self.interactions.users() {
+            let items = &self.interactions.items;
+            by_item.clear();
+            by_item.extend(self.interactions.events(user));
+            by_item.sort_unstable_by_key(|event| (items[*event], *event));
+            for pair in by_item.windows(2).filter(|pair| items[pair[0]] == items[pair[1]]) {
+                novel[pair[1]] = false;
+            }
+        }
+        novel
+    }
+
     /// Checks that all parts fit together before a long run.
     ///
     /// # Errors
@@ -252,6 +269,13 @@ pub(crate) mod tests {
             let Column::Code(city) = &out.columns[0] else { panic!("cities are codes") };
             assert_eq!(*city, [FIRST_VALUE, FIRST_VALUE + 1, FIRST_VALUE + 2]);
         }
+    }
+
+    #[test]
+    fn an_event_is_novel_when_its_user_has_not_had_its_item_before() {
+        let mut set = planted(2, 8, 2, 4);
+        set.interactions.items = vec![3, 5, 3, 3, 5, 3, 1, 5];
+        assert_eq!(set.novel(), [true, true, false, false, true, true, true, false]);
     }
 
     #[test]

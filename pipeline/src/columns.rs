@@ -7,7 +7,7 @@ use arrow_array::types::{Float32Type, Int64Type};
 use arrow_array::{Array, ArrayRef, Float32Array, Int64Array, RecordBatch, RecordBatchOptions};
 use arrow_schema::{ArrowError, DataType, Field, Schema, TimeUnit};
 use std::fs::File;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use twotower_artifacts::Ids;
@@ -94,48 +94,134 @@ fn place(batch: &TableBatch, name: &str) -> String {
     format!("table `{}`: column `{name}` in {}", batch.table(), batch.path().display())
 }
 
-/// Times as 64-bit integers: integers as they are, dates and timestamps in their own unit, text
+/// Times as 64-bit integers: integers as they are, dates in seconds, timestamps in their own unit, text
 /// that holds whole numbers parsed.
 ///
 /// # Errors
-/// [`PipelineError::Data`] at the first null or unreadable time, naming file and row.
-pub fn timestamp_column(batch: &TableBatch, name: &str) -> Result<Int64Array, PipelineError> {
+/// [`PipelineError::Data`] for a column of another type, and at the first time that is null, unreadable or outside
+/// `range`, naming file and row.
+pub fn timestamp_column(batch: &TableBatch, name: &str, range: &TimeRange) -> Result<Int64Array, PipelineError> {
     let raw = column(batch, name)?;
-    if matches!(raw.data_type(), DataType::Float16 | DataType::Float32 | DataType::Float64) {
+    let Some(clock) = Clock::of(raw.data_type()) else {
         let (place, found) = (place(batch, name), raw.data_type());
         return Err(PipelineError::Data(format!(
             "{place} is {found}, expected integers, dates, timestamps, or integers as text"
         )));
-    }
+    };
     let dates = matches!(raw.data_type(), DataType::Date32);
     let array = if dates { cast(batch, name, raw, &DataType::Timestamp(TimeUnit::Second, None))? } else { raw.clone() };
     let times = cast(batch, name, &array, &DataType::Int64)?;
     whole(batch, name, raw, &times, "a whole number")?;
-    Ok(times.as_primitive::<Int64Type>().clone())
+    let times = times.as_primitive::<Int64Type>().clone();
+    let plausible = range.of(clock);
+    let Some(row) = times.values().iter().position(|time| !plausible.contains(time)) else { return Ok(times) };
+    Err(PipelineError::Data(format!(
+        "{} at row {}: time {}, expected {} to {}{}; `tables.interactions.earliest` and `.latest` set other limits",
+        place(batch, name),
+        batch.row_in_file + row as u64,
+        times.value(row),
+        plausible.start(),
+        plausible.end(),
+        clock.unit().map_or(String::new(), |unit| format!(" in {unit} since 1970")),
+    )))
 }
 
-/// The oldest and the newest of the times that can be read; none where none can.
-pub fn time_range(batch: &TableBatch, name: &str) -> Option<(i64, i64)> {
+/// The oldest and the newest of the times that can be read and are within `limits`; none where none can.
+pub fn time_range(batch: &TableBatch, name: &str, limits: &TimeRange) -> Option<(i64, i64)> {
     let range = |times: Int64Array| {
         let (first, last) = (times.values().iter().min(), times.values().iter().max());
         first.copied().zip(last.copied())
     };
-    if let Ok(times) = timestamp_column(batch, name) {
+    if let Ok(times) = timestamp_column(batch, name, limits) {
         return range(times);
     }
     // Where it is not the whole column that cannot be read, it is some of its rows.
-    timestamp_column(&batch.slice(0..0), name).ok()?;
-    let rows =
-        (0..batch.batch.num_rows()).filter_map(|row| range(timestamp_column(&batch.slice(row..row + 1), name).ok()?));
+    timestamp_column(&batch.slice(0..0), name, limits).ok()?;
+    let rows = (0..batch.batch.num_rows())
+        .filter_map(|row| range(timestamp_column(&batch.slice(row..row + 1), name, limits).ok()?));
     rows.reduce(|(first, last), (oldest, newest)| (first.min(oldest), last.max(newest)))
 }
 
-/// Weights as finite, non-negative f32.
+/// What the times of a column count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    /// Units since 1970.
+    Since1970(TimeUnit),
+    /// Integers, of which the unit is not known.
+    Unknown,
+}
+
+impl Clock {
+    /// The clock of a column of that type; none where it holds no times.
+    pub fn of(data_type: &DataType) -> Option<Self> {
+        match data_type {
+            DataType::Date32 => Some(Clock::Since1970(TimeUnit::Second)),
+            DataType::Date64 => Some(Clock::Since1970(TimeUnit::Millisecond)),
+            DataType::Timestamp(unit, _) => Some(Clock::Since1970(*unit)),
+            DataType::Dictionary(_, values) => Self::of(values),
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Some(Clock::Unknown),
+            // Fractions would be cut off.
+            DataType::Decimal32(_, scale)
+            | DataType::Decimal64(_, scale)
+            | DataType::Decimal128(_, scale)
+            | DataType::Decimal256(_, scale) => (*scale <= 0).then_some(Clock::Unknown),
+            other => other.is_integer().then_some(Clock::Unknown),
+        }
+    }
+
+    /// Its unit, in words.
+    pub fn unit(self) -> Option<&'static str> {
+        match self {
+            Clock::Unknown => None,
+            Clock::Since1970(TimeUnit::Second) => Some("seconds"),
+            Clock::Since1970(TimeUnit::Millisecond) => Some("milliseconds"),
+            Clock::Since1970(TimeUnit::Microsecond) => Some("microseconds"),
+            Clock::Since1970(TimeUnit::Nanosecond) => Some("nanoseconds"),
+        }
+    }
+}
+
+/// The years 1900 to 9999, in seconds since 1970.
+const YEARS_1900_TO_9999: RangeInclusive<i64> = -2_208_988_800..=253_402_300_799;
+
+/// The first and the last time that an event may have, in the unit of its column; both are allowed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TimeRange {
+    /// The first; where it is not given, the year 1900, or 0 where the unit is not known.
+    pub earliest: Option<i64>,
+    /// The last; where it is not given, the end of the year 9999, or any where the unit is not known.
+    pub latest: Option<i64>,
+}
+
+impl TimeRange {
+    /// The range on a clock.
+    fn of(&self, clock: Clock) -> RangeInclusive<i64> {
+        let per_second = match clock {
+            Clock::Unknown => None,
+            Clock::Since1970(TimeUnit::Second) => Some(1),
+            Clock::Since1970(TimeUnit::Millisecond) => Some(1_000),
+            Clock::Since1970(TimeUnit::Microsecond) => Some(1_000_000),
+            Clock::Since1970(TimeUnit::Nanosecond) => Some(1_000_000_000),
+        };
+        let earliest = per_second.map_or(0, |n| YEARS_1900_TO_9999.start().saturating_mul(n));
+        let end = YEARS_1900_TO_9999.end() + 1;
+        // The last unit of the year; beyond what nanoseconds hold there is nothing.
+        let latest = per_second.map_or(i64::MAX, |n| end.checked_mul(n).map_or(i64::MAX, |end| end - 1));
+        self.earliest.unwrap_or(earliest)..=self.latest.unwrap_or(latest)
+    }
+}
+
+/// Weights as finite, non-negative f32; true is 1, false 0.
 ///
 /// # Errors
-/// [`PipelineError::Data`] at the first null, negative or non-finite weight, naming file and row.
+/// [`PipelineError::Data`] for a column that holds no numbers, and at the first null, negative or non-finite weight,
+/// naming file and row.
 pub fn weight_column(batch: &TableBatch, name: &str) -> Result<Float32Array, PipelineError> {
     let raw = column(batch, name)?;
+    if !holds_numbers(raw.data_type()) {
+        let (place, found) = (place(batch, name), raw.data_type());
+        return Err(PipelineError::Data(format!("{place} is {found}, expected numbers, booleans, or numbers as text")));
+    }
     let weights = cast(batch, name, raw, &DataType::Float32)?;
     whole(batch, name, raw, &weights, "a number")?;
     let weights = weights.as_primitive::<Float32Type>().clone();
@@ -147,6 +233,15 @@ pub fn weight_column(batch: &TableBatch, name: &str) -> Result<Float32Array, Pip
             batch.row_in_file + row as u64,
             weights.value(row)
         ))),
+    }
+}
+
+/// Whether values of a type are numbers, or text that may be.
+fn holds_numbers(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Dictionary(_, values) => holds_numbers(values),
+        DataType::Boolean | DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        other => other.is_numeric(),
     }
 }
 
@@ -245,7 +340,10 @@ impl Drop for StagedTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow_array::{Date32Array, Float64Array, Int32Array, StringArray, TimestampMillisecondArray};
+    use arrow_array::{
+        BooleanArray, Date32Array, Decimal128Array, Float64Array, Int32Array, StringArray, Time64MicrosecondArray,
+        TimestampMillisecondArray,
+    };
     use twotower_tables::TableSpec;
 
     /// Rows of which the first is row 3 of a table `events`, with a column `x`.
@@ -263,6 +361,43 @@ mod tests {
         Arc::new(StringArray::from(values.to_vec()))
     }
 
+    fn decimals(precision: u8, scale: i8) -> ArrayRef {
+        let values = Decimal128Array::from(vec![5, 1_700_000_000]);
+        Arc::new(values.with_precision_and_scale(precision, scale).unwrap())
+    }
+
+    #[test]
+    fn a_time_outside_the_range_is_refused_with_its_row_and_the_limits() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |x: ArrayRef, range: TimeRange| timestamp_column(&batch(dir.path(), x), "x", &range);
+        let (usual, end) = (TimeRange::default(), 253_402_300_800i64);
+        // The first and the last moment of the years 1900 to 9999 are times; a moment further is none.
+        let start = -2_208_988_800i64;
+        for (unit, per_second) in
+            [(TimeUnit::Second, 1), (TimeUnit::Millisecond, 1_000), (TimeUnit::Microsecond, 1_000_000)]
+        {
+            let of = |times: [i64; 2]| {
+                let times = Arc::new(Int64Array::from(times.to_vec())) as ArrayRef;
+                arrow_cast::cast(&times, &DataType::Timestamp(unit, None)).unwrap()
+            };
+            read(of([start * per_second, end * per_second - 1]), usual).unwrap();
+            for bad in [start * per_second - 1, end * per_second, i64::MIN, i64::MAX] {
+                let error = read(of([0, bad]), usual).unwrap_err().to_string();
+                assert!(error.contains(&format!("at row 4: time {bad}, expected ")), "{error}");
+                assert!(error.contains("seconds since 1970; `tables.interactions.earliest`"), "{error}");
+            }
+        }
+        let integers = |times: [i64; 2]| Arc::new(Int64Array::from(times.to_vec())) as ArrayRef;
+        read(integers([0, i64::MAX]), usual).unwrap();
+        let error = read(integers([7, -1]), usual).unwrap_err().to_string();
+        assert!(error.contains("at row 4: time -1, expected 0 to 9223372036854775807; "), "{error}");
+        let narrow = TimeRange { earliest: Some(-5), latest: Some(9) };
+        read(integers([-5, 9]), narrow).unwrap();
+        for bad in [-6, 10] {
+            assert!(read(integers([bad, 1]), narrow).unwrap_err().to_string().contains("expected -5 to 9; "));
+        }
+    }
+
     fn reals(values: &[Option<f64>]) -> ArrayRef {
         Arc::new(Float64Array::from(values.to_vec()))
     }
@@ -270,10 +405,12 @@ mod tests {
     #[test]
     fn times_are_whole_numbers_in_their_own_unit() {
         let dir = tempfile::tempdir().unwrap();
-        let read = |x: ArrayRef| timestamp_column(&batch(dir.path(), x), "x");
-        let given: [(ArrayRef, [i64; 2]); 5] = [
+        let any = TimeRange { earliest: Some(i64::MIN), latest: None };
+        let read = |x: ArrayRef| timestamp_column(&batch(dir.path(), x), "x", &any);
+        let given: [(ArrayRef, [i64; 2]); 6] = [
             (Arc::new(Int64Array::from(vec![i64::MIN, 7])), [i64::MIN, 7]),
             (Arc::new(Int32Array::from(vec![-1, 7])), [-1, 7]),
+            (decimals(38, 0), [5, 1_700_000_000]),
             (texts(&["0", "1700000000"]), [0, 1_700_000_000]),
             (Arc::new(Date32Array::from(vec![0, 2])), [0, 2 * 86_400]),
             (Arc::new(TimestampMillisecondArray::from(vec![5, 1001])), [5, 1001]),
@@ -282,8 +419,12 @@ mod tests {
             let kind = x.data_type().clone();
             assert_eq!(read(x).unwrap().values()[..], expected, "{kind}");
         }
-        let refused: [(ArrayRef, &str); 4] = [
+        let no_time = "expected integers, dates, timestamps, or integers as text";
+        let refused: [(ArrayRef, &str); 7] = [
             (Arc::new(Int64Array::from(vec![Some(1), None])), "at row 4: expected a whole number, found null"),
+            (decimals(20, 6), no_time),
+            (Arc::new(BooleanArray::from(vec![true])), no_time),
+            (Arc::new(Time64MicrosecondArray::from(vec![1])), no_time),
             (texts(&["1", "1.5"]), "at row 4: expected a whole number, found `1.5`"),
             (texts(&["soon", "1"]), "at row 3: expected a whole number, found `soon`"),
             (reals(&[Some(1.0)]), "is Float64, expected integers, dates, timestamps, or integers as text"),
@@ -294,11 +435,12 @@ mod tests {
         }
         // Of no row, and so of the whole column.
         assert!(read(reals(&[])).is_err() && read(texts(&[])).is_ok());
-        let range = |x: ArrayRef| time_range(&batch(dir.path(), x), "x");
+        let range = |x: ArrayRef| time_range(&batch(dir.path(), x), "x", &TimeRange::default());
         let stamp = 1_700_000_000;
         let some = [Some(stamp + 4), None, Some(stamp + 9), Some(stamp)];
         assert_eq!(range(Arc::new(Int64Array::from(some.to_vec()))), Some((stamp, stamp + 9)));
         assert_eq!(range(texts(&["soon", "1700000000"])), Some((stamp, stamp)));
+        assert_eq!(range(texts(&["-1", "1700000000"])), Some((stamp, stamp)));
         assert_eq!((range(texts(&["soon"])), range(reals(&[]))), (None, None));
     }
 
@@ -306,8 +448,9 @@ mod tests {
     fn weights_are_finite_and_not_negative() {
         let dir = tempfile::tempdir().unwrap();
         let read = |x: ArrayRef| weight_column(&batch(dir.path(), x), "x");
-        let given: [(ArrayRef, [f32; 2]); 3] = [
+        let given: [(ArrayRef, [f32; 2]); 4] = [
             (reals(&[Some(0.0), Some(2.5)]), [0.0, 2.5]),
+            (Arc::new(BooleanArray::from(vec![false, true])), [0.0, 1.0]),
             (Arc::new(Int64Array::from(vec![1, 3])), [1.0, 3.0]),
             (texts(&["0.5", "1e3"]), [0.5, 1000.0]),
         ];
@@ -321,6 +464,7 @@ mod tests {
             (reals(&[Some(-1.0)]), "at row 3: weight -1: expected a finite number of at least 0"),
             (reals(&[Some(1.0), Some(f64::NAN)]), "at row 4: weight NaN: "),
             (reals(&[Some(1e300)]), "at row 3: weight inf: "),
+            (Arc::new(Date32Array::from(vec![1])), "is Date32, expected numbers"),
         ];
         for (x, says) in refused {
             let error = read(x).unwrap_err().to_string();

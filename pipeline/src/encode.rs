@@ -1,28 +1,27 @@
 //! `encode-features`: fits the encoders, then encodes items, users with positives, and interactions.
 
-use crate::bad_rows::{readable_ids, sift};
-use crate::columns::{self, StagedTable, read_batches};
-use crate::config::{EncodeSettings, InteractionTable};
+use crate::bad_rows::readable_ids;
+use crate::columns::read_batches;
+use crate::config::EncodeSettings;
+use crate::encode_warnings;
 use crate::error::PipelineError;
 use crate::id_index::IdIndex;
-use crate::limits::check_query_room;
+use crate::interactions::StagedInteractions;
 use crate::quarantine::{self, INTERACTIONS, QuarantineWriter, USERS};
 use crate::run_lock::RunLock;
 use crate::side_files::{SideFiles, read_columns};
 use crate::stage::{Context, Outcome, StageKey, prepare_dir, remove_if_there, rows};
 use crate::user_passes::UserPasses;
-use arrow_array::{ArrayRef, Float32Array, Int64Array, RecordBatch};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use twotower_artifacts::codes::GROUP_ROWS;
 use twotower_artifacts::{
-    CodeBatch, CodesInfo, CodesWriter, Compression, FileEntry, Id, IdKind, Ids, Interactions, Manifest, Side,
-    write_interactions,
+    CodeBatch, CodesInfo, CodesWriter, Compression, FileEntry, Id, IdKind, Ids, Interactions, Side, write_interactions,
 };
 use twotower_encoders::{EncodeCounts, EncoderError, EncoderFit, EncoderState, store};
-use twotower_queries::{EventCounts, STAGED, distinct_users, join_events};
+use twotower_queries::EventCounts;
 use twotower_tables::{Table, TableBatch, id_kind};
 
 /// Options of the stage beside the job's own.
@@ -83,8 +82,12 @@ pub fn encode_features(context: &Context<EncodeSettings>, options: &EncodeOption
     let mut aside = QuarantineWriter::new(&dir, context.execution.max_bad_rows);
     let staged = match options.without_positives {
         true => None,
-        false => Some(encode.stage_interactions(&interactions, user_kind, &item_table.ids, &mut aside)?),
+        false => {
+            let kinds = (user_kind, item_table.ids.kind());
+            Some(StagedInteractions::read(context, &dir, &interactions, kinds, &mut aside)?)
+        }
     };
+    let times = staged.as_ref().and_then(StagedInteractions::times);
     let positive = encode.users_with_positives(staged.as_ref(), user_kind)?;
     let mut passes = UserPasses::new(context, &dir, &encode.joins, &users, &positive)?;
     let state = encode.fit(&item_table, &mut passes, previous, &mut aside)?;
@@ -121,16 +124,22 @@ pub fn encode_features(context: &Context<EncodeSettings>, options: &EncodeOption
         ("interactions", events.rows + bad_interactions),
         ("interactions quarantined", bad_interactions),
         ("interactions kept", events.kept),
-        ("interactions of unknown items", events.unknown_item),
-        ("interactions of unknown users", events.unknown_user),
+        ("interactions repeated", events.repeated),
+        ("interactions of unknown items", events.unknown_items.rows),
+        ("interactions of unknown users", events.unknown_users.rows),
     ]);
     let counts = BTreeMap::from([(Side::Item, item_counts), (Side::User, encoded.counts)]);
     let mut manifest = key.manifest(entries, rows, started);
     manifest.fingerprint = state.fingerprint().clone();
-    manifest.warnings = warnings(&manifest, &counts);
+    manifest.warnings = encode_warnings::of_rows(&manifest, &events);
+    for (side, counts) in &counts {
+        let spec = context.config.side(*side);
+        manifest.warnings.extend(encode_warnings::of_features("encode-features", *side, &spec, counts));
+    }
     manifest.details = serde_json::json!({
         "vocabularies": vocabularies(&state),
         "encoded": counts,
+        "times": times,
         "content": crate::encoded::content(&manifest),
         "tables": sources,
     });
@@ -200,50 +209,6 @@ impl Inputs {
     }
 }
 
-/// Logs and returns what a person should know about rows that were left out and values that made no sense.
-fn warnings(manifest: &Manifest, counts: &BTreeMap<Side, EncodeCounts>) -> Vec<String> {
-    let rows = |name: &str| manifest.rows.get(name).copied().unwrap_or_default();
-    let mut warnings = Vec::new();
-    for table in quarantine::TABLES {
-        let (bad, all) = (rows(&quarantine::counter(table)), rows(table));
-        if bad > 0 {
-            // By its name alone: a manifest is the same wherever its run stands.
-            let place = files::QUARANTINE;
-            warnings.push(format!("{bad} of {all} rows of {table} cannot be used: left out, see encoders/{place}"));
-        }
-    }
-    let usable = rows(INTERACTIONS) - rows(&quarantine::counter(INTERACTIONS));
-    for what in ["items", "users"] {
-        let unknown = rows(&format!("interactions of unknown {what}"));
-        if unknown > 0 {
-            let text =
-                format!("{unknown} of {usable} interactions name {what} that are not in the {what} table: left out");
-            warnings.push(text);
-        }
-    }
-    warnings.iter().for_each(|warning| tracing::warn!("encode-features: {warning}"));
-    warnings.extend(counts.iter().flat_map(|(side, counts)| warn_of("encode-features", *side, counts)));
-    warnings
-}
-
-/// Logs and returns what a person should know about encoded rows.
-pub(crate) fn warn_of(stage: &str, side: Side, counts: &EncodeCounts) -> Vec<String> {
-    let mut warnings = Vec::new();
-    for (name, c) in &counts.features {
-        let kinds = [
-            (c.not_finite, "not finite: taken as missing"),
-            (c.junk, "unreadable"),
-            (c.truncated, "beyond max_len: dropped"),
-        ];
-        for (n, what) in kinds.into_iter().filter(|(n, _)| *n > 0) {
-            let warning = format!("{side} feature `{name}`: {n} of {} values {what}", c.values);
-            tracing::warn!("{stage}: {warning}");
-            warnings.push(warning);
-        }
-    }
-    warnings
-}
-
 /// Size and fingerprint of every vocabulary.
 fn vocabularies(state: &EncoderState) -> serde_json::Value {
     let of = |(table, v): (&str, &Arc<twotower_encoders::Vocabulary>)| {
@@ -269,10 +234,9 @@ struct Encode<'a> {
 }
 
 impl Encode<'_> {
-    /// Fits a raw batch.
-    fn fit_batch(&self, fit: &mut EncoderFit, side: Side, batch: &TableBatch) -> Result<(), PipelineError> {
-        let rows = self.joins.join(&self.context.config.side(side), side, batch)?;
-        fit.fit_batch(side, &rows).map_err(|e| encode_error(e, batch))
+    fn fit_items(&self, fit: &mut EncoderFit, batch: &TableBatch) -> Result<(), PipelineError> {
+        let rows = self.joins.join(&self.context.config.side(Side::Item), Side::Item, batch)?;
+        fit.fit_batch(Side::Item, &rows).map_err(|e| encode_error(e, batch))
     }
 
     fn side_columns(&self, side: Side) -> Vec<String> {
@@ -300,47 +264,14 @@ impl Encode<'_> {
         Ok(ItemTable { ids, order, batches })
     }
 
-    /// Writes the interactions table in the one form the queries read.
-    fn stage_interactions(
-        &self,
-        table: &Table,
-        users: IdKind,
-        items: &Ids,
-        aside: &mut QuarantineWriter<'_>,
-    ) -> Result<StagedTable, PipelineError> {
-        let total = table.require_rows()?;
-        let spec = &self.context.config.tables.interactions;
-        let wanted: Vec<String> = [Some(&spec.user), Some(&spec.item), spec.timestamp.as_ref(), spec.weight.as_ref()]
-            .into_iter()
-            .flatten()
-            .cloned()
-            .collect();
-        let mut bar = self.context.progress.bar("read positives", total, "rows");
-        let mut staged = StagedTable::beside(&self.dir.join("interactions"))?;
-        for batch in read_batches("encode-features", table, &wanted, 0..total, &self.context.cancel)? {
-            let batch = batch?;
-            bar.advance(batch.batch.num_rows() as u64);
-            let (good, bad) = sift(&batch, &spec.user, |rows| staged_form(spec, rows, users, items.kind()))?;
-            good.iter().try_for_each(|(_, rows)| staged.write(rows))?;
-            aside.add(total, bad)?;
-        }
-        aside.end(INTERACTIONS, total)?;
-        if aside.count(INTERACTIONS) == total {
-            return Err(PipelineError::Data(format!(
-                "{INTERACTIONS}: none of {total} rows can be used; set `encode.max_bad_rows` below 1 to see why the first cannot"
-            )));
-        }
-        staged.finish()?;
-        Ok(staged)
-    }
-
     /// The users that train.
-    fn users_with_positives(&self, staged: Option<&StagedTable>, kind: IdKind) -> Result<IdIndex, PipelineError> {
+    fn users_with_positives(
+        &self,
+        staged: Option<&StagedInteractions>,
+        kind: IdKind,
+    ) -> Result<IdIndex, PipelineError> {
         let ids = match staged {
-            Some(staged) => {
-                check_query_room()?;
-                self.context.during("a query of the interactions", || distinct_users(staged.path(), kind))?
-            }
+            Some(staged) => staged.users(self.context, kind)?,
             None => Ids::new(kind),
         };
         IdIndex::new(ids).map_err(|(a, b)| {
@@ -365,9 +296,10 @@ impl Encode<'_> {
             let (user, item) = (config.side(Side::User), config.side(Side::Item));
             Ok(EncoderFit::new(user, item)?.with_spill(self.dir, counted))
         };
-        let mut fit = fresh()?;
-        items.batches.iter().try_for_each(|batch| self.fit_batch(&mut fit, Side::Item, batch))?;
-        users.fit(&mut fit, fresh, aside)?;
+        let mut of_items = fresh()?;
+        items.batches.iter().try_for_each(|batch| self.fit_items(&mut of_items, batch))?;
+        let mut fit = users.fit(fresh, aside)?;
+        fit.merge(of_items)?;
         let state = self.context.during("making vocabularies", || match previous {
             Some(previous) => previous.update(fit),
             None => fit.finish(),
@@ -389,25 +321,13 @@ impl Encode<'_> {
     /// does not train.
     fn write_events(
         &self,
-        staged: Option<StagedTable>,
+        staged: Option<StagedInteractions>,
         state: &EncoderState,
         users: &Ids,
         items: &Ids,
     ) -> Result<(FileEntry, EventCounts), PipelineError> {
         let (events, counts) = match staged {
-            Some(staged) => {
-                let join = || join_events(staged.path(), users, items);
-                let joined = self.context.during("a join of the interactions", join)?;
-                // Before the manifest: beside an output that is complete, nobody looks for leftovers.
-                staged.remove()?;
-                if joined.0.is_empty() {
-                    return Err(PipelineError::Data(format!(
-                        "interactions: none of {} rows names both a user of `users` and an item of `items`; check `tables.interactions.user` and `.item`",
-                        joined.1.rows
-                    )));
-                }
-                joined
-            }
+            Some(staged) => staged.join(self.context, users, items)?,
             None => (Interactions { offsets: vec![0], ..Interactions::default() }, EventCounts::default()),
         };
         let path = self.dir.join(files::INTERACTIONS);
@@ -439,32 +359,6 @@ impl Encode<'_> {
         }
         Ok((writer.finish()?, counts))
     }
-}
-
-/// Interactions in the one form the queries read.
-fn staged_form(
-    spec: &InteractionTable,
-    batch: &TableBatch,
-    users: IdKind,
-    items: IdKind,
-) -> Result<RecordBatch, PipelineError> {
-    let id = |column: &str, kind: IdKind| -> Result<ArrayRef, PipelineError> {
-        let ids = readable_ids(batch, column, kind)?;
-        Ok(ids.to_array(0..ids.len()))
-    };
-    let n = batch.batch.num_rows();
-    let position: ArrayRef = Arc::new(Int64Array::from_iter_values((0..n as i64).map(|r| batch.first_row as i64 + r)));
-    let time: ArrayRef = match &spec.timestamp {
-        Some(column) => Arc::new(columns::timestamp_column(batch, column)?),
-        None => position.clone(),
-    };
-    let weight: ArrayRef = match &spec.weight {
-        Some(column) => Arc::new(columns::weight_column(batch, column)?),
-        None => Arc::new(Float32Array::from(vec![1.0; n])),
-    };
-    let arrays = [id(&spec.user, users)?, id(&spec.item, items)?, time, weight, position];
-    RecordBatch::try_from_iter(STAGED.into_iter().zip(arrays))
-        .map_err(|e| PipelineError::Data(format!("stage interactions: {e}")))
 }
 
 /// An encoder's error with the file and row it happened at.

@@ -48,6 +48,12 @@ pub struct MetricsFile {
     pub users: usize,
     /// Users without a test event, left out.
     pub users_without_test_events: usize,
+    /// Users whose test events are all of items that they had before, left out.
+    #[serde(default)]
+    pub users_without_new_items: usize,
+    /// Test events of items that their user had before: no task, since such items are not retrieved.
+    #[serde(default)]
+    pub repeated_test_events: usize,
     /// Users with a test event who were not drawn (`evaluate.max_users`).
     pub users_not_drawn: usize,
     /// Items ranked.
@@ -80,12 +86,8 @@ pub fn evaluate(context: &Context<EvaluateSettings>) -> Result<Outcome, Pipeline
     prepare_dir(&dir)?;
 
     let questions = Questions::new(&data.set, config.evaluate.max_users, config.evaluate.seed);
-    if questions.queries.is_empty() {
-        return Err(PipelineError::Data(format!(
-            "evaluate: no user has a test event under the split `{}`; a leave-last-out split needs users with three interactions",
-            config.split.protocol()
-        )));
-    }
+    questions.require_some(&config.split)?;
+    let warnings = questions.warnings();
     let candidates = match config.evaluate.ranking {
         Ranking::Full => None,
         Ranking::Sampled => Some(questions.sampled_candidates(&data.set, config.evaluate.seed)),
@@ -115,11 +117,16 @@ pub fn evaluate(context: &Context<EvaluateSettings>) -> Result<Outcome, Pipeline
     };
     let report = MetricsFile {
         format_version: METRICS_VERSION,
-        protocol: format!("{}, {ranking}, the user's earlier items excluded", config.split.protocol()),
+        protocol: format!(
+            "{}, {ranking}, items new to the user, whose earlier items are excluded",
+            config.split.protocol()
+        ),
         data: encoded,
         towers,
         users: questions.queries.len(),
         users_without_test_events: questions.without_test,
+        users_without_new_items: questions.without_new,
+        repeated_test_events: questions.repeated,
         users_not_drawn: questions.not_drawn,
         items: data.item_ids.len(),
         models,
@@ -129,6 +136,7 @@ pub fn evaluate(context: &Context<EvaluateSettings>) -> Result<Outcome, Pipeline
     let entry = FileEntry::of_file(&dir, files::METRICS, report.models.len() as u64)?;
     let mut manifest =
         key.manifest(vec![entry], rows([("users", report.users as u64), ("items", report.items as u64)]), started);
+    manifest.warnings = warnings;
     manifest.seed = Some(config.evaluate.seed);
     manifest.details = serde_json::json!({ "protocol": report.protocol, "models": report.models });
     manifest.write(&manifest_path)?;
@@ -190,17 +198,33 @@ struct Questions {
     excluded: Ragged,
     relevant: Ragged,
     without_test: usize,
+    without_new: usize,
+    tests: usize,
+    /// Of the test events.
+    repeated: usize,
     not_drawn: usize,
 }
 
+/// Share of the test events that are of items their users had before above which it is said.
+const MANY_REPEATED: f64 = 0.1;
+
 impl Questions {
     fn new(set: &TrainingSet, max_users: usize, seed: u64) -> Self {
+        let novel = set.novel();
         let mut queries: Vec<Query> = Vec::new();
-        let mut without_test = 0;
+        let (mut without_test, mut without_new, mut all_tests, mut repeated) = (0, 0, 0, 0);
         for user in 0..set.interactions.users() {
-            match set.interactions.events(user).find(|e| set.roles[*e] == Role::Test) {
-                Some(first) => queries.push(Query { user_row: user as u32, history_end: first }),
-                None => without_test += 1,
+            let mut tests = set.interactions.events(user).filter(|e| set.roles[*e] == Role::Test).peekable();
+            let Some(first) = tests.peek().copied() else {
+                without_test += 1;
+                continue;
+            };
+            let (tests, new) = tests.fold((0, 0), |(all, new), e| (all + 1, new + usize::from(novel[e])));
+            all_tests += tests;
+            repeated += tests - new;
+            match new {
+                0 => without_new += 1,
+                _ => queries.push(Query { user_row: user as u32, history_end: first }),
             }
         }
         let all = queries.len();
@@ -213,15 +237,35 @@ impl Questions {
         for query in &queries {
             let events = set.interactions.events(query.user_row as usize);
             excluded.push_row(set.interactions.items[events.start..query.history_end].iter().copied());
-            let mut right: Vec<u32> = (query.history_end..events.end)
-                .filter(|e| set.roles[*e] == Role::Test)
-                .map(|e| set.interactions.items[e])
-                .collect();
+            let new = (query.history_end..events.end).filter(|e| set.roles[*e] == Role::Test && novel[*e]);
+            let mut right: Vec<u32> = new.map(|e| set.interactions.items[e]).collect();
             right.sort_unstable();
-            right.dedup();
             relevant.push_row(right);
         }
-        Self { not_drawn: all - queries.len(), queries, excluded, relevant, without_test }
+        let not_drawn = all - queries.len();
+        Self { queries, excluded, relevant, without_test, without_new, tests: all_tests, repeated, not_drawn }
+    }
+
+    /// Logs and returns what a person should know about the events that test.
+    fn warnings(&self) -> Vec<String> {
+        let Self { tests, repeated, without_new, .. } = self;
+        let many = *repeated as f64 > MANY_REPEATED * *tests as f64;
+        let warning = format!(
+            "{repeated} of {tests} test events are of items that their user had before, which are not retrieved: left out, and so are {without_new} users that have no other"
+        );
+        many.then_some(warning).into_iter().inspect(|warning| tracing::warn!("evaluate: {warning}")).collect()
+    }
+
+    /// Refuses a split that leaves nobody to measure.
+    fn require_some(&self, split: &SplitConfig) -> Result<(), PipelineError> {
+        let reason = match (self.queries.is_empty(), self.without_new) {
+            (false, _) => return Ok(()),
+            (true, 0) => "no user has a test event; a leave-last-out split needs users with three interactions".into(),
+            (true, users) => format!(
+                "the test events of all {users} users that have some are of items that they had before, which are not retrieved"
+            ),
+        };
+        Err(PipelineError::Data(format!("evaluate: under the split `{}` {reason}", split.protocol())))
     }
 
     /// Items drawn uniformly from those the user has no interaction with.

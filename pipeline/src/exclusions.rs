@@ -2,7 +2,7 @@
 //! these tables the users and items at hand are in, for ids that match nothing exclude nothing.
 
 use crate::bad_rows::{readable_ids, sift};
-use crate::columns::{read_batches, time_range};
+use crate::columns::{TimeRange, read_batches, time_range};
 use crate::config::{ListTable, RecallSettings};
 use crate::distinct::{Distinct, pair_hash};
 use crate::error::PipelineError;
@@ -114,12 +114,16 @@ pub fn add_matched(sums: &mut Matched, more: &Matched) {
     }
 }
 
-/// The tables of pairs that a job excludes: name, source, columns of user, item and time.
-type PairTable<'a> = (&'static str, &'a TableSpec, &'a String, &'a String, Option<&'a String>);
+/// The tables of pairs that a job excludes: name, source, columns of user, item and time, and the limits of times.
+type PairTable<'a> = (&'static str, &'a TableSpec, &'a String, &'a String, Option<(&'a String, TimeRange)>);
 
 fn pair_tables(config: &RecallSettings) -> Vec<PairTable<'_>> {
     let RecallSettings { seen, recall, .. } = config;
-    let seen = seen.as_ref().map(|t| (INTERACTIONS, &t.source, &t.user, &t.item, t.timestamp.as_ref()));
+    let seen = seen.as_ref().map(|t| {
+        let limits = TimeRange { earliest: t.earliest, latest: t.latest };
+        let times = t.timestamp.as_ref().map(|column| (column, limits));
+        (INTERACTIONS, &t.source, &t.user, &t.item, times)
+    });
     let listed = recall.exclusions.as_ref().map(|t| ("exclusions", &t.source, &t.user, &t.item, None));
     seen.into_iter().chain(listed).collect()
 }
@@ -262,7 +266,7 @@ fn read_pairs<S>(
         let users = readable_ids(batch, user, users_kind)?;
         Ok((users, readable_ids(batch, item, catalogue.ids().kind())?))
     };
-    let wanted: Vec<String> = [user, item].into_iter().chain(time).cloned().collect();
+    let wanted: Vec<String> = [user, item].into_iter().chain(time.map(|(column, _)| column)).cloned().collect();
     for batch in read_batches("recall", &table, &wanted, 0..table.rows()?, &context.cancel)? {
         let batch = batch?;
         let pairs = if lenient {
@@ -273,7 +277,7 @@ fn read_pairs<S>(
         } else {
             vec![ids(&batch)?]
         };
-        let times = time.and_then(|time| time_range(&batch, time));
+        let times = time.and_then(|(column, limits)| time_range(&batch, column, &limits));
         let widest = |(a, b): (i64, i64), (first, last): (i64, i64)| (a.min(first), b.max(last));
         counts.times = counts.times.into_iter().chain(times).reduce(widest);
         for (users, items) in pairs {

@@ -432,7 +432,7 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
         "dim": embedding.dim,
         "encoded": counts,
     });
-    manifest.warnings = crate::encode::warn_of("infer", side, &counts);
+    manifest.warnings = crate::encode_warnings::of_features("infer", side, &context.config.rows.spec(), &counts);
     manifest.write(&manifest_path)?;
     // Somebody may have begun with another number of shards meanwhile; who writes later finds the other's parts.
     exclude_other_counts("infer", &dir, shard, false, || Ok(()))?;

@@ -68,6 +68,7 @@ pub fn train_model(context: &Context<TrainSettings>, options: &TrainOptions) -> 
         return Ok(Outcome { skipped: true, manifest });
     }
     check_size(context, &data)?;
+    let mut warnings = weigh(&data)?;
     let checkpoints = dir.join(files::CHECKPOINTS);
     prepare_dir(&dir)?;
     prepare_dir(&checkpoints)?;
@@ -103,6 +104,13 @@ pub fn train_model(context: &Context<TrainSettings>, options: &TrainOptions) -> 
     crate::stage::publish_json(&dir.join(files::REPORT), &report)?;
     entries.push(FileEntry::of_file(&dir, files::REPORT, trained.epochs.len() as u64)?);
 
+    let held = data.set.roles.iter().filter(|role| **role == Role::Validation).count();
+    if held > 0 && trained.epochs.iter().all(|epoch| epoch.validation.is_none()) {
+        warnings.push(format!(
+            "none of {held} validation events is of an item new to its user, so no epoch was measured: the last one is taken"
+        ));
+    }
+    warnings.iter().for_each(|warning| tracing::warn!("train: {warning}"));
     let training = data.set.roles.iter().filter(|r| **r == Role::Train).count() as u64;
     let mut manifest = key.manifest(
         entries,
@@ -113,6 +121,7 @@ pub fn train_model(context: &Context<TrainSettings>, options: &TrainOptions) -> 
         ]),
         started,
     );
+    manifest.warnings = warnings;
     manifest.seed = Some(config.train.seed);
     manifest.fingerprint = towers_fingerprint(&dir)?;
     manifest.details = serde_json::json!({
@@ -123,6 +132,30 @@ pub fn train_model(context: &Context<TrainSettings>, options: &TrainOptions) -> 
     });
     manifest.write(&manifest_path)?;
     Ok(Outcome { skipped: false, manifest })
+}
+
+/// Refuses training events that all have the weight 0; returns what a person should know about weights.
+fn weigh(data: &Dataset) -> Result<Vec<String>, PipelineError> {
+    let encoded = &data.manifest.config;
+    let Some(column) = encoded["tables"]["interactions"]["weight"].as_str() else { return Ok(Vec::new()) };
+    let events = data.set.roles.iter().zip(&data.set.interactions.weights);
+    let (mut all, mut weightless) = (0u64, 0u64);
+    for (_, weight) in events.filter(|(role, _)| **role == Role::Train) {
+        all += 1;
+        weightless += u64::from(*weight == 0.0);
+    }
+    if all > 0 && weightless == all {
+        return Err(PipelineError::Data(format!(
+            "train: all {all} training events have the weight 0 in column `{column}` of the interactions, which leaves nothing to learn from; mend the column, or leave `tables.interactions.weight` out"
+        )));
+    }
+    let many = 2 * weightless > all;
+    Ok(many
+        .then(|| {
+            format!("{weightless} of {all} training events have the weight 0 in column `{column}`: they teach nothing")
+        })
+        .into_iter()
+        .collect())
 }
 
 /// The checkpoint that a later run can start from, as the manifest of the towers speaks of it. Not one of

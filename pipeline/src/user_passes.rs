@@ -105,31 +105,40 @@ impl<'a> UserPasses<'a> {
         self.rows
     }
 
-    /// Adds every user to `fit`, each worker by way of a fit of its own, and sets rows `aside` that cannot be used:
-    /// those of which id or vectors make no sense, and all but the first with an id. These last are known to be so
-    /// only when all have been read, so their values count in vocabularies and bounds.
+    /// The fit of all users but the rows it sets `aside`, which cannot be used: those of which id or vectors make no
+    /// sense, and all but the first with an id. Each worker begins with a `fresh` fit of its own. Which ids stand twice
+    /// is known only when all have been read, so where some do, the users are fitted once more without these rows.
     ///
     /// # Errors
     /// Any table or encoder error; more such rows than may be.
     pub fn fit(
         &mut self,
-        fit: &mut EncoderFit,
         fresh: impl Fn() -> Result<EncoderFit, PipelineError>,
         aside: &mut QuarantineWriter<'_>,
-    ) -> Result<(), PipelineError> {
+    ) -> Result<EncoderFit, PipelineError> {
+        match self.fit_and_sift(&fresh, aside)? {
+            Some(fit) => Ok(fit),
+            None => self.fit_without(&fresh, &aside.users()),
+        }
+    }
+
+    /// Fits the users and finds the rows to set `aside`; none where duplicates among them were fitted too.
+    fn fit_and_sift(
+        &mut self,
+        fresh: impl Fn() -> Result<EncoderFit, PipelineError>,
+        aside: &mut QuarantineWriter<'_>,
+    ) -> Result<Option<EncoderFit>, PipelineError> {
         let passes = &*self;
         let id = &passes.spec.id_column;
-        let fits = (0..passes.context.execution.workers).map(|_| fresh().map(Mutex::new));
-        let fits = fits.collect::<Result<Vec<Mutex<EncoderFit>>, _>>()?;
+        let fits = Fits::new(passes.context.execution.workers, fresh)?;
         let mut bar = passes.context.progress.bar("fit users", passes.rows, "rows");
         let mut finder = DuplicateFinder::new(passes.dir);
-        let next = AtomicUsize::new(0);
         let (mut kept, bytes) = (Vec::new(), AtomicU64::new(0));
         let keeps = AtomicBool::new(passes.encodes);
         passes.stream(
             passes.read(passes.rows)?,
             || {
-                let fit = &fits[next.fetch_add(1, Ordering::Relaxed) % fits.len()];
+                let fit = fits.next();
                 let (keeps, bytes) = (&keeps, &bytes);
                 Ok(move |part: TablePart| {
                     let mut fit = fit.lock().unwrap_or_else(PoisonError::into_inner);
@@ -141,8 +150,7 @@ impl<'a> UserPasses<'a> {
                         }
                         let (good, found) = sift(&batch, id, |rows| passes.check(rows))?;
                         for (rows, ids) in good {
-                            let joined = passes.joins.join(&passes.spec, Side::User, &rows)?;
-                            fit.fit_batch(Side::User, &joined).map_err(|e| encode_error(e, &rows))?;
+                            passes.fit_rows(&mut fit, &rows)?;
                             hashes.extend(ids.iter().map(hash_id));
                         }
                         bad.extend(found);
@@ -171,23 +179,57 @@ impl<'a> UserPasses<'a> {
                 Ok(())
             },
         )?;
-        let fits = fits.into_iter().map(|part| part.into_inner().unwrap_or_else(PoisonError::into_inner));
-        let fits: Vec<EncoderFit> = fits.collect();
         let (repeated, merged) = std::thread::scope(|scope| {
             let merging = std::thread::Builder::new()
-                .spawn_scoped(scope, || fits.into_iter().try_for_each(|part| fit.merge(part)))
+                .spawn_scoped(scope, || fits.merged())
                 .map_err(PipelineError::io("start a thread of", "encode-features"))?;
             let repeated = finder.repeated();
             Ok::<_, PipelineError>((repeated, merging.join()))
         })?;
-        merged.map_err(|_| PipelineError::WorkerPanicked { stage: "encode-features" })??;
-        let repeated = repeated?;
+        let fit = merged.map_err(|_| PipelineError::WorkerPanicked { stage: "encode-features" })??;
+        let (repeated, unusable) = (repeated?, aside.count(USERS));
         if !repeated.is_empty() {
             passes.find_duplicates(&repeated, aside)?;
         }
         aside.end(USERS, passes.rows)?;
         self.kept = keeps.into_inner().then_some(kept);
-        Ok(())
+        Ok((aside.count(USERS) == unusable).then_some(fit))
+    }
+
+    /// Fits the users but the rows in `quarantine`.
+    fn fit_without(
+        &self,
+        fresh: impl Fn() -> Result<EncoderFit, PipelineError>,
+        quarantine: &Quarantine,
+    ) -> Result<EncoderFit, PipelineError> {
+        let fits = Fits::new(self.context.execution.workers, fresh)?;
+        let mut bar = self.context.progress.bar("fit users without duplicates", self.rows, "rows");
+        self.stream(
+            self.source(self.kept.clone(), self.rows)?,
+            || {
+                let fit = fits.next();
+                Ok(move |part: TablePart| {
+                    let mut fit = fit.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut fitted = 0;
+                    for rows in quarantine.filter(part) {
+                        let rows = rows?;
+                        self.fit_rows(&mut fit, &rows)?;
+                        fitted += rows.batch.num_rows();
+                    }
+                    Ok(fitted)
+                })
+            },
+            |fitted| {
+                bar.advance(fitted as u64);
+                Ok(())
+            },
+        )?;
+        fits.merged()
+    }
+
+    fn fit_rows(&self, fit: &mut EncoderFit, rows: &TableBatch) -> Result<(), PipelineError> {
+        let joined = self.joins.join(&self.spec, Side::User, rows)?;
+        fit.fit_batch(Side::User, &joined).map_err(|e| encode_error(e, rows))
     }
 
     /// The ids of rows; refuses rows of which id or vectors make no sense.
@@ -238,10 +280,8 @@ impl<'a> UserPasses<'a> {
         let (mut chosen_ids, mut counts) = (Ids::new(info.ids), EncodeCounts::default());
         let total = if self.encodes { self.rows } else { 0 };
         let mut bar = self.context.progress.bar("encode users", total, "rows");
-        let source: Source = match self.kept.take() {
-            Some(parts) => Box::new(parts.into_iter().map(|batches| Ok(batches.into()))),
-            None => self.read(total)?,
-        };
+        let kept = self.kept.take();
+        let source = self.source(kept, total)?;
         self.stream(
             source,
             || {
@@ -294,6 +334,14 @@ impl<'a> UserPasses<'a> {
         Ok(EncodedUsers { entry: writer.finish()?, all, ids: chosen_ids, counts })
     }
 
+    /// The rows that the first pass has kept, or the first `rows` rows read again.
+    fn source(&self, kept: Option<Vec<Vec<TableBatch>>>, rows: u64) -> Result<Source, PipelineError> {
+        match kept {
+            Some(parts) => Ok(Box::new(parts.into_iter().map(|batches| Ok(batches.into())))),
+            None => self.read(rows),
+        }
+    }
+
     /// The first `rows` rows.
     fn read(&self, rows: u64) -> Result<Source, PipelineError> {
         let columns = read_columns(&self.spec);
@@ -311,6 +359,33 @@ impl<'a> UserPasses<'a> {
         sink: impl FnMut(O) -> Result<(), PipelineError>,
     ) -> Result<(), PipelineError> {
         ordered("encode-features", self.plan.width, &self.context.cancel, source, worker, sink)
+    }
+}
+
+/// A fit for each worker.
+struct Fits {
+    fits: Vec<Mutex<EncoderFit>>,
+    taken: AtomicUsize,
+}
+
+impl Fits {
+    fn new(workers: usize, fresh: impl Fn() -> Result<EncoderFit, PipelineError>) -> Result<Self, PipelineError> {
+        let fits = (0..workers.max(1)).map(|_| fresh().map(Mutex::new)).collect::<Result<_, _>>()?;
+        Ok(Self { fits, taken: AtomicUsize::new(0) })
+    }
+
+    /// The next worker's.
+    fn next(&self) -> &Mutex<EncoderFit> {
+        &self.fits[self.taken.fetch_add(1, Ordering::Relaxed) % self.fits.len()]
+    }
+
+    /// What all of them have seen.
+    fn merged(self) -> Result<EncoderFit, PipelineError> {
+        let mut fits = self.fits.into_iter().map(|fit| fit.into_inner().unwrap_or_else(PoisonError::into_inner));
+        let none = PipelineError::WorkerPanicked { stage: "encode-features" };
+        let mut whole = fits.next().ok_or(none)?;
+        fits.try_for_each(|fit| whole.merge(fit))?;
+        Ok(whole)
     }
 }
 

@@ -6,7 +6,7 @@
 
 mod events;
 
-pub use events::{EventCounts, STAGED, distinct_users, join_events};
+pub use events::{EventCounts, Identity, STAGED, Strangers, distinct_users, join_events};
 
 use std::path::PathBuf;
 use twotower_artifacts::Category;

@@ -6,7 +6,7 @@
 use crate::error::TableError;
 use crate::identity::SourceFile;
 use crate::records::io_error;
-use arrow_schema::{DataType, Field};
+use arrow_schema::{DataType, Field, TimeUnit};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::basic::{Compression, ConvertedType, Type as Physical};
 use parquet::errors::{ParquetError, Result as ParquetResult};
@@ -50,8 +50,33 @@ pub fn inspect(source: &SourceFile) -> Result<(u64, Vec<(String, DataType)>), Ta
         let reason = format!("a footer of {rows} rows, its row groups have {groups}");
         failed(source.path(), None, ParquetError::General(reason))
     })?;
-    let columns = metadata.schema().fields().iter().map(|f| (f.name().clone(), plain_type(f.data_type())));
+    let fields = metadata.schema().fields().iter().zip(first_leaves(&metadata));
+    let columns = fields.map(|(f, leaf)| (f.name().clone(), int96_in_micros(plain_type(f.data_type()), leaf, footer)));
     Ok((rows, columns.collect()))
+}
+
+/// The first leaf column below each column of the schema.
+pub fn first_leaves(metadata: &ArrowReaderMetadata) -> Vec<Option<usize>> {
+    let descriptor = metadata.metadata().file_metadata().schema_descr();
+    let mut first = vec![None; metadata.schema().fields().len()];
+    for leaf in (0..descriptor.num_columns()).rev() {
+        if let Some(first) = first.get_mut(descriptor.get_column_root_idx(leaf)) {
+            *first = Some(leaf);
+        }
+    }
+    first
+}
+
+/// The type under which a column of that type is read: times in INT96, as Spark, Hive and Impala write them, in
+/// microseconds. In nanoseconds, times after the year 2262 would wrap around to times long ago.
+pub fn int96_in_micros(data_type: DataType, leaf: Option<usize>, metadata: &ParquetMetaData) -> DataType {
+    let descriptor = metadata.file_metadata().schema_descr();
+    match (data_type, leaf) {
+        (DataType::Timestamp(_, zone), Some(leaf)) if descriptor.column(leaf).physical_type() == Physical::INT96 => {
+            DataType::Timestamp(TimeUnit::Microsecond, zone)
+        }
+        (other, _) => other,
+    }
 }
 
 /// The type under which a column is offered: text is `Utf8`, lists are `List`, whatever their layout on disk.

@@ -121,14 +121,10 @@ impl Layout {
         let wanted: HashSet<&str> = columns.iter().map(String::as_str).collect();
         let descriptor = metadata.metadata().file_metadata().schema_descr_ptr();
         let root_of = |leaf: usize| descriptor.get_column_root_idx(leaf);
-        let mut first_leaf = HashMap::new();
-        for leaf in (0..descriptor.num_columns()).rev() {
-            first_leaf.insert(root_of(leaf), leaf);
-        }
-        let fields: Vec<Field> = (metadata.schema().fields().iter().enumerate())
-            .map(|(root, field)| {
-                let data_type = read_type(field, first_leaf.get(&root).copied(), metadata.metadata());
-                field.as_ref().clone().with_data_type(data_type)
+        let fields: Vec<Field> = (metadata.schema().fields().iter().zip(footer::first_leaves(&metadata)))
+            .map(|(field, leaf)| {
+                let data_type = read_type(field, leaf, metadata.metadata());
+                field.as_ref().clone().with_data_type(footer::int96_in_micros(data_type, leaf, metadata.metadata()))
             })
             .collect();
         let is_wanted = |field: &Field| wanted.contains(field.name().as_str());

@@ -32,6 +32,8 @@ null_values = ["-"]
 user = "user_id"
 item = "item_id"
 timestamp = "ts"
+earliest = 1
+latest = 9
 weight = "weight"
 path = "interactions.csv"
 format = "csv"
@@ -100,7 +102,8 @@ const OBEYED: &[(&str, &str, &str)] = &[
     ("tables", "E", "fingerprint"),
     ("tables.users", "EAUGRF", "id format delimiter encoding header columns quote null_values"),
     ("tables.items", "EAI", "id format delimiter encoding header columns quote null_values"),
-    ("tables.interactions", "EGRF", "user item timestamp format delimiter encoding header columns quote null_values"),
+    ("tables.interactions", "EGRF", "user item timestamp earliest latest"),
+    ("tables.interactions", "EGRF", "format delimiter encoding header columns quote null_values"),
     ("tables.interactions", "E", "weight"),
     ("tables.users", "E", "path"),
     ("tables.items", "E", "path"),

@@ -286,6 +286,15 @@ impl<'a, M: Model> Trainer<'a, M> {
 
     /// Validates, keeps the best, decides whether training ends, and writes the checkpoints.
     fn end_epoch(&mut self) -> Result<EpochReport, ModelError> {
+        // A loss is 0 where there is nothing to tell apart: one item in a batch, or weights of 0.
+        if self.progress.epoch == 0 && self.progress.loss_sum == 0.0 {
+            return Err(ModelError::Data {
+                reason: format!(
+                    "the loss of all {} training events is exactly 0, so nothing was learned: the events of every batch are of one item, or weigh 0; look at the items and weights of the interactions, and at `train.batch_size`",
+                    self.examples.len()
+                ),
+            });
+        }
         let metrics = self.validation.as_ref().map(|validation| validation.run(self.set, &self.model)).transpose()?;
         let progress = &mut self.progress;
         progress.epoch += 1;

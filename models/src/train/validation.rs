@@ -20,10 +20,11 @@ pub struct Validation {
 }
 
 impl Validation {
-    /// Takes at most `limit` validation events (0 = all), evenly spaced; the user's earlier events
-    /// are excluded from each ranking. `None` when there are no such events.
+    /// Takes at most `limit` validation events (0 = all), evenly spaced, of items that are new to their user; the
+    /// user's earlier events are excluded from each ranking. `None` when there are no such events.
     pub fn new(set: &TrainingSet, limit: usize, k: usize) -> Option<Self> {
-        let all: Vec<Query> = set.events(Role::Validation).collect();
+        let novel = set.novel();
+        let all: Vec<Query> = set.events(Role::Validation).filter(|query| novel[query.history_end]).collect();
         let count = if limit == 0 { all.len() } else { all.len().min(limit) };
         if count == 0 {
             return None;

@@ -191,7 +191,10 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
         _ => Id::Text(id),
     });
     let excluded = exclusion.counts(&totals.matched, &catalogue.ids, first_user);
-    warnings.extend(crate::encode::warn_of("recall", Side::User, &totals.counts));
+    if let Some(embed) = &config.embed {
+        let spec = embed.rows.spec();
+        warnings.extend(crate::encode_warnings::of_features("recall", Side::User, &spec, &totals.counts));
+    }
     let mut manifest = key.manifest(
         files,
         rows([
