@@ -48,8 +48,8 @@ pub struct IndexConfig {
     pub target_recall: f64,
     /// HNSW: the same below which the build fails, or with `auto` exact search is taken. Default 0.98.
     pub min_index_recall: f64,
-    /// HNSW: users on whom recall is measured, about; at least 1. Default 4,096: the mean is then that of all users
-    /// to .01 even where some users find nothing.
+    /// HNSW: users on whom recall is measured, about; at least 1. Default 4,096: a mean of .9 or more is then that
+    /// of all users to .01.
     pub sample_queries: usize,
     /// HNSW: insert on all threads of the pool. Faster, but the graph then differs from build to
     /// build; without it the same vectors and settings give the same bytes. Default false.
