@@ -179,7 +179,7 @@ fn ids_of_a_thousand_bytes_stay_within_the_budget_in_every_stage_and_format() {
     sheet([("user_id", column('u', &|row| row, ROWS)), ("city", ints(ROWS))]).write_parquet(&job.path("users.parquet"));
     sheet([("item_id", column('i', &|row| row, ROWS)), ("kind", ints(ROWS))]).write_parquet(&job.path("items.parquet"));
     let users = column('u', &|row| row % ROWS, 3 * ROWS);
-    let items = column('i', &|row| row * 7 % ROWS, 3 * ROWS);
+    let items = column('i', &|row| (row * 7 + row / ROWS * 13) % ROWS, 3 * ROWS);
     let events = fixture::sheet::Sheet::new([("user_id", users), ("item_id", items), ("ts", ints(3 * ROWS))]);
     events.write_parquet(&job.path("interactions.parquet"));
     let settings = "[features]\nuser = [{ kind = \"categorical\", name = \"city\" }]\nitem = [{ kind = \"categorical\", name = \"kind\" }]\n[model]\nkind = \"dssm\"\nembedding_dim = 4\nhidden = [8, 8]\n[train]\nepochs = 1\n[gates]\noff = [\"metric\", \"coverage\", \"overlap\"]\n";
