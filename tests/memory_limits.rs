@@ -182,7 +182,7 @@ fn ids_of_a_thousand_bytes_stay_within_the_budget_in_every_stage_and_format() {
     let items = column('i', &|row| (row * 7 + row / ROWS * 13) % ROWS, 3 * ROWS);
     let events = fixture::sheet::Sheet::new([("user_id", users), ("item_id", items), ("ts", ints(3 * ROWS))]);
     events.write_parquet(&job.path("interactions.parquet"));
-    let settings = "[features]\nuser = [{ kind = \"categorical\", name = \"city\" }]\nitem = [{ kind = \"categorical\", name = \"kind\" }]\n[model]\nkind = \"dssm\"\nembedding_dim = 4\nhidden = [8, 8]\n[train]\nepochs = 1\n[gates]\noff = [\"metric\", \"coverage\", \"overlap\"]\n";
+    let settings = "[features]\nuser = [{ kind = \"categorical\", name = \"city\" }]\nitem = [{ kind = \"categorical\", name = \"kind\" }]\n[model]\nkind = \"dssm\"\nembedding_dim = 4\nhidden = [8, 8]\n[train]\nepochs = 1\n[gates]\noff = [\"metric\", \"coverage\", \"overlap\", \"lists\"]\n";
     job.write("pipeline.toml", &format!("{}{settings}", fixture::TABLES));
     job.ok("run --quiet --run trained/run --set infer.engine=\"native\"");
     let limit = Limit::new("ids");
