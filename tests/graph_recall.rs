@@ -36,6 +36,9 @@ fn index(job: &Job, run: &str) -> Value {
     serde_json::from_slice(&std::fs::read(job.path(&format!("{run}/index/index.json"))).unwrap()).unwrap()
 }
 
+/// Items and their similarities.
+type List = Vec<(Value, f32)>;
+
 /// Recall of every user of a run by a search in 64-bit floats, without what they have `seen`.
 fn recalls(job: &Job, run: &str, k: usize, seen: &HashMap<String, HashSet<String>>) -> Vec<f64> {
     let unit = |vector: &[f32]| -> Vec<f64> {
@@ -48,7 +51,8 @@ fn recalls(job: &Job, run: &str, k: usize, seen: &HashMap<String, HashSet<String
     let found = recalled(&job.path(&format!("{run}/recall")));
     assert_eq!(users.len(), found.len());
     let nothing = HashSet::new();
-    let of_user = |((user, vector), (other, list)): (&(Value, Vec<f32>), &(Value, Vec<(Value, f32)>))| {
+    let of_user = |(with_vector, with_list): (&(Value, Vec<f32>), &(Value, List))| {
+        let ((user, vector), (other, list)) = (with_vector, with_list);
         assert_eq!(user, other);
         let (vector, seen) = (unit(vector), seen.get(&text(user)).unwrap_or(&nothing));
         let mut scores: Vec<(f64, &String)> = items

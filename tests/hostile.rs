@@ -222,7 +222,7 @@ fn what_is_no_file_in_the_place_of_any_file_of_a_run_hangs_nothing() {
         let mut tried = 0;
         for (turn, line) in commands.iter().enumerate() {
             // All commands in the long form, some of them for each file else; `verify` for every one.
-            if !fixture::long() && turn != 0 && (turn + number) % 4 != 0 {
+            if !fixture::long() && turn != 0 && !(turn + number).is_multiple_of(4) {
                 continue;
             }
             let job = base.copy(&format!("hostile-planted-{number}"));
@@ -251,6 +251,9 @@ fn what_is_no_file_in_the_place_of_any_file_of_a_run_hangs_nothing() {
     std::fs::remove_dir_all(outside).unwrap();
 }
 
+/// What it makes, as a message names it, and how it is put at a path.
+type Plant<'a> = (&'a str, &'a dyn Fn(&Path));
+
 #[test]
 fn planted_links_at_locks_and_temporary_names_are_not_written_through() {
     let base = raw().copy("hostile-links");
@@ -260,7 +263,7 @@ fn planted_links_at_locks_and_temporary_names_are_not_written_through() {
     let line = "run --run planted/run --quiet";
     let hard = |path: &Path| std::fs::hard_link(&victim, path).unwrap();
     let soft = |path: &Path| symlink(&victim, path).unwrap();
-    let plants: [(&str, &dyn Fn(&Path)); 2] = [("a link", &soft), ("names", &hard)];
+    let plants: [Plant<'_>; 2] = [("a link", &soft), ("names", &hard)];
     for lock in ["run/.lock", ".latest.lock", "run/index/.lock"] {
         for (found, plant) in plants {
             let _ = std::fs::remove_dir_all(base.path("planted"));

@@ -94,7 +94,7 @@ pub enum FingerprintKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TableSpec {
-    /// Files, folders or patterns, as [`crate::paths`] reads them.
+    /// Files, folders or patterns, as `paths.rs` reads them.
     pub path: OneOrMany,
     /// The folder that relative paths count from; the one of the job, once its file is read.
     #[serde(skip)]

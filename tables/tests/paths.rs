@@ -153,6 +153,9 @@ fn the_folder_that_paths_count_from_is_never_a_pattern() {
     assert_eq!(values(dir.path(), "*.csv"), "3 2 1");
 }
 
+/// What it puts into a folder, and what the refusal says.
+type Case = (fn(&Path), &'static [&'static str]);
+
 #[test]
 fn what_cannot_be_read_is_an_error_and_never_left_out() {
     let spoilt = |spoil: fn(&Path)| {
@@ -160,7 +163,7 @@ fn what_cannot_be_read_is_an_error_and_never_left_out() {
         spoil(&dir.path().join("o"));
         dir
     };
-    let cases: [(fn(&Path), &[&str]); 9] = [
+    let cases: [Case; 9] = [
         (|o| symlink("gone.csv", o.join("b.csv")).unwrap(), &["b.csv", "link to nothing"]),
         (|o| symlink(o, o.join("self")).unwrap(), &["self", "link to a folder that it lies in"]),
         (|o| drop(UnixListener::bind(o.join("s.csv")).unwrap()), &["s.csv", "is a socket"]),

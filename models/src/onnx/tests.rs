@@ -257,8 +257,11 @@ fn damaged_files_never_panic() {
     }
 }
 
+/// A change of a tower's file, and its name.
+type Edit = (&'static str, fn(&mut ModelProto));
+
 /// What somebody may make of a tower's file that ONNX Runtime would run as well, or choke on.
-fn edits() -> Vec<(&'static str, fn(&mut ModelProto))> {
+fn edits() -> Vec<Edit> {
     fn graph(model: &mut ModelProto) -> &mut GraphProto {
         model.graph.as_mut().unwrap()
     }

@@ -81,7 +81,7 @@ impl SampledUsers {
 /// where there are no more.
 fn chosen_rows(rows: u64, wanted: u64, seed: u64) -> Vec<Range<u64>> {
     if rows <= wanted {
-        return vec![0..rows];
+        return std::iter::once(0..rows).collect();
     }
     let blocks = wanted.div_ceil(BLOCK_ROWS);
     let block = |number: u64| {
