@@ -341,7 +341,7 @@ fn a_run_of_which_one_stage_was_done_anew_is_not_published() {
         ),
         (
             "infer --side item --run runs/a --force --set infer.engine=native --quiet",
-            "recall/part-00000-of-00001.json: made from ",
+            "vectors/user/part-00000-of-00001.json: engine of user and item vectors",
         ),
     ] {
         let job = yesterday().copy("gates-stale");

@@ -362,7 +362,7 @@ fn text_from_data_reaches_the_terminal_escaped_and_json_exact() {
         (0..12).map(|i| vec![format!("{NASTY}{i}"), ["北京", "上海"][i % 2].into()]).collect();
     csv("items.csv", &["item", "place"], &items);
     let events: Vec<Vec<String>> =
-        (0..150).map(|n| vec![user(n % 30), format!("{NASTY}{}", n * 7 % 12), n.to_string()]).collect();
+        (0..150).map(|n| vec![user(n % 30), format!("{NASTY}{}", (n * 7 + n / 30) % 12), n.to_string()]).collect();
     csv("events.csv", &["user", "item", "ts"], &events);
     let init = job.twotower("init --users users.csv --items items.csv --interactions events.csv");
     assert_eq!(init.code, 0, "{init:?}");

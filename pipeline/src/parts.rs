@@ -123,8 +123,8 @@ fn stranger(stage: &str, path: &Path) -> PipelineError {
 }
 
 /// Makes sure that a folder holds no parts of another number of shards: read together with this
-/// shard's they would give rows twice. With `force` they are removed, the manifest that names a file after the file,
-/// after `withdraw`; other shards may be doing the same. Files of other names are left alone.
+/// shard's they would give rows twice. With `force` they are removed after `withdraw`, manifests first, so that none
+/// names a file that is gone; other shards may be doing the same. Files of other names are left alone.
 ///
 /// # Errors
 /// [`PipelineError::Mismatch`] naming one of them, or, with `force`, one that no manifest names and no stage wrote.
@@ -164,7 +164,7 @@ pub fn exclude_other_counts(
     withdraw()?;
     files.sort();
     files.dedup();
-    for path in files.into_iter().chain(manifests) {
+    for path in manifests.into_iter().chain(files) {
         tracing::warn!("{stage}: removing {}, of another number of shards", path.display());
         remove_if_there(&path)?;
     }
