@@ -58,7 +58,7 @@ fn results_under_other_columns_are_made_anew_and_are_those_of_a_fresh_run() {
     ] {
         let job = base().copy(&format!("own-columns-{name}"));
         job.write("deny.csv", "item_id,other\n900,889\n");
-        let night = "--update-from runs/a --no-train --quiet --accept rows";
+        let night = "--update-from runs/a --no-train --quiet --accept rows --accept history";
         job.ok(&format!("run --run runs/b {night} {before}"));
         let old = recalled(&job.path("runs/b/recall"));
         let stages = done(&job, &format!("run --run runs/b {night} {change}"));
@@ -248,7 +248,7 @@ fn vectors_of_other_rows_go_only_into_a_folder_of_their_own() {
         ("tables/users/new", 2, "is read from there"),
         ("keep", 4, "part-"),
         ("elsewhere/../keep", 4, "part-"),
-        ("users.parquet", 2, "is read from there"),
+        ("interactions.parquet", 2, "is read from there"),
     ] {
         for force in ["", " --force"] {
             let all = format!("{line} {folder}{force} --set tables.interactions.path=tables/users/*.parquet");

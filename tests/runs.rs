@@ -362,7 +362,7 @@ fn an_earlier_run_is_not_read_while_another_process_changes_it() {
     lock.unlock().unwrap();
     // Others may read it, or add shards to it; and it is free again once its weights have been read.
     lock.lock_shared().unwrap();
-    let line = "train --run runs/h --from runs/a/towers --epochs 100000 --quiet";
+    let line = "train --run runs/h --from runs/a/towers --epochs 10000 --quiet";
     let mut child = job.command(line).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let (started, best) = (std::time::Instant::now(), job.path("runs/h/towers/checkpoints/best.ckpt"));
     while !best.exists() && started.elapsed().as_secs() < 60 && child.try_wait().unwrap().is_none() {
