@@ -246,7 +246,10 @@ fn a_manifest_of_deep_nesting_is_refused() {
     for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
         let depth = 200_000;
         let nested = format!("{}1{}", open.repeat(depth), close.repeat(depth));
-        std::fs::write(&path, format!("{{\"format_version\": 1, \"details\": {nested}}}")).unwrap();
+        let text = format!("{{\"format_version\": 1, \"details\": {nested}");
+        // Its checksum is right, so that the nesting is what is refused.
+        let checksum = blake3::hash(text.as_bytes()).to_hex();
+        std::fs::write(&path, format!("{text},\n  \"checksum\": \"{checksum}\"\n}}")).unwrap();
         let error = Manifest::read(&path).unwrap_err();
         assert!(matches!(error, ArtifactError::Corrupt { .. }), "{error}");
         assert!(error.to_string().contains("recursion limit"), "{error}");
