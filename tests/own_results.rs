@@ -165,6 +165,22 @@ fn shards_of_one_table_and_one_list_are_published() {
 }
 
 #[test]
+fn results_made_from_an_earlier_list_or_items_table_are_published_by_force_alone() {
+    let earlier = |job: &Job, what: &str| match what {
+        "items" => drop(items().take(0..fixture::ITEMS / 2).write_parquet(&job.path("items.parquet"))),
+        "deny" => job.write("deny.csv", "item_id\n889\n"),
+        _ => {}
+    };
+    for (what, set) in [("items", ""), ("deny", ""), ("recall.deny", "--set recall={topk=10}")] {
+        let job = base().copy(&format!("own-earlier-{}", what.replace('.', "-")));
+        earlier(&job, what);
+        let line = format!("publish --run runs/a --quiet {set}");
+        job.refused(&line, 4, &[what, "--force"]);
+        job.ok(&format!("{line} --force"));
+    }
+}
+
+#[test]
 fn a_table_of_other_rows_does_not_take_the_place_of_a_runs_results_by_a_slip() {
     let job = base().copy("own-few");
     users().take(0..10).write_parquet(&job.path("few.parquet"));

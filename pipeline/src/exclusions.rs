@@ -129,16 +129,20 @@ fn pair_tables(config: &RecallSettings) -> Vec<PairTable<'_>> {
 }
 
 impl Exclusion {
+    /// Names and tables of all that narrows the results of a job.
+    pub fn sources(config: &RecallSettings) -> impl Iterator<Item = (&'static str, &TableSpec)> {
+        let lists = [("allow", &config.recall.allow), ("deny", &config.recall.deny)];
+        let lists = lists.into_iter().filter_map(|(name, table)| Some((name, &table.as_ref()?.source)));
+        lists.chain(pair_tables(config).into_iter().map(|(name, source, ..)| (name, source)))
+    }
+
     /// Fingerprints of all that narrows the results of a job.
     ///
     /// # Errors
     /// A table that cannot be opened.
     pub fn inputs(context: &Context<RecallSettings>) -> Result<Vec<(&'static str, Fingerprint)>, PipelineError> {
-        let recall = &context.config.recall;
-        let lists = [("allow", &recall.allow), ("deny", &recall.deny)];
-        let lists = lists.into_iter().filter_map(|(name, table)| Some((name, &table.as_ref()?.source)));
-        let pairs = pair_tables(&context.config).into_iter().map(|(name, source, ..)| (name, source));
-        lists.chain(pairs).map(|(name, source)| Ok((name, Table::open(name, source)?.fingerprint()))).collect()
+        let sources = Self::sources(&context.config);
+        sources.map(|(name, source)| Ok((name, Table::open(name, source)?.fingerprint()))).collect()
     }
 
     /// Reads the job's lists and tables against a catalogue. Interactions whose ids make no sense are passed over and

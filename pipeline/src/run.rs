@@ -5,10 +5,12 @@ use crate::config::Config;
 use crate::encode::{self, EncodeOptions, encode_features};
 use crate::error::PipelineError;
 use crate::evaluate::evaluate;
+use crate::exclusions::Exclusion;
 use crate::forecast::{self, forecast};
 use crate::gates::{Gate, check};
 use crate::infer::Infer;
 use crate::parts::complete_set;
+use crate::quarantine::INTERACTIONS;
 use crate::recall::Recall;
 use crate::run_dir::{LATEST, RunDir};
 use crate::run_lock::{Access, RunLock};
@@ -16,8 +18,8 @@ use crate::stage::{Context, Job, Outcome, as_written, require, verify_file};
 use crate::train::{TrainOptions, train_model};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-use twotower_artifacts::Side;
 use twotower_artifacts::publish::{check_link, switch_link};
+use twotower_artifacts::{Manifest, Side};
 use twotower_tables::Table;
 
 /// A stage of a run, in order.
@@ -178,17 +180,18 @@ pub fn publish(context: &Job, accept: &[Gate]) -> Result<Outcome, PipelineError>
     let _lock = RunLock::take(&context.run, Access::Sole)?;
     let dir = context.run.recall();
     // The shards were made at other times, maybe by other machines.
-    for part in complete_set("publish", &dir, "twotower recall")? {
+    let recalled = complete_set("publish", &dir, "twotower recall")?;
+    for part in &recalled {
         part.files.iter().try_for_each(|file| verify_file("publish", &dir, file, &context.cancel))?;
     }
     same_job(context)?;
+    recalled.first().map_or(Ok(()), |part| same_tables(context, part))?;
     let outcome = check(&context.obeying(Config::check_settings), accept)?;
     switch_latest(context)?;
     Ok(outcome)
 }
 
-/// Refuses a job of other columns or features than the run was made with, and says which tables have changed since:
-/// the results are of the rows that were there then.
+/// Refuses a job of other columns or features than the run was made with.
 fn same_job(context: &Job) -> Result<(), PipelineError> {
     let encoded =
         require("publish", &context.run.encoders().join(encode::files::MANIFEST), "twotower encode-features")?;
@@ -208,13 +211,39 @@ fn same_job(context: &Job) -> Result<(), PipelineError> {
             )));
         }
     }
-    for side in [Side::User, Side::Item] {
-        let name = format!("{side}s");
-        let now = Table::open(&name, &context.config.table(side).source).map(|table| table.fingerprint());
-        if now.is_ok_and(|now| encoded.inputs.get(&name) != Some(&now)) {
-            tracing::warn!(
-                "publish: the {name} table has changed since the run read it; results are of its earlier rows"
-            );
+    Ok(())
+}
+
+/// Compares the tables of a job with those that the results were made from. Those that say which items may be retrieved
+/// must be the same, unless it is forced; of users and interactions that changed since, there is a warning.
+fn same_tables(context: &Job, recalled: &Manifest) -> Result<(), PipelineError> {
+    let encoded =
+        require("publish", &context.run.encoders().join(encode::files::MANIFEST), "twotower encode-features")?;
+    let settings = context.config.recall_settings();
+    let sides = [Side::User, Side::Item].map(|side| (format!("{side}s"), &context.config.table(side).source));
+    let lists: Vec<_> = Exclusion::sources(&settings).map(|(name, source)| (name.to_string(), source)).collect();
+    let dropped = ["allow", "deny", "exclusions"]
+        .into_iter()
+        .find(|name| recalled.inputs.contains_key(*name) && lists.iter().all(|(list, _)| list != name));
+    let redo = "run `twotower run`, which redoes what they change, or publish the results as they are with --force";
+    if let (Some(name), false) = (dropped, context.force) {
+        return Err(PipelineError::Mismatch(format!(
+            "publish: the results were made with `recall.{name}`, which the job has not; {redo}"
+        )));
+    }
+    for (name, source) in sides.into_iter().chain(lists) {
+        let made = encoded.inputs.get(&name).filter(|_| name != INTERACTIONS).or_else(|| recalled.inputs.get(&name));
+        match Table::open(&name, source) {
+            Ok(now) if made == Some(&now.fingerprint()) => {}
+            Ok(_) if context.force || name == "users" || (name == INTERACTIONS && made.is_some()) => {
+                tracing::warn!("publish: {name}: the table has changed since; the results are of its earlier rows");
+            }
+            Ok(_) => {
+                return Err(PipelineError::Mismatch(format!(
+                    "publish: {name}: the table has changed since the results were made, so they may hold items that users must not get; {redo}"
+                )));
+            }
+            Err(error) => tracing::warn!("publish: {error}; whether it has changed since is not known"),
         }
     }
     Ok(())
