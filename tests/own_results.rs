@@ -167,7 +167,7 @@ fn shards_of_one_table_and_one_list_are_published() {
 #[test]
 fn results_made_from_an_earlier_list_or_items_table_are_published_by_force_alone() {
     let earlier = |job: &Job, what: &str| match what {
-        "items" => drop(items().take(0..fixture::ITEMS / 2).write_parquet(&job.path("items.parquet"))),
+        "items" => items().take(0..fixture::ITEMS / 2).write_parquet(&job.path("items.parquet")),
         "deny" => job.write("deny.csv", "item_id\n889\n"),
         _ => {}
     };
