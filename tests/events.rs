@@ -436,6 +436,6 @@ fn interactions_of_nobody_known_are_refused_with_an_example() {
     let job = job("events-strangers");
     let strangers: Vec<Event> = events().into_iter().map(|(u, i, t)| (-u, i, t)).collect();
     sheet_of(&strangers).write_parquet(&job.path("interactions.parquet"));
-    let id = format!("`{}` is not in `users`", -events()[0].0);
+    let id = format!("{} is not in `users`, which has ", -events()[0].0);
     job.refused("encode-features", 3, &["names both a user of `users` and an item of `items`", &id]);
 }

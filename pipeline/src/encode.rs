@@ -1,6 +1,7 @@
 //! `encode-features`: fits the encoders, then encodes items, users with positives, and interactions.
 
 use crate::bad_rows::readable_ids;
+use crate::cancel::Cancel;
 use crate::columns::read_batches;
 use crate::config::EncodeSettings;
 use crate::encode_warnings;
@@ -106,7 +107,8 @@ pub fn encode_features(context: &Context<EncodeSettings>, options: &EncodeOption
         ))
     })?;
     let (encoded, ((item_entry, item_counts), state_entries)) = (encoded?, small?);
-    let (events_entry, events) = encode.write_events(staged, &state, &encoded.ids, &item_table.ids)?;
+    let first_user = || first_id(&users, &context.config.tables.users.id, user_kind, &context.cancel);
+    let (events_entry, events) = encode.write_events(staged, &state, &encoded.ids, &item_table.ids, first_user)?;
     let mut entries = vec![item_entry, encoded.entry, events_entry];
     match encoded.all {
         Some(entry) => entries.push(entry),
@@ -217,6 +219,13 @@ fn vocabularies(state: &EncoderState) -> serde_json::Value {
     state.vocabularies().map(of).collect::<serde_json::Map<_, _>>().into()
 }
 
+/// The first id of a table as a message shows it, if it can be read.
+fn first_id(table: &Table, column: &str, kind: IdKind, cancel: &Cancel) -> Option<String> {
+    let wanted = [column.to_string()];
+    let batch = read_batches("encode-features", table, &wanted, 0..1, cancel).ok()?.next()?.ok()?;
+    readable_ids(&batch, column, kind).ok()?.iter().next().map(|id| id.quoted())
+}
+
 /// Items read whole; their encoded rows are in id order.
 struct ItemTable {
     /// Ascending.
@@ -325,9 +334,10 @@ impl Encode<'_> {
         state: &EncoderState,
         users: &Ids,
         items: &Ids,
+        first_user: impl FnOnce() -> Option<String>,
     ) -> Result<(FileEntry, EventCounts), PipelineError> {
         let (events, counts) = match staged {
-            Some(staged) => staged.join(self.context, users, items)?,
+            Some(staged) => staged.join(self.context, users, items, first_user)?,
             None => (Interactions { offsets: vec![0], ..Interactions::default() }, EventCounts::default()),
         };
         let path = self.dir.join(files::INTERACTIONS);

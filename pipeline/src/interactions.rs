@@ -14,7 +14,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 use twotower_artifacts::{IdKind, Ids, Interactions};
-use twotower_queries::{EventCounts, Identity, STAGED, distinct_users, join_events};
+use twotower_queries::{EventCounts, Identity, STAGED, Strangers, distinct_users, join_events};
 use twotower_tables::{Table, TableBatch};
 
 /// The usable rows of the interactions table, in the one form that the queries read.
@@ -84,7 +84,8 @@ impl StagedInteractions {
         clock.map(|clock| TimeSpan { first: *first, last: *last, unit: clock.unit() })
     }
 
-    /// The events of known users and items, by user and in time order; removes what was staged.
+    /// The events of known users and items, by user and in time order; removes what was staged. Where there are none,
+    /// the message shows an id that the interactions name beside one of the table's, `first_user` of the users'.
     ///
     /// # Errors
     /// Those of the query; [`PipelineError::Data`] when no row names both a user and an item that are known.
@@ -93,21 +94,26 @@ impl StagedInteractions {
         context: &Context<EncodeSettings>,
         users: &Ids,
         items: &Ids,
+        first_user: impl FnOnce() -> Option<String>,
     ) -> Result<(Interactions, EventCounts), PipelineError> {
         let join = || join_events(self.staged.path(), users, items, self.identity);
         let (events, counts) = context.during("a join of the interactions", join)?;
         // Before the manifest: beside an output that is complete, nobody looks for leftovers.
         self.staged.remove()?;
         if events.is_empty() {
-            let example = |table: &str, found: &twotower_queries::Strangers| {
-                found.example.as_ref().map(|id| format!("`{id}` is not in `{table}`"))
+            let example = |table: &str, found: &Strangers, known: Option<String>| {
+                let known = known.map_or(String::new(), |id| format!(", which has {id}"));
+                found.example.as_ref().map(|id| format!("{id} is not in `{table}`{known}"))
             };
-            let examples = [example("users", &counts.unknown_users), example("items", &counts.unknown_items)];
+            let examples = [
+                example("users", &counts.unknown_users, first_user()),
+                example("items", &counts.unknown_items, items.iter().next().map(|id| id.quoted())),
+            ];
             let examples: Vec<String> = examples.into_iter().flatten().collect();
             return Err(PipelineError::Data(format!(
-                "{INTERACTIONS}: none of {} rows names both a user of `users` and an item of `items` ({}); check `tables.interactions.user` and `.item`",
+                "{INTERACTIONS}: none of {} rows names both a user of `users` and an item of `items` ({}; ids are compared byte by byte); check `tables.interactions.user` and `.item`",
                 counts.rows,
-                examples.join(", ")
+                examples.join("; ")
             )));
         }
         Ok((events, counts))

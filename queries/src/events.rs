@@ -196,10 +196,13 @@ impl Query<'_> {
         if rows == 0 {
             return Ok(Strangers::default());
         }
-        let row = self.scan()?.filter(position.eq(lit(first))).select([col(column).cast(DataType::String)]);
-        let row = self.collect(row)?;
-        let ids = row.column(column).and_then(|ids| ids.str()).map_err(|e| self.error(e))?;
-        Ok(Strangers { rows, example: ids.iter().flatten().next().map(str::to_string) })
+        let row = self.collect(self.scan()?.filter(position.eq(lit(first))).select([col(column)]))?;
+        let ids = row.column(column).map_err(|e| self.error(e))?;
+        let example = match ids.dtype() {
+            DataType::String => ids.str().map(|ids| ids.iter().flatten().next().map(|id| Id::Text(id).quoted())),
+            _ => ids.i64().map(|ids| ids.iter().flatten().next().map(|id| Id::Int(id).quoted())),
+        };
+        Ok(Strangers { rows, example: example.map_err(|e| self.error(e))? })
     }
 
     /// A frame from ids to their row numbers.
