@@ -4,7 +4,7 @@
 mod fixture;
 
 use fixture::results::{outputs, snapshot, walk};
-use fixture::{Finished, Job, in_shell, interactions, long, users};
+use fixture::{Finished, Job, in_shell, long, users};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -29,14 +29,7 @@ fn limited(job: &Job, line: &str) -> Finished {
 /// A small job of 150 users without outputs.
 fn raw() -> &'static Job {
     static JOB: OnceLock<Job> = OnceLock::new();
-    JOB.get_or_init(|| {
-        let job = Job::new("damaged-raw");
-        users().take(0..150).write_parquet(&job.path("users.parquet"));
-        interactions().take(0..700).write_parquet(&job.path("interactions.parquet"));
-        job.native();
-        job.one_epoch();
-        job
-    })
+    JOB.get_or_init(|| Job::small("damaged-raw"))
 }
 
 /// The same, finished.

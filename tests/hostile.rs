@@ -7,7 +7,7 @@ mod fixture;
 
 use faults::{Fault, Guarded};
 use fixture::results::{outputs, snapshot, walk};
-use fixture::{Finished, Job, in_shell, interactions, users};
+use fixture::{Finished, Job, in_shell};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -17,14 +17,7 @@ use std::sync::OnceLock;
 /// A small job of 150 users without outputs.
 fn raw() -> &'static Job {
     static JOB: OnceLock<Job> = OnceLock::new();
-    JOB.get_or_init(|| {
-        let job = Job::new("hostile-raw");
-        users().take(0..150).write_parquet(&job.path("users.parquet"));
-        interactions().take(0..700).write_parquet(&job.path("interactions.parquet"));
-        job.native();
-        job.one_epoch();
-        job
-    })
+    JOB.get_or_init(|| Job::small("hostile-raw"))
 }
 
 /// The same, with two runs.
