@@ -8,10 +8,10 @@ mod cli;
 
 use clap::Parser;
 use std::process::ExitCode;
-use twotower_pipeline::{cancel, terminal};
+use twotower_pipeline::watch::{cancel, terminal};
 
 fn main() -> ExitCode {
-    twotower_pipeline::allocator::keep_batches();
+    twotower_pipeline::watch::allocator::keep_batches();
     terminal::escape_panics();
     // Before anything is written: a file that may not grow any more is an error, and not the end.
     if let Err(error) = cancel::outlive_file_limits() {

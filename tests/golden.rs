@@ -277,7 +277,7 @@ fn the_next_version_of_every_format_is_refused_by_number() {
         (
             "run/evaluation/metrics.json",
             |b| replaced(b, b"\"format_version\": 1,", b"\"format_version\": 2,"),
-            |path| said(twotower_pipeline::evaluate::read_metrics(path)),
+            |path| said(twotower_pipeline::stages::evaluate::read_metrics(path)),
         ),
     ];
     for (name, next, read) in cases {

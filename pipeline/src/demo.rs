@@ -1,18 +1,18 @@
 //! `demo`: synthetic data, a job that describes it, and a whole run on it.
 
-use crate::cancel::Cancel;
-use crate::columns::{read_ids, read_whole};
 use crate::config::{Config, Override};
 use crate::error::PipelineError;
-use crate::evaluate::{self, MetricsFile};
-use crate::gates::Gate;
-use crate::memory::Memory;
-use crate::parts::part_name;
-use crate::progress::Progress;
+use crate::rows::columns::{read_ids, read_whole};
+use crate::run::dir::RunDir;
 use crate::run::{RunOptions, Stage, run_all};
-use crate::run_dir::RunDir;
-use crate::shard::Shard;
-use crate::stage::{Job, Outcome};
+use crate::stages::evaluate::{self, MetricsFile};
+use crate::stages::gates::Gate;
+use crate::stages::{Job, Outcome};
+use crate::stream::memory::Memory;
+use crate::stream::parts::part_name;
+use crate::stream::shard::Shard;
+use crate::watch::cancel::Cancel;
+use crate::watch::progress::Progress;
 use arrow_array::RecordBatch;
 use std::path::PathBuf;
 use std::time::Instant;

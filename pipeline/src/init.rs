@@ -1,9 +1,9 @@
 //! `init`: a commented `pipeline.toml` from the columns of given files.
 
-use crate::cancel::Cancel;
-use crate::columns::read_whole;
 use crate::error::PipelineError;
-use crate::terminal::{escape_line, steers};
+use crate::rows::columns::read_whole;
+use crate::watch::cancel::Cancel;
+use crate::watch::terminal::{escape_line, steers};
 use arrow_schema::DataType;
 use std::collections::BTreeSet;
 use std::fmt::Write;

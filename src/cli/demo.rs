@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use twotower_pipeline::config::Override;
 use twotower_pipeline::demo::{DemoOptions, DemoReport, demo};
 use twotower_pipeline::error::PipelineError;
-use twotower_pipeline::progress::Progress;
+use twotower_pipeline::watch::progress::Progress;
 
 /// Options of `demo`.
 #[derive(Debug, Args)]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use twotower_pipeline::config::Override;
 use twotower_pipeline::doctor::{DoctorOptions, Finding, Status, doctor};
 use twotower_pipeline::error::PipelineError;
-use twotower_pipeline::memory::Memory;
+use twotower_pipeline::stream::memory::Memory;
 
 /// Options of `doctor`.
 #[derive(Debug, Args)]

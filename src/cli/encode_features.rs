@@ -5,8 +5,8 @@ use super::report::print_outcome;
 use clap::Args;
 use std::path::PathBuf;
 use twotower_pipeline::config::Config;
-use twotower_pipeline::encode::{EncodeOptions, encode_features};
-use twotower_pipeline::run_lock::RunLock;
+use twotower_pipeline::run::lock::RunLock;
+use twotower_pipeline::stages::encode::{EncodeOptions, encode_features};
 
 /// Options of `encode-features`.
 #[derive(Debug, Args)]

@@ -5,8 +5,8 @@ use super::report::{outcome_json, say_json, say_lines, table, take_peak_rss_mib}
 use clap::Args;
 use std::path::{Path, PathBuf};
 use twotower_pipeline::config::Config;
-use twotower_pipeline::evaluate::{MetricsFile, comparable, evaluate, files, read_metrics};
-use twotower_pipeline::run_lock::{Access, RunLock};
+use twotower_pipeline::run::lock::{Access, RunLock};
+use twotower_pipeline::stages::evaluate::{MetricsFile, comparable, evaluate, files, read_metrics};
 
 /// Options of `evaluate`.
 #[derive(Debug, Args)]

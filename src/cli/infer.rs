@@ -7,9 +7,9 @@ use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 use twotower_artifacts::Side;
 use twotower_pipeline::error::PipelineError;
-use twotower_pipeline::infer::Infer;
-use twotower_pipeline::output_folder::OutputFolder;
-use twotower_pipeline::run_lock::{Access, RunLock};
+use twotower_pipeline::run::lock::{Access, RunLock};
+use twotower_pipeline::run::output_folder::OutputFolder;
+use twotower_pipeline::stages::infer::Infer;
 use twotower_tables::Format;
 
 /// Options of `infer`.

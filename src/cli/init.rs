@@ -3,7 +3,7 @@
 use clap::Args;
 use std::path::PathBuf;
 use twotower_pipeline::init::{InitOptions, init};
-use twotower_pipeline::terminal::tell;
+use twotower_pipeline::watch::terminal::tell;
 
 /// Options of `init`.
 #[derive(Debug, Args)]

@@ -2,15 +2,15 @@
 
 use clap::Args;
 use std::path::PathBuf;
-use twotower_pipeline::cancel::Cancel;
 use twotower_pipeline::config::{Config, Override, Value};
 use twotower_pipeline::error::PipelineError;
-use twotower_pipeline::memory::Memory;
-use twotower_pipeline::progress::Progress;
-use twotower_pipeline::run_dir::RunDir;
-use twotower_pipeline::shard::MOST_SHARDS;
-use twotower_pipeline::stage::Job;
-use twotower_pipeline::stall;
+use twotower_pipeline::run::dir::RunDir;
+use twotower_pipeline::stages::Job;
+use twotower_pipeline::stream::memory::Memory;
+use twotower_pipeline::stream::shard::MOST_SHARDS;
+use twotower_pipeline::watch::cancel::Cancel;
+use twotower_pipeline::watch::progress::Progress;
+use twotower_pipeline::watch::stall;
 
 /// Which job, where its outputs go, and settings that differ from its file.
 #[derive(Debug, Args)]
@@ -103,8 +103,8 @@ pub struct ShardOpts {
 
 impl ShardOpts {
     /// The shard to do; none for all of the table.
-    pub fn resolve(&self) -> anyhow::Result<Option<twotower_pipeline::shard::Shard>> {
+    pub fn resolve(&self) -> anyhow::Result<Option<twotower_pipeline::stream::shard::Shard>> {
         let variable = |name: &str| std::env::var(name).ok();
-        Ok(twotower_pipeline::shard::Shard::resolve(self.shard.as_deref(), self.shards, variable)?)
+        Ok(twotower_pipeline::stream::shard::Shard::resolve(self.shard.as_deref(), self.shards, variable)?)
     }
 }

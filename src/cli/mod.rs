@@ -32,8 +32,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::format::debug_fn;
 use twotower_pipeline::error::PipelineError;
-use twotower_pipeline::limits::start_threads;
-use twotower_pipeline::terminal::{JsonLog, Log, escape, escape_line};
+use twotower_pipeline::watch::limits::start_threads;
+use twotower_pipeline::watch::terminal::{JsonLog, Log, escape, escape_line};
 
 /// Batch two-tower recall: encode features, train two towers, embed every user, retrieve top-k items.
 ///

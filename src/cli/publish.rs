@@ -4,8 +4,8 @@ use super::job::JobOpts;
 use super::report::print_outcome;
 use super::run::gates;
 use clap::Args;
-use twotower_pipeline::gates::Gate;
 use twotower_pipeline::run::publish;
+use twotower_pipeline::stages::gates::Gate;
 
 /// Options of `publish`.
 #[derive(Debug, Args)]

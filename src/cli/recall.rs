@@ -4,10 +4,10 @@ use super::job::{JobOpts, ShardOpts, given};
 use super::report::print_outcome;
 use clap::Args;
 use twotower_pipeline::config::Config;
-use twotower_pipeline::recall::Recall;
-use twotower_pipeline::run_lock::{Access, RunLock};
-use twotower_pipeline::shard::Shard;
-use twotower_pipeline::stage::Job;
+use twotower_pipeline::run::lock::{Access, RunLock};
+use twotower_pipeline::stages::Job;
+use twotower_pipeline::stages::recall::Recall;
+use twotower_pipeline::stream::shard::Shard;
 
 /// Options of `recall`.
 #[derive(Debug, Args)]

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
-use twotower_pipeline::stage::Outcome;
-use twotower_pipeline::terminal::{escape, escape_json, escape_line, lost, tell, tell_error};
+use twotower_pipeline::stages::Outcome;
+use twotower_pipeline::watch::terminal::{escape, escape_json, escape_line, lost, tell, tell_error};
 
 /// Why standard output could not be written, once that has failed.
 static FAILED: Mutex<Option<io::Error>> = Mutex::new(None);

@@ -3,8 +3,8 @@
 use super::report::say_json;
 use clap::Args;
 use std::path::PathBuf;
-use twotower_pipeline::run_dir::LATEST;
-use twotower_pipeline::runs::rollback;
+use twotower_pipeline::run::dir::LATEST;
+use twotower_pipeline::run::list::rollback;
 
 /// Options of `rollback`.
 #[derive(Debug, Args)]

@@ -5,11 +5,11 @@ use super::report::{outcome_json, print_outcome, say_json, take_peak_rss_mib};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::path::PathBuf;
-use twotower_pipeline::encode::EncodeOptions;
 use twotower_pipeline::error::PipelineError;
-use twotower_pipeline::gates::Gate;
 use twotower_pipeline::run::{RunOptions, Stage, run_all};
-use twotower_pipeline::train::TrainOptions;
+use twotower_pipeline::stages::encode::EncodeOptions;
+use twotower_pipeline::stages::gates::Gate;
+use twotower_pipeline::stages::train::TrainOptions;
 
 /// Options of `run`.
 #[derive(Debug, Args)]

@@ -4,8 +4,8 @@ use super::report::{say_json, say_lines, table, utc};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use twotower_pipeline::memory::mib;
-use twotower_pipeline::runs::{Checked, RunInfo, list, prune, size};
+use twotower_pipeline::run::list::{Checked, RunInfo, list, prune, size};
+use twotower_pipeline::stream::memory::mib;
 
 /// Options of `runs`.
 #[derive(Debug, Args)]
@@ -98,7 +98,8 @@ fn show(dir: &Path, runs: &[RunInfo], as_json: bool) {
 }
 
 fn gates(checked: &Checked) -> String {
-    let names = |gates: &[twotower_pipeline::gates::Gate]| gates.iter().map(|g| g.name()).collect::<Vec<_>>().join(",");
+    let names =
+        |gates: &[twotower_pipeline::stages::gates::Gate]| gates.iter().map(|g| g.name()).collect::<Vec<_>>().join(",");
     match checked {
         Checked::Passed { accepted } if accepted.is_empty() => "passed".to_string(),
         Checked::Passed { accepted } => format!("passed, accepted: {}", names(accepted)),

@@ -5,9 +5,9 @@ use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use std::path::PathBuf;
 use twotower_pipeline::error::PipelineError;
-use twotower_pipeline::memory::mib;
-use twotower_pipeline::progress::Progress;
+use twotower_pipeline::stream::memory::mib;
 use twotower_pipeline::synth::{SynthConfig, generate};
+use twotower_pipeline::watch::progress::Progress;
 
 /// What to generate.
 #[derive(Debug, Clone, Args)]

@@ -5,8 +5,8 @@ use super::report::print_outcome;
 use clap::Args;
 use std::path::PathBuf;
 use twotower_pipeline::config::Config;
-use twotower_pipeline::run_lock::{Access, RunLock};
-use twotower_pipeline::train::{TrainOptions, train_model};
+use twotower_pipeline::run::lock::{Access, RunLock};
+use twotower_pipeline::stages::train::{TrainOptions, train_model};
 
 /// Options of `train`.
 #[derive(Debug, Args)]

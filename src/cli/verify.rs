@@ -6,8 +6,8 @@ use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
 use twotower_pipeline::run::Stage;
-use twotower_pipeline::run_dir::RunDir;
-use twotower_pipeline::verify::{Verification, verify};
+use twotower_pipeline::run::dir::RunDir;
+use twotower_pipeline::run::verify::{Verification, verify};
 
 /// Options of `verify`.
 #[derive(Debug, Args)]

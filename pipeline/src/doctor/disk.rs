@@ -2,7 +2,7 @@
 
 use super::{Finding, Rows};
 use crate::config::Config;
-use crate::memory::mib;
+use crate::stream::memory::mib;
 use std::ffi::CString;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};

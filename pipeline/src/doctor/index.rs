@@ -2,7 +2,7 @@
 
 use super::Finding;
 use crate::config::Config;
-use crate::run_dir::RunDir;
+use crate::run::dir::RunDir;
 use std::path::Path;
 use twotower_index::store::MANIFEST_NAME;
 use twotower_index::{IndexKind, IndexManifest};

@@ -2,9 +2,9 @@
 
 use super::Finding;
 use crate::config::Config;
-use crate::forecast::{self, Least};
-use crate::memory::mib;
-use crate::memory::{MIB, Memory, groups};
+use crate::run::forecast::{self, Least};
+use crate::stream::memory::mib;
+use crate::stream::memory::{MIB, Memory, groups};
 use std::path::Path;
 
 /// A budget below this leaves a stream narrow.

@@ -7,11 +7,11 @@ mod index;
 mod machine;
 mod zone;
 
-use crate::clock;
 use crate::config::{Config, Override};
-use crate::forecast::forecast;
-use crate::memory::{Memory, mib};
 use crate::run::RunOptions;
+use crate::run::forecast::forecast;
+use crate::stream::memory::{Memory, mib};
+use crate::watch::clock;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
-use twotower_pipeline::cancel::Cancel;
 use twotower_pipeline::error::PipelineError;
+use twotower_pipeline::watch::cancel::Cancel;
 
 /// How exactly the end of a process is known.
 const STEP: Duration = Duration::from_millis(2);

@@ -12,12 +12,12 @@ use twotower_models::engine::{EngineKind, open_workers};
 use twotower_models::matmul::{Operand, matmul};
 use twotower_models::onnx;
 use twotower_models::tower::Layer;
-use twotower_pipeline::encode;
 use twotower_pipeline::error::PipelineError;
-use twotower_pipeline::parts::part_name;
-use twotower_pipeline::run_dir::RunDir;
-use twotower_pipeline::shard::Shard;
-use twotower_pipeline::towers;
+use twotower_pipeline::run::dir::RunDir;
+use twotower_pipeline::stages::encode;
+use twotower_pipeline::stages::towers;
+use twotower_pipeline::stream::parts::part_name;
+use twotower_pipeline::stream::shard::Shard;
 
 /// Side of the square matrices whose product is the machine's peak.
 const SGEMM_SIDE: usize = 1024;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use twotower_artifacts::publish::{create_folder, publish_bytes};
 use twotower_pipeline::demo::PIPELINE_TOML;
 use twotower_pipeline::error::PipelineError;
-use twotower_pipeline::terminal::tell;
+use twotower_pipeline::watch::terminal::tell;
 
 /// Tells a folder of an earlier bench from one of the user's.
 const MARK: &str = "bench.txt";

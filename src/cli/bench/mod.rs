@@ -19,10 +19,10 @@ use kernels::Kernel;
 use stages::{Bench, STAGES, Stage, Task};
 use std::path::PathBuf;
 use std::time::Duration;
-use twotower_pipeline::cancel::Cancel;
 use twotower_pipeline::error::PipelineError;
-use twotower_pipeline::progress::Progress;
-use twotower_pipeline::terminal::tell;
+use twotower_pipeline::watch::cancel::Cancel;
+use twotower_pipeline::watch::progress::Progress;
+use twotower_pipeline::watch::terminal::tell;
 
 /// A stage that has taken this long in all is not repeated again.
 const LONG_ENOUGH: Duration = Duration::from_secs(60);

@@ -7,8 +7,8 @@ use super::kernels::{Count, Kernel};
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
-use twotower_pipeline::cancel::Cancel;
 use twotower_pipeline::error::PipelineError;
+use twotower_pipeline::watch::cancel::Cancel;
 
 /// What a stage is to `bench`.
 #[derive(Debug)]

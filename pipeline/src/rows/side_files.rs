@@ -1,0 +1,123 @@
+//! Vector features from a side file keyed by id, joined to raw batches before they are encoded.
+
+use crate::error::PipelineError;
+use crate::rows::columns::{read_ids, read_whole};
+use crate::rows::id_index::IdIndex;
+use crate::watch::cancel::Cancel;
+use arrow_array::{Array, ArrayRef, RecordBatch, UInt64Array};
+use arrow_schema::{Field, Schema};
+use std::sync::Arc;
+use twotower_artifacts::{Fingerprint, Side};
+use twotower_encoders::{FeatureSpec, SideSpec};
+use twotower_tables::{Table, TableBatch, TableSpec, id_column_as};
+
+/// The columns a side's raw table must be read with: its id, and the inputs of features without a side file.
+pub fn read_columns(spec: &SideSpec) -> Vec<String> {
+    let own: Vec<FeatureSpec> = spec.features.iter().filter(|f| side_file(f).is_none()).cloned().collect();
+    let mut columns = SideSpec { id_column: spec.id_column.clone(), features: own }.required_columns();
+    if !columns.contains(&spec.id_column) {
+        columns.push(spec.id_column.clone());
+    }
+    columns
+}
+
+fn side_file(feature: &FeatureSpec) -> Option<&str> {
+    match feature {
+        FeatureSpec::Vector(vector) => vector.file.as_deref(),
+        _ => None,
+    }
+}
+
+/// Side files held in memory: all vectors by id.
+#[derive(Default)]
+pub struct SideFiles(Vec<SideFile>);
+
+struct SideFile {
+    side: Side,
+    feature: String,
+    /// Its name among a stage's inputs.
+    input: String,
+    ids: IdIndex,
+    vectors: ArrayRef,
+    fingerprint: Fingerprint,
+}
+
+impl SideFiles {
+    /// Reads the side files of the given sides, of tables that are read as those of the same job.
+    ///
+    /// # Memory
+    /// All vectors of the files: meant for catalogues, not for users by the million.
+    ///
+    /// # Errors
+    /// Any table error; an id that stands twice.
+    pub fn open(sides: &[(Side, &SideSpec, &TableSpec)], cancel: &Cancel) -> Result<Self, PipelineError> {
+        let mut files = Vec::new();
+        for (side, spec, source) in sides.iter().copied() {
+            for feature in &spec.features {
+                if let (FeatureSpec::Vector(vector), Some(path)) = (feature, side_file(feature)) {
+                    let id = vector.file_id.as_ref().unwrap_or(&spec.id_column);
+                    let column = vector.column.as_ref().unwrap_or(&vector.name);
+                    let source = source.beside(path);
+                    files.push(SideFile::read(cancel, side, &vector.name, &source, id, column)?);
+                }
+            }
+        }
+        Ok(Self(files))
+    }
+
+    /// Names and fingerprints of the files.
+    pub fn inputs(&self) -> impl Iterator<Item = (&str, Fingerprint)> {
+        self.0.iter().map(|f| (f.input.as_str(), f.fingerprint.clone()))
+    }
+
+    /// Bytes held in memory.
+    pub fn bytes(&self) -> u64 {
+        self.0.iter().map(|f| f.ids.bytes() + f.vectors.get_buffer_memory_size() as u64).sum()
+    }
+
+    /// Adds the side files' columns to a raw batch, under the features' names; null where an id is not in the file.
+    ///
+    /// # Errors
+    /// An unreadable id.
+    pub fn join(&self, spec: &SideSpec, side: Side, batch: &TableBatch) -> Result<RecordBatch, PipelineError> {
+        let mut joined = batch.batch.clone();
+        for file in self.0.iter().filter(|f| f.side == side) {
+            let ids = id_column_as(batch, &spec.id_column, file.ids.ids().kind())?;
+            let rows: UInt64Array = ids.iter().map(|id| file.ids.find(id).map(u64::from)).collect();
+            let failed = |e| PipelineError::Data(format!("join vectors of `{}`: {e}", file.feature));
+            let vectors = arrow_select::take::take(&file.vectors, &rows, None).map_err(failed)?;
+            let schema = joined.schema();
+            let mut fields: Vec<Arc<Field>> = schema.fields().iter().cloned().collect();
+            fields.push(Arc::new(Field::new(&file.feature, vectors.data_type().clone(), true)));
+            let mut arrays = joined.columns().to_vec();
+            arrays.push(vectors);
+            joined = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(failed)?;
+        }
+        Ok(joined)
+    }
+}
+
+impl SideFile {
+    fn read(
+        cancel: &Cancel,
+        side: Side,
+        feature: &str,
+        source: &TableSpec,
+        id: &str,
+        column: &str,
+    ) -> Result<Self, PipelineError> {
+        let (name, path) = (format!("vectors of `{feature}`"), source.pattern());
+        let table = Table::open(&name, source)?;
+        let whole = read_whole(&table, &[column.to_string()], u64::MAX, cancel)?;
+        let ids = IdIndex::new(read_ids(&table, id, cancel)?).map_err(|(first, second)| {
+            PipelineError::Data(format!(
+                "{name}: {path}: rows {first} and {second} have the same id; ids must be unique"
+            ))
+        })?;
+        let vectors = whole.column_by_name(column).cloned().ok_or_else(|| {
+            PipelineError::Data(format!("{name}: {path}: column `{column}` was not read; please report this as a bug"))
+        })?;
+        let input = format!("vectors of {side} feature {feature}");
+        Ok(Self { side, feature: feature.to_string(), input, ids, vectors, fingerprint: table.fingerprint() })
+    }
+}

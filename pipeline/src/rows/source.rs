@@ -1,0 +1,69 @@
+//! Raw rows of users or items as the stages after `encode-features` read them: without those in quarantine.
+
+use crate::error::PipelineError;
+use crate::rows::quarantine::{QUARANTINE, Quarantine, USERS};
+use crate::stages::encoded::Encoded;
+use std::ops::Range;
+use twotower_artifacts::{Fingerprint, Side};
+use twotower_tables::{ReadOptions, Table, TableBatch, TableSpec};
+
+/// A table of raw rows, some of which may be left out.
+pub struct Source {
+    table: Table,
+    rows: u64,
+    quarantine: Quarantine,
+}
+
+impl Source {
+    /// A table of a side's rows. Of the very users that `encode-features` has read, those that it put into
+    /// quarantine are left out; in any other table a row that cannot be used is an error.
+    ///
+    /// # Errors
+    /// A table that cannot be read or has no rows; a damaged quarantine.
+    pub fn open(encoded: &Encoded, side: Side, spec: &TableSpec) -> Result<Self, PipelineError> {
+        let mut table = Table::open(&format!("{side}s"), spec)?;
+        let mut quarantine = Quarantine::default();
+        if side == Side::User && encoded.manifest.inputs.get(USERS) == Some(&table.fingerprint()) {
+            quarantine = Quarantine::load(&encoded.dir, &encoded.manifest)?;
+            table = table.leniently();
+        }
+        let rows = table.require_rows()?;
+        Ok(Self { table, rows, quarantine })
+    }
+
+    /// Rows of the table.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// The rows left out.
+    pub fn quarantine(&self) -> &Quarantine {
+        &self.quarantine
+    }
+
+    /// Names and fingerprints of what is read.
+    pub fn inputs(&self) -> impl Iterator<Item = (&'static str, Fingerprint)> {
+        let quarantine = self.quarantine.fingerprint().map(|fingerprint| (QUARANTINE, fingerprint));
+        [("table", self.table.fingerprint())].into_iter().chain(quarantine)
+    }
+
+    /// Streams rows but those left out.
+    ///
+    /// # Errors
+    /// As [`Table::read_within`].
+    pub fn read(
+        &self,
+        options: ReadOptions<'_>,
+        batch_bytes: usize,
+    ) -> Result<impl Iterator<Item = Result<TableBatch, PipelineError>> + Send + use<>, PipelineError> {
+        Ok(self.quarantine.filter(self.table.read_within(options, batch_bytes)?))
+    }
+
+    /// As [`Quarantine::account`], for this table.
+    ///
+    /// # Errors
+    /// As [`Quarantine::account`].
+    pub fn account(&self, range: &Range<u64>, written: u64) -> Result<u64, PipelineError> {
+        self.quarantine.account(range, written).map_err(|e| e.within(self.table.name()))
+    }
+}

@@ -1,0 +1,114 @@
+//! Where a run keeps what.
+
+use crate::error::PipelineError;
+use crate::stages::encode;
+use crate::stages::towers;
+use std::path::{Path, PathBuf};
+use twotower_artifacts::Side;
+use twotower_tables::TableSpec;
+
+/// Name of the link to the published run, beside the runs.
+pub const LATEST: &str = "latest";
+
+/// The folder of a run.
+#[derive(Debug, Clone)]
+pub struct RunDir(PathBuf);
+
+impl RunDir {
+    /// The layout under `root`.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self(root.into())
+    }
+
+    /// The layout under the folder that `path` names, be it a link such as `latest`: what is published or
+    /// withdrawn is a run, and never the link on the way to it.
+    ///
+    /// # Errors
+    /// [`PipelineError::Io`] for a link that names nothing.
+    pub fn named(path: &Path) -> Result<Self, PipelineError> {
+        // With a slash at its end, a link would be looked through.
+        let path: PathBuf = path.components().collect();
+        match path.is_symlink() {
+            true => path.canonicalize().map(Self).map_err(PipelineError::io("resolve the link", path)),
+            false => Ok(Self(path)),
+        }
+    }
+
+    /// Refuses a run in a folder that a table is read from: its files would be taken for rows.
+    ///
+    /// # Errors
+    /// [`PipelineError::Usage`] naming both.
+    pub fn refuse_within<'t>(&self, tables: impl IntoIterator<Item = &'t TableSpec>) -> Result<(), PipelineError> {
+        let part = self.recall().join("part-00000-of-00001.parquet");
+        let Some(table) = tables.into_iter().find(|table| table.covers(&part)) else { return Ok(()) };
+        Err(PipelineError::usage(format!(
+            "--run {}: the table {} is read from there, so the run's files would be taken for rows; name another folder",
+            self.0.display(),
+            table.pattern()
+        )))
+    }
+
+    /// Whether a stage has left its manifest here that every run begins with: the encoders, or towers.
+    pub fn is_begun(&self) -> bool {
+        let manifests = [self.encoders().join(encode::files::MANIFEST), self.towers().join(towers::files::MANIFEST)];
+        manifests.iter().any(|manifest| manifest.is_file())
+    }
+
+    /// The run that a folder of encoders or towers is part of, if it is part of one.
+    pub fn around(folder: &Path) -> Option<Self> {
+        let folder = folder.canonicalize().ok()?;
+        let run = Self::new(folder.parent()?);
+        [run.encoders(), run.towers()].contains(&folder).then_some(run)
+    }
+
+    /// The run's folder.
+    pub fn root(&self) -> &Path {
+        &self.0
+    }
+
+    /// Name of the run's folder.
+    pub fn name(&self) -> String {
+        let path = std::path::absolute(&self.0).unwrap_or_else(|_| self.0.clone());
+        path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// The link beside the run's folder that names the last complete run; none for a folder without a parent.
+    pub fn latest(&self) -> Option<PathBuf> {
+        std::path::absolute(&self.0).ok()?.parent().map(|parent| parent.join(LATEST))
+    }
+
+    /// Encoder state, encoded items, encoded users with positives, joined interactions.
+    pub fn encoders(&self) -> PathBuf {
+        self.0.join("encoders")
+    }
+
+    /// Towers, checkpoints and the training report.
+    pub fn towers(&self) -> PathBuf {
+        self.0.join("towers")
+    }
+
+    /// Vector parts of one side.
+    pub fn vectors(&self, side: Side) -> PathBuf {
+        self.0.join("vectors").join(side.to_string())
+    }
+
+    /// The item index.
+    pub fn index(&self) -> PathBuf {
+        self.0.join("index")
+    }
+
+    /// Recalled items per user.
+    pub fn recall(&self) -> PathBuf {
+        self.0.join("recall")
+    }
+
+    /// Metrics.
+    pub fn evaluation(&self) -> PathBuf {
+        self.0.join("evaluation")
+    }
+
+    /// What the gates said.
+    pub fn gates(&self) -> PathBuf {
+        self.0.join("gates")
+    }
+}

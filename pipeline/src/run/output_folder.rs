@@ -1,0 +1,121 @@
+//! The folder of `infer --output`: new or one that `infer --output` made, apart from every run and every table.
+
+use crate::error::PipelineError;
+use crate::run::dir::RunDir;
+use crate::run::lock::RunLock;
+use crate::stream::parts::file_name;
+use std::path::{Path, PathBuf};
+use twotower_artifacts::publish::is_temp_name;
+use twotower_artifacts::{Fingerprint, Manifest, Side};
+use twotower_tables::TableSpec;
+
+/// The file that says that a folder is one of these, and for which side.
+pub const MARKER: &str = "output.json";
+/// What the marker says its stage is.
+const STAGE: &str = "output";
+
+/// The folder, and the lock on it: shards share it.
+pub struct OutputFolder {
+    path: PathBuf,
+    _lock: RunLock,
+}
+
+impl OutputFolder {
+    /// Takes a folder for vectors of one side that `run` embeds, and makes it where it is missing. `tables` are those
+    /// that the job reads.
+    ///
+    /// # Errors
+    /// [`PipelineError::Usage`] for a folder in a run, where `latest` stands, or one that a table is read from;
+    /// [`PipelineError::Mismatch`] for one that holds what `infer --output` did not write, or vectors of the other
+    /// side; [`PipelineError::InUse`] when another process has it alone; I/O.
+    pub fn claim<'t>(
+        path: &Path,
+        side: Side,
+        run: &RunDir,
+        tables: impl IntoIterator<Item = &'t TableSpec>,
+    ) -> Result<Self, PipelineError> {
+        let refuse = |why: String| {
+            Err(PipelineError::usage(format!(
+                "infer: --output {}: {why}; name a folder of its own, which is made where it is missing",
+                path.display()
+            )))
+        };
+        let place = real(path)?;
+        let own = real(run.root())?;
+        if place.starts_with(&own) {
+            return refuse(format!("it lies in the run {}", run.root().display()));
+        }
+        if let Some(other) = place.ancestors().find(|folder| RunDir::new(folder).is_begun()) {
+            return refuse(format!("it lies in the run {}", other.display()));
+        }
+        let latest =
+            run.latest().map(|link| real(link.parent().unwrap_or(&link)).map(|dir| dir.join(file_name(&link))));
+        if latest.transpose()?.is_some_and(|latest| place.starts_with(latest)) || own.starts_with(&place) {
+            return refuse("it is where runs are kept and published".into());
+        }
+        let part = place.join("part-00000-of-00001.parquet");
+        if let Some(table) = tables.into_iter().find(|table| table.covers(&part)) {
+            return refuse(format!("the table {} is read from there", table.pattern()));
+        }
+        let lock = RunLock::take_output(path)?;
+        mark(path, side)?;
+        Ok(Self { path: path.to_path_buf(), _lock: lock })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Makes sure that a folder holds nothing, or the marker of this side.
+fn mark(path: &Path, side: Side) -> Result<(), PipelineError> {
+    let marker = path.join(MARKER);
+    let refuse = |why: String| {
+        Err(PipelineError::Mismatch(format!(
+            "infer: --output {}: {why}; name another folder, or move away what is there",
+            path.display()
+        )))
+    };
+    if marker.exists() {
+        let said = Manifest::read(&marker)?;
+        let of = said.config["side"].as_str().unwrap_or_default();
+        return match said.stage == STAGE && of == side.to_string() {
+            true => Ok(()),
+            false => refuse(format!("{MARKER} says that it is for `{}` of side `{of}`, not {side}s", said.stage)),
+        };
+    }
+    for entry in std::fs::read_dir(path).map_err(PipelineError::io("list", path))? {
+        let name = entry.map_err(PipelineError::io("list", path))?.file_name();
+        if name != ".lock" && !is_temp_name(&name) {
+            let name = name.to_string_lossy().into_owned();
+            return refuse(format!("it holds `{name}` and no {MARKER}, so `twotower infer --output` did not make it"));
+        }
+    }
+    let mut manifest = Manifest::new(STAGE, env!("CARGO_PKG_VERSION"), Fingerprint::of(b""));
+    manifest.config = serde_json::json!({ "side": side });
+    Ok(manifest.write(&marker)?)
+}
+
+/// A path without links, as far as it exists.
+fn real(path: &Path) -> Result<PathBuf, PipelineError> {
+    let path = std::path::absolute(path).map_err(PipelineError::io("resolve", path))?;
+    let mut missing = Vec::new();
+    let mut there = path.as_path();
+    loop {
+        match there.canonicalize() {
+            Ok(found) => return Ok(missing.iter().rev().fold(found, |path, name| path.join(name))),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound || there.is_symlink() => {
+                return Err(PipelineError::io("resolve", there)(e));
+            }
+            Err(e) => match (there.parent(), there.file_name()) {
+                (Some(parent), Some(name)) => {
+                    missing.push(name);
+                    there = parent;
+                }
+                // Ends in `..`, which nothing can be made from.
+                _ => return Err(PipelineError::io("resolve", there)(e)),
+            },
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! The chain from encoders to evaluation: what each stage read is what the one before it left.
+
+use super::Check;
+use super::coverage::{Output, Parts};
+use crate::rows::quarantine::{self, Quarantine};
+use crate::run::Stage;
+use crate::run::chain::{Contradiction, Made, Named, contradictions, is_fused};
+use crate::stages::encode;
+use crate::stages::encoded::{self, Encoded};
+use crate::stages::evaluate::{self, read_metrics};
+use crate::stages::recall::{Catalogue, INDEX_STAGE};
+use crate::stages::towers::{self, verified_in};
+use crate::stages::train::checkpoint_entry;
+use crate::stages::{as_written, content_fingerprint};
+use crate::stream::parts::{Part, VectorParts, file_name, list_parts};
+use std::path::{Path, PathBuf};
+use twotower_artifacts::{Fingerprint, Manifest, Side, inspect_interactions};
+use twotower_encoders::store;
+use twotower_index::store::MANIFEST_NAME;
+use twotower_models::onnx;
+
+/// What later links of the chain must name. None where it is not there, or cannot be read.
+#[derive(Default)]
+struct Links {
+    /// The encoder state.
+    state: Option<Fingerprint>,
+    /// All files of the encoder folder.
+    encoded: Option<Fingerprint>,
+    towers: Option<Fingerprint>,
+    items: Option<VectorParts>,
+    /// The index as its manifest describes it.
+    index: Option<serde_json::Value>,
+}
+
+impl Check<'_> {
+    /// Verifies the artifacts in order.
+    pub(super) fn chain(&mut self, required: &[Stage]) {
+        let mut links = Links::default();
+        self.compare();
+        let encoders = self.encoders(&mut links);
+        let towers = self.towers(&mut links);
+        let items = self.vectors(Side::Item, &mut links);
+        let users = self.vectors(Side::User, &mut links);
+        let index = self.index(&mut links);
+        let recall = self.recall(&links, users);
+        let evaluation = self.evaluation(&links);
+        let gates = self.manifest(&self.run.gates().join(crate::stages::gates::files::MANIFEST), "check").is_some();
+        for (name, there, earlier, found) in [
+            ("towers", towers, "encoders", encoders),
+            ("vectors", items || users, "encoders", encoders),
+            ("vectors", items || users, "towers", towers),
+            ("index", index, "vectors/item", items),
+            ("recall", recall, "vectors/item", items),
+            ("recall", recall, "index", index),
+            ("evaluation", evaluation, "encoders", encoders),
+            ("evaluation", evaluation, "towers", towers),
+        ] {
+            if there && !found {
+                let path = self.run.root().join(name);
+                self.mismatch(&path, format!("made from {earlier}/, which is not there"));
+            }
+        }
+        for stage in required {
+            let there = match stage {
+                Stage::EncodeFeatures => encoders,
+                Stage::Train => towers,
+                Stage::InferItems => items,
+                Stage::InferUsers => users,
+                Stage::Recall => recall,
+                Stage::Evaluate => evaluation,
+                Stage::Check => gates,
+            };
+            if !there {
+                let run = self.run.root().to_path_buf();
+                self.mismatch(&run, format!("no output of `{}`, which is required", stage.name()));
+            }
+        }
+    }
+
+    /// Reads all manifests that can be read, and keeps what does not belong together.
+    fn compare(&mut self) {
+        let run = self.run;
+        let read = |path: &Path| Manifest::read(path).ok();
+        let encoded = read(&run.encoders().join(encode::files::MANIFEST));
+        let trained = read(&run.towers().join(towers::files::MANIFEST));
+        let quarantine = encoded.as_ref().and_then(|encoded| Quarantine::load(&run.encoders(), encoded).ok());
+        let parts = |dir: PathBuf| -> Vec<(String, Manifest)> {
+            let paths = list_parts(&dir).unwrap_or_default().into_iter();
+            let manifests = paths.filter(|path| path.extension() == Some("json".as_ref()));
+            manifests.filter_map(|path| Some((file_name(&path).to_string(), read(&path)?))).collect()
+        };
+        let [items, users, recalled] = [run.vectors(Side::Item), run.vectors(Side::User), run.recall()].map(parts);
+        fn named(parts: &[(String, Manifest)]) -> Vec<Named<'_>> {
+            parts.iter().map(|(name, part)| (name.clone(), part)).collect()
+        }
+        // Results of users that were embedded on the way are not of the vectors that an earlier night may have left.
+        self.fused = recalled.iter().any(|(_, part)| is_fused(part));
+        self.contradictions = contradictions(&Made {
+            encoded: encoded.as_ref(),
+            trained: trained.as_ref(),
+            items: named(&items),
+            users: if self.fused { Vec::new() } else { named(&users) },
+            recalled: named(&recalled),
+            index: None,
+            quarantine: quarantine.as_ref(),
+        });
+    }
+
+    /// Notes what in a folder does not belong to the rest.
+    fn contradicted(&mut self, folder: &str) {
+        let found = std::mem::take(&mut self.contradictions);
+        for Contradiction { path, what, .. } in found.iter().filter(|c| Path::new(&c.path).starts_with(folder)) {
+            self.mismatch(&self.run.root().join(path), what);
+        }
+        self.contradictions = found;
+    }
+
+    /// Notes unless a manifest names the input that is there.
+    fn input(&mut self, path: &Path, manifest: &Manifest, name: &str, there: Option<&Fingerprint>) {
+        match (manifest.inputs.get(name), there) {
+            (Some(found), Some(expected)) => self.equal(path, &format!("made from {name}"), expected, found),
+            (None, Some(_)) => self.mismatch(path, format!("does not say which {name} it was made from")),
+            _ => {}
+        }
+    }
+
+    fn encoders(&mut self, links: &mut Links) -> bool {
+        let (before, dir) = (self.found.problems.len(), self.run.encoders());
+        let path = dir.join(encode::files::MANIFEST);
+        let Some(manifest) = self.manifest(&path, "encode-features") else { return path.exists() };
+        links.encoded = Some(encoded::content(&manifest));
+        let rows = |name: &str| manifest.rows.get(name).copied().unwrap_or_default();
+        if let Some(encoded) = self.take(Encoded::load("verify", &dir)) {
+            links.state = Some(encoded.state.fingerprint().clone());
+            let mut expected: Vec<String> =
+                encoded.state.vocabularies().map(|(t, _)| store::vocabulary_file(t)).collect();
+            expected
+                .extend([encode::files::USERS, encode::files::ITEMS, encode::files::INTERACTIONS].map(String::from));
+            expected.push(store::MANIFEST.to_string());
+            for file in expected.iter().filter(|f| manifest.files.iter().all(|entry| entry.path != **f)) {
+                self.mismatch(&path, format!("does not list `{file}`"));
+            }
+            for (side, name, what) in [
+                (Side::User, encode::files::USERS, "users with positives"),
+                (Side::Item, encode::files::ITEMS, "items"),
+            ] {
+                if let Some(table) = self.take(encoded.table(side)) {
+                    self.equal(&dir.join(name), "rows by its footer", &rows(what), &table.rows());
+                }
+            }
+            let events = dir.join(encode::files::INTERACTIONS);
+            if let Some((info, count)) = self.take(inspect_interactions(&events)) {
+                self.take(encoded.check(&events, &info.encoder));
+                self.equal(&events, "events by its footer", &rows("interactions kept"), &count);
+                let sizes = (rows("users with positives"), rows("items"));
+                self.equal(&events, "users and items", &sizes, &(info.users, info.items));
+            }
+            self.take(Quarantine::load(&dir, &manifest));
+            let aside: u64 = quarantine::TABLES.iter().map(|table| rows(&quarantine::counter(table))).sum();
+            let listed = manifest.files.iter().find(|f| f.path == encode::files::QUARANTINE).map_or(0, |f| f.rows);
+            self.equal(&path, "rows quarantined", &aside, &listed);
+            let content = serde_json::json!(links.encoded);
+            self.equal(&path, "`details.content`", &content, &manifest.details["content"]);
+        }
+        self.report("encoders", rows("users with positives") + rows("items"), &[&manifest], before);
+        true
+    }
+
+    fn towers(&mut self, links: &mut Links) -> bool {
+        let (before, dir) = (self.found.problems.len(), self.run.towers());
+        let path = dir.join(towers::files::MANIFEST);
+        let Some(manifest) = self.manifest(&path, "train") else { return path.exists() };
+        if self.take(verified_in("verify", &dir)).is_some() {
+            links.towers = Some(manifest.fingerprint.clone());
+        }
+        self.contradicted("towers");
+        for side in [Side::User, Side::Item] {
+            let file = dir.join(towers::files::tower(side));
+            if manifest.files.iter().all(|entry| entry.path != towers::files::tower(side)) {
+                self.mismatch(&path, format!("does not list `{}`", towers::files::tower(side)));
+            }
+            if let Some((tower, metadata)) = self.take(onnx::read(&file)) {
+                self.equal(&file, "side", &side, &tower.schema.side);
+                if let Some(state) = &links.state {
+                    self.equal(&file, "trained on encoders", state, &tower.schema.encoder);
+                }
+                if metadata.data.is_some() {
+                    self.known.insert(file.with_extension("onnx.data"));
+                }
+            }
+        }
+        if let Some(checkpoint) = checkpoint_entry(&manifest)
+            && dir.join(&checkpoint.path).exists()
+        {
+            self.file(&dir, &checkpoint);
+        }
+        self.report("towers", 2, &[&manifest], before);
+        true
+    }
+
+    fn vectors(&mut self, side: Side, links: &mut Links) -> bool {
+        let (before, dir) = (self.found.problems.len(), self.run.vectors(side));
+        let name = if side == Side::User { "user vectors" } else { "item vectors" };
+        let Some(parts) = self.parts(&dir, Output::Vectors(side)) else { return false };
+        self.contradicted(&format!("vectors/{side}"));
+        if side == Side::User && self.fused {
+            let note = format!("{}: the results were made without them, from users embedded on the way", dir.display());
+            self.found.notes.push(note);
+        }
+        if side == Side::Item && !parts.list.is_empty() {
+            links.items = self.take(VectorParts::find("verify", &dir, side, None));
+        }
+        self.report_parts(name, &parts, before);
+        true
+    }
+
+    fn report_parts(&mut self, name: &'static str, parts: &Parts, before: usize) {
+        let manifests: Vec<&Manifest> = parts.list.iter().map(|p| &p.manifest).collect();
+        self.report(name, parts.rows(), &manifests, before);
+    }
+
+    fn index(&mut self, links: &mut Links) -> bool {
+        let (before, dir) = (self.found.problems.len(), self.run.index());
+        let path = dir.join(INDEX_STAGE);
+        let Some(manifest) = self.manifest(&path, "index") else { return path.exists() };
+        if let Some(catalogue) = links.items.as_ref().and_then(|items| self.take(Catalogue::load(items))) {
+            self.input(&path, &manifest, "item vectors", Some(catalogue.fingerprint()));
+            // A graph was measured on users, whom these embedded.
+            for (name, there) in [("encoders", &links.state), ("towers", &links.towers), ("history", &links.encoded)] {
+                if manifest.inputs.contains_key(name) {
+                    self.input(&path, &manifest, name, there.as_ref());
+                }
+            }
+            if let Some(index) = self.take(twotower_index::open(&dir, catalogue.fingerprint())) {
+                let items = manifest.rows.get("items").copied().unwrap_or_default();
+                self.equal(&dir.join(MANIFEST_NAME), "items", &items, &(index.count() as u64));
+                links.index = Some(as_written(&serde_json::json!(index.manifest())));
+            }
+        }
+        self.equal(&path, "fingerprint", &content_fingerprint(&manifest.files), &manifest.fingerprint);
+        self.report("index", manifest.rows.get("items").copied().unwrap_or_default(), &[&manifest], before);
+        true
+    }
+
+    fn recall(&mut self, links: &Links, users_there: bool) -> bool {
+        let (before, dir) = (self.found.problems.len(), self.run.recall());
+        let Some(parts) = self.parts(&dir, Output::Recall) else { return false };
+        self.contradicted("recall");
+        for Part { path, manifest } in &parts.list {
+            if let Some(index) = &links.index {
+                self.equal(path, "searched in the index", index, &manifest.details["index"]);
+            }
+            if !is_fused(manifest) && !users_there {
+                self.mismatch(path, "made from vectors/user/, which is not there");
+            }
+        }
+        self.report_parts("recall", &parts, before);
+        true
+    }
+
+    fn evaluation(&mut self, links: &Links) -> bool {
+        let (before, dir) = (self.found.problems.len(), self.run.evaluation());
+        let path = dir.join(evaluate::files::MANIFEST);
+        let Some(manifest) = self.manifest(&path, "evaluate") else { return path.exists() };
+        self.input(&path, &manifest, "encoded tables", links.encoded.as_ref());
+        self.input(&path, &manifest, "towers", links.towers.as_ref());
+        let file = dir.join(evaluate::files::METRICS);
+        if let Some(metrics) = self.take(read_metrics(&file)) {
+            let measured = [("data", &links.encoded, &metrics.data), ("towers", &links.towers, &metrics.towers)];
+            for (what, expected, found) in measured {
+                if let Some(expected) = expected {
+                    self.equal(&file, &format!("measured {what}"), expected, found);
+                }
+            }
+        }
+        self.equal(&path, "fingerprint", &content_fingerprint(&manifest.files), &manifest.fingerprint);
+        self.report("evaluation", manifest.rows.get("users").copied().unwrap_or_default(), &[&manifest], before);
+        true
+    }
+}

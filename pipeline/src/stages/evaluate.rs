@@ -1,0 +1,404 @@
+//! `evaluate`: the exported towers and two baselines on the held-out test events.
+
+use crate::config::split::SplitConfig;
+use crate::config::{EvaluateSettings, Ranking};
+use crate::error::PipelineError;
+use crate::stages::towers::{self, verified_towers};
+use crate::stages::{Context, Outcome, as_written, prepare_dir, remove_if_there, rows};
+use crate::timeline::dataset::Dataset;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use std::time::Instant;
+use twotower_artifacts::{ArtifactError, CodeBatch, FileEntry, Fingerprint, Manifest, Ragged, Side};
+use twotower_models::engine;
+use twotower_models::examples::{Query, Role, TrainingSet, assemble};
+use twotower_models::metrics::{Metrics, RankTask, rank, rank_scores};
+use twotower_models::rng::Rng;
+use twotower_models::tower::Matrix;
+
+/// Negatives per positive of the sampled ranking.
+pub(crate) const SAMPLED_NEGATIVES: usize = 100;
+/// Version of [`MetricsFile`].
+const METRICS_VERSION: u32 = 1;
+/// Rows embedded at a time.
+const EMBED_ROWS: usize = 4096;
+
+/// File names inside the evaluation folder.
+pub mod files {
+    /// The stage's manifest.
+    pub const MANIFEST: &str = "manifest.json";
+    /// The metrics.
+    pub const METRICS: &str = "metrics.json";
+}
+
+/// What a metrics file holds. Two files compare only when their protocols are equal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MetricsFile {
+    /// Version of this form.
+    pub format_version: u32,
+    /// Split, ranked candidates and exclusions, in words.
+    pub protocol: String,
+    /// Fingerprint of the encoded tables, so of the data and its filters.
+    pub data: Fingerprint,
+    /// Fingerprint of the towers measured.
+    pub towers: Fingerprint,
+    /// Users with at least one test event who were measured.
+    pub users: usize,
+    /// Users without a test event, left out.
+    pub users_without_test_events: usize,
+    /// Users whose test events are all of items that they had before, left out.
+    #[serde(default)]
+    pub users_without_new_items: usize,
+    /// Test events of items that their user had before: no task, since such items are not retrieved.
+    #[serde(default)]
+    pub repeated_test_events: usize,
+    /// Users with a test event who were not drawn (`evaluate.max_users`).
+    pub users_not_drawn: usize,
+    /// Items ranked.
+    pub items: usize,
+    /// Metrics by model: `model`, `popularity`, `item_to_item`.
+    pub models: BTreeMap<String, BTreeMap<String, f64>>,
+}
+
+/// Runs the stage.
+///
+/// # Errors
+/// Missing towers, a split without test events, scores that are not finite.
+pub fn evaluate(context: &Context<EvaluateSettings>) -> Result<Outcome, PipelineError> {
+    let started = Instant::now();
+    let _step = context.step("evaluate");
+    let config = &context.config;
+    let data = Dataset::load("evaluate", &context.run, &config.split)?;
+    let trained = verified_towers("evaluate", context)?;
+    check_split(&config.split, &trained)?;
+    let towers = trained.fingerprint;
+    let encoded = crate::stages::encoded::content(&data.manifest);
+    let key = context.key("evaluate", [("encoded tables", encoded.clone()), ("towers", towers.clone())], []);
+    let dir = context.run.evaluation();
+    let manifest_path = dir.join(files::MANIFEST);
+    if !context.force
+        && let Some(manifest) = key.current(&manifest_path, &context.cancel)?
+    {
+        return Ok(Outcome { skipped: true, manifest });
+    }
+    prepare_dir(&dir)?;
+
+    let questions = Questions::new(&data.set, config.evaluate.max_users, config.evaluate.seed);
+    questions.require_some(&config.split)?;
+    let warnings = questions.warnings();
+    let candidates = match config.evaluate.ranking {
+        Ranking::Full => None,
+        Ranking::Sampled => Some(questions.sampled_candidates(&data.set, config.evaluate.seed)),
+    };
+    let counts = data.set.training_counts();
+    let task = RankTask {
+        items: data.item_ids.len(),
+        excluded: &questions.excluded,
+        relevant: &questions.relevant,
+        candidates: candidates.as_ref(),
+        ks: &config.evaluate.k,
+        popularity: &counts,
+    };
+    let mut models = BTreeMap::new();
+    context.cancel.check("evaluate")?;
+    let measured = context.during("measuring the model", || measure_model(context, &data, &questions, &task))?;
+    models.insert("model".to_string(), measured.values);
+    context.cancel.check("evaluate")?;
+    let measured = context.during("measuring popularity", || measure_popularity(&counts, &task))?;
+    models.insert("popularity".to_string(), measured.values);
+    let item_to_item = || ItemToItem::new(&data.set, &counts).measure(&questions, &task);
+    models.insert("item_to_item".to_string(), context.during("measuring item to item", item_to_item)?.values);
+
+    let ranking = match config.evaluate.ranking {
+        Ranking::Full => "full ranking".to_string(),
+        Ranking::Sampled => format!("sampled ranking (1 + {SAMPLED_NEGATIVES})"),
+    };
+    let report = MetricsFile {
+        format_version: METRICS_VERSION,
+        protocol: format!(
+            "{}, {ranking}, items new to the user, whose earlier items are excluded",
+            config.split.protocol()
+        ),
+        data: encoded,
+        towers,
+        users: questions.queries.len(),
+        users_without_test_events: questions.without_test,
+        users_without_new_items: questions.without_new,
+        repeated_test_events: questions.repeated,
+        users_not_drawn: questions.not_drawn,
+        items: data.item_ids.len(),
+        models,
+    };
+    remove_if_there(&manifest_path)?;
+    crate::stages::publish_json(&dir.join(files::METRICS), &report)?;
+    let entry = FileEntry::of_file(&dir, files::METRICS, report.models.len() as u64)?;
+    let mut manifest =
+        key.manifest(vec![entry], rows([("users", report.users as u64), ("items", report.items as u64)]), started);
+    manifest.warnings = warnings;
+    manifest.seed = Some(config.evaluate.seed);
+    manifest.details = serde_json::json!({ "protocol": report.protocol, "models": report.models });
+    manifest.write(&manifest_path)?;
+    Ok(Outcome { skipped: false, manifest })
+}
+
+/// Refuses towers trained under another split: they may have learned from the events that test.
+fn check_split(split: &SplitConfig, trained: &Manifest) -> Result<(), PipelineError> {
+    if as_written(&serde_json::json!(split)) == trained.config["split"] {
+        return Ok(());
+    }
+    let trained_on: Option<SplitConfig> = serde_json::from_value(trained.config["split"].clone()).ok();
+    Err(PipelineError::Mismatch(format!(
+        "evaluate: the towers were trained under the split `{}`, the job now says `{}`; test events of one may have trained the other, so run `twotower train` first",
+        trained_on.map_or("unknown".into(), |s| s.protocol()),
+        split.protocol()
+    )))
+}
+
+/// Reads a metrics file.
+///
+/// # Errors
+/// [`PipelineError::Data`] when it is not one, [`ArtifactError::Version`] when it is newer.
+pub fn read_metrics(path: &Path) -> Result<MetricsFile, PipelineError> {
+    let text = twotower_artifacts::json::read_text(path)?;
+    let metrics: MetricsFile = serde_json::from_slice(&text)
+        .map_err(|e| PipelineError::Data(format!("read {}: not a metrics file: {e}", path.display())))?;
+    match metrics.format_version {
+        METRICS_VERSION => Ok(metrics),
+        found => Err(ArtifactError::Version { path: path.to_path_buf(), found, supported: METRICS_VERSION }.into()),
+    }
+}
+
+/// Checks that two metrics files may be compared.
+///
+/// # Errors
+/// [`PipelineError::Mismatch`] naming both protocols or both data sets.
+pub fn comparable(a: (&Path, &MetricsFile), b: (&Path, &MetricsFile)) -> Result<(), PipelineError> {
+    let refuse = |what: &str, left: &str, right: &str| {
+        Err(PipelineError::Mismatch(format!(
+            "compare {} and {}: {what} differ: `{left}` and `{right}`; figures of unlike protocols say nothing about each other",
+            a.0.display(),
+            b.0.display()
+        )))
+    };
+    if a.1.protocol != b.1.protocol {
+        return refuse("protocols", &a.1.protocol, &b.1.protocol);
+    }
+    if a.1.items != b.1.items || a.1.users != b.1.users {
+        let size = |m: &MetricsFile| format!("{} users, {} items", m.users, m.items);
+        return refuse("data sets", &size(a.1), &size(b.1));
+    }
+    Ok(())
+}
+
+/// One query per measured user: what is known, what is right.
+struct Questions {
+    queries: Vec<Query>,
+    excluded: Ragged,
+    relevant: Ragged,
+    without_test: usize,
+    without_new: usize,
+    tests: usize,
+    /// Of the test events.
+    repeated: usize,
+    not_drawn: usize,
+}
+
+/// Share of the test events that are of items their users had before above which it is said.
+const MANY_REPEATED: f64 = 0.1;
+
+impl Questions {
+    fn new(set: &TrainingSet, max_users: usize, seed: u64) -> Self {
+        let novel = set.novel();
+        let mut queries: Vec<Query> = Vec::new();
+        let (mut without_test, mut without_new, mut all_tests, mut repeated) = (0, 0, 0, 0);
+        for user in 0..set.interactions.users() {
+            let mut tests = set.interactions.events(user).filter(|e| set.roles[*e] == Role::Test).peekable();
+            let Some(first) = tests.peek().copied() else {
+                without_test += 1;
+                continue;
+            };
+            let (tests, new) = tests.fold((0, 0), |(all, new), e| (all + 1, new + usize::from(novel[e])));
+            all_tests += tests;
+            repeated += tests - new;
+            match new {
+                0 => without_new += 1,
+                _ => queries.push(Query { user_row: user as u32, history_end: first }),
+            }
+        }
+        let all = queries.len();
+        if max_users > 0 && all > max_users {
+            Rng::at(seed, &[1]).shuffle(&mut queries);
+            queries.truncate(max_users);
+            queries.sort_unstable_by_key(|q| q.user_row);
+        }
+        let (mut excluded, mut relevant) = (Ragged::default(), Ragged::default());
+        for query in &queries {
+            let events = set.interactions.events(query.user_row as usize);
+            excluded.push_row(set.interactions.items[events.start..query.history_end].iter().copied());
+            let new = (query.history_end..events.end).filter(|e| set.roles[*e] == Role::Test && novel[*e]);
+            let mut right: Vec<u32> = new.map(|e| set.interactions.items[e]).collect();
+            right.sort_unstable();
+            relevant.push_row(right);
+        }
+        let not_drawn = all - queries.len();
+        Self { queries, excluded, relevant, without_test, without_new, tests: all_tests, repeated, not_drawn }
+    }
+
+    /// Logs and returns what a person should know about the events that test.
+    fn warnings(&self) -> Vec<String> {
+        let Self { tests, repeated, without_new, .. } = self;
+        let many = *repeated as f64 > MANY_REPEATED * *tests as f64;
+        let warning = format!(
+            "{repeated} of {tests} test events are of items that their user had before, which are not retrieved: left out, and so are {without_new} users that have no other"
+        );
+        many.then_some(warning).into_iter().inspect(|warning| tracing::warn!("evaluate: {warning}")).collect()
+    }
+
+    /// Refuses a split that leaves nobody to measure.
+    fn require_some(&self, split: &SplitConfig) -> Result<(), PipelineError> {
+        let reason = match (self.queries.is_empty(), self.without_new) {
+            (false, _) => return Ok(()),
+            (true, 0) => "no user has a test event; a leave-last-out split needs users with three interactions".into(),
+            (true, users) => format!(
+                "the test events of all {users} users that have some are of items that they had before, which are not retrieved"
+            ),
+        };
+        Err(PipelineError::Data(format!("evaluate: under the split `{}` {reason}", split.protocol())))
+    }
+
+    /// Items drawn uniformly from those the user has no interaction with.
+    fn sampled_candidates(&self, set: &TrainingSet, seed: u64) -> Ragged {
+        let items = set.items.rows();
+        let mut candidates = Ragged::default();
+        for query in &self.queries {
+            let events = set.interactions.events(query.user_row as usize);
+            let known: rustc_hash::FxHashSet<u32> = set.interactions.items[events].iter().copied().collect();
+            let mut drawn = rustc_hash::FxHashSet::default();
+            let mut rng = Rng::at(seed, &[2, query.user_row as u64]);
+            let wanted = SAMPLED_NEGATIVES.min(items.saturating_sub(known.len()));
+            while drawn.len() < wanted {
+                let item = rng.below(items) as u32;
+                if !known.contains(&item) {
+                    drawn.insert(item);
+                }
+            }
+            let mut drawn: Vec<u32> = drawn.into_iter().collect();
+            drawn.sort_unstable();
+            candidates.push_row(drawn);
+        }
+        candidates
+    }
+}
+
+/// Vectors of a batch through an exported tower, by the job's engine.
+fn embed(
+    context: &Context<EvaluateSettings>,
+    data: &Dataset,
+    side: Side,
+    rows: usize,
+    fill: impl Fn(Range<usize>, &mut CodeBatch),
+) -> Result<Matrix, PipelineError> {
+    let path = context.run.towers().join(towers::files::tower(side));
+    let mut engine = engine::open(context.config.engine, &path)?;
+    towers::check_tower("evaluate", context, side, &engine.schema().encoder, data.state.fingerprint())?;
+    let dim = engine.dim();
+    let mut vectors = Matrix { rows, cols: dim, data: Vec::with_capacity(rows * dim) };
+    let mut codes = CodeBatch::empty(engine.schema());
+    for first in (0..rows).step_by(EMBED_ROWS) {
+        context.cancel.check("evaluate")?;
+        let range = first..(first + EMBED_ROWS).min(rows);
+        codes.clear();
+        fill(range.clone(), &mut codes);
+        engine.embed(&codes, &mut vectors.data)?;
+    }
+    Ok(vectors)
+}
+
+fn measure_model(
+    context: &Context<EvaluateSettings>,
+    data: &Dataset,
+    questions: &Questions,
+    task: &RankTask,
+) -> Result<Metrics, PipelineError> {
+    let users = embed(context, data, Side::User, questions.queries.len(), |range, codes| {
+        assemble(&data.set, &questions.queries[range], codes);
+    })?;
+    let items = embed(context, data, Side::Item, data.item_ids.len(), |range, codes| {
+        codes.extend_from_rows(&data.set.items, range);
+    })?;
+    Ok(rank(&users, &items, task)?)
+}
+
+fn measure_popularity(counts: &[u64], task: &RankTask) -> Result<Metrics, PipelineError> {
+    let scores: Vec<f32> = counts.iter().map(|c| *c as f32).collect();
+    Ok(rank_scores(task, |_, out| out.chunks_exact_mut(scores.len()).for_each(|row| row.copy_from_slice(&scores)))?)
+}
+
+/// Users of an item that its neighbours are counted over, at most: evenly spaced where there are more.
+const NEIGHBOUR_USERS: usize = 10_000;
+
+fn evenly(rows: &[u32], most: usize) -> impl Iterator<Item = &u32> {
+    let n = rows.len().min(most);
+    (0..n).map(move |i| &rows[i * rows.len() / n])
+}
+
+/// Neighbours of the user's last item by cosine of co-occurrence, n_ij / sqrt(n_i n_j), over users'
+/// training items; items that never occur with it follow by popularity (Sarwar et al., WWW 2001).
+struct ItemToItem<'a> {
+    set: &'a TrainingSet,
+    counts: &'a [u64],
+    /// Training items of each user.
+    by_user: Ragged,
+    /// Users of each item.
+    by_item: Ragged,
+}
+
+impl<'a> ItemToItem<'a> {
+    fn new(set: &'a TrainingSet, counts: &'a [u64]) -> Self {
+        let mut by_user = Ragged::default();
+        let mut users_of: Vec<Vec<u32>> = vec![Vec::new(); set.items.rows()];
+        for user in 0..set.interactions.users() {
+            let mut items: Vec<u32> = set
+                .interactions
+                .events(user)
+                .filter(|e| set.roles[*e] == Role::Train)
+                .map(|e| set.interactions.items[e])
+                .collect();
+            items.sort_unstable();
+            items.dedup();
+            items.iter().for_each(|item| users_of[*item as usize].push(user as u32));
+            by_user.push_row(items);
+        }
+        let mut by_item = Ragged::default();
+        users_of.into_iter().for_each(|users| by_item.push_row(users));
+        Self { set, counts, by_user, by_item }
+    }
+
+    fn measure(&self, questions: &Questions, task: &RankTask) -> Result<Metrics, PipelineError> {
+        let most = self.counts.iter().copied().max().unwrap_or(1).max(1) as f32;
+        Ok(rank_scores(task, |queries, out| {
+            for (query, row) in queries.zip(out.chunks_exact_mut(task.items)) {
+                self.score(questions.queries[query], most, row);
+            }
+        })?)
+    }
+
+    fn score(&self, query: Query, most: f32, out: &mut [f32]) {
+        out.fill(0.0);
+        let start = self.set.interactions.events(query.user_row as usize).start;
+        if let Some(last) = (start..query.history_end).next_back().map(|e| self.set.interactions.items[e] as usize) {
+            for user in evenly(self.by_item.row(last), NEIGHBOUR_USERS) {
+                for item in self.by_user.row(*user as usize) {
+                    out[*item as usize] += 1.0;
+                }
+            }
+            let users = |item: usize| self.by_item.row(item).len().max(1) as f32;
+            let of_last = users(last);
+            out.iter_mut().enumerate().for_each(|(item, score)| *score /= (of_last * users(item)).sqrt());
+        }
+        // Below any co-occurrence: popularity orders what is otherwise equal.
+        out.iter_mut().zip(self.counts).for_each(|(score, count)| *score += 1e-6 * *count as f32 / most);
+    }
+}

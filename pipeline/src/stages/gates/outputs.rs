@@ -1,0 +1,83 @@
+//! The manifests of all that a run has made, and whether they belong together.
+
+use crate::error::PipelineError;
+use crate::rows::quarantine::Quarantine;
+use crate::run::chain::{Contradiction, Made, Named, contradictions, is_fused};
+use crate::run::dir::RunDir;
+use crate::stages::encode;
+use crate::stages::require;
+use crate::stages::towers;
+use crate::stream::parts::{complete_set, manifest_name};
+use crate::stream::shard::Shard;
+use twotower_artifacts::json::read_json;
+use twotower_artifacts::{Manifest, Side};
+use twotower_index::store::MANIFEST_NAME;
+
+/// Manifests of a complete run.
+pub struct Outputs {
+    /// Of `encode-features`.
+    pub encoded: Manifest,
+    /// Of `train`.
+    pub trained: Manifest,
+    /// Of the item vectors, by shard.
+    pub items: Vec<Manifest>,
+    /// Of the user vectors, by shard; of the results, where these were `fused`.
+    pub users: Vec<Manifest>,
+    /// Of the results, by shard.
+    pub recalled: Vec<Manifest>,
+    /// Whether users were embedded on the way.
+    pub fused: bool,
+}
+
+impl Outputs {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// A stage or a shard that has no output; damaged manifests.
+    pub fn read(run: &RunDir) -> Result<Self, PipelineError> {
+        let encoded = require("check", &run.encoders().join(encode::files::MANIFEST), "twotower encode-features")?;
+        let trained = require("check", &run.towers().join(towers::files::MANIFEST), "twotower train")?;
+        let items = complete_set("check", &run.vectors(Side::Item), "twotower infer --side item")?;
+        let recalled = complete_set("check", &run.recall(), "twotower recall")?;
+        let fused = is_fused(&recalled[0]);
+        let users = match fused {
+            true => recalled.clone(),
+            false => complete_set("check", &run.vectors(Side::User), "twotower infer --side user")?,
+        };
+        Ok(Self { encoded, trained, items, users, recalled, fused })
+    }
+
+    /// Refuses a run in which a stage was done anew and not those after it, or not for all shards, or from other
+    /// tables.
+    ///
+    /// # Errors
+    /// [`PipelineError::Mismatch`] naming the first output that does not belong to the others, and how many more.
+    pub fn belong_together(&self, run: &RunDir) -> Result<(), PipelineError> {
+        let quarantine = Quarantine::load(&run.encoders(), &self.encoded)?;
+        fn named(parts: &[Manifest]) -> Vec<Named<'_>> {
+            let name = |part| Shard::of(part).map(manifest_name).unwrap_or_default();
+            parts.iter().map(|part| (name(part), part)).collect()
+        }
+        let made = Made {
+            encoded: Some(&self.encoded),
+            trained: Some(&self.trained),
+            items: named(&self.items),
+            users: if self.fused { Vec::new() } else { named(&self.users) },
+            recalled: named(&self.recalled),
+            index: read_json(run.index().join(MANIFEST_NAME)).ok(),
+            quarantine: Some(&quarantine),
+        };
+        let found = contradictions(&made);
+        let Some(Contradiction { path, what, command }) = found.first() else { return Ok(()) };
+        let more = match found.len() {
+            1 => String::new(),
+            n => {
+                format!("; {} more such contradictions, which `twotower verify {}` lists", n - 1, run.root().display())
+            }
+        };
+        Err(PipelineError::Mismatch(format!(
+            "check: {}: {what}; run `{command}` again for all shards, and the stages after it{more}",
+            run.root().join(path).display()
+        )))
+    }
+}

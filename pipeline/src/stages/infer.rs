@@ -1,0 +1,471 @@
+//! `infer`: raw rows in, vectors out, in one pass and bounded memory.
+
+use crate::config::{InferSettings, RowSettings};
+use crate::error::PipelineError;
+use crate::rows::side_files::{SideFiles, read_columns};
+use crate::rows::source::Source;
+use crate::run::output_folder::OutputFolder;
+use crate::stages::encode::encode_error;
+use crate::stages::encoded::Encoded;
+use crate::stages::towers::{check_tower, files, verified_towers};
+use crate::stages::{Context, Outcome, StageKey, prepare_dir, remove_if_there, require, rows};
+use crate::stream::memory::{MIB, Needs, Plan};
+use crate::stream::ordered;
+use crate::stream::parts::{KeyRange, exclude_other_counts, manifest_name, part_name, refuse_stranger};
+use crate::stream::shard::Shard;
+use crate::stream::spare::Spare;
+use crate::timeline::dataset::History;
+use crate::watch::stall::locked;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Instant;
+use twotower_artifacts::vectors::{Similarity, WRITER_BYTES};
+use twotower_artifacts::{
+    CodeBatch, Column, FieldShape, Fingerprint, IdKind, Ids, Side, TowerSchema, VectorsInfo, VectorsWriter,
+};
+use twotower_encoders::{EncodeCounts, SideEncoder, SideSpec};
+use twotower_models::engine::{self, CROSS_LIMIT, Engine, EngineKind, Norms};
+use twotower_models::native::FOLDED_BYTES;
+use twotower_models::onnx::CROSSED_BYTES;
+use twotower_tables::{ReadOptions, TableBatch, TableSpec, id_column_as};
+
+/// The stage for one side, ready for its shards.
+pub struct Infer<'a> {
+    context: &'a Context<InferSettings>,
+    embedding: Embedding,
+    source: Source,
+    /// The folder for vectors of rows that are not the job's.
+    other: Option<OutputFolder>,
+}
+
+/// The encoder state and tower of one side, checked to belong together.
+pub struct Embedding {
+    encoded: Encoded,
+    schema: TowerSchema,
+    dim: usize,
+    /// Fingerprint of both towers.
+    towers: Fingerprint,
+    tower: PathBuf,
+    engine: EngineKind,
+    /// Engines that no worker has, kept for the workers of the next part.
+    engines: Mutex<Vec<Box<dyn Engine>>>,
+    /// Memory for the vectors of a batch each.
+    spare: Spare<Vec<f32>>,
+    /// Kind of the ids that the run encoded; raw ids are brought to it.
+    ids: IdKind,
+    spec: SideSpec,
+    joins: SideFiles,
+    history: Option<History>,
+}
+
+impl Embedding {
+    /// Loads what embedding rows of `side` takes.
+    ///
+    /// # Errors
+    /// [`twotower_artifacts::ArtifactError::Mismatch`], naming both fingerprints, when tower and encoders differ.
+    pub fn load<S>(
+        stage: &'static str,
+        context: &Context<S>,
+        side: Side,
+        rows: &RowSettings,
+        engine: EngineKind,
+    ) -> Result<Self, PipelineError> {
+        let encoders = context.run.encoders();
+        let encoded = Encoded::load(stage, &encoders)?;
+        let towers = verified_towers(stage, context)?.fingerprint;
+        let tower = context.run.towers().join(files::tower(side));
+        let metadata = twotower_models::onnx::inspect(&tower)?;
+        let (schema, dim) = (metadata.schema, metadata.dim);
+        check_tower(stage, context, side, &schema.encoder, encoded.state.fingerprint())?;
+        let sequences = schema.fields.iter().any(|f| matches!(f.shape, FieldShape::Sequence { .. }));
+        let history = if sequences { Some(History::load(&context.run, &encoded)?) } else { None };
+        let ids = encoded.ids(side)?;
+        let (spec, fitted) = (rows.spec(), encoded.state.side(side).spec());
+        if spec.features != fitted.features {
+            return Err(PipelineError::Mismatch(format!(
+                "{stage}: the job's {side} features are not those that {} was fitted with; run `twotower encode-features`",
+                encoders.display()
+            )));
+        }
+        let joins = SideFiles::open(&[(side, &spec, &rows.source)], &context.cancel)?;
+        let (engines, spare) = (Mutex::default(), Spare::default());
+        Ok(Self { encoded, schema, dim, towers, tower, engine, engines, spare, ids, spec, joins, history })
+    }
+
+    /// One of so many workers, with an engine of its own. The first of them opens the engines of all, on its own thread,
+    /// while rows are being read.
+    ///
+    /// # Errors
+    /// As [`engine::open_workers`].
+    pub fn worker(&self, workers: usize) -> Result<Embedder<'_>, PipelineError> {
+        let encoder = self.encoded.state.encoder(self.schema.side);
+        let mut engines = locked(&self.engines);
+        let engine = match engines.pop() {
+            Some(engine) => engine,
+            None => {
+                *engines = engine::open_workers(self.engine, &self.tower, workers)?;
+                engines.pop().ok_or(PipelineError::WorkerPanicked { stage: "infer" })?
+            }
+        };
+        Ok(Embedder { embedding: self, engine: Some(engine), encoder, codes: CodeBatch::empty(&self.schema) })
+    }
+
+    /// Gives back the engines that no worker has.
+    pub fn close_engines(&self) {
+        locked(&self.engines).clear();
+    }
+
+    /// The table of raw rows, and which of them to leave out.
+    ///
+    /// # Errors
+    /// Tables that cannot be opened.
+    pub fn source(&self, table: &TableSpec) -> Result<Source, PipelineError> {
+        Source::open(&self.encoded, self.schema.side, table)
+    }
+
+    /// Refuses a table that is not the one that `encode-features` read, unless the context forces it: a run's
+    /// vectors are not replaced by those of other rows by a slip.
+    ///
+    /// # Errors
+    /// [`PipelineError::Mismatch`], naming both fingerprints, or both columns of ids.
+    pub fn check_table<S>(&self, context: &Context<S>, source: &Source) -> Result<(), PipelineError> {
+        let side = self.schema.side;
+        let fitted = &self.encoded.state.side(side).spec().id_column;
+        if self.spec.id_column != *fitted {
+            return Err(PipelineError::Mismatch(format!(
+                "the job's column of {side} ids is `{}`, {} was made with `{fitted}`; run `twotower encode-features`",
+                self.spec.id_column,
+                self.encoded.dir.display()
+            )));
+        }
+        let table = source.inputs().find(|(name, _)| *name == "table").map(|(_, fingerprint)| fingerprint);
+        self.encoded.check_table(side, table.as_ref(), context.force)
+    }
+
+    /// Names and fingerprints of everything vectors of `source` depend on.
+    ///
+    /// # Errors
+    /// As [`history_fingerprint`].
+    pub fn inputs<S>(&self, context: &Context<S>, source: &Source) -> Result<Vec<(&str, Fingerprint)>, PipelineError> {
+        let mut inputs = vec![("encoders", self.encoded.state.fingerprint().clone()), ("towers", self.towers.clone())];
+        source.inputs().for_each(|input| inputs.push(input));
+        inputs.extend(self.joins.inputs());
+        if self.history.is_some() {
+            inputs.push(("history", history_fingerprint(context)?));
+        }
+        Ok(inputs)
+    }
+
+    /// What embedding holds in memory.
+    pub fn needs(&self, stage: &'static str) -> Needs {
+        let data = self.tower.with_extension("onnx.data");
+        let size = |path: &PathBuf| std::fs::metadata(path).map_or(0, |m| m.len());
+        let tower = size(&self.tower) + size(&data);
+        let codes = self.schema.fields.iter().map(|field| row_bytes(&field.shape)).sum();
+        let mut needs = embedding_needs(stage, self.engine, tower, self.dim, codes);
+        let history = self.history.as_ref().map_or(0, History::bytes);
+        needs.held.extend([("histories of users", history), ("side files", self.joins.bytes())]);
+        needs
+    }
+
+    /// Streams raw rows of a table as a plan allows.
+    ///
+    /// # Errors
+    /// As [`twotower_tables::Table::read_within`].
+    pub fn read(
+        &self,
+        source: &Source,
+        rows: Range<u64>,
+        plan: &Plan,
+    ) -> Result<impl Iterator<Item = Result<TableBatch, PipelineError>> + Send + use<>, PipelineError> {
+        let columns = read_columns(&self.spec);
+        let read = ReadOptions { columns: &columns, rows, batch_rows: plan.batch_rows };
+        source.read(read, plan.batch_bytes)
+    }
+
+    /// Kind of the ids that the run encoded.
+    pub fn ids(&self) -> IdKind {
+        self.ids
+    }
+
+    /// What runs the tower.
+    pub fn engine(&self) -> EngineKind {
+        self.engine
+    }
+
+    /// Fingerprint of both towers.
+    pub fn towers(&self) -> &Fingerprint {
+        &self.towers
+    }
+}
+
+/// What ONNX Runtime holds beside towers.
+const RUNTIME: u64 = 48 * MIB;
+/// What a worker holds to run a tower on a tile of rows.
+const RUN: u64 = 12 * MIB;
+/// What an id takes, roughly.
+const ID_BYTES: usize = 24;
+
+/// What embedding holds by a tower of so many bytes, to vectors of `dim` from rows of `codes` bytes.
+pub(crate) fn embedding_needs(stage: &'static str, engine: EngineKind, tower: u64, dim: usize, codes: usize) -> Needs {
+    // ONNX Runtime copies the tower for every session; native workers share the one that was read.
+    let (shared, own) = match engine {
+        EngineKind::Ort if tower <= CROSS_LIMIT => (RUNTIME + 3 * tower, tower + CROSSED_BYTES as u64 + RUN),
+        EngineKind::Ort => (RUNTIME, tower + RUN),
+        EngineKind::Native => (2 * tower + FOLDED_BYTES as u64, RUN),
+        EngineKind::NativeInt16 => (2 * tower + tower / 2 + FOLDED_BYTES as u64, RUN),
+    };
+    // Vectors stand in the batch and in the writer's columns.
+    let per_row = (codes + 2 * 4 * dim + ID_BYTES) as u64;
+    Needs { per_worker: own, per_row, ..Needs::held(stage, vec![("the tower", shared)]) }
+}
+
+/// Bytes of one encoded row of a field, at the most.
+pub(crate) fn row_bytes(shape: &FieldShape) -> usize {
+    match shape {
+        FieldShape::Code { .. } => 4,
+        FieldShape::Bag { max_len, .. } | FieldShape::Sequence { max_len, .. } => 4 * (*max_len as usize + 1),
+        FieldShape::Dense { width } => 4 * *width as usize,
+    }
+}
+
+/// Turns raw rows into vectors on one thread.
+pub struct Embedder<'a> {
+    embedding: &'a Embedding,
+    /// Goes back to the embedding in the end.
+    engine: Option<Box<dyn Engine>>,
+    encoder: SideEncoder,
+    codes: CodeBatch,
+}
+
+/// Ids and vectors of some rows.
+pub struct Embedded {
+    /// One id per row.
+    pub ids: Ids,
+    /// `[rows, dim]`, unit rows.
+    pub vectors: Vec<f32>,
+    /// What the encoders met.
+    pub counts: EncodeCounts,
+}
+
+impl Embedder<'_> {
+    /// Encodes and embeds a batch; values unseen in training take the unknown slot.
+    ///
+    /// # Errors
+    /// Encoder and engine errors; [`PipelineError::Gate`] for a vector that is zero or not finite.
+    pub fn embed(&mut self, batch: &TableBatch) -> Result<Embedded, PipelineError> {
+        let known = self.embedding;
+        let engine = self.engine.as_mut().ok_or(PipelineError::WorkerPanicked { stage: "infer" })?;
+        let ids = id_column_as(batch, &known.spec.id_column, known.ids)?;
+        let rows = known.joins.join(&known.spec, known.schema.side, batch)?;
+        self.codes.clear();
+        let counts = self.encoder.encode(&rows, &mut self.codes).map_err(|e| encode_error(e, batch))?;
+        if let Some(history) = &known.history {
+            fill_sequences(&known.schema, history, &ids, &mut self.codes);
+        }
+        let mut vectors = known.spare.take();
+        vectors.clear();
+        let norms = engine.embed(&self.codes, &mut vectors)?;
+        if norms == Norms::Unknown
+            && let Some((row, norm)) = without_direction(&vectors, engine.dim())
+        {
+            return Err(PipelineError::Gate(format!(
+                "gate `vectors`: {}: row {}: id `{}`: the tower gave a vector of norm {norm}, expected 1; a vector that is zero or not finite has no nearest items: the model has diverged or its weights are lost, train it again",
+                batch.table(),
+                batch.first_row + row as u64,
+                ids.get(row)
+            )));
+        }
+        Ok(Embedded { ids, vectors, counts })
+    }
+}
+
+impl Drop for Embedder<'_> {
+    fn drop(&mut self) {
+        locked(&self.embedding.engines).extend(self.engine.take());
+    }
+}
+
+/// How far the norm of a vector may lie from 1: as far as search takes it.
+const NORM_TOLERANCE: f32 = 1e-3;
+
+/// The first row of `vectors` whose norm is not 1, with its norm.
+fn without_direction(vectors: &[f32], dim: usize) -> Option<(usize, f32)> {
+    const LANES: usize = 8;
+    vectors.chunks_exact(dim).enumerate().find_map(|(row, vector)| {
+        // Sums side by side, which the compiler turns into vector instructions.
+        let mut sums = [0.0f32; LANES];
+        let blocks = vector.chunks_exact(LANES);
+        let rest: f32 = blocks.remainder().iter().map(|v| v * v).sum();
+        blocks.for_each(|block| sums.iter_mut().zip(block).for_each(|(sum, v)| *sum += v * v));
+        let norm = (sums.iter().sum::<f32>() + rest).sqrt();
+        // NaN lies in no range.
+        let unit = (1.0 - NORM_TOLERANCE..=1.0 + NORM_TOLERANCE).contains(&norm);
+        (!unit).then_some((row, norm))
+    })
+}
+
+/// Fills the sequence columns of a batch whose rows belong to `ids`.
+fn fill_sequences(schema: &TowerSchema, history: &History, ids: &Ids, codes: &mut CodeBatch) {
+    for (field, column) in schema.fields.iter().zip(&mut codes.columns) {
+        if let (FieldShape::Sequence { max_len, .. }, Column::Ragged(ragged)) = (&field.shape, column) {
+            ragged.clear();
+            ids.iter().for_each(|id| ragged.push_row(history.sequence(id, *max_len as usize)));
+        }
+    }
+}
+
+impl<'a> Infer<'a> {
+    /// The stage for the side of the settings; `other` are rows to embed instead of the job's users or items, and the
+    /// folder that gets their vectors.
+    ///
+    /// # Errors
+    /// As [`Embedding::load`]; a table that cannot be read or has no rows.
+    pub fn open(
+        context: &'a Context<InferSettings>,
+        other: Option<(TableSpec, OutputFolder)>,
+    ) -> Result<Self, PipelineError> {
+        let InferSettings { side, rows, engine, .. } = &context.config;
+        let open = || {
+            let embedding = Embedding::load("infer", context, *side, rows, *engine)?;
+            let source = embedding.source(other.as_ref().map_or(&rows.source, |(table, _)| table))?;
+            if other.is_none() {
+                embedding.check_table(context, &source)?;
+            }
+            Ok(Self { context, embedding, source, other: other.map(|(_, dir)| dir) })
+        };
+        let name = format!("infer {side}");
+        context.during(&name, open).map_err(|e: PipelineError| e.within(name))
+    }
+
+    /// Rows of the table.
+    pub fn rows(&self) -> u64 {
+        self.source.rows()
+    }
+
+    /// All that a shard's vectors depend on.
+    fn key(&self, shard: Shard) -> Result<StageKey, PipelineError> {
+        let inputs = self.embedding.inputs(self.context, &self.source)?;
+        let ids = ("ids", serde_json::json!(self.embedding.ids));
+        Ok(self.context.key("infer", inputs, shard.settings().into_iter().chain([ids])))
+    }
+
+    /// Runs the stage for one shard.
+    ///
+    /// # Errors
+    /// Any table, encoder, engine or I/O error, said to have happened in the shard.
+    pub fn shard(&self, shard: Shard) -> Result<Outcome, PipelineError> {
+        let name = format!("infer {} shard {shard}", self.context.config.side);
+        self.context.during(&name, || infer_shard(self, shard)).map_err(|e| e.within(name))
+    }
+}
+
+fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError> {
+    let started = Instant::now();
+    let Infer { context, embedding, source, other } = stage;
+    let (side, total) = (context.config.side, source.rows());
+    let range = shard.range(total);
+
+    let key = stage.key(shard)?;
+    let dir = other.as_ref().map_or_else(|| context.run.vectors(side), |folder| folder.path().to_path_buf());
+    let manifest_path = dir.join(manifest_name(shard));
+    if !context.force
+        && let Some(manifest) = key.current(&manifest_path, &context.cancel)?
+    {
+        return Ok(Outcome { skipped: true, manifest });
+    }
+    let InferSettings { precision, compression, .. } = context.config;
+    let mut needs = embedding.needs("infer");
+    needs.held.push(("the writer", WRITER_BYTES));
+    let plan = context.plan(&needs)?;
+    prepare_dir(&dir)?;
+    let withdraw = || if other.is_none() { context.withdraw() } else { Ok(()) };
+    exclude_other_counts("infer", &dir, shard, context.force || context.sole, withdraw)?;
+    refuse_stranger("infer", &dir, shard, "parquet")?;
+
+    let info = VectorsInfo {
+        ids: embedding.ids,
+        dim: embedding.dim,
+        precision,
+        similarity: Similarity::Cosine,
+        encoder: embedding.encoded.state.fingerprint().clone(),
+        tower: embedding.towers.clone(),
+    };
+    let mut writer = VectorsWriter::create(dir.join(part_name(shard, "parquet")), &info, compression)?;
+    let batches = plan.width.in_flight + writer.kept(plan.batch_rows);
+    embedding.spare.reserve(batches, || Vec::with_capacity(plan.batch_rows * embedding.dim));
+    let mut bar = context.progress.bar(&format!("infer {side}"), range.end - range.start, "rows");
+    let (mut counts, mut keys, mut written) = (EncodeCounts::default(), KeyRange::default(), 0);
+    ordered(
+        "infer",
+        plan.width,
+        &context.cancel,
+        embedding.read(source, range.clone(), &plan)?,
+        || {
+            let mut worker = embedding.worker(plan.width.workers)?;
+            Ok(move |batch: TableBatch| worker.embed(&batch))
+        },
+        |embedded: Embedded| {
+            keys.add(&embedded.ids);
+            written += embedded.ids.len() as u64;
+            writer.write(&embedded.ids, embedded.vectors)?;
+            embedding.spare.give(writer.spare());
+            counts.merge(&embedded.counts);
+            bar.advance(embedded.ids.len() as u64);
+            Ok(())
+        },
+    )?;
+    let quarantined = source.account(&range, written)?;
+    match other {
+        Some(_) => remove_if_there(&manifest_path)?,
+        None => context.retract(&manifest_path)?,
+    }
+    let entry = writer.finish()?;
+    let counted = rows([("rows", written), ("quarantined", quarantined), ("table rows", total)]);
+    let mut manifest = key.manifest(vec![entry], counted, started);
+    manifest.details = serde_json::json!({
+        "first_row": range.start,
+        "end_row": range.end,
+        "first_id": keys.first_id,
+        "last_id": keys.last_id,
+        "dim": embedding.dim,
+        "encoded": counts,
+    });
+    manifest.warnings =
+        crate::stages::encode_warnings::of_features("infer", side, &context.config.rows.spec(), &counts);
+    manifest.write(&manifest_path)?;
+    // Somebody may have begun with another number of shards meanwhile; who writes later finds the other's parts.
+    exclude_other_counts("infer", &dir, shard, false, || Ok(()))?;
+    Ok(Outcome { skipped: false, manifest })
+}
+
+/// Fingerprint of the encoded tables that histories come from.
+///
+/// # Errors
+/// When `encode-features` left no manifest.
+pub fn history_fingerprint<S>(context: &Context<S>) -> Result<Fingerprint, PipelineError> {
+    let path = context.run.encoders().join(crate::stages::encode::files::MANIFEST);
+    let manifest = require("infer", &path, "twotower encode-features")?;
+    Ok(crate::stages::encoded::content(&manifest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_is_zero_or_not_finite_is_found_whatever_its_width() {
+        for dim in [1, 7, 8, 19] {
+            let mut unit = vec![0.0; dim];
+            unit[dim - 1] = -1.0;
+            let good = unit.repeat(3);
+            assert_eq!(without_direction(&good, dim), None);
+            for bad in [0.0, f32::NAN, f32::INFINITY, 0.5] {
+                let mut vectors = good.clone();
+                vectors[2 * dim - 1] = bad;
+                assert_eq!(without_direction(&vectors, dim).map(|(row, _)| row), Some(1), "{dim}: {bad}");
+            }
+        }
+    }
+}

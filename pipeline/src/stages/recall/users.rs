@@ -1,0 +1,257 @@
+//! Where the vectors of users come from: parts that `infer` wrote, or raw rows that are embedded on the way.
+
+use super::catalogue::Catalogue;
+use super::search::{Found, Search};
+use crate::config::{EmbedSettings, RecallConfig, RecallSettings, RowSettings};
+use crate::error::PipelineError;
+use crate::rows::quarantine::{QUARANTINE, Quarantine};
+use crate::rows::source::Source;
+use crate::stages::encode;
+use crate::stages::encoded;
+use crate::stages::infer::{Embedded, Embedding};
+use crate::stages::towers::verified_towers;
+use crate::stages::{Context, require};
+use crate::stream::memory::{MIB, Needs};
+use crate::stream::parts::VectorParts;
+use crate::stream::sample;
+use crate::stream::shard::Shard;
+use crate::timeline::exclusions::Exclusion;
+use std::ops::Range;
+use twotower_artifacts::{ArtifactError, Fingerprint, IdKind, ListRoom, Side, VectorsReader};
+use twotower_encoders::EncodeCounts;
+use twotower_index::ItemIndex;
+
+/// Adds what searching holds: items of `dim` floats, lists of them that take `room`, and bytes of the index and the ids.
+pub(crate) fn search_needs(
+    needs: &mut Needs,
+    recall: &RecallConfig,
+    (items, dim): (usize, usize),
+    room: ListRoom,
+    index: u64,
+) {
+    let (k, format) = (recall.topk, recall.format);
+    needs.held.extend([
+        ("the items", (items * (dim * 4 + 8)) as u64 + index),
+        ("the writer", room.writer_bytes(format)),
+        ("the sample of results", sample::bytes(k, room)),
+    ]);
+    // Scores of a block of queries, and marks of visited items.
+    needs.per_worker += 4 * MIB + 8 * items as u64;
+    // Neighbours stand in the batch and in the writer's columns.
+    needs.per_row += 24 + 24 * k as u64;
+}
+
+/// Where the vectors of users come from.
+pub enum Users {
+    /// Parts that `infer` wrote, and the rows of the table that it left out.
+    Stored { parts: VectorParts, quarantine: Quarantine },
+    /// Raw rows, embedded on the way.
+    Raw(RawUsers),
+}
+
+/// The users table, with the tower that embeds it.
+pub struct RawUsers {
+    /// Turns rows into vectors.
+    pub embedding: Box<Embedding>,
+    /// The rows.
+    pub source: Source,
+}
+
+impl RawUsers {
+    /// A table of users.
+    ///
+    /// # Errors
+    /// As [`Embedding::load`], [`Embedding::source`] and [`Embedding::check_table`].
+    pub fn open<S>(context: &Context<S>, embed: &EmbedSettings) -> Result<Self, PipelineError> {
+        let EmbedSettings { rows, engine } = embed;
+        let embedding = Box::new(Embedding::load("recall", context, Side::User, rows, *engine)?);
+        let source = embedding.source(&rows.source)?;
+        embedding.check_table(context, &source)?;
+        Ok(Self { embedding, source })
+    }
+
+    /// Names and fingerprints of what is read.
+    ///
+    /// # Errors
+    /// As [`Embedding::inputs`].
+    pub fn inputs<S>(&self, context: &Context<S>) -> Result<Vec<(&str, Fingerprint)>, PipelineError> {
+        self.embedding.inputs(context, &self.source)
+    }
+}
+
+impl Users {
+    /// Parts that cover a shard, or all users.
+    ///
+    /// # Errors
+    /// As [`VectorParts::find`] and [`Quarantine::of_vectors`].
+    pub fn stored<S>(context: &Context<S>, shard: Option<Shard>) -> Result<Self, PipelineError> {
+        let parts = VectorParts::find("recall", &context.run.vectors(Side::User), Side::User, shard)?;
+        let encoders = context.run.encoders();
+        let encoded = require("recall", &encoders.join(encode::files::MANIFEST), "twotower encode-features")?;
+        encoded::check_table(&encoders, &encoded, Side::User, parts.table.as_ref(), context.force)?;
+        let quarantine = match &parts.quarantine {
+            Some(expected) => Quarantine::of_vectors("recall", &context.run, expected)?,
+            None => Quarantine::default(),
+        };
+        Ok(Users::Stored { parts, quarantine })
+    }
+
+    /// Users whose rows can be embedded: these, or those of the job's table where vectors are stored, embedded as the
+    /// stored ones were; `of_table` keeps what is opened for that.
+    ///
+    /// # Errors
+    /// As [`RawUsers::open`].
+    pub fn raw<'a>(
+        &'a self,
+        context: &Context<RecallSettings>,
+        rows: &RowSettings,
+        of_table: &'a mut Option<RawUsers>,
+    ) -> Result<&'a RawUsers, PipelineError> {
+        match self {
+            Users::Raw(raw) => Ok(raw),
+            Users::Stored { parts, .. } => {
+                let embed = EmbedSettings { rows: rows.clone(), engine: parts.engine.parse()? };
+                Ok(of_table.insert(RawUsers::open(context, &embed)?))
+            }
+        }
+    }
+
+    /// Names and fingerprints of what is read.
+    ///
+    /// # Errors
+    /// As [`Embedding::inputs`].
+    pub fn inputs<S>(&self, context: &Context<S>) -> Result<Vec<(&str, Fingerprint)>, PipelineError> {
+        match self {
+            Users::Stored { parts, .. } => {
+                let quarantine = parts.quarantine.iter().map(|f| (QUARANTINE, f.clone()));
+                Ok([("user vectors", parts.fingerprint.clone())].into_iter().chain(quarantine).collect())
+            }
+            Users::Raw(raw) => raw.inputs(context),
+        }
+    }
+
+    /// Type of the ids.
+    pub fn ids(&self) -> IdKind {
+        match self {
+            Users::Stored { parts, .. } => parts.ids,
+            Users::Raw(raw) => raw.embedding.ids(),
+        }
+    }
+
+    /// Rows of the table, those left out counted.
+    pub fn rows(&self) -> u64 {
+        match self {
+            Users::Stored { parts, .. } => parts.rows,
+            Users::Raw(raw) => raw.source.rows(),
+        }
+    }
+
+    /// As [`Quarantine::account`], for a range of the users table's rows.
+    ///
+    /// # Errors
+    /// [`PipelineError::Mismatch`] for vectors that are not of all rows but those left out, [`PipelineError::Data`]
+    /// for a table that has changed.
+    pub fn account(&self, range: &Range<u64>, written: u64) -> Result<u64, PipelineError> {
+        match self {
+            Users::Stored { quarantine, .. } => quarantine.account(range, written).map_err(|_| {
+                PipelineError::Mismatch(format!(
+                    "recall: {written} user vectors of rows {} to {} of the table, of which {} are left out; run `twotower infer --side user --force`",
+                    range.start,
+                    range.end,
+                    quarantine.within(range)
+                ))
+            }),
+            Users::Raw(raw) => raw.source.account(range, written),
+        }
+    }
+
+    /// Checks that users and items were, or will be, embedded by the same towers and engine.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Mismatch`], [`PipelineError::Mismatch`] when they were not; the run's towers are damaged.
+    pub fn check<S>(&self, context: &Context<S>, items: &VectorParts) -> Result<(), PipelineError> {
+        let towers = verified_towers("recall", context)?.fingerprint;
+        let differ = |what: &str, from: &str, expected: &Fingerprint, found: &Fingerprint| ArtifactError::Mismatch {
+            what: format!("recall: {what} vectors"),
+            expected_from: format!("{from} with fingerprint"),
+            expected: expected.to_string(),
+            found_from: "vectors of towers with fingerprint".into(),
+            found: found.to_string(),
+            advice: "run `twotower infer --side item` and `--side user` again".into(),
+        };
+        if items.towers != towers {
+            return Err(differ("item", "the run's towers", &towers, &items.towers).into());
+        }
+        let (towers, engine) = match self {
+            Users::Stored { parts, .. } => (&parts.towers, parts.engine.clone()),
+            Users::Raw(raw) => (raw.embedding.towers(), raw.embedding.engine().to_string()),
+        };
+        if items.towers != *towers {
+            return Err(differ("user", "item vectors of towers", &items.towers, towers).into());
+        }
+        if items.engine != engine {
+            return Err(PipelineError::Mismatch(format!(
+                "recall: user vectors are made by engine `{engine}`, item vectors by `{}`; run `twotower infer` for one side with the other's engine",
+                items.engine
+            )));
+        }
+        Ok(())
+    }
+
+    /// What the stage holds in memory.
+    pub fn needs(
+        &self,
+        context: &Context<RecallSettings>,
+        catalogue: &Catalogue,
+        index: &dyn ItemIndex,
+        exclusion: &Exclusion,
+    ) -> Needs {
+        let (items, dim, k) = (index.count(), index.dim(), context.config.recall.topk);
+        let room = ListRoom::new(k, catalogue.ids.ids());
+        let mut needs = match self {
+            Users::Stored { .. } => Needs { per_row: 4 * dim as u64, ..Needs::held("recall", Vec::new()) },
+            Users::Raw(raw) => raw.embedding.needs("recall"),
+        };
+        let index = index.image().bytes().len() as u64 + catalogue.ids.bytes();
+        search_needs(&mut needs, &context.config.recall, (items, dim), room, index);
+        needs.held.push(("exclusions", exclusion.bytes()));
+        needs
+    }
+
+    /// Embeds or reads the rows, searches them, and hands the results to `sink` in order.
+    ///
+    /// # Errors
+    /// Damaged vectors, rows or ids; those of `sink`; a stop.
+    pub fn search(
+        &self,
+        search: &Search<'_>,
+        rows: Range<u64>,
+        sink: impl FnMut(Found) -> Result<(), PipelineError>,
+    ) -> Result<(), PipelineError> {
+        match self {
+            Users::Stored { parts, quarantine } => {
+                let mut batches = Vec::new();
+                for (path, part) in &parts.parts {
+                    // Rows of the part before a row of the table.
+                    let before = |row: u64| {
+                        let row = row.clamp(part.start, part.end);
+                        row - part.start - quarantine.within(&(part.start..row))
+                    };
+                    let rows = before(rows.start)..before(rows.end);
+                    batches.push(VectorsReader::open(path)?.batches(rows, search.plan.batch_rows)?);
+                }
+                let source = batches.into_iter().flatten().map(|b| b.map_err(PipelineError::from));
+                let stored = |(ids, vectors)| Ok(Embedded { ids, vectors, counts: EncodeCounts::default() });
+                search.run(source, || Ok(stored), sink)
+            }
+            Users::Raw(RawUsers { embedding, source }) => {
+                let source = embedding.read(source, rows, &search.plan)?;
+                let embed = || {
+                    let mut worker = embedding.worker(search.plan.width.workers)?;
+                    Ok(move |batch| worker.embed(&batch))
+                };
+                search.run(source, embed, sink)
+            }
+        }
+    }
+}

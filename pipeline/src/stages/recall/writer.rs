@@ -1,0 +1,102 @@
+//! Results of a shard: written, sampled, and counted.
+
+use super::search::{Found, Totals};
+use super::users::Users;
+use crate::config::RecallSettings;
+use crate::error::PipelineError;
+use crate::stages::Context;
+use crate::stream::parts::{KeyRange, part_name};
+use crate::stream::sample::SampleSink;
+use crate::stream::shard::Shard;
+use twotower_artifacts::neighbours::{NeighbourSink, open_sink};
+use twotower_artifacts::{FileEntry, Ids, ListRoom, NeighbourLists, NeighboursInfo};
+
+/// The files of a shard being written. Dropped unfinished, it leaves nothing.
+pub struct ShardWriter<'a> {
+    sink: Box<dyn NeighbourSink>,
+    sample: SampleSink,
+    /// Ids of the catalogue.
+    items: &'a Ids,
+    topk: usize,
+    totals: Totals,
+    keys: KeyRange,
+    /// A batch's lists, one after the other.
+    offsets: Vec<usize>,
+    rows: Vec<u32>,
+    scores: Vec<f32>,
+}
+
+/// What a shard's files hold.
+pub struct Written {
+    /// The results, and their sample.
+    pub files: Vec<FileEntry>,
+    /// Counts over all users.
+    pub totals: Totals,
+    /// The first and the last user.
+    pub keys: KeyRange,
+}
+
+impl<'a> ShardWriter<'a> {
+    /// Files in the run's folder of results, as the job wants them, for items with these ids.
+    ///
+    /// # Errors
+    /// A file that cannot be created.
+    pub fn create(
+        context: &Context<RecallSettings>,
+        shard: Shard,
+        users: &Users,
+        items: &'a Ids,
+    ) -> Result<Self, PipelineError> {
+        let RecallSettings { recall, compression, .. } = &context.config;
+        let path = context.run.recall().join(part_name(shard, recall.format.extension()));
+        let info = NeighboursInfo { users: users.ids(), items: items.kind() };
+        let (topk, room) = (recall.topk, ListRoom::new(recall.topk, items));
+        Ok(Self {
+            sink: open_sink(recall.format, path, &info, room, *compression)?,
+            sample: SampleSink::create(&context.run, shard, users.rows(), &info, topk, room, *compression)?,
+            items,
+            topk,
+            totals: Totals::default(),
+            keys: KeyRange::default(),
+            offsets: Vec::new(),
+            rows: Vec::new(),
+            scores: Vec::new(),
+        })
+    }
+
+    /// Writes the next users' neighbours.
+    ///
+    /// # Errors
+    /// A failed write.
+    pub fn write(&mut self, found: &Found) -> Result<(), PipelineError> {
+        let Self { offsets, rows, scores, .. } = self;
+        offsets.clear();
+        rows.clear();
+        scores.clear();
+        offsets.push(0);
+        for user in 0..found.ids.len() {
+            rows.extend_from_slice(found.neighbours.rows(user));
+            scores.extend_from_slice(found.neighbours.scores(user));
+            offsets.push(rows.len());
+        }
+        self.totals.add(found, self.topk);
+        self.keys.add(&found.ids);
+        let lists = NeighbourLists { offsets, rows, scores, item_ids: self.items };
+        self.sample.write(&found.ids, &lists)?;
+        Ok(self.sink.write(&found.ids, &lists)?)
+    }
+
+    /// Users written so far.
+    pub fn users(&self) -> u64 {
+        self.totals.users
+    }
+
+    /// Publishes the files.
+    ///
+    /// # Errors
+    /// A failed write; what is not published is not there.
+    pub fn finish(self) -> Result<Written, PipelineError> {
+        let files = vec![self.sink.finish()?, self.sample.finish()?];
+        Ok(Written { files, totals: self.totals, keys: self.keys })
+    }
+}

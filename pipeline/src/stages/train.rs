@@ -1,0 +1,307 @@
+//! `train`: fits the model, exports both towers, and publishes them once ONNX Runtime agrees.
+
+use crate::config::TrainSettings;
+use crate::error::PipelineError;
+use crate::run::lock::RunLock;
+use crate::stages::towers::{files, publish_tower, towers_fingerprint};
+use crate::stages::{Context, Outcome, StageKey, prepare_dir, remove_if_there, rows, verify_file};
+use crate::stream::memory::{Memory, mib};
+use crate::timeline::dataset::Dataset;
+use crate::watch::progress::Bar;
+use crate::watch::stall::{Doing, Watched};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+use twotower_artifacts::json::read_text;
+use twotower_artifacts::{ArtifactError, CodeBatch, FileEntry, Fingerprint, Manifest};
+use twotower_encoders::EncoderState;
+use twotower_models::examples::{Query, Role, assemble};
+use twotower_models::train::checkpoint::{best_path, last_path};
+use twotower_models::train::{EpochReport, Observer, Start, StepReport, TrainConfig, size, train};
+
+/// Rows that each tower is compared on.
+pub(crate) const VERIFY_ROWS: usize = 2048;
+
+/// The best epoch's checkpoint, below the tower folder.
+pub(crate) const BEST: &str = "checkpoints/best.ckpt";
+
+/// Options of the stage beside the job's own.
+#[derive(Debug, Clone, Default)]
+pub struct TrainOptions {
+    /// An earlier run's tower folder to start from.
+    pub from: Option<PathBuf>,
+}
+
+/// Runs the stage.
+///
+/// # Errors
+/// Missing encoders, earlier towers of unrelated encoders, a diverging loss, towers that ONNX Runtime
+/// computes differently, I/O.
+pub fn train_model(context: &Context<TrainSettings>, options: &TrainOptions) -> Result<Outcome, PipelineError> {
+    let started = Instant::now();
+    let _step = context.step("train");
+    let config = &context.config;
+    let data = Dataset::load("train", &context.run, &config.split)?;
+    let mut inputs = vec![
+        ("encoders", data.state.fingerprint().clone()),
+        ("encoded tables", crate::stages::encoded::content(&data.manifest)),
+    ];
+    let unchanged = options.from.as_deref().map(|dir| RunLock::take_source(&context.run, dir)).transpose()?.flatten();
+    let previous = options
+        .from
+        .as_deref()
+        .map(|dir| crate::stages::require("train", &dir.join(files::MANIFEST), "twotower train"))
+        .transpose()?;
+    if let (Some(dir), Some(manifest)) = (&options.from, &previous) {
+        check_lineage(dir, manifest, &data.state, &data.manifest)?;
+        if let Some(checkpoint) = checkpoint_entry(manifest) {
+            verify_file("train", dir, &checkpoint, &context.cancel)?;
+        }
+    }
+    inputs.extend(previous.as_ref().map(|manifest| ("previous towers", manifest.fingerprint.clone())));
+    let key = context.key("train", inputs, []);
+    let dir = context.run.towers();
+    let manifest_path = dir.join(files::MANIFEST);
+    if !context.force
+        && let Some(manifest) = key.current(&manifest_path, &context.cancel)?
+    {
+        return Ok(Outcome { skipped: true, manifest });
+    }
+    check_size(context, &data)?;
+    let mut warnings = weigh(&data)?;
+    let checkpoints = dir.join(files::CHECKPOINTS);
+    prepare_dir(&dir)?;
+    prepare_dir(&checkpoints)?;
+
+    let start = choose_start(context, options, &key, &checkpoints)?;
+    let mut observer = TrainProgress {
+        context,
+        bar: None,
+        step: None,
+        epoch: 0,
+        rate: 0.0,
+        validation: String::new(),
+        epoch_started: Instant::now(),
+        unchanged,
+    };
+    let training = context.step("training");
+    let how = TrainConfig { threads: context.execution.train_threads, ..config.train.clone() };
+    let trained = train(&data.set, &config.model, &how, start, &checkpoints, &mut observer);
+    context.cancel.check("train")?;
+    drop((training, observer));
+    let trained = trained?;
+
+    context.retract(&manifest_path)?;
+    let mut entries = Vec::new();
+    let mut differences = serde_json::Map::new();
+    for (tower, sample) in [(&trained.user, user_sample(&data)), (&trained.item, item_sample(&data))] {
+        let side = tower.schema.side;
+        let (difference, files) = publish_tower(tower, &sample, &dir, config.engine)?;
+        differences.insert(side.to_string(), difference.into());
+        entries.extend(files);
+    }
+    let report = serde_json::json!({ "best_epoch": trained.best_epoch, "epochs": trained.epochs });
+    crate::stages::publish_json(&dir.join(files::REPORT), &report)?;
+    entries.push(FileEntry::of_file(&dir, files::REPORT, trained.epochs.len() as u64)?);
+
+    let held = data.set.roles.iter().filter(|role| **role == Role::Validation).count();
+    if held > 0 && trained.epochs.iter().all(|epoch| epoch.validation.is_none()) {
+        warnings.push(format!(
+            "none of {held} validation events is of an item new to its user, so no epoch was measured: the last one is taken"
+        ));
+    }
+    warnings.iter().for_each(|warning| tracing::warn!("train: {warning}"));
+    let training = data.set.roles.iter().filter(|r| **r == Role::Train).count() as u64;
+    let mut manifest = key.manifest(
+        entries,
+        rows([
+            ("training events", training),
+            ("users", data.user_ids.len() as u64),
+            ("items", data.item_ids.len() as u64),
+        ]),
+        started,
+    );
+    manifest.warnings = warnings;
+    manifest.seed = Some(config.train.seed);
+    manifest.fingerprint = towers_fingerprint(&dir)?;
+    manifest.details = serde_json::json!({
+        "best_epoch": trained.best_epoch,
+        "last_epoch": trained.epochs.last(),
+        "largest difference from ONNX Runtime": differences,
+        "checkpoint": FileEntry::of_file(&dir, BEST, 0)?,
+    });
+    manifest.write(&manifest_path)?;
+    Ok(Outcome { skipped: false, manifest })
+}
+
+/// Refuses training events that all have the weight 0; returns what a person should know about weights.
+fn weigh(data: &Dataset) -> Result<Vec<String>, PipelineError> {
+    let encoded = &data.manifest.config;
+    let Some(column) = encoded["tables"]["interactions"]["weight"].as_str() else { return Ok(Vec::new()) };
+    let events = data.set.roles.iter().zip(&data.set.interactions.weights);
+    let (mut all, mut weightless) = (0u64, 0u64);
+    for (_, weight) in events.filter(|(role, _)| **role == Role::Train) {
+        all += 1;
+        weightless += u64::from(*weight == 0.0);
+    }
+    if all > 0 && weightless == all {
+        return Err(PipelineError::Data(format!(
+            "train: all {all} training events have the weight 0 in column `{column}` of the interactions, which leaves nothing to learn from; mend the column, or leave `tables.interactions.weight` out"
+        )));
+    }
+    let many = 2 * weightless > all;
+    Ok(many
+        .then(|| {
+            format!("{weightless} of {all} training events have the weight 0 in column `{column}`: they teach nothing")
+        })
+        .into_iter()
+        .collect())
+}
+
+/// The checkpoint that a later run can start from, as the manifest of the towers speaks of it. Not one of
+/// its files: it may be removed to save room.
+pub(crate) fn checkpoint_entry(manifest: &Manifest) -> Option<FileEntry> {
+    serde_json::from_value(manifest.details["checkpoint"].clone()).ok()
+}
+
+/// Refuses a model or batches that this machine has no memory for, before any of it is taken.
+fn check_size(context: &Context<TrainSettings>, data: &Dataset) -> Result<(), PipelineError> {
+    let config = &context.config;
+    let train = config.train.resolved(data.set.events(Role::Train).count());
+    let towers = [&data.set.user_schema, &data.set.item_schema];
+    let size = size(&config.model, &train, towers, data.item_ids.len());
+    let there_is = Memory::there_is();
+    if size.bytes <= u128::from(there_is) {
+        return Ok(());
+    }
+    Err(PipelineError::usage(format!(
+        "train: a model of {} numbers and batches of {} need about {}, there is {} of memory; lower `model.embedding_dim` or `model.hidden`, limit vocabularies with `max_size`, or lower `train.batch_size` or the negatives of `train.loss`",
+        size.parameters,
+        train.batch_size,
+        mib(u64::try_from(size.bytes).unwrap_or(u64::MAX)),
+        mib(there_is)
+    )))
+}
+
+/// Where training starts: from its own checkpoint if that was made under the same key, else from an
+/// earlier run's weights, or afresh.
+fn choose_start(
+    context: &Context<TrainSettings>,
+    options: &TrainOptions,
+    key: &StageKey,
+    checkpoints: &Path,
+) -> Result<Start, PipelineError> {
+    let (record, last) = (checkpoints.join("key.json"), last_path(checkpoints));
+    // Not part of what training computes: which engine verifies the exported towers.
+    let mut settings = key.config.clone();
+    settings.as_object_mut().map(|s| s.remove("verified with"));
+    let text = serde_json::json!({ "inputs": key.inputs, "config": settings }).to_string();
+    let same = read_text(&record).is_ok_and(|found| found == text.as_bytes());
+    if same && last.exists() && !context.force {
+        return Ok(Start::Resume);
+    }
+    remove_if_there(&last)?;
+    twotower_artifacts::publish::publish_bytes(&record, text.as_bytes())?;
+    Ok(match &options.from {
+        Some(previous) => Start::From(best_path(&previous.join(files::CHECKPOINTS))),
+        None => Start::Fresh,
+    })
+}
+
+/// Checks that earlier towers can be a start: codes must mean what they meant when those were trained.
+pub(crate) fn check_lineage(
+    dir: &Path,
+    previous: &Manifest,
+    state: &EncoderState,
+    encoders: &Manifest,
+) -> Result<(), PipelineError> {
+    let trained_on = previous.inputs.get("encoders");
+    let known = [Some(state.fingerprint()), encoders.inputs.get("previous encoders")];
+    if trained_on.is_some() && known.contains(&trained_on) {
+        return Ok(());
+    }
+    Err(ArtifactError::Mismatch {
+        what: format!("train: start from {}", dir.display()),
+        expected_from: "encoders, neither the earlier ones nor an update of them, with fingerprint".into(),
+        expected: state.fingerprint().to_string(),
+        found_from: "towers trained on encoders with fingerprint".into(),
+        found: trained_on.map_or("none".into(), Fingerprint::to_string),
+        advice: "run `twotower encode-features --update` with the earlier run's encoders, so that old codes keep their meaning".into(),
+    }
+    .into())
+}
+
+/// Users spread over the table, each with its whole history.
+fn user_sample(data: &Dataset) -> CodeBatch {
+    let users = data.user_ids.len();
+    let n = users.min(VERIFY_ROWS);
+    let queries: Vec<Query> = (0..n)
+        .map(|i| (i * users / n) as u32)
+        .map(|u| Query { user_row: u, history_end: data.set.interactions.events(u as usize).end })
+        .collect();
+    let mut batch = CodeBatch::empty(&data.set.user_schema);
+    assemble(&data.set, &queries, &mut batch);
+    batch
+}
+
+fn item_sample(data: &Dataset) -> CodeBatch {
+    let items = data.item_ids.len();
+    let n = items.min(VERIFY_ROWS);
+    let mut batch = CodeBatch::empty(&data.set.item_schema);
+    batch.extend_from_rows(&data.set.items, (0..n).map(|i| i * items / n));
+    batch
+}
+
+struct TrainProgress<'a> {
+    context: &'a Context<TrainSettings>,
+    bar: Option<Bar>,
+    /// Counts steps, within an epoch: its end has none to count.
+    step: Option<Watched>,
+    epoch: usize,
+    rate: f64,
+    /// The last epoch's validation metric, as it is shown.
+    validation: String,
+    epoch_started: Instant,
+    /// The lock of the run whose weights are the start: the first step has them.
+    unchanged: Option<RunLock>,
+}
+
+impl Observer for TrainProgress<'_> {
+    fn on_step(&mut self, report: &StepReport) -> ControlFlow<()> {
+        self.unchanged = None;
+        if self.bar.is_none() || self.epoch != report.epoch {
+            self.epoch = report.epoch;
+            let stage = format!("epoch {}/{}", report.epoch, report.epochs);
+            self.bar = Some(self.context.progress.bar(&stage, report.steps as u64, "steps"));
+        }
+        let counted = || self.context.cancel.watch().thread("train");
+        self.step.get_or_insert_with(counted).doing(Doing::Training, report.step as u64 + 1);
+        if report.step == report.steps {
+            self.step = None;
+        }
+        self.rate = report.examples_per_s;
+        if let Some(bar) = &mut self.bar {
+            let loss: f64 = report.terms.iter().map(|(_, value)| value).sum();
+            bar.message(format!("loss {loss:.4}  {:.0} examples/s{}", report.examples_per_s, self.validation));
+            bar.set(report.step as u64);
+        }
+        if self.context.cancel.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn on_epoch(&mut self, report: &EpochReport) -> ControlFlow<()> {
+        self.bar = None;
+        let name = self.context.config.train.metric;
+        let metric = report.validation.as_ref().and_then(|v| v.get(name));
+        self.validation = metric.map_or(String::new(), |value| format!(", validation {name} {value:.4}"));
+        let validation = &self.validation;
+        let seconds = self.epoch_started.elapsed().as_secs_f64();
+        tracing::info!(
+            "train: epoch {}: loss {:.4}{validation}, {:.0} examples/s, {seconds:.1} s",
+            report.epoch,
+            report.loss,
+            self.rate
+        );
+        self.epoch_started = Instant::now();
+        if self.context.cancel.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}

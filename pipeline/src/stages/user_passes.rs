@@ -1,0 +1,411 @@
+//! The two passes of `encode-features` over the users: one fits, one encodes.
+
+use crate::config::EncodeSettings;
+use crate::error::PipelineError;
+use crate::rows::bad_rows::{BadRow, readable_ids, sift};
+use crate::rows::columns::read_batches;
+use crate::rows::duplicates::DuplicateFinder;
+use crate::rows::id_index::IdIndex;
+use crate::rows::quarantine::{Quarantine, QuarantineWriter, USERS};
+use crate::rows::side_files::{SideFiles, read_columns};
+use crate::stages::Context;
+use crate::stages::encode::{encode_error, files};
+use crate::stream::memory::{MIB, Needs, Plan};
+use crate::stream::ordered;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use twotower_artifacts::codes::GROUP_ROWS;
+use twotower_artifacts::keyed::{KeyedMap, hash_id};
+use twotower_artifacts::{
+    CodeBatch, CodesGroups, CodesInfo, CodesWriter, Compression, EncodedGroup, FileEntry, IdKind, Ids, Side,
+    TowerSchema,
+};
+use twotower_encoders::{EncodeCounts, EncoderFit, EncoderState, FeatureSpec, SideSpec, compact};
+use twotower_tables::{ReadOptions, Table, TableBatch, TablePart, id_array_as, id_column, id_column_as};
+
+/// Rows a worker takes at a time, where the budget allows: the row groups of many tables, so that a worker reads
+/// and maps each dictionary once.
+pub(crate) const PART_ROWS: usize = 2 * GROUP_ROWS;
+
+/// Bytes of a row's codes or floats of a feature, twice: as they are made, and as they are written.
+fn encoded_bytes(feature: &FeatureSpec) -> u64 {
+    match feature {
+        FeatureSpec::Vector(vector) => 8 * (u64::from(vector.dim) + 1),
+        FeatureSpec::MultiValued(bag) => 8 * (u64::from(bag.max_len) + 1),
+        _ => 16,
+    }
+}
+
+/// What the passes hold: two of them, where some user is encoded, beside so many bytes of side files.
+pub(crate) fn needs(config: &EncodeSettings, encodes: bool, joins: u64) -> Needs {
+    let mut quarters = vec!["values being counted"];
+    if encodes {
+        quarters.push("rows kept for the second pass");
+    }
+    // Codes and floats, and their columns.
+    let per_row = config.features.user.iter().map(encoded_bytes).sum();
+    let held = vec![("side files", joins), ("hashes of ids", 32 * MIB)];
+    Needs { quarters, per_row, ..Needs::held("encode-features", held) }
+}
+
+/// The users table between its two passes.
+///
+/// # Memory
+/// Rows read by the first pass are kept for the second as long as they fit into a quarter of the budget.
+pub struct UserPasses<'a> {
+    context: &'a Context<EncodeSettings>,
+    dir: &'a Path,
+    joins: &'a SideFiles,
+    table: &'a Table,
+    spec: SideSpec,
+    rows: u64,
+    plan: Plan,
+    /// Users to encode in any case.
+    positive: &'a IdIndex,
+    /// Whether the second pass has anything to do.
+    encodes: bool,
+    /// All rows by part, if they fit.
+    kept: Option<Vec<Vec<TableBatch>>>,
+}
+
+/// What encoding the users left.
+pub struct EncodedUsers {
+    /// Those with positives.
+    pub entry: FileEntry,
+    /// All of them, where the job asks for it.
+    pub all: Option<FileEntry>,
+    /// Ids of those with positives, in table order.
+    pub ids: Ids,
+    /// What the encoders met.
+    pub counts: EncodeCounts,
+}
+
+impl<'a> UserPasses<'a> {
+    /// Passes over `table`, for files in `dir`.
+    ///
+    /// # Errors
+    /// A table without rows, or one that cannot be counted.
+    pub fn new(
+        context: &'a Context<EncodeSettings>,
+        dir: &'a Path,
+        joins: &'a SideFiles,
+        table: &'a Table,
+        positive: &'a IdIndex,
+    ) -> Result<Self, PipelineError> {
+        let rows = table.require_rows()?;
+        let spec = context.config.side(Side::User);
+        let encodes = context.config.all_users || !positive.ids().is_empty();
+        let plan = context.plan_of(&needs(&context.config, encodes, joins.bytes()), PART_ROWS)?;
+        Ok(Self { context, dir, joins, table, spec, rows, plan, positive, encodes, kept: None })
+    }
+
+    /// Number of users.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// The fit of all users but the rows it sets `aside`, which cannot be used: those of which id or vectors make no
+    /// sense, and all but the first with an id. Each worker begins with a `fresh` fit of its own. Which ids stand twice
+    /// is known only when all have been read, so where some do, the users are fitted once more without these rows.
+    ///
+    /// # Errors
+    /// Any table or encoder error; more such rows than may be.
+    pub fn fit(
+        &mut self,
+        fresh: impl Fn() -> Result<EncoderFit, PipelineError>,
+        aside: &mut QuarantineWriter<'_>,
+    ) -> Result<EncoderFit, PipelineError> {
+        match self.fit_and_sift(&fresh, aside)? {
+            Some(fit) => Ok(fit),
+            None => self.fit_without(&fresh, &aside.users()),
+        }
+    }
+
+    /// Fits the users and finds the rows to set `aside`; none where duplicates among them were fitted too.
+    fn fit_and_sift(
+        &mut self,
+        fresh: impl Fn() -> Result<EncoderFit, PipelineError>,
+        aside: &mut QuarantineWriter<'_>,
+    ) -> Result<Option<EncoderFit>, PipelineError> {
+        let passes = &*self;
+        let id = &passes.spec.id_column;
+        let fits = Fits::new(passes.context.execution.workers, fresh)?;
+        let mut bar = passes.context.progress.bar("fit users", passes.rows, "rows");
+        let mut finder = DuplicateFinder::new(passes.dir);
+        let (mut kept, bytes) = (Vec::new(), AtomicU64::new(0));
+        let keeps = AtomicBool::new(passes.encodes);
+        passes.stream(
+            passes.read(passes.rows)?,
+            || {
+                let fit = fits.next();
+                let (keeps, bytes) = (&keeps, &bytes);
+                Ok(move |part: TablePart| {
+                    let mut fit = fit.lock().unwrap_or_else(PoisonError::into_inner);
+                    let (mut hashes, mut batches, mut bad) = (Vec::new(), Vec::new(), Vec::new());
+                    for batch in part {
+                        let mut batch = batch?;
+                        if keeps.load(Ordering::Relaxed) {
+                            batch.batch = compact(&batch.batch, id);
+                        }
+                        let (good, found) = sift(&batch, id, |rows| passes.check(rows))?;
+                        for (rows, ids) in good {
+                            passes.fit_rows(&mut fit, &rows)?;
+                            hashes.extend(ids.iter().map(hash_id));
+                        }
+                        bad.extend(found);
+                        let size = batch.batch.get_array_memory_size() as u64;
+                        if bytes.fetch_add(size, Ordering::Relaxed) + size > passes.context.memory.quarter() {
+                            keeps.store(false, Ordering::Relaxed);
+                        }
+                        if keeps.load(Ordering::Relaxed) {
+                            batches.push(batch);
+                        } else {
+                            batches.clear();
+                        }
+                    }
+                    Ok((hashes, batches, bad))
+                })
+            },
+            |(hashes, batches, bad)| {
+                finder.add(&hashes)?;
+                bar.advance((hashes.len() + bad.len()) as u64);
+                aside.add(passes.rows, bad)?;
+                if keeps.load(Ordering::Relaxed) {
+                    kept.push(batches);
+                } else {
+                    kept.clear();
+                }
+                Ok(())
+            },
+        )?;
+        let (repeated, merged) = std::thread::scope(|scope| {
+            let merging = std::thread::Builder::new()
+                .spawn_scoped(scope, || fits.merged())
+                .map_err(PipelineError::io("start a thread of", "encode-features"))?;
+            let repeated = finder.repeated();
+            Ok::<_, PipelineError>((repeated, merging.join()))
+        })?;
+        let fit = merged.map_err(|_| PipelineError::WorkerPanicked { stage: "encode-features" })??;
+        let (repeated, unusable) = (repeated?, aside.count(USERS));
+        if !repeated.is_empty() {
+            passes.find_duplicates(&repeated, aside)?;
+        }
+        aside.end(USERS, passes.rows)?;
+        self.kept = keeps.into_inner().then_some(kept);
+        Ok((aside.count(USERS) == unusable).then_some(fit))
+    }
+
+    /// Fits the users but the rows in `quarantine`.
+    fn fit_without(
+        &self,
+        fresh: impl Fn() -> Result<EncoderFit, PipelineError>,
+        quarantine: &Quarantine,
+    ) -> Result<EncoderFit, PipelineError> {
+        let fits = Fits::new(self.context.execution.workers, fresh)?;
+        let mut bar = self.context.progress.bar("fit users without duplicates", self.rows, "rows");
+        self.stream(
+            self.source(self.kept.clone(), self.rows)?,
+            || {
+                let fit = fits.next();
+                Ok(move |part: TablePart| {
+                    let mut fit = fit.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut fitted = 0;
+                    for rows in quarantine.filter(part) {
+                        let rows = rows?;
+                        self.fit_rows(&mut fit, &rows)?;
+                        fitted += rows.batch.num_rows();
+                    }
+                    Ok(fitted)
+                })
+            },
+            |fitted| {
+                bar.advance(fitted as u64);
+                Ok(())
+            },
+        )?;
+        fits.merged()
+    }
+
+    fn fit_rows(&self, fit: &mut EncoderFit, rows: &TableBatch) -> Result<(), PipelineError> {
+        let joined = self.joins.join(&self.spec, Side::User, rows)?;
+        fit.fit_batch(Side::User, &joined).map_err(|e| encode_error(e, rows))
+    }
+
+    /// The ids of rows; refuses rows of which id or vectors make no sense.
+    fn check(&self, batch: &TableBatch) -> Result<Ids, PipelineError> {
+        let ids = readable_ids(batch, &self.spec.id_column, self.positive.ids().kind())?;
+        let checked = self.spec.check_vectors(Side::User, &batch.batch);
+        checked.map(|()| ids).map_err(|e| e.with_first_row(batch.row_in_file).into())
+    }
+
+    /// Finds the rows behind repeated hashes and sets all but the first of an id aside; two different ids of one
+    /// hash are no duplicate.
+    fn find_duplicates(&self, repeated: &[u64], aside: &mut QuarantineWriter<'_>) -> Result<(), PipelineError> {
+        let id = &self.context.config.tables.users.id;
+        let (wanted, known) = ([id.clone()], aside.users());
+        let mut firsts: KeyedMap<String, u64> = KeyedMap::default();
+        let batches = read_batches("encode-features", self.table, &wanted, 0..self.rows, &self.context.cancel)?;
+        for batch in known.filter(batches) {
+            let batch = batch?;
+            let ids = id_column(&batch, id)?;
+            let suspects = ids.iter().enumerate().filter(|(_, this)| repeated.binary_search(&hash_id(*this)).is_ok());
+            let mut bad = Vec::new();
+            for (row, this) in suspects {
+                let at = batch.first_row + row as u64;
+                let first = *firsts.entry(this.to_string()).or_insert(at);
+                if first != at {
+                    let reason = format!("column `{id}`: the id stands in row {first} already; ids must be unique");
+                    bad.push(BadRow::new(&batch, row, id, &reason));
+                }
+            }
+            aside.add(self.rows, bad)?;
+        }
+        Ok(())
+    }
+
+    /// Encodes the users that have positives, and with `encode.all_users` all of them into a file of their own; rows in
+    /// `quarantine` are left out.
+    ///
+    /// # Errors
+    /// Any table, encoder or I/O error.
+    pub fn encode(mut self, state: &EncoderState, quarantine: &Quarantine) -> Result<EncodedUsers, PipelineError> {
+        let (id, positive) = (&self.context.config.tables.users.id, self.positive);
+        let schema = state.schema(Side::User);
+        let info = CodesInfo { ids: positive.ids().kind(), schema: schema.clone() };
+        let create = |name: &str| CodesWriter::create(self.dir.join(name), &info, Compression::Lz4);
+        let mut writer = create(files::USERS)?;
+        let mut all = self.context.config.all_users.then(|| create(files::ALL_USERS)).transpose()?;
+        let groups = all.as_ref().map(CodesWriter::groups);
+        let (mut chosen_ids, mut counts) = (Ids::new(info.ids), EncodeCounts::default());
+        let total = if self.encodes { self.rows } else { 0 };
+        let mut bar = self.context.progress.bar("encode users", total, "rows");
+        let kept = self.kept.take();
+        let source = self.source(kept, total)?;
+        self.stream(
+            source,
+            || {
+                let mut encoder = state.encoder(Side::User);
+                let (passes, schema, groups) = (&self, &schema, &groups);
+                Ok(move |part: TablePart| {
+                    let mut encoded = EncodedPart::new(info.ids, schema);
+                    let mut every = groups.as_ref().map(CodesGroups::part);
+                    for batch in quarantine.filter(part) {
+                        let batch = batch?;
+                        encoded.rows += batch.batch.num_rows();
+                        let mut chosen = Vec::new();
+                        if !positive.ids().is_empty() {
+                            let ids = id_column_as(&batch, id, info.ids)?;
+                            chosen.extend((0..ids.len()).filter(|r| positive.find(ids.get(*r)).is_some()));
+                            encoded.chosen_ids.extend_from(&ids, chosen.iter().copied());
+                        }
+                        if every.is_none() && chosen.is_empty() {
+                            continue;
+                        }
+                        let joined = passes.joins.join(&passes.spec, Side::User, &batch)?;
+                        let mut codes = CodeBatch::empty(schema);
+                        let counts = encoder.encode(&joined, &mut codes).map_err(|e| encode_error(e, &batch))?;
+                        encoded.counts.merge(&counts);
+                        encoded.chosen_codes.extend_from_rows(&codes, chosen.iter().copied());
+                        if let Some(every) = &mut every {
+                            every.push(id_array_as(&batch, id, info.ids)?, codes)?;
+                        }
+                    }
+                    if let Some(every) = every {
+                        encoded.groups = every.finish()?;
+                    }
+                    Ok(encoded)
+                })
+            },
+            |part: EncodedPart| {
+                if let Some(all) = &mut all {
+                    part.groups.into_iter().try_for_each(|group| all.append(group))?;
+                }
+                if !part.chosen_ids.is_empty() {
+                    writer.write(&part.chosen_ids, &part.chosen_codes)?;
+                    chosen_ids.extend_from(&part.chosen_ids, 0..part.chosen_ids.len());
+                }
+                counts.merge(&part.counts);
+                bar.advance(part.rows as u64);
+                Ok(())
+            },
+        )?;
+        let all = all.map(CodesWriter::finish).transpose()?;
+        Ok(EncodedUsers { entry: writer.finish()?, all, ids: chosen_ids, counts })
+    }
+
+    /// The rows that the first pass has kept, or the first `rows` rows read again.
+    fn source(&self, kept: Option<Vec<Vec<TableBatch>>>, rows: u64) -> Result<Source, PipelineError> {
+        match kept {
+            Some(parts) => Ok(Box::new(parts.into_iter().map(|batches| Ok(batches.into())))),
+            None => self.read(rows),
+        }
+    }
+
+    /// The first `rows` rows.
+    fn read(&self, rows: u64) -> Result<Source, PipelineError> {
+        let columns = read_columns(&self.spec);
+        let Plan { batch_rows: part_rows, batch_bytes, .. } = self.plan;
+        let read = ReadOptions { columns: &columns, rows: 0..rows, batch_rows: part_rows.min(GROUP_ROWS) };
+        let parts = self.table.parts(read, part_rows, batch_bytes)?;
+        Ok(Box::new(parts.map(|part| part.map_err(PipelineError::from))))
+    }
+
+    /// Streams rows through workers to `sink`.
+    fn stream<O: Send, W: FnMut(TablePart) -> Result<O, PipelineError>>(
+        &self,
+        source: Source,
+        worker: impl Fn() -> Result<W, PipelineError> + Sync,
+        sink: impl FnMut(O) -> Result<(), PipelineError>,
+    ) -> Result<(), PipelineError> {
+        ordered("encode-features", self.plan.width, &self.context.cancel, source, worker, sink)
+    }
+}
+
+/// A fit for each worker.
+struct Fits {
+    fits: Vec<Mutex<EncoderFit>>,
+    taken: AtomicUsize,
+}
+
+impl Fits {
+    fn new(workers: usize, fresh: impl Fn() -> Result<EncoderFit, PipelineError>) -> Result<Self, PipelineError> {
+        let fits = (0..workers.max(1)).map(|_| fresh().map(Mutex::new)).collect::<Result<_, _>>()?;
+        Ok(Self { fits, taken: AtomicUsize::new(0) })
+    }
+
+    /// The next worker's.
+    fn next(&self) -> &Mutex<EncoderFit> {
+        &self.fits[self.taken.fetch_add(1, Ordering::Relaxed) % self.fits.len()]
+    }
+
+    /// What all of them have seen.
+    fn merged(self) -> Result<EncoderFit, PipelineError> {
+        let mut fits = self.fits.into_iter().map(|fit| fit.into_inner().unwrap_or_else(PoisonError::into_inner));
+        let none = PipelineError::WorkerPanicked { stage: "encode-features" };
+        let mut whole = fits.next().ok_or(none)?;
+        fits.try_for_each(|fit| whole.merge(fit))?;
+        Ok(whole)
+    }
+}
+
+/// Parts of the raw rows.
+type Source = Box<dyn Iterator<Item = Result<TablePart, PipelineError>> + Send>;
+
+/// What encoding a part of the users left.
+struct EncodedPart {
+    rows: usize,
+    counts: EncodeCounts,
+    /// All of them, where the job asks for it.
+    groups: Vec<EncodedGroup>,
+    /// Those with positives.
+    chosen_ids: Ids,
+    chosen_codes: CodeBatch,
+}
+
+impl EncodedPart {
+    fn new(ids: IdKind, schema: &TowerSchema) -> Self {
+        let (chosen_ids, chosen_codes) = (Ids::new(ids), CodeBatch::empty(schema));
+        Self { rows: 0, counts: EncodeCounts::default(), groups: Vec::new(), chosen_ids, chosen_codes }
+    }
+}

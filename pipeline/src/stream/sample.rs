@@ -1,0 +1,219 @@
+//! A sample of the results beside them: lists of the same users every night, for the gates to compare.
+//!
+//! A user is in the sample when the hash of the id is low enough, so the sample depends on neither the order of
+//! the table, nor shards, nor the format of the results, and two nights have nearly the same users in it.
+
+use crate::error::PipelineError;
+use crate::run::dir::RunDir;
+use crate::stages::prepare_dir;
+use crate::stream::memory::MIB;
+use crate::stream::parts::{exclude_other_counts, part_name};
+use crate::stream::shard::Shard;
+use std::hash::Hasher;
+use std::path::PathBuf;
+use twotower_artifacts::keyed::Identity;
+use twotower_artifacts::neighbours::open_sink;
+use twotower_artifacts::neighbours_file::read_lists;
+use twotower_artifacts::{
+    Compression, FileEntry, Id, Ids, ListRoom, NeighbourFormat, NeighbourLists, NeighbourSink, NeighboursInfo,
+};
+
+/// Folder of the samples, in that of the results.
+pub const FOLDER: &str = "sample";
+/// Users in a sample of all shards, about: all of them where there are no more.
+const USERS: u64 = 10_000;
+/// Pairs in a sample, about: fewer users where lists are long.
+const PAIRS: u64 = 1 << 20;
+/// Users read at a time.
+const BATCH_USERS: usize = 8192;
+
+/// Users in the sample of lists of `k`, about.
+pub fn wanted(k: usize) -> u64 {
+    USERS.min(PAIRS / k.max(1) as u64).max(1)
+}
+
+/// Bytes that a sample of lists of `k` being written holds.
+pub fn bytes(k: usize, room: ListRoom) -> u64 {
+    room.writer_bytes(NeighbourFormat::Parquet).min(wanted(k) * (room.user_bytes() as u64 + 64))
+}
+
+/// Which users are in a sample.
+#[derive(Debug, Clone, Copy)]
+struct Chosen {
+    /// Hashes up to this one are in.
+    most: u64,
+}
+
+impl Chosen {
+    /// About `wanted` of `users` users; all where there are no more.
+    fn new(users: u64, wanted: u64) -> Self {
+        let most = if users <= wanted { u64::MAX } else { u64::MAX / users * wanted };
+        Self { most }
+    }
+
+    fn has(self, user: Id<'_>) -> bool {
+        place(user) <= self.most
+    }
+}
+
+/// Where an id lies among all: the same number in every process and on every machine, for samples of different nights
+/// are compared.
+fn place(user: Id<'_>) -> u64 {
+    let mut hasher = rustc_hash::FxHasher::default();
+    match user {
+        Id::Int(value) => hasher.write_i64(value),
+        Id::Text(value) => hasher.write(value.as_bytes()),
+    }
+    let h = hasher.finish();
+    let h = (h ^ (h >> 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (h >> 29);
+    // It is weak in its upper bits for small integers; one multiplication more spreads them.
+    h.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32).wrapping_mul(0xC2B2_AE3D_27D4_EB4F)
+}
+
+/// A sample being written.
+pub struct SampleSink {
+    sink: Box<dyn NeighbourSink>,
+    chosen: Chosen,
+    users: Ids,
+    offsets: Vec<usize>,
+    rows: Vec<u32>,
+    scores: Vec<f32>,
+}
+
+impl SampleSink {
+    /// A sample of one shard's lists of at most `k` items, which take `room`, of a table of `users` users in all.
+    ///
+    /// # Errors
+    /// As [`open_sink`].
+    pub fn create(
+        run: &RunDir,
+        shard: Shard,
+        users: u64,
+        info: &NeighboursInfo,
+        k: usize,
+        room: ListRoom,
+        compression: Compression,
+    ) -> Result<Self, PipelineError> {
+        let dir = run.recall().join(FOLDER);
+        prepare_dir(&dir)?;
+        exclude_other_counts("recall", &dir, shard, true, || Ok(()))?;
+        let path = dir.join(file_name(shard));
+        Ok(Self {
+            sink: open_sink(NeighbourFormat::Parquet, path, info, room, compression)?,
+            chosen: Chosen::new(users, wanted(k)),
+            users: Ids::new(info.users),
+            offsets: Vec::new(),
+            rows: Vec::new(),
+            scores: Vec::new(),
+        })
+    }
+
+    /// Adds the lists of those `users` that are in the sample.
+    ///
+    /// # Errors
+    /// A failed write.
+    pub fn write(&mut self, users: &Ids, lists: &NeighbourLists<'_>) -> Result<(), PipelineError> {
+        self.users.clear();
+        self.rows.clear();
+        self.scores.clear();
+        self.offsets.clear();
+        self.offsets.push(0);
+        for (user, ends) in users.iter().zip(lists.offsets.windows(2)) {
+            if self.chosen.has(user) {
+                self.users.push(user);
+                self.rows.extend_from_slice(&lists.rows[ends[0]..ends[1]]);
+                self.scores.extend_from_slice(&lists.scores[ends[0]..ends[1]]);
+                self.offsets.push(self.rows.len());
+            }
+        }
+        let chosen = NeighbourLists { offsets: &self.offsets, rows: &self.rows, scores: &self.scores, ..*lists };
+        Ok(self.sink.write(&self.users, &chosen)?)
+    }
+
+    /// Publishes the sample; its path is relative to the folder of the results.
+    ///
+    /// # Errors
+    /// A failed write.
+    pub fn finish(self) -> Result<FileEntry, PipelineError> {
+        Ok(self.sink.finish()?.under(FOLDER))
+    }
+}
+
+/// Name of a shard's sample, below the folder of samples.
+pub fn file_name(shard: Shard) -> String {
+    part_name(shard, NeighbourFormat::Parquet.extension())
+}
+
+/// Lists of a sample read back. Ids are there by their identity alone: those that are long take no more room.
+#[derive(Debug, Clone, Default)]
+pub struct SampledLists {
+    /// The users.
+    pub users: Vec<Identity>,
+    /// `[users + 1]`; user u's items are `offsets[u]..offsets[u + 1]` of `items`.
+    pub offsets: Vec<usize>,
+    /// Items of all lists, best first.
+    pub items: Vec<Identity>,
+}
+
+impl SampledLists {
+    /// A user's items.
+    pub fn list(&self, row: usize) -> &[Identity] {
+        &self.items[self.offsets[row]..self.offsets[row + 1]]
+    }
+}
+
+/// Bytes that two samples of lists of `k`, read back, take together with what reading them does.
+pub fn read_bytes(k: usize) -> u64 {
+    let user = size_of::<Identity>() * (k + 1) + size_of::<usize>();
+    2 * wanted(k) * user as u64 + 32 * MIB
+}
+
+/// Reads a sample of `shards` shards; none where a shard has no file.
+///
+/// # Errors
+/// A damaged file.
+pub fn read(run: &RunDir, shards: u32) -> Result<Option<SampledLists>, PipelineError> {
+    let dir = run.recall().join(FOLDER);
+    let paths: Vec<PathBuf> = (0..shards).map(|index| dir.join(file_name(Shard { index, count: shards }))).collect();
+    if !paths.iter().all(|path| path.exists()) {
+        return Ok(None);
+    }
+    let mut whole = SampledLists { offsets: vec![0], ..SampledLists::default() };
+    for path in &paths {
+        for batch in read_lists(path, BATCH_USERS)? {
+            let batch = batch?;
+            let first = whole.items.len();
+            whole.users.extend(batch.users.iter().map(Identity::of));
+            whole.items.extend(batch.items.iter().map(Identity::of));
+            whole.offsets.extend(batch.offsets[1..].iter().map(|end| first + end));
+        }
+    }
+    Ok(Some(whole))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(chosen: Chosen, ids: impl Iterator<Item = i64>) -> u64 {
+        ids.filter(|id| chosen.has(Id::Int(*id))).count() as u64
+    }
+
+    #[test]
+    fn about_as_many_users_are_chosen_as_wanted_whatever_their_ids() {
+        for step in [1, 7, 1 << 20] {
+            let n = count(Chosen::new(1_000_000, 10_000), (0..1_000_000).map(|i| i * step));
+            assert!((9_000..11_000).contains(&n), "step {step}: {n}");
+        }
+        assert_eq!(count(Chosen::new(5000, 10_000), 0..5000), 5000);
+        let texts = (0..200_000).filter(|i| Chosen::new(200_000, 10_000).has(Id::Text(&format!("user-{i}")))).count();
+        assert!((9_000..11_000).contains(&texts), "{texts}");
+    }
+
+    #[test]
+    fn a_larger_table_keeps_nearly_all_of_yesterdays_users() {
+        let (yesterday, today) = (Chosen::new(1_000_000, 10_000), Chosen::new(1_010_000, 10_000));
+        let both = (0..1_000_000).filter(|i| yesterday.has(Id::Int(*i)) && today.has(Id::Int(*i))).count() as u64;
+        assert!(both * 100 >= 97 * count(yesterday, 0..1_000_000), "{both}");
+    }
+}
