@@ -6,6 +6,7 @@
 pub mod batch;
 mod blocks;
 mod chunk;
+pub mod clock;
 mod code_chunk;
 pub mod codec;
 pub mod codes;
@@ -36,6 +37,7 @@ mod text_chunk;
 pub mod vectors;
 
 pub use batch::{CodeBatch, Column, Ragged};
+pub use clock::{Clock, TickUnit};
 pub use codes::{CodesGroups, CodesInfo, CodesPart, CodesReader, CodesWriter};
 pub use error::{ArtifactError, Category};
 pub use fingerprint::Fingerprint;

@@ -4,6 +4,7 @@ use crate::error::ConfigError;
 use crate::gates::GatesConfig;
 use crate::ranges::{check_all, check_typed};
 use crate::split::SplitConfig;
+use crate::times::TimeSettings;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::io::Read;
@@ -88,12 +89,8 @@ pub struct InteractionTable {
     pub user: String,
     /// Column of the item's id.
     pub item: String,
-    /// Column of the time, if there is one; else the order of the rows counts as time.
-    pub timestamp: Option<String>,
-    /// The first time that an event may have, in the unit of the column of times.
-    pub earliest: Option<i64>,
-    /// The last time that an event may have.
-    pub latest: Option<i64>,
+    /// Where the times are.
+    pub times: TimeSettings,
     /// Column of the weight, if there is one.
     pub weight: Option<String>,
     /// Where it is and how it is written.
@@ -169,9 +166,7 @@ impl<'de> Deserialize<'de> for InteractionTable {
         Ok(Self {
             user: user.ok_or_else(|| D::Error::missing_field("user"))?,
             item: item.ok_or_else(|| D::Error::missing_field("item"))?,
-            timestamp,
-            earliest,
-            latest,
+            times: TimeSettings { timestamp, earliest, latest },
             weight,
             source: source_of(section)?,
         })
@@ -183,31 +178,12 @@ impl Serialize for InteractionTable {
         let own = [
             ("user", Some(self.user.clone().into())),
             ("item", Some(self.item.clone().into())),
-            ("timestamp", self.timestamp.clone().map(Into::into)),
-            ("earliest", self.earliest.map(Into::into)),
-            ("latest", self.latest.map(Into::into)),
+            ("timestamp", self.times.timestamp.clone().map(Into::into)),
+            ("earliest", self.times.earliest.map(Into::into)),
+            ("latest", self.times.latest.map(Into::into)),
             ("weight", self.weight.clone().map(Into::into)),
         ];
         join_section(serializer, &own, &self.source)
-    }
-}
-
-impl InteractionTable {
-    /// Checks the settings of times.
-    ///
-    /// # Errors
-    /// [`ConfigError::Usage`] for limits of times that are not read, or limits that no time is within.
-    fn validate(&self) -> Result<(), ConfigError> {
-        let refuse = |reason: String| Err(ConfigError::usage(format!("`tables.interactions.{reason}")));
-        match (self.earliest, self.latest, &self.timestamp) {
-            (Some(_), _, None) | (_, Some(_), None) => {
-                refuse("earliest` and `.latest` limit the times of `.timestamp`, which is not given".into())
-            }
-            (Some(earliest), Some(latest), _) if earliest > latest => {
-                refuse(format!("earliest` = {earliest} is later than `.latest` = {latest}"))
-            }
-            _ => Ok(()),
-        }
     }
 }
 
@@ -485,7 +461,7 @@ impl Config {
         if self.evaluate.k.is_empty() {
             return Err(ConfigError::usage("`evaluate.k`: expected at least one cut-off"));
         }
-        self.tables.interactions.validate()?;
+        self.tables.interactions.times.validate()?;
         self.split.validate()?;
         twotower_encoders::validate(&self.side(Side::User), &self.side(Side::Item))?;
         let names: Vec<String> = [Side::User, Side::Item]
@@ -578,7 +554,7 @@ kind = "numeric"
     fn a_minimal_job_loads_with_defaults_and_survives_a_round_trip() {
         let config = load(MINIMAL, &[]).unwrap();
         assert_eq!((config.recall.topk, config.tables.users.id.as_str()), (50, "user_id"));
-        assert_eq!(config.tables.interactions.timestamp.as_deref(), Some("ts"));
+        assert_eq!(config.tables.interactions.times.timestamp.as_deref(), Some("ts"));
         let json = serde_json::to_string(&config).unwrap();
         let again: Config = serde_json::from_str(&json).unwrap();
         assert_eq!(serde_json::to_string(&again).unwrap(), json);

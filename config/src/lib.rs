@@ -8,8 +8,10 @@ mod job;
 mod ranges;
 mod settings;
 pub mod split;
+mod times;
 
 pub use error::ConfigError;
 pub use gates::{Gate, GatesConfig};
 pub use job::*;
 pub use settings::*;
+pub use times::TimeSettings;

@@ -7,6 +7,7 @@
 use crate::gates::GatesConfig;
 use crate::job::{Config, EvaluateConfig, Features, RecallConfig, Tables};
 use crate::split::SplitConfig;
+use crate::times::TimeSettings;
 use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
 use twotower_artifacts::{Compression, Precision, Side};
@@ -125,12 +126,9 @@ pub struct SeenSettings {
     pub user: String,
     /// Column of the item's id.
     pub item: String,
-    /// Column of the time, of which the gates know the newest.
-    pub timestamp: Option<String>,
-    /// The first time that an event may have.
-    pub earliest: Option<i64>,
-    /// The last time that an event may have.
-    pub latest: Option<i64>,
+    /// Where the times are, of which the gates know the newest.
+    #[serde(flatten)]
+    pub times: TimeSettings,
     /// Where the table lies, and how it is read.
     #[serde(rename = "table", serialize_with = "reading")]
     pub source: TableSpec,
@@ -301,9 +299,7 @@ impl Config {
         let seen = SeenSettings {
             user: seen.user.clone(),
             item: seen.item.clone(),
-            timestamp: seen.timestamp.clone(),
-            earliest: seen.earliest,
-            latest: seen.latest,
+            times: seen.times.clone(),
             source: seen.source.clone(),
         };
         let embed = || EmbedSettings { rows: self.rows(Side::User), engine: self.infer.engine };

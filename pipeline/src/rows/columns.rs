@@ -1,13 +1,13 @@
-//! Columns of raw batches as the stages need them: ids, times, weights.
+//! Columns of raw batches as the stages need them: ids and weights.
 
 use crate::error::PipelineError;
 use crate::watch::cancel::Cancel;
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Float32Type, Int64Type};
-use arrow_array::{Array, ArrayRef, Float32Array, Int64Array, RecordBatch, RecordBatchOptions};
-use arrow_schema::{ArrowError, DataType, Field, Schema, TimeUnit};
+use arrow_array::types::Float32Type;
+use arrow_array::{Array, ArrayRef, Float32Array, RecordBatch, RecordBatchOptions};
+use arrow_schema::{ArrowError, DataType, Field, Schema};
 use std::fs::File;
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use twotower_artifacts::Ids;
@@ -83,132 +83,15 @@ pub fn read_ids(table: &Table, column: &str, cancel: &Cancel) -> Result<Ids, Pip
     Ok(ids)
 }
 
-fn column<'a>(batch: &'a TableBatch, name: &str) -> Result<&'a ArrayRef, PipelineError> {
+pub(super) fn column<'a>(batch: &'a TableBatch, name: &str) -> Result<&'a ArrayRef, PipelineError> {
     batch.batch.column_by_name(name).ok_or_else(|| {
         PipelineError::Data(format!("{}: column `{name}` was not read; please report this as a bug", batch.table()))
     })
 }
 
 /// Table, column and file, as they stand in messages.
-fn place(batch: &TableBatch, name: &str) -> String {
+pub(super) fn place(batch: &TableBatch, name: &str) -> String {
     format!("table `{}`: column `{name}` in {}", batch.table(), batch.path().display())
-}
-
-/// Times as 64-bit integers: integers as they are, dates in seconds, timestamps in their own unit, text
-/// that holds whole numbers parsed.
-///
-/// # Errors
-/// [`PipelineError::Data`] for a column of another type, and at the first time that is null, unreadable or outside
-/// `range`, naming file and row.
-pub fn timestamp_column(batch: &TableBatch, name: &str, range: &TimeRange) -> Result<Int64Array, PipelineError> {
-    let raw = column(batch, name)?;
-    let Some(clock) = Clock::of(raw.data_type()) else {
-        let (place, found) = (place(batch, name), raw.data_type());
-        return Err(PipelineError::Data(format!(
-            "{place} is {found}, expected integers, dates, timestamps, or integers as text"
-        )));
-    };
-    let dates = matches!(raw.data_type(), DataType::Date32);
-    let array = if dates { cast(batch, name, raw, &DataType::Timestamp(TimeUnit::Second, None))? } else { raw.clone() };
-    let times = cast(batch, name, &array, &DataType::Int64)?;
-    whole(batch, name, raw, &times, "a whole number")?;
-    let times = times.as_primitive::<Int64Type>().clone();
-    let plausible = range.of(clock);
-    let Some(row) = times.values().iter().position(|time| !plausible.contains(time)) else { return Ok(times) };
-    Err(PipelineError::Data(format!(
-        "{} at row {}: time {}, expected {} to {}{}; `tables.interactions.earliest` and `.latest` set other limits",
-        place(batch, name),
-        batch.row_in_file + row as u64,
-        times.value(row),
-        plausible.start(),
-        plausible.end(),
-        clock.unit().map_or(String::new(), |unit| format!(" in {unit} since 1970")),
-    )))
-}
-
-/// The oldest and the newest of the times that can be read and are within `limits`; none where none can.
-pub fn time_range(batch: &TableBatch, name: &str, limits: &TimeRange) -> Option<(i64, i64)> {
-    let range = |times: Int64Array| {
-        let (first, last) = (times.values().iter().min(), times.values().iter().max());
-        first.copied().zip(last.copied())
-    };
-    if let Ok(times) = timestamp_column(batch, name, limits) {
-        return range(times);
-    }
-    // Where it is not the whole column that cannot be read, it is some of its rows.
-    timestamp_column(&batch.slice(0..0), name, limits).ok()?;
-    let rows = (0..batch.batch.num_rows())
-        .filter_map(|row| range(timestamp_column(&batch.slice(row..row + 1), name, limits).ok()?));
-    rows.reduce(|(first, last), (oldest, newest)| (first.min(oldest), last.max(newest)))
-}
-
-/// What the times of a column count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Clock {
-    /// Units since 1970.
-    Since1970(TimeUnit),
-    /// Integers, of which the unit is not known.
-    Unknown,
-}
-
-impl Clock {
-    /// The clock of a column of that type; none where it holds no times.
-    pub fn of(data_type: &DataType) -> Option<Self> {
-        match data_type {
-            DataType::Date32 => Some(Clock::Since1970(TimeUnit::Second)),
-            DataType::Date64 => Some(Clock::Since1970(TimeUnit::Millisecond)),
-            DataType::Timestamp(unit, _) => Some(Clock::Since1970(*unit)),
-            DataType::Dictionary(_, values) => Self::of(values),
-            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Some(Clock::Unknown),
-            // Fractions would be cut off.
-            DataType::Decimal32(_, scale)
-            | DataType::Decimal64(_, scale)
-            | DataType::Decimal128(_, scale)
-            | DataType::Decimal256(_, scale) => (*scale <= 0).then_some(Clock::Unknown),
-            other => other.is_integer().then_some(Clock::Unknown),
-        }
-    }
-
-    /// Its unit, in words.
-    pub fn unit(self) -> Option<&'static str> {
-        match self {
-            Clock::Unknown => None,
-            Clock::Since1970(TimeUnit::Second) => Some("seconds"),
-            Clock::Since1970(TimeUnit::Millisecond) => Some("milliseconds"),
-            Clock::Since1970(TimeUnit::Microsecond) => Some("microseconds"),
-            Clock::Since1970(TimeUnit::Nanosecond) => Some("nanoseconds"),
-        }
-    }
-}
-
-/// The years 1900 to 9999, in seconds since 1970.
-const YEARS_1900_TO_9999: RangeInclusive<i64> = -2_208_988_800..=253_402_300_799;
-
-/// The first and the last time that an event may have, in the unit of its column; both are allowed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct TimeRange {
-    /// The first; where it is not given, the year 1900, or 0 where the unit is not known.
-    pub earliest: Option<i64>,
-    /// The last; where it is not given, the end of the year 9999, or any where the unit is not known.
-    pub latest: Option<i64>,
-}
-
-impl TimeRange {
-    /// The range on a clock.
-    fn of(&self, clock: Clock) -> RangeInclusive<i64> {
-        let per_second = match clock {
-            Clock::Unknown => None,
-            Clock::Since1970(TimeUnit::Second) => Some(1),
-            Clock::Since1970(TimeUnit::Millisecond) => Some(1_000),
-            Clock::Since1970(TimeUnit::Microsecond) => Some(1_000_000),
-            Clock::Since1970(TimeUnit::Nanosecond) => Some(1_000_000_000),
-        };
-        let earliest = per_second.map_or(0, |n| YEARS_1900_TO_9999.start().saturating_mul(n));
-        let end = YEARS_1900_TO_9999.end() + 1;
-        // The last unit of the year; beyond what nanoseconds hold there is nothing.
-        let latest = per_second.map_or(i64::MAX, |n| end.checked_mul(n).map_or(i64::MAX, |end| end - 1));
-        self.earliest.unwrap_or(earliest)..=self.latest.unwrap_or(latest)
-    }
 }
 
 /// Weights as finite, non-negative f32; true is 1, false 0.
@@ -245,7 +128,11 @@ fn holds_numbers(data_type: &DataType) -> bool {
     }
 }
 
-fn cast(batch: &TableBatch, name: &str, array: &ArrayRef, to: &DataType) -> Result<ArrayRef, PipelineError> {
+/// A column as another type; null where it has no such value.
+///
+/// # Errors
+/// [`PipelineError::Data`] where no column of the type can be.
+pub(super) fn cast(batch: &TableBatch, name: &str, array: &ArrayRef, to: &DataType) -> Result<ArrayRef, PipelineError> {
     arrow_cast::cast(array, to).map_err(|e| {
         let (place, found) = (place(batch, name), array.data_type());
         PipelineError::Data(format!("{place} is {found}, not readable as {to}: {e}"))
@@ -253,7 +140,16 @@ fn cast(batch: &TableBatch, name: &str, array: &ArrayRef, to: &DataType) -> Resu
 }
 
 /// Refuses a column that was, or by the cast became, null somewhere.
-fn whole(batch: &TableBatch, name: &str, raw: &ArrayRef, cast: &ArrayRef, expected: &str) -> Result<(), PipelineError> {
+///
+/// # Errors
+/// [`PipelineError::Data`] naming file, row and what was found.
+pub(super) fn whole(
+    batch: &TableBatch,
+    name: &str,
+    raw: &ArrayRef,
+    cast: &ArrayRef,
+    expected: &str,
+) -> Result<(), PipelineError> {
     let Some(row) = (0..cast.len()).find(|r| cast.is_null(*r)) else { return Ok(()) };
     let found = match raw.is_null(row) {
         true => "null".to_string(),
@@ -340,10 +236,7 @@ impl Drop for StagedTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow_array::{
-        BooleanArray, Date32Array, Decimal128Array, Float64Array, Int32Array, StringArray, Time64MicrosecondArray,
-        TimestampMillisecondArray,
-    };
+    use arrow_array::{BooleanArray, Date32Array, Float64Array, Int64Array, StringArray};
     use twotower_tables::TableSpec;
 
     /// Rows of which the first is row 3 of a table `events`, with a column `x`.
@@ -361,87 +254,8 @@ mod tests {
         Arc::new(StringArray::from(values.to_vec()))
     }
 
-    fn decimals(precision: u8, scale: i8) -> ArrayRef {
-        let values = Decimal128Array::from(vec![5, 1_700_000_000]);
-        Arc::new(values.with_precision_and_scale(precision, scale).unwrap())
-    }
-
-    #[test]
-    fn a_time_outside_the_range_is_refused_with_its_row_and_the_limits() {
-        let dir = tempfile::tempdir().unwrap();
-        let read = |x: ArrayRef, range: TimeRange| timestamp_column(&batch(dir.path(), x), "x", &range);
-        let (usual, end) = (TimeRange::default(), 253_402_300_800i64);
-        // The first and the last moment of the years 1900 to 9999 are times; a moment further is none.
-        let start = -2_208_988_800i64;
-        for (unit, per_second) in
-            [(TimeUnit::Second, 1), (TimeUnit::Millisecond, 1_000), (TimeUnit::Microsecond, 1_000_000)]
-        {
-            let of = |times: [i64; 2]| {
-                let times = Arc::new(Int64Array::from(times.to_vec())) as ArrayRef;
-                arrow_cast::cast(&times, &DataType::Timestamp(unit, None)).unwrap()
-            };
-            read(of([start * per_second, end * per_second - 1]), usual).unwrap();
-            for bad in [start * per_second - 1, end * per_second, i64::MIN, i64::MAX] {
-                let error = read(of([0, bad]), usual).unwrap_err().to_string();
-                assert!(error.contains(&format!("at row 4: time {bad}, expected ")), "{error}");
-                assert!(error.contains("seconds since 1970; `tables.interactions.earliest`"), "{error}");
-            }
-        }
-        let integers = |times: [i64; 2]| Arc::new(Int64Array::from(times.to_vec())) as ArrayRef;
-        read(integers([0, i64::MAX]), usual).unwrap();
-        let error = read(integers([7, -1]), usual).unwrap_err().to_string();
-        assert!(error.contains("at row 4: time -1, expected 0 to 9223372036854775807; "), "{error}");
-        let narrow = TimeRange { earliest: Some(-5), latest: Some(9) };
-        read(integers([-5, 9]), narrow).unwrap();
-        for bad in [-6, 10] {
-            assert!(read(integers([bad, 1]), narrow).unwrap_err().to_string().contains("expected -5 to 9; "));
-        }
-    }
-
     fn reals(values: &[Option<f64>]) -> ArrayRef {
         Arc::new(Float64Array::from(values.to_vec()))
-    }
-
-    #[test]
-    fn times_are_whole_numbers_in_their_own_unit() {
-        let dir = tempfile::tempdir().unwrap();
-        let any = TimeRange { earliest: Some(i64::MIN), latest: None };
-        let read = |x: ArrayRef| timestamp_column(&batch(dir.path(), x), "x", &any);
-        let given: [(ArrayRef, [i64; 2]); 6] = [
-            (Arc::new(Int64Array::from(vec![i64::MIN, 7])), [i64::MIN, 7]),
-            (Arc::new(Int32Array::from(vec![-1, 7])), [-1, 7]),
-            (decimals(38, 0), [5, 1_700_000_000]),
-            (texts(&["0", "1700000000"]), [0, 1_700_000_000]),
-            (Arc::new(Date32Array::from(vec![0, 2])), [0, 2 * 86_400]),
-            (Arc::new(TimestampMillisecondArray::from(vec![5, 1001])), [5, 1001]),
-        ];
-        for (x, expected) in given {
-            let kind = x.data_type().clone();
-            assert_eq!(read(x).unwrap().values()[..], expected, "{kind}");
-        }
-        let no_time = "expected integers, dates, timestamps, or integers as text";
-        let refused: [(ArrayRef, &str); 7] = [
-            (Arc::new(Int64Array::from(vec![Some(1), None])), "at row 4: expected a whole number, found null"),
-            (decimals(20, 6), no_time),
-            (Arc::new(BooleanArray::from(vec![true])), no_time),
-            (Arc::new(Time64MicrosecondArray::from(vec![1])), no_time),
-            (texts(&["1", "1.5"]), "at row 4: expected a whole number, found `1.5`"),
-            (texts(&["soon", "1"]), "at row 3: expected a whole number, found `soon`"),
-            (reals(&[Some(1.0)]), "is Float64, expected integers, dates, timestamps, or integers as text"),
-        ];
-        for (x, says) in refused {
-            let error = read(x).unwrap_err().to_string();
-            assert!(error.contains("table `events`: column `x` in ") && error.contains(says), "{error}");
-        }
-        // Of no row, and so of the whole column.
-        assert!(read(reals(&[])).is_err() && read(texts(&[])).is_ok());
-        let range = |x: ArrayRef| time_range(&batch(dir.path(), x), "x", &TimeRange::default());
-        let stamp = 1_700_000_000;
-        let some = [Some(stamp + 4), None, Some(stamp + 9), Some(stamp)];
-        assert_eq!(range(Arc::new(Int64Array::from(some.to_vec()))), Some((stamp, stamp + 9)));
-        assert_eq!(range(texts(&["soon", "1700000000"])), Some((stamp, stamp)));
-        assert_eq!(range(texts(&["-1", "1700000000"])), Some((stamp, stamp)));
-        assert_eq!((range(texts(&["soon"])), range(reals(&[]))), (None, None));
     }
 
     #[test]

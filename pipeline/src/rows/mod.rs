@@ -8,3 +8,4 @@ pub(crate) mod partitions;
 pub(crate) mod quarantine;
 pub(crate) mod side_files;
 pub(crate) mod source;
+pub(crate) mod times;

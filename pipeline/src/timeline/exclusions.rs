@@ -1,12 +1,13 @@
 //! What a user must not get: items seen, the catalogue's allow and deny lists, and pairs by table; and how much of
 //! these tables the users and items at hand are in, for ids that match nothing exclude nothing.
 
-use crate::config::{ListTable, RecallSettings};
+use crate::config::{ListTable, RecallSettings, TimeSettings};
 use crate::error::PipelineError;
 use crate::rows::bad_rows::{readable_ids, sift};
-use crate::rows::columns::{TimeRange, read_batches, time_range};
+use crate::rows::columns::read_batches;
 use crate::rows::id_index::IdIndex;
 use crate::rows::quarantine::INTERACTIONS;
+use crate::rows::times::EventTimes;
 use crate::stages::Context;
 use crate::stream::distinct::{Distinct, pair_hash};
 use crate::timeline::pair_store::{PairStore, PairStoreBuilder};
@@ -114,16 +115,12 @@ pub fn add_matched(sums: &mut Matched, more: &Matched) {
     }
 }
 
-/// The tables of pairs that a job excludes: name, source, columns of user, item and time, and the limits of times.
-type PairTable<'a> = (&'static str, &'a TableSpec, &'a String, &'a String, Option<(&'a String, TimeRange)>);
+/// The tables of pairs that a job excludes: name, source, columns of user and item, and where times are.
+type PairTable<'a> = (&'static str, &'a TableSpec, &'a String, &'a String, Option<&'a TimeSettings>);
 
 fn pair_tables(config: &RecallSettings) -> Vec<PairTable<'_>> {
     let RecallSettings { seen, recall, .. } = config;
-    let seen = seen.as_ref().map(|t| {
-        let limits = TimeRange { earliest: t.earliest, latest: t.latest };
-        let times = t.timestamp.as_ref().map(|column| (column, limits));
-        (INTERACTIONS, &t.source, &t.user, &t.item, times)
-    });
+    let seen = seen.as_ref().map(|t| (INTERACTIONS, &t.source, &t.user, &t.item, Some(&t.times)));
     let listed = recall.exclusions.as_ref().map(|t| ("exclusions", &t.source, &t.user, &t.item, None));
     seen.into_iter().chain(listed).collect()
 }
@@ -257,7 +254,7 @@ impl Exclusion {
 
 fn read_pairs<S>(
     context: &Context<S>,
-    (name, source, user, item, time): PairTable<'_>,
+    (name, source, user, item, times): PairTable<'_>,
     users_kind: IdKind,
     catalogue: &IdIndex,
     dir: &Path,
@@ -270,7 +267,9 @@ fn read_pairs<S>(
         let users = readable_ids(batch, user, users_kind)?;
         Ok((users, readable_ids(batch, item, catalogue.ids().kind())?))
     };
-    let wanted: Vec<String> = [user, item].into_iter().chain(time.map(|(column, _)| column)).cloned().collect();
+    let timestamp = times.and_then(|times| times.timestamp.as_ref());
+    let times = times.map(|times| EventTimes::open(&table, times)).transpose()?;
+    let wanted: Vec<String> = [user, item].into_iter().chain(timestamp).cloned().collect();
     for batch in read_batches("recall", &table, &wanted, 0..table.rows()?, &context.cancel)? {
         let batch = batch?;
         let pairs = if lenient {
@@ -281,7 +280,7 @@ fn read_pairs<S>(
         } else {
             vec![ids(&batch)?]
         };
-        let times = time.and_then(|(column, limits)| time_range(&batch, column, &limits));
+        let times = times.as_ref().and_then(|times| times.range(&batch));
         let widest = |(a, b): (i64, i64), (first, last): (i64, i64)| (a.min(first), b.max(last));
         counts.times = counts.times.into_iter().chain(times).reduce(widest);
         for (users, items) in pairs {
