@@ -153,6 +153,12 @@ impl TextIds {
         &self.text[self.start(i)..self.ends[i]]
     }
 
+    /// The bytes of the ids, in order.
+    pub(crate) fn bytes(&self) -> impl Iterator<Item = &[u8]> {
+        let (text, mut start) = (self.text.as_bytes(), 0);
+        self.ends.iter().map(move |end| &text[std::mem::replace(&mut start, *end)..*end])
+    }
+
     /// Where id `i` starts, or, one beyond the last, would start.
     fn start(&self, i: usize) -> usize {
         i.checked_sub(1).map_or(0, |before| self.ends[before])
@@ -234,7 +240,7 @@ impl Ids {
     pub fn longest(&self) -> usize {
         match self {
             Ids::Int(_) => size_of::<i64>(),
-            Ids::Text(ids) => (0..ids.ends.len()).map(|i| ids.ends[i] - ids.start(i)).max().unwrap_or(0),
+            Ids::Text(ids) => ids.bytes().map(<[u8]>::len).max().unwrap_or(0),
         }
     }
 

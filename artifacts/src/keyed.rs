@@ -3,7 +3,7 @@
 //! A hash table finds a value by a 64-bit hash and then compares it. Where nothing is compared afterwards, an
 //! [`Identity`] of 128 bits stands for an id. No output may depend on any of them: they differ from run to run.
 
-use crate::ids::Id;
+use crate::ids::{Id, Ids};
 use foldhash::SharedSeed;
 use foldhash::quality::FoldHasher;
 use siphasher::sip128::{Hasher128, SipHasher13};
@@ -26,25 +26,32 @@ static KEYS: LazyLock<Keys> = LazyLock::new(|| {
     Keys { table: key(0), shared: SharedSeed::from_u64(key(1)), identity: SipHasher13::new_with_keys(key(2), key(3)) }
 });
 
-fn table_hasher() -> FoldHasher<'static> {
-    let keys = &*KEYS;
-    FoldHasher::with_seed(keys.table, &keys.shared)
+impl Keys {
+    #[inline(always)]
+    fn hash_bytes(&self, bytes: &[u8]) -> u64 {
+        let mut hasher = FoldHasher::with_seed(self.table, &self.shared);
+        hasher.write(bytes);
+        hasher.finish()
+    }
+
+    #[inline(always)]
+    fn hash_int(&self, value: i64) -> u64 {
+        let mut hasher = FoldHasher::with_seed(self.table, &self.shared);
+        hasher.write_u64(value as u64);
+        hasher.finish()
+    }
 }
 
 /// Hash of a text for a table; all its bits are evenly spread.
 #[inline]
 pub fn hash_text(text: &str) -> u64 {
-    let mut hasher = table_hasher();
-    hasher.write(text.as_bytes());
-    hasher.finish()
+    KEYS.hash_bytes(text.as_bytes())
 }
 
 /// Hash of an integer for a table; all its bits are evenly spread.
 #[inline]
 pub fn hash_int(value: i64) -> u64 {
-    let mut hasher = table_hasher();
-    hasher.write_u64(value as u64);
-    hasher.finish()
+    KEYS.hash_int(value)
 }
 
 /// Hash of an id for a table, or to sort ids by that are compared later.
@@ -53,6 +60,16 @@ pub fn hash_id(id: Id<'_>) -> u64 {
     match id {
         Id::Int(value) => hash_int(value),
         Id::Text(text) => hash_text(text),
+    }
+}
+
+/// Calls `each` with the position and the hash of each id, as [`hash_id`] has it, in order.
+#[inline]
+pub fn hash_ids(ids: &Ids, mut each: impl FnMut(usize, u64)) {
+    let keys = &*KEYS;
+    match ids {
+        Ids::Int(ids) => ids.iter().enumerate().for_each(|(at, id)| each(at, keys.hash_int(*id))),
+        Ids::Text(ids) => ids.bytes().enumerate().for_each(|(at, id)| each(at, keys.hash_bytes(id))),
     }
 }
 
@@ -111,6 +128,7 @@ pub type KeyedSet<T> = HashSet<T, KeyedState>;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::IdKind;
     use std::collections::BTreeSet;
 
     /// The longest run of hashes with the same bits above `shift`, among as many slots as there are hashes, about.
@@ -156,6 +174,13 @@ mod tests {
             hashes.insert(hash_id(*id));
         });
         assert_eq!((identities.len(), hashes.len()), (ids.len(), ids.len()));
+        for kind in [IdKind::Text, IdKind::Int] {
+            let mut column = Ids::new(kind);
+            ids.iter().filter(|id| id.kind() == kind).for_each(|id| column.push(*id));
+            let mut together = Vec::new();
+            hash_ids(&column, |at, hash| together.push((at, hash)));
+            assert!(together.into_iter().eq(column.iter().map(hash_id).enumerate()));
+        }
         let word = "12345678";
         let same_bytes = Id::Int(i64::from_le_bytes(*b"12345678"));
         assert_ne!(Identity::of(same_bytes), Identity::of(Id::Text(word)));

@@ -1,15 +1,26 @@
 //! Ids to row numbers: an open-addressing table over the ids themselves, without a copy per key.
 
 use twotower_artifacts::ids::{Id, Ids};
-use twotower_artifacts::keyed::hash_id;
+use twotower_artifacts::keyed::{hash_id, hash_ids};
 
-/// Row numbers of distinct ids; 8 bytes a slot beside the ids.
+/// Row numbers of distinct ids; 5 bytes a slot beside the ids.
 #[derive(Debug)]
 pub struct IdIndex {
     ids: Ids,
-    /// Row + 1, or 0 for an empty slot, beside the upper half of the id's hash: most strangers end there,
-    /// before the ids are looked at. A power of two, at most half full.
-    slots: Vec<(u32, u32)>,
+    /// Some bits of the hash of the id in each slot, or [`EMPTY`]: most strangers end there, in the cache, before
+    /// rows and ids are looked at. A power of two of slots, at most half full.
+    tags: Vec<u8>,
+    /// The row of the id in each slot that is not empty.
+    rows: Vec<u32>,
+}
+
+/// The tag of a slot without an id.
+const EMPTY: u8 = 0;
+
+/// The tag of an id, of bits that do not choose its slot.
+#[inline(always)]
+fn tag(hash: u64) -> u8 {
+    ((hash >> 56) as u8).max(EMPTY + 1)
 }
 
 impl IdIndex {
@@ -18,13 +29,13 @@ impl IdIndex {
     /// # Errors
     /// The two positions of the first id that stands twice.
     pub fn new(ids: Ids) -> Result<Self, (usize, usize)> {
-        let slots = vec![(0, 0); (ids.len() * 2).next_power_of_two().max(2)];
-        let mut index = Self { ids, slots };
+        let slots = (ids.len() * 2).next_power_of_two().max(2);
+        let mut index = Self { ids, tags: vec![EMPTY; slots], rows: vec![0; slots] };
         for row in 0..index.ids.len() {
-            let (slot, tag) = index.slot(index.ids.get(row));
-            match index.slots[slot].0 {
-                0 => index.slots[slot] = (row as u32 + 1, tag),
-                first => return Err((first as usize - 1, row)),
+            let (id, hash) = (index.ids.get(row), hash_id(index.ids.get(row)));
+            match index.probe(hash, |other| other == id) {
+                Ok(first) => return Err((first as usize, row)),
+                Err(free) => (index.tags[free], index.rows[free]) = (tag(hash), row as u32),
             }
         }
         Ok(index)
@@ -35,7 +46,18 @@ impl IdIndex {
         if self.ids.is_empty() {
             return None;
         }
-        self.slots[self.slot(id).0].0.checked_sub(1)
+        self.probe(hash_id(id), |other| other == id).ok()
+    }
+
+    /// The positions, among `others`, of ids that are here, ascending.
+    pub fn rows_found(&self, others: &Ids) -> Vec<usize> {
+        let mut found = Vec::new();
+        hash_ids(others, |at, hash| {
+            if self.probe(hash, |id| id == others.get(at)).is_ok() {
+                found.push(at);
+            }
+        });
+        found
     }
 
     /// The ids in row order.
@@ -45,18 +67,18 @@ impl IdIndex {
 
     /// Bytes held in memory.
     pub fn bytes(&self) -> u64 {
-        self.ids.bytes() + 8 * self.slots.len() as u64
+        self.ids.bytes() + 5 * self.tags.len() as u64
     }
 
-    /// The slot that holds the id, or the empty slot where it would go, and the id's tag.
-    fn slot(&self, id: Id<'_>) -> (usize, u32) {
-        let mask = self.slots.len() - 1;
-        let hash = hash_id(id);
-        let (mut slot, tag) = (hash as usize & mask, (hash >> 32) as u32);
+    /// The row of the id of that hash that `is` the one, or the empty slot where it would go.
+    #[inline(always)]
+    fn probe(&self, hash: u64, is: impl Fn(Id<'_>) -> bool) -> Result<u32, usize> {
+        let (mask, tag) = (self.tags.len() - 1, tag(hash));
+        let mut slot = hash as usize & mask;
         loop {
-            match self.slots[slot] {
-                (0, _) => return (slot, tag),
-                (at, its) if its == tag && self.ids.get(at as usize - 1) == id => return (slot, tag),
+            match self.tags[slot] {
+                EMPTY => return Err(slot),
+                its if its == tag && is(self.ids.get(self.rows[slot] as usize)) => return Ok(self.rows[slot]),
                 _ => slot = (slot + 1) & mask,
             }
         }
@@ -76,6 +98,12 @@ mod tests {
         assert!((0..5000).all(|r| index.find(ids.get(r)) == Some(r as u32)));
         assert!((5000..6000).all(|r| index.find(Id::Text(&format!("u{r}"))).is_none()));
         assert_eq!(index.find(Id::Int(1)), None);
+        let mut others = Ids::new(IdKind::Text);
+        (4990..6000).map(|i| format!("u{i}")).for_each(|id| others.push(Id::Text(&id)));
+        others.push(Id::Text("u0"));
+        assert_eq!(index.rows_found(&others), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 1010]);
+        assert!(index.rows_found(&Ids::Int(vec![1, 2])).is_empty());
+        assert!(IdIndex::new(Ids::new(IdKind::Text)).unwrap().rows_found(&others).is_empty());
     }
 
     #[test]

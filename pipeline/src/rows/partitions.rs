@@ -67,7 +67,7 @@ impl Record for (Identity, u32) {
 pub struct Partitions<R> {
     /// Where temporary files go: beside the run, for a system's own folder may be memory.
     dir: PathBuf,
-    parts: Vec<Part<R>>,
+    parts: Box<[Part<R>; PARTITIONS]>,
     /// Records added.
     added: usize,
 }
@@ -86,23 +86,30 @@ impl<R: Record> Partitions<R> {
     /// No records; temporary files go to `dir`.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         let empty = || Part { buffer: Vec::new(), file: None, spilled: 0, large: LARGE / size_of::<R>() };
-        Self { dir: dir.into(), parts: (0..PARTITIONS).map(|_| empty()).collect(), added: 0 }
+        Self { dir: dir.into(), parts: Box::new(std::array::from_fn(|_| empty())), added: 0 }
     }
 
     /// Adds a record.
     ///
     /// # Errors
     /// [`PipelineError::Io`] when a temporary file cannot be written.
+    #[inline]
     pub fn add(&mut self, record: R) -> Result<(), PipelineError> {
         self.added += 1;
-        let part = &mut self.parts[(record.key() >> 56) as usize];
-        part.buffer.push(record);
-        if part.buffer.len() * size_of::<R>() >= BUFFERED {
-            part.spill(&self.dir).map_err(PipelineError::io("write a temporary file in", &self.dir))?;
-            // Keys are evenly spread: only records that repeat make one partition so much larger than the others.
-            if part.spilled >= part.large && part.spilled > 4 * self.added / PARTITIONS {
-                part.thin_out().map_err(PipelineError::io("rewrite a temporary file in", &self.dir))?;
-            }
+        let at = (record.key() >> 56) as usize;
+        let buffer = &mut self.parts[at].buffer;
+        buffer.push(record);
+        if buffer.len() * size_of::<R>() >= BUFFERED { self.empty_buffer(at) } else { Ok(()) }
+    }
+
+    /// Moves what a partition has buffered to its file.
+    #[cold]
+    fn empty_buffer(&mut self, at: usize) -> Result<(), PipelineError> {
+        let part = &mut self.parts[at];
+        part.spill(&self.dir).map_err(PipelineError::io("write a temporary file in", &self.dir))?;
+        // Keys are evenly spread: only records that repeat make one partition so much larger than the others.
+        if part.spilled >= part.large && part.spilled > 4 * self.added / PARTITIONS {
+            part.thin_out().map_err(PipelineError::io("rewrite a temporary file in", &self.dir))?;
         }
         Ok(())
     }

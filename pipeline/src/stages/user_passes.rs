@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use twotower_artifacts::codes::GROUP_ROWS;
-use twotower_artifacts::keyed::{KeyedMap, hash_id};
+use twotower_artifacts::keyed::{KeyedMap, hash_id, hash_ids};
 use twotower_artifacts::{
     CodeBatch, CodesGroups, CodesInfo, CodesWriter, Compression, EncodedGroup, FileEntry, IdKind, Ids, Side,
     TowerSchema,
@@ -151,7 +151,8 @@ impl<'a> UserPasses<'a> {
                         let (good, found) = sift(&batch, id, |rows| passes.check(rows))?;
                         for (rows, ids) in good {
                             passes.fit_rows(&mut fit, &rows)?;
-                            hashes.extend(ids.iter().map(hash_id));
+                            hashes.reserve(ids.len());
+                            hash_ids(&ids, |_, hash| hashes.push(hash));
                         }
                         bad.extend(found);
                         let size = batch.batch.get_array_memory_size() as u64;
@@ -296,7 +297,7 @@ impl<'a> UserPasses<'a> {
                         let mut chosen = Vec::new();
                         if !positive.ids().is_empty() {
                             let ids = id_column_as(&batch, id, info.ids)?;
-                            chosen.extend((0..ids.len()).filter(|r| positive.find(ids.get(*r)).is_some()));
+                            chosen = positive.rows_found(&ids);
                             encoded.chosen_ids.extend_from(&ids, chosen.iter().copied());
                         }
                         if every.is_none() && chosen.is_empty() {
