@@ -3,7 +3,7 @@
 //! Text is trimmed and compared without case. What is listed neither as true, false nor missing is
 //! unknown, and counted as junk. The vocabulary is fixed: false, then true.
 
-use crate::counts::FeatureCounts;
+use crate::counts::{FeatureCounts, times};
 use crate::encode::Encode;
 use crate::error::ColumnError;
 use crate::histogram::Histogram;
@@ -129,7 +129,7 @@ impl Encode for BooleanEncoder {
         let unknown = counts.unknown;
         counts.tally(&out[before..]);
         counts.junk += counts.unknown - unknown;
-        let of = |code: u32| (code as u16, out[before..].iter().filter(|c| **c == code).count() as u64);
+        let of = |code: u32| (code as u16, times(code, &out[before..]));
         counts.histogram.merge(&Histogram::new([of(FALSE), of(TRUE)]));
         Ok(())
     }

@@ -15,26 +15,31 @@ pub struct Histogram {
 }
 
 /// The class of numbers that are zero, or closer to it than 2^-32.
-const ZERO: i32 = 4 * 96;
-/// The upper bits of a number without its sign, exponent and two bits more, just below the smallest magnitude that
-/// is told from zero: 2^-32. Magnitudes of 2^64 and more are of one class.
-const BELOW: i32 = 4 * (1023 - 32) - 1;
+const ZERO: i16 = 4 * 96;
+/// Exponent of a number and two bits more, just below the smallest magnitude that is told from zero: 2^-32. Magnitudes
+/// of 2^64 and more are of one class.
+const BELOW: i16 = 4 * (1023 - 32) - 1;
 /// How many classes there are of numbers.
 pub(crate) const NUMBERS: usize = 2 * ZERO as usize + 1;
 
-/// The class of a number; equal or larger numbers have equal or larger classes.
+/// The upper 16 bits of a number: sign, exponent and four bits more. They tell its class, in loops over eight of them.
 #[inline(always)]
-pub(crate) fn class(number: f64) -> u16 {
-    let bits = number.to_bits();
-    let magnitude = ((bits << 1) >> 51) as i32;
+pub(crate) fn upper(number: f64) -> u16 {
+    (number.to_bits() >> 48) as u16
+}
+
+/// The class of a number with these [`upper`] bits; equal or larger numbers have equal or larger classes.
+#[inline(always)]
+pub(crate) fn class(upper: u16) -> u16 {
+    let magnitude = ((upper << 1) >> 3) as i16;
     let class = magnitude.clamp(BELOW, BELOW + ZERO) - BELOW;
-    let sign = (bits as i64 >> 63) as i32;
+    let sign = upper as i16 >> 15;
     ((class ^ sign) - sign + ZERO) as u16
 }
 
 /// The number of a class that is closest to zero.
 fn nearest_zero(class: u16) -> f64 {
-    let class = i32::from(class) - ZERO;
+    let class = i32::from(class) - i32::from(ZERO);
     match class.unsigned_abs() {
         0 => 0.0,
         magnitude => {
@@ -134,6 +139,10 @@ impl TryFrom<String> for Histogram {
 mod tests {
     use super::*;
     use std::collections::BTreeMap;
+
+    fn class(number: f64) -> u16 {
+        super::class(upper(number))
+    }
 
     fn of(numbers: impl IntoIterator<Item = f64>) -> Histogram {
         let mut counts = BTreeMap::new();

@@ -1,7 +1,7 @@
 //! Columns of any type as numbers, a block at a time, so that the loops over them vectorise.
 
 use crate::error::ColumnError;
-use crate::histogram::{NUMBERS, class};
+use crate::histogram::{NUMBERS, class, upper};
 use crate::values::{Value, for_each_value, null_rows};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
@@ -52,23 +52,24 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    /// What each cell holds.
-    pub(crate) fn readings(&self) -> &[Reading] {
-        &self.readings[..self.filled]
-    }
-
     /// The class of each cell's number; of one without a number, what it holds instead, as [`class_of`] has it.
     pub(crate) fn classes(&self) -> [u16; BLOCK] {
-        let mut classes = [0; BLOCK];
-        for ((to, number), reading) in classes.iter_mut().zip(&self.numbers).zip(&self.readings) {
-            *to = if *reading == Reading::Number { class(*number) } else { class_of(*reading) };
-        }
-        classes
+        let uppers: [u16; BLOCK] = std::array::from_fn(|cell| upper(self.numbers[cell]));
+        std::array::from_fn(|cell| {
+            let reading = self.readings[cell];
+            let (number, none) = (class(uppers[cell]), class_of(reading));
+            if reading == Reading::Number { number } else { none }
+        })
+    }
+
+    /// How many cells there are.
+    pub(crate) fn len(&self) -> usize {
+        self.filled
     }
 
     /// The rows that hold a number, and it.
     pub(crate) fn rows(&self) -> impl Iterator<Item = (usize, f64)> {
-        let cells = self.readings().iter().zip(&self.numbers).enumerate();
+        let cells = self.readings[..self.filled].iter().zip(&self.numbers).enumerate();
         cells.filter(|(_, (reading, _))| **reading == Reading::Number).map(|(i, (_, x))| (self.first_row + i, *x))
     }
 
@@ -164,7 +165,7 @@ mod tests {
         for_each_block(column, |block| {
             assert_eq!(block.first_row, readings.len());
             numbers.extend(block.rows());
-            readings.extend(block.readings());
+            readings.extend(&block.readings[..block.len()]);
         })
         .unwrap();
         (numbers, readings)
