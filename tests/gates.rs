@@ -73,7 +73,7 @@ fn clear(layers: &mut [Layer], last: bool) {
     if let Some(Layer::Linear { weight, bias }) = layer {
         weight.data.fill(0.0);
         if last {
-            bias.fill(0.0);
+            bias.data.fill(0.0);
         }
     }
 }
@@ -217,7 +217,7 @@ fn vectors_without_a_direction_stop_the_stage_that_makes_them() {
                     Layer::Linear { bias, .. } => Some(bias),
                     _ => None,
                 });
-                last.unwrap()[0] = value;
+                last.unwrap().data[0] = value;
             });
             let settings = format!("--run runs/a --set infer.engine={engine} --quiet");
             if side == Side::User {

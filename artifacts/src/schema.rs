@@ -78,6 +78,14 @@ impl FieldShape {
             FieldShape::Dense { .. } => None,
         }
     }
+
+    /// The most elements of a row that count, for shapes that hold several.
+    pub fn max_len(&self) -> Option<usize> {
+        match self {
+            FieldShape::Bag { max_len, .. } | FieldShape::Sequence { max_len, .. } => Some(*max_len as usize),
+            FieldShape::Code { .. } | FieldShape::Dense { .. } => None,
+        }
+    }
 }
 
 /// One input of a tower.

@@ -8,7 +8,7 @@ use twotower_models::engine::Engine;
 use twotower_models::matmul::{Operand, matmul};
 use twotower_models::native::NativeEngine;
 use twotower_models::rng::Rng;
-use twotower_models::tower::{Layer, Matrix, Tower, TowerInput};
+use twotower_models::tower::{Input, Layer, Matrix, Tower};
 
 const EMBEDDING: usize = 16;
 const CARDINALITY: u32 = 200;
@@ -26,17 +26,17 @@ fn tower(rng: &mut Rng) -> Tower {
     let codes = (0..CODES).map(|f| FieldSchema { name: format!("c{f}"), shape: code(f) });
     let numbers = (0..NUMBERS).map(|f| FieldSchema { name: format!("n{f}"), shape: FieldShape::Dense { width: 2 } });
     let fields: Vec<FieldSchema> = codes.chain(numbers).collect();
-    let inputs = (0..CODES).map(|f| TowerInput::Embedding { table: format!("t{f}") });
-    let inputs = inputs.chain((0..NUMBERS).map(|_| TowerInput::Dense)).collect();
+    let inputs = (0..CODES).map(|f| Input::Embedding { table: format!("t{f}") });
+    let inputs = inputs.chain((0..NUMBERS).map(|_| Input::Dense)).collect();
     let mut matrix = |rows: usize, cols: usize| Matrix { rows, cols, data: floats(rng, rows * cols) };
     let tables = (0..CODES).map(|f| (format!("t{f}"), matrix(CARDINALITY as usize, EMBEDDING))).collect();
     let mut width = CODES * EMBEDDING + NUMBERS * 2;
     let mut layers = Vec::new();
     for (i, out) in WIDTHS.into_iter().enumerate() {
         if i > 0 {
-            layers.push(Layer::Prelu { slope: vec![0.25; width] });
+            layers.push(Layer::Prelu { slope: Matrix::vector(vec![0.25; width]) });
         }
-        layers.push(Layer::Linear { weight: matrix(out, width), bias: vec![0.1; out] });
+        layers.push(Layer::Linear { weight: matrix(out, width), bias: Matrix::vector(vec![0.1; out]) });
         width = out;
     }
     layers.push(Layer::L2Norm { eps: 1e-6 });

@@ -17,7 +17,7 @@ use twotower_models::engine::{Engine, EngineKind, open_workers};
 use twotower_models::matmul::{Operand, matmul};
 use twotower_models::onnx;
 use twotower_models::rng::Rng;
-use twotower_models::tower::{Layer, Matrix, Tower, TowerInput};
+use twotower_models::tower::{Input, Layer, Matrix, Tower};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -63,21 +63,21 @@ fn tower(hashed: u32) -> Tower {
         let (name, cardinality) = (format!("c{i}"), values + FIRST_VALUE);
         let rows = cardinality as usize;
         tables.insert(name.clone(), Matrix { rows, cols: EMBEDDING, data: floats(rng, rows * EMBEDDING, 0.3) });
-        inputs.push(TowerInput::Embedding { table: name.clone() });
+        inputs.push(Input::Embedding { table: name.clone() });
         fields.push(FieldSchema { shape: FieldShape::Code { table: name.clone(), cardinality }, name });
     }
     let mut width = inputs.len() * EMBEDDING;
     for i in 0..NUMERIC {
-        inputs.push(TowerInput::Dense);
+        inputs.push(Input::Dense);
         fields.push(FieldSchema { name: format!("n{i}"), shape: FieldShape::Dense { width: 2 } });
         width += 2;
     }
     let mut layers = Vec::new();
     for (l, out) in HIDDEN.into_iter().enumerate() {
         let weight = Matrix { rows: out, cols: width, data: floats(rng, out * width, (width as f64).powf(-0.5)) };
-        layers.push(Layer::Linear { weight, bias: floats(rng, out, 0.1) });
+        layers.push(Layer::Linear { weight, bias: Matrix::vector(floats(rng, out, 0.1)) });
         if l + 1 < HIDDEN.len() {
-            layers.push(Layer::Prelu { slope: vec![0.25; out] });
+            layers.push(Layer::Prelu { slope: Matrix::vector(vec![0.25; out]) });
         }
         width = out;
     }

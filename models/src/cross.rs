@@ -1,9 +1,9 @@
 //! Crosses of code fields: a first layer adds `W₁ⱼ eⱼ` for every field, so the fields of a cross add one row of a
 //! table that has the sum of their rows for each combination of their codes.
 
-use crate::engine::layout::Layout;
 use crate::sparse::weighted_rows;
-use crate::tower::{Layer, Matrix, Tower, TowerInput};
+use crate::tower::layout::Layout;
+use crate::tower::{Input, Layer, Matrix, Tower};
 use rayon::prelude::*;
 use std::ops::Range;
 use twotower_artifacts::Column;
@@ -124,7 +124,7 @@ pub(crate) fn transposed(matrix: &Matrix, columns: impl IntoIterator<Item = usiz
 /// The first layer, where it is linear.
 pub(crate) fn first_layer(tower: &Tower) -> Option<(&Matrix, &[f32])> {
     match tower.layers.first() {
-        Some(Layer::Linear { weight, bias }) => Some((weight, bias)),
+        Some(Layer::Linear { weight, bias }) => Some((weight, &bias.data)),
         _ => None,
     }
 }
@@ -136,7 +136,7 @@ pub(crate) fn crosses(tower: &Tower, fields: impl IntoIterator<Item = usize>, ou
     let mut tables: Vec<(usize, usize)> = fields
         .into_iter()
         .filter_map(|field| match &tower.inputs[field] {
-            TowerInput::Embedding { table } => Some((tower.tables[table].rows, field)),
+            Input::Embedding { table } => Some((tower.tables[table].rows, field)),
             _ => None,
         })
         .collect();
@@ -161,11 +161,11 @@ pub(crate) fn crosses(tower: &Tower, fields: impl IntoIterator<Item = usize>, ou
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::layout::check_tower;
     use crate::engine::samples::{Draw, batch, tower};
+    use crate::tower::layout::check_tower;
     use twotower_artifacts::FieldShape;
 
-    fn code(name: &str, cardinality: u32) -> (&str, FieldShape, Option<crate::tower::Pooling>) {
+    fn code(name: &str, cardinality: u32) -> (&str, FieldShape, Option<crate::tower::Reduce>) {
         (name, FieldShape::Code { table: name.into(), cardinality }, None)
     }
 

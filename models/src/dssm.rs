@@ -5,14 +5,12 @@
 //! and the losses of [`crate::losses`] instead of a softmax over four random documents.
 
 use crate::error::ModelError;
-use crate::layers::Layer;
-use crate::layers::linear::Linear;
 use crate::model::{Model, Scale};
-use crate::net::{Input, Net, Pass, backward_pair};
+use crate::net::{Net, Pass, backward_pair};
 use crate::pages::zeroed;
 use crate::params::{Gradients, Parameters, Table};
 use crate::rng::Rng;
-use crate::tower::Tower;
+use crate::tower::{Input, Layer, Reduce, Tower};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -200,55 +198,52 @@ fn tables(schemas: &[&TowerSchema], config: &DssmConfig, seed: u64) -> Result<Ve
 fn build(schema: &TowerSchema, config: &DssmConfig, seed: u64, parameters: &mut Parameters) -> Result<Net, ModelError> {
     let side = schema.side;
     let first = parameters.dense.len();
-    let table_of = |parameters: &Parameters, name: &str| {
-        parameters.tables.iter().position(|table| table.name == name).unwrap_or_else(|| unreachable!("table was made"))
-    };
+    let used = schema.fields.iter().filter_map(|field| field.shape.table());
+    let index_of = |name: &str| parameters.tables.iter().position(|table| table.name == name);
+    let tables = used.filter_map(|(name, _)| Some((name.to_string(), index_of(name)?))).collect();
     let mut inputs = Vec::new();
     for field in &schema.fields {
         inputs.push(match &field.shape {
-            FieldShape::Code { table, .. } => Input::Code { table: table_of(parameters, table) },
-            FieldShape::Bag { table, max_len, .. } => {
-                Input::Pooled { table: table_of(parameters, table), max_len: *max_len as usize, position: None }
-            }
+            FieldShape::Code { table, .. } => Input::Embedding { table: table.clone() },
+            FieldShape::Bag { table, .. } => Input::Pooled { table: table.clone(), reduce: Reduce::Mean },
             FieldShape::Sequence { table, max_len, .. } => {
-                let (table, max_len) = (table_of(parameters, table), *max_len as usize);
-                let position = (config.pooling == SequencePooling::Position).then(|| {
-                    let name = format!("{side}/{}/position", field.name);
-                    parameters.add_dense(name, 1, max_len, false, vec![0.0; max_len])
-                });
-                Input::Pooled { table, max_len, position }
+                let max_len = *max_len as usize;
+                let reduce = match config.pooling {
+                    SequencePooling::Mean => Reduce::Mean,
+                    SequencePooling::Position => {
+                        let name = format!("{side}/{}/position", field.name);
+                        Reduce::Position(parameters.add_dense(name, 1, max_len, false, vec![0.0; max_len]))
+                    }
+                };
+                Input::Pooled { table: table.clone(), reduce }
             }
-            FieldShape::Dense { width } => Input::Dense { width: *width as usize },
+            FieldShape::Dense { .. } => Input::Dense,
         });
     }
-    let mut net = Net { schema: schema.clone(), inputs, layers: Vec::new(), dense: first..first };
+    let dim = config.hidden[config.hidden.len() - 1];
+    let tower = Tower { schema: schema.clone(), inputs, tables, layers: Vec::new(), dim };
+    let mut net = Net { tower, dropout: Vec::new(), dense: first..first };
     let mut width = net.input_width(parameters);
     if width == 0 {
         return Err(ModelError::Data { reason: format!("the {side} tower has no inputs; give it a feature") });
     }
     for (l, output) in config.hidden.iter().enumerate() {
         let rng = Rng::at(seed, &[1, side as u64, l as u64]);
-        net.layers.push(Layer::Linear(Linear::new(parameters, &format!("{side}/linear{l}"), width, *output, rng)));
+        net.push(parameters.add_linear(&format!("{side}/linear{l}"), width, *output, rng), 0.0);
         if l + 1 < config.hidden.len() {
-            net.layers.push(match config.activation {
+            let activation = match config.activation {
                 Activation::Relu => Layer::Relu,
-                Activation::Prelu => Layer::Prelu {
-                    slope: parameters.add_dense(
-                        format!("{side}/prelu{l}/slope"),
-                        1,
-                        *output,
-                        false,
-                        vec![0.25; *output],
-                    ),
-                },
-            });
-            if config.dropout > 0.0 {
-                net.layers.push(Layer::Dropout { rate: config.dropout });
-            }
+                Activation::Prelu => {
+                    let slopes = vec![0.25; *output];
+                    let slope = parameters.add_dense(format!("{side}/prelu{l}/slope"), 1, *output, false, slopes);
+                    Layer::Prelu { slope }
+                }
+            };
+            net.push(activation, config.dropout);
         }
         width = *output;
     }
-    net.layers.push(Layer::L2Norm { eps: 1e-6 });
+    net.push(Layer::L2Norm { eps: 1e-6 }, 0.0);
     net.dense = first..parameters.dense.len();
     Ok(net)
 }
@@ -295,6 +290,6 @@ impl Model for Dssm {
     }
 
     fn towers(&self) -> (Tower, Tower) {
-        (self.user.export(&self.parameters), self.item.export(&self.parameters))
+        (self.user.trained(&self.parameters), self.item.trained(&self.parameters))
     }
 }

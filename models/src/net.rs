@@ -1,57 +1,48 @@
-//! A trainable feed-forward tower: fields, their concatenation, layers; forward and backward.
+//! A tower in training: fields, their concatenation, layers; forward and backward.
 
 use crate::error::ModelError;
 use crate::lanes::add;
-use crate::layers::Layer;
+use crate::layers::dropout;
 use crate::layers::embedding::{Pooled, Recency, element_products};
 use crate::params::{Gradients, Parameters};
 use crate::rng::Rng;
 use crate::sparse::{SparseGradient, weighted_sum};
-use crate::tower::{Matrix, Pooling, Tower, TowerInput};
+use crate::tower::{Input, Layer, Place, Reduce, Tower};
 use rayon::prelude::*;
 use std::ops::Range;
-use twotower_artifacts::{CodeBatch, Column, TowerSchema};
+use twotower_artifacts::{CodeBatch, Column, FieldSchema, FieldShape};
 
 /// Rows that go through all layers together, so that their activations stay in cache.
 const TILE: usize = 256;
 /// Partial sums of dense gradients: a fixed number, so that results do not depend on threads.
 const PARTS: usize = 16;
 
-/// How one field enters the concatenation.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Input {
-    /// One row of a table.
-    Code {
-        /// Index of the table.
-        table: usize,
-    },
-    /// Weighted mean of rows.
-    Pooled {
-        /// Index of the table.
-        table: usize,
-        /// The most elements of a row that count.
-        max_len: usize,
-        /// Dense group of the position logits; absent = plain mean.
-        position: Option<usize>,
-    },
-    /// Floats as they are.
-    Dense {
-        /// Floats per row.
-        width: usize,
-    },
-}
-
-/// The structure of a tower; the numbers live in [`Parameters`].
+/// A tower whose weights are parameters, and what is done to it in training alone.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Net {
-    /// Inputs in order and the encoder state they come from.
-    pub schema: TowerSchema,
-    /// One per field of the schema.
-    pub inputs: Vec<Input>,
-    /// Layers in order.
-    pub layers: Vec<Layer>,
+    /// The tower; a weight is the index of its table or of its dense group in [`Parameters`].
+    pub tower: Tower<usize>,
+    /// After each layer, the probability with which an element of its output is dropped, in [0, 1); 0 = no dropout.
+    pub dropout: Vec<f32>,
     /// Dense groups of this tower.
     pub dense: Range<usize>,
+}
+
+/// What a tile goes through in training.
+enum Step<'a> {
+    Layer(&'a Layer<usize>),
+    /// Elements kept with probability 1 - rate and scaled by 1 / (1 - rate).
+    Dropout(f32),
+}
+
+impl Step<'_> {
+    /// Width of its output for a given input width.
+    fn width(&self, parameters: &Parameters, input: usize) -> usize {
+        match self {
+            Step::Layer(layer) => layer.output(input, |weight| parameters.dense[*weight].rows),
+            Step::Dropout(_) => input,
+        }
+    }
 }
 
 /// What a forward pass leaves for the backward pass; reused between steps.
@@ -61,7 +52,7 @@ pub struct Pass {
     noise: Option<u64>,
     pooled: Vec<Pooled>,
     recency: Vec<Option<Recency>>,
-    /// Per tile, the input and the output of every layer.
+    /// Per tile, the concatenated inputs and the output of every step.
     tiles: Vec<Vec<Vec<f32>>>,
     parts: Vec<Vec<Vec<f32>>>,
     output: Vec<f32>,
@@ -75,32 +66,53 @@ impl Pass {
 }
 
 impl Net {
+    /// Fields with their inputs.
+    fn fields(&self) -> impl Iterator<Item = (&FieldSchema, &Input<usize>)> {
+        self.tower.schema.fields.iter().zip(&self.tower.inputs)
+    }
+
     /// Width of one field's input.
-    fn field_width(&self, parameters: &Parameters, input: &Input) -> usize {
-        match input {
-            Input::Code { table } | Input::Pooled { table, .. } => parameters.tables[*table].dim,
-            Input::Dense { width } => *width,
+    fn field_width(&self, parameters: &Parameters, (field, input): (&FieldSchema, &Input<usize>)) -> usize {
+        match (input.table(), &field.shape) {
+            (Some(table), _) => parameters.tables[self.tower.tables[table]].dim,
+            (None, FieldShape::Dense { width }) => *width as usize,
+            (None, _) => unreachable!("a field without a table is dense"),
         }
     }
 
     /// Width of the concatenated inputs.
     pub fn input_width(&self, parameters: &Parameters) -> usize {
-        self.inputs.iter().map(|input| self.field_width(parameters, input)).sum()
+        self.fields().map(|field| self.field_width(parameters, field)).sum()
     }
 
-    /// Widths of the concatenation and of every layer's output.
-    fn widths(&self, parameters: &Parameters) -> Vec<usize> {
+    /// Adds a layer, and the dropout of its output.
+    pub fn push(&mut self, layer: Layer<usize>, dropout: f32) {
+        self.tower.layers.push(layer);
+        self.dropout.push(dropout);
+    }
+
+    /// Layers, and dropout where there is any.
+    fn steps(&self) -> Vec<Step<'_>> {
+        let layers = self.tower.layers.iter().zip(&self.dropout);
+        let steps =
+            layers.flat_map(|(layer, rate)| [Some(Step::Layer(layer)), (*rate > 0.0).then_some(Step::Dropout(*rate))]);
+        steps.flatten().collect()
+    }
+
+    /// Widths of the concatenation and of every step's output.
+    fn widths(&self, parameters: &Parameters, steps: &[Step<'_>]) -> Vec<usize> {
         let mut widths = vec![self.input_width(parameters)];
-        for layer in &self.layers {
-            widths.push(layer.width(widths[widths.len() - 1]));
+        for step in steps {
+            widths.push(step.width(parameters, widths[widths.len() - 1]));
         }
         widths
     }
 
     /// Embeds a batch; with `noise` (a key) dropout is on. The result is [`Pass::output`].
     pub fn forward(&self, parameters: &Parameters, batch: &CodeBatch, noise: Option<u64>, pass: &mut Pass) {
-        let widths = self.widths(parameters);
-        let dim = widths[widths.len() - 1];
+        let steps = self.steps();
+        let widths = self.widths(parameters, &steps);
+        let dim = self.tower.dim;
         pass.rows = batch.rows();
         pass.noise = noise;
         self.weigh(parameters, batch, pass);
@@ -113,29 +125,35 @@ impl Net {
                 values.resize(rows.len() * width, 0.0);
             }
             self.gather(parameters, batch, pooled, rows, &mut tile[0], widths[0]);
-            for (l, layer) in self.layers.iter().enumerate() {
-                let (before, after) = tile.split_at_mut(l + 1);
-                layer.forward(parameters, &before[l], &mut after[0], widths[l], tile_noise(noise, l, t));
+            for (s, step) in steps.iter().enumerate() {
+                let (before, after) = tile.split_at_mut(s + 1);
+                match step {
+                    Step::Layer(layer) => layer.forward(parameters, &before[s], &mut after[0], widths[s]),
+                    Step::Dropout(rate) => dropout(&before[s], *rate, tile_noise(noise, s, t), &mut after[0]),
+                }
             }
-            out.copy_from_slice(&tile[self.layers.len()]);
+            out.copy_from_slice(&tile[steps.len()]);
         });
     }
 
     /// Weighs the elements of every pooled field.
     fn weigh(&self, parameters: &Parameters, batch: &CodeBatch, pass: &mut Pass) {
-        pass.pooled.resize_with(self.inputs.len(), Pooled::default);
+        pass.pooled.resize_with(self.tower.inputs.len(), Pooled::default);
         pass.recency = self
+            .tower
             .inputs
             .iter()
             .map(|input| match input {
-                Input::Pooled { position: Some(group), .. } => Some(Recency::new(&parameters.dense[*group].values)),
+                Input::Pooled { reduce: Reduce::Position(logits), .. } => {
+                    Some(Recency::new(&parameters.dense[*logits].values))
+                }
                 _ => None,
             })
             .collect();
-        let fields = self.inputs.par_iter().zip(&batch.columns).zip(&pass.recency);
-        pass.pooled.par_iter_mut().zip(fields).for_each(|(pooled, ((input, column), recency))| {
-            if let (Input::Pooled { max_len, .. }, Column::Ragged(ragged)) = (input, column) {
-                pooled.weigh(ragged, *max_len, recency.as_ref());
+        let fields = self.tower.schema.fields.par_iter().zip(&batch.columns).zip(&pass.recency);
+        pass.pooled.par_iter_mut().zip(fields).for_each(|(pooled, ((field, column), recency))| {
+            if let (Some(max_len), Column::Ragged(ragged)) = (field.shape.max_len(), column) {
+                pooled.weigh(ragged, max_len, recency.as_ref());
             }
         });
     }
@@ -151,24 +169,24 @@ impl Net {
         width: usize,
     ) {
         let mut offset = 0;
-        for ((input, column), pooled) in self.inputs.iter().zip(&batch.columns).zip(pooled) {
-            let field_width = self.field_width(parameters, input);
+        for ((field, column), pooled) in self.fields().zip(&batch.columns).zip(pooled) {
+            let field_width = self.field_width(parameters, field);
             let slots = x.chunks_exact_mut(width).map(|row| &mut row[offset..offset + field_width]);
-            match (input, column) {
-                (Input::Code { table }, Column::Code(codes)) => {
-                    let table = &parameters.tables[*table];
+            match (field.1, column) {
+                (Input::Embedding { table }, Column::Code(codes)) => {
+                    let table = &parameters.tables[self.tower.tables[table]];
                     for (slot, code) in slots.zip(&codes[rows.clone()]) {
                         slot.copy_from_slice(table.row(*code));
                     }
                 }
                 (Input::Pooled { table, .. }, Column::Ragged(_)) => {
-                    let table = &parameters.tables[*table];
+                    let table = &parameters.tables[self.tower.tables[table]];
                     for (slot, r) in slots.zip(rows.clone()) {
                         slot.fill(0.0);
                         weighted_sum(slot, None, &table.values, table.dim, pooled.row(r));
                     }
                 }
-                (Input::Dense { width }, Column::Dense { values, .. }) => {
+                (Input::Dense, Column::Dense { width, values }) => {
                     for (slot, r) in slots.zip(rows.clone()) {
                         slot.copy_from_slice(&values[r * width..(r + 1) * width]);
                     }
@@ -189,8 +207,9 @@ impl Net {
         d_inputs: &mut [f32],
         gradients: &mut [Vec<f32>],
     ) {
-        let widths = self.widths(parameters);
-        let dim = widths[widths.len() - 1];
+        let steps = self.steps();
+        let widths = self.widths(parameters, &steps);
+        let dim = self.tower.dim;
         let per_part = pass.tiles.len().div_ceil(PARTS).max(1);
         let count = pass.tiles.len().div_ceil(per_part);
         pass.parts.resize_with(count, || crate::params::zeros(parameters));
@@ -207,18 +226,22 @@ impl Net {
                 let rows = d_output.len() / dim;
                 dy.clear();
                 dy.extend_from_slice(d_output);
-                for (l, layer) in self.layers.iter().enumerate().rev() {
-                    dx.resize(rows * widths[l], 0.0);
-                    let noise = tile_noise(noise, l, t);
-                    layer.backward(parameters, &tile[l], &tile[l + 1], &dy, &mut dx, widths[l], noise, part);
+                for (s, step) in steps.iter().enumerate().rev() {
+                    dx.resize(rows * widths[s], 0.0);
+                    match step {
+                        Step::Layer(layer) => {
+                            layer.backward(parameters, (&tile[s], &tile[s + 1]), &dy, &mut dx, widths[s], part);
+                        }
+                        Step::Dropout(rate) => dropout(&dy, *rate, tile_noise(noise, s, t), &mut dx),
+                    }
                     std::mem::swap(&mut dx, &mut dy);
                 }
                 d_inputs.copy_from_slice(&dy);
                 self.multiply_elements(parameters, pooled, t * TILE, d_inputs, widths[0], &mut products);
             }
-            for ((input, recency), products) in self.inputs.iter().zip(recency).zip(&products) {
-                if let (Input::Pooled { position: Some(group), .. }, Some(recency)) = (input, recency) {
-                    recency.backward(products, &mut part[*group]);
+            for ((input, recency), products) in self.tower.inputs.iter().zip(recency).zip(&products) {
+                if let (Input::Pooled { reduce: Reduce::Position(logits), .. }, Some(recency)) = (input, recency) {
+                    recency.backward(products, &mut part[*logits]);
                 }
             }
         });
@@ -231,14 +254,14 @@ impl Net {
 
     /// Zeroed sums of [`element_products`] per field with learned positions.
     fn products(&self, parameters: &Parameters) -> Vec<Vec<f32>> {
-        let size = |input: &Input| match input {
-            Input::Pooled { position: Some(group), .. } => {
-                let max_len = parameters.dense[*group].values.len();
+        let size = |input: &Input<usize>| match input {
+            Input::Pooled { reduce: Reduce::Position(logits), .. } => {
+                let max_len = parameters.dense[*logits].values.len();
                 (max_len + 1) * max_len
             }
             _ => 0,
         };
-        self.inputs.iter().map(|input| vec![0.0; size(input)]).collect()
+        self.tower.inputs.iter().map(|input| vec![0.0; size(input)]).collect()
     }
 
     fn multiply_elements(
@@ -251,17 +274,17 @@ impl Net {
         products: &mut [Vec<f32>],
     ) {
         let mut offset = 0;
-        for ((input, pooled), products) in self.inputs.iter().zip(pooled).zip(products) {
-            if let Input::Pooled { table, position: Some(group), .. } = input {
-                let table = &parameters.tables[*table];
-                let max_len = parameters.dense[*group].values.len();
+        for ((field, pooled), products) in self.fields().zip(pooled).zip(products) {
+            if let Input::Pooled { table, reduce: Reduce::Position(logits) } = field.1 {
+                let table = &parameters.tables[self.tower.tables[table]];
+                let max_len = parameters.dense[*logits].values.len();
                 for (r, d_row) in d_inputs.chunks_exact(width).enumerate() {
                     let uses = pooled.row(first_row + r);
                     let products = &mut products[uses.len() * max_len..];
                     element_products(table, uses, &d_row[offset..offset + table.dim], products);
                 }
             }
-            offset += self.field_width(parameters, input);
+            offset += self.field_width(parameters, field);
         }
     }
 
@@ -278,14 +301,15 @@ impl Net {
     ) {
         let width = self.input_width(parameters);
         let mut at = base;
-        for ((input, column), pooled) in self.inputs.iter().zip(&batch.columns).zip(&pass.pooled) {
-            match (input, column) {
-                (Input::Code { table }, Column::Code(codes)) if *table == wanted => {
+        for ((field, column), pooled) in self.fields().zip(&batch.columns).zip(&pass.pooled) {
+            let is_wanted = field.1.table().is_some_and(|table| self.tower.tables[table] == wanted);
+            match (field.1, column) {
+                (Input::Embedding { .. }, Column::Code(codes)) if is_wanted => {
                     for (r, code) in codes.iter().enumerate() {
                         sparse.push(*code, at + r * width, 1.0);
                     }
                 }
-                (Input::Pooled { table, .. }, _) if *table == wanted => {
+                (Input::Pooled { .. }, _) if is_wanted => {
                     for r in 0..pass.rows {
                         for (code, weight) in pooled.row(r) {
                             sparse.push(*code, at + r * width, *weight);
@@ -294,50 +318,22 @@ impl Net {
                 }
                 _ => {}
             }
-            at += self.field_width(parameters, input);
+            at += self.field_width(parameters, field);
         }
     }
 
-    /// The trained tower as plain data.
-    pub fn export(&self, parameters: &Parameters) -> Tower {
-        let table_name = |table: usize| parameters.tables[table].name.clone();
-        let used = self.inputs.iter().filter_map(|input| match input {
-            Input::Code { table } | Input::Pooled { table, .. } => Some(*table),
-            Input::Dense { .. } => None,
-        });
-        let widths = self.widths(parameters);
-        Tower {
-            schema: self.schema.clone(),
-            inputs: self
-                .inputs
-                .iter()
-                .map(|input| match input {
-                    Input::Code { table } => TowerInput::Embedding { table: table_name(*table) },
-                    Input::Pooled { table, position, .. } => TowerInput::Pooled {
-                        table: table_name(*table),
-                        pooling: match position {
-                            None => Pooling::Mean,
-                            Some(group) => Pooling::Position(parameters.dense[*group].values.clone()),
-                        },
-                    },
-                    Input::Dense { .. } => TowerInput::Dense,
-                })
-                .collect(),
-            tables: used
-                .map(|t| {
-                    let table = &parameters.tables[t];
-                    (table.name.clone(), Matrix { rows: table.rows, cols: table.dim, data: table.values.clone() })
-                })
-                .collect(),
-            layers: self.layers.iter().filter_map(|layer| layer.export(parameters)).collect(),
-            dim: widths[widths.len() - 1],
-        }
+    /// The tower as it is trained by now.
+    pub fn trained(&self, parameters: &Parameters) -> Tower {
+        self.tower.map(|place, index| match place {
+            Place::Table(_) => parameters.tables[*index].matrix(),
+            Place::Reduce(..) | Place::Layer(..) => parameters.dense[*index].matrix(),
+        })
     }
 }
 
-/// The noise of one layer on one tile.
-fn tile_noise(noise: Option<u64>, layer: usize, tile: usize) -> Option<Rng> {
-    noise.map(|key| Rng::at(key, &[layer as u64, tile as u64]))
+/// The noise of one step on one tile.
+fn tile_noise(noise: Option<u64>, step: usize, tile: usize) -> Option<Rng> {
+    noise.map(|key| Rng::at(key, &[step as u64, tile as u64]))
 }
 
 /// Backward pass of both towers of a model that is two [`Net`]s: dense gradients, then the rows

@@ -1,7 +1,9 @@
 //! Parameters in named groups, and their gradients: dense groups whole, tables by touched rows.
 
 use crate::error::ModelError;
+use crate::rng::Rng;
 use crate::sparse::SparseGradient;
+use crate::tower::{Layer, Matrix};
 use serde::{Deserialize, Serialize};
 
 /// A small parameter that every step updates as a whole.
@@ -32,7 +34,19 @@ pub struct Table {
     pub values: Vec<f32>,
 }
 
+impl Dense {
+    /// The values as a matrix.
+    pub fn matrix(&self) -> Matrix {
+        Matrix { rows: self.rows, cols: self.cols, data: self.values.clone() }
+    }
+}
+
 impl Table {
+    /// The values as a matrix.
+    pub fn matrix(&self) -> Matrix {
+        Matrix { rows: self.rows, cols: self.dim, data: self.values.clone() }
+    }
+
     /// One row.
     pub fn row(&self, code: u32) -> &[f32] {
         &self.values[code as usize * self.dim..][..self.dim]
@@ -54,6 +68,16 @@ impl Parameters {
         debug_assert_eq!(values.len(), rows * cols);
         self.dense.push(Dense { name, rows, cols, values, decay });
         self.dense.len() - 1
+    }
+
+    /// Adds the groups of a linear layer: weights uniform in ±sqrt(6 / (input + output)) (Glorot and Bengio,
+    /// AISTATS 2010), bias zero.
+    pub fn add_linear(&mut self, name: &str, input: usize, output: usize, mut rng: Rng) -> Layer<usize> {
+        let bound = (6.0 / (input + output) as f64).sqrt();
+        let values = (0..input * output).map(|_| ((rng.uniform() * 2.0 - 1.0) * bound) as f32).collect();
+        let weight = self.add_dense(format!("{name}/weight"), output, input, true, values);
+        let bias = self.add_dense(format!("{name}/bias"), 1, output, false, vec![0.0; output]);
+        Layer::Linear { weight, bias }
     }
 
     /// Takes the values of an earlier model of the same shape: dense groups and table rows by

@@ -9,7 +9,6 @@
 //! and the tower alone, not on the rows it shares a batch with; between them they differ in the
 //! last digits, so vectors of unlike engines must not be mixed.
 
-pub(crate) mod layout;
 pub mod library;
 mod runtime;
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! A tower on ONNX Runtime: one session a worker, one thread, a fixed number of rows a run.
 
-use super::layout::check_batch;
 use super::{Engine, Norms, library};
 use crate::cross::Cross;
 use crate::error::ModelError;
 use crate::onnx::{self, Crossed, Metadata};
+use crate::tower::layout::check_batch;
 use ort::session::builder::SessionBuilder;
 use ort::session::{Session, SessionInputValue};
 use ort::value::TensorRef;

@@ -1,7 +1,7 @@
 //! Random towers and batches for tests, and a naive f64 forward pass as their oracle.
 
 use crate::rng::Rng;
-use crate::tower::{Layer, Matrix, Pooling, Tower, TowerInput};
+use crate::tower::{Input, Layer, Matrix, Reduce, Tower};
 use std::collections::BTreeMap;
 use twotower_artifacts::schema::PADDING;
 use twotower_artifacts::{CodeBatch, Column, FieldSchema, FieldShape, Fingerprint, Side, TowerSchema};
@@ -39,20 +39,20 @@ impl Draw {
 }
 
 /// A tower over the given fields, with random weights: PReLU between the hidden widths, then the L2 norm.
-pub fn tower(draw: &mut Draw, fields: Vec<(&str, FieldShape, Option<Pooling>)>, emb: usize, widths: &[usize]) -> Tower {
+pub fn tower(draw: &mut Draw, fields: Vec<(&str, FieldShape, Option<Reduce>)>, emb: usize, widths: &[usize]) -> Tower {
     let mut tables = BTreeMap::new();
     let mut inputs = Vec::new();
     let mut schema = Vec::new();
     let mut width = 0;
-    for (name, shape, pooling) in fields {
+    for (name, shape, reduce) in fields {
         if let Some((table, cardinality)) = shape.table() {
             tables.entry(table.to_string()).or_insert_with(|| draw.matrix(cardinality as usize, emb));
         }
-        inputs.push(match (&shape, pooling) {
-            (FieldShape::Dense { .. }, _) => TowerInput::Dense,
-            (FieldShape::Code { table, .. }, _) => TowerInput::Embedding { table: table.clone() },
-            (FieldShape::Bag { table, .. } | FieldShape::Sequence { table, .. }, pooling) => {
-                TowerInput::Pooled { table: table.clone(), pooling: pooling.unwrap_or_default() }
+        inputs.push(match (&shape, reduce) {
+            (FieldShape::Dense { .. }, _) => Input::Dense,
+            (FieldShape::Code { table, .. }, _) => Input::Embedding { table: table.clone() },
+            (FieldShape::Bag { table, .. } | FieldShape::Sequence { table, .. }, reduce) => {
+                Input::Pooled { table: table.clone(), reduce: reduce.unwrap_or(Reduce::Mean) }
             }
         });
         width += if let FieldShape::Dense { width } = &shape { *width as usize } else { emb };
@@ -61,11 +61,15 @@ pub fn tower(draw: &mut Draw, fields: Vec<(&str, FieldShape, Option<Pooling>)>, 
     let mut layers = Vec::new();
     for (i, out) in widths.iter().enumerate() {
         if i > 0 {
-            layers.push(if i % 2 == 1 { Layer::Prelu { slope: draw.floats(width) } } else { Layer::Relu });
+            layers.push(if i % 2 == 1 {
+                Layer::Prelu { slope: Matrix::vector(draw.floats(width)) }
+            } else {
+                Layer::Relu
+            });
         }
         let mut weight = draw.matrix(*out, width);
         weight.data.iter_mut().for_each(|w| *w /= (width as f32).sqrt());
-        layers.push(Layer::Linear { weight, bias: draw.floats(*out) });
+        layers.push(Layer::Linear { weight, bias: Matrix::vector(draw.floats(*out)) });
         width = *out;
     }
     layers.push(Layer::L2Norm { eps: 1e-6 });
@@ -73,11 +77,11 @@ pub fn tower(draw: &mut Draw, fields: Vec<(&str, FieldShape, Option<Pooling>)>, 
     Tower { schema, inputs, tables, layers, dim: width }
 }
 
-/// A tower with a field of every shape and pooling; the item table is shared.
+/// A tower with a field of every shape and reduction; the item table is shared.
 pub fn every_shape(seed: u64) -> Tower {
     let draw = &mut Draw::new(seed);
     let code = |table: &str, cardinality| FieldShape::Code { table: table.into(), cardinality };
-    let logits = draw.floats(7);
+    let logits = Matrix::vector(draw.floats(7));
     let fields = vec![
         ("city", code("city", 50), None),
         ("last", code("item", 40), None),
@@ -86,7 +90,7 @@ pub fn every_shape(seed: u64) -> Tower {
         (
             "weighted",
             FieldShape::Sequence { table: "item".into(), cardinality: 40, max_len: 7 },
-            Some(Pooling::Position(logits)),
+            Some(Reduce::Position(logits)),
         ),
         ("vector", FieldShape::Dense { width: 6 }, None),
     ];
@@ -140,20 +144,20 @@ fn naive_row(tower: &Tower, batch: &CodeBatch, row: usize) -> Vec<f64> {
     let mut x: Vec<f64> = Vec::new();
     for ((field, input), column) in tower.schema.fields.iter().zip(&tower.inputs).zip(&batch.columns) {
         match (input, column) {
-            (TowerInput::Embedding { table }, Column::Code(codes)) => x.extend(embedding(table, codes[row])),
-            (TowerInput::Dense, Column::Dense { width, values }) => {
+            (Input::Embedding { table }, Column::Code(codes)) => x.extend(embedding(table, codes[row])),
+            (Input::Dense, Column::Dense { width, values }) => {
                 x.extend(values[row * width..][..*width].iter().map(|v| f64::from(*v)));
             }
-            (TowerInput::Pooled { table, pooling }, Column::Ragged(ragged)) => {
+            (Input::Pooled { table, reduce }, Column::Ragged(ragged)) => {
                 let (FieldShape::Bag { max_len, .. } | FieldShape::Sequence { max_len, .. }) = &field.shape else {
                     unreachable!("pooled fields are ragged")
                 };
                 let mut codes: Vec<u32> = ragged.row(row).iter().copied().filter(|c| *c != PADDING).collect();
                 codes.reverse();
                 codes.truncate(*max_len as usize);
-                let weight = |position: usize| match pooling {
-                    Pooling::Mean => 1.0,
-                    Pooling::Position(logits) => f64::from(logits[position]).exp(),
+                let weight = |position: usize| match reduce {
+                    Reduce::Mean => 1.0,
+                    Reduce::Position(logits) => f64::from(logits.data[position]).exp(),
                 };
                 let total: f64 = (0..codes.len()).map(weight).sum();
                 let mut pooled = vec![0.0; tower.tables[table].cols];
@@ -171,10 +175,10 @@ fn naive_row(tower: &Tower, batch: &CodeBatch, row: usize) -> Vec<f64> {
                 let product = |o: usize| -> f64 {
                     weight.data[o * weight.cols..][..weight.cols].iter().zip(&x).map(|(w, x)| f64::from(*w) * x).sum()
                 };
-                x = (0..weight.rows).map(|o| product(o) + f64::from(bias[o])).collect();
+                x = (0..weight.rows).map(|o| product(o) + f64::from(bias.data[o])).collect();
             }
             Layer::Prelu { slope } => {
-                x.iter_mut().zip(slope).for_each(|(v, s)| *v = v.max(0.0) + f64::from(*s) * v.min(0.0));
+                x.iter_mut().zip(&slope.data).for_each(|(v, s)| *v = v.max(0.0) + f64::from(*s) * v.min(0.0));
             }
             Layer::Relu => x.iter_mut().for_each(|v| *v = v.max(0.0)),
             Layer::L2Norm { eps } => {

@@ -2,7 +2,7 @@
 
 use super::samples::{Draw, batch, every_shape, naive, rows_of};
 use super::*;
-use crate::tower::{Layer, TowerInput};
+use crate::tower::{Input, Layer};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use twotower_artifacts::{Category, Column, FieldShape};
@@ -162,13 +162,13 @@ fn verification_refuses_a_file_of_another_tower_and_vectors_that_are_not_numbers
     let rows = batch(&mut Draw::new(15), &tower.schema, 50);
     let mut other = tower.clone();
     let Layer::Linear { bias, .. } = &mut other.layers[0] else { unreachable!() };
-    bias[0] += 0.1;
+    bias.data[0] += 0.1;
     let (_dir, path) = exported(&other);
     let error = verify(&path, &tower, &rows, 1e-4).unwrap_err();
     assert!(matches!(error, ModelError::EnginesDiffer { difference, .. } if difference > 1e-4), "{error}");
     assert_eq!(error.category(), Category::Gate);
     let Layer::Linear { bias, .. } = &mut other.layers[0] else { unreachable!() };
-    bias[0] = f32::NAN;
+    bias.data[0] = f32::NAN;
     let (_dir, path) = exported(&other);
     assert!(matches!(verify(&path, &tower, &rows, 1e-4), Err(ModelError::EnginesDiffer { .. })));
     let none = CodeBatch::empty(&tower.schema);
@@ -197,11 +197,11 @@ fn towers_whose_parts_do_not_fit_are_refused_by_name() {
     let break_it = |change: &dyn Fn(&mut Tower)| {
         let mut tower = good.clone();
         change(&mut tower);
-        layout::check_tower(&tower).unwrap_err().to_string()
+        crate::tower::layout::check_tower(&tower).unwrap_err().to_string()
     };
     for (message, word) in [
         (break_it(&|t| t.dim = 5), "dimension is 5"),
-        (break_it(&|t| t.inputs[0] = TowerInput::Dense), "`city`"),
+        (break_it(&|t| t.inputs[0] = Input::Dense), "`city`"),
         (break_it(&|t| t.tables.get_mut("item").unwrap().rows = 3), "`item`"),
         (break_it(&|t| drop(t.tables.remove("tags"))), "`tags` is missing"),
         (break_it(&|t| t.schema.fields[1].name = "city".into()), "`city`"),
@@ -223,7 +223,7 @@ fn integers_too_coarse_for_a_tower_are_an_error_of_its_first_rows() {
     engine.embed(&rows, &mut out).unwrap();
     // One input of the second layer drowns the others, but counts for nothing.
     let Layer::Linear { bias, .. } = &mut tower.layers[0] else { unreachable!() };
-    bias[0] = 1e6;
+    bias.data[0] = 1e6;
     let Layer::Linear { weight, .. } = &mut tower.layers[2] else { unreachable!() };
     weight.data.iter_mut().step_by(weight.cols).for_each(|w| *w = 0.0);
     NativeEngine::new(Arc::new(tower.clone())).unwrap().embed(&rows, &mut out).unwrap();
@@ -251,7 +251,7 @@ fn only_vectors_divided_by_a_norm_are_said_to_be_unit_rows() {
         });
         let (weight, bias) = last.unwrap();
         weight.data.fill(0.0);
-        bias.fill(value);
+        bias.data.fill(value);
         assert_eq!(norms(tower), Norms::Unknown, "{value}");
     }
 }

@@ -7,9 +7,9 @@ use super::int16::Rounded;
 use super::linear::Linear;
 use super::rows::{Rows, Tables};
 use crate::cross::{Cross, crosses, first_layer};
-use crate::engine::layout::{InputLayout, Layout};
 use crate::sparse::weighted_rows;
-use crate::tower::{Pooling, Tower, TowerInput};
+use crate::tower::layout::{InputLayout, Layout};
+use crate::tower::{Input, Reduce, Tower};
 use std::ops::Range;
 use twotower_artifacts::schema::PADDING;
 use twotower_artifacts::{CodeBatch, Column};
@@ -129,12 +129,12 @@ impl Entrance {
                     kept.extend(layout.columns(field));
                     Entry::Columns(columns - place.width)
                 }
-                TowerInput::Embedding { .. } => Entry::Crossed,
-                TowerInput::Dense => {
+                Input::Embedding { .. } => Entry::Crossed,
+                Input::Dense => {
                     uses += place.width;
                     Entry::Rows(add(Cross::alone(field, place.width)))
                 }
-                TowerInput::Pooled { table, .. } => {
+                Input::Pooled { table, .. } => {
                     uses += place.max_len;
                     Entry::Rows(add(Cross::alone(field, tower.tables[table].rows)))
                 }
@@ -208,19 +208,19 @@ impl Entrance {
 
 /// Whether each field is folded into a first layer of `out` outputs, and how many rows more there is room for.
 fn choose(tower: &Tower, layout: &Layout, out: usize) -> (Vec<bool>, usize) {
-    let dense = |input: &TowerInput| matches!(input, TowerInput::Dense);
+    let dense = |input: &Input| matches!(input, Input::Dense);
     let fields = || tower.inputs.iter().zip(&layout.inputs);
     let dense_width: usize = fields().filter(|(input, _)| dense(input)).map(|(_, place)| place.width).sum();
     let mut folds: Vec<bool> = fields().map(|(input, _)| dense(input) && dense_width <= NARROW).collect();
     let mut tables: Vec<(usize, usize)> = fields()
         .enumerate()
         .filter_map(|(field, (input, place))| match input {
-            TowerInput::Embedding { table } | TowerInput::Pooled { table, .. } => {
+            Input::Embedding { table } | Input::Pooled { table, .. } => {
                 let (len, width) = (place.max_len.max(1), place.width);
                 let cheaper = len * out * FETCH < len * width * FETCH + width * out;
                 cheaper.then(|| (tower.tables[table].rows, field))
             }
-            TowerInput::Dense => None,
+            Input::Dense => None,
         })
         .collect();
     tables.sort_unstable();
@@ -236,24 +236,17 @@ fn choose(tower: &Tower, layout: &Layout, out: usize) -> (Vec<bool>, usize) {
 }
 
 /// Notes the folded rows of one pooled or dense field, the first of which is `first`.
-fn add_uses(
-    input: &TowerInput,
-    place: &InputLayout,
-    column: &Column,
-    rows: Range<usize>,
-    first: usize,
-    uses: &mut Uses,
-) {
+fn add_uses(input: &Input, place: &InputLayout, column: &Column, rows: Range<usize>, first: usize, uses: &mut Uses) {
     match (input, column) {
-        (TowerInput::Pooled { pooling, .. }, Column::Ragged(ragged)) => {
+        (Input::Pooled { reduce, .. }, Column::Ragged(ragged)) => {
             let mut elements = std::mem::take(&mut uses.elements);
             for (r, row) in rows.enumerate() {
-                weigh(pooling, place.max_len, ragged.row(row), &mut elements);
+                weigh(reduce, place.max_len, ragged.row(row), &mut elements);
                 elements.iter().for_each(|(code, weight)| uses.push(r, first + *code as usize, *weight));
             }
             uses.elements = elements;
         }
-        (TowerInput::Dense, Column::Dense { width, values }) => {
+        (Input::Dense, Column::Dense { width, values }) => {
             for (r, row) in rows.enumerate() {
                 for (i, value) in values[row * width..(row + 1) * width].iter().enumerate() {
                     // Most indicators of missing values are 0.
@@ -270,26 +263,26 @@ fn add_uses(
 /// Writes one field's part of the concatenation to `cells`, which are zero before.
 fn gather<'a>(
     tower: &Tower,
-    (input, place, column): (&TowerInput, &InputLayout, &Column),
+    (input, place, column): (&Input, &InputLayout, &Column),
     rows: Range<usize>,
     cells: impl Iterator<Item = &'a mut [f32]>,
     elements: &mut Vec<(u32, f32)>,
 ) {
     match (input, column) {
-        (TowerInput::Embedding { table }, Column::Code(codes)) => {
+        (Input::Embedding { table }, Column::Code(codes)) => {
             let table = &tower.tables[table];
             for (cell, code) in cells.zip(&codes[rows]) {
                 cell.copy_from_slice(&table.data[*code as usize * table.cols..][..table.cols]);
             }
         }
-        (TowerInput::Pooled { table, pooling }, Column::Ragged(ragged)) => {
+        (Input::Pooled { table, reduce }, Column::Ragged(ragged)) => {
             let table = &tower.tables[table];
             for (cell, row) in cells.zip(rows) {
-                weigh(pooling, place.max_len, ragged.row(row), elements);
+                weigh(reduce, place.max_len, ragged.row(row), elements);
                 weighted_rows(cell, None, &table.data, elements);
             }
         }
-        (TowerInput::Dense, Column::Dense { width, values }) => {
+        (Input::Dense, Column::Dense { width, values }) => {
             for (cell, row) in cells.zip(rows) {
                 cell.copy_from_slice(&values[row * width..(row + 1) * width]);
             }
@@ -299,12 +292,12 @@ fn gather<'a>(
 }
 
 /// The newest `max_len` real elements of a row with their weights, newest first.
-fn weigh(pooling: &Pooling, max_len: usize, codes: &[u32], elements: &mut Vec<(u32, f32)>) {
+fn weigh(reduce: &Reduce, max_len: usize, codes: &[u32], elements: &mut Vec<(u32, f32)>) {
     elements.clear();
     let newest_first = codes.iter().rev().filter(|code| **code != PADDING).take(max_len);
     elements.extend(newest_first.map(|code| (*code, 1.0)));
-    if let Pooling::Position(logits) = pooling {
-        let logits = &logits[..elements.len()];
+    if let Reduce::Position(logits) = reduce {
+        let logits = &logits.data[..elements.len()];
         let top = logits.iter().copied().fold(f32::MIN, f32::max);
         elements.iter_mut().zip(logits).for_each(|((_, weight), logit)| *weight = (logit - top).exp());
     }
@@ -315,10 +308,10 @@ fn weigh(pooling: &Pooling, max_len: usize, codes: &[u32], elements: &mut Vec<(u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::layout::check_tower;
     use crate::engine::samples::{Draw, batch, naive, tower};
     use crate::native::embed;
-    use crate::tower::Layer;
+    use crate::tower::layout::check_tower;
+    use crate::tower::{Layer, Matrix};
     use twotower_artifacts::FieldShape;
 
     const OUT: usize = 40;
@@ -348,7 +341,7 @@ mod tests {
                 ("tiny", code("tiny", 4), None),
                 ("large", code("large", large), None),
                 ("short", sequence("small", 30, 2), None),
-                ("weighted", sequence("items", 50, 2), Some(Pooling::Position(vec![0.5, -0.5]))),
+                ("weighted", sequence("items", 50, 2), Some(Reduce::Position(Matrix::vector(vec![0.5, -0.5])))),
                 ("long", sequence("items", 50, 20), None),
                 ("narrow", narrow(), None),
             ]

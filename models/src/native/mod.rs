@@ -12,9 +12,9 @@ mod rows;
 
 pub use fold::FOLDED_BYTES;
 
-use crate::engine::layout::{Layout, check_batch, check_tower};
 use crate::engine::{Engine, Norms};
 use crate::error::ModelError;
+use crate::tower::layout::{Layout, check_batch, check_tower};
 use crate::tower::{Layer, Matrix, Tower};
 use fold::{Entrance, Uses};
 use in_place::{normalise, prelu, relu};
@@ -206,8 +206,8 @@ impl Plan {
 
     fn entered_by(entrance: Entrance, layout: Layout, tower: &Tower, arithmetic: Arithmetic) -> Self {
         let steps = tower.layers[entrance.is_layer() as usize..].iter().map(|layer| match layer {
-            Layer::Linear { weight, bias } => Step::Linear(Linear::new(weight, 0..weight.cols, bias, arithmetic)),
-            Layer::Prelu { slope } => Step::Prelu(slope.clone()),
+            Layer::Linear { weight, bias } => Step::Linear(Linear::new(weight, 0..weight.cols, &bias.data, arithmetic)),
+            Layer::Prelu { slope } => Step::Prelu(slope.data.clone()),
             Layer::Relu => Step::Relu,
             Layer::L2Norm { eps } => Step::L2Norm(*eps),
         });

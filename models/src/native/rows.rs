@@ -2,9 +2,9 @@
 
 use super::Arithmetic;
 use crate::cross::Cross;
-use crate::engine::layout::Layout;
 use crate::pages::zeroed;
 use crate::sparse::weighted_rows;
+use crate::tower::layout::Layout;
 use crate::tower::{Matrix, Tower};
 use half::f16;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};

@@ -7,12 +7,12 @@
 
 use super::export::{concatenation, encoded, finish, layers};
 use super::graph::{Extent, GraphBuilder, int};
-use super::layer_name;
 use super::messages::code;
+use super::tensor_name;
 use crate::cross::{Cross, crosses, first_layer};
-use crate::engine::layout::check_tower;
 use crate::error::ModelError;
-use crate::tower::Tower;
+use crate::tower::layout::check_tower;
+use crate::tower::{Parameter, Place, Tower};
 use std::collections::BTreeSet;
 
 /// Bytes that the tables of all crosses may take, in every session.
@@ -76,7 +76,8 @@ impl Crossed {
             let row = |o: usize| columns().map(move |c| weight.data[o * weight.cols + c]);
             let dims = [weight.rows, columns().count()];
             let others = concatenation(&mut g, tower, fields.iter().copied(), None)?;
-            let weight = g.floats(layer_name(0, "weight"), &dims, (0..weight.rows).flat_map(row));
+            let weight =
+                g.floats(tensor_name(Place::Layer(0, Parameter::WEIGHT)), &dims, (0..weight.rows).flat_map(row));
             x = g.node("Gemm", &[&others, &weight, &x], vec![int("transB", 1)]);
         }
         let vector = layers(&mut g, tower, 1, x);

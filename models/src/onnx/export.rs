@@ -3,10 +3,10 @@
 use super::graph::{Extent, External, GraphBuilder, int, ints};
 use super::messages::{GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto, code};
 use super::metadata::Metadata;
-use super::{data_file_name, layer_name, position_name, table_name};
-use crate::engine::layout::check_tower;
+use super::{data_file_name, tensor_name};
 use crate::error::ModelError;
-use crate::tower::{Layer, Matrix, Pooling, Tower, TowerInput};
+use crate::tower::layout::check_tower;
+use crate::tower::{Input, Layer, Matrix, Parameter, Place, Reduce, Tower};
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -179,37 +179,39 @@ fn declare_tables(g: &mut GraphBuilder, tower: &Tower, tables: BTreeSet<&String>
         }
         let dims = [table.rows, table.cols];
         match data_file {
-            None => g.floats(table_name(name), &dims, table.data.iter().copied()),
+            None => g.floats(tensor_name(Place::Table(name)), &dims, table.data.iter().copied()),
             Some(file) => {
                 let external = External { file, offset, length: matrix_bytes(table) };
                 offset += external.length;
-                g.external_floats(table_name(name), &dims, &external)
+                g.external_floats(tensor_name(Place::Table(name)), &dims, &external)
             }
         };
     }
 }
 
 /// What one field adds to the concatenation: `[N, width]`.
-fn field(g: &mut GraphBuilder, name: &str, input: &TowerInput) -> String {
+fn field(g: &mut GraphBuilder, name: &str, input: &Input) -> String {
     match input {
-        TowerInput::Dense => name.to_string(),
-        TowerInput::Embedding { table } => g.node("Gather", &[&table_name(table), name], vec![int("axis", 0)]),
-        TowerInput::Pooled { table, pooling } => {
+        Input::Dense => name.to_string(),
+        Input::Embedding { table } => {
+            g.node("Gather", &[&tensor_name(Place::Table(table)), name], vec![int("axis", 0)])
+        }
+        Input::Pooled { table, reduce } => {
             let zero = g.integer(0, code::INT32);
             let axis = g.integer(1, code::INT64);
             let is_real = g.node("Greater", &[name, &zero], vec![]);
             let mask = g.node("Cast", &[&is_real], vec![int("to", i64::from(code::FLOAT))]);
-            let weights = match pooling {
-                Pooling::Mean => mask.clone(),
-                Pooling::Position(logits) => position_weights(g, name, logits, &is_real, &mask),
+            let weights = match reduce {
+                Reduce::Mean => mask.clone(),
+                Reduce::Position(logits) => position_weights(g, name, logits, &is_real, &mask),
             };
-            let rows = g.node("Gather", &[&table_name(table), name], vec![int("axis", 0)]);
+            let rows = g.node("Gather", &[&tensor_name(Place::Table(table)), name], vec![int("axis", 0)]);
             let weights = g.node("Unsqueeze", &[&weights, &axis], vec![]);
             let sum = g.node("MatMul", &[&weights, &rows], vec![]);
             let sum = g.node("Squeeze", &[&sum, &axis], vec![]);
-            match pooling {
-                Pooling::Position(_) => sum,
-                Pooling::Mean => {
+            match reduce {
+                Reduce::Position(_) => sum,
+                Reduce::Mean => {
                     let count = g.node("ReduceSum", &[&mask, &axis], vec![int("keepdims", 1)]);
                     let one = g.float(1.0);
                     let count = g.node("Max", &[&count, &one], vec![]);
@@ -221,9 +223,10 @@ fn field(g: &mut GraphBuilder, name: &str, input: &TowerInput) -> String {
 }
 
 /// Softmax over the real elements of the logits of their positions; zero for padding. `[N, L]`.
-fn position_weights(g: &mut GraphBuilder, field: &str, logits: &[f32], is_real: &str, mask: &str) -> String {
+fn position_weights(g: &mut GraphBuilder, field: &str, logits: &Matrix, is_real: &str, mask: &str) -> String {
     // Stored oldest first, so that the last L of them belong to the L columns.
-    let logits = g.floats(position_name(field), &[logits.len()], logits.iter().rev().copied());
+    let name = tensor_name(Place::Reduce(field, Parameter::POSITION));
+    let logits = g.floats(name, &[logits.cols], logits.data.iter().rev().copied());
     let length = g.node("Shape", &[field], vec![int("start", 1)]);
     let start = g.node("Neg", &[&length], vec![]);
     let end = g.integer(i64::MAX, code::INT64);
@@ -235,27 +238,24 @@ fn position_weights(g: &mut GraphBuilder, field: &str, logits: &[f32], is_real: 
     g.node("Mul", &[&weights, mask], vec![])
 }
 
+/// The nodes of a layer, its weights being tensors of the graph.
 fn layer(g: &mut GraphBuilder, index: usize, layer: &Layer, x: &str) -> String {
-    match layer {
-        Layer::Linear { weight, bias } => {
-            let dims = [weight.rows, weight.cols];
-            let weight = g.floats(layer_name(index, "weight"), &dims, weight.data.iter().copied());
-            let bias = g.floats(layer_name(index, "bias"), &[bias.len()], bias.iter().copied());
-            g.node("Gemm", &[x, &weight, &bias], vec![int("transB", 1)])
+    let named = layer.map(|parameter, matrix| {
+        let dims = [matrix.rows, matrix.cols];
+        let name = tensor_name(Place::Layer(index, parameter));
+        g.floats(name, &dims[2 - parameter.rank..], matrix.data.iter().copied())
+    });
+    match (layer, named) {
+        (_, Layer::Linear { weight, bias }) => g.node("Gemm", &[x, &weight, &bias], vec![int("transB", 1)]),
+        // Much faster than the operator, and for slopes up to 1 the same bits.
+        (Layer::Prelu { slope: slopes }, Layer::Prelu { slope }) if slopes.data.iter().all(|s| *s <= 1.0) => {
+            let scaled = g.node("Mul", &[x, &slope], vec![]);
+            g.node("Max", &[x, &scaled], vec![])
         }
-        Layer::Prelu { slope: slopes } => {
-            let slope = g.floats(layer_name(index, "slope"), &[slopes.len()], slopes.iter().copied());
-            // Much faster than the operator, and for slopes up to 1 the same bits.
-            if slopes.iter().all(|s| *s <= 1.0) {
-                let scaled = g.node("Mul", &[x, &slope], vec![]);
-                g.node("Max", &[x, &scaled], vec![])
-            } else {
-                g.node("PRelu", &[x, &slope], vec![])
-            }
-        }
-        Layer::Relu => g.node("Relu", &[x], vec![]),
-        Layer::L2Norm { eps } => {
-            let eps = g.floats(layer_name(index, "eps"), &[1], std::iter::once(*eps));
+        (_, Layer::Prelu { slope }) => g.node("PRelu", &[x, &slope], vec![]),
+        (_, Layer::Relu) => g.node("Relu", &[x], vec![]),
+        (_, Layer::L2Norm { eps }) => {
+            let eps = g.floats(tensor_name(Place::Layer(index, Parameter::EPS)), &[1], std::iter::once(eps));
             let norm = g.node("ReduceL2", &[x], vec![ints("axes", &[1]), int("keepdims", 1)]);
             let norm = g.node("Max", &[&norm, &eps], vec![]);
             g.node("Div", &[x, &norm], vec![])

@@ -1,7 +1,7 @@
 //! The metadata properties of a tower file.
 
 use crate::error::ModelError;
-use crate::tower::{Layer, Pooling, Tower, TowerInput};
+use crate::tower::{Input, Tower};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -41,54 +41,17 @@ pub struct Metadata {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Description {
-    pub inputs: Vec<InputKind>,
-    pub layers: Vec<LayerKind>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
-pub(super) enum InputKind {
-    Embedding { table: String },
-    Pooled { table: String, pooling: PoolingKind },
-    Dense {},
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum PoolingKind {
-    Mean,
-    Position,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum LayerKind {
-    Linear,
-    Prelu,
-    Relu,
-    L2norm,
+    /// Inputs without their weights.
+    pub inputs: Vec<Input<()>>,
+    /// Names of the layers.
+    pub layers: Vec<String>,
 }
 
 impl Description {
     fn of(tower: &Tower) -> Self {
-        let input = |input: &TowerInput| match input {
-            TowerInput::Embedding { table } => InputKind::Embedding { table: table.clone() },
-            TowerInput::Pooled { table, pooling } => InputKind::Pooled {
-                table: table.clone(),
-                pooling: match pooling {
-                    Pooling::Mean => PoolingKind::Mean,
-                    Pooling::Position(_) => PoolingKind::Position,
-                },
-            },
-            TowerInput::Dense => InputKind::Dense {},
-        };
-        let layer = |layer: &Layer| match layer {
-            Layer::Linear { .. } => LayerKind::Linear,
-            Layer::Prelu { .. } => LayerKind::Prelu,
-            Layer::Relu => LayerKind::Relu,
-            Layer::L2Norm { .. } => LayerKind::L2norm,
-        };
-        Self { inputs: tower.inputs.iter().map(input).collect(), layers: tower.layers.iter().map(layer).collect() }
+        let bare = tower.map(|_, _| ());
+        let layers = bare.layers.iter().map(|layer| layer.kind().to_string()).collect();
+        Self { inputs: bare.inputs, layers }
     }
 }
 

@@ -35,25 +35,21 @@ mod read;
 mod tests;
 mod wire;
 
+use crate::tower::Place;
+
 pub use crossed::CROSSED_BYTES;
 pub(crate) use crossed::Crossed;
 pub use export::{INLINE_LIMIT, export, export_with_limit, output_name};
 pub use metadata::{FORMAT_VERSION, Metadata};
 pub use read::{inspect, read};
 
-/// Name of the initialiser that holds an embedding table.
-fn table_name(table: &str) -> String {
-    format!("/table/{table}")
-}
-
-/// Name of the initialiser that holds the position logits of a field, oldest position first.
-fn position_name(field: &str) -> String {
-    format!("/position/{field}")
-}
-
-/// Name of the initialiser that holds a parameter of layer `index`.
-fn layer_name(index: usize, parameter: &str) -> String {
-    format!("/layer/{index}/{parameter}")
+/// Name of the initialiser that holds a weight. Position logits are stored oldest position first.
+fn tensor_name(place: Place<'_>) -> String {
+    match place {
+        Place::Table(table) => format!("/table/{table}"),
+        Place::Reduce(field, parameter) => format!("/{}/{field}", parameter.name),
+        Place::Layer(layer, parameter) => format!("/layer/{layer}/{}", parameter.name),
+    }
 }
 
 /// File that holds large tables beside the model file of that name.

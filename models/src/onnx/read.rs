@@ -1,13 +1,13 @@
 //! Reading back a tower that [`export`](super::export) wrote.
 
 use super::messages::{StringStringEntryProto, TensorProto, code};
-use super::metadata::{InputKind, LayerKind, Metadata, PoolingKind};
+use super::metadata::Metadata;
 use super::outline::{self, foreign};
 use super::wire::{self, ModelFile};
-use super::{data_file_name, layer_name, position_name, table_name};
-use crate::engine::layout::{check_shape, check_values};
+use super::{data_file_name, tensor_name};
 use crate::error::ModelError;
-use crate::tower::{Layer, Matrix, Pooling, Tower, TowerInput};
+use crate::tower::layout::{check_shape, check_values};
+use crate::tower::{Layer, Matrix, Parameter, Place, Tower};
 use prost::Message;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -109,42 +109,19 @@ fn rebuild(metadata: &Metadata, tensors: &mut Tensors<'_>) -> Result<Tower, Arti
         return Err(foreign(tensors.file, &format!("{expected} inputs, as its schema has fields"), &found.to_string()));
     }
     for (field, input) in metadata.schema.fields.iter().zip(&description.inputs) {
-        if let InputKind::Embedding { table } | InputKind::Pooled { table, .. } = input
-            && !tables.contains_key(table)
-        {
-            tables.insert(table.clone(), tensors.matrix(&table_name(table))?);
+        if let Some(table) = input.table().filter(|table| !tables.contains_key(*table)) {
+            tables.insert(table.clone(), tensors.weight(Place::Table(table))?);
         }
-        inputs.push(match input {
-            InputKind::Dense {} => TowerInput::Dense,
-            InputKind::Embedding { table } => TowerInput::Embedding { table: table.clone() },
-            InputKind::Pooled { table, pooling } => TowerInput::Pooled {
-                table: table.clone(),
-                pooling: match pooling {
-                    PoolingKind::Mean => Pooling::Mean,
-                    PoolingKind::Position => {
-                        let mut logits = tensors.vector(&position_name(&field.name))?;
-                        logits.reverse();
-                        Pooling::Position(logits)
-                    }
-                },
-            },
-        });
+        inputs.push(input.try_map(&mut |parameter, ()| tensors.weight(Place::Reduce(&field.name, parameter)))?);
     }
+    let file = tensors.file;
+    let constant = |value: Matrix| match value.data[..] {
+        [value] => Ok(value),
+        ref other => Err(foreign(file, "a constant of one value", &other.len().to_string())),
+    };
     let layers = description.layers.iter().enumerate().map(|(i, kind)| {
-        Ok(match kind {
-            LayerKind::Linear => Layer::Linear {
-                weight: tensors.matrix(&layer_name(i, "weight"))?,
-                bias: tensors.vector(&layer_name(i, "bias"))?,
-            },
-            LayerKind::Prelu => Layer::Prelu { slope: tensors.vector(&layer_name(i, "slope"))? },
-            LayerKind::Relu => Layer::Relu,
-            LayerKind::L2norm => match tensors.vector(&layer_name(i, "eps"))?[..] {
-                [eps] => Layer::L2Norm { eps },
-                ref other => {
-                    return Err(foreign(tensors.file, &format!("one bound of layer {i}"), &other.len().to_string()));
-                }
-            },
-        })
+        let layer = Layer::of_kind(kind, |parameter| tensors.weight(Place::Layer(i, parameter)), constant)?;
+        layer.ok_or_else(|| foreign(file, "layers that this version knows", &format!("`{kind}`")))
     });
     let layers = layers.collect::<Result<_, ArtifactError>>()?;
     Ok(Tower { schema: metadata.schema.clone(), inputs, tables, layers, dim: metadata.dim })
@@ -199,13 +176,21 @@ impl<'a> Tensors<'a> {
         Ok(Self { file, by_name, data, values })
     }
 
-    fn matrix(&mut self, name: &str) -> Result<Matrix, ArtifactError> {
-        let (dims, data) = self.take(name, 2, self.values)?;
-        Ok(Matrix { rows: dims[0], cols: dims[1], data })
-    }
-
-    fn vector(&mut self, name: &str) -> Result<Vec<f32>, ArtifactError> {
-        Ok(self.take(name, 1, Values::Held)?.1)
+    /// The weight of a place. Values of vectors are read always: how a layer is computed may depend on them.
+    fn weight(&mut self, place: Place<'_>) -> Result<Matrix, ArtifactError> {
+        let rank = match place {
+            Place::Table(_) => 2,
+            Place::Reduce(_, parameter) | Place::Layer(_, parameter) => parameter.rank,
+        };
+        let values = if rank == 1 { Values::Held } else { self.values };
+        let (dims, mut data) = self.take(&tensor_name(place), rank, values)?;
+        if matches!(place, Place::Reduce(_, Parameter::POSITION)) {
+            data.reverse();
+        }
+        Ok(match dims[..] {
+            [rows, cols] => Matrix { rows, cols, data },
+            _ => Matrix::vector(data),
+        })
     }
 
     /// The extents, of which there are `rank`, and the values of a tensor of floats.

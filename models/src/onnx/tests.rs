@@ -10,7 +10,7 @@ use crate::engine::samples::{Draw, batch, every_shape, tower};
 use crate::engine::{CROSS_LIMIT, Engine, EngineKind, open, verify};
 use crate::error::ModelError;
 use crate::native::NativeEngine;
-use crate::tower::{Layer, Pooling, Tower};
+use crate::tower::{Layer, Matrix, Reduce, Tower};
 use proptest::prelude::*;
 use prost::Message;
 use std::collections::BTreeMap;
@@ -19,20 +19,9 @@ use twotower_artifacts::{ArtifactError, Category, FieldShape};
 
 /// Every float of a tower, for comparisons that see the sign of zero and NaN.
 fn bits(tower: &Tower) -> Vec<u32> {
-    let mut all: Vec<f32> = tower.tables.values().flat_map(|t| t.data.clone()).collect();
-    for layer in &tower.layers {
-        match layer {
-            Layer::Linear { weight, bias } => all.extend(weight.data.iter().chain(bias)),
-            Layer::Prelu { slope } => all.extend(slope),
-            Layer::Relu => {}
-            Layer::L2Norm { eps } => all.push(*eps),
-        }
-    }
-    for input in &tower.inputs {
-        if let crate::tower::TowerInput::Pooled { pooling: Pooling::Position(logits), .. } = input {
-            all.extend(logits);
-        }
-    }
+    let mut all: Vec<f32> = Vec::new();
+    tower.map(|_, weight| all.extend(&weight.data));
+    all.extend(tower.layers.iter().filter_map(|l| if let Layer::L2Norm { eps } = l { Some(eps) } else { None }));
     all.into_iter().map(f32::to_bits).collect()
 }
 
@@ -60,13 +49,13 @@ proptest! {
     ) {
         let draw = &mut Draw::new(seed);
         let fields = kinds.iter().zip(&names).enumerate().map(|(i, ((kind, size, weighted), name))| {
-            let logits = draw.floats(*size as usize);
-            (name.as_str(), field(*kind, i, *size), weighted.then_some(Pooling::Position(logits)))
+            let logits = Matrix::vector(draw.floats(*size as usize));
+            (name.as_str(), field(*kind, i, *size), weighted.then_some(Reduce::Position(logits)))
         });
         let fields = fields.collect();
         let mut tower = tower(draw, fields, 3, &widths);
         if let Layer::Linear { bias, .. } = &mut tower.layers[0] {
-            bias[0] = f32::from_bits(special);
+            bias.data[0] = f32::from_bits(special);
         }
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.onnx");
@@ -146,7 +135,7 @@ fn slopes_up_to_one_and_above_give_the_native_engines_vectors() {
         let mut tower = every_shape(8);
         let slopes =
             tower.layers.iter_mut().find_map(|l| if let Layer::Prelu { slope } = l { Some(slope) } else { None });
-        slopes.unwrap()[..2].copy_from_slice(&[steepest, -steepest]);
+        slopes.unwrap().data[..2].copy_from_slice(&[steepest, -steepest]);
         export(&tower, &path, &BTreeMap::new()).unwrap();
         let rows = batch(&mut Draw::new(9), &tower.schema, 300);
         assert!(verify(&path, &tower, &rows, 1e-5).is_ok(), "slopes up to {steepest}");
@@ -207,7 +196,7 @@ fn damaged_files_never_panic() {
         (
             "b",
             FieldShape::Sequence { table: "a".into(), cardinality: 4, max_len: 2 },
-            Some(Pooling::Position(vec![0.0; 2])),
+            Some(Reduce::Position(Matrix::vector(vec![0.0; 2]))),
         ),
         ("c", FieldShape::Dense { width: 2 }, None),
         ("d", FieldShape::Code { table: "d".into(), cardinality: 3 }, None),
@@ -403,7 +392,7 @@ fn a_graph_that_is_not_what_its_tower_needs_is_refused_at_every_size_and_by_ever
         let draw = &mut Draw::new(12);
         let fields = vec![
             ("a", FieldShape::Code { table: "a".into(), cardinality: 4 }, None),
-            ("b", pooled.clone(), Some(Pooling::Position(vec![0.5, 0.25]))),
+            ("b", pooled.clone(), Some(Reduce::Position(Matrix::vector(vec![0.5, 0.25])))),
             ("c", FieldShape::Dense { width: 2 }, None),
             ("d", FieldShape::Code { table: "d".into(), cardinality }, None),
         ];

@@ -39,15 +39,9 @@ fn fresh(set: &TrainingSet, model: &DssmConfig, config: &TrainConfig) -> Trained
 }
 
 fn bits(tower: &Tower) -> Vec<u32> {
-    let tables = tower.tables.values().flat_map(|table| table.data.iter().map(|x| x.to_bits()));
-    let layers = tower.layers.iter().flat_map(|layer| match layer {
-        crate::tower::Layer::Linear { weight, bias } => {
-            weight.data.iter().chain(bias).map(|x| x.to_bits()).collect::<Vec<u32>>()
-        }
-        crate::tower::Layer::Prelu { slope } => slope.iter().map(|x| x.to_bits()).collect(),
-        _ => Vec::new(),
-    });
-    tables.chain(layers).collect()
+    let mut bits = Vec::new();
+    tower.map(|_, weight| bits.extend(weight.data.iter().map(|x| x.to_bits())));
+    bits
 }
 
 /// Stops after a number of steps.

@@ -172,7 +172,7 @@ fn sample(context: &Context<AdoptSettings>, encoded: &Encoded, side: Side) -> Re
 mod tests {
     use super::*;
     use twotower_artifacts::{FieldSchema, Fingerprint};
-    use twotower_models::tower::{Matrix, TowerInput};
+    use twotower_models::tower::{Input, Matrix};
 
     fn schema(cardinality: u32, encoder: &str) -> TowerSchema {
         let field = FieldSchema { name: "city".into(), shape: FieldShape::Code { table: "city".into(), cardinality } };
@@ -183,7 +183,7 @@ mod tests {
         let table = Matrix { rows: 4, cols: 2, data: (0..8).map(|v| v as f32).collect() };
         Tower {
             schema: schema(4, "old"),
-            inputs: vec![TowerInput::Embedding { table: "city".into() }],
+            inputs: vec![Input::Embedding { table: "city".into() }],
             tables: BTreeMap::from([("city".to_string(), table)]),
             layers: Vec::new(),
             dim: 2,

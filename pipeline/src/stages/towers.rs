@@ -191,7 +191,7 @@ fn verify_native(path: &Path, tower: &Tower, sample: &CodeBatch) -> Result<f32, 
 mod tests {
     use super::*;
     use twotower_artifacts::{Column, FieldSchema, FieldShape, TowerSchema};
-    use twotower_models::tower::{Matrix, TowerInput};
+    use twotower_models::tower::{Input, Matrix};
 
     #[test]
     fn a_tower_with_large_tables_is_readable_where_it_is_published_and_a_small_one_leaves_no_table_file() {
@@ -201,7 +201,7 @@ mod tests {
         let table = Matrix { rows: 4, cols: 2, data: (1..9).map(|v| v as f32).collect() };
         let tower = Tower {
             schema: schema.clone(),
-            inputs: vec![TowerInput::Embedding { table: "city".into() }],
+            inputs: vec![Input::Embedding { table: "city".into() }],
             tables: BTreeMap::from([("city".to_string(), table)]),
             layers: Vec::new(),
             dim: 2,

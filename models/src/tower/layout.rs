@@ -1,7 +1,7 @@
 //! What a tower must satisfy before any engine runs it, and a batch before it is embedded.
 
+use super::{Input, Layer, Matrix, Place, Reduce, Tower};
 use crate::error::ModelError;
-use crate::tower::{Layer, Matrix, Pooling, Tower, TowerInput};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use twotower_artifacts::{ArtifactError, CodeBatch, Column, FieldShape, TowerSchema};
@@ -93,14 +93,20 @@ pub(crate) fn check_shape(tower: &Tower) -> Result<Layout, ModelError> {
 /// # Errors
 /// [`ModelError::Tower`] naming the matrix.
 pub(crate) fn check_values(tower: &Tower) -> Result<(), ModelError> {
-    let tables = tower.tables.iter().map(|(name, table)| (format!("table `{name}`"), table));
-    let weights = tower.layers.iter().enumerate().filter_map(|(i, layer)| match layer {
-        Layer::Linear { weight, .. } => Some((format!("layer {i}"), weight)),
-        _ => None,
+    let mut wrong = None;
+    tower.map(|place, matrix| {
+        let Err(reason) = check_matrix(matrix) else { return };
+        let what = match place {
+            Place::Table(name) => format!("table `{name}`"),
+            Place::Reduce(field, parameter) => format!("field `{field}`, {}", parameter.name),
+            Place::Layer(layer, parameter) => format!("layer {layer}, {}", parameter.name),
+        };
+        wrong.get_or_insert(format!("{what}: {reason}"));
     });
-    let refuse =
-        |what: String, reason| ModelError::Tower { side: tower.schema.side, reason: format!("{what}: {reason}") };
-    tables.chain(weights).try_for_each(|(what, matrix)| check_matrix(matrix).map_err(|reason| refuse(what, reason)))
+    match wrong {
+        None => Ok(()),
+        Some(reason) => Err(ModelError::Tower { side: tower.schema.side, reason }),
+    }
 }
 
 fn layout(tower: &Tower) -> Result<Layout, String> {
@@ -119,21 +125,18 @@ fn layout(tower: &Tower) -> Result<Layout, String> {
         let name = &field.name;
         let mut max_len = 0;
         let width = match (input, &field.shape) {
-            (TowerInput::Dense, FieldShape::Dense { width }) => *width as usize,
-            (TowerInput::Embedding { table }, FieldShape::Code { table: expected, cardinality }) => {
+            (Input::Dense, FieldShape::Dense { width }) => *width as usize,
+            (Input::Embedding { table }, FieldShape::Code { table: expected, cardinality }) => {
                 used.insert(table);
                 table_width(tower, name, table, expected, *cardinality)?
             }
             (
-                TowerInput::Pooled { table, pooling },
+                Input::Pooled { table, reduce },
                 FieldShape::Bag { table: expected, cardinality, max_len: len }
                 | FieldShape::Sequence { table: expected, cardinality, max_len: len },
             ) => {
                 let len = *len as usize;
-                let logits = if let Pooling::Position(logits) = pooling { logits.len() } else { len };
-                if logits != len {
-                    return Err(format!("field `{name}`: {logits} position logits for at most {len} elements"));
-                }
+                check_reduce(reduce, len).map_err(|reason| format!("field `{name}`: {reason}"))?;
                 max_len = len;
                 used.insert(table);
                 table_width(tower, name, table, expected, *cardinality)?
@@ -156,31 +159,43 @@ fn layout(tower: &Tower) -> Result<Layout, String> {
     Ok(Layout { max_width, inputs })
 }
 
+/// Checks a reduction of at most `len` elements.
+fn check_reduce(reduce: &Reduce, len: usize) -> Result<(), String> {
+    match reduce {
+        Reduce::Position(logits) if (logits.rows, logits.cols) != (1, len) => {
+            Err(format!("{} position logits for at most {len} elements", logits.rows.saturating_mul(logits.cols)))
+        }
+        Reduce::Mean | Reduce::Position(_) => Ok(()),
+    }
+}
+
 /// Final and largest width of the layers.
 fn check_layers(tower: &Tower, input_width: usize) -> Result<(usize, usize), String> {
     let mut width = input_width;
     let mut max_width = width;
     for (i, layer) in tower.layers.iter().enumerate() {
-        let refuse = |reason: String| format!("layer {i}: {reason}");
-        match layer {
-            Layer::Linear { weight, bias } => {
-                if weight.cols != width || weight.rows != bias.len() {
-                    let (rows, cols, biases) = (weight.rows, weight.cols, bias.len());
-                    return Err(refuse(format!("weight [{rows}, {cols}] and {biases} biases for {width} inputs")));
-                }
-                width = weight.rows;
-                max_width = max_width.max(width);
-            }
-            Layer::Prelu { slope } if slope.len() != width => {
-                return Err(refuse(format!("{} slopes for {width} inputs", slope.len())));
-            }
-            Layer::L2Norm { eps } if !(*eps >= MIN_EPS && eps.is_finite()) => {
-                return Err(refuse(format!("lower bound {eps:e} of the norm, expected at least {MIN_EPS:e}")));
-            }
-            Layer::Prelu { .. } | Layer::Relu | Layer::L2Norm { .. } => {}
-        }
+        check_layer(layer, width).map_err(|reason| format!("layer {i}: {reason}"))?;
+        width = layer.output(width, |weight| weight.rows);
+        max_width = max_width.max(width);
     }
     Ok((width, max_width))
+}
+
+/// Checks a layer of `width` inputs.
+fn check_layer(layer: &Layer, width: usize) -> Result<(), String> {
+    match layer {
+        Layer::Linear { weight, bias } if weight.cols != width || (1, weight.rows) != (bias.rows, bias.cols) => {
+            let (rows, cols, biases) = (weight.rows, weight.cols, bias.rows.saturating_mul(bias.cols));
+            Err(format!("weight [{rows}, {cols}] and {biases} biases for {width} inputs"))
+        }
+        Layer::Prelu { slope } if (slope.rows, slope.cols) != (1, width) => {
+            Err(format!("{} slopes for {width} inputs", slope.rows.saturating_mul(slope.cols)))
+        }
+        Layer::L2Norm { eps } if !(*eps >= MIN_EPS && eps.is_finite()) => {
+            Err(format!("lower bound {eps:e} of the norm, expected at least {MIN_EPS:e}"))
+        }
+        Layer::Linear { .. } | Layer::Prelu { .. } | Layer::Relu | Layer::L2Norm { .. } => Ok(()),
+    }
 }
 
 fn check_matrix(matrix: &Matrix) -> Result<(), String> {

@@ -1,0 +1,279 @@
+//! The one definition of a tower: its inputs, reductions and layers, whatever a weight is. While a tower is trained,
+//! a weight is the index of a group of parameters; in memory a matrix; in an ONNX graph the name of a tensor.
+
+pub(crate) mod layout;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use twotower_artifacts::TowerSchema;
+
+/// A dense row-major matrix of f32.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Matrix {
+    /// Number of rows.
+    pub rows: usize,
+    /// Number of columns.
+    pub cols: usize,
+    /// `rows * cols` values.
+    pub data: Vec<f32>,
+}
+
+impl Matrix {
+    /// A vector, as the matrix of one row that it is among weights.
+    pub fn vector(data: Vec<f32>) -> Self {
+        Self { rows: 1, cols: data.len(), data }
+    }
+}
+
+/// A parameter of a layer or of a reduction: what it is called, and whether it is a vector or a matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parameter {
+    /// Its name.
+    pub name: &'static str,
+    /// 1 for a vector, 2 for a matrix.
+    pub rank: usize,
+}
+
+/// Those that there are.
+impl Parameter {
+    /// Logits of [`Reduce::Position`].
+    pub(crate) const POSITION: Self = Self { name: "position", rank: 1 };
+    /// The matrix of a linear layer.
+    pub(crate) const WEIGHT: Self = Self { name: "weight", rank: 2 };
+    const BIAS: Self = Self { name: "bias", rank: 1 };
+    const SLOPE: Self = Self { name: "slope", rank: 1 };
+    /// Lower bound of a divisor: a constant, which files hold as they hold weights.
+    pub(crate) const EPS: Self = Self { name: "eps", rank: 1 };
+}
+
+/// Where a weight stands in a tower.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place<'a> {
+    /// An embedding table, by its name: `[cardinality, dim]`.
+    Table(&'a str),
+    /// In the reduction of the field of that name.
+    Reduce(&'a str, Parameter),
+    /// In the layer of that index.
+    Layer(usize, Parameter),
+}
+
+/// How the elements of a multi-valued or sequence field become one vector.
+/// Only real elements count; an empty row gives the zero vector.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reduce<W = Matrix> {
+    /// Arithmetic mean.
+    Mean,
+    /// Weighted mean, weights = softmax over the real elements of a learned logit per position
+    /// counted from the most recent element (index 0 = newest). `[max_len]`.
+    Position(W),
+}
+
+impl<W> Reduce<W> {
+    /// Its name in tower files.
+    fn kind(&self) -> &'static str {
+        match self {
+            Reduce::Mean => "mean",
+            Reduce::Position(_) => "position",
+        }
+    }
+
+    /// The same reduction of other weights.
+    ///
+    /// # Errors
+    /// The first one of `weight`.
+    pub fn try_map<'a, V, E>(
+        &'a self,
+        weight: &mut dyn FnMut(Parameter, &'a W) -> Result<V, E>,
+    ) -> Result<Reduce<V>, E> {
+        Ok(match self {
+            Reduce::Mean => Reduce::Mean,
+            Reduce::Position(logits) => Reduce::Position(weight(Parameter::POSITION, logits)?),
+        })
+    }
+}
+
+/// As its name.
+impl<W> Serialize for Reduce<W> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.kind())
+    }
+}
+
+/// From its name.
+impl<'de> Deserialize<'de> for Reduce<()> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let found = String::deserialize(deserializer)?;
+        let all = [Reduce::Mean, Reduce::Position(())];
+        let named = all.into_iter().find(|reduce| reduce.kind() == found);
+        named.ok_or_else(|| serde::de::Error::custom(format!("there is no reduction `{found}`")))
+    }
+}
+
+/// How one field enters the first layer; parallel to [`TowerSchema::fields`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+#[serde(bound(serialize = "", deserialize = "Reduce<W>: Deserialize<'de>"))]
+pub enum Input<W = Matrix> {
+    /// Row of an embedding table.
+    Embedding {
+        /// Name in [`Tower::tables`].
+        table: String,
+    },
+    /// Rows of an embedding table, reduced to one vector.
+    Pooled {
+        /// Name in [`Tower::tables`].
+        table: String,
+        /// How rows are combined.
+        #[serde(rename = "pooling")]
+        reduce: Reduce<W>,
+    },
+    /// Floats taken as they are.
+    Dense,
+}
+
+impl<W> Input<W> {
+    /// Name of the table that it takes rows of.
+    pub fn table(&self) -> Option<&String> {
+        match self {
+            Input::Embedding { table } | Input::Pooled { table, .. } => Some(table),
+            Input::Dense => None,
+        }
+    }
+
+    /// The same input of other weights.
+    ///
+    /// # Errors
+    /// The first one of `weight`.
+    pub fn try_map<'a, V, E>(
+        &'a self,
+        weight: &mut dyn FnMut(Parameter, &'a W) -> Result<V, E>,
+    ) -> Result<Input<V>, E> {
+        Ok(match self {
+            Input::Embedding { table } => Input::Embedding { table: table.clone() },
+            Input::Pooled { table, reduce } => Input::Pooled { table: table.clone(), reduce: reduce.try_map(weight)? },
+            Input::Dense => Input::Dense,
+        })
+    }
+}
+
+/// One layer after the concatenated inputs.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Layer<W = Matrix> {
+    /// y = x Wᵀ + b.
+    Linear {
+        /// `[out, in]`.
+        weight: W,
+        /// `[out]`.
+        bias: W,
+    },
+    /// y = max(x, 0) + slope * min(x, 0), slope per channel (He et al., ICCV 2015).
+    Prelu {
+        /// `[out]`.
+        slope: W,
+    },
+    /// y = max(x, 0).
+    Relu,
+    /// y = x / max(‖x‖₂, eps), per row.
+    L2Norm {
+        /// Lower bound of the divisor, at least 1e-6.
+        eps: f32,
+    },
+}
+
+impl<W> Layer<W> {
+    /// Its name in tower files.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Layer::Linear { .. } => "linear",
+            Layer::Prelu { .. } => "prelu",
+            Layer::Relu => "relu",
+            Layer::L2Norm { .. } => "l2norm",
+        }
+    }
+
+    /// The layer of that name, with its weights, and the constants that are read of some; none where there is no such
+    /// layer.
+    ///
+    /// # Errors
+    /// The first one of `weight` or `constant`.
+    pub(crate) fn of_kind<E>(
+        kind: &str,
+        mut weight: impl FnMut(Parameter) -> Result<W, E>,
+        constant: impl Fn(W) -> Result<f32, E>,
+    ) -> Result<Option<Self>, E> {
+        Ok(Some(match kind {
+            "linear" => Layer::Linear { weight: weight(Parameter::WEIGHT)?, bias: weight(Parameter::BIAS)? },
+            "prelu" => Layer::Prelu { slope: weight(Parameter::SLOPE)? },
+            "relu" => Layer::Relu,
+            "l2norm" => Layer::L2Norm { eps: constant(weight(Parameter::EPS)?)? },
+            _ => return Ok(None),
+        }))
+    }
+
+    /// Width of its output, given that of its input and the number of rows of a weight.
+    pub fn output(&self, input: usize, rows: impl Fn(&W) -> usize) -> usize {
+        match self {
+            Layer::Linear { weight, .. } => rows(weight),
+            Layer::Prelu { .. } | Layer::Relu | Layer::L2Norm { .. } => input,
+        }
+    }
+
+    /// The same layer of other weights.
+    ///
+    /// # Errors
+    /// The first one of `map`.
+    pub fn try_map<'a, V, E>(&'a self, map: &mut dyn FnMut(Parameter, &'a W) -> Result<V, E>) -> Result<Layer<V>, E> {
+        Ok(match self {
+            Layer::Linear { weight, bias } => {
+                Layer::Linear { weight: map(Parameter::WEIGHT, weight)?, bias: map(Parameter::BIAS, bias)? }
+            }
+            Layer::Prelu { slope } => Layer::Prelu { slope: map(Parameter::SLOPE, slope)? },
+            Layer::Relu => Layer::Relu,
+            Layer::L2Norm { eps } => Layer::L2Norm { eps: *eps },
+        })
+    }
+
+    /// The same layer of other weights.
+    pub fn map<'a, V>(&'a self, mut map: impl FnMut(Parameter, &'a W) -> V) -> Layer<V> {
+        infallible(self.try_map(&mut |parameter, weight| Ok(map(parameter, weight))))
+    }
+}
+
+/// A trained tower: embedding tables, how fields enter, and the layers after their concatenation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tower<W = Matrix> {
+    /// Inputs in order and the encoder state they come from.
+    pub schema: TowerSchema,
+    /// How each field of the schema enters; same order.
+    pub inputs: Vec<Input<W>>,
+    /// Embedding tables by name, `[cardinality, dim]`.
+    pub tables: BTreeMap<String, W>,
+    /// Layers in order; the last one is [`Layer::L2Norm`] for a cosine model.
+    pub layers: Vec<Layer<W>>,
+    /// Width of the output.
+    pub dim: usize,
+}
+
+impl<W> Tower<W> {
+    /// The same tower of other weights: tables by name, then reductions by field, then layers in order.
+    pub fn map<'a, V>(&'a self, mut weight: impl FnMut(Place<'a>, &'a W) -> V) -> Tower<V> {
+        let tables = self.tables.iter().map(|(name, table)| (name.clone(), weight(Place::Table(name), table)));
+        let tables = tables.collect();
+        let fields = self.schema.fields.iter().zip(&self.inputs);
+        let inputs = fields.map(|(field, input)| {
+            infallible(input.try_map(&mut |parameter, w| Ok(weight(Place::Reduce(&field.name, parameter), w))))
+        });
+        let inputs = inputs.collect();
+        let layers = self.layers.iter().enumerate();
+        let layers = layers.map(|(i, layer)| layer.map(|parameter, w| weight(Place::Layer(i, parameter), w)));
+        Tower { schema: self.schema.clone(), inputs, tables, layers: layers.collect(), dim: self.dim }
+    }
+}
+
+fn infallible<T>(result: Result<T, Infallible>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(never) => match never {},
+    }
+}
