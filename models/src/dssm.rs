@@ -51,6 +51,9 @@ pub struct DssmConfig {
     pub hidden: Vec<usize>,
     /// Activation between layers.
     pub activation: Activation,
+    /// Normalise what each layer but the last gives to its activation (Ba et al., 2016).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub layer_norm: bool,
     /// How sequences are pooled.
     pub pooling: SequencePooling,
     /// Cosines are divided by this; the start when it is learned.
@@ -68,6 +71,7 @@ impl Default for DssmConfig {
             embedding_dims: BTreeMap::new(),
             hidden: vec![256, 128, 64],
             activation: Activation::Prelu,
+            layer_norm: false,
             pooling: SequencePooling::Mean,
             temperature: 0.05,
             learn_temperature: false,
@@ -120,8 +124,8 @@ pub struct Dssm {
 const EMBEDDING_DEVIATION: f64 = 0.05;
 
 impl Dssm {
-    /// Fresh parameters: embeddings N(0, 0.05²), weights Glorot uniform, biases 0, PReLU slopes
-    /// 0.25, position logits 0; a pure function of schemas, settings and seed.
+    /// Fresh parameters: embeddings N(0, 0.05²), weights Glorot uniform, biases 0, gains 1, PReLU
+    /// slopes 0.25, position logits 0; a pure function of schemas, settings and seed.
     ///
     /// # Errors
     /// [`ModelError::Setting`] and [`ModelError::Data`] when settings or schemas cannot be built.
@@ -231,6 +235,9 @@ fn build(schema: &TowerSchema, config: &DssmConfig, seed: u64, parameters: &mut 
         let rng = Rng::at(seed, &[1, side as u64, l as u64]);
         net.push(parameters.add_linear(&format!("{side}/linear{l}"), width, *output, rng), 0.0);
         if l + 1 < config.hidden.len() {
+            if config.layer_norm {
+                net.push(parameters.add_layer_norm(&format!("{side}/norm{l}"), *output), 0.0);
+            }
             let activation = match config.activation {
                 Activation::Relu => Layer::Relu,
                 Activation::Prelu => {

@@ -165,6 +165,16 @@ pub(crate) fn inner<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
     fold(sum, |a, b| a + b)
 }
 
+/// Sum in 16 parts; for use inside dispatched bodies.
+#[inline(always)]
+pub(crate) fn total(values: &[f32]) -> f32 {
+    let mut sum = [0.0; LANES];
+    for chunk in values.chunks(LANES) {
+        sum.iter_mut().zip(chunk).for_each(|(sum, x)| *sum += x);
+    }
+    fold(sum, |a, b| a + b)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -80,6 +80,13 @@ impl Parameters {
         Layer::Linear { weight, bias }
     }
 
+    /// Adds the groups of a layer norm: gain 1, bias 0.
+    pub fn add_layer_norm(&mut self, name: &str, width: usize) -> Layer<usize> {
+        let gain = self.add_dense(format!("{name}/gain"), 1, width, false, vec![1.0; width]);
+        let bias = self.add_dense(format!("{name}/bias"), 1, width, false, vec![0.0; width]);
+        Layer::LayerNorm { gain, bias, eps: 1e-5 }
+    }
+
     /// Takes the values of an earlier model of the same shape: dense groups and table rows by
     /// value; rows the earlier tables did not have are copies of their unknown row.
     ///

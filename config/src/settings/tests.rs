@@ -56,6 +56,7 @@ user = [
 item = [{ kind = "id", name = "h", min_count = 1, max_size = 9, table = "item_id" }]
 [model]
 kind = "dssm"
+layer_norm = true
 embedding_dims = { a = 4 }
 [train]
 mask_accidental_hits = true
@@ -119,7 +120,7 @@ const OBEYED: &[(&str, &str, &str)] = &[
     ("encode", "E", "all_users"),
     ("encode", "", "max_bad_rows"),
     ("split", "TV", "validation_from test_from validation test train_on_validation"),
-    ("model", "T", "embedding_dim hidden activation pooling temperature learn_temperature dropout"),
+    ("model", "T", "embedding_dim hidden activation layer_norm pooling temperature learn_temperature dropout"),
     ("model.embedding_dims", "T", "a"),
     ("train", "T", "epochs batch_size seed loss logq_correction mask_accidental_hits learning_rate weight_decay"),
     ("train", "T", "embedding_weight_decay beta1 beta2 eps warmup_steps schedule min_learning_rate clip_norm"),

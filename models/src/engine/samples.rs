@@ -97,6 +97,18 @@ pub fn every_shape(seed: u64) -> Tower {
     tower(draw, fields, 16, &[48, 32, 24])
 }
 
+/// [`every_shape`] with layer norms: after the first linear layer, and before the last norm.
+pub fn normalised(seed: u64) -> Tower {
+    let (mut tower, draw) = (every_shape(seed), &mut Draw::new(seed + 1000));
+    let mut norm = |width: usize| {
+        let [gain, bias] = [(); 2].map(|()| Matrix::vector(draw.floats(width)));
+        Layer::LayerNorm { gain, bias, eps: 1e-5 }
+    };
+    tower.layers.insert(tower.layers.len() - 1, norm(24));
+    tower.layers.insert(1, norm(48));
+    tower
+}
+
 /// Random valid rows; ragged rows of every length from none to beyond the limit, with padding inside some.
 pub fn batch(draw: &mut Draw, schema: &TowerSchema, rows: usize) -> CodeBatch {
     let mut batch = CodeBatch::empty(schema);
@@ -181,6 +193,15 @@ fn naive_row(tower: &Tower, batch: &CodeBatch, row: usize) -> Vec<f64> {
                 x.iter_mut().zip(&slope.data).for_each(|(v, s)| *v = v.max(0.0) + f64::from(*s) * v.min(0.0));
             }
             Layer::Relu => x.iter_mut().for_each(|v| *v = v.max(0.0)),
+            Layer::LayerNorm { gain, bias, eps } => {
+                let mean = x.iter().sum::<f64>() / x.len() as f64;
+                let variance = x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / x.len() as f64;
+                let inverse = 1.0 / (variance + f64::from(*eps)).sqrt();
+                let weights = gain.data.iter().zip(&bias.data);
+                x.iter_mut()
+                    .zip(weights)
+                    .for_each(|(v, (g, b))| *v = (*v - mean) * inverse * f64::from(*g) + f64::from(*b));
+            }
             Layer::L2Norm { eps } => {
                 let norm = x.iter().map(|v| v * v).sum::<f64>().sqrt().max(f64::from(*eps));
                 x.iter_mut().for_each(|v| *v /= norm);

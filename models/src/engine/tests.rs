@@ -1,6 +1,6 @@
 //! Both engines against the definitions, against each other, and on damaged input.
 
-use super::samples::{Draw, batch, every_shape, naive, rows_of};
+use super::samples::{Draw, batch, every_shape, naive, normalised, rows_of};
 use super::*;
 use crate::tower::{Input, Layer};
 use std::collections::BTreeMap;
@@ -29,8 +29,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 #[test]
 fn all_engines_equal_a_naive_f64_forward_pass() {
-    for seed in 0..3 {
-        let tower = every_shape(seed);
+    for (seed, tower) in [(0, every_shape(0)), (1, every_shape(1)), (2, every_shape(2)), (3, normalised(3))] {
         let (_dir, path) = exported(&tower);
         let rows = batch(&mut Draw::new(seed + 100), &tower.schema, 600);
         let expected = naive(&tower, &rows);
@@ -207,6 +206,7 @@ fn towers_whose_parts_do_not_fit_are_refused_by_name() {
         (break_it(&|t| t.schema.fields[1].name = "city".into()), "`city`"),
         (break_it(&|t| drop(t.layers.remove(0))), "layer 0"),
         (break_it(&|t| t.layers.push(Layer::L2Norm { eps: 0.0 })), "lower bound"),
+        (break_it(&|t| t.layers.insert(1, normalised(18).layers.swap_remove(6))), "24 gains"),
         (break_it(&|t| t.inputs.clear()), "0 inputs"),
     ] {
         assert!(message.starts_with("user tower: ") && message.contains(word), "{message}");

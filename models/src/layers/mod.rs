@@ -4,10 +4,12 @@
 mod activation;
 mod dropout;
 pub mod embedding;
+mod layer_norm;
 mod linear;
 mod norm;
 
 pub use dropout::dropout;
+pub(crate) use layer_norm::forward as layer_norm;
 
 use crate::params::Parameters;
 use crate::tower::Layer;
@@ -20,6 +22,7 @@ impl Layer<usize> {
             Layer::Linear { weight, bias } => linear::forward(&parameters.dense[*weight], values(bias), x, y),
             Layer::Prelu { slope } => activation::prelu(x, values(slope), y),
             Layer::Relu => activation::relu(x, y),
+            Layer::LayerNorm { gain, bias, eps } => layer_norm::forward(x, values(gain), values(bias), *eps, y),
             Layer::L2Norm { eps } => norm::forward(x, width, *eps, y),
         }
     }
@@ -46,6 +49,12 @@ impl Layer<usize> {
                 activation::prelu_backward(x, &parameters.dense[*slope].values, dy, dx, &mut gradients[*slope])
             }
             Layer::Relu => activation::relu_backward(x, dy, dx),
+            Layer::LayerNorm { gain, bias, eps } => {
+                let mut d_bias = std::mem::take(&mut gradients[*bias]);
+                let gain_values = &parameters.dense[*gain].values;
+                layer_norm::backward(x, gain_values, *eps, dy, dx, (&mut gradients[*gain], &mut d_bias));
+                gradients[*bias] = d_bias;
+            }
             Layer::L2Norm { eps } => norm::backward(x, y, dy, width, *eps, dx),
         }
     }
@@ -121,6 +130,9 @@ mod tests {
         let slope = dense(&mut parameters, 1, 19);
         agrees_with_differences(&Layer::Prelu { slope }, parameters, 19, 4);
         agrees_with_differences(&Layer::Relu, Parameters::default(), 6, 5);
+        let mut parameters = Parameters::default();
+        let (gain, bias) = (dense(&mut parameters, 1, 19), dense(&mut parameters, 1, 19));
+        agrees_with_differences(&Layer::LayerNorm { gain, bias, eps: 1e-5 }, parameters, 19, 4);
         agrees_with_differences(&Layer::L2Norm { eps: 1e-6 }, Parameters::default(), 6, 5);
         // A floor above every norm makes the layer a plain scaling.
         agrees_with_differences(&Layer::L2Norm { eps: 100.0 }, Parameters::default(), 6, 5);

@@ -14,6 +14,7 @@ pub use fold::FOLDED_BYTES;
 
 use crate::engine::{Engine, Norms};
 use crate::error::ModelError;
+use crate::layers::layer_norm;
 use crate::tower::layout::{Layout, check_batch, check_tower};
 use crate::tower::{Layer, Matrix, Tower};
 use fold::{Entrance, Uses};
@@ -168,6 +169,8 @@ enum Step {
     Linear(Linear),
     Prelu(Vec<f32>),
     Relu,
+    /// Gains, biases, and what is added to variances.
+    LayerNorm(Vec<f32>, Vec<f32>, f32),
     L2Norm(f32),
 }
 
@@ -209,6 +212,7 @@ impl Plan {
             Layer::Linear { weight, bias } => Step::Linear(Linear::new(weight, 0..weight.cols, &bias.data, arithmetic)),
             Layer::Prelu { slope } => Step::Prelu(slope.data.clone()),
             Layer::Relu => Step::Relu,
+            Layer::LayerNorm { gain, bias, eps } => Step::LayerNorm(gain.data.clone(), bias.data.clone(), *eps),
             Layer::L2Norm { eps } => Step::L2Norm(*eps),
         });
         Self { steps: steps.collect(), layout, entrance }
@@ -245,6 +249,10 @@ impl Plan {
                 }
                 Step::Prelu(slope) => prelu(rows, slope),
                 Step::Relu => relu(rows),
+                Step::LayerNorm(gain, bias, eps) => {
+                    layer_norm(rows, gain, bias, *eps, &mut y[..TILE * width]);
+                    std::mem::swap(x, y);
+                }
                 Step::L2Norm(eps) => {
                     let len = y.len();
                     y.clear();

@@ -254,6 +254,19 @@ fn layer(g: &mut GraphBuilder, index: usize, layer: &Layer, x: &str) -> String {
         }
         (_, Layer::Prelu { slope }) => g.node("PRelu", &[x, &slope], vec![]),
         (_, Layer::Relu) => g.node("Relu", &[x], vec![]),
+        (_, Layer::LayerNorm { gain, bias, eps }) => {
+            let eps = g.floats(tensor_name(Place::Layer(index, Parameter::EPS)), &[1], std::iter::once(eps));
+            let mean = g.node("ReduceMean", &[x], vec![ints("axes", &[1]), int("keepdims", 1)]);
+            let centred = g.node("Sub", &[x, &mean], vec![]);
+            let two = g.float(2.0);
+            let squares = g.node("Pow", &[&centred, &two], vec![]);
+            let variance = g.node("ReduceMean", &[&squares], vec![ints("axes", &[1]), int("keepdims", 1)]);
+            let variance = g.node("Add", &[&variance, &eps], vec![]);
+            let deviation = g.node("Sqrt", &[&variance], vec![]);
+            let normal = g.node("Div", &[&centred, &deviation], vec![]);
+            let scaled = g.node("Mul", &[&normal, &gain], vec![]);
+            g.node("Add", &[&scaled, &bias], vec![])
+        }
         (_, Layer::L2Norm { eps }) => {
             let eps = g.floats(tensor_name(Place::Layer(index, Parameter::EPS)), &[1], std::iter::once(eps));
             let norm = g.node("ReduceL2", &[x], vec![ints("axes", &[1]), int("keepdims", 1)]);

@@ -7,8 +7,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use twotower_artifacts::{ArtifactError, Fingerprint, TowerSchema};
 
-/// Version of the file format written by this build; newer ones are refused.
-pub const FORMAT_VERSION: u32 = 1;
+/// The newest version of the file format that this build reads. A file has the oldest version that can say what it
+/// holds.
+pub const FORMAT_VERSION: u32 = 2;
+/// Layers that came after version 1, and the version they came with.
+const LATER: [(&str, u32); 1] = [("layernorm", 2)];
 
 pub(super) const KEY_FORMAT: &str = "twotower.format_version";
 pub(super) const KEY_ENCODER: &str = "twotower.encoder_fingerprint";
@@ -81,10 +84,15 @@ impl Metadata {
         })
     }
 
+    fn version(&self) -> u32 {
+        let later = LATER.iter().filter(|(kind, _)| self.description.layers.iter().any(|layer| layer == kind));
+        later.map(|(_, version)| *version).max().unwrap_or(1)
+    }
+
     /// The properties, in a fixed order.
     pub(super) fn to_pairs(&self) -> Result<Vec<(String, String)>, serde_json::Error> {
         let mut pairs = vec![
-            (KEY_FORMAT, FORMAT_VERSION.to_string()),
+            (KEY_FORMAT, self.version().to_string()),
             (KEY_ENCODER, self.schema.encoder.to_string()),
             (KEY_SIDE, self.schema.side.to_string()),
             (KEY_SCHEMA, serde_json::to_string(&self.schema)?),

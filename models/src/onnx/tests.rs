@@ -6,7 +6,7 @@ use super::messages::{
     GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, code,
 };
 use super::*;
-use crate::engine::samples::{Draw, batch, every_shape, tower};
+use crate::engine::samples::{Draw, batch, every_shape, normalised, tower};
 use crate::engine::{CROSS_LIMIT, Engine, EngineKind, open, verify};
 use crate::error::ModelError;
 use crate::native::NativeEngine;
@@ -21,7 +21,10 @@ use twotower_artifacts::{ArtifactError, Category, FieldShape};
 fn bits(tower: &Tower) -> Vec<u32> {
     let mut all: Vec<f32> = Vec::new();
     tower.map(|_, weight| all.extend(&weight.data));
-    all.extend(tower.layers.iter().filter_map(|l| if let Layer::L2Norm { eps } = l { Some(eps) } else { None }));
+    all.extend(tower.layers.iter().filter_map(|layer| match layer {
+        Layer::LayerNorm { eps, .. } | Layer::L2Norm { eps } => Some(eps),
+        Layer::Linear { .. } | Layer::Prelu { .. } | Layer::Relu => None,
+    }));
     all.into_iter().map(f32::to_bits).collect()
 }
 
@@ -140,6 +143,20 @@ fn slopes_up_to_one_and_above_give_the_native_engines_vectors() {
         let rows = batch(&mut Draw::new(9), &tower.schema, 300);
         assert!(verify(&path, &tower, &rows, 1e-5).is_ok(), "slopes up to {steepest}");
         assert_eq!(bits(&read(&path).unwrap().0), bits(&tower));
+    }
+}
+
+#[test]
+fn a_tower_with_a_layer_norm_is_of_a_later_version_and_read_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.onnx");
+    for (tower, version) in [(every_shape(6), b'1'), (normalised(6), b'2')] {
+        export(&tower, &path, &BTreeMap::new()).unwrap();
+        assert_eq!(read(&path).unwrap().0, tower);
+        let bytes = fs::read(&path).unwrap();
+        let key = b"twotower.format_version\x12\x01";
+        let at = bytes.windows(key.len()).position(|w| w == key).unwrap() + key.len();
+        assert_eq!(bytes[at], version);
     }
 }
 

@@ -37,6 +37,9 @@ impl Layout {
 /// Smallest divisor that [`Layer::L2Norm`] may have.
 const MIN_EPS: f32 = 1e-6;
 
+/// The least that [`Layer::LayerNorm`] may add to a variance.
+const MIN_VARIANCE: f32 = 1e-12;
+
 /// Longest bag or sequence: engines keep room for [`MAX_LEN`] codes a row and field.
 const MAX_LEN: u32 = 1 << 14;
 /// Widest dense field.
@@ -191,10 +194,18 @@ fn check_layer(layer: &Layer, width: usize) -> Result<(), String> {
         Layer::Prelu { slope } if (slope.rows, slope.cols) != (1, width) => {
             Err(format!("{} slopes for {width} inputs", slope.rows.saturating_mul(slope.cols)))
         }
+        Layer::LayerNorm { gain, bias, .. } if [gain, bias].iter().any(|w| (w.rows, w.cols) != (1, width)) => {
+            Err(format!("{} gains and {} biases for {width} inputs", gain.cols, bias.cols))
+        }
+        Layer::LayerNorm { eps, .. } if !(*eps >= MIN_VARIANCE && eps.is_finite()) => {
+            Err(format!("{eps:e} added to the variance, expected at least {MIN_VARIANCE:e}"))
+        }
         Layer::L2Norm { eps } if !(*eps >= MIN_EPS && eps.is_finite()) => {
             Err(format!("lower bound {eps:e} of the norm, expected at least {MIN_EPS:e}"))
         }
-        Layer::Linear { .. } | Layer::Prelu { .. } | Layer::Relu | Layer::L2Norm { .. } => Ok(()),
+        Layer::Linear { .. } | Layer::Prelu { .. } | Layer::Relu | Layer::LayerNorm { .. } | Layer::L2Norm { .. } => {
+            Ok(())
+        }
     }
 }
 

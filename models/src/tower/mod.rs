@@ -43,6 +43,7 @@ impl Parameter {
     pub(crate) const WEIGHT: Self = Self { name: "weight", rank: 2 };
     const BIAS: Self = Self { name: "bias", rank: 1 };
     const SLOPE: Self = Self { name: "slope", rank: 1 };
+    const GAIN: Self = Self { name: "gain", rank: 1 };
     /// Lower bound of a divisor: a constant, which files hold as they hold weights.
     pub(crate) const EPS: Self = Self { name: "eps", rank: 1 };
 }
@@ -174,6 +175,15 @@ pub enum Layer<W = Matrix> {
     },
     /// y = max(x, 0).
     Relu,
+    /// y = (x - mean) / sqrt(variance + eps) * gain + bias, with the mean and the variance of each row (Ba et al., 2016).
+    LayerNorm {
+        /// `[out]`.
+        gain: W,
+        /// `[out]`.
+        bias: W,
+        /// Added to the variance, at least 1e-12.
+        eps: f32,
+    },
     /// y = x / max(‖x‖₂, eps), per row.
     L2Norm {
         /// Lower bound of the divisor, at least 1e-6.
@@ -188,6 +198,7 @@ impl<W> Layer<W> {
             Layer::Linear { .. } => "linear",
             Layer::Prelu { .. } => "prelu",
             Layer::Relu => "relu",
+            Layer::LayerNorm { .. } => "layernorm",
             Layer::L2Norm { .. } => "l2norm",
         }
     }
@@ -206,6 +217,11 @@ impl<W> Layer<W> {
             "linear" => Layer::Linear { weight: weight(Parameter::WEIGHT)?, bias: weight(Parameter::BIAS)? },
             "prelu" => Layer::Prelu { slope: weight(Parameter::SLOPE)? },
             "relu" => Layer::Relu,
+            "layernorm" => Layer::LayerNorm {
+                gain: weight(Parameter::GAIN)?,
+                bias: weight(Parameter::BIAS)?,
+                eps: constant(weight(Parameter::EPS)?)?,
+            },
             "l2norm" => Layer::L2Norm { eps: constant(weight(Parameter::EPS)?)? },
             _ => return Ok(None),
         }))
@@ -215,7 +231,7 @@ impl<W> Layer<W> {
     pub fn output(&self, input: usize, rows: impl Fn(&W) -> usize) -> usize {
         match self {
             Layer::Linear { weight, .. } => rows(weight),
-            Layer::Prelu { .. } | Layer::Relu | Layer::L2Norm { .. } => input,
+            Layer::Prelu { .. } | Layer::Relu | Layer::LayerNorm { .. } | Layer::L2Norm { .. } => input,
         }
     }
 
@@ -230,6 +246,9 @@ impl<W> Layer<W> {
             }
             Layer::Prelu { slope } => Layer::Prelu { slope: map(Parameter::SLOPE, slope)? },
             Layer::Relu => Layer::Relu,
+            Layer::LayerNorm { gain, bias, eps } => {
+                Layer::LayerNorm { gain: map(Parameter::GAIN, gain)?, bias: map(Parameter::BIAS, bias)?, eps: *eps }
+            }
             Layer::L2Norm { eps } => Layer::L2Norm { eps: *eps },
         })
     }

@@ -39,7 +39,7 @@ pub fn size(model: &ModelConfig, config: &TrainConfig, towers: [&TowerSchema; 2]
         let input: u128 = fields.sum();
         let mut width = input;
         for output in &dssm.hidden {
-            dense += (width + 2) * *output as u128;
+            dense += (width + 2 + 2 * u128::from(dssm.layer_norm)) * *output as u128;
             width = *output as u128;
         }
         input + hidden

@@ -79,7 +79,7 @@ fn every_loss_learns_planted_tastes_far_beyond_popularity() {
 #[test]
 fn towers_do_not_depend_on_the_number_of_threads() {
     let set = planted(400, 48, 4, 8);
-    let wide = DssmConfig { dropout: 0.2, learn_temperature: true, ..model() };
+    let wide = DssmConfig { dropout: 0.2, learn_temperature: true, layer_norm: true, ..model() };
     for loss in losses() {
         let with = |threads| {
             // Batches of several tiles of every kernel.
@@ -255,7 +255,7 @@ fn without_validation_events_the_last_epoch_is_kept() {
 fn the_whole_models_gradient_agrees_with_finite_differences() {
     let set = planted(40, 12, 3, 6);
     let config = TrainConfig { batch_size: 60, loss: Loss::Mixed { uniform: 5 }, ..config() };
-    let dssm = DssmConfig { learn_temperature: true, temperature: 0.5, ..model() };
+    let dssm = DssmConfig { learn_temperature: true, temperature: 0.5, layer_norm: true, ..model() };
     // Embeddings of size 1, so that a difference's step is small beside activations.
     let build = || {
         let mut model = Dssm::new(&set.user_schema, &set.item_schema, &dssm, 3).unwrap();

@@ -1,0 +1,54 @@
+//! Layer normalisation (Ba et al., 2016): rows of mean 0 and variance 1, then a gain and a bias per channel.
+
+use crate::lanes::{dispatched, inner, total};
+
+/// The inverse of a row's deviation; `centred` receives the row less its mean.
+#[inline(always)]
+fn moments<const FMA: bool>(row: &[f32], eps: f32, centred: &mut [f32]) -> f32 {
+    let mean = total(row) / row.len() as f32;
+    centred.iter_mut().zip(row).for_each(|(c, x)| *c = x - mean);
+    let variance = inner::<FMA>(centred, centred) / row.len() as f32;
+    1.0 / (variance + eps).sqrt()
+}
+
+dispatched! {
+    /// y = (x - mean) / sqrt(variance + eps) * gain + bias, per row.
+    pub fn forward(x: &[f32], gain: &[f32], bias: &[f32], eps: f32, y: &mut [f32]) {
+        let width = gain.len();
+        for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+            let inverse = moments::<FMA>(x, eps, y);
+            for ((y, gain), bias) in y.iter_mut().zip(gain).zip(bias) {
+                *y = *y * inverse * gain + bias;
+            }
+        }
+    }
+
+    /// dx; adds the gradients of gain and bias to theirs.
+    pub fn backward(
+        x: &[f32],
+        gain: &[f32],
+        eps: f32,
+        dy: &[f32],
+        dx: &mut [f32],
+        gradients: (&mut [f32], &mut [f32]),
+    ) {
+        let width = gain.len();
+        let (d_gain, d_bias) = gradients;
+        let (mut normal, mut d_normal) = (vec![0.0; width], vec![0.0; width]);
+        let rows = x.chunks_exact(width).zip(dy.chunks_exact(width));
+        for (dx, (x, dy)) in dx.chunks_exact_mut(width).zip(rows) {
+            let inverse = moments::<FMA>(x, eps, &mut normal);
+            for i in 0..width {
+                normal[i] *= inverse;
+                d_normal[i] = dy[i] * gain[i];
+                d_gain[i] += dy[i] * normal[i];
+                d_bias[i] += dy[i];
+            }
+            let mean = total(&d_normal) / width as f32;
+            let along = inner::<FMA>(&d_normal, &normal) / width as f32;
+            for i in 0..width {
+                dx[i] = (d_normal[i] - mean - normal[i] * along) * inverse;
+            }
+        }
+    }
+}
