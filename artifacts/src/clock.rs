@@ -31,6 +31,16 @@ impl TickUnit {
         }
     }
 
+    /// Its name, as settings and files have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            TickUnit::Second => "second",
+            TickUnit::Millisecond => "millisecond",
+            TickUnit::Microsecond => "microsecond",
+            TickUnit::Nanosecond => "nanosecond",
+        }
+    }
+
     /// Its plural, for messages.
     pub fn plural(self) -> &'static str {
         match self {

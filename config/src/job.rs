@@ -4,7 +4,7 @@ use crate::error::ConfigError;
 use crate::gates::GatesConfig;
 use crate::ranges::{check_all, check_typed};
 use crate::split::SplitConfig;
-use crate::times::TimeSettings;
+use crate::times::{TimeLimit, TimeSettings};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::io::Read;
@@ -115,7 +115,10 @@ fn take<T, E: serde::de::Error>(
     expected: &str,
     read: impl Fn(&toml::Value) -> Option<T>,
 ) -> Result<Option<T>, E> {
-    let refuse = |found: &toml::Value| E::custom(format!("`{key}`: expected {expected}, found {}", found.type_str()));
+    let refuse = |found: &toml::Value| {
+        let what = found.as_str().map_or(found.type_str().to_string(), |text| format!("\"{text}\""));
+        E::custom(format!("`{key}`: expected {expected}, found {what}"))
+    };
     section.remove(key).map(|value| read(&value).ok_or_else(|| refuse(&value))).transpose()
 }
 
@@ -161,12 +164,15 @@ impl<'de> Deserialize<'de> for InteractionTable {
         let mut column = |key: &str| take(&mut section, key, "a column name", text);
         let (user, item) = (column("user")?, column("item")?);
         let (timestamp, weight) = (column("timestamp")?, column("weight")?);
-        let mut time = |key: &str| take(&mut section, key, "a time as an integer", toml::Value::as_integer);
+        let format = take(&mut section, "timestamp_format", "a pattern in the form of strftime", text)?;
+        let units = "\"second\", \"millisecond\", \"microsecond\" or \"nanosecond\"";
+        let unit = take(&mut section, "timestamp_unit", units, |value| value.clone().try_into().ok())?;
+        let mut time = |key: &str| take(&mut section, key, "an integer, or a time in ISO 8601", TimeLimit::of_toml);
         let (earliest, latest) = (time("earliest")?, time("latest")?);
         Ok(Self {
             user: user.ok_or_else(|| D::Error::missing_field("user"))?,
             item: item.ok_or_else(|| D::Error::missing_field("item"))?,
-            times: TimeSettings { timestamp, earliest, latest },
+            times: TimeSettings { timestamp, format, unit, earliest, latest },
             weight,
             source: source_of(section)?,
         })
@@ -175,12 +181,15 @@ impl<'de> Deserialize<'de> for InteractionTable {
 
 impl Serialize for InteractionTable {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let limit = |limit: &Option<TimeLimit>| limit.as_ref().and_then(|limit| serde_json::to_value(limit).ok());
         let own = [
             ("user", Some(self.user.clone().into())),
             ("item", Some(self.item.clone().into())),
             ("timestamp", self.times.timestamp.clone().map(Into::into)),
-            ("earliest", self.times.earliest.map(Into::into)),
-            ("latest", self.times.latest.map(Into::into)),
+            ("timestamp_format", self.times.format.clone().map(Into::into)),
+            ("timestamp_unit", self.times.unit.and_then(|unit| serde_json::to_value(unit).ok())),
+            ("earliest", limit(&self.times.earliest)),
+            ("latest", limit(&self.times.latest)),
             ("weight", self.weight.clone().map(Into::into)),
         ];
         join_section(serializer, &own, &self.source)

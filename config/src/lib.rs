@@ -14,4 +14,4 @@ pub use error::ConfigError;
 pub use gates::{Gate, GatesConfig};
 pub use job::*;
 pub use settings::*;
-pub use times::TimeSettings;
+pub use times::{TimeLimit, TimeSettings};

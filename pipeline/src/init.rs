@@ -1,7 +1,9 @@
 //! `init`: a commented `pipeline.toml` from the columns of given files.
 
+use crate::config::TimeSettings;
 use crate::error::PipelineError;
 use crate::rows::columns::read_whole;
+use crate::rows::times::guess::guess;
 use crate::watch::cancel::Cancel;
 use crate::watch::terminal::{escape_line, steers};
 use arrow_schema::DataType;
@@ -65,8 +67,16 @@ pub fn init(options: &InitOptions) -> Result<(String, Vec<Guess>), PipelineError
         quoted(&events.item)
     );
     match &events.time {
-        Some(time) => _ = writeln!(text, "timestamp = {}", quoted(time)),
-        None => text.push_str("# timestamp = \"…\"    # without it, the order of the rows counts as time\n"),
+        Some(TimeSettings { timestamp: Some(column), format, unit, .. }) => {
+            let _ = writeln!(text, "timestamp = {}", quoted(column));
+            let unit = unit.map(|unit| unit.name().to_string());
+            for (setting, value) in [("timestamp_format", format), ("timestamp_unit", &unit)] {
+                if let Some(value) = value {
+                    let _ = writeln!(text, "{setting} = {}", quoted(value));
+                }
+            }
+        }
+        _ => text.push_str("# timestamp = \"…\"    # without it, the order of the rows counts as time\n"),
     }
     text.push_str("# weight = \"…\"       # a column of weights of at least 0\n");
     features(&mut text, Side::User, &users, &user_id, &mut guesses);
@@ -85,13 +95,14 @@ pub fn init(options: &InitOptions) -> Result<(String, Vec<Guess>), PipelineError
 /// The first rows of a table, column by column.
 struct Sampled {
     name: &'static str,
+    table: Table,
     columns: Vec<(ColumnSample, Proposal)>,
 }
 
 struct EventColumns {
     user: String,
     item: String,
-    time: Option<String>,
+    time: Option<TimeSettings>,
 }
 
 impl Sampled {
@@ -113,7 +124,7 @@ impl Sampled {
             let proposal = propose(&sample);
             (sample, proposal)
         });
-        Ok(Self { name, columns: sampled.collect() })
+        Ok(Self { name, columns: sampled.collect(), table })
     }
 
     /// The column that looks like the table's id.
@@ -174,33 +185,25 @@ impl Sampled {
         };
         let user = find(users, user_id, &[])?;
         let item = find(items, item_id, &[&user])?;
-        let time = self.columns.iter().map(|(s, _)| s).find(|s| s.name != user && s.name != item && is_time(s));
-        match time {
-            Some(sample) => guesses.push(Guess {
-                about: format!("interactions.{}", sample.name),
-                reason: "timestamp: a time type, or whole numbers that read as Unix time".to_string(),
-            }),
+        let free = self.columns.iter().map(|(s, _)| &s.name).filter(|name| **name != user && **name != item);
+        let mut time = None;
+        for name in free {
+            time = guess(&self.table, name)?.map(|guessed| (name, guessed));
+            if time.is_some() {
+                break;
+            }
+        }
+        match &time {
+            Some((name, (_, reason))) => {
+                guesses.push(Guess { about: format!("interactions.{name}"), reason: format!("timestamp: {reason}") })
+            }
             None => guesses.push(Guess {
                 about: "interactions".to_string(),
                 reason: "no timestamp found: the order of the rows counts as time".to_string(),
             }),
         }
-        Ok(EventColumns { user, item, time: time.map(|s| s.name.clone()) })
+        Ok(EventColumns { user, item, time: time.map(|(_, (settings, _))| settings) })
     }
-}
-
-/// Whether a column can be the timestamp as it is: a date or time type, or whole numbers, as integers or
-/// text, that read as seconds to nanoseconds since 1970 or whose column is named for time.
-fn is_time(sample: &ColumnSample) -> bool {
-    if sample.data_type.is_temporal() {
-        return true;
-    }
-    let numbers: Option<Vec<i64>> = sample.values.keys().map(|v| v.parse().ok()).collect();
-    let Some(numbers) = numbers.filter(|n| !n.is_empty() && sample.missing == 0) else { return false };
-    let unix =
-        |n: &i64| (1..=4).any(|p| (500_000_000 * 1000i64.pow(p - 1)..5_000_000_000 * 1000i64.pow(p - 1)).contains(n));
-    let named = ["ts", "time", "timestamp", "date", "datetime", "pos"];
-    numbers.iter().all(unix) || named.contains(&sample.name.to_lowercase().as_str())
 }
 
 fn features(text: &mut String, side: Side, table: &Sampled, id: &str, guesses: &mut Vec<Guess>) {

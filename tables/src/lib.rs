@@ -19,6 +19,7 @@ pub mod spec;
 pub mod table;
 mod text;
 mod text_file;
+mod time_text;
 
 pub use columns::{id_array_as, id_column, id_column_as, id_kind};
 pub use error::TableError;
@@ -28,3 +29,4 @@ pub use parts::{TablePart, TableParts};
 pub use reader::TableReader;
 pub use spec::{Encoding, FingerprintKind, Format, OneOrMany, TableSpec};
 pub use table::{ColumnInfo, ReadOptions, Table, TableBatch};
+pub use time_text::{Moment, TimeFormat};

@@ -32,6 +32,8 @@ null_values = ["-"]
 user = "user_id"
 item = "item_id"
 timestamp = "ts"
+timestamp_format = "%d/%m/%Y"
+timestamp_unit = "second"
 earliest = 1
 latest = 9
 weight = "weight"
@@ -103,7 +105,7 @@ const OBEYED: &[(&str, &str, &str)] = &[
     ("tables", "E", "fingerprint"),
     ("tables.users", "EAUGRF", "id format delimiter encoding header columns quote null_values"),
     ("tables.items", "EAI", "id format delimiter encoding header columns quote null_values"),
-    ("tables.interactions", "EGRF", "user item timestamp earliest latest"),
+    ("tables.interactions", "EGRF", "user item timestamp timestamp_format timestamp_unit earliest latest"),
     ("tables.interactions", "EGRF", "format delimiter encoding header columns quote null_values"),
     ("tables.interactions", "E", "weight"),
     ("tables.users", "E", "path"),
@@ -165,6 +167,7 @@ fn other(name: &str) -> Option<Value> {
         "metric" => json!("ndcg@10"),
         "ranking" => json!("sampled"),
         "kind" if name == "index.kind" => json!("exact"),
+        "timestamp_unit" => json!("millisecond"),
         "off" => json!(["rows"]),
         "ignore_features" => json!(["user.a"]),
         _ => return None,

@@ -1,48 +1,41 @@
 //! When events were: the times of the interactions table as 64-bit integers, and what these count.
 
+mod column;
+pub mod guess;
+mod numbers;
+mod units;
+
 use crate::config::TimeSettings;
 use crate::error::PipelineError;
-use crate::rows::columns::{cast, column, place, whole};
 use crate::rows::quarantine::INTERACTIONS;
-use arrow_array::cast::AsArray;
-use arrow_array::types::Int64Type;
-use arrow_array::{Array, Int64Array};
-use arrow_schema::{DataType, TimeUnit};
+use arrow_array::Int64Array;
+use column::{Form, TimeColumn};
 use serde::Serialize;
-use std::ops::RangeInclusive;
 use twotower_artifacts::{Clock, TickUnit};
-use twotower_tables::{Table, TableBatch};
+use twotower_tables::{Moment, Table, TableBatch, TimeFormat};
+use units::of_our_years;
 
 /// How the times of a table are read, and what those read so far look like.
 pub struct EventTimes {
     /// None where a job has no column of times.
     column: Option<TimeColumn>,
+    /// Times that were added.
+    count: u64,
     first: i64,
     last: i64,
-    /// Of integers whose unit is not said, by unit.
-    readings: [Reading; UNITS.len()],
-}
-
-/// A column of times.
-struct TimeColumn {
-    name: String,
-    /// What it counts, where its type says so.
-    unit: Option<TickUnit>,
-    /// The times that make sense.
-    plausible: RangeInclusive<i64>,
-    /// Whether the job gives both ends of these.
-    limited: bool,
+    /// Of numbers, by unit, in the order of [`TickUnit::ALL`].
+    readings: [Reading; TickUnit::ALL.len()],
 }
 
 impl EventTimes {
     /// How the times of a table are read.
     ///
     /// # Errors
-    /// [`PipelineError::Table`] for a column that is not there, [`PipelineError::Data`] for one of a type that holds no
-    /// times.
+    /// [`PipelineError::Table`] for a column that is not there or first rows that cannot be read, [`PipelineError::Data`]
+    /// for a column of a type that holds no times, [`PipelineError::Usage`] for settings that do not fit the column.
     pub fn open(table: &Table, times: &TimeSettings) -> Result<Self, PipelineError> {
         let column = times.timestamp.as_ref().map(|name| TimeColumn::open(table, name, times)).transpose()?;
-        Ok(Self { column, first: i64::MAX, last: i64::MIN, readings: Default::default() })
+        Ok(Self { column, count: 0, first: i64::MAX, last: i64::MIN, readings: Default::default() })
     }
 
     /// The times of rows, in the unit of the [`Clock`]: rows of the whole table where the job has no column of times.
@@ -79,14 +72,15 @@ impl EventTimes {
 
     /// Takes note of times that were read, of rows from `first_row` of the table on.
     pub fn add(&mut self, first_row: u64, times: &[i64]) {
+        self.count += times.len() as u64;
         for time in times {
             self.first = self.first.min(*time);
             self.last = self.last.max(*time);
         }
-        if self.column.as_ref().is_none_or(|column| column.unit.is_some()) {
+        if !self.column.as_ref().is_some_and(|column| column.form == Form::Whole) {
             return;
         }
-        for (reading, (_, range)) in self.readings.iter_mut().zip(UNITS) {
+        for (reading, range) in self.readings.iter_mut().zip(TickUnit::ALL.map(of_our_years)) {
             let found = times.iter().filter(|time| range.contains(time)).count() as u64;
             if reading.count == 0
                 && let Some(row) = times.iter().position(|time| range.contains(time))
@@ -97,30 +91,76 @@ impl EventTimes {
         }
     }
 
-    /// What the times that were added count, and the first and the last of them; no times where the job has none.
+    /// What the times that were added count, and the first and the last of them; no times where the job has none. Says
+    /// in the log how they were read.
     ///
     /// # Errors
-    /// [`PipelineError::Data`] for integers that read as our years in more than one unit, showing a row of each: sorted
-    /// by them, events of one unit would all come after those of the other. Limits on both sides say that the operator
-    /// knows better.
+    /// [`PipelineError::Data`] for numbers that read as our years in more than one unit, or in another one than the job
+    /// states, showing a row of each: sorted by them, events of one unit would all come after those of the other. Limits
+    /// on both sides say that the operator knows better.
     pub fn finish(&self) -> Result<(Clock, Option<TimeSpan>), PipelineError> {
         let Some(column) = &self.column else { return Ok((Clock::Order, None)) };
-        let span = |unit: Option<TickUnit>| {
-            let span = TimeSpan { first: self.first, last: self.last, unit: unit.map(TickUnit::plural) };
-            Ok((Clock::Ticks { unit }, Some(span)))
+        let found = || TickUnit::ALL.into_iter().zip(&self.readings).filter(|(_, reading)| reading.count > 0);
+        let mixed = match column.unit {
+            Some(stated) => found().any(|(unit, _)| unit != stated),
+            None => found().count() > 1,
         };
-        let found = || self.readings.iter().zip(UNITS).filter(|(reading, _)| reading.count > 0);
-        if found().count() < 2 || column.limited {
-            return span(column.unit);
+        if mixed && !column.limited {
+            return Err(mixed_units(column, found()));
         }
-        let found = found().map(|(Reading { count, first: (row, time) }, (unit, _))| {
-            format!("{count} as {} since 1970 (such as {time} in row {row})", unit.plural())
-        });
-        Err(PipelineError::Data(format!(
-            "{INTERACTIONS}: column `{}`: of its times, within the years 1990 to 2100, read {}; times of one column need one unit: mend the table, or set `tables.interactions.earliest` and `.latest` to the first and the last right time, so that others are set aside as bad rows",
-            column.name,
-            found.collect::<Vec<_>>().join(" and ")
-        )))
+        // Most of them: a few that are damaged may read as anything.
+        let most = found().find(|(_, reading)| 2 * reading.count > self.count).map(|(unit, _)| unit);
+        let unit = column.unit.or(most);
+        let read_as = read_as(column, unit);
+        let span = TimeSpan { first: self.first, last: self.last, unit: unit.map(TickUnit::plural), read_as };
+        if self.count > 0 {
+            let shown = |time: i64| match unit.and_then(|unit| Moment::at(time, unit)) {
+                Some(moment) => format!("{moment}"),
+                None => time.to_string(),
+            };
+            let (first, last) = (shown(self.first), shown(self.last));
+            tracing::info!("{INTERACTIONS}: column `{}`: {}, from {first} to {last}", column.name, span.read_as);
+        }
+        Ok((Clock::Ticks { unit }, Some(span)))
+    }
+}
+
+/// That numbers read as times in units that they should not count.
+fn mixed_units<'a>(column: &TimeColumn, found: impl Iterator<Item = (TickUnit, &'a Reading)>) -> PipelineError {
+    let found = found.map(|(unit, Reading { count, first: (row, time) })| {
+        format!("{count} as {} since 1970 (such as {time} in row {row})", unit.plural())
+    });
+    let found = found.collect::<Vec<_>>().join(" and ");
+    let (name, advice) = (
+        &column.name,
+        "set `tables.interactions.earliest` and `.latest` to the first and the last right time, so that others are set aside as bad rows",
+    );
+    PipelineError::Data(match column.unit {
+        Some(stated) => format!(
+            "{INTERACTIONS}: column `{name}`: `tables.interactions.timestamp_unit` is \"{}\", but of its times, within the years 1990 to 2100, read {found}; state the right unit, mend the table, or {advice}",
+            stated.name()
+        ),
+        None => format!(
+            "{INTERACTIONS}: column `{name}`: of its times, within the years 1990 to 2100, read {found}; times of one column need one unit: mend the table, or {advice}"
+        ),
+    })
+}
+
+/// How a column was read, for people.
+fn read_as(column: &TimeColumn, unit: Option<TickUnit>) -> String {
+    let plural = unit.map_or("ticks", TickUnit::plural);
+    match (&column.form, column.unit, unit) {
+        (Form::Typed, ..) => format!("{plural} by its type"),
+        (Form::Whole, Some(_), _) => format!("{plural} as `timestamp_unit` states"),
+        (Form::Whole, None, Some(_)) => format!("numbers that read as {plural} since 1970"),
+        (Form::Whole, None, None) => {
+            "numbers that read as our years in no unit, so that only their order counts".to_string()
+        }
+        (Form::Fractions(of), ..) => format!("{} with fractions, counted in {plural}", of.plural()),
+        (Form::Dates(TimeFormat::Iso), ..) => format!("text in ISO 8601, counted in {plural}"),
+        (Form::Dates(TimeFormat::Pattern { pattern, .. }), ..) => {
+            format!("dates written as `{pattern}`, counted in {plural}")
+        }
     }
 }
 
@@ -133,98 +173,9 @@ pub struct TimeSpan {
     pub last: i64,
     /// What both count since 1970; null where that is not known.
     pub unit: Option<&'static str>,
+    /// How the column was read, for people.
+    pub read_as: String,
 }
-
-impl TimeColumn {
-    fn open(table: &Table, name: &str, times: &TimeSettings) -> Result<Self, PipelineError> {
-        let data_type = &table.column(name)?.data_type;
-        let no_times = || {
-            PipelineError::Data(format!(
-                "table `{}`: column `{name}` is {data_type}, expected {EXPECTED}",
-                table.name()
-            ))
-        };
-        let unit = unit_of(data_type).ok_or_else(no_times)?;
-        let usual = plausible(unit);
-        Ok(Self {
-            name: name.to_string(),
-            unit,
-            plausible: times.earliest.unwrap_or(*usual.start())..=times.latest.unwrap_or(*usual.end()),
-            limited: times.earliest.is_some() && times.latest.is_some(),
-        })
-    }
-
-    fn read(&self, batch: &TableBatch) -> Result<Int64Array, PipelineError> {
-        let Self { name, unit, plausible, .. } = self;
-        let raw = column(batch, name)?;
-        if unit_of(raw.data_type()) != Some(*unit) {
-            let (place, found) = (place(batch, name), raw.data_type());
-            return Err(PipelineError::Data(format!("{place} is {found}, expected {EXPECTED}")));
-        }
-        let dates = matches!(raw.data_type(), DataType::Date32);
-        let array =
-            if dates { cast(batch, name, raw, &DataType::Timestamp(TimeUnit::Second, None))? } else { raw.clone() };
-        let times = cast(batch, name, &array, &DataType::Int64)?;
-        whole(batch, name, raw, &times, "a whole number")?;
-        let times = times.as_primitive::<Int64Type>().clone();
-        let Some(row) = times.values().iter().position(|time| !plausible.contains(time)) else { return Ok(times) };
-        Err(PipelineError::Data(format!(
-            "{} at row {}: time {}, expected {} to {}{}; `tables.interactions.earliest` and `.latest` set other limits",
-            place(batch, name),
-            batch.row_in_file + row as u64,
-            times.value(row),
-            plausible.start(),
-            plausible.end(),
-            unit.map_or(String::new(), |unit| format!(" in {} since 1970", unit.plural())),
-        )))
-    }
-}
-
-/// What columns of times are, for messages.
-const EXPECTED: &str = "integers, dates, timestamps, or integers as text";
-
-/// What a column of that type counts, if it says so; none where it holds no times.
-fn unit_of(data_type: &DataType) -> Option<Option<TickUnit>> {
-    match data_type {
-        DataType::Date32 => Some(Some(TickUnit::Second)),
-        DataType::Date64 => Some(Some(TickUnit::Millisecond)),
-        DataType::Timestamp(unit, _) => Some(Some(match unit {
-            TimeUnit::Second => TickUnit::Second,
-            TimeUnit::Millisecond => TickUnit::Millisecond,
-            TimeUnit::Microsecond => TickUnit::Microsecond,
-            TimeUnit::Nanosecond => TickUnit::Nanosecond,
-        })),
-        DataType::Dictionary(_, values) => unit_of(values),
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Some(None),
-        // Fractions would be cut off.
-        DataType::Decimal32(_, scale)
-        | DataType::Decimal64(_, scale)
-        | DataType::Decimal128(_, scale)
-        | DataType::Decimal256(_, scale) => (*scale <= 0).then_some(None),
-        other => other.is_integer().then_some(None),
-    }
-}
-
-/// The years 1900 to 9999, in seconds since 1970.
-const YEARS_1900_TO_9999: RangeInclusive<i64> = -2_208_988_800..=253_402_300_799;
-
-/// The times that make sense where a job does not say: the years 1900 to 9999, or all from 0 on where the unit is not
-/// known.
-fn plausible(unit: Option<TickUnit>) -> RangeInclusive<i64> {
-    let Some(unit) = unit else { return 0..=i64::MAX };
-    let earliest = YEARS_1900_TO_9999.start().saturating_mul(unit.per_second());
-    let end = YEARS_1900_TO_9999.end() + 1;
-    // The last tick of the year; beyond what nanoseconds hold there is nothing.
-    earliest..=end.checked_mul(unit.per_second()).map_or(i64::MAX, |end| end - 1)
-}
-
-/// The years 1990 to 2100 by the unit in which they stand. No time is within two of these ranges.
-const UNITS: [(TickUnit, RangeInclusive<i64>); 4] = [
-    (TickUnit::Second, 631_152_000..=4_102_444_800),
-    (TickUnit::Millisecond, 631_152_000_000..=4_102_444_800_000),
-    (TickUnit::Microsecond, 631_152_000_000_000..=4_102_444_800_000_000),
-    (TickUnit::Nanosecond, 631_152_000_000_000_000..=4_102_444_800_000_000_000),
-];
 
 /// Times that read as those of our years in one unit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -237,10 +188,12 @@ struct Reading {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::TimeLimit;
     use arrow_array::{
-        ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int32Array, RecordBatch, StringArray,
-        Time64MicrosecondArray, TimestampMillisecondArray,
+        ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int32Array, RecordBatch,
+        StringArray, Time64MicrosecondArray, TimestampMillisecondArray,
     };
+    use arrow_schema::{DataType, TimeUnit};
     use std::path::Path;
     use std::sync::Arc;
     use twotower_tables::{ReadOptions, TableSpec};
@@ -261,7 +214,8 @@ mod tests {
 
     /// The settings of a column `x`, with limits.
     fn settings(earliest: Option<i64>, latest: Option<i64>) -> TimeSettings {
-        TimeSettings { timestamp: Some("x".into()), earliest, latest }
+        let [earliest, latest] = [earliest, latest].map(|limit| limit.map(TimeLimit::Ticks));
+        TimeSettings { timestamp: Some("x".into()), earliest, latest, ..TimeSettings::default() }
     }
 
     /// The times of a column.
@@ -325,16 +279,15 @@ mod tests {
         for (x, expected) in given {
             assert_eq!(read(&x, &any).unwrap()[..], expected, "{}", x.data_type());
         }
-        let no_time = "expected integers, dates, timestamps, or integers as text";
-        let reals: ArrayRef = Arc::new(Float64Array::from(vec![1.0]));
-        let refused: [(ArrayRef, &str); 7] = [
+        let refused: [(ArrayRef, &str); 8] = [
             (Arc::new(Int64Array::from(vec![Some(1), None])), "at row 1: expected a whole number, found null"),
-            (decimals(20, 6), no_time),
-            (Arc::new(BooleanArray::from(vec![true])), no_time),
-            (Arc::new(Time64MicrosecondArray::from(vec![1])), no_time),
+            (decimals(20, 6), "at row 0: expected a whole number, found `0.000005`"),
+            (Arc::new(BooleanArray::from(vec![true])), "is Boolean, expected dates, timestamps, integers"),
+            (Arc::new(Time64MicrosecondArray::from(vec![1])), "expected dates, timestamps, integers"),
+            (Arc::new(Float32Array::from(vec![1.0])), "is Float32, expected dates, timestamps, integers"),
             (texts(&["1", "1.5"]), "at row 1: expected a whole number, found `1.5`"),
             (texts(&["soon", "1"]), "at row 0: expected a whole number, found `soon`"),
-            (reals, "is Float64, expected integers, dates, timestamps, or integers as text"),
+            (texts(&["soon", "2026-01-31"]), "at row 0: expected a time in ISO 8601, such as 2026"),
         ];
         for (x, says) in refused {
             let error = read(&x, &any).unwrap_err();
@@ -400,9 +353,80 @@ mod tests {
     }
 
     #[test]
-    fn no_time_is_of_our_years_in_two_units() {
-        for pair in UNITS.windows(2) {
-            assert!(pair[0].1.end() < pair[1].1.start());
+    fn the_form_of_a_column_follows_from_its_first_values_and_the_job() {
+        let second = 1_769_903_999;
+        let stated = |unit| TimeSettings { unit: Some(unit), ..settings(None, None) };
+        let floats = |values: &[f64]| -> ArrayRef { Arc::new(Float64Array::from(values.to_vec())) };
+        let of = |x: &ArrayRef, times: &TimeSettings| {
+            let dir = tempfile::tempdir().unwrap();
+            let (table, batch) = events(dir.path(), x.clone());
+            let mut found = EventTimes::open(&table, times).unwrap();
+            let times = found.read(&batch).map_err(|e| e.to_string())?;
+            found.add(0, times.values());
+            found.finish().map(|(clock, _)| (times.values().to_vec(), clock)).map_err(|e| e.to_string())
+        };
+        let ticks = |times: [i64; 2], unit: TickUnit| Ok((times.to_vec(), Clock::Ticks { unit: Some(unit) }));
+        use TickUnit::{Microsecond, Millisecond, Nanosecond, Second};
+        let (whole, half) = (floats(&[second as f64, 1.7e9]), floats(&[second as f64, 1.7e9 + 0.5]));
+        let (usual, micros) = (settings(None, None), [second * 1_000_000, 1_700_000_000_500_000]);
+        assert_eq!(of(&whole, &usual), ticks([second, 1_700_000_000], Second));
+        assert_eq!(of(&half, &usual), ticks(micros, Microsecond));
+        assert_eq!(of(&half, &stated(Second)), ticks(micros, Microsecond));
+        let millis = floats(&[1.7e12, 1.7e12 + 0.25]);
+        assert_eq!(of(&millis, &usual), ticks([1_700_000_000_000_000, 1_700_000_000_000_250], Microsecond));
+        assert!(of(&floats(&[0.5, 1.0]), &usual).unwrap_err().contains("expected a whole number, found `0.5`"));
+        assert_eq!(of(&floats(&[0.5, 1.0]), &stated(Second)), ticks([500_000, 1_000_000], Microsecond));
+        let nan = of(&floats(&[1.7e9, f64::NAN]), &stated(Second)).unwrap_err();
+        assert!(nan.contains("at row 1: expected a whole number, found `NaN`"), "{nan}");
+        assert_eq!(of(&texts(&["1700000000.0", "1.7e9"]), &usual), ticks([1_700_000_000; 2], Second));
+        let iso = texts(&["2026-01-31T23:59:59Z", "2026-02-01 07:59:59.5+08:00"]);
+        assert_eq!(of(&iso, &usual), ticks([second * 1_000_000, second * 1_000_000 + 500_000], Microsecond));
+        assert_eq!(of(&iso, &stated(Nanosecond)).unwrap().0[1], second * 1_000_000_000 + 500_000_000);
+        let cut = of(&iso, &stated(Second)).unwrap_err();
+        assert!(cut.contains("at row 1: expected a time in ISO 8601") && cut.contains("in whole seconds"), "{cut}");
+        // Of numbers in no unit of our years, the unit is not known.
+        let unknown = (vec![20_260_131, 20_260_201], Clock::Ticks { unit: None });
+        let days = integers(&[20_260_131, 20_260_201]);
+        assert_eq!(of(&days, &usual), Ok(unknown));
+        let format = TimeSettings { format: Some("%Y%m%d".into()), unit: Some(Second), ..settings(None, None) };
+        assert_eq!(of(&days, &format), ticks([second + 1 - 86_400, second + 1], Second));
+        // Numbers in another unit than is stated.
+        let error = of(&integers(&[1_700_000_000, 1_700_000_001]), &stated(Millisecond)).unwrap_err();
+        assert!(error.contains("`tables.interactions.timestamp_unit` is \"millisecond\""), "{error}");
+        assert!(error.contains("2 as seconds since 1970 (such as 1700000000 in row 0)"), "{error}");
+    }
+
+    #[test]
+    fn limits_are_in_the_columns_unit_or_text() {
+        let day = |earliest: &str, latest: &str| {
+            let [earliest, latest] = [earliest, latest].map(|day| Some(TimeLimit::Text(day.into())));
+            TimeSettings { earliest, latest, ..settings(None, None) }
+        };
+        let january = day("2026-01-01", "2026-01-31");
+        for bad in ["2025-12-31T23:59:59.999999Z", "2026-02-01"] {
+            let error = read(&texts(&["2026-01-31T23:59:59.999999Z", bad]), &january).unwrap_err();
+            assert!(error.contains("at row 1: time 17"), "{error}");
         }
+        let refused = |x: ArrayRef, times: TimeSettings, says: &str| {
+            let error = read(&x, &times).unwrap_err();
+            assert!(error.contains(says), "{error}");
+        };
+        refused(integers(&[1]), january.clone(), "holds integers whose unit is not stated");
+        let stated = |times: TimeSettings, unit| TimeSettings { unit: Some(unit), ..times };
+        read(&integers(&[1_769_903_999]), &stated(january.clone(), TickUnit::Second)).unwrap();
+        refused(integers(&[1]), stated(day("1000-01-01", "2026-01-31"), TickUnit::Nanosecond), "64 bits do not hold");
+        let dates: ArrayRef = Arc::new(Date32Array::from(vec![1]));
+        refused(
+            dates.clone(),
+            stated(january, TickUnit::Millisecond),
+            "whose times count seconds; leave the setting out",
+        );
+        let format = TimeSettings { format: Some("%Y".into()), ..settings(None, None) };
+        refused(dates, format, "a format is for text");
+        // Of seconds with fractions, in seconds.
+        let seconds = stated(settings(Some(10), Some(20)), TickUnit::Second);
+        let floats = |value: f64| -> ArrayRef { Arc::new(Float64Array::from(vec![10.5, value])) };
+        assert_eq!(read(&floats(20.0), &seconds).unwrap(), [10_500_000, 20_000_000]);
+        refused(floats(20.25), seconds, "time 20250000, expected 10000000 to 20000000 in microseconds");
     }
 }
