@@ -4,7 +4,7 @@
 mod fixture;
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray};
-use fixture::results::{read_parquet, recalled};
+use fixture::results::{histories, read_parquet, recalled};
 use fixture::sheet::{Column, Sheet};
 use fixture::{Finished, Job, interactions, items, mixed, users};
 use parquet::arrow::ArrowWriter;
@@ -55,17 +55,14 @@ fn ids(job: &Job, run: &str, table: &str) -> Vec<i64> {
 
 /// The encoded events in order, with ids in place of rows, and their weights.
 fn encoded(job: &Job, run: &str) -> Vec<(Event, f32)> {
-    use arrow_array::cast::AsArray;
-    use arrow_array::types::{Float32Type, UInt32Type};
     let (users, items) = (ids(job, run, "users"), ids(job, run, "items"));
+    let found = histories(&job.path(run));
+    // The users of the table, who stand first, are encoded in the same order.
     let mut events = Vec::new();
-    for batch in read_parquet(&job.path(&format!("{run}/encoders/interactions.parquet"))) {
-        let rows = |name: &str| batch.column_by_name(name).unwrap().as_primitive::<UInt32Type>().values().to_vec();
-        let times = batch.column_by_name("time").unwrap();
-        let times = times.as_primitive::<arrow_array::types::Int64Type>().values().to_vec();
-        let weights = batch.column_by_name("weight").unwrap().as_primitive::<Float32Type>().values().to_vec();
-        for (((user, item), time), weight) in rows("user_row").iter().zip(rows("item_row")).zip(times).zip(weights) {
-            events.push(((users[*user as usize], items[item as usize], time), weight));
+    for (at, user) in users.iter().enumerate() {
+        for event in found.events(at) {
+            let item = items[found.items[event] as usize];
+            events.push(((*user, item, found.times[event]), found.weights[event]));
         }
     }
     events

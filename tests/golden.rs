@@ -14,7 +14,8 @@ use twotower_artifacts::hashing::HashingWriter;
 use twotower_artifacts::neighbours_file::{load_long, read_lists};
 use twotower_artifacts::vectors::load_parts;
 use twotower_artifacts::{
-    CodesReader, Column, Id, Manifest, NeighbourFormat, Side, VectorsReader, inspect_neighbours, read_interactions,
+    Clock, CodesReader, Column, Detail, Histories, Id, Manifest, NeighbourFormat, Side, TickUnit, Timeline, VectorsReader,
+    inspect_neighbours,
 };
 use twotower_encoders::EncoderState;
 use twotower_index::ItemVectors;
@@ -158,9 +159,12 @@ fn golden_manifests_and_encoders_have_their_values() {
     assert_eq!((ids.len(), ids.get(0), ids.get(11)), (12, Id::Int(779), Id::Int(900)));
     assert!(matches!(&codes.columns[1], Column::Code(category) if category.iter().all(|code| (3..9).contains(code))));
     let positives = CodesReader::open(encoders.join("users.parquet")).unwrap().rows() as usize;
-    let (info, events) = read_interactions(encoders.join("interactions.parquet"), positives, 12).unwrap();
-    assert_eq!((&info.encoder, info.items), (state.fingerprint(), 12));
-    assert_eq!(events.len() as u64, manifest.rows["interactions kept"]);
+    let timeline = Timeline::open(encoders.join("timeline.bin")).unwrap();
+    let mut events = Histories::default();
+    timeline.read(0..timeline.info().table_rows, Detail::All, &mut events).unwrap();
+    assert_eq!((timeline.info().items, events.len()), (12, positives));
+    assert_eq!(timeline.info().clock, Clock::Ticks { unit: Some(TickUnit::Second) });
+    assert_eq!(events.items.len() as u64, manifest.rows["interactions kept"]);
     assert!(events.times.iter().all(|time| (1_700_000_000..1_701_000_000).contains(time)));
 }
 
@@ -230,6 +234,13 @@ fn in_footer(bytes: &[u8]) -> Vec<u8> {
     replaced(bytes, b"\"format_version\":1,", b"\"format_version\":2,")
 }
 
+/// A timeline whose index is of the next version.
+fn next_index(bytes: &[u8]) -> Vec<u8> {
+    let (rest, length) = bytes.split_at(bytes.len() - 8);
+    let index = rest.len() - u64::from_le_bytes(length.try_into().unwrap()) as usize;
+    [&rest[..index], &next_binary(&rest[index..], "twotower-timeline"), length].concat()
+}
+
 #[test]
 fn the_next_version_of_every_format_is_refused_by_number() {
     let index = |path: &Path| {
@@ -260,7 +271,7 @@ fn the_next_version_of_every_format_is_refused_by_number() {
         ("run/towers/checkpoints/best.ckpt", |b| next_binary(b, "TTCKPT"), |path| said(checkpoint::read(path))),
         ("run/encoders/items.parquet", in_footer, |path| said(CodesReader::open(path))),
         ("run/encoders/users.parquet", in_footer, |path| said(CodesReader::open(path))),
-        ("run/encoders/interactions.parquet", in_footer, |path| said(read_interactions(path, 1, 1))),
+        ("run/encoders/timeline.bin", next_index, |path| said(Timeline::open(path))),
         ("run/vectors/user/part-00000-of-00001.parquet", in_footer, |path| said(VectorsReader::open(path))),
         ("run/recall/part-00000-of-00001.parquet", in_footer, |path| {
             assert_eq!(said(read_lists(path, 1)), said(inspect_neighbours(path, NeighbourFormat::Parquet)));

@@ -56,7 +56,7 @@ const SWAPS: &[Swap] = &[
     swap(&["encoders/manifest.json"], &[Events], &[TRAIN, USER, EVALUATE], &[ITEM], "run/encoders"),
     swap(&["encoders/users.parquet"], &[Data, Events], &[TRAIN, USER, EVALUATE], &[ITEM], "encoders/users.parquet"),
     swap(&["encoders/items.parquet"], &[Data], &[TRAIN, USER, ITEM, EVALUATE], &[], "encoders/items.parquet"),
-    swap(&["encoders/interactions.parquet"], &[Data, Events], &[TRAIN, USER, EVALUATE], &[ITEM], "run/encoders"),
+    swap(&["encoders/timeline.bin"], &[Data, Events], &[TRAIN, USER, RECALL, EVALUATE], &[ITEM], "run/encoders"),
     swap(&["encoders"], &[Data], &[USER, ITEM, EVALUATE], &[RECALL], "run/encoders"),
     // Towers.
     swap(&["towers/user_tower.onnx"], &[Data, Seed], &[USER, ITEM, RECALL, EVALUATE], &[], "run/towers"),

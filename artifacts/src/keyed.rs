@@ -2,10 +2,13 @@
 //!
 //! A hash table finds a value by a 64-bit hash and then compares it. Where nothing is compared afterwards, an
 //! [`Identity`] of 128 bits stands for an id. No output may depend on any of them: they differ from run to run.
+//! Identities that go to disk have an [`IdentityKey`] that follows from the tables with the ids.
 
+use crate::fingerprint::Fingerprint;
 use crate::ids::{Id, Ids};
 use foldhash::SharedSeed;
 use foldhash::quality::FoldHasher;
+use serde::{Deserialize, Serialize};
 use siphasher::sip128::{Hasher128, SipHasher13};
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -87,17 +90,47 @@ impl Identity {
     /// The identity of an id in this process.
     #[inline]
     pub fn of(id: Id<'_>) -> Self {
+        Self::under(&KEYS.identity, id)
+    }
+
+    #[inline]
+    fn under(keyed: &SipHasher13, id: Id<'_>) -> Self {
         let hash = match id {
-            Id::Text(text) => KEYS.identity.hash(text.as_bytes()),
+            Id::Text(text) => keyed.hash(text.as_bytes()),
             Id::Int(value) => {
                 // One byte more than the integer has, and none that text can hold: no text is an integer.
-                let mut hasher = KEYS.identity;
+                let mut hasher = *keyed;
                 hasher.write_u64(value as u64);
                 hasher.write_u8(0xff);
                 hasher.finish128()
             }
         };
         Self { upper: hash.h1, lower: hash.h2 }
+    }
+}
+
+/// The key of identities that are kept. It follows from fingerprints of the tables that the ids stand in, so that one
+/// input gives one output, and ids that collide under it can be searched for only in vain: any other ids have
+/// another key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdentityKey(u64, u64);
+
+impl IdentityKey {
+    /// The key of the ids in tables with these fingerprints.
+    pub fn of(tables: &[&Fingerprint]) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        tables.iter().for_each(|table| {
+            hasher.update(table.as_str().as_bytes());
+        });
+        let hash = hasher.finalize();
+        let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| hash.as_bytes()[at + byte]));
+        Self(word(0), word(8))
+    }
+
+    /// The identity of an id under this key.
+    #[inline]
+    pub fn identity(&self, id: Id<'_>) -> Identity {
+        Identity::under(&SipHasher13::new_with_keys(self.0, self.1), id)
     }
 }
 

@@ -6,15 +6,16 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
+use twotower_artifacts::keyed::IdentityKey;
 use twotower_artifacts::neighbours::open_sink;
 use twotower_artifacts::neighbours_file::{load_long, read_lists};
 use twotower_artifacts::parquet_file::{Artifact, ParquetFile};
 use twotower_artifacts::vectors::Similarity;
 use twotower_artifacts::{
-    ArtifactError, Category, CodeBatch, CodesInfo, CodesReader, CodesWriter, Column, Compression, FieldSchema,
-    FieldShape, Fingerprint, Id, IdKind, Ids, Interactions, ListRoom, Manifest, NeighbourFormat, NeighbourLists,
-    NeighboursInfo, Precision, Ragged, Side, TowerSchema, VectorsInfo, VectorsReader, VectorsWriter,
-    inspect_neighbours, read_interactions, write_interactions,
+    ArtifactError, Category, Clock, CodeBatch, CodesInfo, CodesReader, CodesWriter, Column, Compression, Detail, Event,
+    FieldSchema, FieldShape, Fingerprint, Histories, Id, IdKind, Ids, ListRoom, Manifest, NeighbourFormat,
+    NeighbourLists, NeighboursInfo, Precision, Ragged, Side, Timeline, TimelineInfo, TimelineWriter, TowerSchema,
+    VectorsInfo, VectorsReader, VectorsWriter, inspect_neighbours,
 };
 
 /// The system's allocator, with a note of each thread's largest request: tests run side by side.
@@ -177,19 +178,24 @@ fn codes() {
 }
 
 #[test]
-fn interactions() {
+fn timelines() {
+    let key = IdentityKey::of(&[&Fingerprint::of(b"t")]);
     torture(
-        "interactions.parquet",
+        "timeline.bin",
         |path| {
-            let events = Interactions {
-                offsets: (0..=20).map(|u| u * 3).collect(),
-                items: (0..60).map(|e| e % 7).collect(),
-                times: (0..60).collect(),
-                weights: vec![1.0; 60],
-            };
-            write_interactions(path, &events, 7, &Fingerprint::of(b"e"), Compression::Lz4).unwrap();
+            let info = TimelineInfo { table_rows: 20, items: 7, clock: Clock::Order, key };
+            let mut writer = TimelineWriter::create(path, info).unwrap();
+            for row in 0..20 {
+                let event = |time: u32| Event { item: (row as u32 + time) % 7, time: time.into(), weight: 1.0 };
+                writer.write(row, key.identity(Id::Int(row as i64)), &[0, 1, 2].map(event)).unwrap();
+            }
+            writer.finish().unwrap();
         },
-        |path| Ok(read_interactions(path, 20, 7)?.1.len()),
+        |path| {
+            let mut found = Histories::default();
+            Timeline::open(path)?.read(0..u64::MAX, Detail::All, &mut found)?;
+            Ok(found.items.len())
+        },
     );
 }
 
@@ -269,20 +275,6 @@ fn crafted(name: &'static str, columns: Vec<Field>, details: &serde_json::Value,
 #[test]
 fn absurd_counts_allocate_nothing() {
     let encoder = "0".repeat(32);
-    let events = || {
-        let field = |name: &str, kind| Field::new(name, kind, false);
-        vec![
-            field("user_row", DataType::UInt32),
-            field("item_row", DataType::UInt32),
-            field("time", DataType::Int64),
-            field("weight", DataType::Float32),
-        ]
-    };
-    for users in [u64::from(u32::MAX), u64::MAX] {
-        let details = serde_json::json!({ "users": users, "items": 7, "encoder": encoder });
-        let said = crafted("interactions", events(), &details, |path| Ok(read_interactions(path, 20, 7)?.1.len()));
-        assert!(said.contains(&format!("{users} users")), "{said}");
-    }
     for dim in [0u64, 1 << 20, i32::MAX as u64, u64::MAX] {
         let element = Arc::new(Field::new("item", DataType::Float32, false));
         let width = i32::try_from(dim).unwrap_or(i32::MAX);

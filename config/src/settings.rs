@@ -7,7 +7,6 @@
 use crate::gates::GatesConfig;
 use crate::job::{Config, EvaluateConfig, Features, RecallConfig, Tables};
 use crate::split::SplitConfig;
-use crate::times::TimeSettings;
 use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
 use twotower_artifacts::{Compression, Precision, Side};
@@ -108,30 +107,12 @@ pub struct RecallSettings {
     pub index: IndexConfig,
     /// Compression of the results.
     pub compression: Compression,
-    /// Where it stands what users have seen, if that is left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub seen: Option<SeenSettings>,
     /// The users, if they are embedded on the way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub embed: Option<EmbedSettings>,
     /// The users on whom the index is measured, if it may be a graph.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sampled: Option<RowSettings>,
-}
-
-/// The interactions as pairs of a user and an item.
-#[derive(Debug, Clone, Serialize)]
-pub struct SeenSettings {
-    /// Column of the user's id.
-    pub user: String,
-    /// Column of the item's id.
-    pub item: String,
-    /// Where the times are, of which the gates know the newest.
-    #[serde(flatten)]
-    pub times: TimeSettings,
-    /// Where the table lies, and how it is read.
-    #[serde(rename = "table", serialize_with = "reading")]
-    pub source: TableSpec,
 }
 
 /// How users are embedded on the way to their items.
@@ -159,9 +140,6 @@ pub struct IndexSettings {
 pub struct AudienceSettings {
     /// What is retrieved for each user; the form of the results is the default one.
     pub recall: RecallConfig,
-    /// Where it stands what users have seen, if that is left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub seen: Option<SeenSettings>,
     /// The users.
     pub embed: EmbedSettings,
 }
@@ -236,7 +214,6 @@ impl RecallSettings {
     pub fn index(&self, engine: Option<EngineKind>) -> IndexSettings {
         let audience = self.sampled.as_ref().zip(engine).map(|(rows, engine)| AudienceSettings {
             recall: RecallConfig { format: Default::default(), fused: false, ..self.recall.clone() },
-            seen: self.seen.clone(),
             embed: EmbedSettings { rows: rows.clone(), engine },
         });
         IndexSettings { index: self.index.clone(), audience }
@@ -295,16 +272,8 @@ impl Config {
     /// What `recall` obeys.
     pub fn recall_settings(&self) -> RecallSettings {
         let Self { recall, index, .. } = self.clone();
-        let seen = &self.tables.interactions;
-        let seen = SeenSettings {
-            user: seen.user.clone(),
-            item: seen.item.clone(),
-            times: seen.times.clone(),
-            source: seen.source.clone(),
-        };
         let embed = || EmbedSettings { rows: self.rows(Side::User), engine: self.infer.engine };
         RecallSettings {
-            seen: recall.exclude_seen.then_some(seen),
             embed: recall.fused.then(embed),
             sampled: (index.kind != IndexKind::Exact).then(|| self.rows(Side::User)),
             compression: self.infer.compression,

@@ -3,6 +3,7 @@
 pub(crate) mod bad_rows;
 pub(crate) mod columns;
 pub(crate) mod duplicates;
+pub(crate) mod id_filter;
 pub(crate) mod id_index;
 pub(crate) mod partitions;
 pub(crate) mod quarantine;

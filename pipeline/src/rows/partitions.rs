@@ -3,26 +3,35 @@
 use crate::error::PipelineError;
 use rayon::prelude::*;
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use twotower_artifacts::keyed::Identity;
 
+/// Partitions of records whose number is not known.
 const PARTITIONS: usize = 256;
-/// Bytes of records kept per partition before they go to disk: 16 MiB in all.
-const BUFFERED: usize = 64 << 10;
+/// The most partitions.
+const MOST_PARTITIONS: u64 = 1024;
+/// Bytes of records that a partition has, about, where their number is known.
+const PARTITION_BYTES: u64 = 8 << 20;
+/// Bytes of records kept in memory, of all partitions together, before they go to disk.
+pub const BUFFERED: usize = 16 << 20;
 /// Bytes of records of a partition from which on it is looked at for repeats: they may be all that makes it large.
 const LARGE: usize = 4 << 20;
 
 /// A record of fixed size that starts with its key.
-pub trait Record: Copy + Ord + Send {
+pub trait Record: Copy + Ord + Send + Sync {
     /// Bytes of [`Record::write`].
     const BYTES: usize;
-    /// What is partitioned and sorted by: evenly spread over 64 bits.
+    /// What is partitioned and sorted by: evenly spread over the range of the partitions' keys.
     fn key(&self) -> u64;
     /// Appends the record, little-endian.
     fn write(&self, bytes: &mut Vec<u8>);
     /// The record of these bytes, of which there are [`Record::BYTES`].
     fn read(bytes: &[u8]) -> Self;
+    /// Takes in the record that follows in order, if both say the same thing; then it need not be kept.
+    fn absorb(&mut self, _next: &Self) -> bool {
+        false
+    }
 }
 
 impl Record for u64 {
@@ -41,9 +50,9 @@ impl Record for u64 {
     }
 }
 
-/// Something of an id's.
-impl Record for (Identity, u32) {
-    const BYTES: usize = 20;
+/// A number that belongs to an id.
+impl Record for (Identity, u64) {
+    const BYTES: usize = 24;
 
     fn key(&self) -> u64 {
         self.0.upper
@@ -58,16 +67,22 @@ impl Record for (Identity, u32) {
     fn read(bytes: &[u8]) -> Self {
         let (upper, rest) = bytes.split_at(8);
         let (lower, value) = rest.split_at(8);
-        (Identity { upper: u64::read(upper), lower: u64::read(lower) }, u64::read(value) as u32)
+        (Identity { upper: u64::read(upper), lower: u64::read(lower) }, u64::read(value))
     }
 }
 
-/// Records by the top byte of their key; temporary files have no name and go with the value. Of equal records at least
-/// two are kept, where there are as many, and not always more: one that comes a million times takes little room.
+/// Records by ranges of their key, in one temporary file that has no name and goes with the value. Of equal records at
+/// least two are kept, where there are as many, and not always more: one that comes a million times takes little room.
 pub struct Partitions<R> {
-    /// Where temporary files go: beside the run, for a system's own folder may be memory.
+    /// Where the temporary file goes: beside the run, for a system's own folder may be memory.
     dir: PathBuf,
-    parts: Box<[Part<R>; PARTITIONS]>,
+    spill: Spill,
+    /// Records of a chunk: a partition's buffer goes to disk when it has as many.
+    chunk: usize,
+    /// Spreads keys over 64 bits, of which the upper ones name the partition.
+    scale: u64,
+    shift: u32,
+    parts: Vec<Part<R>>,
     /// Records added.
     added: usize,
 }
@@ -75,59 +90,103 @@ pub struct Partitions<R> {
 /// Records of a partition.
 struct Part<R> {
     buffer: Vec<R>,
-    file: Option<File>,
-    /// Records in the file.
-    spilled: usize,
+    /// Chunks of the file, each of them full.
+    chunks: Vec<u32>,
     /// Records in the file from which on repeats are looked for.
     large: usize,
 }
 
+/// Chunks of one size in a file without a name.
+#[derive(Default)]
+struct Spill {
+    file: Option<File>,
+    /// Chunks that the file has.
+    end: u32,
+    /// Those that hold nothing any more.
+    free: Vec<u32>,
+}
+
 impl<R: Record> Partitions<R> {
-    /// No records; temporary files go to `dir`.
+    /// Partitions of any number of records, of keys spread over 64 bits; temporary files go to `dir`.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        let empty = || Part { buffer: Vec::new(), file: None, spilled: 0, large: LARGE / size_of::<R>() };
-        Self { dir: dir.into(), parts: Box::new(std::array::from_fn(|_| empty())), added: 0 }
+        Self::with(dir.into(), PARTITIONS, u64::MAX)
+    }
+
+    /// Partitions of about so many records, of keys up to `last`. Partitions of two kinds of record that are made for
+    /// the same number and range are of the same keys.
+    pub fn of(dir: impl Into<PathBuf>, records: u64, last: u64) -> Self {
+        let parts = (records.saturating_mul(48) / PARTITION_BYTES + 1).min(MOST_PARTITIONS).next_power_of_two();
+        Self::with(dir.into(), parts as usize, last)
+    }
+
+    /// A power of two of partitions.
+    fn with(dir: PathBuf, parts: usize, last: u64) -> Self {
+        let large = LARGE / size_of::<R>();
+        let empty = || Part { buffer: Vec::new(), chunks: Vec::new(), large };
+        Self {
+            dir,
+            spill: Spill::default(),
+            chunk: (BUFFERED / parts / R::BYTES).max(1),
+            scale: u64::MAX / last.max(1),
+            shift: 64 - parts.trailing_zeros(),
+            parts: (0..parts).map(|_| empty()).collect(),
+            added: 0,
+        }
+    }
+
+    /// Number of partitions.
+    pub fn count(&self) -> usize {
+        self.parts.len()
     }
 
     /// Adds a record.
     ///
     /// # Errors
-    /// [`PipelineError::Io`] when a temporary file cannot be written.
+    /// [`PipelineError::Io`] when the temporary file cannot be written.
     #[inline]
     pub fn add(&mut self, record: R) -> Result<(), PipelineError> {
         self.added += 1;
-        let at = (record.key() >> 56) as usize;
+        let at = record.key().wrapping_mul(self.scale).checked_shr(self.shift).unwrap_or(0) as usize;
         let buffer = &mut self.parts[at].buffer;
         buffer.push(record);
-        if buffer.len() * size_of::<R>() >= BUFFERED { self.empty_buffer(at) } else { Ok(()) }
+        if buffer.len() >= self.chunk { self.empty_buffer(at) } else { Ok(()) }
     }
 
-    /// Moves what a partition has buffered to its file.
+    /// Moves what a partition has buffered, a full chunk, to the file.
     #[cold]
     fn empty_buffer(&mut self, at: usize) -> Result<(), PipelineError> {
-        let part = &mut self.parts[at];
-        part.spill(&self.dir).map_err(PipelineError::io("write a temporary file in", &self.dir))?;
+        let (part, count) = (&mut self.parts[at], self.parts.len());
+        part.spill(&mut self.spill, &self.dir).map_err(PipelineError::io("write a temporary file in", &self.dir))?;
         // Keys are evenly spread: only records that repeat make one partition so much larger than the others.
-        if part.spilled >= part.large && part.spilled > 4 * self.added / PARTITIONS {
-            part.thin_out().map_err(PipelineError::io("rewrite a temporary file in", &self.dir))?;
+        let spilled = part.chunks.len() * self.chunk;
+        if spilled >= part.large && (count == 1 || spilled > 4 * self.added / count) {
+            part.thin_out(&mut self.spill, self.chunk, &self.dir)
+                .map_err(PipelineError::io("rewrite a temporary file in", &self.dir))?;
         }
         Ok(())
     }
 
-    /// The partitions by ascending key, each of them sorted.
+    /// Takes a partition out, sorted; those of a smaller number have smaller keys.
     ///
     /// # Memory
-    /// One partition: 1/256 of the records.
+    /// The partition.
     ///
     /// # Errors
-    /// Each gives [`PipelineError::Io`] when its temporary file cannot be read.
-    pub fn sorted(self) -> impl Iterator<Item = Result<Vec<R>, PipelineError>> {
-        let Self { dir, parts, .. } = self;
-        parts.into_iter().map(move |part| {
-            let mut records = part.whole(&dir)?;
-            records.sort_unstable();
-            Ok(records)
-        })
+    /// [`PipelineError::Io`] when the temporary file cannot be read.
+    pub fn take_sorted(&mut self, number: usize) -> Result<Vec<R>, PipelineError> {
+        let empty = Part { buffer: Vec::new(), chunks: Vec::new(), large: 0 };
+        let part = std::mem::replace(&mut self.parts[number], empty);
+        let mut records = part.whole(&self.spill, self.chunk, &self.dir)?;
+        records.par_sort_unstable();
+        Ok(records)
+    }
+
+    /// The partitions by ascending key, each of them sorted.
+    ///
+    /// # Errors
+    /// As [`Partitions::take_sorted`].
+    pub fn sorted(mut self) -> impl Iterator<Item = Result<Vec<R>, PipelineError>> {
+        (0..self.count()).map(move |number| self.take_sorted(number))
     }
 
     /// What `f` finds in each partition, by ascending key; the records of one come in any order, and all threads
@@ -137,68 +196,80 @@ impl<R: Record> Partitions<R> {
     /// A partition a thread.
     ///
     /// # Errors
-    /// As [`Partitions::sorted`].
+    /// As [`Partitions::take_sorted`].
     pub fn find_in_each<T: Send>(self, f: impl Fn(Vec<R>) -> Vec<T> + Sync) -> Result<Vec<T>, PipelineError> {
-        let Self { dir, parts, .. } = self;
-        let found = parts.into_par_iter().map(|part| Ok(f(part.whole(&dir)?)));
+        let Self { dir, parts, spill, chunk, .. } = self;
+        let found = parts.into_par_iter().map(|part| Ok(f(part.whole(&spill, chunk, &dir)?)));
         Ok(found.collect::<Result<Vec<_>, PipelineError>>()?.into_iter().flatten().collect())
     }
 }
 
 impl<R: Record> Part<R> {
     /// All records.
-    fn whole(mut self, dir: &Path) -> Result<Vec<R>, PipelineError> {
-        if let Some(file) = &mut self.file {
-            unspill(file, &mut self.buffer).map_err(PipelineError::io("read a temporary file in", dir))?;
-        }
-        Ok(self.buffer)
+    fn whole(self, spill: &Spill, chunk: usize, dir: &Path) -> Result<Vec<R>, PipelineError> {
+        let mut records = Vec::with_capacity(self.chunks.len() * chunk + self.buffer.len());
+        spill.read(&self.chunks, chunk, &mut records).map_err(PipelineError::io("read a temporary file in", dir))?;
+        records.extend(self.buffer);
+        Ok(records)
     }
 
-    /// Moves what is buffered to the file.
-    fn spill(&mut self, dir: &Path) -> std::io::Result<()> {
-        let file = match &mut self.file {
-            Some(file) => file,
-            none => none.insert(tempfile::tempfile_in(dir)?),
-        };
-        let mut bytes = Vec::with_capacity(self.buffer.len() * R::BYTES);
-        self.buffer.iter().for_each(|record| record.write(&mut bytes));
-        file.write_all(&bytes)?;
-        self.spilled += self.buffer.len();
+    /// Moves what is buffered, a full chunk, to the file.
+    fn spill(&mut self, spill: &mut Spill, dir: &Path) -> std::io::Result<()> {
+        self.chunks.push(spill.write(&self.buffer, dir)?);
         self.buffer.clear();
         Ok(())
     }
 
-    /// Keeps two of equal records in the file.
-    fn thin_out(&mut self) -> std::io::Result<()> {
-        let Some(file) = &mut self.file else { return Ok(()) };
-        let mut records: Vec<R> = Vec::with_capacity(self.spilled);
-        unspill(file, &mut records)?;
+    /// Keeps two of equal records in the file, and one of those that say the same.
+    fn thin_out(&mut self, spill: &mut Spill, chunk: usize, dir: &Path) -> std::io::Result<()> {
+        let mut records: Vec<R> = Vec::with_capacity(self.chunks.len() * chunk);
+        spill.read(&self.chunks, chunk, &mut records)?;
+        spill.free.append(&mut self.chunks);
         records.sort_unstable();
         let mut kept = 0;
         for at in 0..records.len() {
-            if kept < 2 || records[kept - 2] != records[at] {
-                records[kept] = records[at];
+            let record = records[at];
+            let repeats = kept >= 2 && records[kept - 2] == record;
+            if !repeats && !(kept > 0 && records[kept - 1].absorb(&record)) {
+                records[kept] = record;
                 kept += 1;
             }
         }
-        records.truncate(kept);
-        let mut bytes = Vec::with_capacity(kept * R::BYTES);
-        records.iter().for_each(|record| record.write(&mut bytes));
-        file.set_len(0)?;
-        file.rewind()?;
-        file.write_all(&bytes)?;
-        self.spilled = kept;
+        let (full, rest) = records[..kept].split_at(kept / chunk * chunk);
+        for full in full.chunks_exact(chunk) {
+            self.chunks.push(spill.write(full, dir)?);
+        }
+        self.buffer.extend_from_slice(rest);
         self.large = self.large.max(2 * kept);
         Ok(())
     }
 }
 
-fn unspill<R: Record>(file: &mut File, records: &mut Vec<R>) -> std::io::Result<()> {
-    file.rewind()?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    records.extend(bytes.chunks_exact(R::BYTES).map(R::read));
-    Ok(())
+impl Spill {
+    /// Writes a chunk and returns its number.
+    fn write<R: Record>(&mut self, records: &[R], dir: &Path) -> std::io::Result<u32> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(tempfile::tempfile_in(dir)?),
+        };
+        let mut bytes = Vec::with_capacity(records.len() * R::BYTES);
+        records.iter().for_each(|record| record.write(&mut bytes));
+        let number = self.free.pop().unwrap_or(self.end);
+        file.write_all_at(&bytes, u64::from(number) * bytes.len() as u64)?;
+        self.end = self.end.max(number + 1);
+        Ok(number)
+    }
+
+    fn read<R: Record>(&self, chunks: &[u32], chunk: usize, records: &mut Vec<R>) -> std::io::Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let size = chunk * R::BYTES;
+        let mut bytes = vec![0; size];
+        for number in chunks {
+            file.read_exact_at(&mut bytes, u64::from(*number) * size as u64)?;
+            records.extend(bytes.chunks_exact(R::BYTES).map(R::read));
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -209,15 +280,15 @@ mod tests {
     fn records_come_back_sorted_whether_or_not_they_went_to_disk() {
         let dir = tempfile::tempdir().unwrap();
         let records = |n: u64| {
-            (0..n).map(|i| (Identity { upper: i.wrapping_mul(0x9E37_79B9_7F4A_7C15), lower: i << 32 }, i as u32))
+            (0..n).map(|i| (Identity { upper: i.wrapping_mul(0x9E37_79B9_7F4A_7C15), lower: i << 32 }, i))
         };
         for n in [0, 1000, 3_000_000] {
             let mut partitions = Partitions::new(dir.path());
             records(n).for_each(|r| partitions.add(r).unwrap());
-            let spilled = partitions.parts.iter().filter(|part| part.file.is_some()).count();
+            let spilled = partitions.parts.iter().filter(|part| !part.chunks.is_empty()).count();
             assert_eq!(spilled, if n > 1_000_000 { PARTITIONS } else { 0 });
-            let found: Vec<(Identity, u32)> = partitions.sorted().flat_map(Result::unwrap).collect();
-            let mut expected: Vec<(Identity, u32)> = records(n).collect();
+            let found: Vec<(Identity, u64)> = partitions.sorted().flat_map(Result::unwrap).collect();
+            let mut expected: Vec<(Identity, u64)> = records(n).collect();
             expected.sort_unstable();
             assert!(found == expected, "{n} records");
         }
@@ -236,7 +307,7 @@ mod tests {
                 partitions.add(other).unwrap();
             }
         }
-        assert!(partitions.parts[7].spilled <= 2 * LARGE / 8, "{}", partitions.parts[7].spilled);
+        assert!(partitions.parts[7].chunks.len() * partitions.chunk <= 2 * LARGE / 8);
         let mut found: Vec<u64> = partitions.sorted().flat_map(Result::unwrap).collect();
         let copies = found.iter().filter(|record| **record == 7 << 56 | 1).count();
         assert!((2..1_000_000).contains(&copies), "{copies}");
@@ -244,5 +315,19 @@ mod tests {
         expected.push(7 << 56 | 1);
         expected.sort_unstable();
         assert!(found == expected);
+    }
+
+    #[test]
+    fn partitions_made_for_a_number_and_a_range_are_in_order_and_hold_every_record_once() {
+        let dir = tempfile::tempdir().unwrap();
+        for (records, last) in [(10u64, 9u64), (300_000, 1_000_000), (4_000_000, 3_999_999)] {
+            let mut partitions = Partitions::of(dir.path(), records, last);
+            let keys: Vec<u64> = (0..records).map(|i| i * 7919 % (last + 1)).collect();
+            keys.iter().for_each(|key| partitions.add(*key).unwrap());
+            let found: Vec<u64> = partitions.sorted().flat_map(Result::unwrap).collect();
+            let mut expected = keys;
+            expected.sort_unstable();
+            assert!(found == expected, "{records} up to {last}");
+        }
     }
 }

@@ -205,6 +205,16 @@ impl Quarantine {
         (!self.rows.is_empty()).then(|| Fingerprint::of(&bytes()))
     }
 
+    /// The rows of a range that are not left out.
+    pub fn rows_left(&self, range: Range<u64>) -> impl Iterator<Item = u64> + Send + use<> {
+        let (rows, mut next) = (self.rows.clone(), self.rows.partition_point(|row| *row < range.start));
+        range.filter(move |row| {
+            let out = rows.get(next) == Some(row);
+            next += usize::from(out);
+            !out
+        })
+    }
+
     /// How many rows of a range are left out.
     pub fn within(&self, range: &Range<u64>) -> u64 {
         let before = |row: u64| self.rows.partition_point(|r| *r < row);

@@ -11,6 +11,8 @@ use twotower_tables::{ReadOptions, Table, TableBatch, TableSpec};
 pub struct Source {
     table: Table,
     rows: u64,
+    /// It is the very users table that was encoded.
+    is_encoded: bool,
     quarantine: Quarantine,
 }
 
@@ -23,17 +25,23 @@ impl Source {
     pub fn open(encoded: &Encoded, side: Side, spec: &TableSpec) -> Result<Self, PipelineError> {
         let mut table = Table::open(&format!("{side}s"), spec)?;
         let mut quarantine = Quarantine::default();
-        if side == Side::User && encoded.manifest.inputs.get(USERS) == Some(&table.fingerprint()) {
+        let is_encoded = side == Side::User && encoded.manifest.inputs.get(USERS) == Some(&table.fingerprint());
+        if is_encoded {
             quarantine = Quarantine::load(&encoded.dir, &encoded.manifest)?;
             table = table.leniently();
         }
         let rows = table.require_rows()?;
-        Ok(Self { table, rows, quarantine })
+        Ok(Self { table, rows, is_encoded, quarantine })
     }
 
     /// Rows of the table.
     pub fn rows(&self) -> u64 {
         self.rows
+    }
+
+    /// Whether its rows are those of the users that were encoded.
+    pub fn is_encoded(&self) -> bool {
+        self.is_encoded
     }
 
     /// The rows left out.

@@ -6,6 +6,7 @@ use crate::stages::content_fingerprint;
 use crate::stages::encoded;
 use crate::stream::parts::{differing, parts_fingerprint, settings_of};
 use crate::stream::shard::Shard;
+use crate::timeline::of_run::TIMELINE;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -19,6 +20,8 @@ pub type Named<'a> = (String, &'a Manifest);
 pub struct Made<'a> {
     /// Of `encode-features`.
     pub encoded: Option<&'a Manifest>,
+    /// Fingerprint of the timeline that `encode-features` wrote.
+    pub timeline: Option<Fingerprint>,
     /// Of `train`.
     pub trained: Option<&'a Manifest>,
     /// Of the item vectors, by shard.
@@ -156,10 +159,10 @@ impl Found<'_> {
 
     /// What was embedded: by these towers, from the rows that the encoders were fitted on, but for those left out.
     fn embedded(&mut self, place: &Place, part: &Manifest, side: Side, id: &Value) {
-        let Made { encoded, trained, quarantine, .. } = self.made;
+        let Made { encoded, timeline, trained, quarantine, .. } = self.made;
         self.input(place, part, "encoders", encoded.map(|e| &e.fingerprint), true);
         self.input(place, part, "towers", trained.map(|t| &t.fingerprint), true);
-        self.input(place, part, "history", encoded.map(encoded::content).as_ref(), false);
+        self.input(place, part, TIMELINE, timeline.as_ref(), false);
         let Some(encoded) = encoded else { return };
         let table = encoded.inputs.get(&format!("{side}s"));
         if let (Some(expected), Some(found)) = (table, part.inputs.get("table"))
@@ -190,7 +193,7 @@ impl Found<'_> {
     }
 
     fn recalled(&mut self, place: &Place, part: &Manifest) {
-        let Made { encoded, items, users, index, .. } = self.made;
+        let Made { timeline, items, users, index, .. } = self.made;
         if let Some((_, first)) = items.first() {
             let content = parts_fingerprint(items.iter().map(|(_, part)| *part));
             self.input(place, part, "item vectors", Some(&content), true);
@@ -199,17 +202,8 @@ impl Found<'_> {
         if let Some(index) = index {
             self.equal(place, "searched in the index", index, &part.details["index"]);
         }
-        if let Some(encoded) = encoded {
-            for column in ["user", "item"] {
-                let (expected, found) = (&encoded.config["tables"]["interactions"], &part.config["seen"]);
-                self.both(
-                    place,
-                    &format!("column of {column}s in the interactions"),
-                    &expected[column],
-                    &found[column],
-                );
-            }
-        }
+        let seen = part.config["recall"]["exclude_seen"].as_bool() == Some(true);
+        self.input(place, part, TIMELINE, timeline.as_ref(), seen);
         if is_fused(part) {
             let embed = &part.config["embed"];
             self.both(place, "engine of user and item vectors", &part.config["engine"], &embed["engine"]);

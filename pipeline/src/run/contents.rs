@@ -18,8 +18,8 @@ use twotower_artifacts::publish::is_temp_name;
 use twotower_artifacts::{Manifest, Side};
 use twotower_encoders::store;
 
-/// The first bytes of a vocabulary.
-const VOCABULARY_MAGIC: &[u8] = b"twotower-vocabulary";
+/// The first bytes of a vocabulary and of a timeline.
+const MAGICS: [&[u8]; 2] = [b"twotower-vocabulary", twotower_artifacts::timeline::MAGIC.as_bytes()];
 
 /// Manifests of a run, there or not.
 fn manifests(run: &RunDir) -> Vec<PathBuf> {
@@ -28,6 +28,7 @@ fn manifests(run: &RunDir) -> Vec<PathBuf> {
         run.index().join(INDEX_STAGE),
         run.evaluation().join(evaluate::files::MANIFEST),
         run.gates().join(gates::files::MANIFEST),
+        run.encoders().join(encode::files::TIMELINE_MANIFEST),
     ];
     for folder in [run.vectors(Side::User), run.vectors(Side::Item), run.recall()] {
         let parts = list_parts(&folder).unwrap_or_default().into_iter();
@@ -101,9 +102,12 @@ fn is_left_over(path: &Path) -> bool {
     if path.is_symlink() || !path.is_file() {
         return false;
     }
-    let mut start = Vec::new();
-    let read = |file: fs::File| file.take(VOCABULARY_MAGIC.len() as u64).read_to_end(&mut start);
-    is_artifact(path) || (fs::File::open(path).and_then(read).is_ok() && start == VOCABULARY_MAGIC)
+    let begins = |magic: &[u8]| {
+        let mut start = Vec::new();
+        let read = |file: fs::File| file.take(magic.len() as u64).read_to_end(&mut start);
+        fs::File::open(path).and_then(read).is_ok() && start == magic
+    };
+    is_artifact(path) || MAGICS.into_iter().any(begins)
 }
 
 /// What a folder holds, and whether it is a folder; nothing where it is not there, or is a link.

@@ -16,7 +16,7 @@ use crate::stages::encode::{self, EncodeOptions, encode_features};
 use crate::stages::evaluate::evaluate;
 use crate::timeline::exclusions::Exclusion;
 
-use crate::rows::quarantine::INTERACTIONS;
+use crate::rows::quarantine::{INTERACTIONS, USERS};
 use crate::run::dir::{LATEST, RunDir};
 use crate::run::lock::{Access, RunLock};
 use crate::stages::gates::{Gate, check};
@@ -240,11 +240,12 @@ fn same_tables(context: &Job, recalled: &Manifest) -> Result<(), PipelineError> 
             "publish: the results were made with `recall.{name}`, which the job has not; {redo}"
         )));
     }
-    for (name, source) in sides.into_iter().chain(lists) {
-        let made = encoded.inputs.get(&name).filter(|_| name != INTERACTIONS).or_else(|| recalled.inputs.get(&name));
+    let seen = settings.recall.exclude_seen.then(|| (INTERACTIONS.to_string(), &context.config.tables.interactions.source));
+    for (name, source) in sides.into_iter().chain(seen).chain(lists) {
+        let made = encoded.inputs.get(&name).or_else(|| recalled.inputs.get(&name));
         match Table::open(&name, source) {
             Ok(now) if made == Some(&now.fingerprint()) => {}
-            Ok(_) if context.force || name == "users" || (name == INTERACTIONS && made.is_some()) => {
+            Ok(_) if context.force || name == USERS || name == INTERACTIONS => {
                 tracing::warn!("publish: {name}: the table has changed since; the results are of its earlier rows");
             }
             Ok(_) => {

@@ -1,4 +1,4 @@
-//! `encode-features`: fits the encoders, then encodes items, users with positives, and interactions.
+//! `encode-features`: fits the encoders, writes the timeline of all users, then encodes items and users with positives.
 
 use crate::config::EncodeSettings;
 use crate::error::PipelineError;
@@ -11,18 +11,18 @@ use crate::run::lock::RunLock;
 use crate::stages::encode_warnings;
 use crate::stages::user_passes::UserPasses;
 use crate::stages::{Context, Outcome, StageKey, prepare_dir, remove_if_there, rows};
-use crate::timeline::interactions::StagedInteractions;
+use crate::timeline::interactions::{Events, Interactions};
+use crate::timeline::builder::Built;
+use crate::timeline::of_run::{TIMELINE, TimelineDetails};
 use crate::watch::cancel::Cancel;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use twotower_artifacts::codes::GROUP_ROWS;
-use twotower_artifacts::{
-    CodeBatch, CodesInfo, CodesWriter, Compression, FileEntry, Id, IdKind, Ids, Interactions, Side, write_interactions,
-};
+use twotower_artifacts::keyed::IdentityKey;
+use twotower_artifacts::{CodeBatch, CodesInfo, CodesWriter, Compression, FileEntry, Id, IdKind, Ids, Manifest, Side};
 use twotower_encoders::{EncodeCounts, EncoderError, EncoderFit, EncoderState, store};
-use twotower_queries::EventCounts;
 use twotower_tables::{Table, TableBatch, id_kind};
 
 /// Options of the stage beside the job's own.
@@ -30,7 +30,7 @@ use twotower_tables::{Table, TableBatch, id_kind};
 pub struct EncodeOptions {
     /// An earlier run's encoder folder whose vocabularies are extended: old codes never move.
     pub update: Option<PathBuf>,
-    /// Leave the interactions alone, for a run that does not train: no user is encoded as one that does.
+    /// Encode no user as one that trains, for a run that does not train.
     pub without_positives: bool,
 }
 
@@ -42,8 +42,10 @@ pub mod files {
     pub const USERS: &str = "users.parquet";
     /// Encoded items, sorted by id.
     pub const ITEMS: &str = "items.parquet";
-    /// Joined interactions in time order.
-    pub const INTERACTIONS: &str = "interactions.parquet";
+    /// What every user did, in time order.
+    pub const TIMELINE: &str = "timeline.bin";
+    /// The manifest of the timeline.
+    pub const TIMELINE_MANIFEST: &str = "timeline.json";
     /// With `encode.all_users`, every encoded user.
     pub const ALL_USERS: &str = "users-all.parquet";
     /// Rows of users and interactions that cannot be used, where there are some.
@@ -52,8 +54,9 @@ pub mod files {
 
 /// Runs the stage.
 ///
-/// Two passes over the users: one fits vocabularies and bounds, one encodes those that have
-/// positives (only they train), or all. Items and interactions are held in memory; users are not. Rows of users and
+/// The interactions are read once and the users twice: one pass fits vocabularies and bounds, one encodes those that
+/// have positives (only they train), or all. Between both, the events of all users are sorted into the timeline. Items
+/// are held in memory; users and interactions are not, but for the rows of users that train. Rows of users and
 /// interactions that cannot be used are set aside, as long as they are few.
 ///
 /// # Errors
@@ -81,35 +84,35 @@ pub fn encode_features(context: &Context<EncodeSettings>, options: &EncodeOption
     let item_table = encode.read_items(&items)?;
     let user_kind = id_kind(&users, &context.config.tables.users.id)?;
     let mut aside = QuarantineWriter::new(&dir, context.execution.max_bad_rows);
-    let staged = match options.without_positives {
-        true => None,
-        false => {
-            let kinds = (user_kind, item_table.ids.kind());
-            Some(StagedInteractions::read(context, &dir, &interactions, kinds, &mut aside)?)
-        }
-    };
-    let times = staged.as_ref().and_then(StagedInteractions::times);
-    let positive = encode.users_with_positives(staged.as_ref(), user_kind)?;
-    let mut passes = UserPasses::new(context, &dir, &encode.joins, &users, &positive)?;
-    let state = encode.fit(&item_table, &mut passes, previous, &mut aside)?;
+    let identities = IdentityKey::of(&[&users.fingerprint(), &interactions.fingerprint()]);
+    let kinds = (user_kind, &item_table.ids);
+    let mut events = Interactions::read(context, &dir, &interactions, kinds, identities, &mut aside)?;
+    let trains = !options.without_positives;
+    let mut passes = UserPasses::new(context, &dir, &encode.joins, &users, user_kind, trains)?;
+    let state = encode.fit(&item_table, &mut passes, previous, &mut aside, &mut events)?;
 
     context.retract(&manifest_path)?;
+    remove_if_there(&dir.join(files::TIMELINE_MANIFEST))?;
+    let events = events.finish(context, &dir.join(files::TIMELINE), passes.rows(), item_table.ids.ids(), trains)?;
+    if trains {
+        let first_user = || first_id(&users, &context.config.tables.users.id, user_kind, &context.cancel);
+        events.require_some(item_table.ids.ids(), first_user)?;
+    }
+    let timeline = write_timeline_manifest(&dir, &key, &events, started)?;
     let seen = passes.rows();
     // What is small waits for the disk, file after file, while the users are encoded.
     let (small, encoded) = std::thread::scope(|scope| {
         let small = std::thread::Builder::new()
             .spawn_scoped(scope, || Ok((encode.encode_items(&state, &item_table)?, encode.save(&state)?)))
             .map_err(PipelineError::io("start a thread of", "encode-features"))?;
-        let encoded = passes.encode(&state, &aside.users());
+        let encoded = passes.encode(&state, &aside.users(), &events.built.rows);
         Ok::<_, PipelineError>((
             small.join().unwrap_or(Err(PipelineError::WorkerPanicked { stage: "encode-features" })),
             encoded,
         ))
     })?;
     let (encoded, ((item_entry, item_counts), state_entries)) = (encoded?, small?);
-    let first_user = || first_id(&users, &context.config.tables.users.id, user_kind, &context.cancel);
-    let (events_entry, events) = encode.write_events(staged, &state, &encoded.ids, &item_table.ids, first_user)?;
-    let mut entries = vec![item_entry, encoded.entry, events_entry];
+    let mut entries = vec![item_entry, encoded.entry, timeline];
     match encoded.all {
         Some(entry) => entries.push(entry),
         None => remove_if_there(&dir.join(files::ALL_USERS))?,
@@ -118,22 +121,23 @@ pub fn encode_features(context: &Context<EncodeSettings>, options: &EncodeOption
     entries.extend(aside.publish()?);
     entries.extend(state_entries);
 
+    let counted = &events.counts;
     let rows = rows([
         ("users", seen),
         ("users with positives", encoded.ids.len() as u64),
-        ("items", item_table.ids.len() as u64),
+        ("items", item_table.ids.ids().len() as u64),
         ("users quarantined", bad_users),
-        ("interactions", events.rows + bad_interactions),
+        ("interactions", counted.rows + bad_interactions),
         ("interactions quarantined", bad_interactions),
-        ("interactions kept", events.kept),
-        ("interactions repeated", events.repeated),
-        ("interactions of unknown items", events.unknown_items.rows),
-        ("interactions of unknown users", events.unknown_users.rows),
+        ("interactions kept", counted.kept),
+        ("interactions repeated", counted.repeated),
+        ("interactions of unknown items", counted.unknown_items.rows),
+        ("interactions of unknown users", counted.unknown_users.rows),
     ]);
     let counts = BTreeMap::from([(Side::Item, item_counts), (Side::User, encoded.counts)]);
     let mut manifest = key.manifest(entries, rows, started);
     manifest.fingerprint = state.fingerprint().clone();
-    manifest.warnings = encode_warnings::of_rows(&manifest, &events);
+    manifest.warnings = encode_warnings::of_rows(&manifest, counted);
     for (side, counts) in &counts {
         let spec = context.config.side(*side);
         manifest.warnings.extend(encode_warnings::of_features("encode-features", *side, &spec, counts));
@@ -141,7 +145,7 @@ pub fn encode_features(context: &Context<EncodeSettings>, options: &EncodeOption
     manifest.details = serde_json::json!({
         "vocabularies": vocabularies(&state),
         "encoded": counts,
-        "times": times,
+        "times": events.span,
         "content": crate::stages::encoded::content(&manifest),
         "tables": sources,
     });
@@ -207,8 +211,27 @@ impl Inputs {
         ];
         inputs.extend(self.previous.as_ref().map(|state| ("previous encoders", state.fingerprint().clone())));
         inputs.extend(self.joins.inputs());
-        context.key("encode-features", inputs, [("positives", (!options.without_positives).into())])
+        // Runs of versions that wrote no timeline are encoded again.
+        let beside = [("positives", (!options.without_positives).into()), ("timeline", 1.into())];
+        context.key("encode-features", inputs, beside)
     }
+}
+
+/// Writes the manifest of the timeline, and gives the entry of its file.
+fn write_timeline_manifest(
+    dir: &Path,
+    key: &StageKey,
+    events: &Events,
+    started: Instant,
+) -> Result<FileEntry, PipelineError> {
+    let Built { file, fingerprint, counts, .. } = &events.built;
+    let counted = rows([("users", counts.users), ("events", events.counts.kept)]);
+    let mut manifest = Manifest { stage: TIMELINE.into(), ..key.manifest(vec![file.clone()], counted, started) };
+    manifest.fingerprint = fingerprint.clone();
+    manifest.details = serde_json::to_value(TimelineDetails { clock: events.clock, pairs: events.pairs.clone() })
+        .map_err(|e| PipelineError::Data(format!("write {}: {e}", files::TIMELINE_MANIFEST)))?;
+    manifest.write(dir.join(files::TIMELINE_MANIFEST))?;
+    Ok(file.clone())
 }
 
 /// Size and fingerprint of every vocabulary.
@@ -229,7 +252,7 @@ fn first_id(table: &Table, column: &str, kind: IdKind, cancel: &Cancel) -> Optio
 /// Items read whole; their encoded rows are in id order.
 struct ItemTable {
     /// Ascending.
-    ids: Ids,
+    ids: IdIndex,
     /// Row of the raw table of each id.
     order: Vec<usize>,
     /// The raw table.
@@ -270,24 +293,11 @@ impl Encode<'_> {
         let order = unsorted.sorted_positions();
         let mut ids = Ids::new(unsorted.kind());
         ids.extend_from(&unsorted, order.iter().copied());
+        let ids = IdIndex::new(ids).map_err(|(first, second)| {
+            let (first, second) = (order[first], order[second]);
+            duplicate_id("items", id, unsorted.get(first), first as u64, second as u64)
+        })?;
         Ok(ItemTable { ids, order, batches })
-    }
-
-    /// The users that train.
-    fn users_with_positives(
-        &self,
-        staged: Option<&StagedInteractions>,
-        kind: IdKind,
-    ) -> Result<IdIndex, PipelineError> {
-        let ids = match staged {
-            Some(staged) => staged.users(self.context, kind)?,
-            None => Ids::new(kind),
-        };
-        IdIndex::new(ids).map_err(|(a, b)| {
-            PipelineError::Data(format!(
-                "distinct users of interactions: rows {a} and {b} are equal; please report this as a bug"
-            ))
-        })
     }
 
     /// Vocabularies and bounds of both sides; each worker counts values of its own, and in the end they are one fit.
@@ -297,6 +307,7 @@ impl Encode<'_> {
         users: &mut UserPasses<'_>,
         previous: Option<EncoderState>,
         aside: &mut QuarantineWriter<'_>,
+        events: &mut Interactions<'_>,
     ) -> Result<EncoderState, PipelineError> {
         let config = &self.context.config;
         let counted =
@@ -307,7 +318,7 @@ impl Encode<'_> {
         };
         let mut of_items = fresh()?;
         items.batches.iter().try_for_each(|batch| self.fit_items(&mut of_items, batch))?;
-        let mut fit = users.fit(fresh, aside)?;
+        let mut fit = users.fit(fresh, aside, events)?;
         fit.merge(of_items)?;
         let state = self.context.during("making vocabularies", || match previous {
             Some(previous) => previous.update(fit),
@@ -326,25 +337,6 @@ impl Encode<'_> {
         Ok(entries)
     }
 
-    /// Writes the interactions of known users and items, by user and in time order; none are staged for a run that
-    /// does not train.
-    fn write_events(
-        &self,
-        staged: Option<StagedInteractions>,
-        state: &EncoderState,
-        users: &Ids,
-        items: &Ids,
-        first_user: impl FnOnce() -> Option<String>,
-    ) -> Result<(FileEntry, EventCounts), PipelineError> {
-        let (events, counts) = match staged {
-            Some(staged) => staged.join(self.context, users, items, first_user)?,
-            None => (Interactions { offsets: vec![0], ..Interactions::default() }, EventCounts::default()),
-        };
-        let path = self.dir.join(files::INTERACTIONS);
-        let entry = write_interactions(path, &events, items.len() as u64, state.fingerprint(), Compression::Lz4)?;
-        Ok((entry, counts))
-    }
-
     fn encode_items(
         &self,
         state: &EncoderState,
@@ -352,7 +344,7 @@ impl Encode<'_> {
     ) -> Result<(FileEntry, EncodeCounts), PipelineError> {
         let schema = state.schema(Side::Item);
         let mut unsorted = CodeBatch::empty(&schema);
-        let info = CodesInfo { ids: items.ids.kind(), schema: schema.clone() };
+        let info = CodesInfo { ids: items.ids.ids().kind(), schema: schema.clone() };
         let mut writer = CodesWriter::create(self.dir.join(files::ITEMS), &info, Compression::Lz4)?;
         let mut counts = EncodeCounts::default();
         let mut encoder = state.encoder(Side::Item);
@@ -362,8 +354,8 @@ impl Encode<'_> {
         }
         // A row group at a time, so that no column of ids exceeds what Arrow counts in 31 bits.
         for (group, order) in items.order.chunks(GROUP_ROWS).enumerate() {
-            let (mut ids, mut codes) = (Ids::new(items.ids.kind()), CodeBatch::empty(&schema));
-            ids.extend_from(&items.ids, group * GROUP_ROWS..group * GROUP_ROWS + order.len());
+            let (mut ids, mut codes) = (Ids::new(info.ids), CodeBatch::empty(&schema));
+            ids.extend_from(items.ids.ids(), group * GROUP_ROWS..group * GROUP_ROWS + order.len());
             codes.extend_from_rows(&unsorted, order.iter().copied());
             writer.write(&ids, &codes)?;
         }

@@ -2,9 +2,9 @@
 
 use crate::rows::quarantine::{self, INTERACTIONS};
 use crate::stages::encode::files;
+use crate::timeline::interactions::{EventCounts, Strangers};
 use twotower_artifacts::{Manifest, Side};
 use twotower_encoders::{EncodeCounts, FeatureSpec, SideSpec, Variety};
-use twotower_queries::{EventCounts, Strangers};
 
 /// Share of the events that stand in the table more than once above which it is said.
 const MANY_REPEATED: f64 = 0.01;

@@ -8,21 +8,23 @@ use crate::run::output_folder::OutputFolder;
 use crate::stages::encode::encode_error;
 use crate::stages::encoded::Encoded;
 use crate::stages::towers::{check_tower, files, verified_towers};
-use crate::stages::{Context, Outcome, StageKey, prepare_dir, remove_if_there, require, rows};
+use crate::stages::{Context, Outcome, StageKey, prepare_dir, remove_if_there, rows};
 use crate::stream::memory::{MIB, Needs, Plan};
 use crate::stream::ordered;
 use crate::stream::parts::{KeyRange, exclude_other_counts, manifest_name, part_name, refuse_stranger};
 use crate::stream::shard::Shard;
 use crate::stream::spare::Spare;
 use crate::timeline::dataset::History;
+use crate::timeline::of_run::{RunTimeline, TIMELINE};
 use crate::watch::stall::locked;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
+use twotower_artifacts::publish::create_folder;
 use twotower_artifacts::vectors::{Similarity, WRITER_BYTES};
 use twotower_artifacts::{
-    CodeBatch, Column, FieldShape, Fingerprint, IdKind, Ids, Side, TowerSchema, VectorsInfo, VectorsWriter,
+    CodeBatch, FieldShape, Fingerprint, Histories, IdKind, Ids, Side, TowerSchema, VectorsInfo, VectorsWriter,
 };
 use twotower_encoders::{EncodeCounts, SideEncoder, SideSpec};
 use twotower_models::engine::{self, CROSS_LIMIT, Engine, EngineKind, Norms};
@@ -79,7 +81,7 @@ impl Embedding {
         let (schema, dim) = (metadata.schema, metadata.dim);
         check_tower(stage, context, side, &schema.encoder, encoded.state.fingerprint())?;
         let sequences = schema.fields.iter().any(|f| matches!(f.shape, FieldShape::Sequence { .. }));
-        let history = if sequences { Some(History::load(&context.run, &encoded)?) } else { None };
+        let history = if sequences { Some(History::load(stage, &encoded)?) } else { None };
         let ids = encoded.ids(side)?;
         let (spec, fitted) = (rows.spec(), encoded.state.side(side).spec());
         if spec.features != fitted.features {
@@ -108,7 +110,7 @@ impl Embedding {
                 engines.pop().ok_or(PipelineError::WorkerPanicked { stage: "infer" })?
             }
         };
-        Ok(Embedder { embedding: self, engine: Some(engine), encoder, codes: CodeBatch::empty(&self.schema) })
+        Ok(Embedder { embedding: self, engine: Some(engine), encoder, codes: CodeBatch::empty(&self.schema), found: Histories::default() })
     }
 
     /// Gives back the engines that no worker has.
@@ -143,18 +145,43 @@ impl Embedding {
         self.encoded.check_table(side, table.as_ref(), context.force)
     }
 
-    /// Names and fingerprints of everything vectors of `source` depend on.
+    /// A run's timeline with its users at the rows of `source`; where that is not the table that was encoded, they are
+    /// brought there in a file without a name in `dir`.
     ///
     /// # Errors
-    /// As [`history_fingerprint`].
-    pub fn inputs<S>(&self, context: &Context<S>, source: &Source) -> Result<Vec<(&str, Fingerprint)>, PipelineError> {
+    /// Those of reading ids; I/O; a signal.
+    pub fn timeline<S>(
+        &self,
+        context: &Context<S>,
+        timeline: RunTimeline,
+        source: &Source,
+        dir: &Path,
+    ) -> Result<RunTimeline, PipelineError> {
+        if source.is_encoded() {
+            return Ok(timeline);
+        }
+        create_folder(dir)?;
+        timeline.at_rows(source, (&self.spec.id_column, self.ids), dir, "infer", &context.cancel)
+    }
+
+    /// Brings histories to the rows of `source`, which are to be embedded.
+    ///
+    /// # Errors
+    /// As [`Embedding::timeline`].
+    pub fn prepare<S>(mut self, context: &Context<S>, source: &Source, dir: &Path) -> Result<Self, PipelineError> {
+        if let Some(history) = self.history.take() {
+            self.history = Some(history.map(|timeline| self.timeline(context, timeline, source, dir))?);
+        }
+        Ok(self)
+    }
+
+    /// Names and fingerprints of everything vectors of `source` depend on.
+    pub fn inputs(&self, source: &Source) -> Vec<(&str, Fingerprint)> {
         let mut inputs = vec![("encoders", self.encoded.state.fingerprint().clone()), ("towers", self.towers.clone())];
         source.inputs().for_each(|input| inputs.push(input));
         inputs.extend(self.joins.inputs());
-        if self.history.is_some() {
-            inputs.push(("history", history_fingerprint(context)?));
-        }
-        Ok(inputs)
+        inputs.extend(self.history.iter().map(|history| (TIMELINE, history.timeline().fingerprint().clone())));
+        inputs
     }
 
     /// What embedding holds in memory.
@@ -237,12 +264,15 @@ pub struct Embedder<'a> {
     engine: Option<Box<dyn Engine>>,
     encoder: SideEncoder,
     codes: CodeBatch,
+    found: Histories,
 }
 
 /// Ids and vectors of some rows.
 pub struct Embedded {
     /// One id per row.
     pub ids: Ids,
+    /// Row of the table of each.
+    pub rows: Vec<u64>,
     /// `[rows, dim]`, unit rows.
     pub vectors: Vec<f32>,
     /// What the encoders met.
@@ -262,7 +292,7 @@ impl Embedder<'_> {
         self.codes.clear();
         let counts = self.encoder.encode(&rows, &mut self.codes).map_err(|e| encode_error(e, batch))?;
         if let Some(history) = &known.history {
-            fill_sequences(&known.schema, history, &ids, &mut self.codes);
+            history.fill(&known.schema, batch.first_row, &ids, &mut self.codes, &mut self.found)?;
         }
         let mut vectors = known.spare.take();
         vectors.clear();
@@ -277,7 +307,8 @@ impl Embedder<'_> {
                 ids.get(row)
             )));
         }
-        Ok(Embedded { ids, vectors, counts })
+        let rows = (batch.first_row..).take(ids.len()).collect();
+        Ok(Embedded { ids, rows, vectors, counts })
     }
 }
 
@@ -306,16 +337,6 @@ fn without_direction(vectors: &[f32], dim: usize) -> Option<(usize, f32)> {
     })
 }
 
-/// Fills the sequence columns of a batch whose rows belong to `ids`.
-fn fill_sequences(schema: &TowerSchema, history: &History, ids: &Ids, codes: &mut CodeBatch) {
-    for (field, column) in schema.fields.iter().zip(&mut codes.columns) {
-        if let (FieldShape::Sequence { max_len, .. }, Column::Ragged(ragged)) = (&field.shape, column) {
-            ragged.clear();
-            ids.iter().for_each(|id| ragged.push_row(history.sequence(id, *max_len as usize)));
-        }
-    }
-}
-
 impl<'a> Infer<'a> {
     /// The stage for the side of the settings; `other` are rows to embed instead of the job's users or items, and the
     /// folder that gets their vectors.
@@ -333,6 +354,8 @@ impl<'a> Infer<'a> {
             if other.is_none() {
                 embedding.check_table(context, &source)?;
             }
+            let dir = other.as_ref().map_or_else(|| context.run.vectors(*side), |(_, dir)| dir.path().to_path_buf());
+            let embedding = embedding.prepare(context, &source, &dir)?;
             Ok(Self { context, embedding, source, other: other.map(|(_, dir)| dir) })
         };
         let name = format!("infer {side}");
@@ -346,7 +369,7 @@ impl<'a> Infer<'a> {
 
     /// All that a shard's vectors depend on.
     fn key(&self, shard: Shard) -> Result<StageKey, PipelineError> {
-        let inputs = self.embedding.inputs(self.context, &self.source)?;
+        let inputs = self.embedding.inputs(&self.source);
         let ids = ("ids", serde_json::json!(self.embedding.ids));
         Ok(self.context.key("infer", inputs, shard.settings().into_iter().chain([ids])))
     }
@@ -438,16 +461,6 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
     // Somebody may have begun with another number of shards meanwhile; who writes later finds the other's parts.
     exclude_other_counts("infer", &dir, shard, false, || Ok(()))?;
     Ok(Outcome { skipped: false, manifest })
-}
-
-/// Fingerprint of the encoded tables that histories come from.
-///
-/// # Errors
-/// When `encode-features` left no manifest.
-pub fn history_fingerprint<S>(context: &Context<S>) -> Result<Fingerprint, PipelineError> {
-    let path = context.run.encoders().join(crate::stages::encode::files::MANIFEST);
-    let manifest = require("infer", &path, "twotower encode-features")?;
-    Ok(crate::stages::encoded::content(&manifest))
 }
 
 #[cfg(test)]

@@ -5,13 +5,13 @@ use crate::error::PipelineError;
 use crate::rows::bad_rows::{BadRow, readable_ids, sift};
 use crate::rows::columns::read_batches;
 use crate::rows::duplicates::DuplicateFinder;
-use crate::rows::id_index::IdIndex;
 use crate::rows::quarantine::{Quarantine, QuarantineWriter, USERS};
 use crate::rows::side_files::{SideFiles, read_columns};
 use crate::stages::Context;
 use crate::stages::encode::{encode_error, files};
 use crate::stream::memory::{MIB, Needs, Plan};
 use crate::stream::ordered;
+use crate::timeline::interactions::{self, Interactions};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -45,7 +45,7 @@ pub(crate) fn needs(config: &EncodeSettings, encodes: bool, joins: u64) -> Needs
     }
     // Codes and floats, and their columns.
     let per_row = config.features.user.iter().map(encoded_bytes).sum();
-    let held = vec![("side files", joins), ("hashes of ids", 32 * MIB)];
+    let held = vec![("side files", joins), ("hashes of ids", 32 * MIB), ("events on their way", interactions::BYTES)];
     Needs { quarters, per_row, ..Needs::held("encode-features", held) }
 }
 
@@ -61,8 +61,8 @@ pub struct UserPasses<'a> {
     spec: SideSpec,
     rows: u64,
     plan: Plan,
-    /// Users to encode in any case.
-    positive: &'a IdIndex,
+    /// Kind of the ids.
+    kind: IdKind,
     /// Whether the second pass has anything to do.
     encodes: bool,
     /// All rows by part, if they fit.
@@ -91,13 +91,14 @@ impl<'a> UserPasses<'a> {
         dir: &'a Path,
         joins: &'a SideFiles,
         table: &'a Table,
-        positive: &'a IdIndex,
+        kind: IdKind,
+        trains: bool,
     ) -> Result<Self, PipelineError> {
         let rows = table.require_rows()?;
         let spec = context.config.side(Side::User);
-        let encodes = context.config.all_users || !positive.ids().is_empty();
+        let encodes = context.config.all_users || trains;
         let plan = context.plan_of(&needs(&context.config, encodes, joins.bytes()), PART_ROWS)?;
-        Ok(Self { context, dir, joins, table, spec, rows, plan, positive, encodes, kept: None })
+        Ok(Self { context, dir, joins, table, spec, rows, plan, kind, encodes, kept: None })
     }
 
     /// Number of users.
@@ -107,7 +108,8 @@ impl<'a> UserPasses<'a> {
 
     /// The fit of all users but the rows it sets `aside`, which cannot be used: those of which id or vectors make no
     /// sense, and all but the first with an id. Each worker begins with a `fresh` fit of its own. Which ids stand twice
-    /// is known only when all have been read, so where some do, the users are fitted once more without these rows.
+    /// is known only when all have been read, so where some do, the users are fitted once more without these rows. The
+    /// rows of users who may have `events` are noted there.
     ///
     /// # Errors
     /// Any table or encoder error; more such rows than may be.
@@ -115,8 +117,9 @@ impl<'a> UserPasses<'a> {
         &mut self,
         fresh: impl Fn() -> Result<EncoderFit, PipelineError>,
         aside: &mut QuarantineWriter<'_>,
+        events: &mut Interactions<'_>,
     ) -> Result<EncoderFit, PipelineError> {
-        match self.fit_and_sift(&fresh, aside)? {
+        match self.fit_and_sift(&fresh, aside, events)? {
             Some(fit) => Ok(fit),
             None => self.fit_without(&fresh, &aside.users()),
         }
@@ -127,6 +130,7 @@ impl<'a> UserPasses<'a> {
         &mut self,
         fresh: impl Fn() -> Result<EncoderFit, PipelineError>,
         aside: &mut QuarantineWriter<'_>,
+        events: &mut Interactions<'_>,
     ) -> Result<Option<EncoderFit>, PipelineError> {
         let passes = &*self;
         let id = &passes.spec.id_column;
@@ -135,14 +139,16 @@ impl<'a> UserPasses<'a> {
         let mut finder = DuplicateFinder::new(passes.dir);
         let (mut kept, bytes) = (Vec::new(), AtomicU64::new(0));
         let keeps = AtomicBool::new(passes.encodes);
+        let (key, filter) = (events.key(), events.take_users());
         passes.stream(
             passes.read(passes.rows)?,
             || {
                 let fit = fits.next();
-                let (keeps, bytes) = (&keeps, &bytes);
+                let (keeps, bytes, filter) = (&keeps, &bytes, &filter);
                 Ok(move |part: TablePart| {
                     let mut fit = fit.lock().unwrap_or_else(PoisonError::into_inner);
                     let (mut hashes, mut batches, mut bad) = (Vec::new(), Vec::new(), Vec::new());
+                    let mut users = Vec::new();
                     for batch in part {
                         let mut batch = batch?;
                         if keeps.load(Ordering::Relaxed) {
@@ -152,7 +158,12 @@ impl<'a> UserPasses<'a> {
                         for (rows, ids) in good {
                             passes.fit_rows(&mut fit, &rows)?;
                             hashes.reserve(ids.len());
-                            hash_ids(&ids, |_, hash| hashes.push(hash));
+                            hash_ids(&ids, |row, hash| {
+                                hashes.push(hash);
+                                if filter.may_hold(hash) {
+                                    users.push((key.identity(ids.get(row)), rows.first_row + row as u64));
+                                }
+                            });
                         }
                         bad.extend(found);
                         let size = batch.batch.get_array_memory_size() as u64;
@@ -165,11 +176,12 @@ impl<'a> UserPasses<'a> {
                             batches.clear();
                         }
                     }
-                    Ok((hashes, batches, bad))
+                    Ok((hashes, users, batches, bad))
                 })
             },
-            |(hashes, batches, bad)| {
+            |(hashes, users, batches, bad)| {
                 finder.add(&hashes)?;
+                events.add_users(&users)?;
                 bar.advance((hashes.len() + bad.len()) as u64);
                 aside.add(passes.rows, bad)?;
                 if keeps.load(Ordering::Relaxed) {
@@ -235,7 +247,7 @@ impl<'a> UserPasses<'a> {
 
     /// The ids of rows; refuses rows of which id or vectors make no sense.
     fn check(&self, batch: &TableBatch) -> Result<Ids, PipelineError> {
-        let ids = readable_ids(batch, &self.spec.id_column, self.positive.ids().kind())?;
+        let ids = readable_ids(batch, &self.spec.id_column, self.kind)?;
         let checked = self.spec.check_vectors(Side::User, &batch.batch);
         checked.map(|()| ids).map_err(|e| e.with_first_row(batch.row_in_file).into())
     }
@@ -265,21 +277,26 @@ impl<'a> UserPasses<'a> {
         Ok(())
     }
 
-    /// Encodes the users that have positives, and with `encode.all_users` all of them into a file of their own; rows in
-    /// `quarantine` are left out.
+    /// Encodes the users at `positive` rows, which ascend, and with `encode.all_users` all of them into a file of their
+    /// own; rows in `quarantine` are left out.
     ///
     /// # Errors
     /// Any table, encoder or I/O error.
-    pub fn encode(mut self, state: &EncoderState, quarantine: &Quarantine) -> Result<EncodedUsers, PipelineError> {
-        let (id, positive) = (&self.context.config.tables.users.id, self.positive);
+    pub fn encode(
+        mut self,
+        state: &EncoderState,
+        quarantine: &Quarantine,
+        positive: &[u64],
+    ) -> Result<EncodedUsers, PipelineError> {
+        let id = &self.context.config.tables.users.id;
         let schema = state.schema(Side::User);
-        let info = CodesInfo { ids: positive.ids().kind(), schema: schema.clone() };
+        let info = CodesInfo { ids: self.kind, schema: schema.clone() };
         let create = |name: &str| CodesWriter::create(self.dir.join(name), &info, Compression::Lz4);
         let mut writer = create(files::USERS)?;
         let mut all = self.context.config.all_users.then(|| create(files::ALL_USERS)).transpose()?;
         let groups = all.as_ref().map(CodesWriter::groups);
         let (mut chosen_ids, mut counts) = (Ids::new(info.ids), EncodeCounts::default());
-        let total = if self.encodes { self.rows } else { 0 };
+        let total = if self.context.config.all_users || !positive.is_empty() { self.rows } else { 0 };
         let mut bar = self.context.progress.bar("encode users", total, "rows");
         let kept = self.kept.take();
         let source = self.source(kept, total)?;
@@ -294,10 +311,12 @@ impl<'a> UserPasses<'a> {
                     for batch in quarantine.filter(part) {
                         let batch = batch?;
                         encoded.rows += batch.batch.num_rows();
-                        let mut chosen = Vec::new();
-                        if !positive.ids().is_empty() {
+                        let (first, end) = (batch.first_row, batch.first_row + batch.batch.num_rows() as u64);
+                        let chosen = positive[positive.partition_point(|row| *row < first)..].iter();
+                        let chosen = chosen.take_while(|row| **row < end).map(|row| (row - first) as usize);
+                        let chosen: Vec<usize> = chosen.collect();
+                        if !chosen.is_empty() {
                             let ids = id_column_as(&batch, id, info.ids)?;
-                            chosen = positive.rows_found(&ids);
                             encoded.chosen_ids.extend_from(&ids, chosen.iter().copied());
                         }
                         if every.is_none() && chosen.is_empty() {

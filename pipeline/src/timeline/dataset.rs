@@ -4,11 +4,12 @@ use crate::config::split::SplitConfig;
 use crate::error::PipelineError;
 use crate::rows::columns::BATCH_ROWS;
 use crate::run::dir::RunDir;
-use crate::stages::encode::files;
 use crate::stages::encoded::Encoded;
-use std::path::Path;
 use twotower_artifacts::codes::GROUP_ROWS;
-use twotower_artifacts::{Id, Ids, Interactions, Manifest, Side, read_interactions};
+use crate::timeline::of_run::RunTimeline;
+use twotower_artifacts::{
+    CodeBatch, Column, Detail, FieldShape, Histories, Ids, Interactions, Manifest, Side, TowerSchema,
+};
 use twotower_encoders::EncoderState;
 use twotower_models::examples::TrainingSet;
 
@@ -37,7 +38,7 @@ impl Dataset {
         encoded.verify_files()?;
         let (user_ids, users) = encoded.table(Side::User)?.load()?;
         let (item_ids, items) = encoded.table(Side::Item)?.load()?;
-        let interactions = read_events(&dir, &encoded, &user_ids, &item_ids)?;
+        let interactions = read_events(&RunTimeline::open(stage, &dir)?, &user_ids, &item_ids)?;
         let Encoded { manifest, state, .. } = encoded;
         let (user_schema, item_schema) = (state.schema(Side::User), state.schema(Side::Item));
         let item_codes = item_codes(&state, &item_ids)?;
@@ -57,7 +58,10 @@ fn item_codes(state: &EncoderState, ids: &Ids) -> Result<Vec<u32>, PipelineError
 }
 
 /// The ids of a side alone; codes are passed over batch by batch.
-fn read_ids(encoded: &Encoded, side: Side) -> Result<Ids, PipelineError> {
+///
+/// # Errors
+/// As [`Encoded::table`].
+pub fn encoded_ids(encoded: &Encoded, side: Side) -> Result<Ids, PipelineError> {
     let reader = encoded.table(side)?;
     let mut ids = Ids::new(reader.info().ids);
     for batch in reader.batches(0..u64::MAX, BATCH_ROWS)? {
@@ -67,55 +71,105 @@ fn read_ids(encoded: &Encoded, side: Side) -> Result<Ids, PipelineError> {
     Ok(ids)
 }
 
-fn read_events(dir: &Path, encoded: &Encoded, users: &Ids, items: &Ids) -> Result<Interactions, PipelineError> {
-    let path = dir.join(files::INTERACTIONS);
-    let (info, interactions) = read_interactions(&path, users.len(), items.len())?;
-    encoded.check(&path, &info.encoder)?;
-    Ok(interactions)
+/// The events of the encoded users, who stand in the order of the users table, as they do in the timeline.
+fn read_events(run: &RunTimeline, users: &Ids, items: &Ids) -> Result<Interactions, PipelineError> {
+    let timeline = run.timeline();
+    let info = timeline.info();
+    let differs = |what: &str, expected: u64, found: u64| {
+        PipelineError::Mismatch(format!(
+            "{}: {found} {what}, encoded are {expected}; run `twotower encode-features --force`",
+            timeline.path().display()
+        ))
+    };
+    if info.items != items.len() as u64 {
+        return Err(differs("items", items.len() as u64, info.items));
+    }
+    let (mut all, mut found) = (Interactions { offsets: vec![0], ..Interactions::default() }, Histories::default());
+    for block in timeline.blocks().take_while(|block| block.start < info.table_rows) {
+        timeline.read(block.start..block.end.min(info.table_rows), Detail::All, &mut found)?;
+        for user in 0..found.len() {
+            let known = all.users() < users.len()
+                && found.identities[user] == info.key.identity(users.get(all.users()));
+            if !known {
+                return Err(PipelineError::Mismatch(format!(
+                    "{}: the user at row {} is not the encoded one; run `twotower encode-features --force`",
+                    timeline.path().display(),
+                    found.rows[user]
+                )));
+            }
+            all.offsets.push((all.items.len() + found.events(user).end) as u64);
+        }
+        all.items.extend_from_slice(&found.items);
+        all.times.extend_from_slice(&found.times);
+        all.weights.extend_from_slice(&found.weights);
+    }
+    match all.users() == users.len() {
+        true => Ok(all),
+        false => Err(differs("users", users.len() as u64, all.users() as u64)),
+    }
 }
 
-/// Each user's most recent items at inference time, by user id.
+/// The most recent items of users, as codes.
 pub struct History {
-    users: crate::rows::id_index::IdIndex,
-    interactions: Interactions,
+    timeline: RunTimeline,
+    /// By row of the encoded items table.
     item_codes: Vec<u32>,
 }
 
 impl History {
-    /// The history of every encoded user of a run.
+    /// The histories of a run, at the rows of the job's users table.
     ///
     /// # Errors
     /// Missing or damaged files.
-    pub fn load(run: &RunDir, encoded: &Encoded) -> Result<Self, PipelineError> {
-        encoded.verify_files()?;
-        let (user_ids, item_ids) = (read_ids(encoded, Side::User)?, read_ids(encoded, Side::Item)?);
-        let interactions = read_events(&run.encoders(), encoded, &user_ids, &item_ids)?;
-        let item_codes = item_codes(&encoded.state, &item_ids)?;
-        let users = crate::rows::id_index::IdIndex::new(user_ids).map_err(|(a, b)| {
-            PipelineError::Data(format!(
-                "encoded users: rows {a} and {b} have one id; run `twotower encode-features --force`"
-            ))
-        })?;
-        Ok(Self { users, interactions, item_codes })
+    pub fn load(stage: &'static str, encoded: &Encoded) -> Result<Self, PipelineError> {
+        let timeline = RunTimeline::open(stage, &encoded.dir)?;
+        let item_codes = item_codes(&encoded.state, &encoded_ids(encoded, Side::Item)?)?;
+        Ok(Self { timeline, item_codes })
     }
 
-    /// Item rows of a user, oldest first; empty for a user without history.
-    fn items(&self, user: Id<'_>) -> &[u32] {
-        match self.users.find(user) {
-            Some(user) => &self.interactions.items[self.interactions.events(user as usize)],
-            None => &[],
+    /// The timeline.
+    pub fn timeline(&self) -> &RunTimeline {
+        &self.timeline
+    }
+
+    /// The same, with another timeline.
+    ///
+    /// # Errors
+    /// Those of `f`.
+    pub fn map(self, f: impl FnOnce(RunTimeline) -> Result<RunTimeline, PipelineError>) -> Result<Self, PipelineError> {
+        Ok(Self { timeline: f(self.timeline)?, ..self })
+    }
+
+    /// Fills the sequence columns of a batch of users, from row `first` of the table on; `found` is memory to use.
+    ///
+    /// # Errors
+    /// A damaged timeline, or one of other users.
+    pub fn fill(
+        &self,
+        schema: &TowerSchema,
+        first: u64,
+        ids: &Ids,
+        codes: &mut CodeBatch,
+        found: &mut Histories,
+    ) -> Result<(), PipelineError> {
+        self.timeline.timeline().read(first..first + ids.len() as u64, Detail::Items, found)?;
+        let users = ids.iter().zip(first..).map(|(id, row)| self.timeline.find(found, row, id));
+        let users = users.collect::<Result<Vec<_>, _>>()?;
+        for (field, column) in schema.fields.iter().zip(&mut codes.columns) {
+            if let (FieldShape::Sequence { max_len, .. }, Column::Ragged(ragged)) = (&field.shape, column) {
+                ragged.clear();
+                for user in &users {
+                    let items = user.map_or(&[][..], |user| &found.items[found.events(user)]);
+                    let last = &items[items.len().saturating_sub(*max_len as usize)..];
+                    ragged.push_row(last.iter().map(|item| self.item_codes[*item as usize]));
+                }
+            }
         }
-    }
-
-    /// Item codes of the user's last `max_len` items, oldest first.
-    pub fn sequence(&self, user: Id<'_>, max_len: usize) -> impl Iterator<Item = u32> + '_ {
-        let items = self.items(user);
-        items[items.len().saturating_sub(max_len)..].iter().map(|i| self.item_codes[*i as usize])
+        Ok(())
     }
 
     /// Bytes held in memory.
     pub fn bytes(&self) -> u64 {
-        let events = 16 * self.interactions.len() + 8 * self.interactions.offsets.len();
-        self.users.bytes() + (events + 4 * self.item_codes.len()) as u64
+        self.timeline.bytes() + 4 * self.item_codes.len() as u64
     }
 }

@@ -1,34 +1,44 @@
 //! What a user must not get: items seen, the catalogue's allow and deny lists, and pairs by table; and how much of
 //! these tables the users and items at hand are in, for ids that match nothing exclude nothing.
 
-use crate::config::{ListTable, RecallSettings, TimeSettings};
+use crate::config::{ListTable, PairTable, RecallSettings};
 use crate::error::PipelineError;
-use crate::rows::bad_rows::{readable_ids, sift};
+use crate::rows::bad_rows::readable_ids;
 use crate::rows::columns::read_batches;
 use crate::rows::id_index::IdIndex;
 use crate::rows::quarantine::INTERACTIONS;
-use crate::rows::times::EventTimes;
 use crate::stages::Context;
+use crate::stages::encoded::Encoded;
+use crate::stages::recall::Users;
 use crate::stream::distinct::{Distinct, pair_hash};
+use crate::timeline::dataset::encoded_ids;
+use crate::timeline::of_run::{self, RunTimeline, TIMELINE};
 use crate::timeline::pair_store::{PairStore, PairStoreBuilder};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
-use twotower_artifacts::{Fingerprint, Id, IdKind, Ids};
+use twotower_artifacts::{Detail, Fingerprint, Histories, Id, IdKind, Ids, Ragged, Side};
 use twotower_index::Eligibility;
-use twotower_tables::{Table, TableBatch, TableSpec, id_column_as};
+use twotower_tables::{Table, TableSpec, id_column_as};
 
 /// Everything that narrows what a user gets, in terms of catalogue rows.
 pub struct Exclusion {
-    /// Items seen, and the pairs of the exclusion table.
-    pairs: Vec<Pairs>,
+    seen: Option<Seen>,
+    /// The pairs of the exclusion table.
+    pairs: Option<Pairs>,
     allow: Option<List>,
     deny: Option<List>,
 }
 
-/// A table of pairs.
+/// Items that users have seen.
+struct Seen {
+    timeline: RunTimeline,
+    /// Catalogue row by row of the encoded items table; none for an item without a vector.
+    rows: Vec<Option<u32>>,
+}
+
+/// The table of pairs.
 struct Pairs {
-    name: &'static str,
     store: PairStore,
     counts: PairCounts,
 }
@@ -115,14 +125,14 @@ pub fn add_matched(sums: &mut Matched, more: &Matched) {
     }
 }
 
-/// The tables of pairs that a job excludes: name, source, columns of user and item, and where times are.
-type PairTable<'a> = (&'static str, &'a TableSpec, &'a String, &'a String, Option<&'a TimeSettings>);
+/// Name of the table of pairs that a job excludes.
+const EXCLUSIONS: &str = "exclusions";
 
-fn pair_tables(config: &RecallSettings) -> Vec<PairTable<'_>> {
-    let RecallSettings { seen, recall, .. } = config;
-    let seen = seen.as_ref().map(|t| (INTERACTIONS, &t.source, &t.user, &t.item, Some(&t.times)));
-    let listed = recall.exclusions.as_ref().map(|t| ("exclusions", &t.source, &t.user, &t.item, None));
-    seen.into_iter().chain(listed).collect()
+/// What one thread looks up exclusions with.
+#[derive(Default)]
+pub struct Lookup {
+    found: Histories,
+    own: Vec<u32>,
 }
 
 impl Exclusion {
@@ -130,20 +140,25 @@ impl Exclusion {
     pub fn sources(config: &RecallSettings) -> impl Iterator<Item = (&'static str, &TableSpec)> {
         let lists = [("allow", &config.recall.allow), ("deny", &config.recall.deny)];
         let lists = lists.into_iter().filter_map(|(name, table)| Some((name, &table.as_ref()?.source)));
-        lists.chain(pair_tables(config).into_iter().map(|(name, source, ..)| (name, source)))
+        lists.chain(config.recall.exclusions.iter().map(|table| (EXCLUSIONS, &table.source)))
     }
 
     /// Fingerprints of all that narrows the results of a job.
     ///
     /// # Errors
-    /// A table that cannot be opened.
+    /// A table that cannot be opened; a run without a timeline.
     pub fn inputs(context: &Context<RecallSettings>) -> Result<Vec<(&'static str, Fingerprint)>, PipelineError> {
         let sources = Self::sources(&context.config);
-        sources.map(|(name, source)| Ok((name, Table::open(name, source)?.fingerprint()))).collect()
+        let mut inputs = sources.map(|(name, source)| Ok((name, Table::open(name, source)?.fingerprint())));
+        let mut inputs = inputs.by_ref().collect::<Result<Vec<_>, PipelineError>>()?;
+        if context.config.recall.exclude_seen {
+            inputs.push((TIMELINE, of_run::manifest("recall", &context.run.encoders())?.fingerprint));
+        }
+        Ok(inputs)
     }
 
-    /// Reads the job's lists and tables against a catalogue. Interactions whose ids make no sense are passed over and
-    /// counted, as `encode-features` does; in the lists and pairs of the job's own they are an error.
+    /// Reads the job's lists and tables against a catalogue; users of the run's timeline, of whom items seen are left
+    /// out, are brought to the rows of `users`.
     ///
     /// # Memory
     /// 20 MiB and a bit an item, whatever the number of pairs; these go to files in `dir` that have no name.
@@ -152,7 +167,7 @@ impl Exclusion {
     /// Any table error; I/O.
     pub fn load(
         context: &Context<RecallSettings>,
-        users: IdKind,
+        users: &Users,
         catalogue: &IdIndex,
         dir: &Path,
     ) -> Result<Self, PipelineError> {
@@ -160,10 +175,10 @@ impl Exclusion {
         let list = |name, table: &Option<ListTable>| -> Result<Option<List>, PipelineError> {
             table.as_ref().map(|table| read_list(context, name, table, catalogue)).transpose()
         };
-        let pairs =
-            pair_tables(&context.config).into_iter().map(|table| read_pairs(context, table, users, catalogue, dir));
-        let pairs = pairs.collect::<Result<_, _>>()?;
-        let exclusion = Self { pairs, allow: list("allow", &recall.allow)?, deny: list("deny", &recall.deny)? };
+        let seen = recall.exclude_seen.then(|| Seen::open(context, users, catalogue, dir)).transpose()?;
+        let pairs = recall.exclusions.as_ref().map(|table| read_pairs(context, table, users.ids(), catalogue, dir));
+        let pairs = pairs.transpose()?;
+        let exclusion = Self { seen, pairs, allow: list("allow", &recall.allow)?, deny: list("deny", &recall.deny)? };
         exclusion.warnings().iter().for_each(|warning| tracing::warn!("recall: {warning}"));
         Ok(exclusion)
     }
@@ -180,15 +195,15 @@ impl Exclusion {
 
     /// What a person should know about the tables.
     pub fn warnings(&self) -> Vec<String> {
-        let pairs = self.pairs.iter().flat_map(|Pairs { name, counts, .. }| {
-            let unreadable = (counts.unreadable > 0)
-                .then(|| format!("{} rows of {name} cannot be used: passed over", counts.unreadable));
+        let pairs = self.counted().flat_map(|(name, counts)| {
             let unknown = (counts.unknown_items > 0).then(|| {
                 format!(
                     "{} of {} rows of {name} are of items that are not in the catalogue",
                     counts.unknown_items, counts.rows
                 )
             });
+            let unreadable = (counts.unreadable > 0)
+                .then(|| format!("{} rows of {name} cannot be used: passed over", counts.unreadable));
             unreadable.into_iter().chain(unknown)
         });
         let lists = [&self.allow, &self.deny].into_iter().flatten().filter(|list| list.counts.unknown > 0);
@@ -198,26 +213,56 @@ impl Exclusion {
         pairs.chain(lists).collect()
     }
 
-    /// Appends the catalogue rows excluded for a user, ascending, and adds to what was matched.
+    /// What the tables of pairs hold, by name.
+    fn counted(&self) -> impl Iterator<Item = (&'static str, &PairCounts)> {
+        let seen = self.seen.iter().map(|seen| (INTERACTIONS, &seen.timeline.details().pairs));
+        seen.chain(self.pairs.iter().map(|pairs| (EXCLUSIONS, &pairs.counts)))
+    }
+
+    /// Appends for each user, who stands at one of the `rows` of the table, which ascend, the catalogue rows excluded for
+    /// him, ascending, and adds to what was matched.
     ///
     /// # Errors
-    /// As [`PairStore::extend`].
-    pub fn extend(&self, user: Id<'_>, rows: &mut Vec<u32>, matched: &mut Matched) -> Result<(), PipelineError> {
-        matched.resize(self.pairs.len(), (0, 0));
-        let first = rows.len();
-        for (Pairs { store, .. }, (pairs, users)) in self.pairs.iter().zip(matched) {
-            let before = rows.len();
-            store.extend(user, rows)?;
-            let found = (rows.len() - before) as u64;
-            *pairs += found;
-            *users += u64::from(found > 0);
-            // Beside those of another table.
-            if found > 0 && before > first {
-                let mut own = rows.split_off(first);
+    /// A timeline that is damaged or of other users; as [`PairStore::extend`].
+    pub fn extend(
+        &self,
+        ids: &Ids,
+        rows: &[u64],
+        excluded: &mut Ragged,
+        matched: &mut Matched,
+        lookup: &mut Lookup,
+    ) -> Result<(), PipelineError> {
+        matched.resize(self.counted().count(), (0, 0));
+        let Lookup { found, own } = lookup;
+        if let (Some(seen), Some(first), Some(last)) = (&self.seen, rows.first(), rows.last()) {
+            seen.timeline.timeline().read(*first..last + 1, Detail::Items, found)?;
+        }
+        for (user, row) in ids.iter().zip(rows) {
+            let mut sums = matched.iter_mut();
+            let mut count = |before: usize, after: usize| {
+                if let (Some((pairs, users)), true) = (sums.next(), after >= before) {
+                    *pairs += (after - before) as u64;
+                    *users += u64::from(after > before);
+                }
+            };
+            own.clear();
+            if let Some(seen) = &self.seen {
+                if let Some(at) = seen.timeline.find(found, *row, user)? {
+                    let items = found.items[found.events(at)].iter();
+                    own.extend(items.filter_map(|item| seen.rows[*item as usize]));
+                    own.sort_unstable();
+                    own.dedup();
+                }
+                count(0, own.len());
+            }
+            if let Some(pairs) = &self.pairs {
+                let before = own.len();
+                pairs.store.extend(user, own)?;
+                count(before, own.len());
                 own.sort_unstable();
                 own.dedup();
-                rows.append(&mut own);
             }
+            excluded.push_row(own.iter().copied());
         }
         Ok(())
     }
@@ -226,7 +271,7 @@ impl Exclusion {
     /// much of each table was matched.
     pub fn counts(&self, matched: &Matched, catalogue: &IdIndex, first_user: Option<Id<'_>>) -> ExclusionCounts {
         let of = |at: usize| matched.get(at).copied().unwrap_or_default();
-        let pairs = self.pairs.iter().enumerate().map(|(at, Pairs { name, counts, .. })| {
+        let pairs = self.counted().enumerate().map(|(at, (name, counts))| {
             let ((matched_pairs, matched_users), counts) = (of(at), counts.clone());
             tracing::info!(
                 "recall: {name}: {matched_pairs} of {} pairs are excluded, for {matched_users} users here of {} in the table ({} rows)",
@@ -248,60 +293,65 @@ impl Exclusion {
     /// Bytes held in memory.
     pub fn bytes(&self) -> u64 {
         let lists = [&self.allow, &self.deny].into_iter().flatten().map(|list| list.listed.len() as u64).sum::<u64>();
-        self.pairs.iter().map(|pairs| pairs.store.bytes()).sum::<u64>() + lists
+        let seen = self.seen.as_ref().map_or(0, |seen| seen.timeline.bytes() + 8 * seen.rows.len() as u64);
+        self.pairs.as_ref().map_or(0, |pairs| pairs.store.bytes()) + seen + lists
+    }
+}
+
+impl Seen {
+    fn open(
+        context: &Context<RecallSettings>,
+        users: &Users,
+        catalogue: &IdIndex,
+        dir: &Path,
+    ) -> Result<Self, PipelineError> {
+        let encoded = Encoded::load("recall", &context.run.encoders())?;
+        let timeline = users.timeline(context, RunTimeline::open("recall", &encoded.dir)?, &encoded, dir)?;
+        let items = encoded_ids(&encoded, Side::Item)?;
+        let rows: Vec<Option<u32>> = items.iter().map(|id| catalogue.find(id)).collect();
+        let known = rows.iter().flatten().count();
+        if known < catalogue.ids().len() && !context.force {
+            return Err(PipelineError::Mismatch(format!(
+                "recall: {} of {} items with vectors are not in the items table that encode-features read, so it is not known who has seen them; run `twotower encode-features` and the stages after it, or `twotower run`",
+                catalogue.ids().len() - known,
+                catalogue.ids().len()
+            )));
+        }
+        Ok(Self { timeline, rows })
     }
 }
 
 fn read_pairs<S>(
     context: &Context<S>,
-    (name, source, user, item, times): PairTable<'_>,
+    spec: &PairTable,
     users_kind: IdKind,
     catalogue: &IdIndex,
     dir: &Path,
 ) -> Result<Pairs, PipelineError> {
-    let lenient = name == INTERACTIONS;
-    let table = Table::open(name, source)?;
-    let table = if lenient { table.leniently() } else { table };
+    let table = Table::open(EXCLUSIONS, &spec.source)?;
     let (mut builder, mut counts) = (PairStoreBuilder::new(dir), PairCounts::default());
-    let ids = |batch: &TableBatch| -> Result<(Ids, Ids), PipelineError> {
-        let users = readable_ids(batch, user, users_kind)?;
-        Ok((users, readable_ids(batch, item, catalogue.ids().kind())?))
-    };
-    let timestamp = times.and_then(|times| times.timestamp.as_ref());
-    let times = times.map(|times| EventTimes::open(&table, times)).transpose()?;
-    let wanted: Vec<String> = [user, item].into_iter().chain(timestamp).cloned().collect();
+    let wanted = [spec.user.clone(), spec.item.clone()];
     for batch in read_batches("recall", &table, &wanted, 0..table.rows()?, &context.cancel)? {
         let batch = batch?;
-        let pairs = if lenient {
-            let (good, bad) = sift(&batch, user, ids)?;
-            counts.unreadable += bad.len() as u64;
-            counts.rows += bad.len() as u64;
-            good.into_iter().map(|(_, pairs)| pairs).collect()
-        } else {
-            vec![ids(&batch)?]
-        };
-        let times = times.as_ref().and_then(|times| times.range(&batch));
-        let widest = |(a, b): (i64, i64), (first, last): (i64, i64)| (a.min(first), b.max(last));
-        counts.times = counts.times.into_iter().chain(times).reduce(widest);
-        for (users, items) in pairs {
-            counts.rows += users.len() as u64;
-            if counts.example.is_none() && !users.is_empty() {
-                counts.example = Some((users.get(0).quoted(), items.get(0).quoted()));
-            }
-            for (user, item) in users.iter().zip(items.iter()) {
-                match catalogue.find(item) {
-                    Some(row) => {
-                        builder.add(user, row)?;
-                        counts.some_pairs.add(pair_hash(user, item));
-                    }
-                    None => counts.unknown_items += 1,
+        let users = readable_ids(&batch, &spec.user, users_kind)?;
+        let items = readable_ids(&batch, &spec.item, catalogue.ids().kind())?;
+        counts.rows += users.len() as u64;
+        if counts.example.is_none() && !users.is_empty() {
+            counts.example = Some((users.get(0).quoted(), items.get(0).quoted()));
+        }
+        for (user, item) in users.iter().zip(items.iter()) {
+            match catalogue.find(item) {
+                Some(row) => {
+                    builder.add(user, row)?;
+                    counts.some_pairs.add(pair_hash(user, item));
                 }
+                None => counts.unknown_items += 1,
             }
         }
     }
     let store = builder.finish()?;
     (counts.pairs, counts.users) = (store.pairs(), store.users());
-    Ok(Pairs { name, store, counts })
+    Ok(Pairs { store, counts })
 }
 
 fn read_list<S>(

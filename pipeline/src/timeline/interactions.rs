@@ -1,163 +1,319 @@
-//! Interactions on their way to training: read into one form, with times that make sense, then joined to encoded users
-//! and items.
+//! The interactions table, read once a night: its usable rows become the events of the timeline.
 
 use crate::config::{EncodeSettings, InteractionTable};
 use crate::error::PipelineError;
-use crate::rows::bad_rows::{readable_ids, sift};
-use crate::rows::columns::{StagedTable, read_batches, weight_column};
+use crate::rows::bad_rows::{BadRow, readable_ids, sift};
+use crate::rows::columns::{BATCH_BYTES, read_batches, weight_column};
+use crate::rows::id_filter::IdFilter;
+use crate::rows::id_index::IdIndex;
+use crate::rows::partitions::BUFFERED;
 use crate::rows::quarantine::{INTERACTIONS, QuarantineWriter};
 use crate::rows::times::{EventTimes, TimeSpan};
 use crate::stages::Context;
-use crate::watch::limits::check_query_room;
-use arrow_array::{ArrayRef, Float32Array, Int64Array, RecordBatch};
+use crate::stream::distinct::{Distinct, pair_hash};
+use crate::stream::{Width, ordered};
+use crate::timeline::builder::{Built, BuiltCounts, EventRow, TimelineBuilder};
+use crate::timeline::exclusions::PairCounts;
+use arrow_array::{Float32Array, Int64Array};
 use std::path::Path;
-use std::sync::Arc;
-use twotower_artifacts::{IdKind, Ids, Interactions};
-use twotower_queries::{EventCounts, Identity, STAGED, Strangers, distinct_users, join_events};
+use twotower_artifacts::keyed::{Identity, IdentityKey, hash_id};
+use twotower_artifacts::{Clock, Id, IdKind, Ids, TimelineInfo};
 use twotower_tables::{Table, TableBatch};
 
-/// The usable rows of the interactions table, in the one form that the queries read.
-pub struct StagedInteractions {
-    staged: StagedTable,
-    identity: Identity,
-    times: Option<TimeSpan>,
+/// Bytes held while the interactions are read and sorted, at the most: records that wait to be written, the filter of
+/// users, and batches.
+pub(crate) const BYTES: u64 = 2 * BUFFERED as u64 + IdFilter::MOST_BYTES + 4 * BATCH_BYTES as u64;
+
+/// Rows with an id that the other table does not have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Strangers {
+    /// How many.
+    pub rows: u64,
+    /// The id of the first of them, as text.
+    pub example: Option<String>,
 }
 
-impl StagedInteractions {
-    /// Reads the table, for users and items with ids of these kinds; rows that cannot be used are set `aside`.
+/// How many interactions became events and why the others did not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EventCounts {
+    /// Rows that can be used.
+    pub rows: u64,
+    /// Events of known users and items, each once.
+    pub kept: u64,
+    /// Further rows of an event that is kept.
+    pub repeated: u64,
+    /// Rows whose item is not in the items table.
+    pub unknown_items: Strangers,
+    /// Rows whose user is not in the users table; their item may be unknown as well.
+    pub unknown_users: Strangers,
+}
+
+/// The usable rows of the interactions table, on their way into a timeline.
+pub struct Interactions<'a> {
+    table: &'a Table,
+    spec: &'a InteractionTable,
+    /// Kind of the users' ids.
+    kind: IdKind,
+    key: IdentityKey,
+    clock: Clock,
+    span: Option<TimeSpan>,
+    builder: TimelineBuilder,
+    /// The users that the table names, and some others.
+    users: IdFilter,
+    counts: PairCounts,
+    unknown_item: Option<String>,
+}
+
+/// The events of a night.
+pub struct Events {
+    /// What was built.
+    pub built: Built,
+    /// What became of the rows.
+    pub counts: EventCounts,
+    /// Pairs of users and items, for those who exclude what was seen.
+    pub pairs: PairCounts,
+    /// What times count.
+    pub clock: Clock,
+    /// The first and the last time; none where the table has no times.
+    pub span: Option<TimeSpan>,
+}
+
+/// What a worker makes of a batch.
+struct ReadRows {
+    rows: usize,
+    /// First row and times of each stretch of rows that can be used.
+    times: Vec<(u64, Int64Array)>,
+    events: Vec<EventRow>,
+    /// Hashes of the users' ids.
+    users: Vec<u64>,
+    /// Hashes of pairs with a known item.
+    pairs: Distinct,
+    unknown_items: u64,
+    unknown_item: Option<String>,
+    example: Option<(String, String)>,
+    bad: Vec<BadRow>,
+}
+
+impl<'a> Interactions<'a> {
+    /// Reads the table; rows that cannot be used are set `aside`. Temporary files go to `dir`.
+    ///
+    /// # Memory
+    /// [`BYTES`], whatever the number of rows.
     ///
     /// # Errors
-    /// Any table error; more bad rows than may be, or nothing else; times that count in unlike units.
+    /// Any table error; more bad rows than may be, or nothing else; times that count in unlike units; I/O.
     pub fn read(
-        context: &Context<EncodeSettings>,
+        context: &'a Context<EncodeSettings>,
         dir: &Path,
-        table: &Table,
-        (users, items): (IdKind, IdKind),
+        table: &'a Table,
+        (kind, items): (IdKind, &IdIndex),
+        key: IdentityKey,
         aside: &mut QuarantineWriter<'_>,
     ) -> Result<Self, PipelineError> {
         let total = table.require_rows()?;
         let spec = &context.config.tables.interactions;
-        let wanted: Vec<String> =
-            [Some(&spec.user), Some(&spec.item), spec.times.timestamp.as_ref(), spec.weight.as_ref()]
-                .into_iter()
-                .flatten()
-                .cloned()
-                .collect();
-        let mut bar = context.progress.bar("read positives", total, "rows");
-        let mut staged = StagedTable::beside(&dir.join("interactions"))?;
-        let mut times = EventTimes::open(table, &spec.times)?;
-        for batch in read_batches("encode-features", table, &wanted, 0..total, &context.cancel)? {
-            let batch = batch?;
-            bar.advance(batch.batch.num_rows() as u64);
-            let (good, bad) = sift(&batch, &spec.user, |rows| Rows::of(spec, &times, rows, users, items))?;
-            for (batch, rows) in good {
-                times.add(batch.first_row, rows.times.values());
-                staged.write(&rows.into_batch()?)?;
-            }
-            aside.add(total, bad)?;
-        }
+        let columns = [Some(&spec.user), Some(&spec.item), spec.times.timestamp.as_ref(), spec.weight.as_ref()];
+        let columns: Vec<String> = columns.into_iter().flatten().cloned().collect();
+        let mut bar = context.progress.bar("read interactions", total, "rows");
+        let (times, mut seen_times) = (EventTimes::open(table, &spec.times)?, EventTimes::open(table, &spec.times)?);
+        let mut builder = TimelineBuilder::new(dir, total);
+        let (mut users, mut counts, mut unknown_item) = (IdFilter::new(total), PairCounts::default(), None);
+        let workers = context.execution.workers;
+        ordered(
+            "encode-features",
+            Width { workers, in_flight: workers + 1 },
+            &context.cancel,
+            read_batches("encode-features", table, &columns, 0..total, &context.cancel)?,
+            || Ok(|batch: TableBatch| ReadRows::of(&batch, spec, &times, (kind, items), key)),
+            |read: ReadRows| {
+                bar.advance(read.rows as u64);
+                read.times.iter().for_each(|(first, times)| seen_times.add(*first, times.values()));
+                read.events.iter().try_for_each(|event| builder.add_event(event))?;
+                read.users.iter().for_each(|hash| users.add(*hash));
+                counts.rows += read.rows as u64;
+                counts.unreadable += read.bad.len() as u64;
+                counts.unknown_items += read.unknown_items;
+                counts.some_pairs.merge(&read.pairs);
+                counts.example = counts.example.take().or(read.example);
+                unknown_item = unknown_item.take().or(read.unknown_item);
+                aside.add(total, read.bad)
+            },
+        )?;
         aside.end(INTERACTIONS, total)?;
         if aside.count(INTERACTIONS) == total {
             return Err(PipelineError::Data(format!(
                 "{INTERACTIONS}: none of {total} rows can be used; set `encode.max_bad_rows` below 1 to see why the first cannot"
             )));
         }
-        let (_, times) = times.finish()?;
-        staged.finish()?;
-        let identity = if spec.times.timestamp.is_some() { Identity::SameTime } else { Identity::SamePair };
-        Ok(Self { staged, identity, times })
+        let (clock, span) = seen_times.finish()?;
+        counts.times = span.as_ref().map(|span| (span.first, span.last));
+        Ok(Self { table, spec, kind, key, clock, span, builder, users, counts, unknown_item })
     }
 
-    /// The distinct users, of ids of this kind, in no particular order.
+    /// The key of the users' identities.
+    pub fn key(&self) -> IdentityKey {
+        self.key
+    }
+
+    /// The users that may have events, by the hash of their id; handed out once.
+    pub fn take_users(&mut self) -> IdFilter {
+        std::mem::replace(&mut self.users, IdFilter::new(0))
+    }
+
+    /// Adds rows of the users table, those of users who may have events.
     ///
     /// # Errors
-    /// Those of the query.
-    pub fn users(&self, context: &Context<EncodeSettings>, kind: IdKind) -> Result<Ids, PipelineError> {
-        check_query_room()?;
-        context.during("a query of the interactions", || distinct_users(self.staged.path(), kind)).map_err(Into::into)
+    /// [`PipelineError::Io`] when a temporary file cannot be written.
+    pub fn add_users(&mut self, users: &[(Identity, u64)]) -> Result<(), PipelineError> {
+        users.iter().try_for_each(|(identity, row)| self.builder.add_user(*identity, *row))
     }
 
-    /// The first and the last time, and their unit; none where the table has no times.
-    pub fn times(&self) -> Option<TimeSpan> {
-        self.times.clone()
-    }
-
-    /// The events of known users and items, by user and in time order; removes what was staged. Where there are none,
-    /// the message shows an id that the interactions name beside one of the table's, `first_user` of the users'.
+    /// Writes the timeline of a users table of `rows` rows, under `path`. For a run that trains, the rows of the users
+    /// that have events are kept.
     ///
     /// # Errors
-    /// Those of the query; [`PipelineError::Data`] when no row names both a user and an item that are known.
-    pub fn join(
+    /// I/O; a signal.
+    pub fn finish(
         self,
         context: &Context<EncodeSettings>,
-        users: &Ids,
+        path: &Path,
+        rows: u64,
         items: &Ids,
-        first_user: impl FnOnce() -> Option<String>,
-    ) -> Result<(Interactions, EventCounts), PipelineError> {
-        let join = || join_events(self.staged.path(), users, items, self.identity);
-        let (events, counts) = context.during("a join of the interactions", join)?;
-        // Before the manifest: beside an output that is complete, nobody looks for leftovers.
-        self.staged.remove()?;
-        if events.is_empty() {
-            let example = |table: &str, found: &Strangers, known: Option<String>| {
-                let known = known.map_or(String::new(), |id| format!(", which has {id}"));
-                found.example.as_ref().map(|id| format!("{id} is not in `{table}`{known}"))
-            };
-            let examples = [
-                example("users", &counts.unknown_users, first_user()),
-                example("items", &counts.unknown_items, items.iter().next().map(|id| id.quoted())),
-            ];
-            let examples: Vec<String> = examples.into_iter().flatten().collect();
-            return Err(PipelineError::Data(format!(
-                "{INTERACTIONS}: none of {} rows names both a user of `users` and an item of `items` ({}; ids are compared byte by byte); check `tables.interactions.user` and `.item`",
-                counts.rows,
-                examples.join("; ")
-            )));
-        }
-        Ok((events, counts))
+        trains: bool,
+    ) -> Result<Events, PipelineError> {
+        let Self { table, spec, kind, key, clock, span, builder, mut counts, unknown_item, .. } = self;
+        let info = TimelineInfo { table_rows: rows, items: items.len() as u64, clock, key };
+        let stop = || context.cancel.check("encode-features");
+        let built = context.during("writing the timeline", || builder.finish(path, info, trains, stop))?;
+        let BuiltCounts { events, repeated, pairs, users, stranger_rows, first_stranger } = built.counts;
+        (counts.pairs, counts.users) = (pairs, users);
+        let stranger = first_stranger.and_then(|row| id_at(context, table, &spec.user, kind, row));
+        let counted = EventCounts {
+            rows: counts.rows - counts.unreadable,
+            kept: events,
+            repeated,
+            unknown_items: Strangers { rows: counts.unknown_items, example: unknown_item },
+            unknown_users: Strangers { rows: stranger_rows, example: stranger },
+        };
+        Ok(Events { built, counts: counted, pairs: counts, clock, span })
     }
 }
 
-/// Columns of rows of the interactions table.
-struct Rows {
-    users: ArrayRef,
-    items: ArrayRef,
-    times: Int64Array,
-    weights: Float32Array,
-    positions: Int64Array,
+impl Events {
+    /// Refuses interactions of which none names both a user and an item that are known. The message shows an id that
+    /// they name beside one of the tables', `first_user` of the users'.
+    ///
+    /// # Errors
+    /// [`PipelineError::Data`].
+    pub fn require_some(
+        &self,
+        items: &Ids,
+        first_user: impl FnOnce() -> Option<String>,
+    ) -> Result<(), PipelineError> {
+        if self.counts.kept > 0 {
+            return Ok(());
+        }
+        let example = |table: &str, found: &Strangers, known: Option<String>| {
+            let known = known.map_or(String::new(), |id| format!(", which has {id}"));
+            found.example.as_ref().map(|id| format!("{id} is not in `{table}`{known}"))
+        };
+        let examples = [
+            example("users", &self.counts.unknown_users, first_user()),
+            example("items", &self.counts.unknown_items, items.iter().next().map(|id| id.quoted())),
+        ];
+        let examples: Vec<String> = examples.into_iter().flatten().collect();
+        Err(PipelineError::Data(format!(
+            "{INTERACTIONS}: none of {} rows names both a user of `users` and an item of `items` ({}; ids are compared byte by byte); check `tables.interactions.user` and `.item`",
+            self.counts.rows,
+            examples.join("; ")
+        )))
+    }
 }
 
-impl Rows {
+/// The id at a row of a table, as a message shows it, if it can be read.
+fn id_at<S>(context: &Context<S>, table: &Table, column: &str, kind: IdKind, row: u64) -> Option<String> {
+    let wanted = [column.to_string()];
+    let mut batches = read_batches("encode-features", table, &wanted, row..row + 1, &context.cancel).ok()?;
+    let batch = batches.next()?.ok()?;
+    readable_ids(&batch, column, kind).ok()?.iter().next().map(|id| id.quoted())
+}
+
+/// Columns of rows that can be used.
+struct Columns {
+    users: Ids,
+    items: Ids,
+    times: Int64Array,
+    weights: Float32Array,
+}
+
+impl Columns {
     fn of(
+        batch: &TableBatch,
         spec: &InteractionTable,
         times: &EventTimes,
-        batch: &TableBatch,
         users: IdKind,
         items: IdKind,
     ) -> Result<Self, PipelineError> {
-        let id = |column: &str, kind: IdKind| -> Result<ArrayRef, PipelineError> {
-            let ids = readable_ids(batch, column, kind)?;
-            Ok(ids.to_array(0..ids.len()))
-        };
-        let n = batch.batch.num_rows();
-        let positions = Int64Array::from_iter_values((0..n as i64).map(|r| batch.first_row as i64 + r));
         Ok(Self {
-            users: id(&spec.user, users)?,
-            items: id(&spec.item, items)?,
+            users: readable_ids(batch, &spec.user, users)?,
+            items: readable_ids(batch, &spec.item, items)?,
             times: times.read(batch)?,
             weights: match &spec.weight {
                 Some(column) => weight_column(batch, column)?,
-                None => Float32Array::from(vec![1.0; n]),
+                None => Float32Array::from(vec![1.0; batch.batch.num_rows()]),
             },
-            positions,
         })
     }
+}
 
-    /// The staged form.
-    fn into_batch(self) -> Result<RecordBatch, PipelineError> {
-        let arrays: [ArrayRef; 5] =
-            [self.users, self.items, Arc::new(self.times), Arc::new(self.weights), Arc::new(self.positions)];
-        RecordBatch::try_from_iter(STAGED.into_iter().zip(arrays))
-            .map_err(|e| PipelineError::Data(format!("stage interactions: {e}")))
+impl ReadRows {
+    fn of(
+        batch: &TableBatch,
+        spec: &InteractionTable,
+        times: &EventTimes,
+        (kind, items): (IdKind, &IdIndex),
+        key: IdentityKey,
+    ) -> Result<Self, PipelineError> {
+        let rows = batch.batch.num_rows();
+        let (good, bad) = sift(batch, &spec.user, |rows| Columns::of(rows, spec, times, kind, items.ids().kind()))?;
+        let mut read = Self {
+            rows,
+            times: Vec::new(),
+            events: Vec::with_capacity(rows),
+            users: Vec::with_capacity(rows),
+            pairs: Distinct::default(),
+            unknown_items: 0,
+            unknown_item: None,
+            example: None,
+            bad,
+        };
+        let timed = spec.times.timestamp.is_some();
+        for (stretch, columns) in good {
+            for (row, (user, item)) in columns.users.iter().zip(columns.items.iter()).enumerate() {
+                let at = items.find(item);
+                read.events.push(EventRow {
+                    user: key.identity(user),
+                    item: at,
+                    time: if timed { columns.times.value(row) } else { 0 },
+                    position: stretch.first_row + row as u64,
+                    weight: columns.weights.value(row),
+                });
+                read.users.push(hash_id(user));
+                match at {
+                    Some(_) => read.pairs.add(pair_hash(user, item)),
+                    None => {
+                        read.unknown_items += 1;
+                        read.unknown_item.get_or_insert_with(|| item.quoted());
+                    }
+                }
+            }
+            if read.example.is_none() && !columns.users.is_empty() {
+                let quoted = |ids: &Ids| -> String { Id::quoted(&ids.get(0)) };
+                read.example = Some((quoted(&columns.users), quoted(&columns.items)));
+            }
+            read.times.push((stretch.first_row, columns.times));
+        }
+        Ok(read)
     }
 }
+

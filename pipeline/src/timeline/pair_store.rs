@@ -1,6 +1,7 @@
 //! Pairs of user and item row, looked up by user in bounded memory, however many there are.
 
 use crate::error::PipelineError;
+use crate::rows::id_filter::IdFilter;
 use crate::rows::partitions::{Partitions, Record};
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -11,15 +12,11 @@ use twotower_artifacts::keyed::Identity;
 
 /// Pairs read from disk at a time.
 const BLOCK: usize = 340;
-const PAIR: usize = <(Identity, u32)>::BYTES;
-/// Bits of the filter per pair; its size is a power of two up to [`MAX_FILTER_BITS`].
-const FILTER_BITS: u64 = 8;
-/// 4 MiB: where there are more pairs, more users are looked up on disk in vain.
-const MAX_FILTER_BITS: u64 = 1 << 25;
+const PAIR: usize = <(Identity, u64)>::BYTES;
 
 /// Collects pairs of a [`PairStore`].
 pub struct PairStoreBuilder {
-    pairs: Partitions<(Identity, u32)>,
+    pairs: Partitions<(Identity, u64)>,
     count: u64,
     dir: PathBuf,
 }
@@ -37,7 +34,7 @@ impl PairStoreBuilder {
     /// [`PipelineError::Io`] when a temporary file cannot be written.
     pub fn add(&mut self, user: Id<'_>, item: u32) -> Result<(), PipelineError> {
         self.count += 1;
-        self.pairs.add((Identity::of(user), item))
+        self.pairs.add((Identity::of(user), u64::from(item)))
     }
 
     /// Sorts the pairs into one file without a name.
@@ -47,14 +44,12 @@ impl PairStoreBuilder {
     pub fn finish(self) -> Result<PairStore, PipelineError> {
         let Self { pairs, count, dir } = self;
         let failed = || PipelineError::io("write a temporary file in", &dir);
-        let bits = (count * FILTER_BITS).next_power_of_two().clamp(64, MAX_FILTER_BITS);
         let mut store = PairStore {
             file: tempfile::tempfile_in(&dir).map_err(failed())?,
             firsts: Vec::new(),
             count: 0,
             users: 0,
-            filter: vec![0; (bits / 64) as usize],
-            shift: 64 - bits.trailing_zeros(),
+            filter: IdFilter::new(count),
             dir: dir.clone(),
         };
         let mut writer = BufWriter::with_capacity(1 << 18, &store.file);
@@ -70,8 +65,7 @@ impl PairStoreBuilder {
                     store.firsts.push(pair.0.upper);
                 }
                 store.count += 1;
-                let bit = pair.0.upper >> store.shift;
-                store.filter[(bit / 64) as usize] |= 1 << (bit % 64);
+                store.filter.add(pair.0.upper);
                 pair.write(&mut bytes);
             }
             writer.write_all(&bytes).map_err(failed())?;
@@ -90,9 +84,8 @@ pub struct PairStore {
     firsts: Vec<u64>,
     count: usize,
     users: usize,
-    /// A bit per range of upper halves, set where a pair lies: most users without pairs end here.
-    filter: Vec<u64>,
-    shift: u32,
+    /// Most users without pairs end here.
+    filter: IdFilter,
     dir: PathBuf,
 }
 
@@ -103,8 +96,7 @@ impl PairStore {
     /// [`PipelineError::Io`] when the file cannot be read.
     pub fn extend(&self, user: Id<'_>, rows: &mut Vec<u32>) -> Result<(), PipelineError> {
         let user = Identity::of(user);
-        let bit = user.upper >> self.shift;
-        if self.filter[(bit / 64) as usize] >> (bit % 64) & 1 == 0 {
+        if !self.filter.may_hold(user.upper) {
             return Ok(());
         }
         let mut bytes = [0; BLOCK * PAIR];
@@ -116,8 +108,8 @@ impl PairStore {
             self.file
                 .read_exact_at(bytes, (block * BLOCK * PAIR) as u64)
                 .map_err(PipelineError::io("read a temporary file in", &self.dir))?;
-            let pairs = bytes.chunks_exact(PAIR).map(<(Identity, u32)>::read);
-            rows.extend(pairs.skip_while(|p| p.0 < user).take_while(|p| p.0 == user).map(|p| p.1));
+            let pairs = bytes.chunks_exact(PAIR).map(<(Identity, u64)>::read);
+            rows.extend(pairs.skip_while(|p| p.0 < user).take_while(|p| p.0 == user).map(|p| p.1 as u32));
             block += 1;
         }
         Ok(())
@@ -135,7 +127,7 @@ impl PairStore {
 
     /// Bytes held in memory.
     pub fn bytes(&self) -> u64 {
-        (self.firsts.len() * 8 + self.filter.len() * 8) as u64
+        self.firsts.len() as u64 * 8 + self.filter.bytes()
     }
 }
 

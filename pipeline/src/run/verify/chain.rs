@@ -14,7 +14,8 @@ use crate::stages::train::checkpoint_entry;
 use crate::stages::{as_written, content_fingerprint};
 use crate::stream::parts::{Part, VectorParts, file_name, list_parts};
 use std::path::{Path, PathBuf};
-use twotower_artifacts::{Fingerprint, Manifest, Side, inspect_interactions};
+use crate::timeline::of_run::{RunTimeline, TIMELINE};
+use twotower_artifacts::{Fingerprint, Manifest, Side};
 use twotower_encoders::store;
 use twotower_index::store::MANIFEST_NAME;
 use twotower_models::onnx;
@@ -24,8 +25,9 @@ use twotower_models::onnx;
 struct Links {
     /// The encoder state.
     state: Option<Fingerprint>,
-    /// All files of the encoder folder.
+    /// State and encoded tables.
     encoded: Option<Fingerprint>,
+    timeline: Option<Fingerprint>,
     towers: Option<Fingerprint>,
     items: Option<VectorParts>,
     /// The index as its manifest describes it.
@@ -82,6 +84,7 @@ impl Check<'_> {
         let run = self.run;
         let read = |path: &Path| Manifest::read(path).ok();
         let encoded = read(&run.encoders().join(encode::files::MANIFEST));
+        let timeline = read(&run.encoders().join(encode::files::TIMELINE_MANIFEST));
         let trained = read(&run.towers().join(towers::files::MANIFEST));
         let quarantine = encoded.as_ref().and_then(|encoded| Quarantine::load(&run.encoders(), encoded).ok());
         let parts = |dir: PathBuf| -> Vec<(String, Manifest)> {
@@ -97,6 +100,7 @@ impl Check<'_> {
         self.fused = recalled.iter().any(|(_, part)| is_fused(part));
         self.contradictions = contradictions(&Made {
             encoded: encoded.as_ref(),
+            timeline: timeline.map(|manifest| manifest.fingerprint),
             trained: trained.as_ref(),
             items: named(&items),
             users: if self.fused { Vec::new() } else { named(&users) },
@@ -135,7 +139,7 @@ impl Check<'_> {
             let mut expected: Vec<String> =
                 encoded.state.vocabularies().map(|(t, _)| store::vocabulary_file(t)).collect();
             expected
-                .extend([encode::files::USERS, encode::files::ITEMS, encode::files::INTERACTIONS].map(String::from));
+                .extend([encode::files::USERS, encode::files::ITEMS, encode::files::TIMELINE].map(String::from));
             expected.push(store::MANIFEST.to_string());
             for file in expected.iter().filter(|f| manifest.files.iter().all(|entry| entry.path != **f)) {
                 self.mismatch(&path, format!("does not list `{file}`"));
@@ -148,13 +152,7 @@ impl Check<'_> {
                     self.equal(&dir.join(name), "rows by its footer", &rows(what), &table.rows());
                 }
             }
-            let events = dir.join(encode::files::INTERACTIONS);
-            if let Some((info, count)) = self.take(inspect_interactions(&events)) {
-                self.take(encoded.check(&events, &info.encoder));
-                self.equal(&events, "events by its footer", &rows("interactions kept"), &count);
-                let sizes = (rows("users with positives"), rows("items"));
-                self.equal(&events, "users and items", &sizes, &(info.users, info.items));
-            }
+            self.timeline(&dir, &manifest, links);
             self.take(Quarantine::load(&dir, &manifest));
             let aside: u64 = quarantine::TABLES.iter().map(|table| rows(&quarantine::counter(table))).sum();
             let listed = manifest.files.iter().find(|f| f.path == encode::files::QUARANTINE).map_or(0, |f| f.rows);
@@ -164,6 +162,22 @@ impl Check<'_> {
         }
         self.report("encoders", rows("users with positives") + rows("items"), &[&manifest], before);
         true
+    }
+
+    /// The timeline in the encoder folder, whose manifest is this.
+    fn timeline(&mut self, dir: &Path, encoded: &Manifest, links: &mut Links) {
+        let path = dir.join(encode::files::TIMELINE_MANIFEST);
+        let Some(manifest) = self.manifest(&path, TIMELINE) else {
+            return self.mismatch(dir, format!("no `{}`", encode::files::TIMELINE_MANIFEST));
+        };
+        self.equal(&path, "made from tables", &encoded.inputs, &manifest.inputs);
+        let rows = |name: &str| encoded.rows.get(name).copied().unwrap_or_default();
+        if let Some(run) = self.take(RunTimeline::open("verify", dir)) {
+            let (timeline, path) = (run.timeline(), dir.join(encode::files::TIMELINE));
+            let sizes = (timeline.info().table_rows, timeline.info().items);
+            self.equal(&path, "users and items by its index", &(rows("users"), rows("items")), &sizes);
+            links.timeline = Some(run.fingerprint().clone());
+        }
     }
 
     fn towers(&mut self, links: &mut Links) -> bool {
@@ -226,7 +240,7 @@ impl Check<'_> {
         if let Some(catalogue) = links.items.as_ref().and_then(|items| self.take(Catalogue::load(items))) {
             self.input(&path, &manifest, "item vectors", Some(catalogue.fingerprint()));
             // A graph was measured on users, whom these embedded.
-            for (name, there) in [("encoders", &links.state), ("towers", &links.towers), ("history", &links.encoded)] {
+            for (name, there) in [("encoders", &links.state), ("towers", &links.towers), (TIMELINE, &links.timeline)] {
                 if manifest.inputs.contains_key(name) {
                     self.input(&path, &manifest, name, there.as_ref());
                 }

@@ -69,7 +69,7 @@ impl Facts {
     /// # Errors
     /// A stage or a shard that has no output; damaged manifests; [`PipelineError::Mismatch`] for a key that lacks.
     pub fn read(run: &RunDir) -> Result<Self, PipelineError> {
-        let Outputs { encoded, trained, items, users, recalled, fused } = Outputs::read(run)?;
+        let Outputs { encoded, timeline: _, trained, items, users, recalled, fused } = Outputs::read(run)?;
         let metrics = metrics_of(run, &trained)?;
         let parts = [&encoded, &trained].into_iter().chain(&items).chain(&users).chain(&recalled);
         let mut names: Vec<String> = parts.map(|manifest| manifest.fingerprint.to_string()).collect();

@@ -9,6 +9,7 @@ use crate::stages::require;
 use crate::stages::towers;
 use crate::stream::parts::{complete_set, manifest_name};
 use crate::stream::shard::Shard;
+use crate::timeline::of_run;
 use twotower_artifacts::json::read_json;
 use twotower_artifacts::{Manifest, Side};
 use twotower_index::store::MANIFEST_NAME;
@@ -17,6 +18,8 @@ use twotower_index::store::MANIFEST_NAME;
 pub struct Outputs {
     /// Of `encode-features`.
     pub encoded: Manifest,
+    /// Of the timeline.
+    pub timeline: Manifest,
     /// Of `train`.
     pub trained: Manifest,
     /// Of the item vectors, by shard.
@@ -36,6 +39,7 @@ impl Outputs {
     /// A stage or a shard that has no output; damaged manifests.
     pub fn read(run: &RunDir) -> Result<Self, PipelineError> {
         let encoded = require("check", &run.encoders().join(encode::files::MANIFEST), "twotower encode-features")?;
+        let timeline = of_run::manifest("check", &run.encoders())?;
         let trained = require("check", &run.towers().join(towers::files::MANIFEST), "twotower train")?;
         let items = complete_set("check", &run.vectors(Side::Item), "twotower infer --side item")?;
         let recalled = complete_set("check", &run.recall(), "twotower recall")?;
@@ -44,7 +48,7 @@ impl Outputs {
             true => recalled.clone(),
             false => complete_set("check", &run.vectors(Side::User), "twotower infer --side user")?,
         };
-        Ok(Self { encoded, trained, items, users, recalled, fused })
+        Ok(Self { encoded, timeline, trained, items, users, recalled, fused })
     }
 
     /// Refuses a run in which a stage was done anew and not those after it, or not for all shards, or from other
@@ -60,6 +64,7 @@ impl Outputs {
         }
         let made = Made {
             encoded: Some(&self.encoded),
+            timeline: Some(self.timeline.fingerprint.clone()),
             trained: Some(&self.trained),
             items: named(&self.items),
             users: if self.fused { Vec::new() } else { named(&self.users) },

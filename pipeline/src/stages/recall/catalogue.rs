@@ -81,7 +81,7 @@ impl Catalogue {
         };
         let mut inputs = vec![("item vectors", self.vectors.fingerprint().clone())];
         if let Some(users) = users {
-            inputs.extend(users.inputs(recall)?);
+            inputs.extend(users.inputs());
             inputs.extend(Exclusion::inputs(recall)?);
         }
         let context = &recall.with(recall.config.index(users.map(|users| users.embedding.engine())));

@@ -22,7 +22,8 @@ use std::time::Instant;
 use twotower_artifacts::{Id, IdKind, NeighbourFormat, Side};
 use twotower_index::{Eligibility, ItemIndex, Neighbours};
 pub(crate) use users::search_needs;
-use users::{RawUsers, Users};
+use users::RawUsers;
+pub(crate) use users::Users;
 use writer::{ShardWriter, Written};
 
 /// The stage, ready for its shards.
@@ -42,7 +43,7 @@ fn shard_key(
     users: &Users,
     shard: Shard,
 ) -> Result<StageKey, PipelineError> {
-    let mut inputs = users.inputs(context)?;
+    let mut inputs = users.inputs();
     inputs.push(("item vectors", items.fingerprint.clone()));
     inputs.extend(Exclusion::inputs(context)?);
     let engine = ("engine", items.engine.as_str().into());
@@ -100,7 +101,7 @@ impl Searched {
     fn load(context: &Context<RecallSettings>, items: &VectorParts, users: &Users) -> Result<Self, PipelineError> {
         items.verify("recall", &context.cancel)?;
         let catalogue = Catalogue::load(items)?;
-        let exclude = || Exclusion::load(context, users.ids(), &catalogue.ids, &context.run.recall());
+        let exclude = || Exclusion::load(context, users, &catalogue.ids, &context.run.recall());
         let exclusion = context.during("reading exclusions", exclude)?;
         let eligible = exclusion.eligible(&catalogue.ids);
         let audience = Audience { users, exclusion: &exclusion, eligible: &eligible };

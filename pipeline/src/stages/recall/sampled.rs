@@ -8,7 +8,7 @@ use super::users::RawUsers;
 use crate::config::RecallSettings;
 use crate::error::PipelineError;
 use crate::stages::Context;
-use crate::timeline::exclusions::{Exclusion, Matched};
+use crate::timeline::exclusions::{Exclusion, Lookup, Matched};
 use std::ops::Range;
 use twotower_artifacts::Ragged;
 use twotower_index::{Eligibility, Exclusions, Request};
@@ -43,7 +43,7 @@ impl SampledUsers {
         let chosen = chosen_rows(source.rows(), config.sample_queries as u64, config.seed);
         let plan = context.plan(&embedding.needs("recall"))?;
         let mut sampled = Self { vectors: Vec::new(), excluded: Ragged { offsets: vec![0], codes: Vec::new() } };
-        let mut worker = embedding.worker(1)?;
+        let (mut worker, mut lookup) = (embedding.worker(1)?, Lookup::default());
         for blocks in chosen.chunk_by(|a, b| b.start - a.end < GAP) {
             let rows = blocks[0].start..blocks[blocks.len() - 1].end;
             for batch in embedding.read(source, rows, &plan)? {
@@ -57,10 +57,8 @@ impl SampledUsers {
                         continue;
                     }
                     let embedded = worker.embed(&batch.slice(rows))?;
-                    for user in embedded.ids.iter() {
-                        exclusion.extend(user, &mut sampled.excluded.codes, &mut Matched::default())?;
-                        sampled.excluded.offsets.push(sampled.excluded.codes.len() as u32);
-                    }
+                    let excluded = &mut sampled.excluded;
+                    exclusion.extend(&embedded.ids, &embedded.rows, excluded, &mut Matched::default(), &mut lookup)?;
                     sampled.vectors.extend_from_slice(&embedded.vectors);
                 }
             }

@@ -8,7 +8,7 @@ use crate::stream::distinct::{Distinct, VectorHash};
 use crate::stream::memory::Plan;
 use crate::stream::ordered;
 use crate::stream::spare::Spare;
-use crate::timeline::exclusions::{Exclusion, Matched, add_matched};
+use crate::timeline::exclusions::{Exclusion, Lookup, Matched, add_matched};
 use twotower_artifacts::{Ids, Ragged};
 use twotower_encoders::EncodeCounts;
 use twotower_index::{Eligibility, Exclusions, ItemIndex, Neighbours, Request};
@@ -60,20 +60,17 @@ impl Search<'_> {
         let (k, rows) = (self.context.config.recall.topk, self.plan.batch_rows);
         self.spare.reserve(self.plan.width.in_flight, || Neighbours::with_capacity(rows, self.index.count().min(k)));
         let worker = || {
-            let mut vectors = vectors()?;
-            Ok(move |batch| self.neighbours(vectors(batch)?))
+            let (mut vectors, mut lookup) = (vectors()?, Lookup::default());
+            Ok(move |batch| self.neighbours(vectors(batch)?, &mut lookup))
         };
         ordered("recall", self.plan.width, &self.context.cancel, source, worker, sink)
     }
 
     /// Searches one batch of users on the calling thread.
-    fn neighbours(&self, users: Embedded) -> Result<Found, PipelineError> {
+    fn neighbours(&self, users: Embedded, lookup: &mut Lookup) -> Result<Found, PipelineError> {
         let mut excluded = Ragged { offsets: vec![0], codes: Vec::new() };
         let mut matched = Matched::default();
-        for user in users.ids.iter() {
-            self.exclusion.extend(user, &mut excluded.codes, &mut matched)?;
-            excluded.offsets.push(excluded.codes.len() as u32);
-        }
+        self.exclusion.extend(&users.ids, &users.rows, &mut excluded, &mut matched, lookup)?;
         let request = Request {
             queries: &users.vectors,
             k: self.context.config.recall.topk,

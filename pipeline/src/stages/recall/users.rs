@@ -4,10 +4,11 @@ use super::catalogue::Catalogue;
 use super::search::{Found, Search};
 use crate::config::{EmbedSettings, RecallConfig, RecallSettings, RowSettings};
 use crate::error::PipelineError;
-use crate::rows::quarantine::{QUARANTINE, Quarantine};
+use crate::rows::columns::BATCH_ROWS;
+use crate::rows::quarantine::{QUARANTINE, Quarantine, USERS};
 use crate::rows::source::Source;
 use crate::stages::encode;
-use crate::stages::encoded;
+use crate::stages::encoded::{self, Encoded};
 use crate::stages::infer::{Embedded, Embedding};
 use crate::stages::towers::verified_towers;
 use crate::stages::{Context, require};
@@ -16,8 +17,10 @@ use crate::stream::parts::VectorParts;
 use crate::stream::sample;
 use crate::stream::shard::Shard;
 use crate::timeline::exclusions::Exclusion;
+use crate::timeline::of_run::RunTimeline;
 use std::ops::Range;
-use twotower_artifacts::{ArtifactError, Fingerprint, IdKind, ListRoom, Side, VectorsReader};
+use std::path::Path;
+use twotower_artifacts::{ArtifactError, Fingerprint, IdKind, Ids, ListRoom, Side, VectorsReader};
 use twotower_encoders::EncodeCounts;
 use twotower_index::ItemIndex;
 
@@ -64,18 +67,16 @@ impl RawUsers {
     /// As [`Embedding::load`], [`Embedding::source`] and [`Embedding::check_table`].
     pub fn open<S>(context: &Context<S>, embed: &EmbedSettings) -> Result<Self, PipelineError> {
         let EmbedSettings { rows, engine } = embed;
-        let embedding = Box::new(Embedding::load("recall", context, Side::User, rows, *engine)?);
+        let embedding = Embedding::load("recall", context, Side::User, rows, *engine)?;
         let source = embedding.source(&rows.source)?;
         embedding.check_table(context, &source)?;
+        let embedding = Box::new(embedding.prepare(context, &source, &context.run.recall())?);
         Ok(Self { embedding, source })
     }
 
     /// Names and fingerprints of what is read.
-    ///
-    /// # Errors
-    /// As [`Embedding::inputs`].
-    pub fn inputs<S>(&self, context: &Context<S>) -> Result<Vec<(&str, Fingerprint)>, PipelineError> {
-        self.embedding.inputs(context, &self.source)
+    pub fn inputs(&self) -> Vec<(&str, Fingerprint)> {
+        self.embedding.inputs(&self.source)
     }
 }
 
@@ -117,16 +118,13 @@ impl Users {
     }
 
     /// Names and fingerprints of what is read.
-    ///
-    /// # Errors
-    /// As [`Embedding::inputs`].
-    pub fn inputs<S>(&self, context: &Context<S>) -> Result<Vec<(&str, Fingerprint)>, PipelineError> {
+    pub fn inputs(&self) -> Vec<(&str, Fingerprint)> {
         match self {
             Users::Stored { parts, .. } => {
                 let quarantine = parts.quarantine.iter().map(|f| (QUARANTINE, f.clone()));
-                Ok([("user vectors", parts.fingerprint.clone())].into_iter().chain(quarantine).collect())
+                [("user vectors", parts.fingerprint.clone())].into_iter().chain(quarantine).collect()
             }
-            Users::Raw(raw) => raw.inputs(context),
+            Users::Raw(raw) => raw.inputs(),
         }
     }
 
@@ -218,6 +216,29 @@ impl Users {
         needs
     }
 
+    /// A run's timeline with its users at the rows of these.
+    ///
+    /// # Errors
+    /// Those of reading their ids, where they are not those that were encoded; I/O.
+    pub fn timeline<S>(
+        &self,
+        context: &Context<S>,
+        timeline: RunTimeline,
+        encoded: &Encoded,
+        dir: &Path,
+    ) -> Result<RunTimeline, PipelineError> {
+        match self {
+            Users::Raw(raw) => raw.embedding.timeline(context, timeline, &raw.source, dir),
+            Users::Stored { parts, .. } if parts.table.as_ref() == encoded.manifest.inputs.get(USERS) => Ok(timeline),
+            Users::Stored { parts, quarantine } => {
+                let batches = stored_batches(parts, quarantine, &(0..parts.rows), BATCH_ROWS)?;
+                // Rows of a batch follow each other: a table that is not the encoded one has no quarantine.
+                let ids = batches.map(|batch| batch.map(|(rows, ids, _)| (rows.first().copied().unwrap_or(0), ids)));
+                timeline.at_rows_of(ids, parts.rows, dir, "recall", &context.cancel)
+            }
+        }
+    }
+
     /// Embeds or reads the rows, searches them, and hands the results to `sink` in order.
     ///
     /// # Errors
@@ -230,18 +251,8 @@ impl Users {
     ) -> Result<(), PipelineError> {
         match self {
             Users::Stored { parts, quarantine } => {
-                let mut batches = Vec::new();
-                for (path, part) in &parts.parts {
-                    // Rows of the part before a row of the table.
-                    let before = |row: u64| {
-                        let row = row.clamp(part.start, part.end);
-                        row - part.start - quarantine.within(&(part.start..row))
-                    };
-                    let rows = before(rows.start)..before(rows.end);
-                    batches.push(VectorsReader::open(path)?.batches(rows, search.plan.batch_rows)?);
-                }
-                let source = batches.into_iter().flatten().map(|b| b.map_err(PipelineError::from));
-                let stored = |(ids, vectors)| Ok(Embedded { ids, vectors, counts: EncodeCounts::default() });
+                let source = stored_batches(parts, quarantine, &rows, search.plan.batch_rows)?;
+                let stored = |(rows, ids, vectors)| Ok(Embedded { ids, rows, vectors, counts: EncodeCounts::default() });
                 search.run(source, || Ok(stored), sink)
             }
             Users::Raw(RawUsers { embedding, source }) => {
@@ -254,4 +265,32 @@ impl Users {
             }
         }
     }
+}
+
+/// Rows of the table, ids and vectors.
+type StoredBatch = (Vec<u64>, Ids, Vec<f32>);
+
+/// Vectors of a range of the table's rows, but for those in quarantine.
+fn stored_batches(
+    parts: &VectorParts,
+    quarantine: &Quarantine,
+    rows: &Range<u64>,
+    batch_rows: usize,
+) -> Result<impl Iterator<Item = Result<StoredBatch, PipelineError>> + Send + use<>, PipelineError> {
+    let mut batches = Vec::new();
+    for (path, part) in &parts.parts {
+        // Rows of the part before a row of the table.
+        let before = |row: u64| {
+            let row = row.clamp(part.start, part.end);
+            row - part.start - quarantine.within(&(part.start..row))
+        };
+        let within = rows.start.clamp(part.start, part.end)..rows.end.clamp(part.start, part.end);
+        let mut at = quarantine.rows_left(within);
+        let batches_of_part = VectorsReader::open(path)?.batches(before(rows.start)..before(rows.end), batch_rows)?;
+        batches.push(batches_of_part.map(move |batch| {
+            let (ids, vectors) = batch?;
+            Ok((at.by_ref().take(ids.len()).collect(), ids, vectors))
+        }));
+    }
+    Ok(batches.into_iter().flatten())
 }

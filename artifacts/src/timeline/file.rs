@@ -1,0 +1,459 @@
+//! The file of a timeline.
+//!
+//! Layout: magic bytes, blocks, then the index (a versioned payload of [`crate::codec`]), then the index's length (u64 LE). A block
+//! has four sections, each compressed with LZ4 and hashed for itself: who (rows, identities and numbers of events),
+//! items, times, weights. The index holds the hashes, and its own hash is the timeline's fingerprint: a byte that
+//! changes anywhere is found by whoever reads it, and nobody needs to read all of the file to trust a part.
+
+use super::{Detail, Event, Histories, TimelineInfo};
+use crate::blocks::BlockWriter;
+use crate::codec;
+use crate::error::ArtifactError;
+use crate::fingerprint::Fingerprint;
+use crate::keyed::Identity;
+use crate::manifest::FileEntry;
+use crate::publish::{Staged, io_error};
+use crate::regular::open_regular;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::Write;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// The first bytes of the file, and of its index.
+pub const MAGIC: &str = "twotower-timeline";
+const VERSION: u32 = 1;
+/// A block ends with the user that reaches one of these.
+const BLOCK_USERS: usize = 2048;
+const BLOCK_EVENTS: usize = 1 << 16;
+/// Bytes of a user in the first section: row, identity, number of events.
+const USER: usize = 8 + 16 + 4;
+const SECTIONS: usize = 4;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Index {
+    /// What the timeline says about itself, as JSON: a value that describes its own form cannot stand in this payload.
+    info: String,
+    users: u64,
+    events: u64,
+    blocks: Vec<Block>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Block {
+    /// Rows of its first and its last user.
+    first: u64,
+    last: u64,
+    /// Where it begins in the file.
+    offset: u64,
+    users: u32,
+    events: u32,
+    /// Compressed bytes of each section.
+    bytes: [u32; SECTIONS],
+    /// BLAKE3 of each section as it stands in the file, its first 16 bytes.
+    hashes: [[u8; 16]; SECTIONS],
+}
+
+fn hash(bytes: &[u8]) -> [u8; 16] {
+    let mut short = [0; 16];
+    short.copy_from_slice(&blake3::hash(bytes).as_bytes()[..16]);
+    short
+}
+
+/// Writes a timeline, user by user.
+pub struct TimelineWriter {
+    file: BlockWriter<Staged>,
+    name: PathBuf,
+    info: TimelineInfo,
+    index: Index,
+    offset: u64,
+    block: Histories,
+}
+
+impl TimelineWriter {
+    /// A timeline without users, to be published under `path`.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`] when the file cannot be created.
+    pub fn create(path: impl AsRef<Path>, info: TimelineInfo) -> Result<Self, ArtifactError> {
+        let path = path.as_ref().to_path_buf();
+        let mut block = Histories::default();
+        block.clear();
+        let index = Index { info: String::new(), users: 0, events: 0, blocks: Vec::new() };
+        let mut file = BlockWriter::new(Staged::create(&path)?);
+        file.write_all(MAGIC.as_bytes()).map_err(io_error("write", &path))?;
+        Ok(Self { file, name: path, info, index, offset: MAGIC.len() as u64, block })
+    }
+
+    /// Adds a user; rows ascend from one to the next. His events stand in time order.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`].
+    pub fn write(&mut self, row: u64, identity: Identity, events: &[Event]) -> Result<(), ArtifactError> {
+        let block = &mut self.block;
+        debug_assert!(block.rows.last().is_none_or(|last| *last < row));
+        block.rows.push(row);
+        block.identities.push(identity);
+        block.items.extend(events.iter().map(|event| event.item));
+        block.times.extend(events.iter().map(|event| event.time));
+        block.weights.extend(events.iter().map(|event| event.weight));
+        block.offsets.push(block.items.len() as u64);
+        if block.rows.len() >= BLOCK_USERS || block.items.len() >= BLOCK_EVENTS {
+            self.end_block()?;
+        }
+        Ok(())
+    }
+
+    fn end_block(&mut self) -> Result<(), ArtifactError> {
+        let block = &self.block;
+        let (Some(first), Some(last)) = (block.rows.first(), block.rows.last()) else { return Ok(()) };
+        let too_long = |_| ArtifactError::Length {
+            path: self.name.clone(),
+            what: "events of one user",
+            expected: u32::MAX as usize / 16,
+            found: block.items.len(),
+        };
+        let mut who = Vec::with_capacity(block.len() * USER);
+        for (user, (row, identity)) in block.rows.iter().zip(&block.identities).enumerate() {
+            who.extend(row.to_le_bytes());
+            who.extend(identity.upper.to_le_bytes());
+            who.extend(identity.lower.to_le_bytes());
+            let events = u32::try_from(block.events(user).len()).map_err(too_long)?;
+            who.extend(events.to_le_bytes());
+        }
+        let sections = [
+            who,
+            block.items.iter().flat_map(|item| item.to_le_bytes()).collect(),
+            block.times.iter().flat_map(|time| time.to_le_bytes()).collect(),
+            block.weights.iter().flat_map(|weight| weight.to_le_bytes()).collect::<Vec<u8>>(),
+        ];
+        let mut entry = Block {
+            first: *first,
+            last: *last,
+            offset: self.offset,
+            users: block.len() as u32,
+            events: u32::try_from(block.items.len()).map_err(too_long)?,
+            bytes: [0; SECTIONS],
+            hashes: [[0; 16]; SECTIONS],
+        };
+        for (section, values) in sections.iter().enumerate() {
+            let packed = lz4_flex::block::compress(values);
+            entry.bytes[section] = u32::try_from(packed.len()).map_err(too_long)?;
+            entry.hashes[section] = hash(&packed);
+            self.file.write_all(&packed).map_err(io_error("write", &self.name))?;
+            self.offset += packed.len() as u64;
+        }
+        self.index.users += block.len() as u64;
+        self.index.events += block.items.len() as u64;
+        self.index.blocks.push(entry);
+        self.block.clear();
+        Ok(())
+    }
+
+    /// Ends the file without giving it a name: it goes with the value.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`].
+    pub fn finish_unnamed(mut self) -> Result<Timeline, ArtifactError> {
+        self.end_file()?;
+        let file = self.file.inner_mut().file()?;
+        Timeline::of(file, self.name.clone())
+    }
+
+    /// Publishes the file; its rows are users. The fingerprint is what [`Timeline::open`] is given.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`]; then nothing new stands under the name.
+    pub fn finish(mut self) -> Result<(FileEntry, Fingerprint), ArtifactError> {
+        let (bytes, blake3, fingerprint) = self.end_file()?;
+        self.file.inner_mut().publish()?;
+        let name = self.name.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        Ok((FileEntry { path: name, bytes, rows: self.index.users, blake3 }, fingerprint))
+    }
+
+    /// Writes the index; gives the file's size and hash, and the timeline's fingerprint.
+    fn end_file(&mut self) -> Result<(u64, String, Fingerprint), ArtifactError> {
+        self.end_block()?;
+        let failed = || io_error("write", &self.name);
+        self.index.info = serde_json::to_string(&self.info).map_err(std::io::Error::from).map_err(failed())?;
+        let index = codec::encode(MAGIC, VERSION, &self.index)?;
+        self.file.write_all(&index).map_err(failed())?;
+        self.file.write_all(&(index.len() as u64).to_le_bytes()).map_err(failed())?;
+        let (bytes, blake3) = self.file.finish().map_err(failed())?;
+        Ok((bytes, blake3, Fingerprint::of(&index)))
+    }
+}
+
+/// A timeline on disk. Any number of threads may read it.
+#[derive(Debug)]
+pub struct Timeline {
+    file: File,
+    path: PathBuf,
+    info: TimelineInfo,
+    index: Index,
+    fingerprint: Fingerprint,
+}
+
+impl Timeline {
+    /// Opens a file of [`TimelineWriter`]. Memory: its index, some 100 bytes for 2,048 users or 65,536 events.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`], [`ArtifactError::Corrupt`], [`ArtifactError::Version`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, ArtifactError> {
+        let path = path.as_ref().to_path_buf();
+        Self::of(open_regular(&path)?, path)
+    }
+
+    fn of(file: File, path: PathBuf) -> Result<Self, ArtifactError> {
+        let failed = || io_error("read", &path);
+        let corrupt = |reason: String| ArtifactError::Corrupt { path: path.clone(), reason };
+        let size = file.metadata().map_err(failed())?.len();
+        let mut length = [0; 8];
+        let end = size.checked_sub(8).ok_or_else(|| corrupt(format!("{size} bytes are too few for a timeline")))?;
+        file.read_exact_at(&mut length, end).map_err(failed())?;
+        let start = end.checked_sub(u64::from_le_bytes(length));
+        let start = start.ok_or_else(|| corrupt("its index is longer than the file; it is truncated".into()))?;
+        let mut bytes = vec![0; (end - start) as usize];
+        file.read_exact_at(&mut bytes, start).map_err(failed())?;
+        let mut magic = [0; MAGIC.len()];
+        file.read_exact_at(&mut magic, 0).map_err(failed())?;
+        if magic != *MAGIC.as_bytes() {
+            return Err(corrupt("not a timeline".into()));
+        }
+        let (_, index): (u32, Index) = codec::decode(&bytes, &path, MAGIC, VERSION)?;
+        let mut offset = MAGIC.len() as u64;
+        let mut next = 0;
+        let mut sums = (0, 0);
+        for block in &index.blocks {
+            if block.offset != offset || block.first < next || block.last < block.first {
+                return Err(corrupt(format!("its blocks are out of order at row {}", block.first)));
+            }
+            offset += block.bytes.iter().map(|bytes| u64::from(*bytes)).sum::<u64>();
+            next = block.last.saturating_add(1);
+            sums = (sums.0 + u64::from(block.users), sums.1 + u64::from(block.events));
+        }
+        if offset != start || sums != (index.users, index.events) {
+            return Err(corrupt("its blocks are not those of its index".into()));
+        }
+        let info = serde_json::from_str(&index.info).map_err(|e| corrupt(format!("its head: {e}")))?;
+        Ok(Self { file, info, index, fingerprint: Fingerprint::of(&bytes), path })
+    }
+
+    /// What the timeline says about itself.
+    pub fn info(&self) -> &TimelineInfo {
+        &self.info
+    }
+
+    /// Fingerprint of the whole content.
+    pub fn fingerprint(&self) -> &Fingerprint {
+        &self.fingerprint
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Number of users with events, those that are not in the users table counted.
+    pub fn users(&self) -> u64 {
+        self.index.users
+    }
+
+    /// Number of events.
+    pub fn events(&self) -> u64 {
+        self.index.events
+    }
+
+    /// Ranges of rows that together hold all users, each of them read in one go.
+    pub fn blocks(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.index.blocks.iter().map(|block| block.first..block.last.saturating_add(1))
+    }
+
+    /// Bytes held in memory.
+    pub fn bytes(&self) -> u64 {
+        (self.index.blocks.len() * size_of::<Block>()) as u64
+    }
+
+    /// Replaces what `into` holds by the users at `rows` and their events.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`], and [`ArtifactError::Corrupt`] where a byte has changed.
+    pub fn read(&self, rows: Range<u64>, detail: Detail, into: &mut Histories) -> Result<(), ArtifactError> {
+        into.clear();
+        let first = self.index.blocks.partition_point(|block| block.last < rows.start);
+        for block in &self.index.blocks[first..] {
+            if block.first >= rows.end {
+                break;
+            }
+            self.read_block(block, &rows, detail, into)?;
+        }
+        Ok(())
+    }
+
+    /// Appends the users of a block that stand at `rows`.
+    fn read_block(
+        &self,
+        block: &Block,
+        rows: &Range<u64>,
+        detail: Detail,
+        into: &mut Histories,
+    ) -> Result<(), ArtifactError> {
+        let taken = match detail {
+            Detail::Items => 2,
+            Detail::All => SECTIONS,
+        };
+        let length = |section: usize| block.bytes[section] as usize;
+        let mut packed = vec![0; (0..taken).map(length).sum()];
+        self.file.read_exact_at(&mut packed, block.offset).map_err(io_error("read", &self.path))?;
+        let mut rest = &packed[..];
+        let mut section = |section: usize, bytes: usize| {
+            let (own, after) = rest.split_at(length(section));
+            rest = after;
+            if hash(own) != block.hashes[section] {
+                return Err(self.corrupt(block, "the checksum does not fit the content; it is altered"));
+            }
+            // LZ4 makes no more than 255 bytes of one: a longer section is a lie, and is not allocated.
+            if bytes > 255 * own.len() {
+                return Err(self.corrupt(block, &format!("{} bytes that are said to be {bytes}", own.len())));
+            }
+            let values = lz4_flex::block::decompress(own, bytes).map_err(|e| self.corrupt(block, &e.to_string()))?;
+            if values.len() != bytes {
+                return Err(self.corrupt(block, &format!("a section of {} bytes, expected {bytes}", values.len())));
+            }
+            Ok(values)
+        };
+        let (users, events) = (block.users as usize, block.events as usize);
+        let who = section(0, users * USER)?;
+        let items = section(1, events * 4)?;
+        let (times, weights) = match detail {
+            Detail::Items => (Vec::new(), Vec::new()),
+            Detail::All => (section(2, events * 8)?, section(3, events * 4)?),
+        };
+        let mut event = 0;
+        let (mut begin, mut end) = (None, 0);
+        for user in who.chunks_exact(USER) {
+            let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| user[at + byte]));
+            let row = word(0);
+            let count = u32::from_le_bytes(std::array::from_fn(|byte| user[24 + byte])) as usize;
+            let own = event..event + count;
+            event = own.end;
+            if event > events || into.rows.last().is_some_and(|last| *last >= row) {
+                return Err(self.corrupt(block, "its users are out of order, or have more events than it holds"));
+            }
+            if !rows.contains(&row) {
+                continue;
+            }
+            begin.get_or_insert(own.start);
+            end = own.end;
+            into.rows.push(row);
+            into.identities.push(Identity { upper: word(8), lower: word(16) });
+            let before = into.offsets.last().copied().unwrap_or(0);
+            into.offsets.push(before + count as u64);
+        }
+        let kept = begin.unwrap_or(end)..end;
+        let cut = |bytes: &[u8], width: usize| bytes[kept.start * width..kept.end * width].to_vec();
+        let first = into.items.len();
+        into.items.extend(cut(&items, 4).chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+        if into.items[first..].iter().any(|item| u64::from(*item) >= self.info.items) {
+            return Err(self.corrupt(block, "an item is beyond the end of the items table"));
+        }
+        if detail == Detail::All {
+            let time = |b: &[u8]| i64::from_le_bytes(std::array::from_fn(|byte| b[byte]));
+            into.times.extend(cut(&times, 8).chunks_exact(8).map(time));
+            let weight = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+            into.weights.extend(cut(&weights, 4).chunks_exact(4).map(weight));
+        }
+        Ok(())
+    }
+
+    fn corrupt(&self, block: &Block, reason: &str) -> ArtifactError {
+        let reason = format!("block of rows {} to {}: {reason}", block.first, block.last);
+        ArtifactError::Corrupt { path: self.path.clone(), reason }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::ids::Id;
+    use crate::keyed::IdentityKey;
+
+    fn key() -> IdentityKey {
+        IdentityKey::of(&[&Fingerprint::of(b"users"), &Fingerprint::of(b"interactions")])
+    }
+
+    fn info() -> TimelineInfo {
+        TimelineInfo { table_rows: 20_000, items: 500, clock: Clock::Order, key: key() }
+    }
+
+    /// Every third row has events, one of them more than a block holds.
+    fn events_of(row: u64) -> Vec<Event> {
+        let count = if row == 3000 { 70_000 } else { row % 7 };
+        (0..count).map(|i| Event { item: ((row + i) % 500) as u32, time: i as i64 - 3, weight: i as f32 }).collect()
+    }
+
+    fn written(path: &Path) -> (FileEntry, Fingerprint) {
+        let mut writer = TimelineWriter::create(path, info()).unwrap();
+        for row in (0..20_100).step_by(3) {
+            writer.write(row, key().identity(Id::Int(row as i64)), &events_of(row)).unwrap();
+        }
+        writer.finish().unwrap()
+    }
+
+    #[test]
+    fn any_range_of_rows_reads_back_with_the_events_of_its_users_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("timeline");
+        let (entry, fingerprint) = written(&path);
+        entry.verify(dir.path()).unwrap();
+        let timeline = Timeline::open(&path).unwrap();
+        assert_eq!((timeline.info(), timeline.fingerprint()), (&info(), &fingerprint));
+        assert_eq!((timeline.users(), entry.rows), (6700, 6700));
+        assert!(timeline.index.blocks.len() > 3);
+        let mut found = Histories::default();
+        for rows in [0..0, 0..1, 1..3, 0..20_000, 2990..3010, 6140..6150, 5..17_777, 20_000..u64::MAX, 30_000..30_001] {
+            timeline.read(rows.clone(), Detail::All, &mut found).unwrap();
+            let expected: Vec<u64> = (0..20_100).step_by(3).filter(|row| rows.contains(row)).collect();
+            assert_eq!(found.rows, expected, "{rows:?}");
+            for (user, row) in expected.iter().enumerate() {
+                let range = found.events(user);
+                let own = range.map(|e| Event { item: found.items[e], time: found.times[e], weight: found.weights[e] });
+                assert!(own.eq(events_of(*row)), "row {row}");
+                assert_eq!(found.find(*row, Id::Int(*row as i64), &key()), Ok(Some(user)));
+                assert_eq!(found.find(*row, Id::Int(7 + *row as i64), &key()), Err(*row));
+            }
+            assert_eq!(found.find(4, Id::Int(4), &key()), Ok(None));
+            let items = found.items.clone();
+            timeline.read(rows, Detail::Items, &mut found).unwrap();
+            assert_eq!((found.items.len(), found.times.len(), &found.items), (items.len(), 0, &items));
+        }
+    }
+
+    #[test]
+    fn a_changed_byte_is_found_by_whoever_reads_it_and_a_cut_file_by_whoever_opens_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("timeline");
+        let (_, fingerprint) = written(&path);
+        let good = std::fs::read(&path).unwrap();
+        let read = || -> Result<(), ArtifactError> {
+            let timeline = Timeline::open(&path)?;
+            if timeline.fingerprint() != &fingerprint {
+                return Err(ArtifactError::Corrupt { path: path.clone(), reason: "another fingerprint".into() });
+            }
+            timeline.read(0..u64::MAX, Detail::All, &mut Histories::default())
+        };
+        read().unwrap();
+        for at in (0..good.len()).step_by(good.len() / 97).chain([good.len() - 1, good.len() - 8]) {
+            let mut bad = good.clone();
+            bad[at] ^= 4;
+            std::fs::write(&path, &bad).unwrap();
+            assert!(matches!(read(), Err(ArtifactError::Corrupt { .. })), "byte {at}");
+        }
+        for length in [0, 7, 8, 100, good.len() / 2, good.len() - 1] {
+            std::fs::write(&path, &good[..length]).unwrap();
+            assert!(matches!(read(), Err(ArtifactError::Corrupt { .. })), "{length} bytes");
+        }
+    }
+}
