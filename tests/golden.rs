@@ -14,8 +14,8 @@ use twotower_artifacts::hashing::HashingWriter;
 use twotower_artifacts::neighbours_file::{load_long, read_lists};
 use twotower_artifacts::vectors::load_parts;
 use twotower_artifacts::{
-    Clock, CodesReader, Column, Detail, Histories, Id, Manifest, NeighbourFormat, Side, TickUnit, Timeline, VectorsReader,
-    inspect_neighbours,
+    Clock, CodesReader, Column, Detail, Histories, Id, Manifest, NeighbourFormat, Side, TickUnit, Timeline,
+    VectorsReader, inspect_neighbours,
 };
 use twotower_encoders::EncoderState;
 use twotower_index::ItemVectors;

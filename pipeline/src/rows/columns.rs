@@ -6,12 +6,9 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Float32Type;
 use arrow_array::{Array, ArrayRef, Float32Array, RecordBatch, RecordBatchOptions};
 use arrow_schema::{ArrowError, DataType, Field, Schema};
-use std::fs::File;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use twotower_artifacts::Ids;
-use twotower_artifacts::publish::create_temp;
 use twotower_tables::{ReadOptions, Table, TableBatch};
 
 /// Rows read at a time where a stage has no reason for another number.
@@ -159,84 +156,11 @@ pub(super) fn whole(
     Err(PipelineError::Data(format!("{} at row {at}: expected {expected}, found {found}", place(batch, name))))
 }
 
-/// A Parquet file for this process alone, written batch by batch; an error on the way removes it with the value.
-pub struct StagedTable {
-    path: PathBuf,
-    /// The file until the first batch says which columns there are, and then its writer.
-    file: Option<File>,
-    writer: Option<parquet::arrow::ArrowWriter<File>>,
-}
-
-impl StagedTable {
-    /// A staged table without rows, in a temporary file beside `path`.
-    ///
-    /// # Errors
-    /// [`PipelineError::Artifact`] when the file cannot be created.
-    pub fn beside(path: &Path) -> Result<Self, PipelineError> {
-        let (file, path) = create_temp(path)?;
-        Ok(Self { path, file: Some(file), writer: None })
-    }
-
-    /// Appends a batch; the first one fixes the columns.
-    ///
-    /// # Errors
-    /// [`PipelineError::Data`] or [`PipelineError::Io`] naming the file.
-    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), PipelineError> {
-        let writer = match &mut self.writer {
-            Some(writer) => writer,
-            none => {
-                let done = || PipelineError::Data(format!("{}: written after its end", self.path.display()));
-                let file = self.file.take().ok_or_else(done)?;
-                let writer = parquet::arrow::ArrowWriter::try_new(file, batch.schema(), None);
-                none.insert(writer.map_err(|e| Self::failed(&self.path, &e))?)
-            }
-        };
-        writer.write(batch).map_err(|e| Self::failed(&self.path, &e))
-    }
-
-    /// Completes the file.
-    ///
-    /// # Errors
-    /// As [`StagedTable::write`].
-    pub fn finish(&mut self) -> Result<(), PipelineError> {
-        match self.writer.take() {
-            Some(writer) => writer.close().map(|_| ()).map_err(|e| Self::failed(&self.path, &e)),
-            None => Ok(()),
-        }
-    }
-
-    /// Removes the file.
-    ///
-    /// # Errors
-    /// [`PipelineError::Artifact`] naming it.
-    pub fn remove(self) -> Result<(), PipelineError> {
-        Ok(twotower_artifacts::publish::remove(&self.path)?)
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn failed(path: &Path, error: &parquet::errors::ParquetError) -> PipelineError {
-        PipelineError::Io {
-            action: "write",
-            path: path.to_path_buf(),
-            source: std::io::Error::other(error.to_string()),
-        }
-    }
-}
-
-impl Drop for StagedTable {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use arrow_array::{BooleanArray, Date32Array, Float64Array, Int64Array, StringArray};
+    use std::path::Path;
     use twotower_tables::TableSpec;
 
     /// Rows of which the first is row 3 of a table `events`, with a column `x`.

@@ -1,7 +1,7 @@
 //! Ids to row numbers: an open-addressing table over the ids themselves, without a copy per key.
 
 use twotower_artifacts::ids::{Id, Ids};
-use twotower_artifacts::keyed::{hash_id, hash_ids};
+use twotower_artifacts::keyed::hash_id;
 
 /// Row numbers of distinct ids; 5 bytes a slot beside the ids.
 #[derive(Debug)]
@@ -49,17 +49,6 @@ impl IdIndex {
         self.probe(hash_id(id), |other| other == id).ok()
     }
 
-    /// The positions, among `others`, of ids that are here, ascending.
-    pub fn rows_found(&self, others: &Ids) -> Vec<usize> {
-        let mut found = Vec::new();
-        hash_ids(others, |at, hash| {
-            if self.probe(hash, |id| id == others.get(at)).is_ok() {
-                found.push(at);
-            }
-        });
-        found
-    }
-
     /// The ids in row order.
     pub fn ids(&self) -> &Ids {
         &self.ids
@@ -98,12 +87,6 @@ mod tests {
         assert!((0..5000).all(|r| index.find(ids.get(r)) == Some(r as u32)));
         assert!((5000..6000).all(|r| index.find(Id::Text(&format!("u{r}"))).is_none()));
         assert_eq!(index.find(Id::Int(1)), None);
-        let mut others = Ids::new(IdKind::Text);
-        (4990..6000).map(|i| format!("u{i}")).for_each(|id| others.push(Id::Text(&id)));
-        others.push(Id::Text("u0"));
-        assert_eq!(index.rows_found(&others), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 1010]);
-        assert!(index.rows_found(&Ids::Int(vec![1, 2])).is_empty());
-        assert!(IdIndex::new(Ids::new(IdKind::Text)).unwrap().rows_found(&others).is_empty());
     }
 
     #[test]

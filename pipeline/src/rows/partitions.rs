@@ -155,7 +155,8 @@ impl<R: Record> Partitions<R> {
     /// Moves what a partition has buffered, a full chunk, to the file.
     #[cold]
     fn empty_buffer(&mut self, at: usize) -> Result<(), PipelineError> {
-        let (part, count) = (&mut self.parts[at], self.parts.len());
+        let count = self.parts.len();
+        let part = &mut self.parts[at];
         part.spill(&mut self.spill, &self.dir).map_err(PipelineError::io("write a temporary file in", &self.dir))?;
         // Keys are evenly spread: only records that repeat make one partition so much larger than the others.
         let spilled = part.chunks.len() * self.chunk;
@@ -279,9 +280,8 @@ mod tests {
     #[test]
     fn records_come_back_sorted_whether_or_not_they_went_to_disk() {
         let dir = tempfile::tempdir().unwrap();
-        let records = |n: u64| {
-            (0..n).map(|i| (Identity { upper: i.wrapping_mul(0x9E37_79B9_7F4A_7C15), lower: i << 32 }, i))
-        };
+        let records =
+            |n: u64| (0..n).map(|i| (Identity { upper: i.wrapping_mul(0x9E37_79B9_7F4A_7C15), lower: i << 32 }, i));
         for n in [0, 1000, 3_000_000] {
             let mut partitions = Partitions::new(dir.path());
             records(n).for_each(|r| partitions.add(r).unwrap());

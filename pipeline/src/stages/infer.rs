@@ -110,7 +110,13 @@ impl Embedding {
                 engines.pop().ok_or(PipelineError::WorkerPanicked { stage: "infer" })?
             }
         };
-        Ok(Embedder { embedding: self, engine: Some(engine), encoder, codes: CodeBatch::empty(&self.schema), found: Histories::default() })
+        Ok(Embedder {
+            embedding: self,
+            engine: Some(engine),
+            encoder,
+            codes: CodeBatch::empty(&self.schema),
+            found: Histories::default(),
+        })
     }
 
     /// Gives back the engines that no worker has.

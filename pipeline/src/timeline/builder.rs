@@ -186,7 +186,12 @@ impl TimelineBuilder {
     /// No events yet, of a table of `rows` interactions; temporary files go to `dir`. Memory: 32 MiB, and while it
     /// ends a partition: some 8 MiB, more where there are over 180 million rows.
     pub fn new(dir: &Path, rows: u64) -> Self {
-        Self { events: Partitions::of(dir, rows, u64::MAX), users: Partitions::of(dir, rows, u64::MAX), rows, dir: dir.into() }
+        Self {
+            events: Partitions::of(dir, rows, u64::MAX),
+            users: Partitions::of(dir, rows, u64::MAX),
+            rows,
+            dir: dir.into(),
+        }
     }
 
     /// Adds a row of the interactions table.
@@ -220,7 +225,11 @@ impl TimelineBuilder {
         stop: impl Fn() -> Result<(), PipelineError>,
     ) -> Result<Built, PipelineError> {
         let mut rows = Vec::new();
-        let keep = |row| if keep_rows { rows.push(row) };
+        let keep = |row| {
+            if keep_rows {
+                rows.push(row)
+            }
+        };
         let (writer, counts) = self.write(path, info, keep, stop)?;
         rows.sort_unstable();
         let (file, fingerprint) = writer.finish()?;
@@ -332,12 +341,7 @@ mod tests {
         key().identity(Id::Int(id))
     }
 
-    fn build(
-        dir: &Path,
-        clock: Clock,
-        events: &[(i64, Option<u32>, i64, f32)],
-        users: &[i64],
-    ) -> (Built, Histories) {
+    fn build(dir: &Path, clock: Clock, events: &[(i64, Option<u32>, i64, f32)], users: &[i64]) -> (Built, Histories) {
         let mut builder = TimelineBuilder::new(dir, events.len() as u64);
         for (position, (id, item, time, weight)) in events.iter().enumerate() {
             let time = if clock == Clock::Order { 0 } else { *time };

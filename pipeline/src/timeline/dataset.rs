@@ -5,8 +5,8 @@ use crate::error::PipelineError;
 use crate::rows::columns::BATCH_ROWS;
 use crate::run::dir::RunDir;
 use crate::stages::encoded::Encoded;
-use twotower_artifacts::codes::GROUP_ROWS;
 use crate::timeline::of_run::RunTimeline;
+use twotower_artifacts::codes::GROUP_ROWS;
 use twotower_artifacts::{
     CodeBatch, Column, Detail, FieldShape, Histories, Ids, Interactions, Manifest, Side, TowerSchema,
 };
@@ -88,8 +88,8 @@ fn read_events(run: &RunTimeline, users: &Ids, items: &Ids) -> Result<Interactio
     for block in timeline.blocks().take_while(|block| block.start < info.table_rows) {
         timeline.read(block.start..block.end.min(info.table_rows), Detail::All, &mut found)?;
         for user in 0..found.len() {
-            let known = all.users() < users.len()
-                && found.identities[user] == info.key.identity(users.get(all.users()));
+            let known =
+                all.users() < users.len() && found.identities[user] == info.key.identity(users.get(all.users()));
             if !known {
                 return Err(PipelineError::Mismatch(format!(
                     "{}: the user at row {} is not the encoded one; run `twotower encode-features --force`",

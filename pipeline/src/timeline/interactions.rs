@@ -205,11 +205,7 @@ impl Events {
     ///
     /// # Errors
     /// [`PipelineError::Data`].
-    pub fn require_some(
-        &self,
-        items: &Ids,
-        first_user: impl FnOnce() -> Option<String>,
-    ) -> Result<(), PipelineError> {
+    pub fn require_some(&self, items: &Ids, first_user: impl FnOnce() -> Option<String>) -> Result<(), PipelineError> {
         if self.counts.kept > 0 {
             return Ok(());
         }
@@ -316,4 +312,3 @@ impl ReadRows {
         Ok(read)
     }
 }
-

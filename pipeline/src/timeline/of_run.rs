@@ -136,7 +136,8 @@ impl RunTimeline {
         cancel: &Cancel,
     ) -> Result<Self, PipelineError> {
         let columns = [id.to_string()];
-        let read = ReadOptions { columns: &columns, rows: 0..source.rows(), batch_rows: crate::rows::columns::BATCH_ROWS };
+        let read =
+            ReadOptions { columns: &columns, rows: 0..source.rows(), batch_rows: crate::rows::columns::BATCH_ROWS };
         let batches = source.read(read, crate::rows::columns::BATCH_BYTES)?.map(|batch| {
             let batch = batch?;
             Ok((batch.first_row, id_column_as(&batch, id, kind)?))

@@ -53,23 +53,6 @@ impl EventTimes {
         }
     }
 
-    /// The oldest and the newest of the times of rows that [`EventTimes::read`] reads; none where it reads none, or where
-    /// the job has no column of times.
-    pub fn range(&self, batch: &TableBatch) -> Option<(i64, i64)> {
-        let column = self.column.as_ref()?;
-        let range = |times: Int64Array| {
-            let (first, last) = (times.values().iter().min(), times.values().iter().max());
-            first.copied().zip(last.copied())
-        };
-        if let Ok(times) = column.read(batch) {
-            return range(times);
-        }
-        // Where it is not the whole column that cannot be read, it is some of its rows.
-        column.read(&batch.slice(0..0)).ok()?;
-        let rows = (0..batch.batch.num_rows()).filter_map(|row| range(column.read(&batch.slice(row..row + 1)).ok()?));
-        rows.reduce(|(first, last), (oldest, newest)| (first.min(oldest), last.max(newest)))
-    }
-
     /// Takes note of times that were read, of rows from `first_row` of the table on.
     pub fn add(&mut self, first_row: u64, times: &[i64]) {
         self.count += times.len() as u64;
@@ -293,17 +276,6 @@ mod tests {
             let error = read(&x, &any).unwrap_err();
             assert!(error.contains("table `events`: column `x` ") && error.contains(says), "{error}");
         }
-        let range = |x: ArrayRef| {
-            let dir = tempfile::tempdir().unwrap();
-            let (table, batch) = events(dir.path(), x);
-            EventTimes::open(&table, &settings(None, None)).unwrap().range(&batch)
-        };
-        let stamp = 1_700_000_000;
-        let some = [Some(stamp + 4), None, Some(stamp + 9), Some(stamp)];
-        assert_eq!(range(Arc::new(Int64Array::from(some.to_vec()))), Some((stamp, stamp + 9)));
-        assert_eq!(range(texts(&["soon", "1700000000"])), Some((stamp, stamp)));
-        assert_eq!(range(texts(&["-1", "1700000000"])), Some((stamp, stamp)));
-        assert_eq!(range(texts(&["soon"])), None);
     }
 
     #[test]
@@ -313,7 +285,6 @@ mod tests {
         let times = EventTimes::open(&table, &TimeSettings::default()).unwrap();
         assert_eq!(times.read(&batch.slice(1..3)).unwrap().values()[..], [1, 2]);
         assert_eq!(times.finish().unwrap(), (Clock::Order, None));
-        assert_eq!(times.range(&batch), None);
     }
 
     #[test]

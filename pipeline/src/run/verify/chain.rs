@@ -13,8 +13,8 @@ use crate::stages::towers::{self, verified_in};
 use crate::stages::train::checkpoint_entry;
 use crate::stages::{as_written, content_fingerprint};
 use crate::stream::parts::{Part, VectorParts, file_name, list_parts};
-use std::path::{Path, PathBuf};
 use crate::timeline::of_run::{RunTimeline, TIMELINE};
+use std::path::{Path, PathBuf};
 use twotower_artifacts::{Fingerprint, Manifest, Side};
 use twotower_encoders::store;
 use twotower_index::store::MANIFEST_NAME;
@@ -138,8 +138,7 @@ impl Check<'_> {
             links.state = Some(encoded.state.fingerprint().clone());
             let mut expected: Vec<String> =
                 encoded.state.vocabularies().map(|(t, _)| store::vocabulary_file(t)).collect();
-            expected
-                .extend([encode::files::USERS, encode::files::ITEMS, encode::files::TIMELINE].map(String::from));
+            expected.extend([encode::files::USERS, encode::files::ITEMS, encode::files::TIMELINE].map(String::from));
             expected.push(store::MANIFEST.to_string());
             for file in expected.iter().filter(|f| manifest.files.iter().all(|entry| entry.path != **f)) {
                 self.mismatch(&path, format!("does not list `{file}`"));

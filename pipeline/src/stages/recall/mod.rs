@@ -21,9 +21,9 @@ use search::{Search, Totals};
 use std::time::Instant;
 use twotower_artifacts::{Id, IdKind, NeighbourFormat, Side};
 use twotower_index::{Eligibility, ItemIndex, Neighbours};
-pub(crate) use users::search_needs;
 use users::RawUsers;
 pub(crate) use users::Users;
+pub(crate) use users::search_needs;
 use writer::{ShardWriter, Written};
 
 /// The stage, ready for its shards.

@@ -252,7 +252,8 @@ impl Users {
         match self {
             Users::Stored { parts, quarantine } => {
                 let source = stored_batches(parts, quarantine, &rows, search.plan.batch_rows)?;
-                let stored = |(rows, ids, vectors)| Ok(Embedded { ids, rows, vectors, counts: EncodeCounts::default() });
+                let stored =
+                    |(rows, ids, vectors)| Ok(Embedded { ids, rows, vectors, counts: EncodeCounts::default() });
                 search.run(source, || Ok(stored), sink)
             }
             Users::Raw(RawUsers { embedding, source }) => {
