@@ -14,8 +14,8 @@ use twotower_artifacts::hashing::HashingWriter;
 use twotower_artifacts::neighbours_file::{load_long, read_lists};
 use twotower_artifacts::vectors::load_parts;
 use twotower_artifacts::{
-    Clock, CodesReader, Column, Detail, Histories, Id, Manifest, NeighbourFormat, Side, Timeline,
-    VectorsReader, inspect_neighbours,
+    Clock, CodesReader, Column, Detail, Histories, Id, Manifest, NeighbourFormat, Side, Timeline, VectorsReader,
+    inspect_neighbours,
 };
 use twotower_encoders::EncoderState;
 use twotower_index::ItemVectors;
@@ -165,7 +165,7 @@ fn golden_manifests_and_encoders_have_their_values() {
     assert_eq!((timeline.info().items, events.len()), (12, positives));
     assert!(matches!(timeline.info().clock, Clock::Ticks { .. }));
     assert_eq!(events.items.len() as u64, manifest.rows["interactions kept"]);
-    assert!(events.times.iter().all(|time| (1_700_000_000..1_701_000_000).contains(time)));
+    assert!(events.times.iter().all(|time| (1_700_000_000..=1_702_000_000).contains(time)));
 }
 
 #[test]

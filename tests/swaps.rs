@@ -54,10 +54,10 @@ const SWAPS: &[Swap] = &[
     swap(&["encoders/vocab"], &[Data], &[TRAIN, USER, ITEM, EVALUATE], &[], "run/encoders/vocab"),
     swap(&["encoders/manifest.json"], &[Data], &[TRAIN, USER, ITEM, EVALUATE], &[], "run/encoders"),
     swap(&["encoders/manifest.json"], &[Events], &[TRAIN, USER, EVALUATE], &[ITEM], "run/encoders"),
-    swap(&["encoders/users.parquet"], &[Data, Events], &[TRAIN, USER, EVALUATE], &[ITEM], "encoders/users.parquet"),
+    swap(&["encoders/users.parquet"], &[Data, Events], &[TRAIN, EVALUATE], &[ITEM], "encoders/users.parquet"),
     swap(&["encoders/items.parquet"], &[Data], &[TRAIN, USER, ITEM, EVALUATE], &[], "encoders/items.parquet"),
     swap(&["encoders/timeline.bin"], &[Data, Events], &[TRAIN, USER, RECALL, EVALUATE], &[ITEM], "run/encoders"),
-    swap(&["encoders"], &[Data], &[USER, ITEM, EVALUATE], &[RECALL], "run/encoders"),
+    swap(&["encoders"], &[Data], &[USER, ITEM, RECALL, EVALUATE], &[], "run/encoders"),
     // Towers.
     swap(&["towers/user_tower.onnx"], &[Data, Seed], &[USER, ITEM, RECALL, EVALUATE], &[], "run/towers"),
     swap(&["towers/item_tower.onnx"], &[Data, Seed], &[USER, ITEM, RECALL, EVALUATE], &[], "run/towers"),

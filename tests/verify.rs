@@ -186,7 +186,7 @@ fn every_changed_value_of_every_manifest_is_found() {
     in_one.native();
     in_one.edit("[evaluate]\n", "[gates]\noff = [\"metric\"]\n\n[evaluate]\n");
     in_one.ok("run --quiet");
-    for (job, stages) in [(in_one, 8), (finished().copy("verify-values"), 11)] {
+    for (job, stages) in [(in_one, 9), (finished().copy("verify-values"), 12)] {
         let json = fixture::results::walk(&job.path("run")).into_iter().filter(|p| p.extension().unwrap() == "json");
         let (mut manifests, mut changed, mut wrong) = (0, 0, Vec::new());
         for path in json {

@@ -5,7 +5,7 @@
 //! [`Execution`], which no result depends on.
 
 use crate::gates::GatesConfig;
-use crate::job::{Config, EvaluateConfig, Features, RecallConfig, Tables};
+use crate::job::{Config, EvaluateConfig, Features, InteractionTable, RecallConfig, Tables};
 use crate::split::SplitConfig;
 use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
@@ -107,6 +107,9 @@ pub struct RecallSettings {
     pub index: IndexConfig,
     /// Compression of the results.
     pub compression: Compression,
+    /// How the interactions are read that say what users have seen, if that is left out.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "reading_interactions")]
+    pub seen: Option<InteractionTable>,
     /// The users, if they are embedded on the way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub embed: Option<EmbedSettings>,
@@ -140,6 +143,9 @@ pub struct IndexSettings {
 pub struct AudienceSettings {
     /// What is retrieved for each user; the form of the results is the default one.
     pub recall: RecallConfig,
+    /// How the interactions are read that say what users have seen, if that is left out.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "reading_interactions")]
+    pub seen: Option<InteractionTable>,
     /// The users.
     pub embed: EmbedSettings,
 }
@@ -172,6 +178,13 @@ pub struct CheckSettings {
 /// the shards of a stage may reach it by other paths.
 fn reading<S: Serializer>(source: &TableSpec, serializer: S) -> Result<S::Ok, S::Error> {
     let mut section = serde_json::to_value(source).map_err(S::Error::custom)?;
+    section.as_object_mut().map(|section| section.remove("path"));
+    section.serialize(serializer)
+}
+
+/// As [`reading`], for a table of interactions, with its columns.
+fn reading_interactions<S: Serializer>(table: &Option<InteractionTable>, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut section = serde_json::to_value(table).map_err(S::Error::custom)?;
     section.as_object_mut().map(|section| section.remove("path"));
     section.serialize(serializer)
 }
@@ -214,6 +227,7 @@ impl RecallSettings {
     pub fn index(&self, engine: Option<EngineKind>) -> IndexSettings {
         let audience = self.sampled.as_ref().zip(engine).map(|(rows, engine)| AudienceSettings {
             recall: RecallConfig { format: Default::default(), fused: false, ..self.recall.clone() },
+            seen: self.seen.clone(),
             embed: EmbedSettings { rows: rows.clone(), engine },
         });
         IndexSettings { index: self.index.clone(), audience }
@@ -274,6 +288,7 @@ impl Config {
         let Self { recall, index, .. } = self.clone();
         let embed = || EmbedSettings { rows: self.rows(Side::User), engine: self.infer.engine };
         RecallSettings {
+            seen: recall.exclude_seen.then(|| self.tables.interactions.clone()),
             embed: recall.fused.then(embed),
             sampled: (index.kind != IndexKind::Exact).then(|| self.rows(Side::User)),
             compression: self.infer.compression,

@@ -265,6 +265,24 @@ impl Timeline {
         self.index.events
     }
 
+    /// Number of events of the users before a row.
+    ///
+    /// # Errors
+    /// As [`Timeline::read`].
+    pub fn events_before(&self, row: u64) -> Result<u64, ArtifactError> {
+        let mut events = 0;
+        for block in self.index.blocks.iter().take_while(|block| block.first < row) {
+            if block.last < row {
+                events += u64::from(block.events);
+                continue;
+            }
+            let mut found = Histories::default();
+            self.read(block.first..row, Detail::Items, &mut found)?;
+            events += found.items.len() as u64;
+        }
+        Ok(events)
+    }
+
     /// Ranges of rows that together hold all users, each of them read in one go.
     pub fn blocks(&self) -> impl Iterator<Item = Range<u64>> + '_ {
         self.index.blocks.iter().map(|block| block.first..block.last.saturating_add(1))

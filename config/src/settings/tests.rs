@@ -107,7 +107,7 @@ const OBEYED: &[(&str, &str, &str)] = &[
     ("tables.items", "EAI", "id format delimiter encoding header columns quote null_values"),
     ("tables.interactions", "EGRF", "user item timestamp timestamp_format timestamp_unit earliest latest"),
     ("tables.interactions", "EGRF", "format delimiter encoding header columns quote null_values"),
-    ("tables.interactions", "E", "weight"),
+    ("tables.interactions", "EGRF", "weight"),
     ("tables.users", "E", "path"),
     ("tables.items", "E", "path"),
     ("tables.interactions", "E", "path"),

@@ -84,10 +84,13 @@ pub fn encode_features(context: &Context<EncodeSettings>, options: &EncodeOption
     let item_table = encode.read_items(&items)?;
     let user_kind = id_kind(&users, &context.config.tables.users.id)?;
     let mut aside = QuarantineWriter::new(&dir, context.execution.max_bad_rows);
+    let trains = !options.without_positives;
+    if trains {
+        interactions.require_rows()?;
+    }
     let identities = IdentityKey::of(&[&users.fingerprint(), &interactions.fingerprint()]);
     let kinds = (user_kind, &item_table.ids);
     let mut events = Interactions::read(context, &dir, &interactions, kinds, identities, &mut aside)?;
-    let trains = !options.without_positives;
     let mut passes = UserPasses::new(context, &dir, &encode.joins, &users, user_kind, trains)?;
     let state = encode.fit(&item_table, &mut passes, previous, &mut aside, &mut events)?;
 

@@ -7,9 +7,10 @@ use crate::rows::bad_rows::readable_ids;
 use crate::rows::columns::read_batches;
 use crate::rows::id_index::IdIndex;
 use crate::rows::quarantine::INTERACTIONS;
-use crate::stages::Context;
 use crate::stages::encoded::Encoded;
 use crate::stages::recall::Users;
+use crate::stages::towers::verified_towers;
+use crate::stages::{Context, as_written};
 use crate::stream::distinct::{Distinct, pair_hash};
 use crate::timeline::dataset::encoded_ids;
 use crate::timeline::of_run::{self, RunTimeline, TIMELINE};
@@ -17,7 +18,7 @@ use crate::timeline::pair_store::{PairStore, PairStoreBuilder};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
-use twotower_artifacts::{Detail, Fingerprint, Histories, Id, IdKind, Ids, Ragged, Side};
+use twotower_artifacts::{ArtifactError, Detail, Fingerprint, Histories, Id, IdKind, Ids, Ragged, Side};
 use twotower_index::Eligibility;
 use twotower_tables::{Table, TableSpec, id_column_as};
 
@@ -298,6 +299,33 @@ impl Exclusion {
     }
 }
 
+/// Refuses an encoder folder that is not the one of the run's towers, or that was made from other columns of the
+/// interactions than the job names now: its timeline would say of other users, or items, what was seen.
+fn seen_as_encoded(context: &Context<RecallSettings>, encoded: &Encoded) -> Result<(), PipelineError> {
+    let (state, towers) = (encoded.state.fingerprint(), verified_towers("recall", context)?);
+    if towers.inputs.get("encoders") != Some(state) {
+        return Err(ArtifactError::Mismatch {
+            what: format!("recall: {}", context.run.towers().display()),
+            expected_from: format!("{} with fingerprint", encoded.dir.display()),
+            expected: state.to_string(),
+            found_from: "towers of encoders with fingerprint".into(),
+            found: towers.inputs.get("encoders").map_or("none".into(), Fingerprint::to_string),
+            advice: "run `twotower train` and the stages after it".into(),
+        }
+        .into());
+    }
+    let now = as_written(&serde_json::json!(context.config.seen));
+    let mut then = encoded.manifest.config["tables"]["interactions"].clone();
+    then.as_object_mut().map(|table| table.remove("path"));
+    if now != then {
+        return Err(PipelineError::Mismatch(format!(
+            "recall: the job reads the interactions as {now}, {} was made from them as {then}; run `twotower encode-features` and the stages after it, or `twotower run`",
+            encoded.dir.display()
+        )));
+    }
+    Ok(())
+}
+
 impl Seen {
     fn open(
         context: &Context<RecallSettings>,
@@ -306,6 +334,7 @@ impl Seen {
         dir: &Path,
     ) -> Result<Self, PipelineError> {
         let encoded = Encoded::load("recall", &context.run.encoders())?;
+        seen_as_encoded(context, &encoded)?;
         let timeline = users.timeline(context, RunTimeline::open("recall", &encoded.dir)?, &encoded, dir)?;
         let items = encoded_ids(&encoded, Side::Item)?;
         let rows: Vec<Option<u32>> = items.iter().map(|id| catalogue.find(id)).collect();

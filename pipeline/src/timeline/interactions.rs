@@ -3,7 +3,7 @@
 use crate::config::{EncodeSettings, InteractionTable};
 use crate::error::PipelineError;
 use crate::rows::bad_rows::{BadRow, readable_ids, sift};
-use crate::rows::columns::{BATCH_BYTES, read_batches, weight_column};
+use crate::rows::columns::{read_batches, weight_column};
 use crate::rows::id_filter::IdFilter;
 use crate::rows::id_index::IdIndex;
 use crate::rows::partitions::BUFFERED;
@@ -20,9 +20,9 @@ use twotower_artifacts::keyed::{Identity, IdentityKey, hash_id};
 use twotower_artifacts::{Clock, Id, IdKind, Ids, TimelineInfo};
 use twotower_tables::{Table, TableBatch};
 
-/// Bytes held while the interactions are read and sorted, at the most: records that wait to be written, the filter of
-/// users, and batches.
-pub(crate) const BYTES: u64 = 2 * BUFFERED as u64 + IdFilter::MOST_BYTES + 4 * BATCH_BYTES as u64;
+/// Bytes held from when the interactions are read until they are sorted, at the most: records that wait to be written,
+/// and the filter of users.
+pub(crate) const BYTES: u64 = 2 * BUFFERED as u64 + IdFilter::MOST_BYTES;
 
 /// Rows with an id that the other table does not have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -98,7 +98,7 @@ impl<'a> Interactions<'a> {
     /// Reads the table; rows that cannot be used are set `aside`. Temporary files go to `dir`.
     ///
     /// # Memory
-    /// [`BYTES`], whatever the number of rows.
+    /// [`BYTES`] and some batches, whatever the number of rows.
     ///
     /// # Errors
     /// Any table error; more bad rows than may be, or nothing else; times that count in unlike units; I/O.
@@ -110,7 +110,7 @@ impl<'a> Interactions<'a> {
         key: IdentityKey,
         aside: &mut QuarantineWriter<'_>,
     ) -> Result<Self, PipelineError> {
-        let total = table.require_rows()?;
+        let total = table.rows()?;
         let spec = &context.config.tables.interactions;
         let columns = [Some(&spec.user), Some(&spec.item), spec.times.timestamp.as_ref(), spec.weight.as_ref()];
         let columns: Vec<String> = columns.into_iter().flatten().cloned().collect();
@@ -140,7 +140,7 @@ impl<'a> Interactions<'a> {
             },
         )?;
         aside.end(INTERACTIONS, total)?;
-        if aside.count(INTERACTIONS) == total {
+        if total > 0 && aside.count(INTERACTIONS) == total {
             return Err(PipelineError::Data(format!(
                 "{INTERACTIONS}: none of {total} rows can be used; set `encode.max_bad_rows` below 1 to see why the first cannot"
             )));

@@ -50,17 +50,27 @@ impl RunTimeline {
     /// A missing or damaged file; one that its manifest does not speak of.
     pub fn open(stage: &'static str, encoders: &Path) -> Result<Self, PipelineError> {
         let (manifest, path) = (manifest(stage, encoders)?, encoders.join(files::TIMELINE));
+        let encoded = require(stage, &encoders.join(files::MANIFEST), "twotower encode-features")?;
         let timeline = Timeline::open(&path)?;
+        let differs = |from: &str, expected: String, found: String| ArtifactError::Mismatch {
+            what: path.display().to_string(),
+            expected_from: format!("{from} names"),
+            expected,
+            found_from: "there is".into(),
+            found,
+            advice: "run `twotower encode-features --force`".into(),
+        };
         if *timeline.fingerprint() != manifest.fingerprint {
-            return Err(ArtifactError::Mismatch {
-                what: path.display().to_string(),
-                expected_from: "its manifest with fingerprint".into(),
-                expected: manifest.fingerprint.to_string(),
-                found_from: "a timeline with fingerprint".into(),
-                found: timeline.fingerprint().to_string(),
-                advice: "run `twotower encode-features --force`".into(),
-            }
-            .into());
+            let (expected, found) = (manifest.fingerprint.to_string(), timeline.fingerprint().to_string());
+            return Err(differs(files::TIMELINE_MANIFEST, expected, found).into());
+        }
+        // The tables beside it must be of the same interactions.
+        let hash = |manifest: &Manifest| {
+            let entry = manifest.files.iter().find(|file| file.path == files::TIMELINE);
+            entry.map_or("no timeline".to_string(), |file| file.blake3.clone())
+        };
+        if hash(&encoded) != hash(&manifest) {
+            return Err(differs(files::MANIFEST, hash(&encoded), hash(&manifest)).into());
         }
         let details = serde_json::from_value(manifest.details).map_err(|e| ArtifactError::Corrupt {
             path: encoders.join(files::TIMELINE_MANIFEST),

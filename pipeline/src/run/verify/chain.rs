@@ -175,6 +175,9 @@ impl Check<'_> {
             let (timeline, path) = (run.timeline(), dir.join(encode::files::TIMELINE));
             let sizes = (timeline.info().table_rows, timeline.info().items);
             self.equal(&path, "users and items by its index", &(rows("users"), rows("items")), &sizes);
+            if let Some(events) = self.take(timeline.events_before(sizes.0)) {
+                self.equal(&path, "events of users of the table", &rows("interactions kept"), &events);
+            }
             links.timeline = Some(run.fingerprint().clone());
         }
     }
