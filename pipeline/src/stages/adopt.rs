@@ -11,15 +11,16 @@ use crate::stages::encoded::Encoded;
 use crate::stages::towers::{files, publish_tower, towers_fingerprint, verified_in};
 use crate::stages::train::{VERIFY_ROWS, check_lineage, checkpoint_entry};
 use crate::stages::{Context, Outcome, prepare_dir, remove_if_there};
+use crate::timeline::dataset::History;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 use twotower_artifacts::schema::UNKNOWN;
-use twotower_artifacts::{ArtifactError, CodeBatch, FieldShape, Side, TowerSchema, open_regular};
+use twotower_artifacts::{ArtifactError, CodeBatch, FieldShape, Histories, Side, TowerSchema, open_regular};
 use twotower_models::onnx;
 use twotower_models::tower::Tower;
 use twotower_models::train::checkpoint::best_path;
-use twotower_tables::ReadOptions;
+use twotower_tables::{ReadOptions, id_column_as};
 
 /// Key of the manifest's details that counts, by table, the rows at its end without weights of their own: those
 /// of values that are new since the towers were trained.
@@ -30,8 +31,7 @@ pub(crate) const UNTRAINED: &str = "untrained rows";
 /// unknown values have.
 ///
 /// # Errors
-/// Towers of unrelated encoders or other features; towers that take sequences, since without
-/// positives there are none; those of [`publish_tower`].
+/// Towers of unrelated encoders or other features; those of [`publish_tower`].
 pub fn adopt_towers(context: &Context<AdoptSettings>, earlier: &Path) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
     let _step = context.step("train");
@@ -113,16 +113,14 @@ fn extended(mut tower: Tower, schema: TowerSchema) -> Result<Tower, String> {
     }
     for (old, new) in tower.schema.fields.iter().zip(&schema.fields) {
         let grown = |shape: &FieldShape| match shape {
-            FieldShape::Code { table, cardinality } | FieldShape::Bag { table, cardinality, .. } => {
-                Some((table.clone(), *cardinality as usize))
-            }
-            FieldShape::Dense { .. } | FieldShape::Sequence { .. } => None,
+            FieldShape::Code { table, cardinality }
+            | FieldShape::Bag { table, cardinality, .. }
+            | FieldShape::Sequence { table, cardinality, .. } => Some((table.clone(), *cardinality as usize)),
+            FieldShape::Dense { .. } => None,
         };
-        if let FieldShape::Sequence { .. } = new.shape {
-            return Err(format!("field `{}` is a sequence of the user's items; train instead", new.name));
-        }
         let alike = match (&old.shape, &new.shape) {
-            (FieldShape::Bag { max_len: a, .. }, FieldShape::Bag { max_len: b, .. }) => a == b,
+            (FieldShape::Bag { max_len: a, .. }, FieldShape::Bag { max_len: b, .. })
+            | (FieldShape::Sequence { max_len: a, .. }, FieldShape::Sequence { max_len: b, .. }) => a == b,
             (FieldShape::Dense { width: a }, FieldShape::Dense { width: b }) => a == b,
             (FieldShape::Code { .. }, FieldShape::Code { .. }) => true,
             _ => false,
@@ -157,13 +155,23 @@ fn sample(context: &Context<AdoptSettings>, encoded: &Encoded, side: Side) -> Re
     let (state, source) = (&encoded.state, Source::open(encoded, side, &rows.source)?);
     let spec = rows.spec();
     let joins = SideFiles::open(&[(side, &spec, &rows.source)], &context.cancel)?;
-    let mut codes = CodeBatch::empty(&state.schema(side));
+    let schema = state.schema(side);
+    let (mut codes, mut encoded_rows) = (CodeBatch::empty(&schema), CodeBatch::empty(&schema));
+    let sequences = schema.fields.iter().any(|field| matches!(field.shape, FieldShape::Sequence { .. }));
+    let history = (sequences && source.is_encoded()).then(|| History::load("train", encoded)).transpose()?;
+    let mut found = Histories::default();
     let columns = read_columns(&spec);
     let read = ReadOptions { columns: &columns, rows: 0..VERIFY_ROWS as u64, batch_rows: BATCH_ROWS };
     for batch in source.read(read, BATCH_BYTES)? {
         let batch = batch?;
         let rows = joins.join(&spec, side, &batch)?;
-        state.encode(side, &rows, &mut codes).map_err(|e| encode_error(e, &batch))?;
+        encoded_rows.clear();
+        state.encode(side, &rows, &mut encoded_rows).map_err(|e| encode_error(e, &batch))?;
+        if let Some(history) = &history {
+            let ids = id_column_as(&batch, &spec.id_column, encoded.ids(side)?)?;
+            history.fill(&schema, batch.first_row, &ids, &mut encoded_rows, &mut found)?;
+        }
+        codes.extend_from_rows(&encoded_rows, 0..batch.batch.num_rows());
     }
     Ok(codes)
 }
