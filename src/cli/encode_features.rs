@@ -23,7 +23,7 @@ pub struct Opts {
     /// Also write the codes of all users, not only of those that train, to RUN/encoders/users-all.parquet.
     #[arg(long)]
     all_codes: bool,
-    /// Leave the interactions alone: for codes, or a run that takes an earlier one's towers. Nothing can be trained on it.
+    /// Encode no users for training: for codes, or a run that takes an earlier one's towers. Nothing can be trained on it.
     #[arg(long)]
     without_positives: bool,
 }
