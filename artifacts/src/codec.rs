@@ -63,6 +63,22 @@ pub fn read_versioned<T: DeserializeOwned>(
     decode_from(BufReader::with_capacity(1 << 16, file), path, magic, supported)
 }
 
+/// The format version of a file of [`write_versioned`], for who reads an earlier one as another value; its content is
+/// not looked at.
+///
+/// # Errors
+/// [`ArtifactError::Io`] when it cannot be opened, [`ArtifactError::Corrupt`] when it has another magic or none.
+pub fn version(path: impl AsRef<Path>, magic: &str) -> Result<u32, ArtifactError> {
+    let path = path.as_ref();
+    let (mut found, mut version) = (vec![0; magic.len()], [0; 4]);
+    let mut file = open_regular(path)?;
+    match file.read_exact(&mut found).and_then(|()| file.read_exact(&mut version)) {
+        Ok(()) if found == magic.as_bytes() => Ok(u32::from_le_bytes(version)),
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(io_error("read", path)(error)),
+        _ => Err(ArtifactError::Corrupt { path: path.to_path_buf(), reason: format!("not a `{magic}` file") }),
+    }
+}
+
 /// The bytes of a file of [`write_versioned`].
 ///
 /// # Errors

@@ -5,8 +5,8 @@ use std::hint::black_box;
 use twotower_artifacts::Ragged;
 use twotower_models::losses::softmax::{Candidates, softmax};
 use twotower_models::losses::{LossGradient, Scored};
-use twotower_models::optimiser::{Adam, AdamSettings};
-use twotower_models::params::{Gradients, Parameters, Table};
+use twotower_models::optimiser::{Adam, AdamSettings, Moves};
+use twotower_models::params::{Gradients, Parameters, Table, TableGradient};
 use twotower_models::rng::Rng;
 
 const BATCH: usize = 4096;
@@ -59,15 +59,17 @@ fn sparse_adam(c: &mut Criterion) {
         let mut parameters = Parameters { dense: Vec::new(), tables: vec![table] };
         let mut adam = Adam::new(&parameters);
         let mut gradients = Gradients::new(&parameters);
+        let moves = Moves::all(&parameters);
         let values: Vec<f32> = (0..BATCH * WIDTH).map(|_| rng.normal() as f32).collect();
         group.bench_function(BenchmarkId::from_parameter(rows), |b| {
             b.iter(|| {
                 gradients.clear();
+                let TableGradient::Rows(sparse) = &mut gradients.tables[0] else { return };
                 for at in 0..BATCH {
-                    gradients.tables[0].push(rng.below(rows) as u32, at * WIDTH, 1.0);
+                    sparse.push(rng.below(rows) as u32, at * WIDTH, 1.0);
                 }
-                gradients.tables[0].reduce(&values);
-                adam.step(&mut parameters, &gradients, 1e-3, &settings)
+                sparse.reduce(&values);
+                black_box(adam.step(&mut parameters, &gradients, &moves, 1e-3, &settings));
             });
         });
     }

@@ -3,7 +3,7 @@
 use crate::error::ConfigError;
 use serde::{Deserialize, Serialize};
 use twotower_artifacts::Interactions;
-use twotower_models::examples::Role;
+use twotower_models::examples::{Known, Role};
 
 /// How positives are held out. In every split a user's held-out events are their latest ones, so a
 /// model never sees an event later than the one it predicts.
@@ -84,6 +84,13 @@ impl SplitConfig {
             SplitConfig::LeaveLastOut { train_on_validation }
             | SplitConfig::Time { train_on_validation, .. }
             | SplitConfig::Ratio { train_on_validation, .. } => *train_on_validation,
+        }
+    }
+
+    /// What is known of a user beside an event.
+    pub fn known(&self) -> Known {
+        match self {
+            SplitConfig::LeaveLastOut { .. } | SplitConfig::Time { .. } | SplitConfig::Ratio { .. } => Known::Earlier,
         }
     }
 

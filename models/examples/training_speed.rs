@@ -13,7 +13,7 @@ use twotower_artifacts::{
     CodeBatch, Column, FieldSchema, FieldShape, Fingerprint, Interactions, Ragged, Side, TowerSchema,
 };
 use twotower_models::dssm::DssmConfig;
-use twotower_models::examples::{Role, TrainingSet};
+use twotower_models::examples::{Known, Role, TrainingSet};
 use twotower_models::model::ModelConfig;
 use twotower_models::rng::Rng;
 use twotower_models::train::{Loss, Observer, Start, StepReport, TrainConfig, train};
@@ -51,7 +51,7 @@ impl Observer for Timer {
                     examples as f64 / seconds,
                     examples as f64 / (cpu_seconds() - self.cpu),
                     seconds * 1e3 / (report.step - 1) as f64,
-                    report.terms[0].1
+                    report.terms.total()
                 );
                 if self.steps > 0 {
                     return ControlFlow::Break(());
@@ -111,6 +111,7 @@ fn set(
         item_codes: (0..items as u32).map(|item| item + FIRST_VALUE).collect(),
         roles: vec![Role::Train; interactions.len()],
         interactions,
+        known: Known::Earlier,
     }
 }
 

@@ -4,13 +4,17 @@
 //! Departures from the paper: learned embeddings instead of letter trigrams, PReLU instead of tanh,
 //! and the losses of [`crate::losses`] instead of a softmax over four random documents.
 
+use crate::candidates::{BatchCandidates, CandidateSource};
 use crate::error::ModelError;
-use crate::model::{Model, Scale};
+use crate::examples::{Role, TrainingSet, Window, assemble, drop_codes};
+use crate::losses::{LossGradient, Scored};
+use crate::model::{Model, Moment, Terms};
 use crate::net::{Net, Pass, backward_pair};
 use crate::pages::zeroed;
 use crate::params::{Gradients, Parameters, Table};
 use crate::rng::Rng;
 use crate::tower::{Input, Layer, Reduce, Tower};
+use crate::train::TrainConfig;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -110,7 +114,6 @@ impl DssmConfig {
 }
 
 /// A DSSM in training.
-#[derive(Debug)]
 pub struct Dssm {
     parameters: Parameters,
     user: Net,
@@ -118,10 +121,32 @@ pub struct Dssm {
     dim: usize,
     temperature: f32,
     log_temperature: Option<usize>,
+    source: CandidateSource,
+    loss: &'static str,
+    unknown_rate: f64,
+    missing_rate: f64,
 }
 
 /// Standard deviation of fresh embeddings.
 const EMBEDDING_DEVIATION: f64 = 0.05;
+
+/// Purposes of random numbers.
+const ORDER: u64 = 10;
+const CANDIDATES: u64 = 11;
+const NOISE: u64 = 12;
+
+/// Room for a step.
+pub struct Work {
+    users: CodeBatch,
+    items: CodeBatch,
+    candidates: BatchCandidates,
+    /// Items of the windows, and the weights of their events.
+    clicked: Vec<u32>,
+    weights: Vec<f32>,
+    user_pass: Pass,
+    item_pass: Pass,
+    loss: LossGradient,
+}
 
 impl Dssm {
     /// Fresh parameters: embeddings N(0, 0.05²), weights Glorot uniform, biases 0, gains 1, PReLU
@@ -129,22 +154,41 @@ impl Dssm {
     ///
     /// # Errors
     /// [`ModelError::Setting`] and [`ModelError::Data`] when settings or schemas cannot be built.
-    pub fn new(user: &TowerSchema, item: &TowerSchema, config: &DssmConfig, seed: u64) -> Result<Self, ModelError> {
+    pub fn new(set: &TrainingSet, config: &DssmConfig, train: &TrainConfig) -> Result<Self, ModelError> {
         config.check()?;
+        let (user, item, seed) = (&set.user_schema, &set.item_schema, train.seed);
         let mut parameters = Parameters { tables: tables(&[user, item], config, seed)?, dense: Vec::new() };
         let user = build(user, config, seed, &mut parameters)?;
         let item = build(item, config, seed, &mut parameters)?;
         let log_temperature = config
             .learn_temperature
             .then(|| parameters.add_dense("log_temperature".into(), 1, 1, false, vec![config.temperature.ln()]));
-        let dim = config.hidden[config.hidden.len() - 1];
-        Ok(Self { parameters, user, item, dim, temperature: config.temperature, log_temperature })
+        Ok(Self {
+            parameters,
+            user,
+            item,
+            dim: config.hidden[config.hidden.len() - 1],
+            temperature: config.temperature,
+            log_temperature,
+            source: CandidateSource::new(set, train),
+            loss: train.loss.name(),
+            unknown_rate: train.unknown_rate,
+            missing_rate: train.missing_rate,
+        })
     }
 
     fn net(&self, side: Side) -> &Net {
         match side {
             Side::User => &self.user,
             Side::Item => &self.item,
+        }
+    }
+
+    /// 1 / τ: what an inner product of vectors is multiplied by before the loss sees it.
+    fn scale(&self) -> f32 {
+        match self.log_temperature {
+            Some(group) => (-self.parameters.dense[group].values[0]).exp(),
+            None => 1.0 / self.temperature,
         }
     }
 }
@@ -256,7 +300,8 @@ fn build(schema: &TowerSchema, config: &DssmConfig, seed: u64, parameters: &mut 
 }
 
 impl Model for Dssm {
-    type Pass = Pass;
+    type Work = Work;
+    type State = ();
 
     fn parameters(&self) -> &Parameters {
         &self.parameters
@@ -266,34 +311,96 @@ impl Model for Dssm {
         &mut self.parameters
     }
 
+    fn work(&self) -> Work {
+        Work {
+            users: CodeBatch::empty(&self.user.tower.schema),
+            items: CodeBatch::empty(&self.item.tower.schema),
+            candidates: BatchCandidates::default(),
+            clicked: Vec::new(),
+            weights: Vec::new(),
+            user_pass: Pass::default(),
+            item_pass: Pass::default(),
+            loss: LossGradient::default(),
+        }
+    }
+
+    fn state(&self) -> &() {
+        &()
+    }
+
+    fn restore(&mut self, (): ()) {}
+
+    /// Every training event is one, in random order.
+    fn windows(&self, set: &TrainingSet, moment: Moment) -> Vec<u32> {
+        let mut events: Vec<u32> = set.events(Role::Train).map(|event| event as u32).collect();
+        moment.of_epoch(ORDER).shuffle(&mut events);
+        events
+    }
+
+    fn window(&self, set: &TrainingSet, number: u32) -> Window {
+        set.window(number as usize)
+    }
+
+    fn learn(
+        &self,
+        set: &TrainingSet,
+        windows: &[Window],
+        moment: Moment,
+        work: &mut Work,
+        gradients: &mut Gradients,
+    ) -> Result<Terms, ModelError> {
+        let events = || windows.iter().map(|window| window.targets.start);
+        work.clicked.clear();
+        work.clicked.extend(events().map(|event| set.interactions.items[event]));
+        work.weights.clear();
+        work.weights.extend(events().map(|event| set.interactions.weights[event]));
+        self.source.choose(windows, &work.clicked, moment.of_step(CANDIDATES), &mut work.candidates);
+        assemble(set, windows, &mut work.users);
+        work.items.clear();
+        work.items.extend_from_rows(&set.items, work.candidates.items.iter().map(|item| *item as usize));
+        // Now and then a code is dropped, so that the rows of unknown and of missing values are trained.
+        let mut noise = moment.of_step(NOISE);
+        drop_codes(&mut work.users, self.unknown_rate, self.missing_rate, noise.bits());
+        drop_codes(&mut work.items, self.unknown_rate, self.missing_rate, noise.bits());
+
+        self.user.forward(&self.parameters, &work.users, Some(noise.bits()), &mut work.user_pass);
+        self.item.forward(&self.parameters, &work.items, Some(noise.bits()), &mut work.item_pass);
+        let scored = Scored {
+            users: work.user_pass.output(),
+            items: work.item_pass.output(),
+            dim: self.dim,
+            scale: self.scale(),
+            positives: &work.candidates.positives,
+            weights: &work.weights,
+        };
+        let loss = &mut work.loss;
+        self.source.loss(&scored, &work.candidates, loss);
+        let mut terms = Terms::default();
+        terms.add(self.loss, 1.0, loss.loss);
+        if let Some(group) = self.log_temperature {
+            // z = s / τ, so dL/d(log τ) = -Σ_a ⟨u_a, dL/du_a⟩.
+            let products = scored.users.iter().zip(&loss.d_users).map(|(u, d)| *u as f64 * *d as f64);
+            gradients.dense[group][0] = -products.sum::<f64>() as f32;
+        }
+        let towers = [
+            (&self.user, &work.users, &mut work.user_pass, &loss.d_users[..]),
+            (&self.item, &work.items, &mut work.item_pass, &loss.d_items[..]),
+        ];
+        backward_pair(&self.parameters, towers, gradients)?;
+        Ok(terms)
+    }
+
     fn dim(&self) -> usize {
         self.dim
     }
 
-    fn scale(&self) -> Scale {
-        let value = match self.log_temperature {
-            Some(group) => (-self.parameters.dense[group].values[0]).exp(),
-            None => 1.0 / self.temperature,
-        };
-        Scale { value, log_temperature: self.log_temperature }
+    fn embed<'a>(&self, side: Side, batch: &CodeBatch, work: &'a mut Work) -> &'a [f32] {
+        self.net(side).forward(&self.parameters, batch, None, &mut work.user_pass);
+        work.user_pass.output()
     }
 
-    fn forward(&self, side: Side, batch: &CodeBatch, noise: Option<u64>, pass: &mut Pass) {
-        self.net(side).forward(&self.parameters, batch, noise, pass);
-    }
-
-    fn vectors<'a>(&self, pass: &'a Pass) -> &'a [f32] {
-        pass.output()
-    }
-
-    fn backward(
-        &self,
-        user: (&CodeBatch, &mut Pass, &[f32]),
-        item: (&CodeBatch, &mut Pass, &[f32]),
-        gradients: &mut Gradients,
-    ) -> Result<(), ModelError> {
-        let towers = [(&self.user, user.0, user.1, user.2), (&self.item, item.0, item.1, item.2)];
-        backward_pair(&self.parameters, towers, gradients)
+    fn temperature(&self) -> Option<f64> {
+        Some(1.0 / self.scale() as f64)
     }
 
     fn towers(&self) -> (Tower, Tower) {

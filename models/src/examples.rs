@@ -1,7 +1,10 @@
-//! The data a model is trained on, and the encoded rows of its queries.
+//! The data a model is trained on, its windows, and what is known of a user in each.
 
 use crate::error::ModelError;
+use crate::rng::Rng;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 use twotower_artifacts::schema::UNKNOWN;
 use twotower_artifacts::{CodeBatch, Column, FieldShape, Interactions, TowerSchema};
 
@@ -36,26 +39,71 @@ pub struct TrainingSet {
     pub interactions: Interactions,
     /// One per event.
     pub roles: Vec<Role>,
+    /// What is known of a user beside an event.
+    pub known: Known,
 }
 
-/// A user at a moment: the events before `history_end` are known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Query {
+/// Which of a user's events are known where others are to be predicted: what a split says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Known {
+    /// Those before the first of them: in every split by time.
+    Earlier,
+    /// All that train, but for themselves: where they were drawn from the midst of the others.
+    Training,
+}
+
+/// Some events of a user that stand next to each other, and are to be predicted from those that are known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
     /// Row of the user.
-    pub user_row: u32,
-    /// Event index; the history is the user's events before it.
-    pub history_end: usize,
+    pub user: u32,
+    /// Indices of events of the user. An empty range at the end of his events is the moment after all of them.
+    pub targets: Range<usize>,
+    /// Of these events, those of this role are to be predicted.
+    pub role: Role,
 }
 
 impl TrainingSet {
-    /// Events of one role with their user, in user and time order.
-    pub fn events(&self, role: Role) -> impl Iterator<Item = Query> + '_ {
-        (0..self.interactions.users()).flat_map(move |user| {
-            self.interactions
-                .events(user)
-                .filter(move |event| self.roles[*event] == role)
-                .map(move |event| Query { user_row: user as u32, history_end: event })
+    /// Indices of the events of one role, in user and time order.
+    pub fn events(&self, role: Role) -> impl Iterator<Item = usize> + '_ {
+        (0..self.roles.len()).filter(move |event| self.roles[*event] == role)
+    }
+
+    /// The window of one event.
+    pub fn window(&self, event: usize) -> Window {
+        let user = self.interactions.offsets.partition_point(|offset| *offset as usize <= event) - 1;
+        Window { user: user as u32, targets: event..event + 1, role: self.roles[event] }
+    }
+
+    /// The moment after all events of a user.
+    pub fn after_all(&self, user: usize) -> Window {
+        let end = self.interactions.events(user).end;
+        Window { user: user as u32, targets: end..end, role: Role::Unused }
+    }
+
+    /// Indices of the events that a window's user is to be predicted to have.
+    pub fn targets<'a>(&'a self, window: &'a Window) -> impl Iterator<Item = usize> + 'a {
+        window.targets.clone().filter(|event| self.roles[*event] == window.role)
+    }
+
+    /// Indices of the events that are known of a window's user, oldest first.
+    pub fn known<'a>(&'a self, window: &'a Window) -> impl DoubleEndedIterator<Item = usize> + 'a {
+        let events = self.interactions.events(window.user as usize);
+        let range = match self.known {
+            Known::Earlier => events.start..window.targets.start,
+            Known::Training => events,
+        };
+        range.filter(|event| match self.known {
+            Known::Earlier => true,
+            Known::Training => {
+                self.roles[*event] == Role::Train && !(window.role == Role::Train && window.targets.contains(event))
+            }
         })
+    }
+
+    /// Items of the events that are known of a window's user, oldest first.
+    pub fn known_items<'a>(&'a self, window: &'a Window) -> impl DoubleEndedIterator<Item = u32> + 'a {
+        self.known(window).map(|event| self.interactions.items[event])
     }
 
     /// How often each item occurs in the training events.
@@ -67,18 +115,26 @@ impl TrainingSet {
         counts
     }
 
-    /// Whether each event is its user's first with its item. Only those can be held out as a retrieval task: an item
-    /// that the user already has is not retrieved.
+    /// Whether each event can be held out as a retrieval task: an item that is known of the user is not retrieved, and
+    /// none is retrieved twice.
     pub fn novel(&self) -> Vec<bool> {
         let mut novel = vec![true; self.interactions.len()];
         let mut by_item: Vec<usize> = Vec::new();
+        let items = &self.interactions.items;
         for user in 0..self.interactions.users() {
-            let items = &self.interactions.items;
             by_item.clear();
             by_item.extend(self.interactions.events(user));
             by_item.sort_unstable_by_key(|event| (items[*event], *event));
-            for pair in by_item.windows(2).filter(|pair| items[pair[0]] == items[pair[1]]) {
-                novel[pair[1]] = false;
+            for same in by_item.chunk_by(|a, b| items[*a] == items[*b]) {
+                let is_repeated = |i: usize| match self.known {
+                    Known::Earlier => i > 0,
+                    Known::Training => {
+                        let role = self.roles[same[i]];
+                        let again = same[..i].iter().any(|event| self.roles[*event] == role);
+                        again || role != Role::Train && same.iter().any(|event| self.roles[*event] == Role::Train)
+                    }
+                };
+                (0..same.len()).filter(|i| is_repeated(*i)).for_each(|i| novel[same[i]] = false);
             }
         }
         novel
@@ -114,6 +170,9 @@ impl TrainingSet {
                 self.item_codes.len()
             ));
         }
+        if u32::try_from(events).is_err() {
+            return wrong(format!("{events} events, expected fewer than 2^32; give fewer interactions"));
+        }
         if let Some(event) = self.interactions.weights.iter().position(|w| !(w.is_finite() && *w >= 0.0)) {
             return wrong(format!(
                 "event {event} has weight {}, expected a finite one of at least 0",
@@ -137,32 +196,30 @@ impl TrainingSet {
     }
 }
 
-/// Writes the user rows of `queries` to `out`: static columns as encoded, sequences filled with the
-/// last `max_len` items before each query's moment, oldest first.
+/// Writes the user rows of `windows` to `out`: static columns as encoded, sequences filled with the
+/// last `max_len` items that are known of each window's user, oldest first.
 ///
 /// `out` is cleared first and keeps its allocations.
-pub fn assemble(set: &TrainingSet, queries: &[Query], out: &mut CodeBatch) {
-    use rayon::prelude::*;
+pub fn assemble(set: &TrainingSet, windows: &[Window], out: &mut CodeBatch) {
     out.clear();
     let fields = set.user_schema.fields.par_iter().zip(&set.users.columns);
     out.columns.par_iter_mut().zip(fields).for_each(|(to, (field, from))| match (&field.shape, to) {
         (FieldShape::Sequence { max_len, .. }, Column::Ragged(to)) => {
-            for query in queries {
-                let first = set.interactions.events(query.user_row as usize).start;
-                let start = first.max(query.history_end.saturating_sub(*max_len as usize));
-                let items = &set.interactions.items[start..query.history_end.max(start)];
-                to.push_row(items.iter().map(|item| set.item_codes[*item as usize]));
+            let mut codes = Vec::with_capacity(*max_len as usize);
+            for window in windows {
+                codes.clear();
+                let newest_first = set.known_items(window).rev().take(*max_len as usize);
+                codes.extend(newest_first.map(|item| set.item_codes[item as usize]));
+                to.push_row(codes.iter().rev().copied());
             }
         }
-        (_, to) => queries.iter().for_each(|query| to.push_from(from, query.user_row as usize)),
+        (_, to) => windows.iter().for_each(|window| to.push_from(from, window.user as usize)),
     });
 }
 
 /// Drops codes to [`UNKNOWN`] at `unknown` and single codes to missing at `missing`, so that these
 /// rows are trained.
 pub(crate) fn drop_codes(batch: &mut CodeBatch, unknown: f64, missing: f64, key: u64) {
-    use crate::rng::Rng;
-    use rayon::prelude::*;
     batch.columns.par_iter_mut().enumerate().for_each(|(c, column)| {
         let rng = |stream: u64| Rng::at(key, &[c as u64, stream]);
         match column {
@@ -179,7 +236,6 @@ pub(crate) fn drop_codes(batch: &mut CodeBatch, unknown: f64, missing: f64, key:
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::rng::Rng;
     use twotower_artifacts::schema::FIRST_VALUE;
     use twotower_artifacts::{FieldSchema, Fingerprint, Ragged, Side};
 
@@ -246,6 +302,7 @@ pub(crate) mod tests {
             item_codes: (0..items).map(|i| i as u32 + FIRST_VALUE).collect(),
             interactions,
             roles,
+            known: Known::Earlier,
         }
     }
 
@@ -254,10 +311,9 @@ pub(crate) mod tests {
         let set = planted(6, 8, 2, 7);
         set.check().unwrap();
         let mut out = CodeBatch::empty(&set.user_schema);
-        let queries: Vec<Query> =
-            [(0, 0), (2, 14 + 2), (5, 35 + 7)].map(|(user_row, history_end)| Query { user_row, history_end }).to_vec();
+        let windows = [set.window(0), set.window(14 + 2), set.after_all(5)];
         for _ in 0..2 {
-            assemble(&set, &queries, &mut out);
+            assemble(&set, &windows, &mut out);
             out.check(&set.user_schema).unwrap();
             let Column::Ragged(recent) = &out.columns[1] else { panic!("sequence columns are ragged") };
             let codes = |range: std::ops::Range<usize>| {
@@ -269,6 +325,35 @@ pub(crate) mod tests {
             let Column::Code(city) = &out.columns[0] else { panic!("cities are codes") };
             assert_eq!(*city, [FIRST_VALUE, FIRST_VALUE + 1, FIRST_VALUE + 2]);
         }
+    }
+
+    #[test]
+    fn what_trains_is_known_where_events_were_drawn_from_its_midst() {
+        let mut set = planted(2, 8, 2, 6);
+        set.known = Known::Training;
+        set.roles[6..].copy_from_slice(&[
+            Role::Train,
+            Role::Test,
+            Role::Train,
+            Role::Validation,
+            Role::Train,
+            Role::Unused,
+        ]);
+        let known = |window: Window| set.known(&window).collect::<Vec<_>>();
+        assert_eq!(known(set.window(7)), [6, 8, 10]);
+        assert_eq!(known(set.window(8)), [6, 10]);
+        assert_eq!(known(set.after_all(1)), [6, 8, 10]);
+        assert_eq!(known(Window { user: 1, targets: 6..9, role: Role::Train }), [10]);
+        let tests = Window { user: 1, targets: 7..12, role: Role::Test };
+        assert_eq!((set.targets(&tests).collect::<Vec<_>>(), known(tests)), (vec![7], vec![6, 8, 10]));
+        let mut out = CodeBatch::empty(&set.user_schema);
+        assemble(&set, &[set.window(7)], &mut out);
+        let Column::Ragged(recent) = &out.columns[1] else { panic!("sequence columns are ragged") };
+        assert_eq!(recent.row(0), [6, 8, 10].map(|event| set.interactions.items[event] + FIRST_VALUE));
+        // Of the item that trains later no test is made, and of one that is tested twice one.
+        set.interactions.items[6..].copy_from_slice(&[1, 3, 3, 5, 7, 5]);
+        set.roles[11] = Role::Validation;
+        assert_eq!(set.novel()[6..], [true, false, true, true, true, false]);
     }
 
     #[test]

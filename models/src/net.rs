@@ -4,9 +4,9 @@ use crate::error::ModelError;
 use crate::lanes::add;
 use crate::layers::dropout;
 use crate::layers::embedding::{Pooled, Recency, element_products};
-use crate::params::{Gradients, Parameters};
+use crate::params::{Gradients, Parameters, TableGradient};
 use crate::rng::Rng;
-use crate::sparse::{SparseGradient, weighted_sum};
+use crate::sparse::weighted_sum;
 use crate::tower::{Input, Layer, Place, Reduce, Tower};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -288,8 +288,8 @@ impl Net {
         }
     }
 
-    /// Notes every use of `table` in a pass; gradients of the inputs start at `base` of the buffer
-    /// that [`SparseGradient::reduce`] will be given.
+    /// Gives every use of a table in a pass to `note`: the row, where the gradient of what it entered lies, and with
+    /// which weight. Gradients of the inputs start at `base`.
     fn note_uses(
         &self,
         parameters: &Parameters,
@@ -297,7 +297,7 @@ impl Net {
         pass: &Pass,
         wanted: usize,
         base: usize,
-        sparse: &mut SparseGradient,
+        mut note: impl FnMut(u32, usize, f32),
     ) {
         let width = self.input_width(parameters);
         let mut at = base;
@@ -306,13 +306,13 @@ impl Net {
             match (field.1, column) {
                 (Input::Embedding { .. }, Column::Code(codes)) if is_wanted => {
                     for (r, code) in codes.iter().enumerate() {
-                        sparse.push(*code, at + r * width, 1.0);
+                        note(*code, at + r * width, 1.0);
                     }
                 }
                 (Input::Pooled { .. }, _) if is_wanted => {
                     for r in 0..pass.rows {
                         for (code, weight) in pooled.row(r) {
-                            sparse.push(*code, at + r * width, *weight);
+                            note(*code, at + r * width, *weight);
                         }
                     }
                 }
@@ -364,11 +364,21 @@ pub fn backward_pair(
         item.backward(parameters, item_pass, d_item, second, &mut gradients.dense);
         [(user, user_batch, &*user_pass, 0), (item, item_batch, &*item_pass, sizes[0])]
     };
-    gradients.tables.par_iter_mut().enumerate().for_each(|(t, sparse)| {
-        for (net, batch, pass, base) in towers {
-            net.note_uses(parameters, batch, pass, t, base, sparse);
+    gradients.tables.par_iter_mut().enumerate().for_each(|(t, gradient)| match gradient {
+        TableGradient::Rows(sparse) => {
+            for (net, batch, pass, base) in towers {
+                net.note_uses(parameters, batch, pass, t, base, |row, at, weight| sparse.push(row, at, weight));
+            }
+            sparse.reduce(&d_inputs);
         }
-        sparse.reduce(&d_inputs);
+        TableGradient::Whole(values) => {
+            let dim = parameters.tables[t].dim;
+            for (net, batch, pass, base) in towers {
+                net.note_uses(parameters, batch, pass, t, base, |row, at, weight| {
+                    weighted_sum(&mut values[row as usize * dim..][..dim], None, &d_inputs, 1, &[(at as u32, weight)]);
+                });
+            }
+        }
     });
     gradients.inputs = d_inputs;
     Ok(())

@@ -2,7 +2,7 @@
 
 use crate::lanes::{dispatched, inner, multiply_add};
 use crate::pages::zeroed;
-use crate::params::{Gradients, Parameters};
+use crate::params::{Gradients, Parameters, TableGradient};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,41 @@ pub struct AdamSettings {
     pub embedding_weight_decay: f32,
     /// Largest global gradient norm; 0 = no clipping.
     pub clip_norm: f32,
+}
+
+/// How a parameter moves in a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Move {
+    /// What the learning rate is multiplied by.
+    pub rate: f64,
+    /// Decoupled weight decay, where it is not that of the settings.
+    pub decay: Option<f32>,
+    /// Steps before the first one that moved it: bias is corrected by those since.
+    pub after: u64,
+}
+
+/// How all parameters move in a step; none where one stays, its moments too. Parallel to [`Parameters`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Moves {
+    /// One per dense group.
+    pub dense: Vec<Option<Move>>,
+    /// One per table.
+    pub tables: Vec<Option<Move>>,
+}
+
+impl Moves {
+    /// Asks for each parameter by its name.
+    pub fn of(parameters: &Parameters, how: impl Fn(&str) -> Option<Move>) -> Self {
+        Self {
+            dense: parameters.dense.iter().map(|group| how(&group.name)).collect(),
+            tables: parameters.tables.iter().map(|table| how(&table.name)).collect(),
+        }
+    }
+
+    /// All as the settings say.
+    pub fn all(parameters: &Parameters) -> Self {
+        Self::of(parameters, |_| Some(Move { rate: 1.0, decay: None, after: 0 }))
+    }
 }
 
 /// First and second moments of one group.
@@ -82,52 +117,71 @@ impl Adam {
             && same(&self.tables, parameters.tables.iter().map(|t| t.values.len()).collect())
     }
 
-    /// Moves the parameters by one step and returns the gradient norm before clipping.
+    /// Moves the parameters by one step and returns the norm of the gradients of those that move, before clipping.
     pub fn step(
         &mut self,
         parameters: &mut Parameters,
         gradients: &Gradients,
+        moves: &Moves,
         learning_rate: f64,
         settings: &AdamSettings,
     ) -> f64 {
         self.steps += 1;
-        let norm = norm(gradients);
+        let norm = norm(gradients, moves);
         let clip = settings.clip_norm as f64;
-        let corrected = |beta: f32| 1.0 - (beta as f64).powf(self.steps as f64);
-        let factors = |decay: f32| Factors {
-            gradient: if clip > 0.0 && norm > clip { (clip / norm) as f32 } else { 1.0 },
-            beta1: settings.beta1,
-            beta2: settings.beta2,
-            eps: settings.eps,
-            rate: (learning_rate / corrected(settings.beta1)) as f32,
-            second: (1.0 / corrected(settings.beta2)) as f32,
-            keep: (1.0 - learning_rate * decay as f64) as f32,
+        let factors = |how: &Move, decay: f32| {
+            let steps = self.steps.saturating_sub(how.after).max(1) as f64;
+            let corrected = |beta: f32| 1.0 - (beta as f64).powf(steps);
+            let rate = learning_rate * how.rate;
+            Factors {
+                gradient: if clip > 0.0 && norm > clip { (clip / norm) as f32 } else { 1.0 },
+                beta1: settings.beta1,
+                beta2: settings.beta2,
+                eps: settings.eps,
+                rate: (rate / corrected(settings.beta1)) as f32,
+                second: (1.0 / corrected(settings.beta2)) as f32,
+                keep: (1.0 - rate * how.decay.unwrap_or(decay) as f64) as f32,
+            }
         };
-        for ((p, g), m) in parameters.dense.iter_mut().zip(&gradients.dense).zip(&mut self.dense) {
-            let factors = factors(if p.decay { settings.weight_decay } else { 0.0 });
+        let dense = parameters.dense.iter_mut().zip(&gradients.dense).zip(&mut self.dense).zip(&moves.dense);
+        for (((p, g), m), how) in dense {
+            let Some(how) = how else { continue };
+            let factors = factors(how, if p.decay { settings.weight_decay } else { 0.0 });
             update(&mut p.values, g, &mut m.first, &mut m.second, &factors);
         }
-        let factors = factors(settings.embedding_weight_decay);
-        let tables = parameters.tables.par_iter_mut().zip(&gradients.tables).zip(&mut self.tables);
-        tables.for_each(|((table, sparse), m)| {
-            let dim = table.dim;
-            for (row, gradient) in sparse.rows().iter().zip(sparse.values().chunks_exact(dim)) {
-                let at = *row as usize * dim..(*row as usize + 1) * dim;
-                let (first, second) = (&mut m.first[at.clone()], &mut m.second[at.clone()]);
-                update(&mut table.values[at], gradient, first, second, &factors);
+        let tables = parameters.tables.par_iter_mut().zip(&gradients.tables).zip(&mut self.tables).zip(&moves.tables);
+        tables.for_each(|(((table, gradient), m), how)| {
+            let Some(how) = how else { return };
+            let (factors, dim) = (factors(how, settings.embedding_weight_decay), table.dim);
+            match gradient {
+                TableGradient::Rows(sparse) => {
+                    for (row, gradient) in sparse.rows().iter().zip(sparse.values().chunks_exact(dim)) {
+                        let at = *row as usize * dim..(*row as usize + 1) * dim;
+                        let (first, second) = (&mut m.first[at.clone()], &mut m.second[at.clone()]);
+                        update(&mut table.values[at], gradient, first, second, &factors);
+                    }
+                }
+                TableGradient::Whole(gradient) => {
+                    let moments = m.first.par_chunks_mut(RUN).zip(m.second.par_chunks_mut(RUN));
+                    let runs = table.values.par_chunks_mut(RUN).zip(gradient.par_chunks(RUN)).zip(moments);
+                    runs.for_each(|((x, g), (first, second))| update(x, g, first, second, &factors));
+                }
             }
         });
         norm
     }
 }
 
-/// L2 norm over all gradients, summed in group order.
-fn norm(gradients: &Gradients) -> f64 {
-    let dense: f64 = gradients.dense.iter().map(|g| squared(g) as f64).sum();
-    let tables: Vec<f64> = gradients
-        .tables
-        .par_iter()
-        .map(|sparse| sparse.values().chunks(4096).map(|run| squared(run) as f64).sum::<f64>())
+/// Values of a table that are updated together.
+const RUN: usize = 1 << 14;
+
+/// L2 norm over the gradients of all that moves, summed in group order.
+fn norm(gradients: &Gradients, moves: &Moves) -> f64 {
+    let dense = gradients.dense.iter().zip(&moves.dense).filter(|(_, how)| how.is_some());
+    let dense: f64 = dense.map(|(g, _)| squared(g) as f64).sum();
+    let tables = gradients.tables.par_iter().zip(&moves.tables).filter(|(_, how)| how.is_some());
+    let tables: Vec<f64> = tables
+        .map(|(gradient, _)| gradient.values().chunks(4096).map(|run| squared(run) as f64).sum::<f64>())
         .collect();
     (dense + tables.iter().sum::<f64>()).sqrt()
 }
@@ -171,6 +225,12 @@ mod tests {
         clip_norm: 0.0,
     };
 
+    fn touch(gradients: &mut Gradients, row: u32, gradient: &[f32]) {
+        let TableGradient::Rows(sparse) = &mut gradients.tables[0] else { unreachable!() };
+        sparse.push(row, 0, 1.0);
+        sparse.reduce(gradient);
+    }
+
     /// The published update in f64, step by step.
     fn oracle(mut x: f64, gradients: &[f64], rate: f64, decay: f64) -> f64 {
         let (mut m, mut v) = (0.0, 0.0);
@@ -192,9 +252,8 @@ mod tests {
         for _ in 0..3 {
             gradients.clear();
             gradients.dense[0].copy_from_slice(&[0.3, -0.2, 0.0]);
-            gradients.tables[0].push(3, 0, 1.0);
-            gradients.tables[0].reduce(&[0.7, -0.1]);
-            adam.step(&mut p, &gradients, 0.01, &SETTINGS);
+            touch(&mut gradients, 3, &[0.7, -0.1]);
+            adam.step(&mut p, &gradients, &Moves::all(&start), 0.01, &SETTINGS);
         }
         for (i, g) in [0.3, -0.2, 0.0].into_iter().enumerate() {
             let want = oracle(start.dense[0].values[i] as f64, &[g; 3], 0.01, 0.1);
@@ -216,11 +275,37 @@ mod tests {
         let mut adam = Adam::new(&p);
         let mut gradients = Gradients::new(&p);
         gradients.dense[0].copy_from_slice(&[3.0, 0.0, 0.0]);
-        gradients.tables[0].push(1, 0, 1.0);
-        gradients.tables[0].reduce(&[0.0, 4.0]);
-        let norm = adam.step(&mut p, &gradients, 0.0, &AdamSettings { clip_norm: 1.0, ..SETTINGS });
+        touch(&mut gradients, 1, &[0.0, 4.0]);
+        let moves = Moves::all(&p);
+        let norm = adam.step(&mut p, &gradients, &moves, 0.0, &AdamSettings { clip_norm: 1.0, ..SETTINGS });
         assert!((norm - 5.0).abs() < 1e-6);
         assert!((adam.dense[0].first[0] - 0.1 * 3.0 / 5.0).abs() < 1e-6);
         assert!((adam.tables[0].first[3] - 0.1 * 4.0 / 5.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn what_starts_later_moves_as_if_it_had_just_begun_and_at_its_own_rate() {
+        let mut p = parameters();
+        let start = p.clone();
+        let mut adam = Adam::new(&p);
+        let mut gradients = Gradients::new(&p);
+        gradients.tables[0] = TableGradient::whole(&p.tables[0]);
+        gradients.dense[0].copy_from_slice(&[30.0, 0.0, 0.0]);
+        let TableGradient::Whole(values) = &mut gradients.tables[0] else { unreachable!() };
+        values.copy_from_slice(&[0.5; 10]);
+        for step in 0..5 {
+            let late = (step >= 2).then_some(Move { rate: 0.5, decay: Some(0.2), after: 2 });
+            let moves = Moves { dense: vec![late], tables: Moves::all(&p).tables };
+            let norm = adam.step(&mut p, &gradients, &moves, 0.01, &SETTINGS);
+            let squares = 10.0 * 0.25 + if step >= 2 { 900.0 } else { 0.0 };
+            assert!((norm - f64::sqrt(squares)).abs() < 1e-4, "{norm}");
+            assert_eq!(step < 2, p.dense == start.dense);
+        }
+        let want = oracle(0.5, &[30.0; 3], 0.005, 0.2);
+        assert!((p.dense[0].values[0] as f64 - want).abs() < 1e-6);
+        for (x, old) in p.tables[0].values.iter().zip(&start.tables[0].values) {
+            // Rounded five times, up to 9.
+            assert!((*x as f64 - oracle(*old as f64, &[0.5; 5], 0.01, 0.0)).abs() < 5e-6);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Parameters in named groups, and their gradients: dense groups whole, tables by touched rows.
 
 use crate::error::ModelError;
+use crate::pages::zeroed;
 use crate::rng::Rng;
 use crate::sparse::SparseGradient;
 use crate::tower::{Layer, Matrix};
@@ -136,13 +137,49 @@ impl Parameters {
     }
 }
 
+/// The gradient of a table.
+#[derive(Debug)]
+pub enum TableGradient {
+    /// Of the rows that a step touched; the others do not move.
+    Rows(SparseGradient),
+    /// Of all rows, `[rows, dim]`: where every step touches most of them.
+    Whole(Vec<f32>),
+}
+
+impl TableGradient {
+    /// Room for touched rows.
+    pub fn rows(table: &Table) -> Self {
+        TableGradient::Rows(SparseGradient::new(table.rows, table.dim))
+    }
+
+    /// Room for all rows.
+    pub fn whole(table: &Table) -> Self {
+        TableGradient::Whole(zeroed(table.values.len()))
+    }
+
+    fn clear(&mut self) {
+        match self {
+            TableGradient::Rows(sparse) => sparse.clear(),
+            TableGradient::Whole(values) => values.fill(0.0),
+        }
+    }
+
+    /// All that may differ from zero.
+    pub fn values(&self) -> &[f32] {
+        match self {
+            TableGradient::Rows(sparse) => sparse.values(),
+            TableGradient::Whole(values) => values,
+        }
+    }
+}
+
 /// Gradients of one step; parallel to [`Parameters`].
 #[derive(Debug)]
 pub struct Gradients {
     /// One vector per dense group.
     pub dense: Vec<Vec<f32>>,
-    /// Touched rows of each table.
-    pub tables: Vec<SparseGradient>,
+    /// One per table.
+    pub tables: Vec<TableGradient>,
     /// Scratch: gradients of the towers' concatenated inputs, from which rows are summed.
     pub(crate) inputs: Vec<f32>,
 }
@@ -152,7 +189,7 @@ impl Gradients {
     pub fn new(parameters: &Parameters) -> Self {
         Self {
             dense: zeros(parameters),
-            tables: parameters.tables.iter().map(|t| SparseGradient::new(t.rows, t.dim)).collect(),
+            tables: parameters.tables.iter().map(TableGradient::rows).collect(),
             inputs: Vec::new(),
         }
     }
@@ -160,7 +197,7 @@ impl Gradients {
     /// Back to zero, keeping allocations.
     pub fn clear(&mut self) {
         self.dense.iter_mut().for_each(|g| g.fill(0.0));
-        self.tables.iter_mut().for_each(SparseGradient::clear);
+        self.tables.iter_mut().for_each(TableGradient::clear);
     }
 }
 

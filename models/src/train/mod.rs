@@ -1,6 +1,5 @@
-//! The training loop: batches, losses, optimiser, validation, checkpoints; the same for every model.
+//! The training loop: windows, optimiser, validation, checkpoints; the same for every model.
 
-pub mod candidates;
 pub mod checkpoint;
 pub mod config;
 pub mod report;
@@ -13,18 +12,14 @@ pub use size::{Size, size};
 
 use crate::dssm::Dssm;
 use crate::error::ModelError;
-use crate::examples::{Query, Role, TrainingSet, assemble, drop_codes};
-use crate::losses::{LossGradient, Scored};
-use crate::model::{Model, ModelConfig};
-use crate::optimiser::Adam;
+use crate::examples::{Role, TrainingSet, Window};
+use crate::model::{Group, Model, ModelConfig, Moment, Terms};
+use crate::optimiser::{Adam, Move, Moves};
 use crate::params::{Gradients, Parameters};
-use crate::rng::Rng;
 use crate::tower::Tower;
-use candidates::{BatchCandidates, CandidateSource};
 use checkpoint::{Progress, best_path, last_path};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use twotower_artifacts::{CodeBatch, Side};
 use validation::Validation;
 
 /// Where training begins.
@@ -53,11 +48,6 @@ pub struct Trained {
     /// Its checkpoint, from which a later run can start ([`Start::From`]).
     pub checkpoint: PathBuf,
 }
-
-/// Streams of random numbers.
-const ORDER: u64 = 10;
-const CANDIDATES: u64 = 11;
-const NOISE: u64 = 12;
 
 /// Trains a model and leaves `last.ckpt` and `best.ckpt` in `dir`, a folder that exists.
 ///
@@ -88,8 +78,8 @@ pub fn train(
     let run = checkpoint::describe(set, model, config);
     let mut work = || match model {
         ModelConfig::Dssm(dssm) => {
-            let model = Dssm::new(&set.user_schema, &set.item_schema, dssm, config.seed)?;
-            Trainer::new(set, config, dir, &run, model)?.run(&start, observer)
+            let model = Dssm::new(set, dssm, config)?;
+            Trainer::new(set, config, dir, &run, model).run(&start, observer)
         }
     };
     if config.threads == 0 {
@@ -112,100 +102,74 @@ struct Trainer<'a, M: Model> {
     config: &'a TrainConfig,
     dir: &'a Path,
     run: &'a str,
-    model: M,
-    optimiser: Adam,
-    progress: Progress,
-    source: CandidateSource,
-    validation: Option<Validation>,
-    examples: Vec<Query>,
-    batch: Batch<M::Pass>,
+    work: M::Work,
     gradients: Gradients,
-}
-
-/// Buffers of a step.
-struct Batch<P> {
-    users: CodeBatch,
-    items: CodeBatch,
-    candidates: BatchCandidates,
-    clicked: Vec<u32>,
-    weights: Vec<f32>,
-    user_pass: P,
-    item_pass: P,
-    loss: LossGradient,
+    optimiser: Adam,
+    model: M,
+    progress: Progress,
+    validation: Option<Validation>,
 }
 
 /// What a step leaves for its report.
 struct Step {
-    loss: f64,
+    terms: Terms,
     gradient_norm: f64,
     learning_rate: f64,
-    temperature: f64,
+    temperature: Option<f64>,
 }
 
 impl<'a, M: Model> Trainer<'a, M> {
-    fn new(
-        set: &'a TrainingSet,
-        config: &'a TrainConfig,
-        dir: &'a Path,
-        run: &'a str,
-        model: M,
-    ) -> Result<Self, ModelError> {
-        Ok(Self {
+    fn new(set: &'a TrainingSet, config: &'a TrainConfig, dir: &'a Path, run: &'a str, model: M) -> Self {
+        Self {
+            work: model.work(),
+            gradients: model.gradients(),
             optimiser: Adam::new(model.parameters()),
-            gradients: Gradients::new(model.parameters()),
             progress: Progress::default(),
-            source: CandidateSource::new(set, config),
             validation: Validation::new(set, config.validation_events, config.metric.k),
-            examples: set.events(Role::Train).collect(),
-            batch: Batch {
-                users: CodeBatch::empty(&set.user_schema),
-                items: CodeBatch::empty(&set.item_schema),
-                candidates: BatchCandidates::default(),
-                clicked: Vec::new(),
-                weights: Vec::new(),
-                user_pass: M::Pass::default(),
-                item_pass: M::Pass::default(),
-                loss: LossGradient::default(),
-            },
             set,
             config,
             dir,
             run,
             model,
-        })
+        }
     }
 
     fn run(mut self, start: &Start, observer: &mut (dyn Observer + Send)) -> Result<Trained, ModelError> {
         match start {
             Start::Fresh => {}
             Start::From(path) => {
-                self.model.parameters_mut().warm_start(&checkpoint::read(path)?.parameters)?;
+                self.model.parameters_mut().warm_start(&checkpoint::read::<M::State>(path)?.parameters)?;
                 // A resumption before the first checkpoint must begin here too.
                 self.save_last()?;
             }
             Start::Resume => self.resume()?,
         }
-        let steps = self.examples.len().div_ceil(self.config.batch_size);
         while !self.progress.finished {
-            let mut order: Vec<u32> = (0..self.examples.len() as u32).collect();
-            Rng::at(self.config.seed, &[ORDER, self.progress.epoch as u64]).shuffle(&mut order);
-            let (began, first_step) = (Instant::now(), self.progress.step);
+            let moment = self.moment();
+            // Within an epoch, the checkpoint has what it began with.
+            if moment.step == 0 {
+                self.model.begin_epoch(self.set, moment)?;
+            }
+            let order = self.model.windows(self.set, moment);
+            let steps = order.len().div_ceil(self.config.batch_size);
+            let began = Instant::now();
             while self.progress.step < steps {
                 let first = self.progress.step * self.config.batch_size;
-                let rows = &order[first..(first + self.config.batch_size).min(order.len())];
-                let step = self.step(rows, first, steps)?;
-                self.progress.loss_sum += step.loss * rows.len() as f64;
+                let end = (first + self.config.batch_size).min(order.len());
+                let windows: Vec<Window> =
+                    order[first..end].iter().map(|number| self.model.window(self.set, *number)).collect();
+                let step = self.step(&windows, first, steps)?;
+                self.count(&step.terms, windows.len());
                 self.progress.step += 1;
-                let seen = first + rows.len();
                 let report = StepReport {
                     epoch: self.progress.epoch + 1,
                     epochs: self.config.epochs,
                     step: self.progress.step,
                     steps,
-                    examples: seen,
-                    examples_per_s: (seen - first_step * self.config.batch_size) as f64
+                    examples: end,
+                    examples_per_s: (end - moment.step * self.config.batch_size) as f64
                         / began.elapsed().as_secs_f64().max(1e-9),
-                    terms: vec![(self.config.loss.name(), step.loss)],
+                    terms: step.terms,
                     learning_rate: step.learning_rate,
                     gradient_norm: step.gradient_norm,
                     temperature: step.temperature,
@@ -219,7 +183,7 @@ impl<'a, M: Model> Trainer<'a, M> {
                     return Err(self.stopped());
                 }
             }
-            let report = self.end_epoch()?;
+            let report = self.end_epoch(order.len())?;
             if observer.on_epoch(&report).is_break() && !self.progress.finished {
                 return Err(self.stopped());
             }
@@ -227,81 +191,69 @@ impl<'a, M: Model> Trainer<'a, M> {
         self.finish()
     }
 
-    /// One batch: forward, loss, backward, update.
-    fn step(&mut self, rows: &[u32], first: usize, steps: usize) -> Result<Step, ModelError> {
-        let (set, config, batch) = (self.set, self.config, &mut self.batch);
-        let (epoch, step) = (self.progress.epoch, self.progress.step);
-        let at = |stream: u64| Rng::at(config.seed, &[stream, epoch as u64, step as u64]);
-        let queries: Vec<Query> = rows.iter().map(|row| self.examples[*row as usize]).collect();
-        batch.clicked.clear();
-        batch.clicked.extend(queries.iter().map(|query| set.interactions.items[query.history_end]));
-        batch.weights.clear();
-        batch.weights.extend(queries.iter().map(|query| set.interactions.weights[query.history_end]));
-        self.source.choose(&queries, &batch.clicked, at(CANDIDATES), &mut batch.candidates);
-        assemble(set, &queries, &mut batch.users);
-        batch.items.clear();
-        batch.items.extend_from_rows(&set.items, batch.candidates.items.iter().map(|item| *item as usize));
-        let mut noise = at(NOISE);
-        drop_codes(&mut batch.users, config.unknown_rate, config.missing_rate, noise.bits());
-        drop_codes(&mut batch.items, config.unknown_rate, config.missing_rate, noise.bits());
+    fn moment(&self) -> Moment {
+        Moment { seed: self.config.seed, epoch: self.progress.epoch, step: self.progress.step }
+    }
 
-        self.model.forward(Side::User, &batch.users, Some(noise.bits()), &mut batch.user_pass);
-        self.model.forward(Side::Item, &batch.items, Some(noise.bits()), &mut batch.item_pass);
-        let scale = self.model.scale();
-        let scored = Scored {
-            users: self.model.vectors(&batch.user_pass),
-            items: self.model.vectors(&batch.item_pass),
-            dim: self.model.dim(),
-            scale: scale.value,
-            positives: &batch.candidates.positives,
-            weights: &batch.weights,
-        };
-        self.source.loss(&scored, &batch.candidates, &mut batch.loss);
-        if !batch.loss.loss.is_finite() {
+    /// One batch: the model's terms and gradients, and the update.
+    fn step(&mut self, windows: &[Window], first: usize, steps: usize) -> Result<Step, ModelError> {
+        let (config, moment, temperature) = (self.config, self.moment(), self.model.temperature());
+        self.gradients.clear();
+        let terms = self.model.learn(self.set, windows, moment, &mut self.work, &mut self.gradients)?;
+        if let Some(term) = terms.0.iter().find(|term| !(term.weight * term.value).is_finite()) {
             return Err(ModelError::NonFiniteLoss {
-                term: config.loss.name().into(),
-                value: batch.loss.loss,
-                epoch: epoch + 1,
-                step: step + 1,
+                term: term.name.clone(),
+                value: term.value,
+                epoch: moment.epoch + 1,
+                step: moment.step + 1,
                 first,
-                end: first + rows.len(),
+                end: first + windows.len(),
             });
         }
-        self.gradients.clear();
-        if let Some(group) = scale.log_temperature {
-            // z = s / τ, so dL/d(log τ) = -Σ_a ⟨u_a, dL/du_a⟩.
-            let products = scored.users.iter().zip(&batch.loss.d_users).map(|(u, d)| *u as f64 * *d as f64);
-            self.gradients.dense[group][0] = -products.sum::<f64>() as f32;
-        }
-        self.model.backward(
-            (&batch.users, &mut batch.user_pass, &batch.loss.d_users),
-            (&batch.items, &mut batch.item_pass, &batch.loss.d_items),
-            &mut self.gradients,
-        )?;
-        let learning_rate = config.learning_rate_at(epoch * steps + step, config.epochs * steps);
+        let moves = Moves::of(self.model.parameters(), |name| {
+            let Group { rate, decay, from_epoch } = self.model.group(name);
+            (from_epoch <= moment.epoch).then_some(Move { rate, decay, after: (from_epoch * steps) as u64 })
+        });
+        let learning_rate = config.learning_rate_at(moment.epoch * steps + moment.step, config.epochs * steps);
         let parameters = self.model.parameters_mut();
-        let gradient_norm = self.optimiser.step(parameters, &self.gradients, learning_rate, &config.adam());
-        Ok(Step { loss: batch.loss.loss, gradient_norm, learning_rate, temperature: 1.0 / scale.value as f64 })
+        let gradient_norm = self.optimiser.step(parameters, &self.gradients, &moves, learning_rate, &config.adam());
+        Ok(Step { terms, gradient_norm, learning_rate, temperature })
+    }
+
+    /// Adds the terms of some windows to those of the epoch.
+    fn count(&mut self, terms: &Terms, windows: usize) {
+        let progress = &mut self.progress;
+        progress.loss_sum += terms.total() * windows as f64;
+        for term in &terms.0 {
+            let value = term.value * windows as f64;
+            match progress.terms.0.iter_mut().find(|sum| sum.name == term.name) {
+                Some(sum) => (sum.weight, sum.value) = (term.weight, sum.value + value),
+                None => progress.terms.add(&term.name, term.weight, value),
+            }
+        }
     }
 
     /// Validates, keeps the best, decides whether training ends, and writes the checkpoints.
-    fn end_epoch(&mut self) -> Result<EpochReport, ModelError> {
+    fn end_epoch(&mut self, windows: usize) -> Result<EpochReport, ModelError> {
         // A loss is 0 where there is nothing to tell apart: one item in a batch, or weights of 0.
         if self.progress.epoch == 0 && self.progress.loss_sum == 0.0 {
             return Err(ModelError::Data {
                 reason: format!(
                     "the loss of all {} training events is exactly 0, so nothing was learned: the events of every batch are of one item, or weigh 0; look at the items and weights of the interactions, and at `train.batch_size`",
-                    self.examples.len()
+                    self.set.events(Role::Train).count()
                 ),
             });
         }
         let metrics = self.validation.as_ref().map(|validation| validation.run(self.set, &self.model)).transpose()?;
         let progress = &mut self.progress;
         progress.epoch += 1;
+        let mut terms = std::mem::take(&mut progress.terms);
+        terms.0.iter_mut().for_each(|term| term.value /= windows as f64);
         let report = EpochReport {
             epoch: progress.epoch,
-            loss: progress.loss_sum / self.examples.len() as f64,
-            temperature: 1.0 / self.model.scale().value as f64,
+            loss: progress.loss_sum / windows as f64,
+            terms,
+            temperature: self.model.temperature(),
             validation: metrics,
         };
         progress.step = 0;
@@ -318,7 +270,8 @@ impl<'a, M: Model> Trainer<'a, M> {
             self.config.patience > 0 && waited >= self.config.patience && progress.epoch >= self.config.min_epochs;
         progress.finished = progress.epoch >= self.config.epochs || early;
         if better {
-            checkpoint::write(&best_path(self.dir), self.run, self.model.parameters(), None, &self.progress)?;
+            let parameters = self.model.parameters();
+            checkpoint::write::<M::State>(&best_path(self.dir), self.run, parameters, None, &self.progress)?;
         }
         self.save_last()?;
         Ok(report)
@@ -330,7 +283,7 @@ impl<'a, M: Model> Trainer<'a, M> {
         self.optimiser = Adam::new(&Parameters::default());
         self.gradients = Gradients::new(&Parameters::default());
         if self.progress.best_epoch != self.progress.epoch || self.progress.step > 0 {
-            let best = checkpoint::read(&path)?;
+            let best = checkpoint::read::<M::State>(&path)?;
             *self.model.parameters_mut() = best.parameters;
         }
         let (user, item) = self.model.towers();
@@ -342,12 +295,15 @@ impl<'a, M: Model> Trainer<'a, M> {
         if !path.exists() {
             return Ok(());
         }
-        let last = checkpoint::read(&path)?;
+        let last = checkpoint::read::<M::State>(&path)?;
         checkpoint::check_run(&path, &last.run, self.run)?;
         let wrong = |reason: &str| ModelError::Checkpoint { path: path.clone(), reason: reason.into() };
         self.model.parameters_mut().warm_start(&last.parameters)?;
-        match last.optimiser {
-            Some(optimiser) if optimiser.fits(self.model.parameters()) => self.optimiser = optimiser,
+        match last.going_on {
+            Some(going_on) if going_on.optimiser.fits(self.model.parameters()) => {
+                self.optimiser = going_on.optimiser;
+                self.model.restore(going_on.state);
+            }
             Some(_) => return Err(wrong("its optimiser state has another shape")),
             None if last.progress.finished => {}
             None => return Err(wrong("it carries no optimiser state")),
@@ -359,8 +315,8 @@ impl<'a, M: Model> Trainer<'a, M> {
     fn save_last(&self) -> Result<(), ModelError> {
         let parameters = self.model.parameters();
         // A finished run takes no further step: the moments, two thirds of the file, have no use.
-        let optimiser = (!self.progress.finished).then_some(&self.optimiser);
-        checkpoint::write(&last_path(self.dir), self.run, parameters, optimiser, &self.progress)
+        let going_on = (!self.progress.finished).then_some((&self.optimiser, self.model.state()));
+        checkpoint::write(&last_path(self.dir), self.run, parameters, going_on, &self.progress)
     }
 
     fn stopped(&self) -> ModelError {
@@ -368,5 +324,7 @@ impl<'a, M: Model> Trainer<'a, M> {
     }
 }
 
+#[cfg(test)]
+mod contract;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! What training tells its observer.
 
 use crate::metrics::Metrics;
+use crate::model::Terms;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 
@@ -15,18 +16,18 @@ pub struct StepReport {
     pub step: usize,
     /// Steps of an epoch.
     pub steps: usize,
-    /// Examples seen in this epoch.
+    /// Windows seen in this epoch.
     pub examples: usize,
-    /// Examples per second since this process started or resumed the epoch.
+    /// Windows per second since this process started or resumed the epoch.
     pub examples_per_s: f64,
-    /// Loss terms by name.
-    pub terms: Vec<(&'static str, f64)>,
+    /// The terms of its loss.
+    pub terms: Terms,
     /// Learning rate of the step.
     pub learning_rate: f64,
     /// Global gradient norm before clipping.
     pub gradient_norm: f64,
-    /// τ of the step.
-    pub temperature: f64,
+    /// τ of the step, in models that have one.
+    pub temperature: Option<f64>,
 }
 
 /// One epoch.
@@ -34,10 +35,12 @@ pub struct StepReport {
 pub struct EpochReport {
     /// Epoch, from 1.
     pub epoch: usize,
-    /// Mean loss over the epoch's examples.
+    /// Mean loss over the epoch's windows.
     pub loss: f64,
-    /// τ after the epoch.
-    pub temperature: f64,
+    /// Means of its terms; the weights are those of the last step.
+    pub terms: Terms,
+    /// τ after the epoch, in models that have one.
+    pub temperature: Option<f64>,
     /// Metrics over the validation events; absent when there are none.
     pub validation: Option<Metrics>,
 }

@@ -2,6 +2,8 @@ use super::*;
 use crate::dssm::{DssmConfig, SequencePooling};
 use crate::examples::tests::planted;
 use crate::metrics::{Measure, MetricName};
+use crate::params::TableGradient;
+use crate::rng::Rng;
 use crate::samplers::SamplerKind;
 use std::ops::ControlFlow;
 use twotower_artifacts::schema::{MISSING, PADDING, UNKNOWN};
@@ -11,7 +13,7 @@ fn model() -> DssmConfig {
     DssmConfig { embedding_dim: 8, hidden: vec![24, 12], pooling: SequencePooling::Position, ..DssmConfig::default() }
 }
 
-fn config() -> TrainConfig {
+pub(super) fn config() -> TrainConfig {
     TrainConfig {
         epochs: 3,
         batch_size: 96,
@@ -38,14 +40,14 @@ fn fresh(set: &TrainingSet, model: &DssmConfig, config: &TrainConfig) -> Trained
     run(set, model, config, Start::Fresh, dir.path(), &mut ()).unwrap()
 }
 
-fn bits(tower: &Tower) -> Vec<u32> {
+pub(super) fn bits(tower: &Tower) -> Vec<u32> {
     let mut bits = Vec::new();
     tower.map(|_, weight| bits.extend(weight.data.iter().map(|x| x.to_bits())));
     bits
 }
 
 /// Stops after a number of steps.
-struct StopAfter(usize);
+pub(super) struct StopAfter(pub usize);
 
 impl Observer for StopAfter {
     fn on_step(&mut self, _: &StepReport) -> ControlFlow<()> {
@@ -144,7 +146,7 @@ fn a_finished_run_keeps_no_moments_and_resumes_to_the_same_towers() {
     let set = planted(30, 12, 3, 6);
     let dir = tempfile::tempdir().unwrap();
     let first = run(&set, &model(), &config(), Start::Fresh, dir.path(), &mut ()).unwrap();
-    assert!(checkpoint::read(&last_path(dir.path())).unwrap().optimiser.is_none());
+    assert!(checkpoint::read::<()>(&last_path(dir.path())).unwrap().going_on.is_none());
     let again = run(&set, &model(), &config(), Start::Resume, dir.path(), &mut ()).unwrap();
     assert_eq!(again, first);
 }
@@ -164,9 +166,37 @@ fn resuming_under_other_settings_or_data_is_refused_by_name() {
 }
 
 #[test]
+fn a_checkpoint_of_version_1_can_be_started_from_and_is_refused_in_the_midst_of_a_run() {
+    let set = planted(60, 24, 3, 6);
+    let today = tempfile::tempdir().unwrap();
+    let trained = run(&set, &model(), &config(), Start::Fresh, today.path(), &mut ()).unwrap();
+    let best = checkpoint::read::<()>(&trained.checkpoint).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = last_path(dir.path());
+    let write = |optimiser: Option<Adam>| {
+        // One epoch: its number, loss, temperature and metrics.
+        let epochs = vec![(1usize, 0.5f64, 0.05f64, None::<crate::metrics::Metrics>)];
+        let progress = (1usize, 0usize, 0.0f64, epochs, 1usize, 0.25f64, optimiser.is_none());
+        let first = (&best.run, &best.parameters, optimiser, progress);
+        twotower_artifacts::codec::write_versioned(&path, "TTCKPT", 1, &first).unwrap();
+    };
+    write(None);
+    let read = checkpoint::read::<()>(&path).unwrap();
+    assert_eq!((&read.run, &read.parameters), (&best.run, &best.parameters));
+    let (epoch, progress) = (&read.progress.epochs[0], &read.progress);
+    assert_eq!((epoch.loss, epoch.temperature, progress.best_epoch, progress.finished), (0.5, Some(0.05), 1, true));
+    let elsewhere = tempfile::tempdir().unwrap();
+    let start = Start::From(path.clone());
+    run(&set, &model(), &config(), start, elsewhere.path(), &mut ()).unwrap();
+    write(Some(Adam::new(&best.parameters)));
+    let error = run(&set, &model(), &config(), Start::Resume, dir.path(), &mut ()).unwrap_err();
+    assert!(error.to_string().contains("it is of version 1") && error.category() == Category::Mismatch, "{error}");
+}
+
+#[test]
 fn unknown_and_missing_rows_are_trained_and_padding_is_not() {
     let set = planted(100, 24, 3, 7);
-    let start = Dssm::new(&set.user_schema, &set.item_schema, &model(), config().seed).unwrap();
+    let start = Dssm::new(&set, &model(), &config()).unwrap();
     let trained = fresh(&set, &model(), &TrainConfig { unknown_rate: 0.05, missing_rate: 0.05, ..config() });
     let before = start.parameters().tables.iter().find(|table| table.name == "item").unwrap();
     let after = &trained.item.tables["item"].data;
@@ -253,61 +283,32 @@ fn without_validation_events_the_last_epoch_is_kept() {
 /// The gradient of the whole model, temperature included, against central differences of the loss.
 #[test]
 fn the_whole_models_gradient_agrees_with_finite_differences() {
-    let set = planted(40, 12, 3, 6);
-    let config = TrainConfig { batch_size: 60, loss: Loss::Mixed { uniform: 5 }, ..config() };
+    let mut set = planted(40, 12, 3, 6);
+    set.interactions.weights.iter_mut().enumerate().for_each(|(i, weight)| *weight = 1.0 + (i % 3) as f32);
+    let config = TrainConfig { loss: Loss::Mixed { uniform: 5 }, unknown_rate: 0.0, missing_rate: 0.0, ..config() };
     let dssm = DssmConfig { learn_temperature: true, temperature: 0.5, layer_norm: true, ..model() };
     // Embeddings of size 1, so that a difference's step is small beside activations.
     let build = || {
-        let mut model = Dssm::new(&set.user_schema, &set.item_schema, &dssm, 3).unwrap();
+        let mut model = Dssm::new(&set, &dssm, &config).unwrap();
         model.parameters_mut().tables.iter_mut().flat_map(|table| &mut table.values).for_each(|x| *x *= 20.0);
         model
     };
     let model = build();
-    let source = CandidateSource::new(&set, &config);
-    let queries: Vec<Query> = set.events(Role::Train).take(60).collect();
-    let clicked: Vec<u32> = queries.iter().map(|q| set.interactions.items[q.history_end]).collect();
-    let mut candidates = BatchCandidates::default();
-    source.choose(&queries, &clicked, Rng::at(1, &[]), &mut candidates);
-    let (mut users, mut items) = (CodeBatch::empty(&set.user_schema), CodeBatch::empty(&set.item_schema));
-    assemble(&set, &queries, &mut users);
-    items.extend_from_rows(&set.items, candidates.items.iter().map(|item| *item as usize));
-    let weights: Vec<f32> = (0..60).map(|i| 1.0 + (i % 3) as f32).collect();
-    fn forward(model: &Dssm, passes: &mut [crate::net::Pass; 2], users: &CodeBatch, items: &CodeBatch) {
-        model.forward(Side::User, users, None, &mut passes[0]);
-        model.forward(Side::Item, items, None, &mut passes[1]);
-    }
-    let loss = |model: &Dssm, passes: &[crate::net::Pass; 2]| {
-        let scored = Scored {
-            users: model.vectors(&passes[0]),
-            items: model.vectors(&passes[1]),
-            dim: model.dim(),
-            scale: model.scale().value,
-            positives: &candidates.positives,
-            weights: &weights,
-        };
-        let mut out = LossGradient::default();
-        source.loss(&scored, &candidates, &mut out);
-        out
+    let windows: Vec<Window> = set.events(Role::Train).take(60).map(|event| set.window(event)).collect();
+    let moment = Moment { seed: 3, epoch: 0, step: 0 };
+    let learn = |model: &Dssm, gradients: &mut Gradients| {
+        gradients.clear();
+        model.learn(&set, &windows, moment, &mut model.work(), gradients).unwrap().total()
     };
-    let mut passes: [crate::net::Pass; 2] = Default::default();
-    forward(&model, &mut passes, &users, &items);
-    let out = loss(&model, &passes);
-    let mut gradients = Gradients::new(model.parameters());
-    let [user_pass, item_pass] = &mut passes;
-    let user = (&users, user_pass, &out.d_users[..]);
-    model.backward(user, (&items, item_pass, &out.d_items), &mut gradients).unwrap();
-    let log_temperature = model.scale().log_temperature.unwrap();
-    let pairs = model.vectors(&passes[0]).iter().zip(&out.d_users);
-    gradients.dense[log_temperature][0] = -pairs.map(|(u, d)| u * d).sum::<f32>();
+    let mut gradients = model.gradients();
+    learn(&model, &mut gradients);
 
-    let mut moved = build();
+    let (mut moved, mut unused) = (build(), model.gradients());
     let mut difference = |change: &dyn Fn(&mut Dssm, f32)| {
         let step = 5e-3f32;
         let mut at = |delta: f32| {
             change(&mut moved, delta);
-            let mut passes: [crate::net::Pass; 2] = Default::default();
-            forward(&moved, &mut passes, &users, &items);
-            let value = loss(&moved, &passes).loss;
+            let value = learn(&moved, &mut unused);
             change(&mut moved, -delta);
             value
         };
@@ -325,7 +326,8 @@ fn the_whole_models_gradient_agrees_with_finite_differences() {
             close(gradient[i], want, &model.parameters().dense[g].name);
         }
     }
-    for (t, sparse) in gradients.tables.iter().enumerate() {
+    for (t, gradient) in gradients.tables.iter().enumerate() {
+        let TableGradient::Rows(sparse) = gradient else { panic!("a step touches few rows") };
         let dim = model.parameters().tables[t].dim;
         for _ in 0..12 {
             let (slot, i) = (rng.below(sparse.rows().len()), rng.below(dim));

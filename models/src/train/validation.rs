@@ -1,7 +1,7 @@
 //! Ranking of the validation events after an epoch.
 
 use crate::error::ModelError;
-use crate::examples::{Query, Role, TrainingSet, assemble};
+use crate::examples::{Role, TrainingSet, Window, assemble};
 use crate::metrics::{Metrics, RankTask, rank};
 use crate::model::Model;
 use crate::tower::Matrix;
@@ -10,9 +10,9 @@ use twotower_artifacts::{CodeBatch, Ragged, Side};
 /// Rows embedded at a time.
 const ROWS: usize = 8192;
 
-/// The validation queries of a run, fixed before it starts.
+/// The windows of the validation events of a run, fixed before it starts.
 pub struct Validation {
-    queries: Vec<Query>,
+    windows: Vec<Window>,
     excluded: Ragged,
     relevant: Ragged,
     popularity: Vec<u64>,
@@ -20,30 +20,28 @@ pub struct Validation {
 }
 
 impl Validation {
-    /// Takes at most `limit` validation events (0 = all), evenly spaced, of items that are new to their user; the
-    /// user's earlier events are excluded from each ranking. `None` when there are no such events.
+    /// Takes at most `limit` validation events (0 = all), evenly spaced, of items that are new to their user; what
+    /// is known of the user is excluded from each ranking. `None` when there are no such events.
     pub fn new(set: &TrainingSet, limit: usize, k: usize) -> Option<Self> {
         let novel = set.novel();
-        let all: Vec<Query> = set.events(Role::Validation).filter(|query| novel[query.history_end]).collect();
+        let all: Vec<usize> = set.events(Role::Validation).filter(|event| novel[*event]).collect();
         let count = if limit == 0 { all.len() } else { all.len().min(limit) };
         if count == 0 {
             return None;
         }
-        let queries: Vec<Query> = (0..count).map(|i| all[i * all.len() / count]).collect();
+        let windows: Vec<Window> = (0..count).map(|i| set.window(all[i * all.len() / count])).collect();
         let (mut excluded, mut relevant) = (Ragged::default(), Ragged::default());
-        let items = &set.interactions.items;
-        for query in &queries {
-            let first = set.interactions.events(query.user_row as usize).start;
-            excluded.push_row(items[first..query.history_end].iter().copied());
-            relevant.push_row([items[query.history_end]]);
+        for window in &windows {
+            excluded.push_row(set.known_items(window));
+            relevant.push_row(set.targets(window).map(|event| set.interactions.items[event]));
         }
         let mut ks = vec![10, 50, 100, k];
         ks.sort_unstable();
         ks.dedup();
-        Some(Self { queries, excluded, relevant, popularity: set.training_counts(), ks })
+        Some(Self { windows, excluded, relevant, popularity: set.training_counts(), ks })
     }
 
-    /// Embeds all items and the queries' users and ranks.
+    /// Embeds all items and the windows' users and ranks.
     ///
     /// # Errors
     /// [`ModelError::NonFiniteScore`] when the model has diverged.
@@ -64,9 +62,9 @@ impl Validation {
         let user_vectors = embed(
             model,
             Side::User,
-            self.queries.len(),
+            self.windows.len(),
             |rows, out: &mut CodeBatch| {
-                assemble(set, &self.queries[rows], out);
+                assemble(set, &self.windows[rows], out);
             },
             &mut batch,
         );
@@ -89,12 +87,11 @@ fn embed<M: Model>(
     fill: impl Fn(std::ops::Range<usize>, &mut CodeBatch),
     batch: &mut CodeBatch,
 ) -> Matrix {
-    let mut pass = M::Pass::default();
+    let mut work = model.work();
     let mut vectors = Matrix { rows, cols: model.dim(), data: Vec::with_capacity(rows * model.dim()) };
     for first in (0..rows).step_by(ROWS) {
         fill(first..(first + ROWS).min(rows), batch);
-        model.forward(side, batch, None, &mut pass);
-        vectors.data.extend_from_slice(model.vectors(&pass));
+        vectors.data.extend_from_slice(model.embed(side, batch, &mut work));
     }
     vectors
 }

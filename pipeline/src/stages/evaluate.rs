@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::Instant;
 use twotower_artifacts::{ArtifactError, CodeBatch, FileEntry, Fingerprint, Manifest, Ragged, Side};
 use twotower_models::engine;
-use twotower_models::examples::{Query, Role, TrainingSet, assemble};
+use twotower_models::examples::{Role, TrainingSet, Window, assemble};
 use twotower_models::metrics::{Metrics, RankTask, rank, rank_scores};
 use twotower_models::rng::Rng;
 use twotower_models::tower::Matrix;
@@ -123,7 +123,7 @@ pub fn evaluate(context: &Context<EvaluateSettings>) -> Result<Outcome, Pipeline
         ),
         data: encoded,
         towers,
-        users: questions.queries.len(),
+        users: questions.windows.len(),
         users_without_test_events: questions.without_test,
         users_without_new_items: questions.without_new,
         repeated_test_events: questions.repeated,
@@ -192,9 +192,9 @@ pub fn comparable(a: (&Path, &MetricsFile), b: (&Path, &MetricsFile)) -> Result<
     Ok(())
 }
 
-/// One query per measured user: what is known, what is right.
+/// One window per measured user: what is known, what is right.
 struct Questions {
-    queries: Vec<Query>,
+    windows: Vec<Window>,
     excluded: Ragged,
     relevant: Ragged,
     without_test: usize,
@@ -211,7 +211,7 @@ const MANY_REPEATED: f64 = 0.1;
 impl Questions {
     fn new(set: &TrainingSet, max_users: usize, seed: u64) -> Self {
         let novel = set.novel();
-        let mut queries: Vec<Query> = Vec::new();
+        let mut windows: Vec<Window> = Vec::new();
         let (mut without_test, mut without_new, mut all_tests, mut repeated) = (0, 0, 0, 0);
         for user in 0..set.interactions.users() {
             let mut tests = set.interactions.events(user).filter(|e| set.roles[*e] == Role::Test).peekable();
@@ -224,26 +224,28 @@ impl Questions {
             repeated += tests - new;
             match new {
                 0 => without_new += 1,
-                _ => queries.push(Query { user_row: user as u32, history_end: first }),
+                _ => windows.push({
+                    let targets = first..set.interactions.events(user).end;
+                    Window { user: user as u32, targets, role: Role::Test }
+                }),
             }
         }
-        let all = queries.len();
+        let all = windows.len();
         if max_users > 0 && all > max_users {
-            Rng::at(seed, &[1]).shuffle(&mut queries);
-            queries.truncate(max_users);
-            queries.sort_unstable_by_key(|q| q.user_row);
+            Rng::at(seed, &[1]).shuffle(&mut windows);
+            windows.truncate(max_users);
+            windows.sort_unstable_by_key(|window| window.user);
         }
         let (mut excluded, mut relevant) = (Ragged::default(), Ragged::default());
-        for query in &queries {
-            let events = set.interactions.events(query.user_row as usize);
-            excluded.push_row(set.interactions.items[events.start..query.history_end].iter().copied());
-            let new = (query.history_end..events.end).filter(|e| set.roles[*e] == Role::Test && novel[*e]);
+        for window in &windows {
+            excluded.push_row(set.known_items(window));
+            let new = set.targets(window).filter(|e| novel[*e]);
             let mut right: Vec<u32> = new.map(|e| set.interactions.items[e]).collect();
             right.sort_unstable();
             relevant.push_row(right);
         }
-        let not_drawn = all - queries.len();
-        Self { queries, excluded, relevant, without_test, without_new, tests: all_tests, repeated, not_drawn }
+        let not_drawn = all - windows.len();
+        Self { windows, excluded, relevant, without_test, without_new, tests: all_tests, repeated, not_drawn }
     }
 
     /// Logs and returns what a person should know about the events that test.
@@ -258,7 +260,7 @@ impl Questions {
 
     /// Refuses a split that leaves nobody to measure.
     fn require_some(&self, split: &SplitConfig) -> Result<(), PipelineError> {
-        let reason = match (self.queries.is_empty(), self.without_new) {
+        let reason = match (self.windows.is_empty(), self.without_new) {
             (false, _) => return Ok(()),
             (true, 0) => "no user has a test event; a leave-last-out split needs users with three interactions".into(),
             (true, users) => format!(
@@ -272,11 +274,11 @@ impl Questions {
     fn sampled_candidates(&self, set: &TrainingSet, seed: u64) -> Ragged {
         let items = set.items.rows();
         let mut candidates = Ragged::default();
-        for query in &self.queries {
-            let events = set.interactions.events(query.user_row as usize);
+        for window in &self.windows {
+            let events = set.interactions.events(window.user as usize);
             let known: rustc_hash::FxHashSet<u32> = set.interactions.items[events].iter().copied().collect();
             let mut drawn = rustc_hash::FxHashSet::default();
-            let mut rng = Rng::at(seed, &[2, query.user_row as u64]);
+            let mut rng = Rng::at(seed, &[2, window.user as u64]);
             let wanted = SAMPLED_NEGATIVES.min(items.saturating_sub(known.len()));
             while drawn.len() < wanted {
                 let item = rng.below(items) as u32;
@@ -322,8 +324,8 @@ fn measure_model(
     questions: &Questions,
     task: &RankTask,
 ) -> Result<Metrics, PipelineError> {
-    let users = embed(context, data, Side::User, questions.queries.len(), |range, codes| {
-        assemble(&data.set, &questions.queries[range], codes);
+    let users = embed(context, data, Side::User, questions.windows.len(), |range, codes| {
+        assemble(&data.set, &questions.windows[range], codes);
     })?;
     let items = embed(context, data, Side::Item, data.item_ids.len(), |range, codes| {
         codes.extend_from_rows(&data.set.items, range);
@@ -378,17 +380,16 @@ impl<'a> ItemToItem<'a> {
 
     fn measure(&self, questions: &Questions, task: &RankTask) -> Result<Metrics, PipelineError> {
         let most = self.counts.iter().copied().max().unwrap_or(1).max(1) as f32;
-        Ok(rank_scores(task, |queries, out| {
-            for (query, row) in queries.zip(out.chunks_exact_mut(task.items)) {
-                self.score(questions.queries[query], most, row);
+        Ok(rank_scores(task, |rows, out| {
+            for (window, row) in questions.windows[rows].iter().zip(out.chunks_exact_mut(task.items)) {
+                self.score(window, most, row);
             }
         })?)
     }
 
-    fn score(&self, query: Query, most: f32, out: &mut [f32]) {
+    fn score(&self, window: &Window, most: f32, out: &mut [f32]) {
         out.fill(0.0);
-        let start = self.set.interactions.events(query.user_row as usize).start;
-        if let Some(last) = (start..query.history_end).next_back().map(|e| self.set.interactions.items[e] as usize) {
+        if let Some(last) = self.set.known_items(window).next_back().map(|item| item as usize) {
             for user in evenly(self.by_item.row(last), NEIGHBOUR_USERS) {
                 for item in self.by_user.row(*user as usize) {
                     out[*item as usize] += 1.0;

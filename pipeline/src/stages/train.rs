@@ -15,7 +15,8 @@ use std::time::Instant;
 use twotower_artifacts::json::read_text;
 use twotower_artifacts::{ArtifactError, CodeBatch, FileEntry, Fingerprint, Manifest};
 use twotower_encoders::EncoderState;
-use twotower_models::examples::{Query, Role, assemble};
+use twotower_models::examples::{Role, Window, assemble};
+use twotower_models::model::{Term, Terms};
 use twotower_models::train::checkpoint::{best_path, last_path};
 use twotower_models::train::{EpochReport, Observer, Start, StepReport, TrainConfig, size, train};
 
@@ -235,12 +236,9 @@ pub(crate) fn check_lineage(
 fn user_sample(data: &Dataset) -> CodeBatch {
     let users = data.user_ids.len();
     let n = users.min(VERIFY_ROWS);
-    let queries: Vec<Query> = (0..n)
-        .map(|i| (i * users / n) as u32)
-        .map(|u| Query { user_row: u, history_end: data.set.interactions.events(u as usize).end })
-        .collect();
+    let windows: Vec<Window> = (0..n).map(|i| data.set.after_all(i * users / n)).collect();
     let mut batch = CodeBatch::empty(&data.set.user_schema);
-    assemble(&data.set, &queries, &mut batch);
+    assemble(&data.set, &windows, &mut batch);
     batch
 }
 
@@ -250,6 +248,19 @@ fn item_sample(data: &Dataset) -> CodeBatch {
     let mut batch = CodeBatch::empty(&data.set.item_schema);
     batch.extend_from_rows(&data.set.items, (0..n).map(|i| i * items / n));
     batch
+}
+
+/// A loss with its terms by name, each with its weight where that is not 1.
+fn told(terms: &Terms) -> String {
+    let term = |term: &Term| match term.weight {
+        1.0 => format!("{} {:.4}", term.name, term.value),
+        weight => format!("{} {weight} x {:.4}", term.name, term.value),
+    };
+    let terms_by_name: Vec<String> = terms.0.iter().map(term).collect();
+    match &terms.0[..] {
+        [only] if only.weight == 1.0 => format!("loss {:.4} ({})", only.value, only.name),
+        _ => format!("loss {:.4} ({})", terms.total(), terms_by_name.join(", ")),
+    }
 }
 
 struct TrainProgress<'a> {
@@ -281,8 +292,8 @@ impl Observer for TrainProgress<'_> {
         }
         self.rate = report.examples_per_s;
         if let Some(bar) = &mut self.bar {
-            let loss: f64 = report.terms.iter().map(|(_, value)| value).sum();
-            bar.message(format!("loss {loss:.4}  {:.0} examples/s{}", report.examples_per_s, self.validation));
+            let loss = told(&report.terms);
+            bar.message(format!("{loss}  {:.0} examples/s{}", report.examples_per_s, self.validation));
             bar.set(report.step as u64);
         }
         if self.context.cancel.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -296,9 +307,9 @@ impl Observer for TrainProgress<'_> {
         let validation = &self.validation;
         let seconds = self.epoch_started.elapsed().as_secs_f64();
         tracing::info!(
-            "train: epoch {}: loss {:.4}{validation}, {:.0} examples/s, {seconds:.1} s",
+            "train: epoch {}: {}{validation}, {:.0} examples/s, {seconds:.1} s",
             report.epoch,
-            report.loss,
+            told(&report.terms),
             self.rate
         );
         self.epoch_started = Instant::now();

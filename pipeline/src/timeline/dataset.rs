@@ -43,7 +43,8 @@ impl Dataset {
         let (user_schema, item_schema) = (state.schema(Side::User), state.schema(Side::Item));
         let item_codes = item_codes(&state, &item_ids)?;
         let roles = split.roles(&interactions);
-        let set = TrainingSet { user_schema, item_schema, users, items, item_codes, interactions, roles };
+        let known = split.known();
+        let set = TrainingSet { user_schema, item_schema, users, items, item_codes, interactions, roles, known };
         Ok(Self { set, user_ids, item_ids, state, manifest })
     }
 }

@@ -1,12 +1,12 @@
 //! The distinct items a batch is scored against, and what each stands for in the loss.
 
-use super::config::{Loss, TrainConfig};
-use crate::examples::{Query, Role, TrainingSet};
+use crate::examples::{Role, TrainingSet, Window};
 use crate::losses::pairwise::{NO_NEGATIVE, Pairwise, pairwise};
 use crate::losses::softmax::{Candidates, softmax};
 use crate::losses::{LossGradient, Scored};
 use crate::rng::Rng;
 use crate::samplers::{Sampler, SamplerKind};
+use crate::train::{Loss, TrainConfig};
 use rayon::prelude::*;
 use twotower_artifacts::Ragged;
 
@@ -105,7 +105,7 @@ impl CandidateSource {
     }
 
     /// Chooses the candidates of a batch; `clicked` are the item rows of its examples.
-    pub fn choose(&self, queries: &[Query], clicked: &[u32], mut rng: Rng, out: &mut BatchCandidates) {
+    pub fn choose(&self, windows: &[Window], clicked: &[u32], mut rng: Rng, out: &mut BatchCandidates) {
         out.index_of.resize(self.items, 0);
         for item in out.items.drain(..) {
             out.index_of[item as usize] = 0;
@@ -132,8 +132,8 @@ impl CandidateSource {
                 }
             }
             Loss::Bce { negatives, .. } | Loss::Bpr { negatives, .. } => {
-                for (query, clicked) in queries.iter().zip(clicked) {
-                    let known = self.positives.of(query.user_row);
+                for (window, clicked) in windows.iter().zip(clicked) {
+                    let known = self.positives.of(window.user);
                     for _ in 0..negatives {
                         let refused = |item| item == *clicked || self.masks && known.binary_search(&item).is_ok();
                         let negative = self.sampler.draw_outside(&mut rng, refused);
@@ -145,7 +145,7 @@ impl CandidateSource {
             }
         }
         self.correct(out);
-        self.mask(queries, out);
+        self.mask(windows, out);
     }
 
     /// correction = ln(m1 / q1 + m2 / q2) over the samplers a candidate came from; q = 1 without
@@ -170,20 +170,20 @@ impl CandidateSource {
     }
 
     /// Lists, per example, the candidates that are other positives of its user.
-    fn mask(&self, queries: &[Query], out: &mut BatchCandidates) {
+    fn mask(&self, windows: &[Window], out: &mut BatchCandidates) {
         out.masked.clear();
         if !self.masks {
             return;
         }
         const RUN: usize = 256;
         let (index_of, positives) = (&out.index_of, &out.positives);
-        let runs: Vec<Ragged> = queries
+        let runs: Vec<Ragged> = windows
             .par_chunks(RUN)
             .zip(positives.par_chunks(RUN))
-            .map(|(queries, positives)| {
+            .map(|(windows, positives)| {
                 let mut masked = Ragged::default();
-                for (query, positive) in queries.iter().zip(positives) {
-                    let known = self.positives.of(query.user_row).iter();
+                for (window, positive) in windows.iter().zip(positives) {
+                    let known = self.positives.of(window.user).iter();
                     let candidates = known.map(|item| index_of[*item as usize]).filter(|index| *index > 0);
                     masked.push_row(candidates.map(|index| index - 1).filter(|index| index != positive));
                 }
@@ -217,17 +217,17 @@ mod tests {
     use super::*;
     use crate::examples::tests::planted;
 
-    fn chosen(loss: Loss) -> (TrainingSet, Vec<Query>, Vec<u32>, CandidateSource, BatchCandidates) {
+    fn chosen(loss: Loss) -> (TrainingSet, Vec<Window>, Vec<u32>, CandidateSource, BatchCandidates) {
         let set = planted(20, 12, 3, 6);
         let config = TrainConfig { loss, ..TrainConfig::default() };
         let source = CandidateSource::new(&set, &config);
-        let queries: Vec<Query> = set.events(Role::Train).take(40).collect();
-        let clicked: Vec<u32> = queries.iter().map(|q| set.interactions.items[q.history_end]).collect();
+        let windows: Vec<Window> = set.events(Role::Train).take(40).map(|event| set.window(event)).collect();
+        let clicked: Vec<u32> = windows.iter().map(|w| set.interactions.items[w.targets.start]).collect();
         let mut out = BatchCandidates::default();
         for step in 0..3 {
-            source.choose(&queries, &clicked, Rng::at(1, &[step]), &mut out);
+            source.choose(&windows, &clicked, Rng::at(1, &[step]), &mut out);
         }
-        (set, queries, clicked, source, out)
+        (set, windows, clicked, source, out)
     }
 
     #[test]
@@ -253,19 +253,19 @@ mod tests {
 
     #[test]
     fn masks_hold_the_users_other_positives_and_negatives_hold_none() {
-        let (set, queries, clicked, source, out) = chosen(Loss::Mixed { uniform: 9 });
-        for (row, (query, clicked)) in queries.iter().zip(&clicked).enumerate() {
-            let known = source.positives.of(query.user_row);
+        let (set, windows, clicked, source, out) = chosen(Loss::Mixed { uniform: 9 });
+        for (row, (window, clicked)) in windows.iter().zip(&clicked).enumerate() {
+            let known = source.positives.of(window.user);
             let masked: Vec<u32> = out.masked.row(row).iter().map(|c| out.items[*c as usize]).collect();
             for item in &out.items {
                 assert_eq!(masked.contains(item), known.contains(item) && item != clicked);
             }
         }
         assert_eq!(set.items.rows(), 12);
-        let (_, queries, _, source, out) = chosen(Loss::Bpr { negatives: 3, sampler: SamplerKind::Popularity });
-        assert_eq!(out.negatives.len(), queries.len() * 3);
+        let (_, windows, _, source, out) = chosen(Loss::Bpr { negatives: 3, sampler: SamplerKind::Popularity });
+        assert_eq!(out.negatives.len(), windows.len() * 3);
         for (i, negative) in out.negatives.iter().filter(|n| **n != NO_NEGATIVE).enumerate() {
-            let known = source.positives.of(queries[i / 3].user_row);
+            let known = source.positives.of(windows[i / 3].user);
             assert!(!known.contains(&out.items[*negative as usize]));
         }
     }
