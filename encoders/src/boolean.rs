@@ -85,10 +85,52 @@ impl BooleanSpec {
     }
 }
 
-/// Encodes boolean columns.
-pub(crate) struct BooleanEncoder {
+/// Reads values by the texts that a configuration lists.
+pub(crate) struct BooleanReader {
     texts: FxHashMap<String, u32>,
     folded: String,
+}
+
+impl BooleanReader {
+    pub(crate) fn new(spec: &BooleanSpec) -> Self {
+        Self { texts: spec.codes().unwrap_or_default(), folded: String::new() }
+    }
+
+    /// The code of a value. The empty string is missing only if the configuration lists it.
+    fn code(&mut self, value: Value<'_>) -> u32 {
+        match value {
+            Value::Bool(b) => FALSE + u32::from(b),
+            Value::Text(text) => self.lookup(text),
+            value => value.text(|text| text.map_or(MISSING, |text| self.lookup(text))),
+        }
+    }
+
+    /// Calls `f` with `true`, `false`, `None` for a missing value, or the folded text of one that is unknown.
+    pub(crate) fn read(&mut self, value: Value<'_>, f: impl FnOnce(Option<&str>)) {
+        match self.code(value) {
+            TRUE => f(Some("true")),
+            FALSE => f(Some("false")),
+            MISSING => f(None),
+            _ => f(Some(&self.folded)),
+        }
+    }
+
+    fn lookup(&mut self, text: &str) -> u32 {
+        self.folded.clear();
+        let text = text.trim();
+        if text.is_ascii() {
+            self.folded.push_str(text);
+            self.folded.make_ascii_lowercase();
+        } else {
+            self.folded.extend(text.chars().flat_map(char::to_lowercase));
+        }
+        self.texts.get(self.folded.as_str()).copied().unwrap_or(UNKNOWN)
+    }
+}
+
+/// Encodes boolean columns.
+pub(crate) struct BooleanEncoder {
+    reader: BooleanReader,
     /// Codes of texts as they stand in the data, the first few met.
     met: KeyedMap<Box<str>, u32>,
     codes: ValueMap<u32>,
@@ -99,12 +141,7 @@ const MOST_MET: usize = 256;
 
 impl BooleanEncoder {
     pub(crate) fn new(spec: &BooleanSpec) -> Self {
-        Self {
-            texts: spec.codes().unwrap_or_default(),
-            folded: String::new(),
-            met: KeyedMap::default(),
-            codes: ValueMap::default(),
-        }
+        Self { reader: BooleanReader::new(spec), met: KeyedMap::default(), codes: ValueMap::default() }
     }
 }
 
@@ -112,18 +149,16 @@ impl Encode for BooleanEncoder {
     fn encode(&mut self, column: &ArrayRef, out: &mut Column, counts: &mut FeatureCounts) -> Result<(), ColumnError> {
         let out = crate::encode::codes(out);
         let before = out.len();
-        let Self { texts, folded, met, codes } = self;
+        let Self { reader, met, codes } = self;
         let code = |value: Value<'_>| match value {
-            Value::Bool(b) => FALSE + u32::from(b),
-            // The empty string is missing only if the configuration lists it.
             Value::Text(text) => met.get(text).copied().unwrap_or_else(|| {
-                let code = lookup(texts, folded, text);
+                let code = reader.code(value);
                 if met.len() < MOST_MET {
                     met.insert(text.into(), code);
                 }
                 code
             }),
-            value => value.text(|text| text.map_or(MISSING, |text| lookup(texts, folded, text))),
+            value => reader.code(value),
         };
         codes.map_rows(column, code, out)?;
         let unknown = counts.unknown;
@@ -133,18 +168,6 @@ impl Encode for BooleanEncoder {
         counts.histogram.merge(&Histogram::new([of(FALSE), of(TRUE)]));
         Ok(())
     }
-}
-
-fn lookup(texts: &FxHashMap<String, u32>, folded: &mut String, text: &str) -> u32 {
-    folded.clear();
-    let text = text.trim();
-    if text.is_ascii() {
-        folded.push_str(text);
-        folded.make_ascii_lowercase();
-    } else {
-        folded.extend(text.chars().flat_map(char::to_lowercase));
-    }
-    texts.get(folded.as_str()).copied().unwrap_or(UNKNOWN)
 }
 
 #[cfg(test)]

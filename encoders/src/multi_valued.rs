@@ -49,7 +49,7 @@ fn default_max_len() -> u32 {
 
 impl MultiValuedSpec {
     /// The separator of a text column, `None` for a list column; neither is an error.
-    fn separator_for(&self, column: &ArrayRef) -> Result<Option<&str>, ColumnError> {
+    pub(crate) fn separator_for(&self, column: &ArrayRef) -> Result<Option<&str>, ColumnError> {
         match (&self.separator, is_text(column.data_type())) {
             (Some(separator), true) => Ok(Some(separator)),
             (None, false) => Ok(None),
@@ -78,7 +78,7 @@ impl MultiValuedSpec {
 }
 
 /// The elements of a delimited text, trimmed, without empty ones.
-fn elements<'a>(value: Value<'a>, separator: &'a str) -> impl Iterator<Item = &'a str> {
+pub(crate) fn elements<'a>(value: Value<'a>, separator: &'a str) -> impl Iterator<Item = &'a str> {
     let text = if let Value::Text(text) = value { text } else { "" };
     text.split(separator).map(str::trim).filter(|e| !e.is_empty())
 }

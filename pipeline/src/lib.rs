@@ -12,6 +12,7 @@ pub mod demo;
 pub mod doctor;
 pub mod error;
 pub mod init;
+pub mod profile;
 mod rows;
 pub mod run;
 pub mod stages;

@@ -1,12 +1,12 @@
-//! Queries over interactions, in polars: distinct users, joins to encoded rows, time order.
+//! What a profile of tables counts, in polars: values, numbers, events of users and items, segments.
 //!
-//! Interactions reach this crate as a staged Parquet file with the columns of [`STAGED`], whatever
-//! format the table had; polars scans it, so the file may be larger than memory's comfort. This is
-//! the only crate that depends on polars.
+//! Rows reach this crate as staged Parquet files, whatever format the tables had; polars scans them, column by column,
+//! so they may be larger than memory's comfort. This is the only crate that depends on polars.
 
-mod events;
+mod profile;
+mod query;
 
-pub use events::{EventCounts, Identity, STAGED, Strangers, distinct_users, join_events};
+pub use profile::{Histogram, Keys, PERCENTILES, Pass, RowsEach, Spread, TextCounts, percentiles, segments};
 
 use std::path::PathBuf;
 use twotower_artifacts::Category;
@@ -24,18 +24,6 @@ pub enum QueryError {
         /// polars' error.
         source: polars::error::PolarsError,
     },
-    /// The ids of two tables have different types.
-    #[error(
-        "join interactions to {table}: ids are {expected} in {table}, {found} in interactions; give both tables one id type"
-    )]
-    IdType {
-        /// `users` or `items`.
-        table: &'static str,
-        /// Type in the table.
-        expected: String,
-        /// Type in the interactions.
-        found: String,
-    },
     /// A result does not fit the artifact's types.
     #[error("{query} over {path}: {reason}", path = path.display())]
     Result {
@@ -52,7 +40,6 @@ impl QueryError {
     /// The exit-code category.
     pub fn category(&self) -> Category {
         match self {
-            QueryError::IdType { .. } => Category::Data,
             QueryError::Polars { .. } | QueryError::Result { .. } => Category::Other,
         }
     }

@@ -16,6 +16,7 @@ mod evaluate;
 mod infer;
 mod init;
 mod job;
+mod profile;
 mod publish;
 mod recall;
 pub mod report;
@@ -97,6 +98,8 @@ pub enum Command {
     Init(init::Opts),
     /// Check this machine before the night, and say what to do.
     Doctor(doctor::Opts),
+    /// Count what the tables hold, feature by feature, and what has changed since an earlier day.
+    Profile(profile::Opts),
     /// Look into the vocabularies of a run.
     Vocab(vocab::Opts),
     /// Generate a telecom-like data set of any size.
@@ -127,6 +130,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Runs(opts) => runs::run(opts),
         Command::Init(opts) => init::run(opts),
         Command::Doctor(opts) => doctor::run(opts),
+        Command::Profile(opts) => profile::run(opts, quiet),
         Command::Vocab(opts) => vocab::run(opts),
         Command::Synth(opts) => synth::run(opts, quiet),
         Command::Demo(opts) => demo::run(opts, quiet),

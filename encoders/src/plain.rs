@@ -1,0 +1,278 @@
+//! Columns as features read them, before anything is fitted: what a profile of a table counts.
+//!
+//! Missing is what the encoders take as missing, and a value has the text that it has in a vocabulary, so that counts
+//! of these columns are counts of what a model sees.
+
+use crate::boolean::BooleanReader;
+use crate::encode::find_column;
+use crate::error::{ColumnError, EncoderError};
+use crate::multi_valued::elements;
+use crate::numbers::for_each_block;
+use crate::spec::{FeatureSpec, name_error};
+use crate::values::{Value, for_each_value, list_rows};
+use arrow_array::builder::LargeStringBuilder;
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, Float64Array, Int64Array, LargeStringArray, RecordBatch};
+use twotower_artifacts::Side;
+
+/// A feature's column without the encoding; null is missing.
+#[derive(Debug, Clone)]
+pub enum PlainColumn {
+    /// One value a row, by its canonical text: of categorical, hashed and id features. Of booleans `true`, `false`, or
+    /// the text that is neither, trimmed and in lower case.
+    Values(LargeStringArray),
+    /// One finite number a row.
+    Numbers(Float64Array),
+    /// Several values a row: how many, and all of them one after the other.
+    Lists {
+        /// Values of each row, without empty ones, however many the feature keeps.
+        lengths: Int64Array,
+        /// The values of all rows, in order; none is null.
+        values: LargeStringArray,
+    },
+    /// A vector a row: its length.
+    Vectors(Int64Array),
+}
+
+impl PlainColumn {
+    /// Rows without a value.
+    pub fn missing(&self) -> u64 {
+        let column: &dyn Array = match self {
+            PlainColumn::Values(values) => values,
+            PlainColumn::Numbers(numbers) => numbers,
+            PlainColumn::Lists { lengths, .. } | PlainColumn::Vectors(lengths) => lengths,
+        };
+        column.null_count() as u64
+    }
+}
+
+impl FeatureSpec {
+    /// The column of a batch that this feature reads, in the plain form; none for a feature that reads no column of its
+    /// table.
+    ///
+    /// # Errors
+    /// [`EncoderError::MissingColumn`] or [`EncoderError::ColumnType`].
+    pub fn plain(&self, side: Side, id_column: &str, batch: &RecordBatch) -> Result<Option<PlainColumn>, EncoderError> {
+        let Some(column) = self.input(id_column) else { return Ok(None) };
+        if matches!(self, FeatureSpec::Vector(spec) if spec.file.is_some()) {
+            return Ok(None);
+        }
+        let array = find_column(batch, side, self.name(), column)?;
+        self.plain_of(array).map(Some).map_err(|e| name_error(e, side, self, column, array))
+    }
+
+    /// The values that the feature knows whatever is fitted: of a boolean, `false` and `true`.
+    pub fn fixed_values(&self) -> Option<&'static [&'static str]> {
+        matches!(self, FeatureSpec::Boolean(_)).then_some(&["false", "true"])
+    }
+
+    fn plain_of(&self, array: &ArrayRef) -> Result<PlainColumn, ColumnError> {
+        match self {
+            FeatureSpec::Categorical(_) | FeatureSpec::Hashed(_) | FeatureSpec::Id(_) => {
+                let canonical = |value: Value<'_>, out: &mut LargeStringBuilder| {
+                    value.text(|text| out.append_option(text));
+                };
+                Ok(PlainColumn::Values(texts(array, canonical)?))
+            }
+            FeatureSpec::Boolean(spec) => {
+                let mut reader = BooleanReader::new(spec);
+                let meaning =
+                    |value: Value<'_>, out: &mut LargeStringBuilder| reader.read(value, |t| out.append_option(t));
+                Ok(PlainColumn::Values(texts(array, meaning)?))
+            }
+            FeatureSpec::Numeric(_) => Ok(PlainColumn::Numbers(numbers(array)?)),
+            FeatureSpec::MultiValued(spec) => match spec.separator_for(array)? {
+                Some(separator) => delimited(array, separator),
+                None => lists(array),
+            },
+            FeatureSpec::Vector(_) => {
+                let list = list_rows(array).ok_or(ColumnError::Type)?;
+                let lengths = list.rows.iter().map(|row| row.map(|(from, to)| (to - from) as i64));
+                Ok(PlainColumn::Vectors(lengths.collect()))
+            }
+            FeatureSpec::Sequence(_) => Err(ColumnError::Type),
+        }
+    }
+}
+
+/// The text that `write` makes of each value, once for each entry of a dictionary.
+fn texts(
+    array: &ArrayRef,
+    mut write: impl FnMut(Value<'_>, &mut LargeStringBuilder),
+) -> Result<LargeStringArray, ColumnError> {
+    let mut out = LargeStringBuilder::new();
+    let Some(dictionary) = array.as_any_dictionary_opt() else {
+        for_each_value(array, |value| write(value, &mut out))?;
+        return Ok(out.finish());
+    };
+    // What a null row is, and then every entry.
+    let mut entries = LargeStringBuilder::new();
+    write(Value::Null, &mut entries);
+    for_each_value(dictionary.values(), |value| write(value, &mut entries))?;
+    let entries = entries.finish();
+    for entry in entries_of(array) {
+        let at = entry.map_or(0, |entry| entry + 1);
+        out.append_option(entries.is_valid(at).then(|| entries.value(at)));
+    }
+    Ok(out.finish())
+}
+
+/// The number of the dictionary entry of each row; none for null.
+fn entries_of(array: &ArrayRef) -> Vec<Option<usize>> {
+    let Some(dictionary) = array.as_any_dictionary_opt() else { return Vec::new() };
+    match dictionary.values().is_empty() {
+        true => vec![None; array.len()],
+        false => {
+            let keys = dictionary.normalized_keys();
+            keys.into_iter().enumerate().map(|(row, key)| dictionary.keys().is_valid(row).then_some(key)).collect()
+        }
+    }
+}
+
+/// Numbers as numeric features read them, of the two zeros the positive one.
+fn numbers(array: &ArrayRef) -> Result<Float64Array, ColumnError> {
+    let read = |array: &dyn Array| {
+        let mut numbers: Vec<Option<f64>> = vec![None; array.len()];
+        for_each_block(array, |block| block.rows().for_each(|(row, x)| numbers[row] = Some(x + 0.0)))?;
+        Ok(numbers)
+    };
+    match array.as_any_dictionary_opt() {
+        None => read(array).map(Float64Array::from),
+        Some(dictionary) => {
+            let entries = read(dictionary.values())?;
+            Ok(entries_of(array).into_iter().map(|entry| entry.and_then(|entry| entries[entry])).collect())
+        }
+    }
+}
+
+/// The elements of delimited text; text without any is missing.
+fn delimited(array: &ArrayRef, separator: &str) -> Result<PlainColumn, ColumnError> {
+    let rows = texts(array, |value, out| match value {
+        Value::Text(text) => out.append_value(text),
+        _ => out.append_null(),
+    })?;
+    let mut values = LargeStringBuilder::new();
+    let lengths = rows.iter().map(|text| {
+        let mut length = 0;
+        for element in text.into_iter().flat_map(|text| elements(Value::Text(text), separator)) {
+            values.append_value(element);
+            length += 1;
+        }
+        (length > 0).then_some(length)
+    });
+    let lengths = lengths.collect();
+    Ok(PlainColumn::Lists { lengths, values: values.finish() })
+}
+
+/// The elements of lists but null and empty ones.
+fn lists(array: &ArrayRef) -> Result<PlainColumn, ColumnError> {
+    let list = list_rows(array).ok_or(ColumnError::Type)?;
+    let canonical = |value: Value<'_>, out: &mut LargeStringBuilder| value.text(|text| out.append_option(text));
+    let elements = texts(&list.elements, canonical)?;
+    let mut values = LargeStringBuilder::new();
+    let lengths = list.rows.iter().map(|row| {
+        let (from, to) = (*row)?;
+        let mut length = 0;
+        for at in (from..to).filter(|at| elements.is_valid(*at)) {
+            values.append_value(elements.value(at));
+            length += 1;
+        }
+        Some(length)
+    });
+    let lengths = lengths.collect();
+    Ok(PlainColumn::Lists { lengths, values: values.finish() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::builder::{ListBuilder, StringBuilder};
+    use arrow_array::types::Int32Type;
+    use arrow_array::{BooleanArray, DictionaryArray, Int32Array, StringArray};
+    use serde_json::json;
+    use std::sync::Arc;
+
+    fn plain(spec: serde_json::Value, array: ArrayRef) -> Result<PlainColumn, ColumnError> {
+        serde_json::from_value::<FeatureSpec>(spec).unwrap().plain_of(&array)
+    }
+
+    fn values(spec: serde_json::Value, array: ArrayRef) -> Vec<Option<String>> {
+        let PlainColumn::Values(values) = plain(spec, array).unwrap() else { panic!("not values") };
+        values.iter().map(|value| value.map(str::to_string)).collect()
+    }
+
+    fn some(texts: &[&str]) -> Vec<Option<String>> {
+        texts.iter().map(|text| (*text != "-").then(|| text.to_string())).collect()
+    }
+
+    #[test]
+    fn values_have_their_canonical_text_in_every_form_of_a_column() {
+        let spec = json!({"kind": "categorical", "name": "x"});
+        let rows = [Some("Zürich"), None, Some(""), Some(" b ")];
+        let expected = some(&["Zürich", "-", "-", " b "]);
+        assert_eq!(values(spec.clone(), Arc::new(StringArray::from(rows.to_vec()))), expected);
+        let dictionary = rows.into_iter().collect::<DictionaryArray<Int32Type>>();
+        assert_eq!(values(spec.clone(), Arc::new(dictionary.slice(0, 4))), expected);
+        let none = [None::<&str>, None].into_iter().collect::<DictionaryArray<Int32Type>>();
+        assert_eq!(values(spec.clone(), Arc::new(none)), some(&["-", "-"]));
+        let floats = Float64Array::from(vec![Some(3.0), Some(f64::NAN), Some(0.5), None]);
+        assert_eq!(values(spec, Arc::new(floats)), some(&["3", "-", "0.5", "-"]));
+    }
+
+    #[test]
+    fn booleans_are_what_they_mean_and_junk_is_shown() {
+        let spec = json!({"kind": "boolean", "name": "x", "false_values": ["nein"]});
+        let texts = StringArray::from(vec![Some(" YES "), Some("Nein"), Some("n/a"), Some("##Junk##"), None, Some("")]);
+        let expected = some(&["true", "false", "-", "##junk##", "-", "-"]);
+        assert_eq!(values(spec.clone(), Arc::new(texts)), expected);
+        let dictionary = [Some("1"), None, Some("2")].into_iter().collect::<DictionaryArray<Int32Type>>();
+        assert_eq!(values(spec.clone(), Arc::new(dictionary)), some(&["true", "-", "2"]));
+        assert_eq!(
+            values(spec, Arc::new(BooleanArray::from(vec![Some(true), Some(false), None]))),
+            some(&["true", "false", "-"])
+        );
+    }
+
+    #[test]
+    fn numbers_are_those_that_numeric_features_read() {
+        let read = |array: ArrayRef| match plain(json!({"kind": "numeric", "name": "x"}), array).unwrap() {
+            PlainColumn::Numbers(numbers) => numbers.iter().collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        };
+        let floats = Float64Array::from(vec![Some(1.5), None, Some(f64::INFINITY), Some(-2e100), Some(f64::NAN)]);
+        assert_eq!(read(Arc::new(floats)), [Some(1.5), None, None, None, None]);
+        let texts = [Some(" 2 "), Some("two"), None, Some("-0"), Some("2")];
+        let expected = [Some(2.0), None, None, Some(0.0), Some(2.0)];
+        assert_eq!(read(Arc::new(StringArray::from(texts.to_vec()))), expected);
+        let dictionary = read(Arc::new(texts.into_iter().collect::<DictionaryArray<Int32Type>>()));
+        assert_eq!(dictionary, expected);
+        assert!(dictionary[3].is_some_and(f64::is_sign_positive));
+        assert_eq!(read(Arc::new(Int32Array::from(vec![7]))), [Some(7.0)]);
+    }
+
+    #[test]
+    fn lists_and_delimited_text_are_lengths_and_values() {
+        let check = |spec: serde_json::Value, array: ArrayRef, expected: [Option<i64>; 4]| {
+            let PlainColumn::Lists { lengths, values } = plain(spec, array).unwrap() else { panic!("no lists") };
+            assert_eq!(lengths.iter().collect::<Vec<_>>(), expected);
+            assert_eq!(values.iter().flatten().collect::<Vec<_>>(), ["a", "é", "a"]);
+        };
+        let text = StringArray::from(vec![Some("a| é |"), None, Some("|"), Some("a")]);
+        check(
+            json!({"kind": "multi_valued", "name": "x", "separator": "|", "max_len": 1}),
+            Arc::new(text),
+            [Some(2), None, None, Some(1)],
+        );
+        let mut lists = ListBuilder::new(StringBuilder::new());
+        lists.append_value([Some("a"), None, Some("é"), Some("")]);
+        lists.append_null();
+        lists.append_value([] as [Option<&str>; 0]);
+        lists.append_value([Some("a")]);
+        let lists: ArrayRef = Arc::new(lists.finish());
+        check(json!({"kind": "multi_valued", "name": "x"}), lists.clone(), [Some(2), None, Some(0), Some(1)]);
+        let vectors = plain(json!({"kind": "vector", "name": "x", "dim": 2}), lists.clone()).unwrap();
+        let PlainColumn::Vectors(lengths) = vectors else { panic!("no vectors") };
+        assert_eq!(lengths.iter().collect::<Vec<_>>(), [Some(4), None, Some(0), Some(1)]);
+        assert!(matches!(plain(json!({"kind": "numeric", "name": "x"}), lists), Err(ColumnError::Type)));
+    }
+}
