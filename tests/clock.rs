@@ -4,13 +4,13 @@
 mod fixture;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Int64Type as Arrow64, UInt32Type};
+use arrow_array::types::Int64Type as Arrow64;
 use arrow_array::{
     ArrayRef, BooleanArray, Date32Array, Date64Array, Decimal128Array, Float32Array, Float64Array, Int32Array,
     Int64Array, LargeStringArray, RecordBatch, StringArray, Time64MicrosecondArray, TimestampMicrosecondArray,
     TimestampMillisecondArray, TimestampNanosecondArray, TimestampSecondArray,
 };
-use fixture::results::{read_parquet, recalled};
+use fixture::results::{histories, read_parquet, recalled};
 use fixture::sheet::Column;
 use fixture::{Job, TABLES, interactions, item_id, items, user_id, users};
 use parquet::arrow::ArrowWriter;
@@ -84,12 +84,9 @@ fn encoded(job: &Job, run: &str) -> (Vec<(usize, i64)>, Option<String>) {
         .flat_map(|batch| batch.column_by_name("__id").unwrap().as_primitive::<Arrow64>().values().to_vec())
         .collect();
     let row_of = |id: i64| (0..ids.len()).find(|row| item_id(*row) == id).unwrap();
-    let mut events = Vec::new();
-    for batch in read_parquet(&job.path(&format!("{run}/encoders/interactions.parquet"))) {
-        let items = batch.column_by_name("item_row").unwrap().as_primitive::<UInt32Type>().values().to_vec();
-        let times = batch.column_by_name("time").unwrap().as_primitive::<Arrow64>().values().to_vec();
-        events.extend(items.iter().zip(times).map(|(item, time)| (row_of(ids[*item as usize]), time)));
-    }
+    let found = histories(&job.path(run));
+    let events = found.items.iter().zip(&found.times);
+    let events: Vec<(usize, i64)> = events.map(|(item, time)| (row_of(ids[*item as usize]), *time)).collect();
     let times = &Manifest::read(job.path(&format!("{run}/encoders/manifest.json"))).unwrap().details["times"];
     // The manifest must agree with the events.
     let sorted = |events: &[(usize, i64)], at: usize| events.get(at).map(|(_, time)| Value::from(*time)).unwrap();

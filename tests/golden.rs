@@ -238,7 +238,7 @@ fn in_footer(bytes: &[u8]) -> Vec<u8> {
 fn next_index(bytes: &[u8]) -> Vec<u8> {
     let (rest, length) = bytes.split_at(bytes.len() - 8);
     let index = rest.len() - u64::from_le_bytes(length.try_into().unwrap()) as usize;
-    [&rest[..index], &next_binary(&rest[index..], "twotower-timeline"), length].concat()
+    [&rest[..index], &with_version(&rest[index..], "twotower-timeline", 2), length].concat()
 }
 
 #[test]

@@ -14,7 +14,9 @@ const MOST_PARTITIONS: u64 = 1024;
 /// Bytes of records that a partition has, about, where their number is known.
 const PARTITION_BYTES: u64 = 8 << 20;
 /// Bytes of records kept in memory, of all partitions together, before they go to disk.
-pub const BUFFERED: usize = 16 << 20;
+const BUFFERED: usize = 16 << 20;
+/// The same where there are several kinds of record at a time.
+pub const BUFFERED_EACH: usize = 3 << 20;
 /// Bytes of records of a partition from which on it is looked at for repeats: they may be all that makes it large.
 const LARGE: usize = 4 << 20;
 
@@ -109,24 +111,24 @@ struct Spill {
 impl<R: Record> Partitions<R> {
     /// Partitions of any number of records, of keys spread over 64 bits; temporary files go to `dir`.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self::with(dir.into(), PARTITIONS, u64::MAX)
+        Self::with(dir.into(), PARTITIONS, BUFFERED, u64::MAX)
     }
 
     /// Partitions of about so many records, of keys up to `last`. Partitions of two kinds of record that are made for
     /// the same number and range are of the same keys.
     pub fn of(dir: impl Into<PathBuf>, records: u64, last: u64) -> Self {
         let parts = (records.saturating_mul(48) / PARTITION_BYTES + 1).min(MOST_PARTITIONS).next_power_of_two();
-        Self::with(dir.into(), parts as usize, last)
+        Self::with(dir.into(), parts as usize, BUFFERED_EACH, last)
     }
 
     /// A power of two of partitions.
-    fn with(dir: PathBuf, parts: usize, last: u64) -> Self {
+    fn with(dir: PathBuf, parts: usize, buffered: usize, last: u64) -> Self {
         let large = LARGE / size_of::<R>();
         let empty = || Part { buffer: Vec::new(), chunks: Vec::new(), large };
         Self {
             dir,
             spill: Spill::default(),
-            chunk: (BUFFERED / parts / R::BYTES).max(1),
+            chunk: (buffered / parts / R::BYTES).max(1),
             scale: u64::MAX / last.max(1),
             shift: 64 - parts.trailing_zeros(),
             parts: (0..parts).map(|_| empty()).collect(),
@@ -231,7 +233,7 @@ impl<R: Record> Part<R> {
         for at in 0..records.len() {
             let record = records[at];
             let repeats = kept >= 2 && records[kept - 2] == record;
-            if !repeats && !(kept > 0 && records[kept - 1].absorb(&record)) {
+            if !(repeats || kept > 0 && records[kept - 1].absorb(&record)) {
                 records[kept] = record;
                 kept += 1;
             }

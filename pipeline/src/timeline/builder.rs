@@ -183,7 +183,7 @@ pub struct BuiltCounts {
 }
 
 impl TimelineBuilder {
-    /// No events yet, of a table of `rows` interactions; temporary files go to `dir`. Memory: 32 MiB, and while it
+    /// No events yet, of a table of `rows` interactions; temporary files go to `dir`. Memory: 6 MiB, and while it
     /// ends a partition: some 8 MiB, more where there are over 180 million rows.
     pub fn new(dir: &Path, rows: u64) -> Self {
         Self {

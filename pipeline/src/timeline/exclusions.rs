@@ -314,9 +314,13 @@ fn seen_as_encoded(context: &Context<RecallSettings>, encoded: &Encoded) -> Resu
         }
         .into());
     }
-    let now = as_written(&serde_json::json!(context.config.seen));
-    let mut then = encoded.manifest.config["tables"]["interactions"].clone();
-    then.as_object_mut().map(|table| table.remove("path"));
+    // Where the table lies does not matter, but by what lies there.
+    let reading = |mut table: serde_json::Value| {
+        table.as_object_mut().map(|table| table.remove("path"));
+        table
+    };
+    let now = reading(as_written(&serde_json::json!(context.config.seen)));
+    let then = reading(encoded.manifest.config["tables"]["interactions"].clone());
     if now != then {
         return Err(PipelineError::Mismatch(format!(
             "recall: the job reads the interactions as {now}, {} was made from them as {then}; run `twotower encode-features` and the stages after it, or `twotower run`",

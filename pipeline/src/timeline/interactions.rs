@@ -6,7 +6,7 @@ use crate::rows::bad_rows::{BadRow, readable_ids, sift};
 use crate::rows::columns::{read_batches, weight_column};
 use crate::rows::id_filter::IdFilter;
 use crate::rows::id_index::IdIndex;
-use crate::rows::partitions::BUFFERED;
+use crate::rows::partitions::BUFFERED_EACH;
 use crate::rows::quarantine::{INTERACTIONS, QuarantineWriter};
 use crate::rows::times::{EventTimes, TimeSpan};
 use crate::stages::Context;
@@ -22,7 +22,7 @@ use twotower_tables::{Table, TableBatch};
 
 /// Bytes held from when the interactions are read until they are sorted, at the most: records that wait to be written,
 /// and the filter of users.
-pub(crate) const BYTES: u64 = 2 * BUFFERED as u64 + IdFilter::MOST_BYTES;
+pub(crate) const BYTES: u64 = 2 * BUFFERED_EACH as u64 + IdFilter::MOST_BYTES;
 
 /// Rows with an id that the other table does not have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
