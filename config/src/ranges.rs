@@ -39,6 +39,7 @@ const SECTIONS: [(&str, Ranges); 11] = [
             ("test_from", Range::Whole(i64::MIN, i64::MAX)),
             ("validation", Range::Below(0.0, 1.0)),
             ("test", Range::Below(0.0, 1.0)),
+            ("seed", Range::SEED),
         ],
     ),
     ("model", DssmConfig::RANGES),

@@ -4,8 +4,9 @@ use crate::error::ConfigError;
 use serde::{Deserialize, Serialize};
 use twotower_artifacts::Interactions;
 use twotower_models::examples::{Known, Role};
+use twotower_models::rng::Rng;
 
-/// How positives are held out. In every split a user's held-out events are their latest ones, so a
+/// How positives are held out. In every split but a random one a user's held-out events are their latest ones, so a
 /// model never sees an event later than the one it predicts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
@@ -47,6 +48,26 @@ pub enum SplitConfig {
         #[serde(default)]
         train_on_validation: bool,
     },
+    /// Events drawn from all of each user's test and validate, and all that train are known beside them: the split of
+    /// most papers on collaborative filtering. A model may learn from events later than those it predicts.
+    Random {
+        /// Fraction of a user's events that validate.
+        #[serde(default = "tenth")]
+        validation: f64,
+        /// Fraction of a user's events that test.
+        #[serde(default = "tenth")]
+        test: f64,
+        /// Of the draw.
+        #[serde(default = "one")]
+        seed: u64,
+        /// Give the validation events back to training.
+        #[serde(default)]
+        train_on_validation: bool,
+    },
+}
+
+fn one() -> u64 {
+    1
 }
 
 fn tenth() -> f64 {
@@ -75,6 +96,9 @@ impl SplitConfig {
             SplitConfig::Ratio { validation, test, .. } => {
                 format!("ratio (last {test} of a user's events test, {validation} before validate{returned})")
             }
+            SplitConfig::Random { validation, test, seed, .. } => {
+                format!("random, seed {seed} ({test} of a user's events test, {validation} validate{returned})")
+            }
         }
     }
 
@@ -83,7 +107,8 @@ impl SplitConfig {
         match self {
             SplitConfig::LeaveLastOut { train_on_validation }
             | SplitConfig::Time { train_on_validation, .. }
-            | SplitConfig::Ratio { train_on_validation, .. } => *train_on_validation,
+            | SplitConfig::Ratio { train_on_validation, .. }
+            | SplitConfig::Random { train_on_validation, .. } => *train_on_validation,
         }
     }
 
@@ -91,6 +116,7 @@ impl SplitConfig {
     pub fn known(&self) -> Known {
         match self {
             SplitConfig::LeaveLastOut { .. } | SplitConfig::Time { .. } | SplitConfig::Ratio { .. } => Known::Earlier,
+            SplitConfig::Random { .. } => Known::Training,
         }
     }
 
@@ -101,7 +127,9 @@ impl SplitConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         match self {
             SplitConfig::LeaveLastOut { .. } => Ok(()),
-            SplitConfig::Time { validation, test, .. } | SplitConfig::Ratio { validation, test, .. }
+            SplitConfig::Time { validation, test, .. }
+            | SplitConfig::Ratio { validation, test, .. }
+            | SplitConfig::Random { validation, test, .. }
                 if validation + test >= 1.0 =>
             {
                 Err(ConfigError::usage(format!(
@@ -146,12 +174,19 @@ impl SplitConfig {
                     };
                 }
             }
+            SplitConfig::Random { validation, test, seed, .. } => {
+                for u in 0..interactions.users() {
+                    let mut events: Vec<usize> = interactions.events(u).collect();
+                    let (tested, validated) = held_out(events.len(), *validation, *test);
+                    Rng::at(*seed, &[SPLIT, u as u64]).shuffle(&mut events);
+                    events[..tested].iter().for_each(|event| roles[*event] = Role::Test);
+                    events[tested..tested + validated].iter().for_each(|event| roles[*event] = held);
+                }
+            }
             SplitConfig::Ratio { validation, test, .. } => {
                 for u in 0..interactions.users() {
                     let events = interactions.events(u);
-                    let n = events.len() as f64;
-                    let tested = (n * test).floor() as usize;
-                    let validated = (n * (validation + test)).floor() as usize - tested;
+                    let (tested, validated) = held_out(events.len(), *validation, *test);
                     let end = events.end;
                     roles[end - tested..end].fill(Role::Test);
                     roles[end - tested - validated..end - tested].fill(held);
@@ -160,6 +195,16 @@ impl SplitConfig {
         }
         roles
     }
+}
+
+/// Stream of random numbers of a split.
+const SPLIT: u64 = 20;
+
+/// How many of a user's events test and how many validate; at least one trains.
+fn held_out(events: usize, validation: f64, test: f64) -> (usize, usize) {
+    let part = |share: f64| (events as f64 * share).floor() as usize;
+    let tested = part(test);
+    (tested, part(validation + test) - tested)
 }
 
 #[cfg(test)]
@@ -213,6 +258,22 @@ mod tests {
             }
             assert!(roles.contains(&Role::Test) && roles.contains(&Role::Validation), "{split:?}");
         }
+    }
+
+    #[test]
+    fn a_random_split_holds_out_its_share_of_every_user_by_its_seed_alone() {
+        let all = interactions(&[10, 40, 1, 0, 7]);
+        let roles =
+            |seed| SplitConfig::Random { validation: 0.1, test: 0.2, seed, train_on_validation: false }.roles(&all);
+        let count = |roles: &[Role], u: usize, role| all.events(u).filter(|e| roles[*e] == role).count();
+        let first = roles(7);
+        for (u, tested, validated) in [(0, 2, 1), (1, 8, 4), (2, 0, 0), (4, 1, 1)] {
+            assert_eq!((count(&first, u, Role::Test), count(&first, u, Role::Validation)), (tested, validated), "{u}");
+        }
+        assert_eq!(first, roles(7));
+        assert_ne!(first, roles(8));
+        // From the midst of the others, not from their end.
+        assert!(all.events(1).take(20).any(|e| first[e] == Role::Test));
     }
 
     #[test]

@@ -8,12 +8,14 @@ use crate::stages::{Context, Outcome, as_written, prepare_dir, remove_if_there, 
 use crate::timeline::dataset::Dataset;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
 use std::time::Instant;
-use twotower_artifacts::{ArtifactError, CodeBatch, FileEntry, Fingerprint, Manifest, Ragged, Side};
+use twotower_artifacts::hashing::HashingWriter;
+use twotower_artifacts::{ArtifactError, CodeBatch, FileEntry, Fingerprint, Id, Manifest, Ragged, Side};
 use twotower_models::engine;
-use twotower_models::examples::{Role, TrainingSet, Window, assemble};
+use twotower_models::examples::{Known, Role, TrainingSet, Window, assemble};
 use twotower_models::metrics::{Metrics, RankTask, rank, rank_scores};
 use twotower_models::rng::Rng;
 use twotower_models::tower::Matrix;
@@ -42,6 +44,10 @@ pub struct MetricsFile {
     pub protocol: String,
     /// Fingerprint of the encoded tables, so of the data and its filters.
     pub data: Fingerprint,
+    /// Fingerprint of the users, their events and what each event is used for, whatever the features: figures of two
+    /// models compare where it is the same. None in files of earlier versions.
+    #[serde(default)]
+    pub events: Option<Fingerprint>,
     /// Fingerprint of the towers measured.
     pub towers: Fingerprint,
     /// Users with at least one test event who were measured.
@@ -118,10 +124,15 @@ pub fn evaluate(context: &Context<EvaluateSettings>) -> Result<Outcome, Pipeline
     let report = MetricsFile {
         format_version: METRICS_VERSION,
         protocol: format!(
-            "{}, {ranking}, items new to the user, whose earlier items are excluded",
-            config.split.protocol()
+            "{}, {ranking}, items new to the user, whose {} items are excluded",
+            config.split.protocol(),
+            match data.set.known {
+                Known::Earlier => "earlier",
+                Known::Training => "training",
+            }
         ),
         data: encoded,
+        events: Some(events_fingerprint(&data)),
         towers,
         users: questions.windows.len(),
         users_without_test_events: questions.without_test,
@@ -141,6 +152,27 @@ pub fn evaluate(context: &Context<EvaluateSettings>) -> Result<Outcome, Pipeline
     manifest.details = serde_json::json!({ "protocol": report.protocol, "models": report.models });
     manifest.write(&manifest_path)?;
     Ok(Outcome { skipped: false, manifest })
+}
+
+/// Fingerprint of the users, in the order of their ids, the items of their events, and the roles of these.
+fn events_fingerprint(data: &Dataset) -> Fingerprint {
+    let (set, mut hasher) = (&data.set, HashingWriter::new(std::io::sink()));
+    let mut add = |id: Id<'_>| {
+        // Nothing is written anywhere, so nothing can fail; no text holds the byte at the end.
+        let _ = match id {
+            Id::Int(number) => hasher.write_all(&number.to_le_bytes()),
+            Id::Text(text) => hasher.write_all(text.as_bytes()),
+        };
+        let _ = hasher.write_all(&[0xff]);
+    };
+    for user in data.user_ids.sorted_positions() {
+        add(data.user_ids.get(user));
+        for event in set.interactions.events(user) {
+            add(data.item_ids.get(set.interactions.items[event] as usize));
+            add(Id::Int(set.roles[event] as i64));
+        }
+    }
+    hasher.fingerprint()
 }
 
 /// Refuses towers trained under another split: they may have learned from the events that test.
@@ -184,6 +216,11 @@ pub fn comparable(a: (&Path, &MetricsFile), b: (&Path, &MetricsFile)) -> Result<
     };
     if a.1.protocol != b.1.protocol {
         return refuse("protocols", &a.1.protocol, &b.1.protocol);
+    }
+    if let (Some(left), Some(right)) = (&a.1.events, &b.1.events)
+        && left != right
+    {
+        return refuse("users, events or split", left.as_str(), right.as_str());
     }
     if a.1.items != b.1.items || a.1.users != b.1.users {
         let size = |m: &MetricsFile| format!("{} users, {} items", m.users, m.items);
@@ -401,5 +438,46 @@ impl<'a> ItemToItem<'a> {
         }
         // Below any co-occurrence: popularity orders what is otherwise equal.
         out.iter_mut().zip(self.counts).for_each(|(score, count)| *score += 1e-6 * *count as f32 / most);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use twotower_artifacts::{Interactions, TowerSchema};
+
+    #[test]
+    fn in_a_random_split_no_item_that_trains_is_ranked_and_none_that_tests_is_excluded() {
+        let (users, events, items) = (30usize, 40usize, 70u32);
+        let mut rng = Rng::at(3, &[]);
+        let interactions = Interactions {
+            offsets: (0..=users as u64).map(|user| user * events as u64).collect(),
+            items: (0..users * events).map(|_| rng.below(items as usize) as u32).collect(),
+            times: (0..(users * events) as i64).collect(),
+            weights: vec![1.0; users * events],
+        };
+        let split = SplitConfig::Random { validation: 0.1, test: 0.3, seed: 5, train_on_validation: false };
+        let schema = |side| TowerSchema { side, encoder: Fingerprint::of(b"e"), fields: Vec::new() };
+        let (user_schema, item_schema) = (schema(Side::User), schema(Side::Item));
+        let (users, items) = (CodeBatch::empty(&user_schema), CodeBatch::empty(&item_schema));
+        let (roles, known) = (split.roles(&interactions), split.known());
+        let set =
+            TrainingSet { user_schema, item_schema, users, items, item_codes: Vec::new(), interactions, roles, known };
+        let questions = Questions::new(&set, 0, 1);
+        assert_eq!(questions.windows.len(), 30);
+        for (at, window) in questions.windows.iter().enumerate() {
+            let all = set.interactions.events(window.user as usize);
+            let of = |role: Role| -> Vec<u32> {
+                all.clone().filter(|e| set.roles[*e] == role).map(|e| set.interactions.items[e]).collect()
+            };
+            let (trained, tested) = (of(Role::Train), of(Role::Test));
+            let (excluded, relevant) = (questions.excluded.row(at), questions.relevant.row(at));
+            assert!(trained.iter().all(|item| excluded.contains(item)), "user {}", window.user);
+            assert!(excluded.iter().all(|item| trained.contains(item)), "user {}", window.user);
+            let mut expected: Vec<u32> = tested.into_iter().filter(|item| !excluded.contains(item)).collect();
+            expected.sort_unstable();
+            expected.dedup();
+            assert_eq!(relevant, expected, "user {}", window.user);
+        }
     }
 }
