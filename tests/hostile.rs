@@ -135,8 +135,8 @@ fn threads_that_cannot_be_started_are_an_error_that_says_what_to_raise() {
 #[test]
 fn limits_of_the_system_are_named_with_what_raises_them() {
     let job = raw().copy("hostile-limits");
-    // 32 blocks of 512 bytes: enough for a manifest, not for a table.
-    let done = shell(&job, "run --run small/run --quiet", "ulimit -f 32; RUN");
+    // 12 blocks of 512 bytes: not enough for a tower.
+    let done = shell(&job, "run --run small/run --quiet", "ulimit -f 12; RUN");
     assert_eq!(done.code, 1, "{done:?}");
     assert!(done.stderr.contains("File too large") && done.stderr.contains("ulimit -f"), "{}", done.stderr);
     assert!(done.stderr.contains("small/run/"), "{}", done.stderr);

@@ -142,10 +142,11 @@ fn shards_of_other_tables_lists_or_settings_are_not_published_and_verify_says_th
         let finished = job.twotower(&format!("{second} --run runs/b --quiet"));
         assert_eq!(finished.code, 0, "{name}: {}", finished.stderr);
         not_published(&job, "runs/b", says);
-        // What users have seen was read from another column.
-        let other = "recall --shard 1/2 --set tables.interactions.item=item2 --run runs/b --quiet";
-        job.refused(other, 4, &["item2", "run `twotower encode-features`"]);
     }
+    // What users have seen was read from another column.
+    let job = base().copy("own-shards-columns");
+    let other = "recall --set tables.interactions.item=item2 --run runs/a --quiet";
+    job.refused(other, 4, &["item2", "run `twotower encode-features`"]);
 }
 
 #[test]

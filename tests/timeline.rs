@@ -42,7 +42,7 @@ fn two_days(name: &str) -> (Job, Sheet) {
     (job, second)
 }
 
-const NIGHT: &str = "--update-from runs/day1 --no-train --quiet --accept history,metric,drift,lists";
+const NIGHT: &str = "--update-from runs/day1 --no-train --quiet --accept history --accept metric --accept drift --accept lists --accept overlap";
 
 fn by_user(job: &Job, run: &str) -> BTreeMap<String, Vec<f32>> {
     let dir = job.path(&format!("{run}/vectors/user"));
