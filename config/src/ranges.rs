@@ -173,8 +173,7 @@ loss = LOSS
 
     fn jobs() -> Vec<toml::Value> {
         let losses = ["{ mixed = { uniform = 5 } }", "{ bce = { negatives = 5 } }", "{ bpr = { negatives = 5 } }"];
-        let splits =
-            ["kind = \"time\"\nvalidation_from = 1\ntest_from = 2", "kind = \"ratio\"", "kind = \"leave_last_out\""];
+        let splits = ["kind = \"time\"\nvalidation_from = 1\ntest_from = 2", "kind = \"ratio\"", "kind = \"random\""];
         let job = |(loss, split)| toml::from_str(&JOB.replace("LOSS", loss).replace("SPLIT", split)).unwrap();
         losses.into_iter().zip(splits).map(job).collect()
     }
