@@ -200,9 +200,9 @@ impl TimelineBuilder {
     /// [`PipelineError::Io`] when a temporary file cannot be written.
     pub fn add_event(&mut self, row: &EventRow) -> Result<(), PipelineError> {
         let EventRow { user, item, time, position, weight } = *row;
-        // Rows of unknown items are one another's repeats.
+        // Rows of unknown items are one another's repeats. A weight of -0 is 0: its sign would make its bits the largest.
         let (item, time) = item.map_or((UNKNOWN, 0), |item| (item, time));
-        self.events.add(Happened { user, item, time, position, rows: 1, weight: weight.to_bits() })
+        self.events.add(Happened { user, item, time, position, rows: 1, weight: weight.abs().to_bits() })
     }
 
     /// Adds a row of the users table. Of rows with one id the first counts; users without events do no harm.
@@ -375,7 +375,7 @@ mod tests {
             (42, Some(4), 11, 3.0),
             (42, Some(4), 11, 2.0),
             (40, Some(7), 9, 2.0),
-            (42, Some(7), 11, 1.0),
+            (42, Some(7), 11, -0.0),
         ];
         let (built, found) = build(dir.path(), TICKS, &events, &[40, 41, 42]);
         assert_eq!((found.rows, found.offsets), (vec![0, 2], vec![0, 3, 5]));
