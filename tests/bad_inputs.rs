@@ -247,7 +247,7 @@ const CASES: &[Case] = &[
         },
         command: ENCODE,
         code: 3,
-        says: &["users.csv", "line 700", "not UTF-8", "latin-1"],
+        says: &["users.csv", "line 700", "not UTF-8", "the rest of the file is UTF-8: mend the line"],
         absent: ENCODED,
     },
     Case {

@@ -5,6 +5,7 @@ mod fixture;
 
 use fixture::sheet::{Column, Sheet, latin1};
 use fixture::{Job, SETTINGS, TABLES, interactions, item_id, items, results, users};
+use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Duration;
@@ -36,6 +37,15 @@ fn every_table_format_gives_the_same_recalled_items() {
         job("formats-csv", "csv", "", delimited(",")),
         job("formats-colons", "csv", "delimiter = \"::\"", delimited("::")),
         job("formats-latin1", "tsv", "encoding = \"latin-1\"", |sheet| latin1(&sheet.text("\t"))),
+        job("formats-gb18030", "csv", "encoding = \"gb18030\"", |sheet| {
+            encoding_rs::GB18030.encode(&sheet.text(",")).0.into_owned()
+        }),
+        job("formats-utf16-gzip", "tsv.gz", "encoding = \"utf-16\"", |sheet| {
+            let text = format!("\u{feff}{}", sheet.text("\t"));
+            let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            text.encode_utf16().for_each(|unit| gzip.write_all(&unit.to_le_bytes()).unwrap());
+            gzip.finish().unwrap()
+        }),
         job("formats-jsonl", "jsonl", "", |sheet| sheet.json_lines().into_bytes()),
     ];
     let (expected, scores) = results_of(&Job::new("formats-parquet"));

@@ -30,15 +30,22 @@ impl IdKind {
         }
     }
 
-    /// The kind of a column of this Arrow type; dictionaries count as their values.
+    /// The kind of a column of this Arrow type; dictionaries count as their values, decimals without a fraction as
+    /// integers.
     pub fn of(data_type: &DataType) -> Option<Self> {
         match data_type {
             DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Some(IdKind::Text),
             DataType::Dictionary(_, values) => IdKind::of(values),
-            t if t.is_integer() => Some(IdKind::Int),
+            t if t.is_integer() || is_whole_decimal(t) => Some(IdKind::Int),
             _ => None,
         }
     }
+}
+
+/// Whether values of a type are decimals without a fraction, as databases write integers.
+fn is_whole_decimal(data_type: &DataType) -> bool {
+    use DataType::{Decimal32, Decimal64, Decimal128, Decimal256};
+    matches!(data_type, Decimal32(_, 0) | Decimal64(_, 0) | Decimal128(_, 0) | Decimal256(_, 0))
 }
 
 impl std::fmt::Display for IdKind {
@@ -314,7 +321,8 @@ impl Ids {
         }
     }
 
-    /// Appends an Arrow column: integers of any width, text of any layout, or dictionaries of these.
+    /// Appends an Arrow column: integers of any width, decimals without a fraction, text of any layout, or dictionaries
+    /// of these.
     /// Where the kinds differ, integers are written out and text is parsed.
     ///
     /// # Errors
@@ -346,6 +354,16 @@ impl Ids {
                 let plain = arrow_select::take::take(dictionary.values().as_ref(), &rows, None)
                     .map_err(|_| IdProblem::Type { found: array.data_type().clone() })?;
                 self.extend_from_array(plain.as_ref())
+            }
+            found if is_whole_decimal(found) => {
+                let wrong = |_| IdProblem::Type { found: found.clone() };
+                let integers = arrow_cast::cast(array, &DataType::Int64).map_err(wrong)?;
+                // What 64 bits do not hold became null.
+                if let Some(row) = (0..array.len()).find(|row| integers.is_null(*row) && !array.is_null(*row)) {
+                    let value = arrow_cast::display::array_value_to_string(array, row).unwrap_or_default();
+                    return Err(IdProblem::NotAnInteger { row, value });
+                }
+                self.extend_from_integers::<Int64Type>(integers.as_primitive())
             }
             found => Err(IdProblem::Type { found: found.clone() }),
         }
@@ -441,12 +459,29 @@ mod tests {
         assert_eq!(quoted(&"x".repeat(5000)), format!("\"{}\"…", "x".repeat(100)));
         assert!(quoted("caf\u{e9}").ends_with("\"caf\\u{e9}\")") && quoted("U1\u{a0}").ends_with("\"U1\\u{a0}\")"));
     }
-    use arrow_array::{DictionaryArray, Float64Array, Int32Array, LargeStringArray};
+    use arrow_array::{Decimal128Array, DictionaryArray, Float64Array, Int32Array, LargeStringArray};
 
     fn text(values: &[&str]) -> Ids {
         let mut ids = Ids::new(IdKind::Text);
         values.iter().for_each(|v| ids.push(Id::Text(v)));
         ids
+    }
+
+    #[test]
+    fn decimals_without_a_fraction_are_integers_to_the_last_digit() {
+        let decimals = |values: Vec<Option<i128>>, scale: i8| {
+            Decimal128Array::from(values).with_precision_and_scale(38, scale).unwrap()
+        };
+        let large = i64::MAX - 1;
+        let ids = Ids::from_array(&decimals(vec![Some(large.into()), Some(-3)], 0)).unwrap();
+        assert_eq!(ids, Ids::Int(vec![large, -3]));
+        let mut as_text = Ids::new(IdKind::Text);
+        as_text.extend_from_array(&decimals(vec![Some(7)], 0)).unwrap();
+        assert_eq!(as_text, text(&["7"]));
+        let beyond = Ids::from_array(&decimals(vec![Some(1), Some(i128::from(i64::MAX) + 1)], 0)).unwrap_err();
+        assert!(matches!(beyond, IdProblem::NotAnInteger { row: 1, .. }), "{beyond}");
+        assert_eq!(Ids::from_array(&decimals(vec![None], 0)).unwrap_err(), IdProblem::Null { row: 0 });
+        assert!(matches!(Ids::from_array(&decimals(vec![Some(1)], 2)), Err(IdProblem::Type { .. })));
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub mod row_range;
 pub mod schema;
 mod steps;
 mod text_chunk;
+mod time_text;
 pub mod timeline;
 pub mod vectors;
 
@@ -51,5 +52,6 @@ pub use range::{Range, Ranges};
 pub use regular::{open_regular, open_unlinked, read_regular};
 pub use row_group::EncodedGroup;
 pub use schema::{FieldSchema, FieldShape, Side, TowerSchema};
+pub use time_text::{Moment, TimeFormat};
 pub use timeline::{Detail, Event, Histories, Timeline, TimelineInfo, TimelineWriter};
 pub use vectors::{Precision, VectorsInfo, VectorsReader, VectorsWriter};

@@ -214,11 +214,13 @@ pub struct EncodeConfig {
     pub all_users: bool,
     /// The share of the rows of users, or of interactions, that may be set aside as unusable.
     pub max_bad_rows: f64,
+    /// The share of a feature's values, of those that are not missing, that may be unreadable.
+    pub max_unreadable: f64,
 }
 
 impl Default for EncodeConfig {
     fn default() -> Self {
-        Self { all_users: false, max_bad_rows: 0.001 }
+        Self { all_users: false, max_bad_rows: 0.001, max_unreadable: 0.5 }
     }
 }
 

@@ -31,7 +31,7 @@ const SECTIONS: [(&str, Ranges); 11] = [
             ("seed", Range::SEED),
         ],
     ),
-    ("encode", &[("max_bad_rows", Range::SHARE)]),
+    ("encode", &[("max_bad_rows", Range::SHARE), ("max_unreadable", Range::SHARE)]),
     (
         "split",
         &[

@@ -30,6 +30,8 @@ pub struct Execution {
     pub train_threads: usize,
     /// The share of rows that may be set aside: above it there is no output.
     pub max_bad_rows: f64,
+    /// The share of a feature's values that may be unreadable: above it there is no output.
+    pub max_unreadable: f64,
 }
 
 /// What `encode-features` obeys.
@@ -251,6 +253,7 @@ impl Config {
             part_users: self.run.part_users,
             train_threads: self.train.threads,
             max_bad_rows: self.encode.max_bad_rows,
+            max_unreadable: self.encode.max_unreadable,
         }
     }
 

@@ -112,12 +112,14 @@ impl FeatureEncoder {
         vocabulary: Option<std::sync::Arc<crate::Vocabulary>>,
         bounds: Option<crate::NumericBounds>,
     ) -> Self {
+        let fitted = bounds.clone();
         let vocabulary = || vocabulary.clone().unwrap_or_else(|| unreachable!("the state holds every vocabulary"));
         let bounds = || bounds.clone().unwrap_or_else(|| unreachable!("the state holds bounds of every numeric"));
         let encoder: Option<Box<dyn Encode>> = match spec {
             FeatureSpec::Categorical(_) | FeatureSpec::Id(_) => Some(Box::new(VocabularyEncoder::new(vocabulary()))),
             FeatureSpec::Boolean(s) => Some(Box::new(crate::boolean::BooleanEncoder::new(s))),
             FeatureSpec::Numeric(s) => Some(Box::new(crate::numeric::NumericEncoder::new(s, bounds()))),
+            FeatureSpec::Date(s) => Some(Box::new(crate::date::DateEncoder::new(s, fitted))),
             FeatureSpec::MultiValued(s) => {
                 Some(Box::new(crate::multi_valued::MultiValuedEncoder::new(s.clone(), vocabulary())))
             }

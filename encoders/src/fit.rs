@@ -1,5 +1,6 @@
 //! Learning encoders from tables, one batch at a time.
 
+use crate::date::{AgeFit, DatePart};
 use crate::encode::find_column;
 use crate::error::EncoderError;
 use crate::numeric::{NumericBounds, NumericFit};
@@ -22,7 +23,7 @@ use twotower_artifacts::Side;
 ///
 /// # Memory
 /// Every distinct value of every vocabulary, or the budget of [`EncoderFit::with_spill`]; and about
-/// 1.1 MiB a numeric feature at most.
+/// 1.1 MiB a numeric feature, or 2 MiB an age, at most.
 #[derive(Debug, Clone)]
 pub struct EncoderFit {
     user: SideFit,
@@ -42,18 +43,48 @@ struct Spill {
 struct SideFit {
     spec: SideSpec,
     /// Parallel to the features.
-    numerics: Vec<Option<NumericFit>>,
+    bounds: Vec<Option<BoundsFit>>,
     /// Vocabularies that the id column feeds, and the feature that asked first.
     id_tables: BTreeMap<String, String>,
 }
 
+/// Learns the bounds of one feature.
+#[derive(Debug, Clone)]
+enum BoundsFit {
+    Numeric(NumericFit),
+    Age(AgeFit),
+}
+
+impl BoundsFit {
+    /// For a feature that has bounds.
+    fn new(spec: &FeatureSpec) -> Option<Self> {
+        match spec {
+            FeatureSpec::Numeric(s) => Some(BoundsFit::Numeric(NumericFit::new(s))),
+            FeatureSpec::Date(s) if s.part == DatePart::Age => Some(BoundsFit::Age(AgeFit::default())),
+            _ => None,
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        match (self, other) {
+            (BoundsFit::Numeric(mine), BoundsFit::Numeric(theirs)) => mine.merge(theirs),
+            (BoundsFit::Age(mine), BoundsFit::Age(theirs)) => mine.merge(theirs),
+            _ => unreachable!("fits of one feature are of one kind"),
+        }
+    }
+
+    fn finish(self) -> NumericBounds {
+        match self {
+            BoundsFit::Numeric(fit) => fit.finish(),
+            BoundsFit::Age(fit) => fit.finish(),
+        }
+    }
+}
+
 impl SideFit {
     fn new(spec: SideSpec) -> Self {
-        let numerics = spec.features.iter().map(|f| match f {
-            FeatureSpec::Numeric(s) => Some(NumericFit::new(s)),
-            _ => None,
-        });
-        Self { numerics: numerics.collect(), id_tables: BTreeMap::new(), spec }
+        let bounds = spec.features.iter().map(BoundsFit::new);
+        Self { bounds: bounds.collect(), id_tables: BTreeMap::new(), spec }
     }
 }
 
@@ -133,7 +164,7 @@ impl EncoderFit {
             Side::User => user,
             Side::Item => item,
         };
-        for (feature, numeric) in fit.spec.features.iter().zip(&mut fit.numerics) {
+        for (feature, bounds) in fit.spec.features.iter().zip(&mut fit.bounds) {
             let Some(column) = feature.input(&fit.spec.id_column) else { continue };
             let array = find_column(batch, side, feature.name(), column)?;
             let table = feature.vocabulary(side).unwrap_or_default();
@@ -143,7 +174,12 @@ impl EncoderFit {
                     count_values(array, |value, n| vocabulary.add_value(value, n))
                 }
                 FeatureSpec::MultiValued(s) => s.fit(array, counts.entry(table).or_default()),
-                FeatureSpec::Numeric(_) => numeric.as_mut().map_or(Ok(()), |n| n.add(array)),
+                FeatureSpec::Numeric(_) | FeatureSpec::Date(_) => match (bounds, feature) {
+                    (Some(BoundsFit::Numeric(fit)), _) => fit.add(array),
+                    (Some(BoundsFit::Age(fit)), FeatureSpec::Date(s)) => fit.add(s, array),
+                    // Weekdays and months have none.
+                    _ => Ok(()),
+                },
                 // Ids are counted once below; the others learn nothing.
                 FeatureSpec::Id(_)
                 | FeatureSpec::Boolean(_)
@@ -196,7 +232,7 @@ impl EncoderFit {
             "only fits of the same features are merged"
         );
         for (mine, theirs) in [(&mut self.user, other.user), (&mut self.item, other.item)] {
-            for (mine, theirs) in mine.numerics.iter_mut().zip(theirs.numerics) {
+            for (mine, theirs) in mine.bounds.iter_mut().zip(theirs.bounds) {
                 if let (Some(mine), Some(theirs)) = (mine, theirs) {
                     mine.merge(theirs);
                 }
@@ -268,9 +304,9 @@ impl EncoderFit {
             vocabularies.insert(table, Arc::new(built));
         }
         let side_state = |side: Side, fit: SideFit| {
-            let features = fit.spec.features.into_iter().zip(fit.numerics).enumerate();
-            let features = features.map(|(i, (spec, numeric))| {
-                let bounds = numeric.map(|n| kept_bounds(side, i).unwrap_or_else(|| n.finish()));
+            let features = fit.spec.features.into_iter().zip(fit.bounds).enumerate();
+            let features = features.map(|(i, (spec, bounds))| {
+                let bounds = bounds.map(|fit| kept_bounds(side, i).unwrap_or_else(|| fit.finish()));
                 FeatureState { spec, bounds }
             });
             SideState { id_column: fit.spec.id_column, features: features.collect() }

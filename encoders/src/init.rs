@@ -4,8 +4,10 @@
 
 use crate::boolean::{BooleanSpec, FALSE, TRUE};
 use crate::categorical::CategoricalSpec;
+use crate::date::{DateCell, DatePart, DateReader, DateSpec};
 use crate::hashed::HashedSpec;
 use crate::multi_valued::MultiValuedSpec;
+use crate::number_text::{DecimalMark, Marks, marks_of, read_number};
 use crate::numeric::{NumericSpec, Transform};
 use crate::spec::FeatureSpec;
 use crate::values::{count_values, is_text, list_rows};
@@ -13,6 +15,7 @@ use crate::vector::VectorSpec;
 use arrow_array::{Array, ArrayRef};
 use arrow_schema::DataType;
 use std::collections::{BTreeMap, BTreeSet};
+use twotower_artifacts::TimeFormat;
 
 /// What is known of a column.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,8 +41,6 @@ pub enum Role {
     Id,
     /// A feature.
     Feature(FeatureSpec),
-    /// A time: for splits and recency, not a feature.
-    Time,
     /// Nothing.
     Skip,
 }
@@ -55,8 +56,13 @@ pub struct Proposal {
 
 /// Up to this many distinct integers are taken for categories.
 const FEW: usize = 16;
+/// The share of rows that may lack an id, or repeat that of another row, in a column that looks like the table's id.
+const SPOILT: f64 = 0.02;
 /// Beyond this share of distinct values a text column is near-unique.
 const NEAR_UNIQUE: f64 = 0.5;
+/// The first day of 1990 and the last of 2100: the dates of most tables.
+const FIRST_OF_OURS: i32 = 7_305;
+const LAST_OF_OURS: i32 = 47_846;
 /// Buckets proposed for near-unique text.
 const BUCKETS: u32 = 100_000;
 
@@ -99,6 +105,22 @@ impl ColumnSample {
         met as f64 / self.present().max(1) as f64
     }
 
+    /// Rows of the sample without a value, and rows whose value stands in an earlier one.
+    pub fn missing_and_repeated(&self) -> (u64, u64) {
+        (self.missing, self.present().saturating_sub(self.values.len() as u64))
+    }
+
+    /// Whether nearly every row has a value of its own.
+    pub fn is_nearly_unique(&self) -> bool {
+        let (missing, repeated) = self.missing_and_repeated();
+        !self.values.is_empty() && (missing + repeated) as f64 <= SPOILT * self.rows as f64
+    }
+
+    /// Whether it holds the row numbers that pandas writes beside the data unless it is told not to.
+    pub fn is_index_of_pandas(&self) -> bool {
+        self.name.is_empty() || self.name.starts_with("__index_level_") || self.name.starts_with("Unnamed: ")
+    }
+
     fn distinct_share(&self) -> f64 {
         self.values.len() as f64 / self.present().max(1) as f64
     }
@@ -122,14 +144,17 @@ impl ColumnSample {
 pub fn propose(sample: &ColumnSample) -> Proposal {
     let distinct = sample.values.len();
     let skip = |reason: String| Proposal { role: Role::Skip, reason };
-    if matches!(
-        sample.data_type,
-        DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 | DataType::Time32(_) | DataType::Time64(_)
-    ) {
-        return Proposal { role: Role::Time, reason: "a time: usable for splits, not a feature".to_string() };
+    if sample.is_index_of_pandas() {
+        return skip("skipped: row numbers that pandas wrote".to_string());
+    }
+    if matches!(sample.data_type, DataType::Time32(_) | DataType::Time64(_)) {
+        return skip("skipped: a time of day".to_string());
     }
     if sample.present() == 0 {
         return skip("skipped: no values in the sample".to_string());
+    }
+    if matches!(sample.data_type, DataType::Timestamp(..) | DataType::Date32 | DataType::Date64) {
+        return age(sample, None, format!("its type is {}", sample.data_type));
     }
     if let Some(lengths) = sample.list_lengths {
         return propose_list(sample, lengths);
@@ -137,9 +162,16 @@ pub fn propose(sample: &ColumnSample) -> Proposal {
     if distinct == 0 {
         return skip(format!("skipped: no feature kind reads {}", sample.data_type));
     }
-    let id_like = sample.named(&["id", "uid", "uuid", "guid", "key", "msisdn", "imsi", "sku", "asin"]);
-    if id_like && distinct as u64 == sample.rows && sample.missing == 0 {
-        return Proposal { role: Role::Id, reason: format!("guessed id: {distinct} rows, all distinct") };
+    let id_like = sample.named(&["id", "uid", "uuid", "guid", "key", "msisdn", "imsi", "sku", "asin"])
+        || ["编号", "編號", "标识", "番号", "번호"].iter().any(|word| sample.name.contains(word));
+    if id_like && sample.is_nearly_unique() {
+        let reason = match sample.missing_and_repeated() {
+            (0, 0) => format!("guessed id: {distinct} rows, all distinct"),
+            (missing, repeated) => {
+                format!("guessed id: {} rows, of which {missing} lack an id and {repeated} repeat one", sample.rows)
+            }
+        };
+        return Proposal { role: Role::Id, reason };
     }
     if distinct == 1 {
         return skip("skipped: one value only".to_string());
@@ -147,15 +179,15 @@ pub fn propose(sample: &ColumnSample) -> Proposal {
     if let Some(proposal) = propose_boolean(sample) {
         return proposal;
     }
-    let text = is_text(&sample.data_type);
-    if text && sample.share(looks_like_time) > 0.95 {
-        return Proposal {
-            role: Role::Time,
-            reason: "dates or times as text: usable for splits, not a feature".into(),
-        };
+    if let Some(proposal) = propose_date(sample) {
+        return proposal;
     }
-    if sample.share(|v| v.trim().parse::<f64>().is_ok()) > 0.95 {
-        return propose_number(sample, id_like);
+    // What is no text has its decimal point where it belongs.
+    let marks =
+        if is_text(&sample.data_type) { marks_of(sample.values.keys().map(String::as_str)) } else { Marks::None };
+    let mark = if let Marks::Certain(mark) = marks { mark } else { DecimalMark::Point };
+    if sample.share(|v| read_number(v, mark).is_some()) > 0.95 {
+        return propose_number(sample, id_like, (mark, marks == Marks::Either));
     }
     propose_text(sample)
 }
@@ -203,7 +235,38 @@ fn propose_boolean(sample: &ColumnSample) -> Option<Proposal> {
     })
 }
 
-fn propose_number(sample: &ColumnSample, id_like: bool) -> Proposal {
+/// The age of a date.
+fn age(sample: &ColumnSample, format: Option<&str>, reason: String) -> Proposal {
+    let (name, format) = (sample.name.clone(), format.map(str::to_string));
+    let spec = DateSpec { name, column: None, part: DatePart::Age, format, unit: None };
+    let reason = format!("{reason}: its age in days; `part = \"weekday\"` and `\"month\"` are the others");
+    feature(FeatureSpec::Date(spec), reason)
+}
+
+/// Text, or digits, that say dates.
+fn propose_date(sample: &ColumnSample) -> Option<Proposal> {
+    let is_number = |v: &str| v.trim().parse::<f64>().is_ok();
+    let are_numbers = sample.share(is_number) > 0.95;
+    let default = DateSpec { name: String::new(), column: None, part: DatePart::Age, format: None, unit: None };
+    let reader = DateReader::new(&default);
+    let is_date = |v: &str| match reader.read_text(v) {
+        // Of our years: 19000101 is a number too.
+        DateCell::Day(day) => !are_numbers || (FIRST_OF_OURS..=LAST_OF_OURS).contains(&day),
+        DateCell::OutOfRange => !are_numbers,
+        DateCell::Null | DateCell::Unreadable => false,
+    };
+    let share = sample.share(is_date);
+    // One number in a hundred thousand is such a date: a column of them is no accident.
+    if share > 0.95 && (!are_numbers || (share == 1.0 && sample.values.len() > 2)) {
+        return Some(age(sample, None, "dates that begin with the year".to_string()));
+    }
+    let texts = sample.values.keys().map(String::as_str);
+    let pattern = if are_numbers { None } else { TimeFormat::pattern_of(texts) }?;
+    let reason = format!("dates written as `{pattern}` (check which number is the day)");
+    Some(age(sample, Some(pattern), reason))
+}
+
+fn propose_number(sample: &ColumnSample, id_like: bool, (mark, is_ambiguous): (DecimalMark, bool)) -> Proposal {
     let distinct = sample.values.len();
     let whole = sample.share(|v| v.trim().parse::<i64>().is_ok()) > 0.99;
     let digits = whole
@@ -216,11 +279,8 @@ fn propose_number(sample: &ColumnSample, id_like: bool) -> Proposal {
     if whole && distinct <= FEW {
         return categories(sample, format!("{distinct} distinct integers"));
     }
-    let mut numbers: Vec<(f64, u64)> = sample
-        .values
-        .iter()
-        .filter_map(|(v, n)| Some((v.trim().parse::<f64>().ok().filter(|x| x.is_finite())?, *n)))
-        .collect();
+    let mut numbers: Vec<(f64, u64)> =
+        sample.values.iter().filter_map(|(v, n)| Some((read_number(v, mark).filter(|x| x.is_finite())?, *n))).collect();
     numbers.sort_by(|a, b| a.0.total_cmp(&b.0));
     let total: u64 = numbers.iter().map(|(_, n)| n).sum();
     let mut below = 0;
@@ -229,8 +289,18 @@ fn propose_number(sample: &ColumnSample, id_like: bool) -> Proposal {
     let skewed = min >= 0.0 && max > 20.0 * median.max(1.0);
     let (transform, shape) =
         if skewed { (Transform::Log1p, "long-tailed") } else { (Transform::Standardise, "not long-tailed") };
-    let spec = NumericSpec { name: sample.name.clone(), column: None, transform, buckets: None };
-    feature(FeatureSpec::Numeric(spec), format!("numbers from {min} to {max}, median {median}, {shape}"))
+    let written = match (mark, is_ambiguous) {
+        (DecimalMark::Comma, _) => ", written with a decimal comma".to_string(),
+        (DecimalMark::Point, false) => String::new(),
+        (DecimalMark::Point, true) => {
+            let two_ways = |v: &&String| read_number(v, DecimalMark::Comma) != read_number(v, mark);
+            let example = sample.values.keys().find(two_ways).map_or("1,234", String::as_str);
+            let read = read_number(example, mark).unwrap_or_default();
+            format!(", `{example}` read as {read} (where the comma stands before the fraction, set decimal = \",\")")
+        }
+    };
+    let spec = NumericSpec { name: sample.name.clone(), column: None, transform, buckets: None, decimal: mark };
+    feature(FeatureSpec::Numeric(spec), format!("numbers from {min} to {max}, median {median}, {shape}{written}"))
 }
 
 fn propose_text(sample: &ColumnSample) -> Proposal {
@@ -284,18 +354,6 @@ fn feature(spec: FeatureSpec, reason: String) -> Proposal {
     Proposal { role: Role::Feature(spec), reason }
 }
 
-/// `2024-01-31`, `2024/01/31 12:00:00` and the like.
-fn looks_like_time(text: &str) -> bool {
-    let bytes = text.trim().as_bytes();
-    let digits = |range: std::ops::Range<usize>| bytes[range].iter().all(u8::is_ascii_digit);
-    bytes.len() >= 10
-        && digits(0..4)
-        && matches!(bytes[4], b'-' | b'/')
-        && digits(5..7)
-        && bytes[7] == bytes[4]
-        && digits(8..10)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -337,8 +395,25 @@ mod tests {
             ("city", cycle(&["Oslo", "Rome", "Lima"], 100), "categorical", "3 distinct"),
             ("device", text((0..2000).map(|i| format!("dev-{i}"))), "hashed", "near-unique"),
             ("about", text((0..50).map(|i| format!("this is the text number {i}"))), "Skip", "free text"),
-            ("day", text((1..29).map(|i| format!("2024-02-{i:02}"))), "Time", "splits"),
-            ("at", Arc::new(TimestampSecondArray::from(vec![1, 2])), "Time", "splits"),
+            ("day", text((1..29).map(|i| format!("2024-02-{i:02}"))), "date", "begin with the year"),
+            (
+                "joined",
+                cycle(&["2024/2/1", "2024-02-02", "20240203", "9999-12-31"], 100),
+                "date",
+                "begin with the year",
+            ),
+            ("born", text((1..29).map(|i| format!("{i:02}/02/1954"))), "date", "`%d/%m/%Y`"),
+            ("seen", text((1..29).map(|i| format!("{i:02}/02/2024"))), "date", "`%d/%m/%Y`"),
+            ("since", Arc::new(Int64Array::from_iter_values((1..29).map(|i| 20_240_200 + i))), "date", "the year"),
+            ("at", Arc::new(TimestampSecondArray::from(vec![1, 2])), "date", "Timestamp"),
+            ("amount", cycle(&["1,234.50", "¥99", "5"], 100), "numeric", "to 1234.5, median 99"),
+            ("betrag", cycle(&["1.234,50 €", "99", "5,5"], 100), "numeric", "decimal comma"),
+            ("sum", cycle(&["1,234", "2,000", "99"], 100), "numeric", "`1,234` read as 1234"),
+            ("rate", cycle(&["12.5%", "50%", "3%"], 100), "numeric", "numbers from 0.03 to 0.5"),
+            ("Unnamed: 0", Arc::new(Int64Array::from_iter_values(0..50)), "Skip", "pandas"),
+            ("__index_level_0__", Arc::new(Int64Array::from_iter_values(0..50)), "Skip", "pandas"),
+            ("客户编号", text((0..50).map(|i| format!("{i:05}"))), "Id", "all distinct"),
+            ("uid", text((0..99).chain([7]).map(|i| format!("U{i}"))), "Id", "0 lack an id and 1 repeat one"),
             ("const", cycle(&["x"], 10), "Skip", "one value"),
             ("nothing", Arc::new(Int64Array::from(vec![None, None])), "Skip", "no values"),
             (

@@ -1,4 +1,4 @@
-//! Feature encoders of twotower: vocabularies, numerics, multi-valued, hashed, vector and sequence features.
+//! Feature encoders of twotower: vocabularies, numerics, dates, multi-valued, hashed, vector and sequence features.
 //!
 //! [`EncoderFit`] learns from batches of both tables, [`EncoderState`] is what it learned, and
 //! [`SideEncoder`] turns the rows of a side into a [`twotower_artifacts::CodeBatch`].
@@ -10,6 +10,7 @@
 pub mod boolean;
 mod categorical;
 mod counts;
+mod date;
 mod encode;
 mod error;
 mod fit;
@@ -20,6 +21,7 @@ pub mod init;
 mod log1p;
 mod moments;
 mod multi_valued;
+mod number_text;
 mod numbers;
 mod numeric;
 mod plain;
@@ -40,6 +42,7 @@ mod vocabulary;
 pub use boolean::BooleanSpec;
 pub use categorical::CategoricalSpec;
 pub use counts::{EncodeCounts, FeatureCounts};
+pub use date::{DatePart, DateSpec};
 pub use encode::SideEncoder;
 pub use error::EncoderError;
 pub use fit::EncoderFit;
@@ -47,6 +50,7 @@ pub use hashed::HashedSpec;
 pub use histogram::Histogram;
 pub use id::IdSpec;
 pub use multi_valued::MultiValuedSpec;
+pub use number_text::DecimalMark;
 pub use numeric::{NumericBounds, NumericSpec, Transform};
 pub use plain::PlainColumn;
 pub use sequence::SequenceSpec;

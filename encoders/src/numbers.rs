@@ -2,6 +2,7 @@
 
 use crate::error::ColumnError;
 use crate::histogram::{NUMBERS, class, upper};
+use crate::number_text::{DecimalMark, read_number};
 use crate::values::{Value, for_each_value, null_rows};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
@@ -47,6 +48,8 @@ pub(crate) struct Block {
     pub(crate) numbers: [f64; BLOCK],
     readings: [Reading; BLOCK],
     filled: usize,
+    /// How text writes fractions.
+    mark: DecimalMark,
     /// The column's row of the first cell.
     pub(crate) first_row: usize,
 }
@@ -67,6 +70,12 @@ impl Block {
         self.filled
     }
 
+    /// The rows that hold text which is no number.
+    pub(crate) fn unreadable(&self) -> impl Iterator<Item = usize> {
+        let cells = self.readings[..self.filled].iter().enumerate();
+        cells.filter(|(_, reading)| **reading == Reading::Unreadable).map(|(i, _)| self.first_row + i)
+    }
+
     /// The rows that hold a number, and it.
     pub(crate) fn rows(&self) -> impl Iterator<Item = (usize, f64)> {
         let cells = self.readings[..self.filled].iter().zip(&self.numbers).enumerate();
@@ -83,9 +92,9 @@ impl Block {
             Value::Float(x) => Some(x),
             Value::Text(text) => match text.trim() {
                 "" => None,
-                text => match text.parse() {
-                    Ok(x) => Some(x),
-                    Err(_) => {
+                text => match read_number(text, self.mark) {
+                    Some(x) => Some(x),
+                    None => {
                         self.readings[at] = Reading::Unreadable;
                         return;
                     }
@@ -96,9 +105,13 @@ impl Block {
     }
 }
 
-/// Calls `f` with the cells of a column that is not a dictionary, in order.
-pub(crate) fn for_each_block(column: &dyn Array, mut f: impl FnMut(&mut Block)) -> Result<(), ColumnError> {
-    let mut block = Block { numbers: [0.0; BLOCK], readings: [Reading::Null; BLOCK], filled: 0, first_row: 0 };
+/// Calls `f` with the cells of a column that is not a dictionary, in order; text writes fractions behind `mark`.
+pub(crate) fn for_each_block(
+    column: &dyn Array,
+    mark: DecimalMark,
+    mut f: impl FnMut(&mut Block),
+) -> Result<(), ColumnError> {
+    let mut block = Block { numbers: [0.0; BLOCK], readings: [Reading::Null; BLOCK], filled: 0, mark, first_row: 0 };
     macro_rules! primitive {
         ($type:ty) => {
             for_each_primitive_block(column.as_primitive::<$type>(), |x| x as f64, &mut block, f)
@@ -162,7 +175,7 @@ mod tests {
     /// All numbers, and what each cell holds.
     fn read(column: &ArrayRef) -> (Vec<(usize, f64)>, Vec<Reading>) {
         let (mut numbers, mut readings) = (Vec::new(), Vec::new());
-        for_each_block(column, |block| {
+        for_each_block(column, DecimalMark::default(), |block| {
             assert_eq!(block.first_row, readings.len());
             numbers.extend(block.rows());
             readings.extend(&block.readings[..block.len()]);

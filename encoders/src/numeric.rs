@@ -1,7 +1,7 @@
 //! Numeric features: two floats, the transformed value and a missing flag, or a quantile bucket.
 //!
 //! Null, NaN, infinities, numbers beyond 1e100 and text that is no number are missing: value 0,
-//! flag 1. Text is trimmed and read as Rust reads a float; a comma is not a decimal point.
+//! flag 1. Text is trimmed and read as Rust reads a float, or as people write numbers (`number_text.rs`).
 
 use crate::counts::FeatureCounts;
 use crate::encode::Encode;
@@ -9,6 +9,7 @@ use crate::error::ColumnError;
 use crate::histogram::{Histogram, NUMBERS};
 use crate::log1p::signed_ln_1p;
 use crate::moments::Moments;
+use crate::number_text::DecimalMark;
 use crate::numbers::{BLOCK, Block, CLASSES, Reading, class_of, for_each_block};
 use crate::quantiles::QuantileCounts;
 use crate::values::{ValueMap, by_entries, count_keys};
@@ -53,6 +54,9 @@ pub struct NumericSpec {
     /// Number of buckets, for `quantile_buckets` only; 32 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub buckets: Option<u32>,
+    /// The mark before the fraction of numbers that are text.
+    #[serde(default, skip_serializing_if = "DecimalMark::is_point")]
+    pub decimal: DecimalMark,
 }
 
 impl NumericSpec {
@@ -62,7 +66,7 @@ impl NumericSpec {
     }
 }
 
-/// What a fit learns of a numeric column.
+/// What a fit learns of a numeric column, or of the ages of dates.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NumericBounds {
@@ -89,6 +93,17 @@ pub enum NumericBounds {
         /// Lower edges of all buckets but the first, strictly increasing.
         #[serde(with = "exact_list")]
         edges: Vec<f64>,
+    },
+    /// Ages of dates.
+    Age {
+        /// The newest date, from which ages count: the day since 1970-01-01.
+        newest: i32,
+        /// Arithmetic mean of the ages' logarithms.
+        #[serde(with = "exact")]
+        mean: f64,
+        /// Their population standard deviation, 1 where all are the same.
+        #[serde(with = "exact")]
+        deviation: f64,
     },
 }
 
@@ -128,74 +143,82 @@ mod exact_list {
     }
 }
 
-/// Learns [`NumericBounds`]; independent of the order and the split of the data.
+/// What was seen of a numeric column, as its transform needs it.
 #[derive(Debug, Clone)]
-pub(crate) enum NumericFit {
+enum Learnt {
     Spread { log: bool, moments: Box<Moments> },
     Range { min: f64, max: f64 },
     Buckets { buckets: u32, counts: QuantileCounts },
 }
 
+/// Learns [`NumericBounds`]; independent of the order and the split of the data.
+#[derive(Debug, Clone)]
+pub(crate) struct NumericFit {
+    mark: DecimalMark,
+    learnt: Learnt,
+}
+
 impl NumericFit {
     pub(crate) fn new(spec: &NumericSpec) -> Self {
-        match spec.transform {
-            Transform::Standardise => NumericFit::Spread { log: false, moments: Box::default() },
-            Transform::Log1p => NumericFit::Spread { log: true, moments: Box::default() },
-            Transform::MinMax => NumericFit::Range { min: f64::INFINITY, max: f64::NEG_INFINITY },
-            Transform::QuantileBuckets => NumericFit::Buckets {
-                buckets: spec.buckets.unwrap_or(DEFAULT_BUCKETS),
-                counts: QuantileCounts::default(),
-            },
-        }
+        let learnt = match spec.transform {
+            Transform::Standardise => Learnt::Spread { log: false, moments: Box::default() },
+            Transform::Log1p => Learnt::Spread { log: true, moments: Box::default() },
+            Transform::MinMax => Learnt::Range { min: f64::INFINITY, max: f64::NEG_INFINITY },
+            Transform::QuantileBuckets => {
+                let buckets = spec.buckets.unwrap_or(DEFAULT_BUCKETS);
+                Learnt::Buckets { buckets, counts: QuantileCounts::default() }
+            }
+        };
+        Self { mark: spec.decimal, learnt }
     }
 
     pub(crate) fn add(&mut self, column: &ArrayRef) -> Result<(), ColumnError> {
         let column = by_entries(column);
         match column.as_any_dictionary_opt() {
-            None => for_each_block(&*column, |block| self.add_block(block, |_| 1)),
+            None => for_each_block(&*column, self.mark, |block| self.add_block(block, |_| 1)),
             Some(dictionary) => {
                 let (times, _) = count_keys(dictionary.keys(), dictionary.values().len());
-                for_each_block(dictionary.values(), |block| self.add_block(block, |entry| times[entry]))
+                for_each_block(dictionary.values(), self.mark, |block| self.add_block(block, |entry| times[entry]))
             }
         }
     }
 
     /// Adds the numbers of a block, each as often as `times` says of its row.
     fn add_block(&mut self, block: &mut Block, times: impl Fn(usize) -> u64) {
-        if let NumericFit::Spread { log: true, .. } = self {
+        if let Learnt::Spread { log: true, .. } = self.learnt {
             signed_ln_1p(&mut block.numbers);
         }
         let numbers = block.rows().map(|(row, x)| (x, times(row))).filter(|(_, times)| *times > 0);
-        match self {
-            NumericFit::Spread { moments, .. } => numbers.for_each(|(x, n)| moments.add(x, n)),
-            NumericFit::Range { min, max } => {
+        match &mut self.learnt {
+            Learnt::Spread { moments, .. } => numbers.for_each(|(x, n)| moments.add(x, n)),
+            Learnt::Range { min, max } => {
                 // Of the two zeros one, whichever comes first.
                 numbers.map(|(x, _)| x + 0.0).for_each(|x| (*min, *max) = (min.min(x), max.max(x)));
             }
-            NumericFit::Buckets { counts, .. } => numbers.for_each(|(x, n)| counts.add(x, n)),
+            Learnt::Buckets { counts, .. } => numbers.for_each(|(x, n)| counts.add(x, n)),
         }
     }
 
     pub(crate) fn merge(&mut self, other: Self) {
-        match (self, other) {
-            (NumericFit::Spread { moments, .. }, NumericFit::Spread { moments: other, .. }) => moments.merge(&other),
-            (NumericFit::Range { min, max }, NumericFit::Range { min: a, max: b }) => {
+        match (&mut self.learnt, other.learnt) {
+            (Learnt::Spread { moments, .. }, Learnt::Spread { moments: other, .. }) => moments.merge(&other),
+            (Learnt::Range { min, max }, Learnt::Range { min: a, max: b }) => {
                 (*min, *max) = (min.min(a), max.max(b));
             }
-            (NumericFit::Buckets { counts, .. }, NumericFit::Buckets { counts: other, .. }) => counts.merge(other),
+            (Learnt::Buckets { counts, .. }, Learnt::Buckets { counts: other, .. }) => counts.merge(other),
             _ => unreachable!("fits of one feature have one transform"),
         }
     }
 
     pub(crate) fn finish(self) -> NumericBounds {
-        match self {
-            NumericFit::Spread { moments, .. } => {
+        match self.learnt {
+            Learnt::Spread { moments, .. } => {
                 let (mean, deviation) = moments.mean_and_deviation();
                 NumericBounds::Spread { mean, deviation }
             }
-            NumericFit::Range { min, max } if min <= max => NumericBounds::Range { min, max },
-            NumericFit::Range { .. } => NumericBounds::Range { min: 0.0, max: 0.0 },
-            NumericFit::Buckets { buckets, counts } => NumericBounds::Edges { edges: counts.edges(buckets) },
+            Learnt::Range { min, max } if min <= max => NumericBounds::Range { min, max },
+            Learnt::Range { .. } => NumericBounds::Range { min: 0.0, max: 0.0 },
+            Learnt::Buckets { buckets, counts } => NumericBounds::Edges { edges: counts.edges(buckets) },
         }
     }
 }
@@ -217,6 +240,7 @@ impl NumericBounds {
 /// Encodes numeric columns: `Dense` of width 2, or `Code` for quantile buckets.
 pub(crate) struct NumericEncoder {
     log: bool,
+    mark: DecimalMark,
     bounds: NumericBounds,
     floats: Cells<f32>,
     codes: Cells<u32>,
@@ -246,7 +270,7 @@ impl<T> Default for Cells<T> {
 impl NumericEncoder {
     pub(crate) fn new(spec: &NumericSpec, bounds: NumericBounds) -> Self {
         let log = spec.transform == Transform::Log1p;
-        Self { log, bounds, floats: Cells::default(), codes: Cells::default() }
+        Self { log, mark: spec.decimal, bounds, floats: Cells::default(), codes: Cells::default() }
     }
 }
 
@@ -255,14 +279,14 @@ impl<T: Copy> Cells<T> {
     fn read(
         &mut self,
         column: &ArrayRef,
-        log_first: bool,
+        (mark, log_first): (DecimalMark, bool),
         missing: T,
         make: impl Fn(f64) -> T,
         counts: &mut FeatureCounts,
     ) -> Result<(), ColumnError> {
         self.rows.clear();
         let cells = |entries: &ArrayRef, out: &mut Vec<(T, u16)>| {
-            for_each_block(entries, |block| {
+            for_each_block(entries, mark, |block| {
                 let classes = block.classes();
                 if log_first {
                     signed_ln_1p(&mut block.numbers);
@@ -305,12 +329,12 @@ impl Encode for NumericEncoder {
         match (&self.bounds, out) {
             (NumericBounds::Edges { edges }, Column::Code(codes)) => {
                 let bucket = |x: f64| FIRST_VALUE + edges.partition_point(|e| *e <= x) as u32;
-                self.codes.read(column, false, MISSING, bucket, counts)?;
+                self.codes.read(column, (self.mark, false), MISSING, bucket, counts)?;
                 codes.extend(self.codes.rows.iter().map(|(code, _)| *code));
             }
             (bounds, Column::Dense { width: 2, values }) => {
                 let scale = Scale::of(bounds);
-                self.floats.read(column, self.log, 0.0, |x| scale.apply(x), counts)?;
+                self.floats.read(column, (self.mark, self.log), 0.0, |x| scale.apply(x), counts)?;
                 let flag = |class: u16| f32::from(u8::from(!is_number(class)));
                 values.reserve(2 * self.floats.rows.len());
                 // By way of a few floats at a time, which costs less than filling the room with zeros first.
@@ -348,7 +372,9 @@ impl Scale {
                 let factor = if factor.is_finite() { factor } else { 0.0 };
                 Scale { offset: *min, factor, low: 0.0, high: 1.0 }
             }
-            NumericBounds::Edges { .. } => unreachable!("quantile buckets are codes"),
+            NumericBounds::Edges { .. } | NumericBounds::Age { .. } => {
+                unreachable!("quantile buckets are codes, and ages are no numbers")
+            }
         }
     }
 
@@ -366,7 +392,7 @@ mod tests {
     use std::sync::Arc;
 
     fn spec(transform: Transform, buckets: Option<u32>) -> NumericSpec {
-        NumericSpec { name: "x".into(), column: None, transform, buckets }
+        NumericSpec { name: "x".into(), column: None, transform, buckets, decimal: DecimalMark::Point }
     }
 
     fn fit(spec: &NumericSpec, column: &ArrayRef) -> NumericEncoder {
@@ -400,6 +426,27 @@ mod tests {
         assert_eq!(values[..4], [1.0, 0.0, -1.0, 0.0]);
         assert!(values[4..].chunks(2).all(|v| v == [0.0, 1.0]));
         assert_eq!((counts.missing, counts.not_finite, counts.junk), (5, 2, 2));
+    }
+
+    #[test]
+    fn text_with_thousands_currencies_and_percents_is_the_number_it_says_by_the_features_decimal_mark() {
+        let read = |decimal: DecimalMark, texts: &[&str]| {
+            let column: ArrayRef = Arc::new(StringArray::from(texts.to_vec()));
+            let spec = NumericSpec { decimal, ..spec(Transform::MinMax, None) };
+            let (mut fitted, mut counts) = (NumericFit::new(&spec), FeatureCounts::default());
+            fitted.add(&column).unwrap();
+            let NumericBounds::Range { min, max } = fitted.finish() else { unreachable!() };
+            let mut out = Column::Dense { width: 2, values: Vec::new() };
+            NumericEncoder::new(&spec, NumericBounds::Range { min: 0.0, max: 10_000.0 })
+                .encode(&column, &mut out, &mut counts)
+                .unwrap();
+            let Column::Dense { values, .. } = out else { unreachable!() };
+            (min, max, values.chunks(2).map(|v| v[0] * 10_000.0).collect::<Vec<f32>>(), counts.junk)
+        };
+        let point = read(DecimalMark::Point, &["1,234.50", "¥1,234", "$ 5", "50%", "1,5"]);
+        assert_eq!(point, (0.5, 1234.5, vec![1234.5, 1234.0, 5.0, 0.5, 0.0], 1));
+        let comma = read(DecimalMark::Comma, &["1.234,50 €", "1.234", "5", "1,5", "1,234.50"]);
+        assert_eq!(comma, (1.5, 1234.5, vec![1234.5, 1234.0, 5.0, 1.5, 0.0], 1));
     }
 
     #[test]

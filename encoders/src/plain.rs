@@ -4,9 +4,12 @@
 //! of these columns are counts of what a model sees.
 
 use crate::boolean::BooleanReader;
+use crate::counts::FeatureCounts;
+use crate::date::{DateCell, DateReader, cells};
 use crate::encode::find_column;
 use crate::error::{ColumnError, EncoderError};
 use crate::multi_valued::elements;
+use crate::number_text::DecimalMark;
 use crate::numbers::for_each_block;
 use crate::spec::{FeatureSpec, name_error};
 use crate::values::{Value, for_each_value, list_rows};
@@ -18,7 +21,8 @@ use twotower_artifacts::Side;
 /// A feature's column without the encoding; null is missing.
 #[derive(Debug, Clone)]
 pub enum PlainColumn {
-    /// One value a row, by its canonical text: of categorical, hashed and id features. Of booleans `true`, `false`, or
+    /// One value a row, by its canonical text: of categorical, hashed and id features. Of dates the day, such as
+    /// `2026-01-31`. Of booleans `true`, `false`, or
     /// the text that is neither, trimmed and in lower case.
     Values(LargeStringArray),
     /// One finite number a row.
@@ -61,6 +65,54 @@ impl FeatureSpec {
         self.plain_of(array).map(Some).map_err(|e| name_error(e, side, self, column, array))
     }
 
+    /// Rows of a column, the first `most`, that hold what the feature cannot read: of kinds that read text as something
+    /// else, which are numbers, booleans and dates.
+    pub fn unreadable(&self, array: &ArrayRef, most: usize) -> Vec<usize> {
+        let is_unreadable = |array: &dyn Array| -> Option<Vec<bool>> {
+            let mut rows = Vec::with_capacity(array.len());
+            let read = match self {
+                FeatureSpec::Numeric(spec) => {
+                    rows.resize(array.len(), false);
+                    for_each_block(array, spec.decimal, |block| block.unreadable().for_each(|row| rows[row] = true))
+                }
+                FeatureSpec::Boolean(spec) => {
+                    let mut reader = BooleanReader::new(spec);
+                    for_each_value(array, |value| {
+                        reader.read(value, |read| rows.push(!matches!(read, None | Some("true" | "false"))));
+                    })
+                }
+                FeatureSpec::Date(spec) => {
+                    let mut cells = Vec::new();
+                    let read = DateReader::new(spec).read(array, &mut cells);
+                    rows.extend(cells.into_iter().map(|cell| cell == DateCell::Unreadable));
+                    read
+                }
+                _ => Ok(()),
+            };
+            read.ok().map(|()| rows)
+        };
+        let found = match array.as_any_dictionary_opt() {
+            None => is_unreadable(array).unwrap_or_default(),
+            Some(dictionary) => {
+                let entries = is_unreadable(dictionary.values()).unwrap_or_default();
+                let of = |entry: Option<usize>| entry.and_then(|entry| entries.get(entry).copied()).unwrap_or(false);
+                entries_of(array).into_iter().map(of).collect()
+            }
+        };
+        found.into_iter().enumerate().filter(|(_, bad)| *bad).map(|(row, _)| row).take(most).collect()
+    }
+
+    /// The share of the values that are there, of those encoded, that the feature could not read.
+    pub fn unreadable_share(&self, counts: &FeatureCounts) -> f64 {
+        // An unreadable boolean is unknown, an unreadable number or date is missing.
+        let (missing, junk) = match self {
+            FeatureSpec::Numeric(_) | FeatureSpec::Date(_) => (counts.missing.saturating_sub(counts.junk), counts.junk),
+            FeatureSpec::Boolean(_) => (counts.missing, counts.junk),
+            _ => return 0.0,
+        };
+        junk as f64 / counts.values.saturating_sub(missing).max(1) as f64
+    }
+
     /// The values that the feature knows whatever is fitted: of a boolean, `false` and `true`.
     pub fn fixed_values(&self) -> Option<&'static [&'static str]> {
         matches!(self, FeatureSpec::Boolean(_)).then_some(&["false", "true"])
@@ -80,7 +132,11 @@ impl FeatureSpec {
                     |value: Value<'_>, out: &mut LargeStringBuilder| reader.read(value, |t| out.append_option(t));
                 Ok(PlainColumn::Values(texts(array, meaning)?))
             }
-            FeatureSpec::Numeric(_) => Ok(PlainColumn::Numbers(numbers(array)?)),
+            FeatureSpec::Numeric(spec) => Ok(PlainColumn::Numbers(numbers(array, spec.decimal)?)),
+            FeatureSpec::Date(spec) => {
+                let cells = cells(&DateReader::new(spec), array)?;
+                Ok(PlainColumn::Values(cells.into_iter().map(DateCell::iso).collect()))
+            }
             FeatureSpec::MultiValued(spec) => match spec.separator_for(array)? {
                 Some(separator) => delimited(array, separator),
                 None => lists(array),
@@ -130,10 +186,10 @@ fn entries_of(array: &ArrayRef) -> Vec<Option<usize>> {
 }
 
 /// Numbers as numeric features read them, of the two zeros the positive one.
-fn numbers(array: &ArrayRef) -> Result<Float64Array, ColumnError> {
+fn numbers(array: &ArrayRef, mark: DecimalMark) -> Result<Float64Array, ColumnError> {
     let read = |array: &dyn Array| {
         let mut numbers: Vec<Option<f64>> = vec![None; array.len()];
-        for_each_block(array, |block| block.rows().for_each(|(row, x)| numbers[row] = Some(x + 0.0)))?;
+        for_each_block(array, mark, |block| block.rows().for_each(|(row, x)| numbers[row] = Some(x + 0.0)))?;
         Ok(numbers)
     };
     match array.as_any_dictionary_opt() {
@@ -248,6 +304,27 @@ mod tests {
         assert_eq!(dictionary, expected);
         assert!(dictionary[3].is_some_and(f64::is_sign_positive));
         assert_eq!(read(Arc::new(Int32Array::from(vec![7]))), [Some(7.0)]);
+    }
+
+    #[test]
+    fn what_a_feature_cannot_read_is_found_and_its_share_is_of_the_values_that_are_there() {
+        let spec = |kind: &str| serde_json::from_value::<FeatureSpec>(json!({"kind": kind, "name": "x"})).unwrap();
+        let rows = [Some("1"), None, Some("maybe"), Some("2026-01-31"), Some("perhaps"), Some("")];
+        for (kind, expected) in
+            [("numeric", &[2, 3, 4][..]), ("boolean", &[2, 3, 4]), ("date", &[0, 2, 4]), ("categorical", &[])]
+        {
+            let plain: ArrayRef = Arc::new(StringArray::from(rows.to_vec()));
+            assert_eq!(spec(kind).unreadable(&plain, 9), expected, "{kind}");
+            assert!(spec(kind).unreadable(&plain, 1).len() <= 1);
+            let dictionary: ArrayRef = Arc::new(rows.into_iter().collect::<DictionaryArray<Int32Type>>());
+            assert_eq!(spec(kind).unreadable(&dictionary, 9), expected, "{kind} in a dictionary");
+        }
+        let met = |missing, junk| FeatureCounts { values: 10, missing, junk, ..FeatureCounts::default() };
+        // Of ten numbers three are unreadable and two null; so also of ten booleans.
+        assert_eq!(spec("numeric").unreadable_share(&met(5, 3)), 3.0 / 8.0);
+        assert_eq!(spec("boolean").unreadable_share(&met(2, 3)), 3.0 / 8.0);
+        assert_eq!(spec("categorical").unreadable_share(&met(2, 3)), 0.0);
+        assert_eq!(spec("date").unreadable_share(&met(10, 0)), 0.0);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::boolean::{self, BooleanSpec};
 use crate::categorical::CategoricalSpec;
+use crate::date::DateSpec;
 use crate::error::{ColumnError, EncoderError};
 use crate::hashed::HashedSpec;
 use crate::id::IdSpec;
@@ -31,6 +32,8 @@ pub enum FeatureSpec {
     Boolean(BooleanSpec),
     /// A number.
     Numeric(NumericSpec),
+    /// The age of a date, its day of the week, or its month.
+    Date(DateSpec),
     /// Several values of a vocabulary.
     MultiValued(MultiValuedSpec),
     /// A value of unbounded vocabulary, by hash.
@@ -68,6 +71,7 @@ impl FeatureSpec {
             FeatureSpec::Categorical(s) => &s.name,
             FeatureSpec::Boolean(s) => &s.name,
             FeatureSpec::Numeric(s) => &s.name,
+            FeatureSpec::Date(s) => &s.name,
             FeatureSpec::MultiValued(s) => &s.name,
             FeatureSpec::Hashed(s) => &s.name,
             FeatureSpec::Vector(s) => &s.name,
@@ -82,6 +86,7 @@ impl FeatureSpec {
             FeatureSpec::Categorical(_) => "categorical",
             FeatureSpec::Boolean(_) => "boolean",
             FeatureSpec::Numeric(_) => "numeric",
+            FeatureSpec::Date(_) => "date",
             FeatureSpec::MultiValued(_) => "multi_valued",
             FeatureSpec::Hashed(_) => "hashed",
             FeatureSpec::Vector(_) => "vector",
@@ -97,6 +102,7 @@ impl FeatureSpec {
             FeatureSpec::Categorical(s) => s.column.as_deref(),
             FeatureSpec::Boolean(s) => s.column.as_deref(),
             FeatureSpec::Numeric(s) => s.column.as_deref(),
+            FeatureSpec::Date(s) => s.column.as_deref(),
             FeatureSpec::MultiValued(s) => s.column.as_deref(),
             FeatureSpec::Hashed(s) => s.column.as_deref(),
             FeatureSpec::Vector(s) if s.file.is_some() => None,
@@ -130,7 +136,11 @@ impl FeatureSpec {
             FeatureSpec::Sequence(s) => {
                 Some(VocabularyUse { table: named(&s.table, own_table(Side::Item, "id")), limits: None })
             }
-            FeatureSpec::Boolean(_) | FeatureSpec::Numeric(_) | FeatureSpec::Hashed(_) | FeatureSpec::Vector(_) => None,
+            FeatureSpec::Boolean(_)
+            | FeatureSpec::Numeric(_)
+            | FeatureSpec::Date(_)
+            | FeatureSpec::Hashed(_)
+            | FeatureSpec::Vector(_) => None,
         }
     }
 
@@ -144,6 +154,10 @@ impl FeatureSpec {
             FeatureSpec::Boolean(_) => FieldShape::Code { table, cardinality: boolean::CARDINALITY },
             FeatureSpec::Numeric(s) => match s.quantile_buckets() {
                 Some(buckets) => FieldShape::Code { table, cardinality: FIRST_VALUE + buckets },
+                None => FieldShape::Dense { width: 2 },
+            },
+            FeatureSpec::Date(s) => match s.cardinality() {
+                Some(cardinality) => FieldShape::Code { table, cardinality },
                 None => FieldShape::Dense { width: 2 },
             },
             FeatureSpec::MultiValued(s) => {
@@ -169,6 +183,7 @@ impl FeatureSpec {
                 "text, integers, floats or booleans"
             }
             FeatureSpec::Numeric(_) => "numbers, booleans or text that reads as numbers",
+            FeatureSpec::Date(_) => "dates, timestamps, or text or numbers that read as dates",
             FeatureSpec::MultiValued(_) => "a list of text or integers without `separator`, or text with a `separator`",
             FeatureSpec::Vector(_) => "a list of floats",
             FeatureSpec::Sequence(_) => "no column",
@@ -203,6 +218,7 @@ impl FeatureSpec {
                 }
                 _ => None,
             },
+            FeatureSpec::Date(s) => s.problem(),
             FeatureSpec::MultiValued(s) if s.max_len == 0 => zero("`max_len`"),
             FeatureSpec::MultiValued(s) if s.separator.as_deref() == Some("") => {
                 Some("`separator` is empty; leave it out for a list column".to_string())
@@ -235,6 +251,7 @@ impl FeatureSpec {
             FeatureSpec::Id(s) => (s.min_count, s.max_size) = (1, None),
             FeatureSpec::Boolean(_)
             | FeatureSpec::Numeric(_)
+            | FeatureSpec::Date(_)
             | FeatureSpec::Hashed(_)
             | FeatureSpec::Vector(_)
             | FeatureSpec::Sequence(_) => {}

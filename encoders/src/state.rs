@@ -21,7 +21,7 @@ use twotower_artifacts::{CodeBatch, FieldSchema, Fingerprint, Side, TowerSchema}
 pub struct FeatureState {
     /// The configuration.
     pub spec: FeatureSpec,
-    /// Bounds of a numeric feature.
+    /// Bounds of a numeric feature, or of the age of a date.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bounds: Option<NumericBounds>,
 }

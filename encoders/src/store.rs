@@ -148,6 +148,7 @@ impl EncoderState {
                 let fits = match (&feature.spec, &feature.bounds) {
                     (crate::FeatureSpec::Numeric(spec), Some(bounds)) => bounds.fits(spec),
                     (crate::FeatureSpec::Numeric(_), None) => false,
+                    (crate::FeatureSpec::Date(spec), bounds) => spec.fits(bounds.as_ref()),
                     (_, bounds) => bounds.is_none(),
                 };
                 if !fits {

@@ -1,6 +1,6 @@
 //! Arrow columns as a sequence of values, and the canonical text a value has in a vocabulary.
 //!
-//! Canonical text: strings as they are, integers in decimal, booleans `true` and `false`, floats
+//! Canonical text: strings as they are, integers (and decimals without a fraction) in decimal, booleans `true` and `false`, floats
 //! without a fraction as the integer (pandas writes a nullable integer 3 as 3.0), other floats in
 //! Rust's shortest round-trip form. Null, NaN and the empty string are missing.
 
@@ -139,6 +139,10 @@ pub(crate) fn for_each_value(array: &dyn Array, mut f: impl FnMut(Value<'_>)) ->
         DataType::Utf8 => array.as_string::<i32>().iter().for_each(|v| f(v.map_or(Value::Null, Value::Text))),
         DataType::LargeUtf8 => array.as_string::<i64>().iter().for_each(|v| f(v.map_or(Value::Null, Value::Text))),
         DataType::Utf8View => array.as_string_view().iter().for_each(|v| f(v.map_or(Value::Null, Value::Text))),
+        DataType::Decimal32(_, 0) | DataType::Decimal64(_, 0) | DataType::Decimal128(_, 0) if fits_64_bits(array) => {
+            let integers = arrow_cast::cast(array, &DataType::Int64).map_err(|_| ColumnError::Type)?;
+            return for_each_value(&integers, f);
+        }
         DataType::Float16 | DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal128(..) => {
             let floats = arrow_cast::cast(array, &DataType::Float64).map_err(|_| ColumnError::Type)?;
             return for_each_value(&floats, f);
@@ -146,6 +150,11 @@ pub(crate) fn for_each_value(array: &dyn Array, mut f: impl FnMut(Value<'_>)) ->
         _ => return Err(ColumnError::Type),
     }
     Ok(())
+}
+
+/// Whether decimals without a fraction are 64-bit integers, all of whose digits count: in floats the last are lost.
+fn fits_64_bits(array: &dyn Array) -> bool {
+    arrow_cast::cast(array, &DataType::Int64).is_ok_and(|integers| integers.null_count() == array.null_count())
 }
 
 /// The keys of a dictionary column, one slice of whatever integers they are, as `$keys` in `$body`.

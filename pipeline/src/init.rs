@@ -1,18 +1,20 @@
 //! `init`: a commented `pipeline.toml` from the columns of given files.
 
-use crate::config::TimeSettings;
+use crate::config::{EncodeConfig, TimeSettings};
 use crate::error::PipelineError;
 use crate::rows::columns::read_whole;
+use crate::rows::strangers::{self, COMPARED, SomeIds};
 use crate::rows::times::guess::guess;
 use crate::watch::cancel::Cancel;
 use crate::watch::terminal::{escape_line, steers};
 use arrow_schema::DataType;
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use twotower_artifacts::{IdKind, Side};
+use std::path::Path;
+use twotower_artifacts::{Id, IdKind, Side};
 use twotower_encoders::FeatureSpec;
 use twotower_encoders::init::{ColumnSample, Proposal, Role, propose};
-use twotower_tables::{Table, TableError, TableSpec};
+use twotower_tables::{Encoding, Format, Table, TableError, TableSpec};
 
 /// Rows looked at per table.
 const SAMPLE_ROWS: u64 = 50_000;
@@ -26,6 +28,27 @@ pub struct InitOptions {
     pub items: String,
     /// File, folder or glob of interactions.
     pub interactions: String,
+    /// Separator of fields of those that are delimited text; told by their first line where it is not given.
+    pub delimiter: Option<String>,
+    /// Character encoding of those that are text; told by their bytes where it is not given.
+    pub encoding: Option<Encoding>,
+    /// Columns that are known.
+    pub columns: KnownColumns,
+}
+
+/// Columns that whoever writes a job knows; those that are not given are guessed.
+#[derive(Debug, Clone, Default)]
+pub struct KnownColumns {
+    /// Of users: the id.
+    pub user_id: Option<String>,
+    /// Of items: the id.
+    pub item_id: Option<String>,
+    /// Of interactions: the user's id.
+    pub event_user: Option<String>,
+    /// Of interactions: the item's id.
+    pub event_item: Option<String>,
+    /// Of interactions: the time.
+    pub timestamp: Option<String>,
 }
 
 /// A guess about the job, for the person who will check it.
@@ -42,13 +65,18 @@ pub struct Guess {
 /// # Errors
 /// A table that cannot be read, or one without a column that could be its id.
 pub fn init(options: &InitOptions) -> Result<(String, Vec<Guess>), PipelineError> {
-    let users = Sampled::read("users", &options.users)?;
-    let items = Sampled::read("items", &options.items)?;
-    let interactions = Sampled::read("interactions", &options.interactions)?;
+    if options.delimiter.as_ref().is_some_and(String::is_empty) {
+        return Err(PipelineError::usage("--delimiter: expected at least one character"));
+    }
     let mut guesses = Vec::new();
-    let user_id = users.id(&mut guesses)?;
-    let item_id = items.id(&mut guesses)?;
-    let events = interactions.event_columns(&users, &user_id, &items, &item_id, &mut guesses)?;
+    let users = Sampled::read("users", &options.users, options, &mut guesses)?;
+    let items = Sampled::read("items", &options.items, options, &mut guesses)?;
+    let interactions = Sampled::read("interactions", &options.interactions, options, &mut guesses)?;
+    let known = &options.columns;
+    let user_id = users.id(known.user_id.as_deref(), &mut guesses)?;
+    let item_id = items.id(known.item_id.as_deref(), &mut guesses)?;
+    let bad_rows = spoilt_ids(&users, &user_id, &items, &item_id, &mut guesses);
+    let events = interactions.event_columns(known, (&users, &user_id), (&items, &item_id), &mut guesses)?;
 
     let mut text = String::from(
         "# A twotower job, written by `twotower init` from the columns of the tables below.\n\
@@ -57,12 +85,15 @@ pub fn init(options: &InitOptions) -> Result<(String, Vec<Guess>), PipelineError
     let quoted = |s: &str| written(&toml::Value::String(s.to_string()));
     let _ = write!(
         text,
-        "[tables.users]\npath = {}\nid = {}\n\n[tables.items]\npath = {}\nid = {}\n\n[tables.interactions]\npath = {}\nuser = {}\nitem = {}\n",
+        "[tables.users]\npath = {}\n{}id = {}\n\n[tables.items]\npath = {}\n{}id = {}\n\n[tables.interactions]\npath = {}\n{}user = {}\nitem = {}\n",
         quoted(&options.users),
+        users.reading(),
         quoted(&user_id),
         quoted(&options.items),
+        items.reading(),
         quoted(&item_id),
         quoted(&options.interactions),
+        interactions.reading(),
         quoted(&events.user),
         quoted(&events.item)
     );
@@ -81,6 +112,12 @@ pub fn init(options: &InitOptions) -> Result<(String, Vec<Guess>), PipelineError
     text.push_str("# weight = \"…\"       # a column of weights of at least 0\n");
     features(&mut text, Side::User, &users, &user_id, &mut guesses);
     features(&mut text, Side::Item, &items, &item_id, &mut guesses);
+    if let Some(share) = bad_rows {
+        let _ = write!(
+            text,
+            "\n# The share of users, or of interactions, that may be unusable, such as rows without an id: they are left out.\n[encode]\nmax_bad_rows = {share}\n"
+        );
+    }
     text.push_str(
         "\n# How positives are held out: leave_last_out, time or ratio.\n[split]\nkind = \"leave_last_out\"\n\
          \n[model]\nkind = \"dssm\"\n# embedding_dim = 16\n# hidden = [256, 128, 64]\n\
@@ -96,6 +133,8 @@ pub fn init(options: &InitOptions) -> Result<(String, Vec<Guess>), PipelineError
 struct Sampled {
     name: &'static str,
     table: Table,
+    /// How it is read.
+    spec: TableSpec,
     columns: Vec<(ColumnSample, Proposal)>,
 }
 
@@ -105,9 +144,108 @@ struct EventColumns {
     time: Option<TimeSettings>,
 }
 
+/// The separator of fields of a delimited table whose first line the usual one does not part, if it is one of those
+/// that are common.
+fn other_delimiter(table: &Table) -> Option<&'static str> {
+    let is_delimited = |path: &Path| matches!(Format::of_path(path), Some(Format::Csv | Format::Tsv));
+    let [only] = table.columns() else { return None };
+    table.paths().next().filter(|path| is_delimited(path))?;
+    ["::", "\t", ";", "|", ",", "\u{1}"].into_iter().find(|delimiter| only.name.contains(delimiter))
+}
+
+/// Says which ids are missing or stand twice, as far as the sample shows, and what a run does with them; returns the
+/// share of bad rows that the job must allow for it, if it is more than the usual one.
+fn spoilt_ids(users: &Sampled, user_id: &str, items: &Sampled, item_id: &str, guesses: &mut Vec<Guess>) -> Option<f64> {
+    let spoilt = |table: &Sampled, id: &str| {
+        let sample = table.columns.iter().map(|(sample, _)| sample).find(|sample| sample.name == id)?;
+        let (missing, repeated) = sample.missing_and_repeated();
+        (missing + repeated > 0).then_some((missing, repeated, sample.rows))
+    };
+    let said = |(missing, repeated, rows): (u64, u64, u64)| {
+        format!("of {rows} rows {missing} have no id and {repeated} repeat the id of an earlier row")
+    };
+    if let Some(found) = spoilt(items, item_id) {
+        let reason = format!("{}: the run stops at such rows of items: remove them first", said(found));
+        guesses.push(Guess { about: format!("items.{item_id}"), reason });
+    }
+    let found = spoilt(users, user_id)?;
+    let (bad, rows) = (found.0 + found.1, found.2);
+    let usual = EncodeConfig::default().max_bad_rows;
+    let is_more = bad as f64 > (rows as f64 * usual).floor();
+    // Twice as many as the sample shows, in thousandths.
+    let share = ((2000.0 * bad as f64 / rows as f64).ceil() / 1000.0).clamp(usual, 1.0);
+    let allowed = if is_more { format!(", for which `encode.max_bad_rows` is {share}") } else { String::new() };
+    let reason =
+        format!("{}: the run leaves these rows out and writes them to `quarantine.jsonl`{allowed}", said(found));
+    guesses.push(Guess { about: format!("users.{user_id}"), reason });
+    is_more.then_some(share)
+}
+
 impl Sampled {
-    fn read(name: &'static str, path: &str) -> Result<Self, PipelineError> {
-        let table = Table::open(name, &TableSpec::new(path))?;
+    /// Reads the first rows, in the encoding that fits them and by the delimiter that parts them.
+    fn read(
+        name: &'static str,
+        path: &str,
+        options: &InitOptions,
+        guesses: &mut Vec<Guess>,
+    ) -> Result<Self, PipelineError> {
+        let (delimiter, encoding) = (options.delimiter.clone(), options.encoding.unwrap_or_default());
+        let mut spec = TableSpec { delimiter, encoding, ..TableSpec::new(path) };
+        let mut lenient = false;
+        loop {
+            let mut guess = |reason: String| guesses.push(Guess { about: name.to_string(), reason });
+            let opened = Table::open(name, &spec);
+            if let Ok(table) = &opened
+                && options.delimiter.is_none()
+                && spec.delimiter.is_none()
+                && let Some(delimiter) = other_delimiter(table)
+            {
+                guess(format!("delimiter {delimiter:?}: it stands in the first line, and the usual one does not"));
+                spec.delimiter = Some(delimiter.to_string());
+                continue;
+            }
+            let sampled =
+                opened.map_err(PipelineError::from).and_then(|table| Self::sample(name, table, &spec, lenient));
+            let Err(PipelineError::Table(error)) = &sampled else { return sampled };
+            match error {
+                TableError::Undecodable { fitting: Some(fitting), .. }
+                    if options.encoding.is_none()
+                        && spec.encoding == Encoding::default()
+                        && *fitting != spec.encoding =>
+                {
+                    let named = fitting.name();
+                    guess(format!("encoding \"{named}\": the bytes of the table are no UTF-8, and fit {fitting}"));
+                    spec.encoding = *fitting;
+                }
+                // What is given is meant for those tables that can have it.
+                TableError::Spec { key: "delimiter", .. } if spec.delimiter.is_some() => spec.delimiter = None,
+                TableError::Spec { key: "encoding", .. } if spec.encoding != Encoding::default() => {
+                    spec.encoding = Encoding::default();
+                }
+                TableError::Undecodable { .. } | TableError::Ragged { .. } | TableError::Json { .. } if !lenient => {
+                    guess(format!("a row cannot be read, and a run sets such rows aside, if they are few: {error}"));
+                    lenient = true;
+                }
+                _ => return sampled,
+            }
+        }
+    }
+
+    /// The settings beside the path that read the table, as lines of a job.
+    fn reading(&self) -> String {
+        let mut lines = String::new();
+        let default = TableSpec::new("");
+        if let Some(delimiter) = &self.spec.delimiter {
+            let _ = writeln!(lines, "delimiter = {}", written(&toml::Value::String(delimiter.clone())));
+        }
+        if self.spec.encoding != default.encoding {
+            let _ = writeln!(lines, "encoding = {}", written(&toml::Value::String(self.spec.encoding.name())));
+        }
+        lines
+    }
+
+    fn sample(name: &'static str, table: Table, spec: &TableSpec, lenient: bool) -> Result<Self, PipelineError> {
+        let table = if lenient { table.leniently() } else { table };
         let mut names: Vec<String> = table.columns().iter().map(|c| c.name.clone()).collect();
         let whole = loop {
             match read_whole(&table, &names, SAMPLE_ROWS, &Cancel::default()) {
@@ -124,15 +262,34 @@ impl Sampled {
             let proposal = propose(&sample);
             (sample, proposal)
         });
-        Ok(Self { name, columns: sampled.collect(), table })
+        Ok(Self { name, columns: sampled.collect(), table, spec: spec.clone() })
     }
 
-    /// The column that looks like the table's id.
-    fn id(&self, guesses: &mut Vec<Guess>) -> Result<String, PipelineError> {
+    /// A column that is known to be there.
+    fn known(&self, name: &str) -> Result<String, PipelineError> {
+        Ok(self.table.column(name).map(|column| column.name.clone())?)
+    }
+
+    /// The column that looks like the table's id, if it is not known.
+    fn id(&self, known: Option<&str>, guesses: &mut Vec<Guess>) -> Result<String, PipelineError> {
+        if let Some(known) = known {
+            return self.known(known);
+        }
         let distinct = |s: &ColumnSample| s.missing == 0 && s.values.len() as u64 == s.rows;
-        let fits = |s: &ColumnSample| IdKind::of(&s.data_type).is_some();
+        let fits = |s: &ColumnSample| IdKind::of(&s.data_type).is_some() && !s.is_index_of_pandas();
         let usable = || self.columns.iter().filter(|(s, _)| fits(s));
-        let found = usable().find(|(_, p)| p.role == Role::Id).or_else(|| usable().find(|(s, _)| distinct(s)));
+        // Amounts and dates may be distinct by chance, and are no ids.
+        let is_shaped = |s: &ColumnSample, p: &Proposal| match &p.role {
+            Role::Feature(FeatureSpec::Numeric(_)) => s.values.keys().all(|v| v.bytes().all(|b| b.is_ascii_digit())),
+            Role::Feature(FeatureSpec::Date(_) | FeatureSpec::Boolean(_) | FeatureSpec::MultiValued(_)) => false,
+            _ => true,
+        };
+        let shaped = || usable().filter(|(s, p)| is_shaped(s, p));
+        let found = usable()
+            .find(|(_, p)| p.role == Role::Id)
+            .or_else(|| shaped().find(|(s, _)| distinct(s)))
+            .or_else(|| shaped().find(|(s, _)| s.is_nearly_unique()))
+            .or_else(|| usable().find(|(s, _)| distinct(s)));
         let unfit = self.columns.iter().find(|(s, p)| !fits(s) && (p.role == Role::Id || distinct(s)));
         match found {
             Some((sample, proposal)) => {
@@ -149,7 +306,7 @@ impl Sampled {
                 unfit.map_or(&DataType::Null, |(s, _)| &s.data_type)
             ))),
             None => Err(PipelineError::Data(format!(
-                "{}: no column has a distinct value in every row, so none can be the id; columns: {}",
+                "{}: no column has a distinct value in nearly every row, so none can be the id; name it by --user-id or --item-id; columns: {}",
                 self.name,
                 self.columns.iter().map(|(s, _)| s.name.as_str()).collect::<Vec<_>>().join(", ")
             ))),
@@ -159,13 +316,19 @@ impl Sampled {
     /// Which columns name user, item and time: by the ids' own names first, else by shared values.
     fn event_columns(
         &self,
-        users: &Sampled,
-        user_id: &str,
-        items: &Sampled,
-        item_id: &str,
+        known: &KnownColumns,
+        (users, user_id): (&Sampled, &str),
+        (items, item_id): (&Sampled, &str),
         guesses: &mut Vec<Guess>,
     ) -> Result<EventColumns, PipelineError> {
-        let mut find = |entity: &Sampled, id: &str, taken: &[&str]| -> Result<String, PipelineError> {
+        let mut find = |own: &Option<String>,
+                        entity: &Sampled,
+                        id: &str,
+                        taken: &[&str]|
+         -> Result<String, PipelineError> {
+            if let Some(own) = own {
+                return self.known(own);
+            }
             let known: BTreeSet<&String> =
                 entity.columns.iter().filter(|(s, _)| s.name == id).flat_map(|(s, _)| s.values.keys()).collect();
             let shared = |s: &ColumnSample| s.values.keys().filter(|v| known.contains(v)).count();
@@ -174,7 +337,18 @@ impl Sampled {
             let by_name = free().find(|s| s.name == id);
             let best = by_name.or_else(|| free().max_by_key(|s| shared(s)).filter(|s| shared(s) > 0));
             let best = best.ok_or_else(|| {
-                PipelineError::Data(format!("interactions: no column shares values with `{id}` of {}", entity.name))
+                let ids = |columns: &mut dyn Iterator<Item = &ColumnSample>| {
+                    let mut some = SomeIds::default();
+                    columns.flat_map(|s| s.values.keys()).for_each(|value| some.add(Id::Text(value), COMPARED));
+                    some
+                };
+                let events = ids(&mut free());
+                let known = ids(&mut entity.columns.iter().map(|(s, _)| s).filter(|s| s.name == id));
+                let told = strangers::difference(&events, &known).map_or(String::new(), |told| format!("; {told}"));
+                PipelineError::Data(format!(
+                    "interactions: no column shares values with `{id}` of {}{told}; name it by --event-user or --event-item, or another id by --user-id or --item-id",
+                    entity.name
+                ))
             })?;
             let why = if best.name == id { "same name as" } else { "shares values with" };
             guesses.push(Guess {
@@ -183,15 +357,22 @@ impl Sampled {
             });
             Ok(best.name.clone())
         };
-        let user = find(users, user_id, &[])?;
-        let item = find(items, item_id, &[&user])?;
+        let user = find(&known.event_user, users, user_id, &[])?;
+        let item = find(&known.event_item, items, item_id, &[&user])?;
+        let own_time = known.timestamp.as_deref().map(|name| self.known(name)).transpose()?;
         let free = self.columns.iter().map(|(s, _)| &s.name).filter(|name| **name != user && **name != item);
+        let free = free.filter(|name| own_time.as_ref().is_none_or(|own| own == *name));
         let mut time = None;
         for name in free {
             time = guess(&self.table, name)?.map(|guessed| (name, guessed));
             if time.is_some() {
                 break;
             }
+        }
+        if let (Some(own), None) = (&own_time, &time) {
+            return Err(PipelineError::Data(format!(
+                "interactions: --timestamp {own}: the column does not read as times; write the job without it, and then `timestamp_format` or `timestamp_unit` into it"
+            )));
         }
         match &time {
             Some((name, (_, reason))) => {

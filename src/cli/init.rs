@@ -2,7 +2,8 @@
 
 use clap::Args;
 use std::path::PathBuf;
-use twotower_pipeline::init::{InitOptions, init};
+use twotower_pipeline::error::PipelineError;
+use twotower_pipeline::init::{InitOptions, KnownColumns, init};
 use twotower_pipeline::watch::terminal::tell;
 
 /// Options of `init`.
@@ -10,6 +11,7 @@ use twotower_pipeline::watch::terminal::tell;
 #[command(after_help = "Examples:
   twotower init --users users.parquet --items items.csv --interactions orders/ > pipeline.toml
   twotower init --users u.csv --items i.csv --interactions r.csv --output pipeline.toml
+  twotower init --users u.csv --items i.csv --interactions r.csv --encoding gbk --delimiter ';' --user-id uid
 The guesses and their reasons go to standard error; check them.")]
 pub struct Opts {
     /// File, folder or glob of users.
@@ -21,6 +23,27 @@ pub struct Opts {
     /// File, folder or glob of interactions.
     #[arg(long, value_name = "PATH")]
     interactions: String,
+    /// Separator of fields of those tables that are delimited text, if their first line does not tell.
+    #[arg(long, value_name = "TEXT")]
+    delimiter: Option<String>,
+    /// Character encoding of those tables that are text, such as gbk, big5 or utf-16, if their bytes do not tell.
+    #[arg(long, value_name = "NAME")]
+    encoding: Option<String>,
+    /// Column of users that is the id.
+    #[arg(long, value_name = "COLUMN")]
+    user_id: Option<String>,
+    /// Column of items that is the id.
+    #[arg(long, value_name = "COLUMN")]
+    item_id: Option<String>,
+    /// Column of interactions that names the user.
+    #[arg(long, value_name = "COLUMN")]
+    event_user: Option<String>,
+    /// Column of interactions that names the item.
+    #[arg(long, value_name = "COLUMN")]
+    event_item: Option<String>,
+    /// Column of interactions that is the time.
+    #[arg(long, value_name = "COLUMN")]
+    timestamp: Option<String>,
     /// Write the job to this file, which must not exist yet, instead of standard output.
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -34,8 +57,16 @@ pub fn run(opts: Opts) -> anyhow::Result<()> {
         Ok(whole) if elsewhere => whole.to_string_lossy().into_owned(),
         _ => typed,
     };
-    let options =
-        InitOptions { users: path(opts.users), items: path(opts.items), interactions: path(opts.interactions) };
+    let encoding = opts.encoding.as_deref().map(twotower_tables::Encoding::of_name).transpose();
+    let Opts { user_id, item_id, event_user, event_item, timestamp, delimiter, .. } = opts;
+    let options = InitOptions {
+        users: path(opts.users),
+        items: path(opts.items),
+        interactions: path(opts.interactions),
+        delimiter: delimiter.map(|text| if text == "\\t" { "\t".to_string() } else { text }),
+        encoding: encoding.map_err(|reason| PipelineError::usage(format!("--encoding: {reason}")))?,
+        columns: KnownColumns { user_id, item_id, event_user, event_item, timestamp },
+    };
     let (text, guesses) = init(&options)?;
     for guess in &guesses {
         tell(&format!("{}: {}", guess.about, guess.reason));
@@ -44,15 +75,14 @@ pub fn run(opts: Opts) -> anyhow::Result<()> {
         // A job, not words: whoever wrote it has escaped what must be.
         None => super::report::write_out(|out| std::io::Write::write_all(out, text.as_bytes())),
         Some(path) if path.exists() => {
-            return Err(twotower_pipeline::error::PipelineError::usage(format!(
+            return Err(PipelineError::usage(format!(
                 "{} exists already; remove it or write to another file",
                 path.display()
             ))
             .into());
         }
         Some(path) => {
-            twotower_artifacts::publish::publish_bytes(&path, text.as_bytes())
-                .map_err(twotower_pipeline::error::PipelineError::from)?;
+            twotower_artifacts::publish::publish_bytes(&path, text.as_bytes()).map_err(PipelineError::from)?;
             tell(&format!("wrote {}", path.display()));
         }
     }

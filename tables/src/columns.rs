@@ -68,7 +68,7 @@ fn id_error(batch: &TableBatch, column: &str, problem: IdProblem) -> TableError 
         table: batch.table().to_string(),
         column: column.to_string(),
         path: batch.path().to_path_buf(),
-        row: problem.row().map(|row| batch.row_in_file + row as u64),
+        place: problem.row().map(|row| batch.place(row)),
         problem,
     }
 }

@@ -1,5 +1,7 @@
 //! The error of this crate.
 
+use crate::encoding::Encoding;
+use crate::place::Place;
 use arrow_schema::DataType;
 use std::path::PathBuf;
 use twotower_artifacts::{Category, IdProblem};
@@ -73,7 +75,7 @@ pub enum TableError {
         others: Vec<String>,
     },
     /// A column that has another value in the file than the name of its folder says.
-    #[error("table `{table}`: column `{column}` in {path} at row {row} is {found}, its folder says `{folder}`", path = path.display())]
+    #[error("table `{table}`: column `{column}` in {path} at {place} is {found}, its folder says `{folder}`", path = path.display())]
     PartitionValue {
         /// Table name.
         table: String,
@@ -81,8 +83,8 @@ pub enum TableError {
         column: String,
         /// The file.
         path: PathBuf,
-        /// Row of the file, from 0.
-        row: u64,
+        /// The row.
+        place: Place,
         /// The value in the file.
         found: String,
         /// The folder's name.
@@ -156,15 +158,30 @@ pub enum TableError {
         /// Fields of the row.
         found: usize,
     },
-    /// Bytes that are not UTF-8.
-    #[error("read {path}: line {line} is not UTF-8 (byte {offset} of the file); convert the file to UTF-8, or, if it is Western European, set encoding = \"latin-1\"", path = path.display())]
-    InvalidUtf8 {
+    /// Bytes that are no text in the encoding that the table has.
+    #[error("read {path}: line {line} is not {encoding}{reason}; {advice}", path = path.display(),
+        advice = encoding_advice(*encoding, *fitting))]
+    Undecodable {
         /// The file.
         path: PathBuf,
         /// Line, from 1.
         line: u64,
-        /// Offset of the first bad byte, from 0.
-        offset: u64,
+        /// The encoding that was expected.
+        encoding: Encoding,
+        /// Where the first of the bytes stands, or what says that it is another encoding.
+        reason: String,
+        /// The encoding that the file fits, or the row.
+        fitting: Option<Encoding>,
+    },
+    /// A compressed file that does not uncompress.
+    #[error("uncompress {path}, compressed by {compression}: {source}; the file is cut or damaged", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Its compression.
+        compression: &'static str,
+        /// What its decompressor says.
+        source: std::io::Error,
     },
     /// A row that never ends.
     #[error("read {path}: the row at line {line} {reason}", path = path.display())]
@@ -219,7 +236,7 @@ pub enum TableError {
     },
     /// A value that is not an id.
     #[error("table `{table}`: column `{column}` in {path}{place}: {problem}", path = path.display(),
-        place = row.map(|r| format!(" at row {r}")).unwrap_or_default())]
+        place = place.map(|place| format!(" at {place}")).unwrap_or_default())]
     Id {
         /// Table name.
         table: String,
@@ -227,11 +244,23 @@ pub enum TableError {
         column: String,
         /// The file.
         path: PathBuf,
-        /// Row of the file, from 0.
-        row: Option<u64>,
+        /// The row, if it is one's.
+        place: Option<Place>,
         /// What is wrong.
         problem: IdProblem,
     },
+}
+
+/// What to do about a file in another encoding.
+fn encoding_advice(expected: Encoding, fitting: Option<Encoding>) -> String {
+    match fitting {
+        Some(fitting) if fitting == expected => format!("the rest of the file is {expected}: mend the line"),
+        Some(fitting) => format!(
+            "it fits {fitting}: set encoding = \"{}\" for the table, or convert the file to UTF-8",
+            fitting.name()
+        ),
+        None => "no encoding fits it: look whether it is text at all, and convert it to UTF-8".to_string(),
+    }
 }
 
 /// The most columns that a message lists.
@@ -267,7 +296,8 @@ impl TableError {
             | TableError::ColumnType { .. }
             | TableError::Header { .. }
             | TableError::Ragged { .. }
-            | TableError::InvalidUtf8 { .. }
+            | TableError::Undecodable { .. }
+            | TableError::Damaged { .. }
             | TableError::Record { .. }
             | TableError::Json { .. }
             | TableError::Parquet { .. }

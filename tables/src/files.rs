@@ -54,7 +54,15 @@ fn format_of(table: &str, spec: &TableSpec, files: &[(SourceFile, Folders)]) -> 
     let format_of = |path: &Path| {
         if let Some(compression) = Format::compression_of_path(path) {
             let shown = path.display();
-            return Err(wrong(format!("{shown} is compressed by {compression} as a whole; uncompress it first")));
+            return Err(wrong(format!(
+                "{shown} is compressed by {compression} as a whole; uncompress it first, or compress it by gzip, zstd or bzip2"
+            )));
+        }
+        if Format::of_path(path) == Some(Format::Parquet) && Format::is_compressed(path) {
+            let shown = path.display();
+            return Err(wrong(format!(
+                "{shown} is Parquet that is compressed once more, as a whole; uncompress it first"
+            )));
         }
         spec.format.or_else(|| Format::of_path(path)).ok_or_else(|| {
             wrong(format!(

@@ -173,18 +173,18 @@ pub fn refuse_codecs(path: &Path, metadata: &ParquetMetaData, leaf: impl Fn(usiz
     for group in metadata.row_groups() {
         for (number, chunk) in group.columns().iter().enumerate().filter(|(number, _)| leaf(*number)) {
             let name = match chunk.compression() {
-                Compression::BROTLI(_) => "brotli",
                 Compression::LZO => "LZO",
                 Compression::UNCOMPRESSED
                 | Compression::SNAPPY
                 | Compression::GZIP(_)
+                | Compression::BROTLI(_)
                 | Compression::LZ4
                 | Compression::LZ4_RAW
                 | Compression::ZSTD(_) => continue,
             };
             let column = metadata.file_metadata().schema_descr().column(number).path().string();
             let reason = format!(
-                "column `{column}` is compressed by {name}, which is not read; write the file with snappy, zstd, lz4, gzip, or uncompressed"
+                "column `{column}` is compressed by {name}, which is not read; write the file with snappy, zstd, lz4, gzip, brotli, or uncompressed"
             );
             return Err(TableError::Unsupported { path: path.to_path_buf(), reason });
         }

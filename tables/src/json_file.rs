@@ -1,9 +1,10 @@
 //! JSON Lines as Arrow batches: scalars are text, arrays are lists of text; encoders parse them.
 
+use crate::encoding::Encoding;
 use crate::error::TableError;
 use crate::identity::SourceFile;
+use crate::place::Lines;
 use crate::records::Records;
-use crate::spec::Encoding;
 use crate::text_file::{FileBatch, new_batch, reject};
 use arrow_array::RecordBatch;
 use arrow_json::ReaderBuilder;
@@ -38,7 +39,7 @@ pub fn learn_columns(
         let record = match records.next_record() {
             Ok(Some(record)) => record,
             Ok(None) => break,
-            Err(error @ TableError::InvalidUtf8 { .. }) => {
+            Err(error @ TableError::Undecodable { .. }) => {
                 first_bad.get_or_insert(error);
                 continue;
             }
@@ -104,15 +105,15 @@ impl JsonReader {
         let mut lines = Vec::new();
         let mut bytes = 0;
         let mut rejected = Vec::new();
-        let mut cut = None;
+        let (mut cut, mut places) = (None, Lines::default());
         while (lines.len() as u64) < wanted {
             let line = match self.records.next_record_within(&mut bytes, self.batch_bytes) {
                 Ok(Some(record)) => {
-                    text.push_str(&record.text);
+                    text.push_str(record.text);
                     record.line
                 }
                 Ok(None) => break,
-                Err(error @ TableError::InvalidUtf8 { line, .. }) => {
+                Err(error @ TableError::Undecodable { line, .. }) => {
                     let lenient = self.lenient && self.records.is_one_line();
                     reject(error, lenient, lines.len() as u64, &mut rejected)?;
                     text.push_str(NOTHING);
@@ -124,6 +125,7 @@ impl JsonReader {
             if !self.records.is_one_line() {
                 cut = Some(lines.len());
             }
+            places.push(lines.len(), line);
             ends.push(text.len());
             lines.push(line);
         }
@@ -137,7 +139,9 @@ impl JsonReader {
             TableError::Json { path, line: lines[at], reason }
         };
         let whole = self.decode((0..lines.len()).map(line));
-        let Err(error) = whole else { return Ok(whole.ok().map(|batch| FileBatch { batch, rejected })) };
+        let Err(error) = whole else {
+            return Ok(whole.ok().map(|batch| FileBatch { batch, rejected, lines: Some(places) }));
+        };
         // The batch says no more than that some line is wrong: find out which.
         for at in 0..lines.len() {
             if let Err(e) = self.decode(std::iter::once(line(at))) {
@@ -150,7 +154,7 @@ impl JsonReader {
             true => Err(error),
             false => self.decode((0..lines.len()).map(|at| if good(at) { line(at) } else { NOTHING })),
         };
-        Ok(Some(FileBatch { batch: batch.map_err(|e| json(0, e))?, rejected }))
+        Ok(Some(FileBatch { batch: batch.map_err(|e| json(0, e))?, rejected, lines: Some(places) }))
     }
 
     fn decode<'a>(&self, lines: impl ExactSizeIterator<Item = &'a str>) -> Result<RecordBatch, ArrowError> {

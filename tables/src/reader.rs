@@ -3,7 +3,7 @@
 use crate::error::TableError;
 use crate::json_file::{self, JsonReader};
 use crate::parquet_table::BatchSize;
-use crate::table::{Inner, Layout, TableBatch, TableFile};
+use crate::table::{Inner, Layout, TableBatch, TableFile, place_of};
 use crate::text_file::{self, FileBatch, TextReader, new_batch, skip_rows};
 use arrow_array::ArrayRef;
 use arrow_schema::{Field, Schema, SchemaRef};
@@ -126,7 +126,7 @@ impl TableReader {
         if file.partitions.is_empty() {
             return Ok(read);
         }
-        let FileBatch { batch, rejected } = read;
+        let FileBatch { batch, rejected, lines } = read;
         let mut fields = Vec::with_capacity(self.columns.len());
         let mut arrays: Vec<ArrayRef> = Vec::with_capacity(self.columns.len());
         for name in &self.columns {
@@ -139,7 +139,7 @@ impl TableReader {
                             table: self.table.name.clone(),
                             column: name.clone(),
                             path: file.source.path().to_path_buf(),
-                            row: row_in_file + row as u64,
+                            place: place_of(lines.as_ref(), row, row_in_file),
                             found,
                             folder: partition.to_string(),
                         });
@@ -153,7 +153,7 @@ impl TableReader {
             arrays.push(array);
         }
         let batch = new_batch(&Arc::new(Schema::new(fields)), arrays, batch.num_rows());
-        Ok(FileBatch { batch, rejected })
+        Ok(FileBatch { batch, rejected, lines })
     }
 
     fn advance(&mut self) -> Result<Option<TableBatch>, TableError> {
@@ -172,10 +172,20 @@ impl TableReader {
                     let (first_row, file) = (self.at, self.next_file - 1);
                     let row_in_file = first_row - self.file_start;
                     let read = self.with_folders(&self.table.files[file], read, row_in_file)?;
-                    let FileBatch { batch, rejected } = read;
+                    let FileBatch { batch, rejected, lines } = read;
+                    let (lines, first_of_lines) = (lines.map(Arc::new), 0);
                     self.at += batch.num_rows() as u64;
                     let table = self.table.clone();
-                    return Ok(Some(TableBatch { batch, first_row, file, row_in_file, rejected, table }));
+                    return Ok(Some(TableBatch {
+                        batch,
+                        first_row,
+                        file,
+                        row_in_file,
+                        rejected,
+                        lines,
+                        first_of_lines,
+                        table,
+                    }));
                 }
             }
         }

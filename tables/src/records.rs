@@ -4,13 +4,12 @@
 //! quote stands for itself, and a quote inside an unquoted field is an ordinary character. Lines end in
 //! LF or CRLF; blank lines are skipped. Memory: one buffer of 256 KiB, or twice the longest record.
 
+use crate::content::Content;
+use crate::encoding::Encoding;
 use crate::error::TableError;
 use crate::identity::SourceFile;
-use crate::spec::Encoding;
-use std::borrow::Cow;
-use std::fs::File;
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 const BUFFER_BYTES: usize = 256 << 10;
 /// A longer record is a quote that was never closed, or a poisoned row.
@@ -19,7 +18,7 @@ const MAX_RECORD_BYTES: usize = 16 << 20;
 /// Where a record begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
-    /// Byte offset in the file.
+    /// Byte offset in the content: in the file itself where it is plain UTF-8, else in what is decoded.
     pub offset: u64,
     /// Line, from 1.
     pub line: u64,
@@ -27,9 +26,11 @@ pub struct Position {
 
 /// Records of a file, one after another.
 pub struct Records {
-    file: File,
+    content: Content,
     path: PathBuf,
     encoding: Encoding,
+    /// The encoding that the file fits, once that was looked for.
+    fitting: OnceLock<Option<Encoding>>,
     delimiter: Vec<u8>,
     quote: Option<u8>,
     buffer: Vec<u8>,
@@ -42,10 +43,10 @@ pub struct Records {
     one_line: bool,
 }
 
-/// One record, decoded.
+/// One record.
 pub struct Record<'a> {
     /// Its text without the line break.
-    pub text: Cow<'a, str>,
+    pub text: &'a str,
     /// Line on which it begins, from 1.
     pub line: u64,
 }
@@ -54,33 +55,38 @@ impl Records {
     /// Opens a file of records. Without a quote, every line is a record.
     ///
     /// # Errors
-    /// As [`SourceFile::open`]; [`TableError::Header`] for what is no text, but compressed or in UTF-16.
+    /// As [`Content::open`]; [`TableError::Header`] for what is no text, but compressed in a way that is not read;
+    /// [`TableError::Undecodable`] for UTF-16 where another encoding is expected.
     pub fn open(
         source: &SourceFile,
         encoding: Encoding,
         delimiter: &str,
         quote: Option<u8>,
     ) -> Result<Self, TableError> {
+        let content = Content::open(source, encoding)?;
+        let position = Position { offset: content.start(), line: 1 };
         let mut records = Self {
-            file: source.open()?,
+            content,
             path: source.path().to_path_buf(),
             encoding,
+            fitting: OnceLock::new(),
             delimiter: delimiter.as_bytes().to_vec(),
             quote,
             buffer: vec![0; BUFFER_BYTES],
             start: 0,
             end: 0,
             at_end: false,
-            position: Position { offset: 0, line: 1 },
+            position,
             one_line: true,
         };
         records.fill()?;
-        if let Some(reason) = no_text(&records.buffer[..records.end]) {
+        let begins = &records.buffer[..records.end];
+        if let Some(reason) = no_text(begins) {
             return Err(TableError::Header { path: records.path, reason: reason.to_string() });
         }
-        if records.buffer[..records.end].starts_with(b"\xEF\xBB\xBF") {
-            records.start = 3;
-            records.position.offset = 3;
+        // Text of two bytes a character, without a mark.
+        if begins.get(..2).is_some_and(|two| (two[0] == 0) != (two[1] == 0)) {
+            return Err(records.undecodable(1, ": it looks like UTF-16".to_string(), begins));
         }
         Ok(records)
     }
@@ -92,7 +98,7 @@ impl Records {
 
     /// Goes on from a position that [`Records::position`] gave for this file.
     pub fn seek(&mut self, position: Position) -> Result<(), TableError> {
-        self.file.seek(SeekFrom::Start(position.offset)).map_err(io_error("read", &self.path))?;
+        self.content.seek(position.offset)?;
         (self.start, self.end, self.at_end, self.position) = (0, 0, false, position);
         Ok(())
     }
@@ -108,12 +114,12 @@ impl Records {
         Ok(self.advance()?.is_some())
     }
 
-    /// The next record, decoded.
+    /// The next record.
     pub fn next_record(&mut self) -> Result<Option<Record<'_>>, TableError> {
         self.next_record_within(&mut 0, usize::MAX)
     }
 
-    /// The next record, decoded; `None` also where it would take the records that `bytes` counts beyond `limit`,
+    /// The next record; `None` also where it would take the records that `bytes` counts beyond `limit`,
     /// unless it is the first of them. The record is then still to come.
     pub fn next_record_within(&mut self, bytes: &mut usize, limit: usize) -> Result<Option<Record<'_>>, TableError> {
         let Some((start, end, at)) = self.advance()? else { return Ok(None) };
@@ -124,15 +130,25 @@ impl Records {
             return Ok(None);
         }
         let raw = &self.buffer[start..end];
-        let text = match self.encoding {
-            Encoding::Latin1 => encoding_rs::mem::decode_latin1(raw),
-            Encoding::Utf8 => Cow::Borrowed(std::str::from_utf8(raw).map_err(|e| {
-                let good = e.valid_up_to();
-                let line = at.line + raw[..good].iter().filter(|b| **b == b'\n').count() as u64;
-                TableError::InvalidUtf8 { path: self.path.clone(), line, offset: at.offset + good as u64 }
-            })?),
-        };
+        let text = std::str::from_utf8(raw).map_err(|e| {
+            let good = e.valid_up_to();
+            let line = at.line + raw[..good].iter().filter(|b| **b == b'\n').count() as u64;
+            let place = match self.content.is_plain() {
+                true => format!(" (byte {} of the file)", at.offset + good as u64),
+                false => String::new(),
+            };
+            self.undecodable(line, place, &self.buffer[start..self.end])
+        })?;
         Ok(Some(Record { text, line: at.line }))
+    }
+
+    /// The error of a line that is not in the file's encoding. `bytes`, from the record on, tell which one fits.
+    fn undecodable(&self, line: u64, reason: String, bytes: &[u8]) -> TableError {
+        let fitting = self.fitting.get_or_init(|| {
+            let of_bytes = || Encoding::fitting(bytes).filter(|_| self.content.is_plain());
+            self.content.fitting().or_else(of_bytes)
+        });
+        TableError::Undecodable { path: self.path.clone(), line, encoding: self.encoding, reason, fitting: *fitting }
     }
 
     /// Consumes the next record that is not blank: its bytes in the buffer without the line break, and its place.
@@ -192,33 +208,25 @@ impl Records {
             self.buffer.resize(self.buffer.len() * 2, 0);
         }
         while self.end < self.buffer.len() && !self.at_end {
-            match self.file.read(&mut self.buffer[self.end..]) {
-                Ok(0) => self.at_end = true,
-                Ok(n) => self.end += n,
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => return Err(io_error("read", &self.path)(e)),
+            match self.content.read(&mut self.buffer[self.end..])? {
+                0 => self.at_end = true,
+                n => self.end += n,
             }
         }
         Ok(())
     }
 }
 
-/// Why a file that begins with these bytes is no text that can be read, if it is not.
+/// Why a file whose content begins with these bytes is no text that can be read, if it is not.
 fn no_text(bytes: &[u8]) -> Option<&'static str> {
-    const UTF_16: &str = "the file is in UTF-16, expected UTF-8 or, by the setting `encoding`, latin-1; convert it first, such as with `iconv -f UTF-16 -t UTF-8`";
-    const BEGINNINGS: [(&[u8], &str); 8] = [
-        (b"\xFF\xFE", UTF_16),
-        (b"\xFE\xFF", UTF_16),
-        (b"\x1F\x8B", "the file is compressed by gzip; uncompress it first"),
-        (b"\x28\xB5\x2F\xFD", "the file is compressed by zstd; uncompress it first"),
-        (b"BZh", "the file is compressed by bzip2; uncompress it first"),
-        (b"\xFD7zXZ\x00", "the file is compressed by xz; uncompress it first"),
+    const BEGINNINGS: [(&[u8], &str); 5] = [
+        (b"\x1F\x8B", "the file is compressed twice, by gzip within; uncompress it once"),
+        (b"\x28\xB5\x2F\xFD", "the file is compressed twice, by zstd within; uncompress it once"),
+        (b"\xFD7zXZ\x00", "the file is compressed by xz; uncompress it first, or compress it by gzip, zstd or bzip2"),
         (b"PK\x03\x04", "the file is a zip archive; unpack it first"),
         (b"PAR1", "the file is Parquet; set `format` accordingly"),
     ];
-    let begins = BEGINNINGS.iter().find(|(beginning, _)| bytes.starts_with(beginning)).map(|(_, reason)| *reason);
-    // Text of two bytes a character, without a mark.
-    begins.or_else(|| bytes.get(..2).filter(|two| (two[0] == 0) != (two[1] == 0)).map(|_| UTF_16))
+    BEGINNINGS.iter().find(|(beginning, _)| bytes.starts_with(beginning)).map(|(_, reason)| *reason)
 }
 
 /// What ended a field.
@@ -337,7 +345,7 @@ mod tests {
         let mut records = Records::open(&source, Encoding::Utf8, ",", Some(b'"')).unwrap();
         let mut all = Vec::new();
         while let Some(record) = records.next_record().unwrap() {
-            all.push((record.line, record.text.into_owned()));
+            all.push((record.line, record.text.to_string()));
         }
         all
     }
@@ -383,7 +391,7 @@ mod tests {
             let source = SourceFile::find(file.path().to_path_buf()).unwrap();
             let mut records = Records::open(&source, Encoding::Utf8, delimiter, Some(b'"')).unwrap();
             for row in &rows {
-                let text = records.next_record().unwrap().unwrap().text.into_owned();
+                let text = records.next_record().unwrap().unwrap().text.to_string();
                 prop_assert_eq!(split(&text, delimiter).unwrap(), row.clone());
             }
             prop_assert!(records.next_record().unwrap().is_none());

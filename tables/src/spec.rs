@@ -1,5 +1,6 @@
 //! What a configuration says about a table.
 
+use crate::encoding::Encoding;
 use crate::error::TableError;
 use crate::identity::SeenFiles;
 use serde::{Deserialize, Serialize};
@@ -40,23 +41,27 @@ pub enum Format {
 }
 
 impl Format {
-    /// The format a file name's extension stands for; `.txt` and `.dat` count as tab-delimited text.
+    /// The format a file name's extension stands for; `.txt` and `.dat` count as tab-delimited text. Of a compressed
+    /// file it is the extension before that of the compression: `.csv.gz`.
     pub fn of_path(path: &Path) -> Option<Self> {
-        match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+        match extension(path)?.as_str() {
             "parquet" | "pq" => Some(Format::Parquet),
             "csv" => Some(Format::Csv),
             "tsv" | "txt" | "dat" => Some(Format::Tsv),
             "jsonl" | "ndjson" => Some(Format::Jsonl),
+            _ if Self::is_compressed(path) => Format::of_path(Path::new(path.file_stem()?)),
             _ => None,
         }
     }
 
-    /// The compression a file name's extension stands for, of which none is read.
+    /// Whether a file name's extension stands for a compression that is read.
+    pub(crate) fn is_compressed(path: &Path) -> bool {
+        extension(path).is_some_and(|found| ["gz", "gzip", "zst", "zstd", "bz2"].contains(&found.as_str()))
+    }
+
+    /// The compression a file name's extension stands for, if it is none that is read.
     pub(crate) fn compression_of_path(path: &Path) -> Option<&'static str> {
-        match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
-            "gz" | "gzip" => Some("gzip"),
-            "zst" | "zstd" => Some("zstd"),
-            "bz2" => Some("bzip2"),
+        match extension(path)?.as_str() {
             "xz" => Some("xz"),
             "lz4" => Some("lz4"),
             "sz" | "snappy" => Some("snappy"),
@@ -66,16 +71,8 @@ impl Format {
     }
 }
 
-/// Character encoding of text files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum Encoding {
-    /// UTF-8, with or without a byte order mark.
-    #[default]
-    #[serde(rename = "utf-8")]
-    Utf8,
-    /// ISO-8859-1: every byte is the character of that number.
-    #[serde(rename = "latin-1")]
-    Latin1,
+fn extension(path: &Path) -> Option<String> {
+    Some(path.extension()?.to_str()?.to_ascii_lowercase())
 }
 
 /// What a table's fingerprint covers beside the names and sizes of its files.
@@ -123,10 +120,14 @@ pub struct TableSpec {
     /// Quote of delimited text: one ASCII character, `"` by default; empty for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quote: Option<String>,
-    /// Values of delimited text that mean null; the empty field by default.
+    /// Values of delimited text that mean null; [`NULL_VALUES`] by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub null_values: Option<Vec<String>>,
 }
+
+/// The values that mean null in delimited text, unless the table lists its own: what pandas, R, Hive, databases and
+/// Python write for nothing.
+pub const NULL_VALUES: [&str; 9] = ["", "NULL", "null", "\\N", "NA", "N/A", "NaN", "nan", "None"];
 
 fn yes() -> bool {
     true
@@ -192,9 +193,6 @@ impl TableSpec {
         if delimiter.is_empty() || delimiter.contains(['\n', '\r']) {
             return Err(wrong("delimiter", "expected at least one character and no line break"));
         }
-        if self.encoding == Encoding::Latin1 && !delimiter.is_ascii() {
-            return Err(wrong("delimiter", "expected ASCII characters in a latin-1 file"));
-        }
         let quote = match self.quote.as_deref().unwrap_or("\"").as_bytes() {
             [] => None,
             [quote] if quote.is_ascii_graphic() && !delimiter.contains(*quote as char) => Some(*quote),
@@ -208,7 +206,7 @@ impl TableSpec {
         Ok(Dialect {
             delimiter: delimiter.to_string(),
             quote,
-            null_values: self.null_values.clone().unwrap_or_else(|| vec![String::new()]),
+            null_values: self.null_values.clone().unwrap_or_else(|| NULL_VALUES.map(str::to_string).to_vec()),
             names: self.columns.clone(),
         })
     }

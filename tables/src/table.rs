@@ -9,6 +9,7 @@ use crate::nearest::nearest;
 use crate::parquet_table::{self, BatchSize};
 use crate::partitions::{Folders, Partition, typed};
 use crate::parts::TableParts;
+use crate::place::{Lines, Place};
 use crate::reader::TableReader;
 use crate::spec::{Dialect, Format, OneOrMany, TableSpec};
 use crate::text_file::{self, Counted};
@@ -54,7 +55,16 @@ pub struct TableBatch {
     /// Rows that could not be read and are null, by their number in `batch`, ascending, with the reason: of tables
     /// read [leniently](Table::leniently) alone.
     pub rejected: Vec<(usize, String)>,
+    /// The lines of rows of a text file, of which this batch begins with the row `first_of_lines`.
+    pub(crate) lines: Option<Arc<Lines>>,
+    pub(crate) first_of_lines: usize,
     pub(crate) table: Arc<Inner>,
+}
+
+/// Where a row stands, of a batch that begins at `row_in_file` and, if it is of text, has `lines`.
+pub(crate) fn place_of(lines: Option<&Lines>, row: usize, row_in_file: u64) -> Place {
+    let line = lines.and_then(|lines| lines.of(row));
+    line.map_or(Place::Row(row_in_file + row as u64), Place::Line)
 }
 
 impl TableBatch {
@@ -68,6 +78,12 @@ impl TableBatch {
         &self.table.name
     }
 
+    /// Where in its file a row of this batch stands.
+    pub fn place(&self, row: usize) -> Place {
+        let line = self.lines.as_ref().and_then(|lines| lines.of(self.first_of_lines + row));
+        line.map_or(Place::Row(self.row_in_file + row as u64), Place::Line)
+    }
+
     /// Some of the rows, without copying them.
     pub fn slice(&self, rows: Range<usize>) -> Self {
         let inside = self.rejected.iter().filter(|(row, _)| rows.contains(row));
@@ -76,6 +92,8 @@ impl TableBatch {
             first_row: self.first_row + rows.start as u64,
             row_in_file: self.row_in_file + rows.start as u64,
             rejected: inside.map(|(row, reason)| (row - rows.start, reason.clone())).collect(),
+            lines: self.lines.clone(),
+            first_of_lines: self.first_of_lines + rows.start,
             file: self.file,
             table: self.table.clone(),
         }

@@ -1,9 +1,11 @@
 //! Delimited text as Arrow batches: every column is text, encoders parse it.
 
+use crate::encoding::Encoding;
 use crate::error::TableError;
 use crate::identity::SourceFile;
+use crate::place::Lines;
 use crate::records::{Position, Records, split_fields};
-use crate::spec::{Dialect, Encoding};
+use crate::spec::Dialect;
 use arrow_array::builder::{ArrayBuilder, StringBuilder};
 use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray};
 use arrow_schema::SchemaRef;
@@ -17,11 +19,13 @@ pub struct FileBatch {
     /// Those that could not be read and are null, by their number in the batch, with the reason; none where reading
     /// is strict.
     pub rejected: Vec<(usize, String)>,
+    /// The lines of rows of a text file.
+    pub lines: Option<Lines>,
 }
 
 impl From<RecordBatch> for FileBatch {
     fn from(batch: RecordBatch) -> Self {
-        Self { batch, rejected: Vec::new() }
+        Self { batch, rejected: Vec::new(), lines: None }
     }
 }
 
@@ -79,7 +83,7 @@ pub fn open(source: &SourceFile, encoding: Encoding, dialect: &Dialect) -> Resul
         None => {
             let record = records.next_record()?.ok_or_else(|| header("the file is empty, expected column names"))?;
             let mut names = Vec::new();
-            split_fields(&record.text, &dialect.delimiter, dialect.quote, &mut String::new(), |_, name| {
+            split_fields(record.text, &dialect.delimiter, dialect.quote, &mut String::new(), |_, name| {
                 names.push(name.trim().to_string());
                 Ok::<(), TableError>(())
             })?
@@ -122,12 +126,14 @@ impl TextReader {
             schema.fields().iter().map(|_| StringBuilder::with_capacity(first, first)).collect();
         let mut scratch = String::new();
         let (mut rows, mut bytes) = (0, 0);
-        let mut rejected = Vec::new();
+        let (mut rejected, mut lines) = (Vec::new(), Lines::default());
+        let longest_null = dialect.null_values.iter().map(String::len).max().unwrap_or(0);
         while rows < wanted {
             let record = match records.next_record_within(&mut bytes, *batch_bytes) {
                 Ok(Some(record)) => record,
                 Ok(None) => break,
-                Err(error @ TableError::InvalidUtf8 { .. }) => {
+                Err(error @ TableError::Undecodable { line, .. }) => {
+                    lines.push(rows as usize, line);
                     reject(error, *lenient && records.is_one_line(), rows, &mut rejected)?;
                     builders.iter_mut().for_each(StringBuilder::append_null);
                     rows += 1;
@@ -135,9 +141,10 @@ impl TextReader {
                 }
                 Err(error) => return Err(error),
             };
-            let count = split_fields(&record.text, &dialect.delimiter, dialect.quote, &mut scratch, |i, value| {
+            lines.push(rows as usize, record.line);
+            let count = split_fields(record.text, &dialect.delimiter, dialect.quote, &mut scratch, |i, value| {
                 if let Some(Some(slot)) = slots.get(i) {
-                    match dialect.null_values.iter().any(|null| null == value) {
+                    match value.len() <= longest_null && dialect.null_values.iter().any(|null| null == value) {
                         true => builders[*slot].append_null(),
                         false => builders[*slot].append_value(value),
                     }
@@ -165,7 +172,7 @@ impl TextReader {
             return Ok(None);
         }
         let columns = builders.iter_mut().map(|b| Arc::new(without(b.finish(), &rejected)) as ArrayRef).collect();
-        Ok(Some(FileBatch { batch: new_batch(schema, columns, rows as usize), rejected }))
+        Ok(Some(FileBatch { batch: new_batch(schema, columns, rows as usize), rejected, lines: Some(lines) }))
     }
 }
 

@@ -169,7 +169,7 @@ fn what_cannot_be_read_is_an_error_and_never_left_out() {
         (|o| drop(UnixListener::bind(o.join("s.csv")).unwrap()), &["s.csv", "is a socket"]),
         (|o| assert!(Command::new("mkfifo").arg(o.join("f.csv")).status().unwrap().success()), &["f.csv", "is a FIFO"]),
         (|o| write(&o.join("README"), "x"), &["README", "cannot tell the format"]),
-        (|o| write(&o.join("b.csv.gz"), "x"), &["b.csv.gz", "compressed by gzip"]),
+        (|o| write(&o.join("b.csv.xz"), "x"), &["b.csv.xz", "compressed by xz"]),
         (|o| write(&o.join("deep/er/notes.txt"), "x"), &["notes.txt", "unlike formats"]),
         (|o| fs::hard_link(o.join("a.csv"), o.join("b.csv")).unwrap(), &["a.csv", "b.csv", "are one file"]),
         (|o| symlink("a.csv", o.join("latest.csv")).unwrap(), &["a.csv", "latest.csv", "are one file"]),
@@ -190,7 +190,7 @@ fn what_cannot_be_read_is_an_error_and_never_left_out() {
 }
 
 #[test]
-fn text_that_is_compressed_or_in_utf_16_is_called_that() {
+fn text_that_is_damaged_compressed_otherwise_or_in_utf_16_is_called_that() {
     let utf_16: Vec<u8> = "v\n1\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
     let contents: [(&[u8], &str); 7] = [
         (&[0x1F, 0x8B, 8, 0, 0], "gzip"),
@@ -528,14 +528,10 @@ fn a_header_of_many_columns_is_read_at_once() {
 }
 
 #[test]
-fn compressions_and_encryption_that_are_not_read_are_called_by_their_names() {
+fn brotli_is_read_and_encryption_is_called_by_its_name() {
     let dir = tempfile::tempdir().unwrap();
     let brotli = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/brotli.parquet");
-    let error = rows(&open(dir.path(), brotli.to_str().unwrap()).unwrap(), &["v"]).unwrap_err();
-    assert!(
-        error.to_string().contains("column `v` is compressed by brotli") && error.category() == Category::Data,
-        "{error}"
-    );
+    assert_eq!(rows(&open(dir.path(), brotli.to_str().unwrap()).unwrap(), &["v"]).unwrap(), ["?"]);
     let path = dir.path().join("t.parquet");
     six_rows(&path, 'a');
     let mut content = fs::read(&path).unwrap();

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use twotower_artifacts::{Category, IdKind, Ids};
 use twotower_tables::{
-    Encoding, Format, OneOrMany, ReadOptions, Table, TableBatch, TableError, TableSpec, id_column, id_column_as,
+    Encoding, Format, OneOrMany, Place, ReadOptions, Table, TableBatch, TableError, TableSpec, id_column, id_column_as,
     id_kind,
 };
 
@@ -207,7 +207,7 @@ fn byte_order_mark_crlf_quotes_and_null_values() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.csv");
     fs::write(&path, "\u{feff}id,note\r\n1,\"a, \"\"b\"\"\r\nc\"\r\n2,NA\r\n\r\n3,\r\n").unwrap();
-    assert_eq!(read_all(&path, &["id", "note"]).unwrap(), [["1", "a, \"b\"\r\nc"], ["2", "NA"], ["3", "NULL"]]);
+    assert_eq!(read_all(&path, &["id", "note"]).unwrap(), [["1", "a, \"b\"\r\nc"], ["2", "NULL"], ["3", "NULL"]]);
     let spec = TableSpec { null_values: Some(names(&["NA"])), ..spec(&path) };
     let table = Table::open("users", &spec).unwrap();
     assert_eq!(try_read(&table, &["note"], 1..3, 5).unwrap().concat(), ["NULL", ""]);
@@ -230,10 +230,107 @@ fn ragged_rows_unclosed_quotes_and_bad_utf_8_are_named_with_their_line() {
     let quote = refused(b"a,b\n1,2\n3,\"4\n5,6\n");
     assert!(quote.to_string().contains("a.csv: the row at line 3 has a quote that is not closed"), "{quote}");
     let utf8 = refused(b"a,b\n1,\"x\ncaf\xE9\"\n");
-    assert!(matches!(utf8, TableError::InvalidUtf8 { line: 3, offset: 12, .. }), "{utf8}");
-    assert!(utf8.to_string().contains("latin-1"));
+    assert!(matches!(utf8, TableError::Undecodable { line: 3, .. }), "{utf8}");
+    let says = utf8.to_string();
+    assert!(says.contains("is not UTF-8 (byte 12 of the file); it fits windows-1252: set encoding = "), "{says}");
     assert!(matches!(refused(b""), TableError::Header { .. }));
     assert!(matches!(refused(b"a,a\n"), TableError::Header { .. }));
+}
+
+#[test]
+fn text_in_other_encodings_and_compressed_reads_as_utf_8_does_from_any_row() {
+    let dir = tempfile::tempdir().unwrap();
+    // The second byte of 育 in Big5 is that of the delimiter.
+    let row = |row: usize| format!("{row}|\"臺北,\n體育\"|教育{row}\r\n");
+    let text = format!("編號|城市|名\r\n{}", (0..500).map(row).collect::<String>());
+    let (big5, _, lost) = encoding_rs::BIG5.encode(&text);
+    assert!(!lost && big5.windows(2).any(|two| two == b"\xA8\x7C"));
+    let utf_16: Vec<u8> = "\u{feff}".encode_utf16().chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect();
+    let gzip = |bytes: &[u8]| {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut gzip, bytes).unwrap();
+        gzip.finish().unwrap()
+    };
+    let read = |name: &str, bytes: &[u8], encoding: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        let (encoding, delimiter) = (Encoding::of_name(encoding).unwrap(), Some("|".to_string()));
+        let table = Table::open("users", &TableSpec { encoding, delimiter, ..spec(&path) }).unwrap();
+        let part = |rows| try_read(&table, &["名", "編號", "城市"], rows, 7).unwrap();
+        let before_it_is_counted = part(120..140);
+        assert_eq!(table.rows().unwrap(), 500, "{name}");
+        assert_eq!(part(120..140), before_it_is_counted);
+        [part(0..500), before_it_is_counted, part(499..600)].concat()
+    };
+    let expected = read("a.csv", text.as_bytes(), "utf-8");
+    assert_eq!((expected.len(), &expected[7]), (521, &names(&["教育7", "7", "臺北,\n體育"])));
+    assert_eq!(read("b.csv", &big5, "big5"), expected);
+    assert_eq!(read("c.csv", &utf_16, "utf-16"), expected);
+    assert_eq!(read("d.csv.gz", &gzip(text.as_bytes()), "utf-8"), expected);
+    assert_eq!(read("named-otherwise.csv", &gzip(&big5), "big5"), expected);
+    assert_eq!(read("e.csv.zst", &zstd::encode_all(&utf_16[..], 1).unwrap(), "utf-16"), expected);
+}
+
+#[test]
+fn a_row_that_is_not_in_the_tables_encoding_is_rejected_alone_and_the_error_names_what_fits() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.csv");
+    let (gbk, _, _) = encoding_rs::GBK.encode("号,城市\n1,广州\n2,深圳\n3,珠海\n4,佛山\n");
+    fs::write(&path, [&gbk[..], b"5,\xFF\xFF\n6,b\n"].concat()).unwrap();
+    let error = read_all(&path, &["号"]).unwrap_err().to_string();
+    assert!(error.contains("a.csv: line 1 is not UTF-8") && error.contains("set encoding = \"gbk\""), "{error}");
+    let table =
+        Table::open("users", &TableSpec { encoding: Encoding::of_name("gbk").unwrap(), ..spec(&path) }).unwrap();
+    let error = try_read(&table, &["城市"], 0..9, 9).unwrap_err().to_string();
+    assert!(error.contains("a.csv: line 6 is not GBK"), "{error}");
+    let columns = names(&["城市"]);
+    let read = ReadOptions { columns: &columns, rows: 0..9, batch_rows: 9 };
+    let batch = table.leniently().read(read).unwrap().next().unwrap().unwrap();
+    assert_eq!(texts(&batch).concat(), ["广州", "深圳", "珠海", "佛山", "NULL", "b"]);
+    assert!(batch.rejected.len() == 1 && batch.rejected[0].0 == 4, "{:?}", batch.rejected);
+}
+
+#[test]
+fn a_row_of_text_is_named_by_the_line_that_an_editor_shows_and_one_of_parquet_by_its_number() {
+    let dir = tempfile::tempdir().unwrap();
+    let check = |name: &str, content: &str, expected: &[u64]| {
+        let path = dir.path().join(name);
+        fs::write(&path, content).unwrap();
+        let table = Table::open("users", &spec(&path)).unwrap();
+        let columns = names(&["id"]);
+        let read = ReadOptions { columns: &columns, rows: 1..9, batch_rows: 3 };
+        let lines = table.read(read).unwrap().flat_map(|batch| {
+            let batch = batch.unwrap();
+            let end = batch.slice(1..batch.batch.num_rows());
+            assert!((0..end.batch.num_rows()).all(|row| end.place(row) == batch.place(row + 1)));
+            (0..batch.batch.num_rows()).map(|row| batch.place(row)).collect::<Vec<_>>()
+        });
+        assert_eq!(lines.collect::<Vec<_>>(), expected.iter().map(|line| Place::Line(*line)).collect::<Vec<_>>());
+    };
+    check("a.csv", "id,x\n1,a\n2,\"b\nb\"\n\n3,c\n4,d\n5,e\n", &[3, 6, 7, 8]);
+    check("a.jsonl", "{\"id\":1}\n{\"id\":2}\n\n{\"id\":3}\n", &[2, 4]);
+    let path = dir.path().join("b.csv");
+    fs::write(&path, "id,x\n1,a\n2,b\n,c\n").unwrap();
+    let table = Table::open("users", &spec(&path)).unwrap();
+    let columns = names(&["id"]);
+    let batch = table.read(ReadOptions { columns: &columns, rows: 0..9, batch_rows: 9 }).unwrap().next().unwrap();
+    let error = id_column(&batch.unwrap(), "id").unwrap_err().to_string();
+    assert!(error.contains("b.csv at line 4: the id is null"), "{error}");
+}
+
+#[test]
+fn words_for_nothing_are_null_in_delimited_text_unless_the_table_lists_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.csv");
+    let words = ["", "NULL", "null", "\\N", "NA", "N/A", "NaN", "nan", "None", "n/a", "-", "0", "Nan", "NAN"];
+    fs::write(&path, "v,w\n".to_string() + &words.map(|word| format!("{word},\n")).concat()).unwrap();
+    let (nulls, values) = words.split_at(9);
+    let found = read_all(&path, &["v"]).unwrap().concat();
+    assert!(found[..nulls.len()].iter().all(|value| value == "NULL") && found[nulls.len()..] == *values, "{found:?}");
+    // Namibia is `NA`.
+    let own = TableSpec { null_values: Some(names(&["", "-"])), ..spec(&path) };
+    let found = try_read(&Table::open("users", &own).unwrap(), &["v"], 4..11, 20).unwrap().concat();
+    assert_eq!(found, ["NA", "N/A", "NaN", "nan", "None", "n/a", "NULL"]);
 }
 
 #[test]
@@ -352,7 +449,7 @@ fn ids_keep_their_kind_and_bad_ones_are_named_with_file_and_row() {
     assert_eq!(id_column_as(&batches[0], "id", IdKind::Int).unwrap(), Ids::Int(vec![5, 6]));
     let error = id_column_as(&batches[1], "id", IdKind::Int).unwrap_err().to_string();
     assert!(error.contains("b.csv at row 1: ` x` is not a 64-bit integer id"), "{error}");
-    assert!(matches!(id_column(&batches[2], "id"), Err(TableError::Id { row: Some(2), .. })));
+    assert!(matches!(id_column(&batches[2], "id"), Err(TableError::Id { place: Some(Place::Row(2)), .. })));
 }
 
 #[test]

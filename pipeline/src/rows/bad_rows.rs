@@ -3,7 +3,7 @@
 use crate::error::PipelineError;
 use serde::{Deserialize, Serialize};
 use twotower_artifacts::{Id, IdKind, Ids};
-use twotower_tables::{TableBatch, TableError, id_column_as};
+use twotower_tables::{Place, TableBatch, TableError, id_column_as};
 
 /// Longer text is no id, but a damaged row.
 const MAX_ID_BYTES: usize = 4096;
@@ -23,6 +23,9 @@ pub struct BadRow {
     pub row: u64,
     /// Row of the file, from 0.
     pub row_in_file: u64,
+    /// Of a text file, the line on which the row begins, from 1, as editors count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<u64>,
     /// Its id, where there is one; cut if it is long.
     pub id: Option<String>,
     /// What is wrong.
@@ -42,6 +45,10 @@ impl BadRow {
             file: batch.path().display().to_string(),
             row: batch.first_row + row as u64,
             row_in_file: batch.row_in_file + row as u64,
+            line: match batch.place(row) {
+                Place::Line(line) => Some(line),
+                Place::Row(_) => None,
+            },
             id: id.filter(|id| !id.is_empty()),
             reason: cut(reason, SHOWN_REASON),
         }
@@ -50,7 +57,8 @@ impl BadRow {
 
 impl std::fmt::Display for BadRow {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "row {} (row {} of {}", self.row, self.row_in_file, self.file)?;
+        let place = self.line.map_or(Place::Row(self.row_in_file), Place::Line);
+        write!(f, "row {} ({place} of {}", self.row, self.file)?;
         self.id.iter().try_for_each(|id| write!(f, ", id `{id}`"))?;
         write!(f, "): {}", self.reason)
     }
@@ -77,10 +85,10 @@ pub fn readable_ids(batch: &TableBatch, column: &str, kind: IdKind) -> Result<Id
     match (ids.longest() > MAX_ID_BYTES).then(find).flatten() {
         None => Ok(ids),
         Some((row, bytes)) => Err(PipelineError::Data(format!(
-            "table `{}`: column `{column}` in {} at row {}: an id of {bytes} bytes, expected at most {MAX_ID_BYTES}",
+            "table `{}`: column `{column}` in {} at {}: an id of {bytes} bytes, expected at most {MAX_ID_BYTES}",
             batch.table(),
             batch.path().display(),
-            batch.row_in_file + row as u64
+            batch.place(row)
         ))),
     }
 }

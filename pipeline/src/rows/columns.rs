@@ -108,9 +108,9 @@ pub fn weight_column(batch: &TableBatch, name: &str) -> Result<Float32Array, Pip
     match weights.values().iter().position(|w| !w.is_finite() || *w < 0.0) {
         None => Ok(weights),
         Some(row) => Err(PipelineError::Data(format!(
-            "{} at row {}: weight {}: expected a finite number of at least 0",
+            "{} at {}: weight {}: expected a finite number of at least 0",
             place(batch, name),
-            batch.row_in_file + row as u64,
+            batch.place(row),
             weights.value(row)
         ))),
     }
@@ -152,8 +152,8 @@ pub(super) fn whole(
         true => "null".to_string(),
         false => arrow_cast::display::array_value_to_string(raw, row).map_or("a value".into(), |v| format!("`{v}`")),
     };
-    let at = batch.row_in_file + row as u64;
-    Err(PipelineError::Data(format!("{} at row {at}: expected {expected}, found {found}", place(batch, name))))
+    let at = batch.place(row);
+    Err(PipelineError::Data(format!("{} at {at}: expected {expected}, found {found}", place(batch, name))))
 }
 
 #[cfg(test)]
@@ -197,11 +197,11 @@ mod tests {
             assert_eq!(read(x).unwrap().values()[..], expected, "{kind}");
         }
         let refused = [
-            (reals(&[Some(1.0), None]), "at row 4: expected a number, found null"),
-            (texts(&["1", "heavy"]), "at row 4: expected a number, found `heavy`"),
-            (reals(&[Some(-1.0)]), "at row 3: weight -1: expected a finite number of at least 0"),
-            (reals(&[Some(1.0), Some(f64::NAN)]), "at row 4: weight NaN: "),
-            (reals(&[Some(1e300)]), "at row 3: weight inf: "),
+            (reals(&[Some(1.0), None]), "at line 6: expected a number, found null"),
+            (texts(&["1", "heavy"]), "at line 6: expected a number, found `heavy`"),
+            (reals(&[Some(-1.0)]), "at line 5: weight -1: expected a finite number of at least 0"),
+            (reals(&[Some(1.0), Some(f64::NAN)]), "at line 6: weight NaN: "),
+            (reals(&[Some(1e300)]), "at line 5: weight inf: "),
             (Arc::new(Date32Array::from(vec![1])), "is Date32, expected numbers"),
         ];
         for (x, says) in refused {

@@ -9,4 +9,6 @@ pub(crate) mod partitions;
 pub(crate) mod quarantine;
 pub(crate) mod side_files;
 pub(crate) mod source;
+pub(crate) mod strangers;
 pub(crate) mod times;
+pub(crate) mod unreadable;

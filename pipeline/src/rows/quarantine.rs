@@ -387,8 +387,8 @@ mod tests {
         let error = writer.add(8, vec![bad(2)]).unwrap_err().to_string();
         assert!(
             error.contains("users: 3 bad rows")
-                && error.contains("row 7 (row 7 of")
-                && error.contains("row 2 (row 2 of"),
+                && error.contains("row 7 (line 9 of")
+                && error.contains("row 2 (line 4 of"),
             "{error}"
         );
         let mut few = QuarantineWriter::new(dir.path(), 0.0);

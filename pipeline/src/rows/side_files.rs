@@ -3,10 +3,12 @@
 use crate::error::PipelineError;
 use crate::rows::columns::{read_ids, read_whole};
 use crate::rows::id_index::IdIndex;
+use crate::rows::strangers::{self, SomeIds};
 use crate::watch::cancel::Cancel;
 use arrow_array::{Array, ArrayRef, RecordBatch, UInt64Array};
 use arrow_schema::{Field, Schema};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use twotower_artifacts::{Fingerprint, Side};
 use twotower_encoders::{FeatureSpec, SideSpec};
 use twotower_tables::{Table, TableBatch, TableSpec, id_column_as};
@@ -40,6 +42,9 @@ struct SideFile {
     ids: IdIndex,
     vectors: ArrayRef,
     fingerprint: Fingerprint,
+    /// Rows that were joined, and those of them that the file has a vector for.
+    joined: AtomicU64,
+    found: AtomicU64,
 }
 
 impl SideFiles {
@@ -84,6 +89,8 @@ impl SideFiles {
         for file in self.0.iter().filter(|f| f.side == side) {
             let ids = id_column_as(batch, &spec.id_column, file.ids.ids().kind())?;
             let rows: UInt64Array = ids.iter().map(|id| file.ids.find(id).map(u64::from)).collect();
+            file.joined.fetch_add(rows.len() as u64, Ordering::Relaxed);
+            file.found.fetch_add((rows.len() - rows.null_count()) as u64, Ordering::Relaxed);
             let failed = |e| PipelineError::Data(format!("join vectors of `{}`: {e}", file.feature));
             let vectors = arrow_select::take::take(&file.vectors, &rows, None).map_err(failed)?;
             let schema = joined.schema();
@@ -94,6 +101,25 @@ impl SideFiles {
             joined = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(failed)?;
         }
         Ok(joined)
+    }
+
+    /// What a person should know about the files of a side, whose table has `ids`: that one has none of them.
+    pub fn warnings(&self, side: Side, ids: impl FnOnce() -> SomeIds) -> Vec<String> {
+        let is_strange = |file: &&SideFile| {
+            let [joined, found] = [&file.joined, &file.found].map(|count| count.load(Ordering::Relaxed));
+            file.side == side && joined > 0 && found == 0
+        };
+        let strange: Vec<&SideFile> = self.0.iter().filter(is_strange).collect();
+        if strange.is_empty() {
+            return Vec::new();
+        }
+        let ids = ids();
+        let told = |file: &SideFile| {
+            let (input, known) = (&file.input, SomeIds::of(file.ids.ids()));
+            let told = strangers::told(&ids, input, &known).unwrap_or_default();
+            format!("{input}: their file has no id of the {side}s table, so that all vectors are missing: {told}")
+        };
+        strange.into_iter().map(told).collect()
     }
 }
 
@@ -118,6 +144,7 @@ impl SideFile {
             PipelineError::Data(format!("{name}: {path}: column `{column}` was not read; please report this as a bug"))
         })?;
         let input = format!("vectors of {side} feature {feature}");
-        Ok(Self { side, feature: feature.to_string(), input, ids, vectors, fingerprint: table.fingerprint() })
+        let (fingerprint, joined, found) = (table.fingerprint(), AtomicU64::new(0), AtomicU64::new(0));
+        Ok(Self { side, feature: feature.to_string(), input, ids, vectors, fingerprint, joined, found })
     }
 }

@@ -7,6 +7,8 @@ use crate::rows::columns::read_batches;
 use crate::rows::id_index::IdIndex;
 use crate::rows::quarantine::{self, INTERACTIONS, QuarantineWriter, USERS};
 use crate::rows::side_files::{SideFiles, read_columns};
+use crate::rows::strangers::{COMPARED, SomeIds, ids_of};
+use crate::rows::unreadable;
 use crate::run::lock::RunLock;
 use crate::stages::encode_warnings;
 use crate::stages::user_passes::UserPasses;
@@ -14,14 +16,13 @@ use crate::stages::{Context, Outcome, StageKey, prepare_dir, remove_if_there, ro
 use crate::timeline::builder::Built;
 use crate::timeline::interactions::{Events, Interactions};
 use crate::timeline::of_run::{TIMELINE, TimelineDetails};
-use crate::watch::cancel::Cancel;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use twotower_artifacts::codes::GROUP_ROWS;
 use twotower_artifacts::keyed::IdentityKey;
-use twotower_artifacts::{CodeBatch, CodesInfo, CodesWriter, Compression, FileEntry, Id, IdKind, Ids, Manifest, Side};
+use twotower_artifacts::{CodeBatch, CodesInfo, CodesWriter, Compression, FileEntry, Id, Ids, Manifest, Side};
 use twotower_encoders::{EncodeCounts, EncoderError, EncoderFit, EncoderState, store};
 use twotower_tables::{Table, TableBatch, id_kind};
 
@@ -60,8 +61,8 @@ pub mod files {
 /// interactions that cannot be used are set aside, as long as they are few.
 ///
 /// # Errors
-/// Any table, encoder or I/O error; duplicate ids of items; more bad rows than `encode.max_bad_rows`; a table without
-/// rows; an update of a run by itself.
+/// Any table, encoder or I/O error; duplicate ids of items; more bad rows than `encode.max_bad_rows`; a feature with more
+/// unreadable values than `encode.max_unreadable`; a table without rows; an update of a run by itself.
 pub fn encode_features(context: &Context<EncodeSettings>, options: &EncodeOptions) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
     let _step = context.step("encode-features");
@@ -72,6 +73,7 @@ pub fn encode_features(context: &Context<EncodeSettings>, options: &EncodeOption
     if !context.force
         && let Some(manifest) = key.current(&manifest_path, &context.cancel)?
         && quarantine::within_limit(&manifest, context.execution.max_bad_rows)
+        && within_unreadable(context, &manifest)
     {
         return Ok(Outcome { skipped: true, manifest });
     }
@@ -96,10 +98,10 @@ pub fn encode_features(context: &Context<EncodeSettings>, options: &EncodeOption
 
     context.retract(&manifest_path)?;
     remove_if_there(&dir.join(files::TIMELINE_MANIFEST))?;
-    let events = events.finish(context, &dir.join(files::TIMELINE), passes.rows(), item_table.ids.ids(), trains)?;
+    let known_users = (&users, passes.rows());
+    let events = events.finish(context, &dir.join(files::TIMELINE), known_users, item_table.ids.ids(), trains)?;
     if trains {
-        let first_user = || first_id(&users, &context.config.tables.users.id, user_kind, &context.cancel);
-        events.require_some(item_table.ids.ids(), first_user)?;
+        events.require_some()?;
     }
     let timeline = write_timeline_manifest(&dir, &key, &events, started)?;
     let seen = passes.rows();
@@ -138,9 +140,21 @@ pub fn encode_features(context: &Context<EncodeSettings>, options: &EncodeOption
         ("interactions of unknown users", counted.unknown_users.rows),
     ]);
     let counts = BTreeMap::from([(Side::Item, item_counts), (Side::User, encoded.counts)]);
+    for (side, table) in [(Side::User, &users), (Side::Item, &items)] {
+        let (spec, most) = (context.config.side(side), context.execution.max_unreadable);
+        unreadable::refuse(side, &spec, &counts[&side], most, table, &context.cancel)?;
+    }
     let mut manifest = key.manifest(entries, rows, started);
     manifest.fingerprint = state.fingerprint().clone();
     manifest.warnings = encode_warnings::of_rows(&manifest, counted);
+    let user_ids = || {
+        let (column, rows) = (&context.config.tables.users.id, 0..COMPARED as u64);
+        ids_of(&users, column, user_kind, rows, &context.cancel)
+    };
+    let mut strange = encode.joins.warnings(Side::User, user_ids);
+    strange.extend(encode.joins.warnings(Side::Item, || SomeIds::of(item_table.ids.ids())));
+    strange.iter().for_each(|warning| tracing::warn!("encode-features: {warning}"));
+    manifest.warnings.extend(strange);
     for (side, counts) in &counts {
         let spec = context.config.side(*side);
         manifest.warnings.extend(encode_warnings::of_features("encode-features", *side, &spec, counts));
@@ -154,6 +168,13 @@ pub fn encode_features(context: &Context<EncodeSettings>, options: &EncodeOption
     });
     manifest.write(&manifest_path)?;
     Ok(Outcome { skipped: false, manifest })
+}
+
+/// Whether a manifest of the stage has no feature with more unreadable values than may be.
+fn within_unreadable(context: &Context<EncodeSettings>, manifest: &Manifest) -> bool {
+    let counts = serde_json::from_value(manifest.details["encoded"].clone()).unwrap_or_default();
+    let specs = [Side::User, Side::Item].map(|side| (side, context.config.side(side)));
+    unreadable::within_limit(&specs, &counts, context.execution.max_unreadable)
 }
 
 /// What the stage reads.
@@ -245,13 +266,6 @@ fn vocabularies(state: &EncoderState) -> serde_json::Value {
     state.vocabularies().map(of).collect::<serde_json::Map<_, _>>().into()
 }
 
-/// The first id of a table as a message shows it, if it can be read.
-fn first_id(table: &Table, column: &str, kind: IdKind, cancel: &Cancel) -> Option<String> {
-    let wanted = [column.to_string()];
-    let batch = read_batches("encode-features", table, &wanted, 0..1, cancel).ok()?.next()?.ok()?;
-    readable_ids(&batch, column, kind).ok()?.iter().next().map(|id| id.quoted())
-}
-
 /// Items read whole; their encoded rows are in id order.
 struct ItemTable {
     /// Ascending.
@@ -291,14 +305,19 @@ impl Encode<'_> {
             batches.push(batch);
         }
         if let Some((first, second)) = unsorted.duplicate() {
-            return Err(duplicate_id("items", id, unsorted.get(first), first as u64, second as u64));
+            return Err(duplicate_id(
+                "items",
+                id,
+                unsorted.get(first),
+                [first, second].map(|row| place_in(&batches, row)),
+            ));
         }
         let order = unsorted.sorted_positions();
         let mut ids = Ids::new(unsorted.kind());
         ids.extend_from(&unsorted, order.iter().copied());
         let ids = IdIndex::new(ids).map_err(|(first, second)| {
             let (first, second) = (order[first], order[second]);
-            duplicate_id("items", id, unsorted.get(first), first as u64, second as u64)
+            duplicate_id("items", id, unsorted.get(first), [first, second].map(|row| place_in(&batches, row)))
         })?;
         Ok(ItemTable { ids, order, batches })
     }
@@ -375,8 +394,17 @@ pub(crate) fn encode_error(error: EncoderError, batch: &TableBatch) -> PipelineE
     ))
 }
 
-pub(crate) fn duplicate_id(table: &str, column: &str, id: Id<'_>, first: u64, second: u64) -> PipelineError {
+pub(crate) fn duplicate_id(table: &str, column: &str, id: Id<'_>, [first, second]: [String; 2]) -> PipelineError {
     PipelineError::Data(format!(
-        "{table}: column `{column}`: id `{id}` stands in rows {first} and {second} (counted from 0); ids must be unique, remove one of the rows"
+        "{table}: column `{column}`: id `{id}` stands in {first} and in {second}; ids must be unique, remove one of the rows"
     ))
+}
+
+/// Where a row of some batches, which follow each other, stands.
+fn place_in(batches: &[TableBatch], row: usize) -> String {
+    let row = row as u64;
+    let holds = |batch: &&TableBatch| row < batch.first_row + batch.batch.num_rows() as u64;
+    batches.iter().find(holds).map_or(format!("row {row}"), |batch| {
+        format!("{} of {}", batch.place(row.saturating_sub(batch.first_row) as usize), batch.path().display())
+    })
 }

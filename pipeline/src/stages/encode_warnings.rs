@@ -22,11 +22,11 @@ pub fn of_rows(manifest: &Manifest, events: &EventCounts) -> Vec<String> {
         }
     }
     let usable = events.rows;
-    for (what, Strangers { rows, example }) in [("items", &events.unknown_items), ("users", &events.unknown_users)] {
+    for (what, Strangers { rows, told }) in [("items", &events.unknown_items), ("users", &events.unknown_users)] {
         if *rows > 0 {
-            let example = example.as_ref().map_or(String::new(), |id| format!(", such as {id}"));
+            let told = told.as_ref().map_or(String::new(), |told| format!("; {told}"));
             warnings.push(format!(
-                "{rows} of {usable} {INTERACTIONS} name {what} that are not in the {what} table{example}: left out"
+                "{rows} of {usable} {INTERACTIONS} name {what} that are not in the {what} table: left out{told}"
             ));
         }
     }

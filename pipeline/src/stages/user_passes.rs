@@ -22,7 +22,7 @@ use twotower_artifacts::{
     TowerSchema,
 };
 use twotower_encoders::{EncodeCounts, EncoderFit, EncoderState, FeatureSpec, SideSpec, compact};
-use twotower_tables::{ReadOptions, Table, TableBatch, TablePart, id_array_as, id_column, id_column_as};
+use twotower_tables::{Place, ReadOptions, Table, TableBatch, TablePart, id_array_as, id_column, id_column_as};
 
 /// Rows a worker takes at a time, where the budget allows: the row groups of many tables, so that a worker reads
 /// and maps each dictionary once.
@@ -257,7 +257,7 @@ impl<'a> UserPasses<'a> {
     fn find_duplicates(&self, repeated: &[u64], aside: &mut QuarantineWriter<'_>) -> Result<(), PipelineError> {
         let id = &self.context.config.tables.users.id;
         let (wanted, known) = ([id.clone()], aside.users());
-        let mut firsts: KeyedMap<String, u64> = KeyedMap::default();
+        let mut firsts: KeyedMap<String, (u64, usize, Place)> = KeyedMap::default();
         let batches = read_batches("encode-features", self.table, &wanted, 0..self.rows, &self.context.cancel)?;
         for batch in known.filter(batches) {
             let batch = batch?;
@@ -266,9 +266,12 @@ impl<'a> UserPasses<'a> {
             let mut bad = Vec::new();
             for (row, this) in suspects {
                 let at = batch.first_row + row as u64;
-                let first = *firsts.entry(this.to_string()).or_insert(at);
+                let here = (at, batch.file, batch.place(row));
+                let (first, file, place) = *firsts.entry(this.to_string()).or_insert(here);
                 if first != at {
-                    let reason = format!("column `{id}`: the id stands in row {first} already; ids must be unique");
+                    let of = self.table.paths().nth(file).filter(|_| file != batch.file);
+                    let of = of.map_or(String::new(), |path| format!(" of {}", path.display()));
+                    let reason = format!("column `{id}`: the id stands in {place}{of} already; ids must be unique");
                     bad.push(BadRow::new(&batch, row, id, &reason));
                 }
             }

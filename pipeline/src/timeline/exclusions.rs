@@ -7,6 +7,7 @@ use crate::rows::bad_rows::readable_ids;
 use crate::rows::columns::read_batches;
 use crate::rows::id_index::IdIndex;
 use crate::rows::quarantine::INTERACTIONS;
+use crate::rows::strangers::{self, COMPARED, SomeIds};
 use crate::stages::encoded::Encoded;
 use crate::stages::recall::Users;
 use crate::stages::towers::verified_towers;
@@ -42,6 +43,8 @@ struct Seen {
 struct Pairs {
     store: PairStore,
     counts: PairCounts,
+    /// Some of the users, to tell how they differ from those of the users table where none is in it.
+    some_users: SomeIds,
 }
 
 /// A list of items.
@@ -75,6 +78,9 @@ pub struct PairCounts {
     pub some_pairs: Distinct,
     /// The first row's ids, the user's first, as messages show them.
     pub example: Option<(String, String)>,
+    /// Ids that the tables of users or items do not have, and how they are likely to differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strangers: Option<String>,
 }
 
 /// What a list of items holds, and how much of it is in the catalogue.
@@ -88,6 +94,9 @@ pub struct ListCounts {
     pub unknown: u64,
     /// The first row's id, as messages show it.
     pub example: Option<String>,
+    /// An id that the catalogue does not have, and how it is likely to differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strangers: Option<String>,
 }
 
 /// Counts of all tables that narrow results, by name.
@@ -199,8 +208,10 @@ impl Exclusion {
         let pairs = self.counted().flat_map(|(name, counts)| {
             let unknown = (counts.unknown_items > 0).then(|| {
                 format!(
-                    "{} of {} rows of {name} are of items that are not in the catalogue",
-                    counts.unknown_items, counts.rows
+                    "{} of {} rows of {name} are of items that are not in the catalogue{}",
+                    counts.unknown_items,
+                    counts.rows,
+                    behind(&counts.strangers)
                 )
             });
             let unreadable = (counts.unreadable > 0)
@@ -209,7 +220,8 @@ impl Exclusion {
         });
         let lists = [&self.allow, &self.deny].into_iter().flatten().filter(|list| list.counts.unknown > 0);
         let lists = lists.map(|List { name, counts, .. }| {
-            format!("{name}: {} of {} ids are not in the catalogue", counts.unknown, counts.rows)
+            let told = behind(&counts.strangers);
+            format!("{name}: {} of {} ids are not in the catalogue{told}", counts.unknown, counts.rows)
         });
         pairs.chain(lists).collect()
     }
@@ -280,7 +292,15 @@ impl Exclusion {
                 counts.users,
                 counts.rows
             );
-            (name.to_string(), PairCounts { matched_pairs, matched_users, ..counts })
+            let own = self.pairs.as_ref().filter(|_| name == EXCLUSIONS && matched_users == 0);
+            let users = own.zip(first_user).and_then(|(pairs, user)| {
+                let mut known = SomeIds::default();
+                known.add(user, COMPARED);
+                strangers::told(&pairs.some_users, "users", &known)
+            });
+            let told: Vec<String> = users.into_iter().chain(counts.strangers.clone()).collect();
+            let strangers = (!told.is_empty()).then(|| told.join("; "));
+            (name.to_string(), PairCounts { matched_pairs, matched_users, strangers, ..counts })
         });
         let lists = [&self.allow, &self.deny].into_iter().flatten();
         ExclusionCounts {
@@ -297,6 +317,11 @@ impl Exclusion {
         let seen = self.seen.as_ref().map_or(0, |seen| seen.timeline.bytes() + 8 * seen.rows.len() as u64);
         self.pairs.as_ref().map_or(0, |pairs| pairs.store.bytes()) + seen + lists
     }
+}
+
+/// What is told of strangers, behind what is said of them.
+fn behind(told: &Option<String>) -> String {
+    told.as_ref().map_or(String::new(), |told| format!(": {told}"))
 }
 
 /// Refuses an encoder folder that is not the one of the run's towers, or that was made from other columns of the
@@ -363,6 +388,7 @@ fn read_pairs<S>(
 ) -> Result<Pairs, PipelineError> {
     let table = Table::open(EXCLUSIONS, &spec.source)?;
     let (mut builder, mut counts) = (PairStoreBuilder::new(dir), PairCounts::default());
+    let (mut some_users, mut unknown) = (SomeIds::default(), SomeIds::default());
     let wanted = [spec.user.clone(), spec.item.clone()];
     for batch in read_batches("recall", &table, &wanted, 0..table.rows()?, &context.cancel)? {
         let batch = batch?;
@@ -373,18 +399,23 @@ fn read_pairs<S>(
             counts.example = Some((users.get(0).quoted(), items.get(0).quoted()));
         }
         for (user, item) in users.iter().zip(items.iter()) {
+            some_users.add(user, COMPARED);
             match catalogue.find(item) {
                 Some(row) => {
                     builder.add(user, row)?;
                     counts.some_pairs.add(pair_hash(user, item));
                 }
-                None => counts.unknown_items += 1,
+                None => {
+                    counts.unknown_items += 1;
+                    unknown.add(item, COMPARED);
+                }
             }
         }
     }
+    counts.strangers = strangers::told(&unknown, "items", &SomeIds::of(catalogue.ids()));
     let store = builder.finish()?;
     (counts.pairs, counts.users) = (store.pairs(), store.users());
-    Ok(Pairs { store, counts })
+    Ok(Pairs { store, counts, some_users })
 }
 
 fn read_list<S>(
@@ -395,16 +426,21 @@ fn read_list<S>(
 ) -> Result<List, PipelineError> {
     let table = Table::open(name, &spec.source)?;
     let (mut listed, mut counts) = (vec![false; catalogue.ids().len()], ListCounts::default());
+    let mut unknown = SomeIds::default();
     for batch in read_batches("recall", &table, std::slice::from_ref(&spec.item), 0..table.rows()?, &context.cancel)? {
         for id in id_column_as(&batch?, &spec.item, catalogue.ids().kind())?.iter() {
             counts.rows += 1;
             counts.example.get_or_insert_with(|| id.quoted());
             match catalogue.find(id) {
                 Some(at) => listed[at as usize] = true,
-                None => counts.unknown += 1,
+                None => {
+                    counts.unknown += 1;
+                    unknown.add(id, COMPARED);
+                }
             }
         }
     }
+    counts.strangers = strangers::told(&unknown, "items", &SomeIds::of(catalogue.ids()));
     counts.known = listed.iter().filter(|listed| **listed).count() as u64;
     Ok(List { name, listed, counts })
 }

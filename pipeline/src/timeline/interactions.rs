@@ -8,6 +8,7 @@ use crate::rows::id_filter::IdFilter;
 use crate::rows::id_index::IdIndex;
 use crate::rows::partitions::BUFFERED_EACH;
 use crate::rows::quarantine::{INTERACTIONS, QuarantineWriter};
+use crate::rows::strangers::{self, COMPARED, SomeIds, ids_of};
 use crate::rows::times::{EventTimes, TimeSpan};
 use crate::stages::Context;
 use crate::stream::distinct::{Distinct, pair_hash};
@@ -15,6 +16,7 @@ use crate::stream::{Width, ordered};
 use crate::timeline::builder::{Built, BuiltCounts, EventRow, TimelineBuilder};
 use crate::timeline::exclusions::PairCounts;
 use arrow_array::{Float32Array, Int64Array};
+use std::ops::Range;
 use std::path::Path;
 use twotower_artifacts::keyed::{Identity, IdentityKey, hash_id};
 use twotower_artifacts::{Clock, Id, IdKind, Ids, TimelineInfo};
@@ -24,13 +26,16 @@ use twotower_tables::{Table, TableBatch};
 /// and the filter of users.
 pub(crate) const BYTES: u64 = 2 * BUFFERED_EACH as u64 + IdFilter::MOST_BYTES;
 
+/// Ids of unknown items that are kept, to tell how they differ from those known.
+const STRANGERS: usize = 1000;
+
 /// Rows with an id that the other table does not have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Strangers {
     /// How many.
     pub rows: u64,
-    /// The id of the first of them, as text.
-    pub example: Option<String>,
+    /// The id of the first of them, one of the other table, and how they are likely to differ.
+    pub told: Option<String>,
 }
 
 /// How many interactions became events and why the others did not.
@@ -61,7 +66,8 @@ pub struct Interactions<'a> {
     /// The users that the table names, and some others.
     users: IdFilter,
     counts: PairCounts,
-    unknown_item: Option<String>,
+    /// Some ids of items that are not known.
+    unknown_items: SomeIds,
 }
 
 /// The events of a night.
@@ -89,7 +95,7 @@ struct ReadRows {
     /// Hashes of pairs with a known item.
     pairs: Distinct,
     unknown_items: u64,
-    unknown_item: Option<String>,
+    some_unknown: SomeIds,
     example: Option<(String, String)>,
     bad: Vec<BadRow>,
 }
@@ -117,7 +123,8 @@ impl<'a> Interactions<'a> {
         let mut bar = context.progress.bar("read interactions", total, "rows");
         let (times, mut seen_times) = (EventTimes::open(table, &spec.times)?, EventTimes::open(table, &spec.times)?);
         let mut builder = TimelineBuilder::new(dir, total);
-        let (mut users, mut counts, mut unknown_item) = (IdFilter::new(total), PairCounts::default(), None);
+        let (mut users, mut counts, mut unknown_items) =
+            (IdFilter::new(total), PairCounts::default(), SomeIds::default());
         let workers = context.execution.workers;
         ordered(
             "encode-features",
@@ -135,7 +142,7 @@ impl<'a> Interactions<'a> {
                 counts.unknown_items += read.unknown_items;
                 counts.some_pairs.merge(&read.pairs);
                 counts.example = counts.example.take().or(read.example);
-                unknown_item = unknown_item.take().or(read.unknown_item);
+                unknown_items.merge(read.some_unknown, STRANGERS);
                 aside.add(total, read.bad)
             },
         )?;
@@ -147,7 +154,7 @@ impl<'a> Interactions<'a> {
         }
         let (clock, span) = seen_times.finish()?;
         counts.times = span.as_ref().map(|span| (span.first, span.last));
-        Ok(Self { table, spec, kind, key, clock, span, builder, users, counts, unknown_item })
+        Ok(Self { table, spec, kind, key, clock, span, builder, users, counts, unknown_items })
     }
 
     /// The key of the users' identities.
@@ -168,7 +175,7 @@ impl<'a> Interactions<'a> {
         users.iter().try_for_each(|(identity, row)| self.builder.add_user(*identity, *row))
     }
 
-    /// Writes the timeline of a users table of `rows` rows, under `path`. For a run that trains, the rows of the users
+    /// Writes the timeline of a table of `users` with so many rows, under `path`. For a run that trains, the rows of the users
     /// that have events are kept.
     ///
     /// # Errors
@@ -177,23 +184,35 @@ impl<'a> Interactions<'a> {
         self,
         context: &Context<EncodeSettings>,
         path: &Path,
-        rows: u64,
+        (users_table, rows): (&Table, u64),
         items: &Ids,
         trains: bool,
     ) -> Result<Events, PipelineError> {
-        let Self { table, spec, kind, key, clock, span, builder, mut counts, unknown_item, .. } = self;
+        let Self { table, spec, kind, key, clock, span, builder, mut counts, unknown_items, .. } = self;
         let info = TimelineInfo { table_rows: rows, items: items.len() as u64, clock, key };
         let stop = || context.cancel.check("encode-features");
         let built = context.during("writing the timeline", || builder.finish(path, info, trains, stop))?;
         let BuiltCounts { events, repeated, pairs, users, stranger_rows, first_stranger } = built.counts;
         (counts.pairs, counts.users) = (pairs, users);
-        let stranger = first_stranger.and_then(|row| id_at(context, table, &spec.user, kind, row));
+        let of_interactions = |rows: Range<u64>| ids_of(table, &spec.user, kind, rows, &context.cancel);
+        let told_users = first_stranger.and_then(|row| {
+            let (column, rows) = (&context.config.tables.users.id, 0..COMPARED as u64);
+            let known = ids_of(users_table, column, kind, rows, &context.cancel);
+            let mut strangers = of_interactions(row..row + 1);
+            if events == 0 {
+                strangers.merge(of_interactions(0..COMPARED as u64), COMPARED);
+            }
+            strangers::told(&strangers, "users", &known)
+        });
+        let told_items = strangers::told(&unknown_items, "items", &SomeIds::of(items));
+        let told: Vec<&str> = told_users.iter().chain(&told_items).map(String::as_str).collect();
+        counts.strangers = (!told.is_empty()).then(|| told.join("; "));
         let counted = EventCounts {
             rows: counts.rows - counts.unreadable,
             kept: events,
             repeated,
-            unknown_items: Strangers { rows: counts.unknown_items, example: unknown_item },
-            unknown_users: Strangers { rows: stranger_rows, example: stranger },
+            unknown_items: Strangers { rows: counts.unknown_items, told: told_items },
+            unknown_users: Strangers { rows: stranger_rows, told: told_users },
         };
         Ok(Events { built, counts: counted, pairs: counts, clock, span })
     }
@@ -201,37 +220,21 @@ impl<'a> Interactions<'a> {
 
 impl Events {
     /// Refuses interactions of which none names both a user and an item that are known. The message shows an id that
-    /// they name beside one of the tables', `first_user` of the users'.
+    /// they name beside one of the tables', and how they are likely to differ.
     ///
     /// # Errors
     /// [`PipelineError::Data`].
-    pub fn require_some(&self, items: &Ids, first_user: impl FnOnce() -> Option<String>) -> Result<(), PipelineError> {
+    pub fn require_some(&self) -> Result<(), PipelineError> {
         if self.counts.kept > 0 {
             return Ok(());
         }
-        let example = |table: &str, found: &Strangers, known: Option<String>| {
-            let known = known.map_or(String::new(), |id| format!(", which has {id}"));
-            found.example.as_ref().map(|id| format!("{id} is not in `{table}`{known}"))
-        };
-        let examples = [
-            example("users", &self.counts.unknown_users, first_user()),
-            example("items", &self.counts.unknown_items, items.iter().next().map(|id| id.quoted())),
-        ];
-        let examples: Vec<String> = examples.into_iter().flatten().collect();
+        let told = [&self.counts.unknown_users, &self.counts.unknown_items].into_iter().flat_map(|found| &found.told);
         Err(PipelineError::Data(format!(
-            "{INTERACTIONS}: none of {} rows names both a user of `users` and an item of `items` ({}; ids are compared byte by byte); check `tables.interactions.user` and `.item`",
+            "{INTERACTIONS}: none of {} rows names both a user of `users` and an item of `items`: {}; check `tables.interactions.user` and `.item`",
             self.counts.rows,
-            examples.join("; ")
+            told.map(String::as_str).collect::<Vec<_>>().join("; ")
         )))
     }
-}
-
-/// The id at a row of a table, as a message shows it, if it can be read.
-fn id_at<S>(context: &Context<S>, table: &Table, column: &str, kind: IdKind, row: u64) -> Option<String> {
-    let wanted = [column.to_string()];
-    let mut batches = read_batches("encode-features", table, &wanted, row..row + 1, &context.cancel).ok()?;
-    let batch = batches.next()?.ok()?;
-    readable_ids(&batch, column, kind).ok()?.iter().next().map(|id| id.quoted())
 }
 
 /// Columns of rows that can be used.
@@ -279,7 +282,7 @@ impl ReadRows {
             users: Vec::with_capacity(rows),
             pairs: Distinct::default(),
             unknown_items: 0,
-            unknown_item: None,
+            some_unknown: SomeIds::default(),
             example: None,
             bad,
         };
@@ -299,7 +302,7 @@ impl ReadRows {
                     Some(_) => read.pairs.add(pair_hash(user, item)),
                     None => {
                         read.unknown_items += 1;
-                        read.unknown_item.get_or_insert_with(|| item.quoted());
+                        read.some_unknown.add(item, STRANGERS);
                     }
                 }
             }

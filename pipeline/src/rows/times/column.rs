@@ -266,9 +266,9 @@ impl TimeColumn {
         let times = times.as_primitive::<Int64Type>().clone();
         let Some(row) = times.values().iter().position(|time| !plausible.contains(time)) else { return Ok(times) };
         Err(PipelineError::Data(format!(
-            "{} at row {}: time {}, expected {} to {}{}; `tables.interactions.earliest` and `.latest` set other limits",
+            "{} at {}: time {}, expected {} to {}{}; `tables.interactions.earliest` and `.latest` set other limits",
             place(batch, name),
-            batch.row_in_file + row as u64,
+            batch.place(row),
             times.value(row),
             plausible.start(),
             plausible.end(),

@@ -7,26 +7,6 @@ use arrow_array::cast::AsArray;
 use twotower_artifacts::TickUnit;
 use twotower_tables::{Table, TimeFormat};
 
-/// Patterns that are tried, in this order: where all values fit two of them, the first.
-const PATTERNS: [&str; 16] = [
-    "%Y%m%d%H%M%S",
-    "%Y%m%d",
-    "%Y/%m/%d %H:%M:%S",
-    "%Y/%m/%d %H:%M",
-    "%Y/%m/%d",
-    "%d/%m/%Y %H:%M:%S",
-    "%d/%m/%Y %H:%M",
-    "%d/%m/%Y",
-    "%m/%d/%Y %H:%M:%S",
-    "%m/%d/%Y %H:%M",
-    "%m/%d/%Y",
-    "%d.%m.%Y %H:%M:%S",
-    "%d.%m.%Y %H:%M",
-    "%d.%m.%Y",
-    "%a %b %e %H:%M:%S %z %Y",
-    "%a, %d %b %Y %H:%M:%S %z",
-];
-
 /// Names of columns whose integers are taken for times, whatever they count.
 const NAMES: [&str; 6] = ["ts", "time", "timestamp", "date", "datetime", "pos"];
 
@@ -50,17 +30,9 @@ pub fn guess(table: &Table, name: &str) -> Result<Option<(TimeSettings, String)>
         let settings = TimeSettings { unit: Some(unit), ..settings };
         return Ok(Some((settings, format!("numbers that read as {} since 1970", unit.plural()))));
     }
-    let fits = |pattern: &&str| {
-        let Ok(format) = TimeFormat::of_pattern(pattern) else { return false };
-        let texts = || sample.texts.iter().flat_map(|texts| texts.as_string::<i32>()).flatten();
-        // Of our years: 19000101 is a number too.
-        let first = TimeFormat::Iso.read("1990-01-01");
-        let last = TimeFormat::Iso.read("2101-01-01");
-        texts().next().is_some()
-            && texts().all(|text| format.read(text).is_some_and(|at| Some(at) >= first && Some(at) < last))
-    };
     let is_digits = matches!(values, Values::Text | Values::Integers);
-    if let Some(pattern) = PATTERNS.iter().find(|pattern| is_digits && fits(pattern)) {
+    let texts = sample.texts.iter().flat_map(|texts| texts.as_string::<i32>()).flatten();
+    if let Some(pattern) = is_digits.then(|| TimeFormat::pattern_of(texts)).flatten() {
         let settings = TimeSettings { format: Some(pattern.to_string()), ..settings };
         return Ok(Some((settings, format!("dates written as `{pattern}`; check which number is the day"))));
     }

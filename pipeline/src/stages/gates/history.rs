@@ -41,7 +41,7 @@ pub fn history(night: &Night<'_>) -> Measures {
         let what = "share of the seen pairs whose user is in the users table";
         measures.measured.push(Measured::at_least(what, known(seen), least(&known, &|facts| facts.recalled)));
     }
-    measures.advice = Some(advice(INTERACTIONS, excluded, seen.example.as_ref()));
+    measures.advice = Some(advice(INTERACTIONS, excluded, seen));
     let Some(before) = night.before else {
         measures.notes.push(NO_PREVIOUS.into());
         return measures;
@@ -154,14 +154,14 @@ pub fn exclusions(night: &Night<'_>) -> Measures {
     let pairs = own.map(|(name, counts)| {
         let of = |run: &Facts, counts: &PairCounts| share(counts.matched_pairs, run.recalled);
         let earlier = before.and_then(|(run, excluded)| Some(of(run, excluded.pairs.get(name)?)));
-        let example = counts.example.as_ref();
         let now = (counts.rows, counts.matched_pairs, of(night.now, counts));
-        (name, now, earlier, self::advice(name, excluded, example), "pairs that match", "pairs a user that match")
+        (name, now, earlier, self::advice(name, excluded, counts), "pairs that match", "pairs a user that match")
     });
     let lists = excluded.lists.iter().map(|(name, counts)| {
         let earlier = before.and_then(|(_, excluded)| Some(excluded.lists.get(name)?.known as f64));
         let example = counts.example.clone().unwrap_or_default();
-        let advice = format!("{name} names items such as {example}, the items table such as {}", excluded.item);
+        let told = counts.strangers.as_ref().map_or(String::new(), |told| format!("; {told}"));
+        let advice = format!("{name} names items such as {example}, the items table such as {}{told}", excluded.item);
         (
             name,
             (counts.rows, counts.known, counts.known as f64),
@@ -205,12 +205,13 @@ pub fn exclusions(night: &Night<'_>) -> Measures {
 }
 
 /// What the ids of a table of pairs look like, beside those of the tables that they should be in.
-fn advice(name: &str, excluded: &ExclusionCounts, example: Option<&(String, String)>) -> String {
-    let Some((user, item)) = example else { return format!("{name} has no row that can be read") };
+fn advice(name: &str, excluded: &ExclusionCounts, counts: &PairCounts) -> String {
+    let Some((user, item)) = &counts.example else { return format!("{name} has no row that can be read") };
     let known = excluded.user.as_deref().unwrap_or("none");
     format!(
-        "{name} names users such as {user} and items such as {item}, the users table has {known} and the items table {}; ids are compared byte by byte",
-        excluded.item
+        "{name} names users such as {user} and items such as {item}, the users table has {known} and the items table {}; {}",
+        excluded.item,
+        counts.strangers.as_deref().unwrap_or("ids are compared byte by byte")
     )
 }
 

@@ -1,10 +1,10 @@
 //! Times that are written as text.
 
+use crate::clock::TickUnit;
 use arrow_cast::parse::string_to_datetime;
 use chrono::format::{Fixed, Item, Parsed, StrftimeItems, parse};
 use chrono::{DateTime, NaiveTime, SecondsFormat, Utc};
 use std::fmt::Write as _;
-use twotower_artifacts::TickUnit;
 
 /// A point in time, to the nanosecond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +26,12 @@ impl Moment {
         (nanos % per_tick == 0).then_some(ticks)
     }
 
+    /// The day that the moment lies in (UTC), counted from 1970-01-01, day 0.
+    pub fn day(self) -> i32 {
+        // A calendar's years, 262,000 either way, have fewer days than 32 bits count.
+        self.0.timestamp().div_euclid(86_400) as i32
+    }
+
     /// The last tick of the day that begins at this moment.
     pub fn last_tick_of_day(self, unit: TickUnit) -> Option<i64> {
         self.ticks(unit)?.checked_add(86_400 * unit.per_second() - 1)
@@ -41,6 +47,30 @@ impl std::fmt::Display for Moment {
 fn nanos_per_tick(unit: TickUnit) -> i64 {
     1_000_000_000 / unit.per_second()
 }
+
+/// Patterns that are tried on text of which nothing is known, in this order: where all texts fit two of them, the
+/// first.
+const PATTERNS: [&str; 19] = [
+    "%Y%m%d%H%M%S",
+    "%Y%m%d",
+    "%Y/%m/%d %H:%M:%S",
+    "%Y/%m/%d %H:%M",
+    "%Y/%m/%d",
+    "%Y.%m.%d",
+    "%Y年%m月%d日",
+    "%d/%m/%Y %H:%M:%S",
+    "%d/%m/%Y %H:%M",
+    "%d/%m/%Y",
+    "%m/%d/%Y %H:%M:%S",
+    "%m/%d/%Y %H:%M",
+    "%m/%d/%Y",
+    "%d.%m.%Y %H:%M:%S",
+    "%d.%m.%Y %H:%M",
+    "%d.%m.%Y",
+    "%d-%b-%Y",
+    "%a %b %e %H:%M:%S %z %Y",
+    "%a, %d %b %Y %H:%M:%S %z",
+];
 
 /// How text says a time. What says no zone is in UTC.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,6 +108,20 @@ impl TimeFormat {
             Some(Moment(read)) if read.date_naive() == some.date_naive() => Ok(format),
             _ => Err(format!("it says no whole date: {some} is written as `{written}`")),
         }
+    }
+
+    /// The first of the usual patterns that all texts fit, as times of the years 1900 to 2100 (for digits alone, 1990 to
+    /// 2100); none without texts.
+    pub fn pattern_of<'t>(texts: impl Iterator<Item = &'t str> + Clone) -> Option<&'static str> {
+        let [first, first_of_digits, last] = ["1900-01-01", "1990-01-01", "2101-01-01"].map(|day| Self::Iso.read(day));
+        texts.clone().next()?;
+        PATTERNS.into_iter().find(|pattern| {
+            // Of our years: 19000101 is a number too.
+            let first = if pattern.starts_with("%Y%m") { first_of_digits } else { first };
+            Self::of_pattern(pattern).is_ok_and(|format| {
+                texts.clone().all(|text| format.read(text).is_some_and(|at| Some(at) >= first && Some(at) < last))
+            })
+        })
     }
 
     /// The moment that a text says; none where it does not have this format.
@@ -204,6 +248,27 @@ mod tests {
             let error = TimeFormat::of_pattern(pattern).unwrap_err();
             assert!(error.contains(says), "{pattern}: {error}");
         }
+    }
+
+    #[test]
+    fn the_pattern_of_texts_is_one_that_all_of_them_fit_in_our_years() {
+        for (texts, expected) in [
+            (&["20260131", "20251224"][..], Some("%Y%m%d")),
+            (&["2026/1/31", "2025/12/24"], Some("%Y/%m/%d")),
+            (&["2026年1月31日"], Some("%Y年%m月%d日")),
+            (&["31.01.2026", "24.12.2025"], Some("%d.%m.%Y")),
+            (&["01/02/2026", "24/12/2025"], Some("%d/%m/%Y")),
+            (&["01/02/2026", "12/24/2025"], Some("%m/%d/%Y")),
+            (&["31-Jan-2026"], Some("%d-%b-%Y")),
+            (&["31/12/1957"], Some("%d/%m/%Y")),
+            (&["19000101"], None),
+            (&["20260131", "soon"], None),
+            (&[], None),
+        ] {
+            assert_eq!(TimeFormat::pattern_of(texts.iter().copied()), expected, "{texts:?}");
+        }
+        let day = |text: &str| TimeFormat::Iso.read(text).unwrap().day();
+        assert_eq!(["1970-01-01", "1969-12-31T23:59:59", "2026-01-31T23:59:59Z"].map(day), [0, -1, 20_484]);
     }
 
     #[test]
