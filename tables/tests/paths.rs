@@ -531,7 +531,8 @@ fn a_header_of_many_columns_is_read_at_once() {
 fn brotli_is_read_and_encryption_is_called_by_its_name() {
     let dir = tempfile::tempdir().unwrap();
     let brotli = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/brotli.parquet");
-    assert_eq!(rows(&open(dir.path(), brotli.to_str().unwrap()).unwrap(), &["v"]).unwrap(), ["?"]);
+    let found = rows(&open(dir.path(), brotli.to_str().unwrap()).unwrap(), &["v"]).unwrap();
+    assert!(found.len() == 4 && found.contains(&"a".into()) && found.contains(&"b".into()), "{found:?}");
     let path = dir.path().join("t.parquet");
     six_rows(&path, 'a');
     let mut content = fs::read(&path).unwrap();
