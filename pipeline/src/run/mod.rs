@@ -25,6 +25,7 @@ use crate::stages::recall::Recall;
 use crate::stages::train::{TrainOptions, train_model};
 use crate::stages::{Context, Job, Outcome, as_written, require, verify_file};
 use crate::stream::parts::complete_set;
+use crate::watch::allocator;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use twotower_artifacts::publish::{check_link, switch_link};
@@ -177,6 +178,8 @@ pub fn run_all(
         context.force |= options.from.is_some_and(|from| stage >= from);
         context.sole = true;
         stage.run(&context, options, |outcome| done(stage, outcome))?;
+        // The next stage begins with no more memory held than a command of its own would.
+        allocator::give_back();
     }
     switch_latest(context)
 }

@@ -5,6 +5,7 @@
 
 use crate::error::PipelineError;
 use crate::rows::partitions::{Partitions, Record};
+use crate::watch::allocator;
 use std::path::{Path, PathBuf};
 use twotower_artifacts::keyed::Identity;
 use twotower_artifacts::{Clock, Event, FileEntry, Fingerprint, Timeline, TimelineInfo, TimelineWriter};
@@ -183,7 +184,7 @@ pub struct BuiltCounts {
 }
 
 impl TimelineBuilder {
-    /// No events yet, of a table of `rows` interactions; temporary files go to `dir`. Memory: 6 MiB, and while it
+    /// No events yet, of a table of `rows` interactions; temporary files go to `dir`. Memory: 8 MiB, and while it
     /// ends a partition: some 8 MiB, more where there are over 180 million rows.
     pub fn new(dir: &Path, rows: u64) -> Self {
         Self {
@@ -258,15 +259,18 @@ impl TimelineBuilder {
         stop: impl Fn() -> Result<(), PipelineError>,
     ) -> Result<(TimelineWriter, BuiltCounts), PipelineError> {
         let (clock, table_rows) = (info.clock, info.table_rows);
+        allocator::give_back();
         let mut counts = BuiltCounts::default();
         let last = table_rows + self.rows;
         let mut placed = Partitions::of(&self.dir, self.rows, last);
         let mut placed_users = Partitions::of(&self.dir, self.rows, last);
+        let (mut events, mut users) = (Vec::new(), Vec::new());
         for number in 0..self.events.count() {
             stop()?;
-            let (mut events, users) = (self.events.take_sorted(number)?, self.users.take_sorted(number)?);
+            self.events.take_sorted(number, &mut events)?;
+            self.users.take_sorted(number, &mut users)?;
             events.dedup_by(|next, kept| kept.absorb(next));
-            let mut users = users.into_iter().peekable();
+            let mut users = users.iter().copied().peekable();
             for own in events.chunk_by(|a, b| a.user == b.user) {
                 let identity = own[0].user;
                 while users.next_if(|(user, _)| *user < identity).is_some() {}
@@ -284,13 +288,16 @@ impl TimelineBuilder {
                 }
             }
         }
-        drop((self.events, self.users));
+        drop((self.events, self.users, events, users));
+        allocator::give_back();
         let mut writer = TimelineWriter::create(path, info)?;
-        let mut own = Vec::new();
+        let (mut events, mut users, mut own) = (Vec::new(), Vec::new(), Vec::new());
         for number in 0..placed.count() {
             stop()?;
-            let mut events = placed.take_sorted(number)?.into_iter().peekable();
-            for user in placed_users.take_sorted(number)? {
+            placed.take_sorted(number, &mut events)?;
+            placed_users.take_sorted(number, &mut users)?;
+            let mut events = events.iter().copied().peekable();
+            for user in &users {
                 own.clear();
                 while let Some(Placed { time, item, weight, .. }) = events.next_if(|event| event.place == user.place) {
                     own.push(Event { item, time, weight: f32::from_bits(weight) });
