@@ -212,7 +212,7 @@ fn same_tables(context: &Job, recalled: &Manifest) -> Result<(), PipelineError> 
             "publish: the results were made with `recall.{name}`, which the job has not; {redo}"
         )));
     }
-    let seen = settings.recall.exclude_seen.then(|| (INTERACTIONS, &context.config.tables.interactions.source));
+    let seen = settings.recall.exclude_seen.then_some((INTERACTIONS, &context.config.tables.interactions.source));
     for (name, source) in sides.into_iter().chain(seen).chain(lists) {
         let made = encoded.inputs.get(name).or_else(|| recalled.inputs.get(name));
         match Table::open(name, source) {
