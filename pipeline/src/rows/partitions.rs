@@ -11,13 +11,13 @@ use twotower_artifacts::keyed::Identity;
 const PARTITIONS: usize = 256;
 /// The most partitions.
 const MOST_PARTITIONS: u64 = 1024;
-/// Bytes of records that a partition has, about, where their number is known.
+/// About how many bytes of records a partition has, where their number is known.
 const PARTITION_BYTES: u64 = 8 << 20;
 /// Bytes of records kept in memory, of all partitions together, before they go to disk.
 const BUFFERED: usize = 16 << 20;
 /// The same where there are several kinds of record at a time.
 pub const BUFFERED_EACH: usize = 4 << 20;
-/// Bytes of records of a partition from which on it is looked at for repeats: they may be all that makes it large.
+/// Bytes of records from which on a partition is searched for repeats, which may be all that makes it large.
 const LARGE: usize = 4 << 20;
 
 /// Chunks of the temporary file begin at multiples of this: the kernel fills the rest of a page that is written in part
@@ -28,13 +28,13 @@ const PAGE: usize = 4096;
 pub trait Record: Copy + Ord + Send + Sync {
     /// Bytes of [`Record::write`].
     const BYTES: usize;
-    /// What is partitioned and sorted by: evenly spread over the range of the partitions' keys.
+    /// What records are partitioned and sorted by. Keys are evenly spread over the range of the partitions' keys.
     fn key(&self) -> u64;
     /// Appends the record, little-endian.
     fn write(&self, bytes: &mut Vec<u8>);
-    /// The record of these bytes, of which there are [`Record::BYTES`].
+    /// Reads the record from [`Record::BYTES`] bytes.
     fn read(bytes: &[u8]) -> Self;
-    /// Takes in the record that follows in order, if both say the same thing; then it need not be kept.
+    /// Takes in the record that follows in order, if both are one. Then the other one need not be kept.
     fn absorb(&mut self, _next: &Self) -> bool {
         false
     }
@@ -77,8 +77,8 @@ impl Record for (Identity, u64) {
     }
 }
 
-/// Records by ranges of their key, in one temporary file that has no name and goes with the value. Of equal records at
-/// least two are kept, where there are as many, and not always more: one that comes a million times takes little room.
+/// Records by ranges of their key, in one temporary file without a name, which is gone when the value is. Of equal
+/// records two are kept at the least and not always more, so that one that comes a million times takes little room.
 pub struct Partitions<R> {
     /// Where the temporary file goes: beside the run, for a system's own folder may be memory.
     dir: PathBuf,
@@ -106,9 +106,9 @@ struct Part<R> {
 #[derive(Default)]
 struct Spill {
     file: Option<File>,
-    /// Chunks that the file has.
+    /// Number of chunks in the file.
     end: u32,
-    /// Those that hold nothing any more.
+    /// Chunks whose records were taken out, to be used again.
     free: Vec<u32>,
 }
 
@@ -118,14 +118,14 @@ impl<R: Record> Partitions<R> {
         Self::with(dir.into(), PARTITIONS, BUFFERED, u64::MAX)
     }
 
-    /// Partitions of about so many records, of keys up to `last`. Partitions of two kinds of record that are made for
-    /// the same number and range are of the same keys.
+    /// Partitions of about `records` records with keys up to `last`. Two sets of partitions that are made for the same
+    /// number and the same `last` have the same ranges of keys.
     pub fn of(dir: impl Into<PathBuf>, records: u64, last: u64) -> Self {
         let parts = (records.saturating_mul(48) / PARTITION_BYTES + 1).min(MOST_PARTITIONS).next_power_of_two();
         Self::with(dir.into(), parts as usize, BUFFERED_EACH, last)
     }
 
-    /// A power of two of partitions.
+    /// Partitions whose number is a power of two.
     fn with(dir: PathBuf, parts: usize, buffered: usize, last: u64) -> Self {
         let large = LARGE / size_of::<R>();
         let empty = || Part { buffer: Vec::new(), chunks: Vec::new(), large };
@@ -162,7 +162,7 @@ impl<R: Record> Partitions<R> {
         if buffer.len() >= self.chunk { self.empty_buffer(at) } else { Ok(()) }
     }
 
-    /// Moves what a partition has buffered, a full chunk, to the file.
+    /// Moves the full chunk that a partition has buffered to the file.
     #[cold]
     fn empty_buffer(&mut self, at: usize) -> Result<(), PipelineError> {
         let count = self.parts.len();
@@ -206,11 +206,11 @@ impl<R: Record> Partitions<R> {
         })
     }
 
-    /// What `f` finds in each partition, by ascending key; the records of one come in any order, and all threads
-    /// look at one each.
+    /// What `f` finds in each partition, by ascending key. Records of a partition come in any order. Each thread works
+    /// on one partition at a time.
     ///
     /// # Memory
-    /// A partition a thread.
+    /// A partition for each thread.
     ///
     /// # Errors
     /// As [`Partitions::take_sorted`].
@@ -234,14 +234,14 @@ impl<R: Record> Part<R> {
         Ok(())
     }
 
-    /// Moves what is buffered, a full chunk, to the file.
+    /// Moves the full chunk that is buffered to the file.
     fn spill(&mut self, spill: &mut Spill, dir: &Path) -> std::io::Result<()> {
         self.chunks.push(spill.write(&self.buffer, dir)?);
         self.buffer.clear();
         Ok(())
     }
 
-    /// Keeps two of equal records in the file, and one of those that say the same.
+    /// Keeps two of all equal records in the file, and one of all records that are one by [`Record::absorb`].
     fn thin_out(&mut self, spill: &mut Spill, chunk: usize, dir: &Path) -> std::io::Result<()> {
         let mut records: Vec<R> = Vec::with_capacity(self.chunks.len() * chunk);
         spill.read(&self.chunks, chunk, &mut records)?;

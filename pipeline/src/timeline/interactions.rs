@@ -7,13 +7,14 @@ use crate::rows::columns::{read_batches, weight_column};
 use crate::rows::id_filter::IdFilter;
 use crate::rows::id_index::IdIndex;
 use crate::rows::partitions::BUFFERED_EACH;
-use crate::rows::quarantine::{INTERACTIONS, QuarantineWriter};
+use crate::rows::quarantine::QuarantineWriter;
 use crate::rows::times::{EventTimes, TimeSpan};
+use crate::run::names::tables::INTERACTIONS;
 use crate::stages::Context;
-use crate::stream::distinct::{Distinct, pair_hash};
+use crate::stream::distinct::{DistinctSketch, pair_hash};
 use crate::stream::{Width, ordered};
-use crate::timeline::builder::{Built, BuiltCounts, EventRow, TimelineBuilder};
-use crate::timeline::exclusions::PairCounts;
+use crate::timeline::builder::{EventRow, TimelineBuilder, TimelineCounts, TimelineFile};
+use crate::timeline::counts::PairCounts;
 use arrow_array::{Float32Array, Int64Array};
 use std::path::Path;
 use twotower_artifacts::keyed::{Identity, IdentityKey, hash_id};
@@ -66,8 +67,8 @@ pub struct Interactions<'a> {
 
 /// The events of a night.
 pub struct Events {
-    /// What was built.
-    pub built: Built,
+    /// The timeline of all users.
+    pub timeline: TimelineFile,
     /// What became of the rows.
     pub counts: EventCounts,
     /// Pairs of users and items, for those who exclude what was seen.
@@ -87,7 +88,7 @@ struct ReadRows {
     /// Hashes of the users' ids.
     users: Vec<u64>,
     /// Hashes of pairs with a known item.
-    pairs: Distinct,
+    pairs: DistinctSketch,
     unknown_items: u64,
     unknown_item: Option<String>,
     example: Option<(String, String)>,
@@ -169,7 +170,7 @@ impl<'a> Interactions<'a> {
     }
 
     /// Writes the timeline of a users table of `rows` rows, under `path`. For a run that trains, the rows of the users
-    /// that have events are kept.
+    /// who have events are kept.
     ///
     /// # Errors
     /// I/O; a signal.
@@ -184,8 +185,8 @@ impl<'a> Interactions<'a> {
         let Self { table, spec, kind, key, clock, span, builder, mut counts, unknown_item, .. } = self;
         let info = TimelineInfo { table_rows: rows, items: items.len() as u64, clock, key };
         let stop = || context.cancel.check("encode-features");
-        let built = context.during("writing the timeline", || builder.finish(path, info, trains, stop))?;
-        let BuiltCounts { events, repeated, pairs, users, stranger_rows, first_stranger } = built.counts;
+        let timeline = context.during("writing the timeline", || builder.finish(path, info, trains, stop))?;
+        let TimelineCounts { events, repeated, pairs, users, stranger_rows, first_stranger } = timeline.counts;
         (counts.pairs, counts.users) = (pairs, users);
         let stranger = first_stranger.and_then(|row| id_at(context, table, &spec.user, kind, row));
         let counted = EventCounts {
@@ -195,13 +196,13 @@ impl<'a> Interactions<'a> {
             unknown_items: Strangers { rows: counts.unknown_items, example: unknown_item },
             unknown_users: Strangers { rows: stranger_rows, example: stranger },
         };
-        Ok(Events { built, counts: counted, pairs: counts, clock, span })
+        Ok(Events { timeline, counts: counted, pairs: counts, clock, span })
     }
 }
 
 impl Events {
-    /// Refuses interactions of which none names both a user and an item that are known. The message shows an id that
-    /// they name beside one of the tables', `first_user` of the users'.
+    /// Refuses interactions if none of them names both a known user and a known item. The message shows an id from them
+    /// beside one from the table where it should stand; `first_user` gives one of the users table.
     ///
     /// # Errors
     /// [`PipelineError::Data`].
@@ -277,7 +278,7 @@ impl ReadRows {
             times: Vec::new(),
             events: Vec::with_capacity(rows),
             users: Vec::with_capacity(rows),
-            pairs: Distinct::default(),
+            pairs: DistinctSketch::default(),
             unknown_items: 0,
             unknown_item: None,
             example: None,
