@@ -28,7 +28,7 @@ fn every_stage_is_measured_against_the_machines_peaks() {
             "synth",
             "read",
             "encode-features",
-            "encode-all-codes",
+            "encode-all-users",
             "train",
             "infer-items",
             "engine",
@@ -48,7 +48,7 @@ fn every_stage_is_measured_against_the_machines_peaks() {
         assert_eq!(stage["engine"], if per_engine { "native".into() } else { Value::Null }, "{stage}");
         let computes =
             ["sgemm-1-thread", "sgemm", "engine", "infer", "search", "recall", "infer-recall"].contains(&name);
-        let reads = ["read", "encode-features", "encode-all-codes", "infer-items", "infer", "recall", "infer-recall"];
+        let reads = ["read", "encode-features", "encode-all-users", "infer-items", "infer", "recall", "infer-recall"];
         let reads = reads.contains(&name);
         let pairs = [("gflops", "peak_fraction", computes), ("bytes_per_s", "bandwidth_fraction", reads)];
         for (value, fraction, counted) in pairs {

@@ -10,7 +10,8 @@ use std::sync::OnceLock;
 use twotower_artifacts::{FileEntry, Manifest, Side};
 use twotower_models::onnx;
 use twotower_models::tower::Layer;
-use twotower_pipeline::stages::towers::{files, towers_fingerprint};
+use twotower_pipeline::run::files::towers as files;
+use twotower_pipeline::stages::towers::towers_fingerprint;
 
 /// A job without sequences, whose first night `runs/a` is published.
 fn yesterday() -> &'static Job {

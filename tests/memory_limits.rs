@@ -144,7 +144,7 @@ fn a_budget_too_small_is_refused_with_the_least_and_the_least_does_within_it() {
     let limit = Limit::new("least");
     let lines = [
         "encode-features --force",
-        "encode-features --all-codes --force",
+        "encode-features --all-users --force",
         "infer --side item --force",
         "infer --side user --force",
         "recall --topk 7",

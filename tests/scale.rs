@@ -123,9 +123,11 @@ fn a_night_without_training_needs_an_earlier_run() {
 }
 
 #[test]
-fn all_codes_hold_every_user_and_agree_with_those_that_train() {
+fn codes_of_all_users_hold_every_user_and_agree_with_those_that_train() {
     let job = finished().copy("scale-codes");
-    job.ok("encode-features --all-codes --quiet");
+    job.ok("encode-features --all-users --quiet");
+    // The flag's earlier name.
+    assert!(job.ok("encode-features --all-codes").stdout.contains("current, skipped"));
     let read = |name: &str| {
         let mut rows = BTreeMap::new();
         for batch in read_parquet(&job.path(&format!("run/encoders/{name}"))) {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from contender import Contender, Job, ours, peer, serve
 
-ENCODE = ["encode-features", "--all-codes", "--without-positives", "--force", "--json", "-q"]
+ENCODE = ["encode-features", "--all-users", "--without-positives", "--force", "--json", "-q"]
 CATEGORICAL = ["gender", "age_band", "channel", "brand", "city", "plan_id", "model", "district"]
 BOOLEAN = ["is_5g", "is_family"]
 LOGARITHM = ["arpu", "data_gb"]

@@ -4,8 +4,10 @@ use crate::config::{Config, Override};
 use crate::error::PipelineError;
 use crate::rows::columns::{read_ids, read_whole};
 use crate::run::dir::RunDir;
+use crate::run::files;
+use crate::run::names::tables::ITEMS;
 use crate::run::{RunOptions, Stage, run_all};
-use crate::stages::evaluate::{self, MetricsFile};
+use crate::stages::evaluate::{MetricsFile, read_metrics};
 use crate::stages::gates::Gate;
 use crate::stages::{Job, Outcome};
 use crate::stream::memory::Memory;
@@ -117,14 +119,14 @@ pub fn demo(options: &DemoOptions, mut done: impl FnMut(Stage, &Outcome)) -> Res
         done(stage, outcome);
         stages.push((stage, outcome.clone()));
     })?;
-    let metrics = evaluate::read_metrics(&context.run.evaluation().join(evaluate::files::METRICS))?;
+    let metrics = read_metrics(&context.run.evaluation().join(files::evaluation::METRICS))?;
     let shown = shown_users(&context, options.data.users)?;
     Ok(DemoReport { data, data_seconds, stages, metrics, shown })
 }
 
 fn shown_users(context: &Job, users: u64) -> Result<Vec<ShownUser>, PipelineError> {
     let entity = &context.config.tables.items;
-    let items = Table::open("items", &entity.source)?;
+    let items = Table::open(ITEMS, &entity.source)?;
     let columns: Vec<String> = items.columns().iter().map(|c| c.name.clone()).collect();
     let table = read_whole(&items, &columns, u64::MAX, &context.cancel)?;
     let ids = read_ids(&items, &entity.id, &context.cancel)?;

@@ -128,7 +128,7 @@ impl PipelineError {
     }
 
     /// The same error, said to have happened in `context`.
-    pub fn within(self, context: impl Into<String>) -> Self {
+    pub(crate) fn within(self, context: impl Into<String>) -> Self {
         match self {
             stopped @ Self::Interrupted { .. } => stopped,
             source => Self::Within { context: context.into(), source: Box::new(source) },

@@ -119,7 +119,7 @@ pub fn init(options: &InitOptions) -> Result<(String, Vec<Guess>), PipelineError
         );
     }
     text.push_str(
-        "\n# How positives are held out: leave_last_out, time or ratio.\n[split]\nkind = \"leave_last_out\"\n\
+        "\n# How positives are held out: leave_last_out, time, ratio or random.\n[split]\nkind = \"leave_last_out\"\n\
          \n[model]\nkind = \"dssm\"\n# embedding_dim = 16\n# hidden = [256, 128, 64]\n\
          \n[train]\n# epochs = 10\n# batch_size = 1024\n# learning_rate = 0.001\n\
          \n[recall]\ntopk = 50\n# format = \"parquet\"    # or parquet-long, jsonl\n\

@@ -13,7 +13,7 @@ use twotower_pipeline::stages::encode::{EncodeOptions, encode_features};
 #[command(after_help = "Examples:
   twotower encode-features --config pipeline.toml --run runs/today
   twotower encode-features --run runs/today --update runs/yesterday/encoders   old codes never move
-  twotower encode-features --run runs/today --all-codes --memory 512MiB")]
+  twotower encode-features --run runs/today --all-users --memory 512MiB")]
 pub struct Opts {
     #[command(flatten)]
     job: JobOpts,
@@ -21,16 +21,17 @@ pub struct Opts {
     #[arg(long, value_name = "DIR")]
     update: Option<PathBuf>,
     /// Also write the codes of all users, not only of those that train, to RUN/encoders/users-all.parquet.
-    #[arg(long)]
-    all_codes: bool,
-    /// Encode no users for training: for codes, or a run that takes an earlier one's towers. Nothing can be trained on it.
+    #[arg(long, alias = "all-codes")]
+    all_users: bool,
+    /// Encode no users for training: for codes, or a run that takes an earlier one's towers. Nothing can be trained on
+    /// it.
     #[arg(long)]
     without_positives: bool,
 }
 
 /// Runs the subcommand.
 pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
-    let flags = given("encode.all_users", opts.all_codes.then_some(true));
+    let flags = given("encode.all_users", opts.all_users.then_some(true));
     let context = opts.job.context(flags.into_iter().collect(), quiet)?;
     let options = EncodeOptions { update: opts.update, without_positives: opts.without_positives };
     let _lock = RunLock::take_new(&context.run)?;

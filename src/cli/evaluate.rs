@@ -5,8 +5,9 @@ use super::report::{outcome_json, say_json, say_lines, table, take_peak_rss_mib}
 use clap::Args;
 use std::path::{Path, PathBuf};
 use twotower_pipeline::config::Config;
+use twotower_pipeline::run::files::evaluation::METRICS;
 use twotower_pipeline::run::lock::{Access, RunLock};
-use twotower_pipeline::stages::evaluate::{MetricsFile, comparable, evaluate, files, read_metrics};
+use twotower_pipeline::stages::evaluate::{MetricsFile, comparable, evaluate, read_metrics};
 
 /// Options of `evaluate`.
 #[derive(Debug, Args)]
@@ -34,7 +35,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     if opts.job.json {
         say_json(&outcome_json("evaluate", &outcome, take_peak_rss_mib()));
     } else {
-        say_lines(metrics_table(&read_metrics(&context.run.evaluation().join(files::METRICS))?));
+        say_lines(metrics_table(&read_metrics(&context.run.evaluation().join(METRICS))?));
     }
     Ok(())
 }

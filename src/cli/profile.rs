@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use twotower_artifacts::TickUnit;
 use twotower_pipeline::config::{Config, Override};
 use twotower_pipeline::error::PipelineError;
-use twotower_pipeline::profile::drift::{Drift, FeatureDrift};
 use twotower_pipeline::profile::types::{
-    InteractionsProfile, Numbers, Participants, Profile, Segments, TableProfile, Times, Unusable, Values, share,
+    Drift, FeatureDrift, InteractionsProfile, Numbers, Participants, Profile, Segments, TableProfile, Times, Unusable,
+    Values, share,
 };
 use twotower_pipeline::profile::{FILE, Settings, TOP, profile, write_profile};
 use twotower_pipeline::run::dir::RunDir;

@@ -79,7 +79,7 @@ fn free(folder: &Path) -> io::Result<u64> {
     Ok(found.f_bavail as u64 * found.f_frsize as u64)
 }
 
-/// Does in the folder what publication does, in a folder of its own that is removed again.
+/// Does what publication does, in a folder below this one, which is removed again.
 pub fn folder(folder: &Path) -> Finding {
     const CHECK: &str = "folder";
     let advice =

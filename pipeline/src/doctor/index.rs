@@ -7,8 +7,8 @@ use std::path::Path;
 use twotower_index::store::MANIFEST_NAME;
 use twotower_index::{IndexKind, IndexManifest};
 
-/// The kind of index for so many items. A graph is measured on users when `recall` builds it, and not here; what a run
-/// in the folder `run` has measured is said.
+/// The kind of index for a number of items. A graph is measured on users when `recall` builds it, not here. If a run in
+/// the folder `run` has measured one, this says what it found.
 pub(super) fn index(config: &Config, items: Option<u64>, run: &Path) -> Option<Finding> {
     const CHECK: &str = "index";
     let (kind, reason) = config.index.choose(usize::try_from(items?).unwrap_or(usize::MAX));

@@ -2,7 +2,7 @@
 
 use super::Finding;
 use crate::config::Config;
-use crate::run::forecast::{self, Least};
+use crate::run::forecast::{self, LeastMemory};
 use crate::stream::memory::mib;
 use crate::stream::memory::{MIB, Memory, groups};
 use std::path::Path;
@@ -33,7 +33,7 @@ pub fn memory(given: Option<Memory>) -> Finding {
 }
 
 /// The budget of memory against what the stages of a night need.
-pub fn stages(given: Option<Memory>, least: &[Least]) -> Finding {
+pub fn stages(given: Option<Memory>, least: &[LeastMemory]) -> Finding {
     const CHECK: &str = "memory of stages";
     let (enough, all) = forecast::total(least);
     let found = format!("at least: {all}");

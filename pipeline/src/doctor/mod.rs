@@ -10,6 +10,7 @@ mod zone;
 use crate::config::{Config, Override};
 use crate::run::RunOptions;
 use crate::run::forecast::forecast;
+use crate::run::names::tables::{INTERACTIONS, ITEMS, USERS};
 use crate::stream::memory::{Memory, mib};
 use crate::watch::clock;
 use serde::Serialize;
@@ -160,9 +161,9 @@ fn tables(config: &Config, findings: &mut Vec<Finding>) -> Option<Rows> {
             table(name, source, findings);
         }
     }
-    let users = table("users", &config.table(Side::User).source, findings);
-    let items = table("items", &config.table(Side::Item).source, findings);
-    let interactions = table("interactions", &config.tables.interactions.source, findings);
+    let users = table(USERS, &config.table(Side::User).source, findings);
+    let items = table(ITEMS, &config.table(Side::Item).source, findings);
+    let interactions = table(INTERACTIONS, &config.tables.interactions.source, findings);
     Some(Rows { users: users?, items: items?, interactions: interactions? })
 }
 

@@ -10,98 +10,11 @@
 //!   difference of the two distribution functions (Conover, Practical Nonparametric Statistics, section 6.3), taken at
 //!   the percentiles of both, so within 0.02 of that of the rows.
 
-use crate::profile::types::{FeatureProfile, Numbers, Participants, Profile, TableProfile, Values, share};
-use serde::{Deserialize, Serialize};
+use crate::profile::types::{
+    Change, Distance, Distribution, Drift, FeatureDrift, FeatureProfile, Measure, Numbers, Participants, Profile,
+    TableProfile, Values, share,
+};
 use std::collections::BTreeMap;
-
-/// What has changed since an earlier profile.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Drift {
-    /// The earlier profile's file.
-    pub against: String,
-    /// Rows of users, items and interactions, before and after.
-    pub rows: BTreeMap<String, Change<u64>>,
-    /// What both profiles have, the worst first.
-    pub features: Vec<FeatureDrift>,
-    /// Features that the later profile alone has, as `users.city`: also those of another kind than before.
-    pub added: Vec<String>,
-    /// Features that the earlier profile alone has, as `users.city`.
-    pub removed: Vec<String>,
-}
-
-/// A figure in both profiles.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Change<T> {
-    /// In the earlier one.
-    pub before: T,
-    /// In the later one.
-    pub after: T,
-}
-
-/// How far the distributions of one feature lie apart.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct FeatureDrift {
-    /// `users`, `items` or `interactions`.
-    pub table: String,
-    /// The feature; of interactions, what is counted.
-    pub feature: String,
-    /// The largest of the distances below, and of the changes of both shares.
-    pub score: f64,
-    /// The share of rows without a value.
-    pub missing: Change<f64>,
-    /// The share of values that are unknown, where both profiles have it.
-    pub unknown: Option<Change<f64>>,
-    /// Distances of what both profiles have of the feature.
-    pub distances: Vec<Distance>,
-}
-
-/// A distance of two distributions.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Distance {
-    /// What is distributed.
-    pub of: Distributed,
-    /// How it is measured.
-    pub measure: Measure,
-    /// From 0 to 1.
-    pub distance: f64,
-}
-
-/// What of a feature is distributed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Distributed {
-    /// Texts.
-    Values,
-    /// Numbers.
-    Numbers,
-    /// Values a row.
-    Lengths,
-    /// Events of a user or an item.
-    Events,
-}
-
-/// How a distance is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Measure {
-    /// The total variation distance, of profiles that list all values.
-    TotalVariation,
-    /// A lower bound of it, of profiles that list the most frequent values alone.
-    TotalVariationAtLeast,
-    /// The Kolmogorov-Smirnov statistic.
-    KolmogorovSmirnov,
-}
-
-impl Measure {
-    /// Its name for people.
-    pub fn name(self) -> &'static str {
-        match self {
-            Measure::TotalVariation => "TV",
-            Measure::TotalVariationAtLeast => "TV, at least",
-            Measure::KolmogorovSmirnov => "KS",
-        }
-    }
-}
 
 impl Change<f64> {
     fn size(&self) -> f64 {
@@ -110,7 +23,7 @@ impl Change<f64> {
 }
 
 /// The drift from an earlier profile, read from the file `against`, to a later one.
-pub fn drift(against: &str, earlier: &Profile, later: &Profile) -> Drift {
+pub(crate) fn drift(against: &str, earlier: &Profile, later: &Profile) -> Drift {
     let rows = [
         ("users", earlier.users.rows, later.users.rows),
         ("items", earlier.items.rows, later.items.rows),
@@ -168,8 +81,8 @@ fn of_features(table: &str, before: &FeatureProfile, after: &FeatureProfile) -> 
     let unknown = unknown.map(|(before, after)| Change { before, after });
     let distances = [
         before.values.as_ref().zip(after.values.as_ref()).and_then(|(a, b)| of_values(a, b)),
-        of_numbers(Distributed::Numbers, before.numbers.as_ref(), after.numbers.as_ref()),
-        of_numbers(Distributed::Lengths, before.lengths.as_ref(), after.lengths.as_ref()),
+        of_numbers(Distribution::Numbers, before.numbers.as_ref(), after.numbers.as_ref()),
+        of_numbers(Distribution::Lengths, before.lengths.as_ref(), after.lengths.as_ref()),
     ];
     FeatureDrift::new(table, &before.name, missing, unknown, distances.into_iter().flatten().collect())
 }
@@ -178,11 +91,11 @@ fn of_features(table: &str, before: &FeatureProfile, after: &FeatureProfile) -> 
 fn of_participants(what: &str, before: &Participants, after: &Participants) -> FeatureDrift {
     let idle = |of: &Participants| if of.of_table == 0 { 0.0 } else { 1.0 - share(of.known, of.of_table) };
     let missing = Change { before: idle(before), after: idle(after) };
-    let distance = of_numbers(Distributed::Events, before.events.as_ref(), after.events.as_ref());
+    let distance = of_numbers(Distribution::Events, before.events.as_ref(), after.events.as_ref());
     FeatureDrift::new("interactions", what, missing, None, distance.into_iter().collect())
 }
 
-fn of_numbers(of: Distributed, before: Option<&Numbers>, after: Option<&Numbers>) -> Option<Distance> {
+fn of_numbers(of: Distribution, before: Option<&Numbers>, after: Option<&Numbers>) -> Option<Distance> {
     let distance = kolmogorov_smirnov(&before?.percentiles, &after?.percentiles);
     Some(Distance { of, measure: Measure::KolmogorovSmirnov, distance })
 }
@@ -196,7 +109,7 @@ fn of_values(before: &Values, after: &Values) -> Option<Distance> {
     let whole = |values: &Values| values.top.len() as u64 == values.distinct;
     let measure = if whole(before) && whole(after) { Measure::TotalVariation } else { Measure::TotalVariationAtLeast };
     let distance = gain(before, after).max(gain(after, before));
-    Some(Distance { of: Distributed::Values, measure, distance })
+    Some(Distance { of: Distribution::Values, measure, distance })
 }
 
 /// How much larger the share of the values that `a` lists and that are more frequent there is than their share in `b`,
@@ -213,9 +126,9 @@ fn gain(a: &Values, b: &Values) -> f64 {
 }
 
 /// The largest difference of two distribution functions that are known by their percentiles, at these.
-pub fn kolmogorov_smirnov(a: &[f64], b: &[f64]) -> f64 {
+fn kolmogorov_smirnov(a: &[f64], b: &[f64]) -> f64 {
     let below = |percentiles: &[f64], x: f64| {
-        // The share of what is at most x: the last percentile that is.
+        // The share of numbers that are at most x, which the last percentile up to x tells.
         let count = percentiles.partition_point(|at| *at <= x);
         share(count.saturating_sub(1) as u64, percentiles.len().saturating_sub(1) as u64)
     };

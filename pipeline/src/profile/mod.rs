@@ -1,28 +1,28 @@
-//! What the tables of a job hold: values, numbers, events, and how they differ from those of an earlier day.
+//! What the tables of a job hold: values, numbers and events, and how these differ from an earlier day's.
 //!
 //! Tables are read once, as `encode-features` reads them, and staged as Parquet files that queries count
-//! ([`twotower_queries`]). What a profile says depends on the rows alone: not on their format, nor on memory or threads.
+//! ([`twotower_queries`]). What a profile says depends on the rows alone: not on their format, nor on memory or
+//! threads.
 
-pub mod drift;
+mod drift;
+mod settings;
 mod staged_table;
 mod staging;
 pub mod types;
 
-use crate::config::Config;
+pub use settings::Settings;
+
 use crate::error::PipelineError;
 use crate::profile::staging::{Feature, StagedColumn, StagedEvents, StagedFeature, StagedSide, partition};
 use crate::profile::types::{
     FeatureProfile, InteractionsProfile, Numbers, Participants, Profile, Segment, Segments, TableProfile, TopValue,
     VERSION, Values,
 };
-use crate::stages::encoded::Encoded;
-use crate::stages::publish_json;
-use crate::stream::memory::Memory;
-use crate::watch::cancel::Cancel;
+use crate::run::dir::publish_json;
+use crate::stages::encoded::EncoderFolder;
 use crate::watch::limits::check_query_room;
-use crate::watch::progress::Progress;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use twotower_artifacts::json::read_json;
 use twotower_artifacts::{ArtifactError, Side};
 use twotower_encoders::{EncoderState, FeatureSpec};
@@ -32,7 +32,7 @@ use twotower_queries::{Histogram, PERCENTILES, Pass, RowsEach, TextCounts, segme
 pub const FILE: &str = "profile.json";
 /// The most frequent values that a profile lists.
 pub const TOP: usize = 100;
-/// Rows whose numbers are sorted for percentiles, at the most: of more, every second, third, ... is taken.
+/// The most rows whose numbers are sorted for percentiles. Of more rows, every second, third, ... is taken.
 const SORTED_ROWS: u64 = 1 << 24;
 /// The most values of a feature whose users are told apart by it.
 const MOST_SEGMENTS: u64 = 1000;
@@ -40,28 +40,8 @@ const MOST_SEGMENTS: u64 = 1000;
 const VALUE_BYTES: u64 = 256;
 /// The same of an id's hash.
 const ID_BYTES: u64 = 96;
-/// Passes that a table is read in, at the most: beyond it, they hold more.
+/// The most passes in which a table is read. Where that is too few, each of them holds more.
 const MOST_PASSES: u64 = 256;
-
-/// What is profiled, and how.
-pub struct Settings {
-    /// The job.
-    pub config: Config,
-    /// The encoders of a run, whose vocabularies say which values are unknown.
-    pub encoders: Option<PathBuf>,
-    /// A feature of the users whose values part them into segments.
-    pub segment: Option<String>,
-    /// An earlier profile to compare with.
-    pub against: Option<PathBuf>,
-    /// Where temporary files lie: about as large as the columns that are read.
-    pub scratch: PathBuf,
-    /// The memory that a query may take about a quarter of.
-    pub memory: Memory,
-    /// Whether progress is shown.
-    pub progress: Progress,
-    /// A request to stop.
-    pub cancel: Cancel,
-}
 
 /// Profiles the tables of a job.
 ///
@@ -74,7 +54,8 @@ pub fn profile(settings: &Settings) -> Result<Profile, PipelineError> {
     let segment = settings.segment.as_deref().map(|name| segment_feature(user_features, name));
     let segment = segment.transpose()?;
     let earlier = settings.against.as_deref().map(read_profile).transpose()?;
-    let state = settings.encoders.as_deref().map(|dir| Encoded::load("profile", dir)).transpose()?.map(|e| e.state);
+    let state =
+        settings.encoders.as_deref().map(|dir| EncoderFolder::load("profile", dir)).transpose()?.map(|e| e.state);
     check_query_room()?;
     let folder = tempfile::Builder::new().prefix("twotower-profile-").tempdir_in(&settings.scratch);
     let folder = folder.map_err(PipelineError::io("create a temporary folder in", &settings.scratch))?;
@@ -107,7 +88,7 @@ pub fn profile(settings: &Settings) -> Result<Profile, PipelineError> {
 ///
 /// # Errors
 /// [`PipelineError::Artifact`] for a file that is not there, that is no profile, or one of another version.
-pub fn read_profile(path: &Path) -> Result<Profile, PipelineError> {
+pub(crate) fn read_profile(path: &Path) -> Result<Profile, PipelineError> {
     let value: serde_json::Value = read_json(path)?;
     let version = value.get("version").and_then(serde_json::Value::as_u64).and_then(|found| u32::try_from(found).ok());
     if let Some(found) = version.filter(|found| *found != VERSION) {
@@ -162,7 +143,7 @@ struct Counting<'a> {
 }
 
 impl Counting<'_> {
-    /// The passes in which so many distinct keys fit into memory.
+    /// The passes in which `distinct` keys of `bytes` bytes each fit into memory.
     fn passes(&self, distinct: u64, bytes: u64) -> impl ExactSizeIterator<Item = Pass> + use<> {
         let most = (self.settings.memory.quarter() / bytes).max(1);
         Pass::all(distinct.div_ceil(most).clamp(1, MOST_PASSES) as u32)
@@ -247,7 +228,7 @@ impl Counting<'_> {
         Ok(Values { count, distinct, unknown, top })
     }
 
-    /// The numbers of a column of a file with so many `rows`.
+    /// The numbers of a column of a file with `rows` rows.
     fn numbers(
         &self,
         spec: &FeatureSpec,
@@ -353,7 +334,7 @@ impl Counting<'_> {
             })
         });
         let mut segments: Vec<Segment> = segments.collect();
-        // A stable sort of what is in the order of values.
+        // Segments come in the order of their values, which a stable sort keeps among equals.
         segments.sort_by_key(|segment| std::cmp::Reverse(segment.users));
         Ok(Segments { feature: name.to_string(), segments })
     }
@@ -363,12 +344,12 @@ fn add(to: &mut Histogram, other: Histogram) {
     other.into_iter().for_each(|(n, keys)| *to.entry(n).or_default() += keys);
 }
 
-/// Numbers of which a histogram says how often each stands there; none of none.
+/// The numbers of a histogram, which says how often each of them occurs; none where it is empty.
 fn of_histogram(histogram: &Histogram) -> Option<Numbers> {
     let (min, max) = (*histogram.keys().next()?, *histogram.keys().next_back()?);
     let count: u64 = histogram.values().sum();
     let sum: u128 = histogram.iter().map(|(n, keys)| u128::from(*n) * u128::from(*keys)).sum();
-    // The smallest number that so many others are below of.
+    // Each number, with how many are up to it.
     let mut ends = Vec::with_capacity(histogram.len());
     let mut below = 0;
     for (n, keys) in histogram {

@@ -1,14 +1,14 @@
 //! Tables on their way to queries: the rows that can be used, in Parquet files of this process.
 
 use crate::error::PipelineError;
-use crate::profile::Settings;
+use crate::profile::settings::Settings;
 use crate::profile::staged_table::StagedTable;
 use crate::profile::types::{Times, Unusable};
 use crate::rows::bad_rows::{BadRow, readable_ids, sift};
 use crate::rows::columns::read_batches;
-use crate::rows::quarantine::INTERACTIONS;
 use crate::rows::side_files::read_columns;
 use crate::rows::times::EventTimes;
+use crate::run::names::tables::{self, INTERACTIONS};
 use arrow_array::{ArrayRef, Float64Array, Int32Array, Int64Array, LargeStringArray, RecordBatch};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -21,7 +21,7 @@ use twotower_tables::{Table, TableBatch, id_kind};
 
 /// What the stage is called in messages.
 const STAGE: &str = "profile";
-/// Partitions that values are parted into: what a page of them takes is little.
+/// Partitions that values are divided into. There are so many that one of them takes little memory.
 const PARTITIONS: u64 = 256;
 /// Hashes that a [`Sketch`] keeps.
 const KEPT: usize = 1024;
@@ -79,7 +79,7 @@ impl Sum {
     }
 }
 
-/// A staged column of values or numbers and that of its partitions.
+/// A staged column of values or numbers, and the column of their partitions.
 pub struct StagedColumn {
     column: String,
     partition: String,
@@ -186,13 +186,13 @@ impl StagedSide {
             Side::User => &tables.users.source,
             Side::Item => &tables.items.source,
         };
-        let table = Table::open(&format!("{side}s"), source)?;
+        let table = Table::open(tables::of(side), source)?;
         let columns = read_columns(spec);
         columns.iter().try_for_each(|column| table.column(column).map(drop))?;
         let table = table.leniently();
         let ids = id_kind(&table, &spec.id_column)?;
         let total = table.require_rows()?;
-        let mut file = StagedTable::beside(&dir.join(format!("{side}s")))?;
+        let mut file = StagedTable::beside(&dir.join(tables::of(side)))?;
         let mut features = Vec::new();
         let mut unusable = Unusable::default();
         let mut bar = settings.progress.bar(&format!("read {side}s"), total, "rows");
@@ -365,7 +365,7 @@ impl StagedEvents {
         }
         file.finish()?;
         let (_, span) = times.finish()?;
-        let times = span.map(|span| Times { first: span.first, last: span.last, unit: span.unit.map(str::to_string) });
+        let times = span.map(|span| Times { first: span.first, last: span.last, unit: span.unit });
         Ok(Self { file, rows: total, unusable, times })
     }
 

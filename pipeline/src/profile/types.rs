@@ -1,16 +1,16 @@
 //! A profile as it is written: what a job's tables hold.
 
-use crate::profile::drift::Drift;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use twotower_artifacts::Fingerprint;
 
 /// The form of the file; another one is refused.
-pub const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
 /// What the tables of a job hold.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Profile {
-    /// [`VERSION`].
+    /// Version of this form.
     pub version: u32,
     /// The encoder state whose vocabularies say which values are unknown.
     pub encoder: Option<Fingerprint>,
@@ -106,7 +106,7 @@ pub struct Numbers {
     pub max: f64,
     /// The 0th to 100th percentile, by linear interpolation between neighbours.
     pub percentiles: Vec<f64>,
-    /// The percentiles are those of every so many-th row of the table.
+    /// Percentiles are taken from every row of the table (1), every second one (2), and so on.
     pub every: u64,
 }
 
@@ -145,7 +145,7 @@ pub struct Participants {
     pub known: u64,
     /// Ids in that table.
     pub of_table: u64,
-    /// Events that name one that does not stand there.
+    /// Events that name a user or an item that the table does not have.
     pub stray_events: u64,
     /// Events of each that is named, where there are any.
     pub events: Option<Numbers>,
@@ -160,19 +160,108 @@ pub struct Segments {
     pub segments: Vec<Segment>,
 }
 
-/// The users of one value.
+/// The users with one value of the feature.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Segment {
     /// The value; none where it is missing.
     pub value: Option<String>,
     /// Users: rows of the users table.
     pub users: u64,
-    /// Those of them that have events.
+    /// How many of them have events.
     pub active: u64,
     /// Their events.
     pub events: u64,
-    /// Events of each user, of those that have none too.
+    /// Events of each user, also of users without any.
     pub events_each: Numbers,
+}
+
+/// What has changed since an earlier profile.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Drift {
+    /// The earlier profile's file.
+    pub against: String,
+    /// Rows of users, items and interactions, before and after.
+    pub rows: BTreeMap<String, Change<u64>>,
+    /// What both profiles have, the worst first.
+    pub features: Vec<FeatureDrift>,
+    /// Features that the later profile alone has, as `users.city`, and features that are of another kind than before.
+    pub added: Vec<String>,
+    /// Features that the earlier profile alone has, as `users.city`.
+    pub removed: Vec<String>,
+}
+
+/// A figure in both profiles.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Change<T> {
+    /// In the earlier one.
+    pub before: T,
+    /// In the later one.
+    pub after: T,
+}
+
+/// How far the distributions of one feature lie apart.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FeatureDrift {
+    /// `users`, `items` or `interactions`.
+    pub table: String,
+    /// The feature; of interactions, what is counted.
+    pub feature: String,
+    /// The largest of the distances below, and of the changes of both shares.
+    pub score: f64,
+    /// The share of rows without a value.
+    pub missing: Change<f64>,
+    /// The share of values that are unknown, where both profiles have it.
+    pub unknown: Option<Change<f64>>,
+    /// Distances of what both profiles have of the feature.
+    pub distances: Vec<Distance>,
+}
+
+/// A distance of two distributions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Distance {
+    /// What is distributed.
+    pub of: Distribution,
+    /// How it is measured.
+    pub measure: Measure,
+    /// From 0 to 1.
+    pub distance: f64,
+}
+
+/// What of a feature is distributed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Distribution {
+    /// Texts.
+    Values,
+    /// Numbers.
+    Numbers,
+    /// Values a row.
+    Lengths,
+    /// Events of a user or an item.
+    Events,
+}
+
+/// How a distance is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Measure {
+    /// The total variation distance, of profiles that list all values.
+    TotalVariation,
+    /// A lower bound of it, of profiles that list the most frequent values alone.
+    TotalVariationAtLeast,
+    /// The Kolmogorov-Smirnov statistic.
+    KolmogorovSmirnov,
+}
+
+impl Measure {
+    /// Its name for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Measure::TotalVariation => "TV",
+            Measure::TotalVariationAtLeast => "TV, at least",
+            Measure::KolmogorovSmirnov => "KS",
+        }
+    }
 }
 
 /// A part of a whole, 0 where there is nothing.

@@ -9,6 +9,7 @@ use arrow_schema::{ArrowError, DataType, Field, Schema};
 use std::ops::Range;
 use std::sync::Arc;
 use twotower_artifacts::Ids;
+use twotower_encoders::EncoderError;
 use twotower_tables::{ReadOptions, Table, TableBatch};
 
 /// Rows read at a time where a stage has no reason for another number.
@@ -50,7 +51,7 @@ pub fn read_whole(table: &Table, columns: &[String], rows: u64, cancel: &Cancel)
     arrow_select::concat::concat_batches(&schema, &batches).map_err(failed)
 }
 
-/// The same rows with text as it is: files of one table have dictionaries, or not, as they were written.
+/// The same rows with text instead of dictionaries, which some files of a table may have and others not.
 fn without_dictionaries(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     let schema = batch.schema();
     let columns = schema.fields().iter().zip(batch.columns()).map(|(field, column)| {
@@ -78,6 +79,15 @@ pub fn read_ids(table: &Table, column: &str, cancel: &Cancel) -> Result<Ids, Pip
         ids.extend_from(&batch, 0..batch.len());
     }
     Ok(ids)
+}
+
+/// An encoder's error with the file and row it happened at.
+pub fn encode_error(error: EncoderError, batch: &TableBatch) -> PipelineError {
+    PipelineError::from(error.with_first_row(batch.row_in_file)).within(format!(
+        "table `{}`: {}",
+        batch.table(),
+        batch.path().display()
+    ))
 }
 
 pub(super) fn column<'a>(batch: &'a TableBatch, name: &str) -> Result<&'a ArrayRef, PipelineError> {
@@ -136,7 +146,7 @@ pub(super) fn cast(batch: &TableBatch, name: &str, array: &ArrayRef, to: &DataTy
     })
 }
 
-/// Refuses a column that was, or by the cast became, null somewhere.
+/// Refuses a column with a null, be it that the raw value was null or that it could not be cast.
 ///
 /// # Errors
 /// [`PipelineError::Data`] naming file, row and what was found.
@@ -163,7 +173,7 @@ mod tests {
     use std::path::Path;
     use twotower_tables::TableSpec;
 
-    /// Rows of which the first is row 3 of a table `events`, with a column `x`.
+    /// A batch of a table `events` with a column `x`. Its first row is row 3 of the table.
     fn batch(dir: &Path, x: ArrayRef) -> TableBatch {
         let path = dir.join("events.csv");
         std::fs::write(&path, "id\n".to_string() + &"1\n".repeat(4)).unwrap();

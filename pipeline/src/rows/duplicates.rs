@@ -33,7 +33,8 @@ impl DuplicateFinder {
 
 /// The hashes that stand more than once, ascending.
 fn repeated_of(hashes: &[u64]) -> Vec<u64> {
-    // A bit for each hash by its low bits, and whether it was asked for twice: all that repeat, and few others.
+    // A bit for each value of the low bits says whether they came before: so all repeated hashes are found, and few
+    // others.
     let bits = (hashes.len() * 8).next_power_of_two().max(64);
     let place = |hash: u64| ((hash as usize & (bits - 1)) / 64, 1u64 << (hash % 64));
     let (mut once, mut twice) = (vec![0; bits / 64], vec![0; bits / 64]);

@@ -1,4 +1,5 @@
-//! Which ids may be among those seen before, by a hash of each: most others end here, without a look at the disk.
+//! Which ids may have been seen before, by their hashes. Most ids that were not are told apart here, without a look at
+//! the disk.
 
 /// A bit per range of hashes, set where one was added.
 #[derive(Debug)]
@@ -11,7 +12,7 @@ pub struct IdFilter {
 const BITS: u64 = 8;
 
 impl IdFilter {
-    /// The most memory that a filter takes: beyond so many bits, more ids pass in vain.
+    /// The most memory that a filter takes. Where more ids are added, more others pass in vain.
     pub const MOST_BYTES: u64 = 4 << 20;
 
     /// An empty filter of up to `count` ids.

@@ -7,8 +7,8 @@ use twotower_artifacts::keyed::hash_id;
 #[derive(Debug)]
 pub struct IdIndex {
     ids: Ids,
-    /// Some bits of the hash of the id in each slot, or [`EMPTY`]: most strangers end there, in the cache, before
-    /// rows and ids are looked at. A power of two of slots, at most half full.
+    /// Some bits of the hash of the id in each slot, or [`EMPTY`]. Most ids that are not here are told apart by them,
+    /// in the cache, before rows and ids are looked at. The number of slots is a power of two, at least twice the ids.
     tags: Vec<u8>,
     /// The row of the id in each slot that is not empty.
     rows: Vec<u32>,
@@ -17,7 +17,7 @@ pub struct IdIndex {
 /// The tag of a slot without an id.
 const EMPTY: u8 = 0;
 
-/// The tag of an id, of bits that do not choose its slot.
+/// The tag of an id: bits of its hash that do not choose its slot.
 #[inline(always)]
 fn tag(hash: u64) -> u8 {
     ((hash >> 56) as u8).max(EMPTY + 1)
@@ -59,7 +59,7 @@ impl IdIndex {
         self.ids.bytes() + 5 * self.tags.len() as u64
     }
 
-    /// The row of the id of that hash that `is` the one, or the empty slot where it would go.
+    /// The row of the id with that hash for which `is` holds, or the empty slot where it would go.
     #[inline(always)]
     fn probe(&self, hash: u64, is: impl Fn(Id<'_>) -> bool) -> Result<u32, usize> {
         let (mask, tag) = (self.tags.len() - 1, tag(hash));

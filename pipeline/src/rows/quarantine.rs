@@ -2,9 +2,11 @@
 
 use crate::error::PipelineError;
 use crate::rows::bad_rows::{BadRow, split_around};
-use crate::run::dir::RunDir;
-use crate::stages::encode::files;
-use crate::stages::{remove_if_there, require};
+use crate::run::dir::{RunDir, remove_if_there};
+use crate::run::files::encoders as files;
+use crate::run::manifests::require;
+use crate::run::names::rows;
+use crate::run::names::tables::{INTERACTIONS, USERS};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::ops::Range;
@@ -14,31 +16,22 @@ use twotower_artifacts::publish::Staged;
 use twotower_artifacts::{ArtifactError, FileEntry, Fingerprint, Manifest, open_regular};
 use twotower_tables::TableBatch;
 
-/// Name of a quarantine among a stage's inputs.
-pub const QUARANTINE: &str = "quarantine";
-/// Tables whose rows may be set aside.
-pub const TABLES: [&str; 2] = [USERS, INTERACTIONS];
-/// The users table.
-pub const USERS: &str = "users";
-/// The interactions table.
-pub const INTERACTIONS: &str = "interactions";
+/// The tables whose rows may be set aside, which count their rows under their own names, and the names of the counts of
+/// bad rows.
+pub const BAD_ROWS: [(&str, &str); 2] =
+    [(USERS, rows::USERS_QUARANTINED), (INTERACTIONS, rows::INTERACTIONS_QUARANTINED)];
 /// Bad rows that an error names.
 const NAMED: usize = 3;
 
-/// Name of the count of a table's bad rows in the manifest of `encode-features`.
-pub fn counter(table: &str) -> String {
-    format!("{table} quarantined")
-}
-
-/// Of so many rows of a table, those that may be bad.
+/// How many rows of a table of `rows` rows may be bad.
 fn allowed(rows: u64, max_bad_rows: f64) -> u64 {
     (rows as f64 * max_bad_rows) as u64
 }
 
-/// Whether a manifest of `encode-features` has no more bad rows than may be.
+/// Whether the tables that a manifest of `encode-features` counts have no more bad rows than the job allows.
 pub fn within_limit(manifest: &Manifest, max_bad_rows: f64) -> bool {
-    let rows = |name: &str| manifest.rows.get(name).copied().unwrap_or_default();
-    TABLES.iter().all(|table| rows(&counter(table)) <= allowed(rows(table), max_bad_rows))
+    let count = |name: &str| manifest.rows.get(name).copied().unwrap_or_default();
+    BAD_ROWS.iter().all(|(table, bad)| count(bad) <= allowed(count(table), max_bad_rows))
 }
 
 /// Writes bad rows down as they are found.
@@ -63,7 +56,7 @@ impl<'a> QuarantineWriter<'a> {
     /// Adds bad rows of a table of `rows` rows.
     ///
     /// # Errors
-    /// [`PipelineError::Data`] when the table has more bad rows than may be, naming the first; I/O.
+    /// [`PipelineError::Data`] when the table has more bad rows than the job allows, naming the first; I/O.
     pub fn add(&mut self, rows: u64, bad: Vec<BadRow>) -> Result<(), PipelineError> {
         for bad in bad {
             let count = self.count(&bad.table) + 1;
@@ -72,7 +65,7 @@ impl<'a> QuarantineWriter<'a> {
             if self.first.len() < NAMED {
                 self.first.push(bad.clone());
             }
-            // The table is left at once, but not before as many are found as the error names.
+            // Reading ends as soon as there are too many, and as many as the error names.
             if count > allowed(rows, self.max_bad_rows) && self.first.len() == NAMED {
                 return Err(self.refuse(&bad.table, rows));
             }
@@ -95,7 +88,7 @@ impl<'a> QuarantineWriter<'a> {
     /// Says that a table of `rows` rows has been read through.
     ///
     /// # Errors
-    /// As [`QuarantineWriter::add`], when the bad rows were too few to name as many as an error does.
+    /// As [`QuarantineWriter::add`], for a table with too many bad rows, but fewer than that error names.
     pub fn end(&self, table: &str, rows: u64) -> Result<(), PipelineError> {
         match self.count(table) > allowed(rows, self.max_bad_rows) {
             true => Err(self.refuse(table, rows)),
@@ -137,7 +130,7 @@ impl<'a> QuarantineWriter<'a> {
     }
 }
 
-/// The rows of a users table that are left out, or of any other table: none.
+/// The rows of a users table that are left out. Of other tables none are.
 #[derive(Debug, Clone, Default)]
 pub struct Quarantine {
     /// Ascending.
@@ -153,7 +146,7 @@ impl Quarantine {
     /// The users left out by the encoder folder `dir` with that manifest.
     ///
     /// # Errors
-    /// A file that is not the manifest's, or not as many rows as it says.
+    /// A file that is not the one of the manifest, or that has another number of rows than it says.
     pub fn load(dir: &Path, manifest: &Manifest) -> Result<Self, PipelineError> {
         let Some(entry) = manifest.files.iter().find(|file| file.path == files::QUARANTINE) else {
             return Ok(Self::default());
@@ -170,7 +163,7 @@ impl Quarantine {
                 rows.push(bad.row);
             }
         }
-        let said = manifest.rows.get(&counter(USERS)).copied().unwrap_or_default();
+        let said = manifest.rows.get(rows::USERS_QUARANTINED).copied().unwrap_or_default();
         if rows.len() as u64 != said {
             return Err(corrupt(format!("{} rows of users, its manifest says {said}", rows.len())).into());
         }
@@ -199,7 +192,7 @@ impl Quarantine {
         }
     }
 
-    /// Changes with the rows left out; none where there are none.
+    /// Fingerprint of the rows that are left out; none where none are.
     pub fn fingerprint(&self) -> Option<Fingerprint> {
         let bytes = || self.rows.iter().flat_map(|row| row.to_le_bytes()).collect::<Vec<u8>>();
         (!self.rows.is_empty()).then(|| Fingerprint::of(&bytes()))
@@ -221,7 +214,7 @@ impl Quarantine {
         before(range.end).saturating_sub(before(range.start)) as u64
     }
 
-    /// Checks that of a range of rows all but those left out are in a result, and returns how many these are.
+    /// Checks that a result has all rows of a range but those left out, and returns how many are left out.
     ///
     /// # Errors
     /// [`PipelineError::Data`]: the table has changed since it was counted.
@@ -281,7 +274,7 @@ mod tests {
     use twotower_artifacts::IdKind;
     use twotower_tables::{ReadOptions, Table, TableSpec};
 
-    /// One batch of a users table of as many rows, of which those `bad` have one field too few.
+    /// One batch of a users table of `count` rows. Its `bad` rows have one field too few.
     fn batch(dir: &Path, count: u64, bad: &[u64]) -> TableBatch {
         let path = dir.join("users.csv");
         let row = |row: u64| if bad.contains(&row) { format!("{row}\n") } else { format!("{row},x\n") };

@@ -48,7 +48,7 @@ struct SideFile {
 }
 
 impl SideFiles {
-    /// Reads the side files of the given sides, of tables that are read as those of the same job.
+    /// Reads the side files of the given sides, in the way that the job's own tables are read.
     ///
     /// # Memory
     /// All vectors of the files: meant for catalogues, not for users by the million.

@@ -1,8 +1,9 @@
 //! Raw rows of users or items as the stages after `encode-features` read them: without those in quarantine.
 
 use crate::error::PipelineError;
-use crate::rows::quarantine::{QUARANTINE, Quarantine, USERS};
-use crate::stages::encoded::Encoded;
+use crate::rows::quarantine::Quarantine;
+use crate::run::names::{inputs, tables};
+use crate::stages::encoded::EncoderFolder;
 use std::ops::Range;
 use twotower_artifacts::{Fingerprint, Side};
 use twotower_tables::{ReadOptions, Table, TableBatch, TableSpec};
@@ -11,21 +12,21 @@ use twotower_tables::{ReadOptions, Table, TableBatch, TableSpec};
 pub struct Source {
     table: Table,
     rows: u64,
-    /// It is the very users table that was encoded.
+    /// Whether it is the users table that was encoded.
     is_encoded: bool,
     quarantine: Quarantine,
 }
 
 impl Source {
-    /// A table of a side's rows. Of the very users that `encode-features` has read, those that it put into
+    /// A table of a side's rows. If it is the users table that `encode-features` has read, the rows that it put into
     /// quarantine are left out; in any other table a row that cannot be used is an error.
     ///
     /// # Errors
     /// A table that cannot be read or has no rows; a damaged quarantine.
-    pub fn open(encoded: &Encoded, side: Side, spec: &TableSpec) -> Result<Self, PipelineError> {
-        let mut table = Table::open(&format!("{side}s"), spec)?;
+    pub fn open(encoded: &EncoderFolder, side: Side, spec: &TableSpec) -> Result<Self, PipelineError> {
+        let mut table = Table::open(tables::of(side), spec)?;
         let mut quarantine = Quarantine::default();
-        let is_encoded = side == Side::User && encoded.manifest.inputs.get(USERS) == Some(&table.fingerprint());
+        let is_encoded = side == Side::User && encoded.manifest.inputs.get(tables::USERS) == Some(&table.fingerprint());
         if is_encoded {
             quarantine = Quarantine::load(&encoded.dir, &encoded.manifest)?;
             table = table.leniently();
@@ -44,18 +45,13 @@ impl Source {
         self.is_encoded
     }
 
-    /// The rows left out.
-    pub fn quarantine(&self) -> &Quarantine {
-        &self.quarantine
-    }
-
     /// Names and fingerprints of what is read.
     pub fn inputs(&self) -> impl Iterator<Item = (&'static str, Fingerprint)> {
-        let quarantine = self.quarantine.fingerprint().map(|fingerprint| (QUARANTINE, fingerprint));
-        [("table", self.table.fingerprint())].into_iter().chain(quarantine)
+        let quarantine = self.quarantine.fingerprint().map(|fingerprint| (inputs::QUARANTINE, fingerprint));
+        [(inputs::TABLE, self.table.fingerprint())].into_iter().chain(quarantine)
     }
 
-    /// Streams rows but those left out.
+    /// Streams all rows but those that are left out.
     ///
     /// # Errors
     /// As [`Table::read_within`].

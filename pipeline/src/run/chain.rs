@@ -1,35 +1,38 @@
 //! Whether the outputs of a run belong together, by what their manifests say: each was made from the one before it,
 //! and the parts of each from the same inputs, under the same settings. `verify`, `check` and `publish` all ask here.
 
-use crate::rows::quarantine::{QUARANTINE, Quarantine};
-use crate::stages::content_fingerprint;
+use crate::error::PipelineError;
+use crate::rows::quarantine::Quarantine;
+use crate::run::details::RecallDetails;
+use crate::run::manifests::{content_fingerprint, details, settings};
+use crate::run::names::{inputs, rows, tables};
+use crate::run::records::{EncodeRecord, InferRecord, RecallRecord};
 use crate::stages::encoded;
 use crate::stream::parts::{differing, parts_fingerprint, settings_of};
 use crate::stream::shard::Shard;
-use crate::timeline::of_run::TIMELINE;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use twotower_artifacts::{Fingerprint, Manifest, Side};
 
-/// A part's manifest and the name of its file.
-pub type Named<'a> = (String, &'a Manifest);
+/// The name of a part's manifest, and what it says.
+pub type NamedPart<'a> = (String, &'a Manifest);
 
-/// Manifests of a run's outputs, as far as there are any.
+/// RunManifests of a run's outputs, as far as there are any.
 #[derive(Default)]
-pub struct Made<'a> {
-    /// Of `encode-features`.
+pub struct RunManifests<'a> {
+    /// The manifest of `encode-features`.
     pub encoded: Option<&'a Manifest>,
     /// Fingerprint of the timeline that `encode-features` wrote.
     pub timeline: Option<Fingerprint>,
-    /// Of `train`.
+    /// The manifest of `train`.
     pub trained: Option<&'a Manifest>,
-    /// Of the item vectors, by shard.
-    pub items: Vec<Named<'a>>,
-    /// Of the user vectors, by shard.
-    pub users: Vec<Named<'a>>,
-    /// Of the results, by shard.
-    pub recalled: Vec<Named<'a>>,
+    /// Manifests of the item vectors, by shard.
+    pub items: Vec<NamedPart<'a>>,
+    /// Manifests of the user vectors, by shard.
+    pub users: Vec<NamedPart<'a>>,
+    /// Manifests of the results, by shard.
+    pub recalled: Vec<NamedPart<'a>>,
     /// What `index/index.json` says.
     pub index: Option<Value>,
     /// Rows of the users table that were left out.
@@ -52,15 +55,18 @@ fn vectors(side: Side) -> String {
     format!("vectors/{side}")
 }
 
-/// All that does not belong together.
-pub fn contradictions(made: &Made<'_>) -> Vec<Contradiction> {
-    let mut found = Found { made, list: Vec::new() };
+/// All outputs that do not belong together.
+pub fn contradictions(made: &RunManifests<'_>) -> Vec<Contradiction> {
+    let mut found = Comparison { made, list: Vec::new() };
     found.towers();
     for (side, parts) in [(Side::Item, &made.items), (Side::User, &made.users)] {
         let folder = vectors(side);
         found.alike(&folder, parts);
         for (name, part) in parts {
-            found.embedded(&Place::of(&folder, name), part, side, &part.config["id"]);
+            let place = Place::of(&folder, name);
+            if let Some(record) = found.read(&place, settings::<InferRecord>(READER, part)) {
+                found.embedded(&place, part, side, record.id.as_deref());
+            }
         }
     }
     found.engines();
@@ -88,15 +94,20 @@ impl Place {
     }
 }
 
-struct Found<'a> {
-    made: &'a Made<'a>,
+struct Comparison<'a> {
+    made: &'a RunManifests<'a>,
     list: Vec<Contradiction>,
 }
 
-impl Found<'_> {
+impl Comparison<'_> {
     fn note(&mut self, place: &Place, what: impl Into<String>) {
         let Place { path, command } = place;
         self.list.push(Contradiction { path: path.clone(), what: what.into(), command: command.clone() });
+    }
+
+    /// What was read from a manifest. Where that failed, there is none, and the error is noted.
+    fn read<T>(&mut self, place: &Place, record: Result<T, PipelineError>) -> Option<T> {
+        record.map_err(|error| self.note(place, error.to_string())).ok()
     }
 
     /// Notes unless both are equal.
@@ -106,14 +117,15 @@ impl Found<'_> {
         }
     }
 
-    /// As [`Found::equal`], where both are there: older versions say less.
-    fn both(&mut self, place: &Place, what: &str, expected: &Value, found: &Value) {
-        if !expected.is_null() && !found.is_null() {
-            self.equal(place, what, expected, found);
+    /// As [`Comparison::equal`], where both are there. Manifests of earlier versions say less.
+    fn both<T: PartialEq + Debug>(&mut self, place: &Place, what: &str, expected: Option<T>, found: Option<T>) {
+        if let (Some(expected), Some(found)) = (expected, found) {
+            self.equal(place, what, &expected, &found);
         }
     }
 
-    /// Notes unless a manifest names the input that is there; one that it does not name is `wanted`, or not.
+    /// Notes unless a manifest names the input that is there. Where it names none, this is noted only if one is
+    /// `wanted`.
     fn input(&mut self, place: &Place, manifest: &Manifest, name: &str, there: Option<&Fingerprint>, wanted: bool) {
         match (manifest.inputs.get(name), there) {
             (Some(found), Some(expected)) => self.equal(place, &format!("made from {name}"), expected, found),
@@ -123,14 +135,14 @@ impl Found<'_> {
     }
 
     fn towers(&mut self) {
-        let Made { encoded, trained: Some(trained), .. } = self.made else { return };
+        let RunManifests { encoded, trained: Some(trained), .. } = self.made else { return };
         let place = Place { path: "towers/manifest.json".into(), command: "twotower train".into() };
-        self.input(&place, trained, "encoders", encoded.map(|e| &e.fingerprint), true);
-        self.input(&place, trained, "encoded tables", encoded.map(encoded::content).as_ref(), false);
+        self.input(&place, trained, inputs::ENCODERS, encoded.map(|e| &e.fingerprint), true);
+        self.input(&place, trained, inputs::ENCODED_TABLES, encoded.map(encoded::content).as_ref(), false);
     }
 
-    /// That parts are of the files they list, and what those of one output have in common.
-    fn alike(&mut self, folder: &str, parts: &[Named<'_>]) {
+    /// Whether parts are of the files they list, and whether the parts of one output agree in what they have in common.
+    fn alike(&mut self, folder: &str, parts: &[NamedPart<'_>]) {
         for (own, part) in parts {
             let content = content_fingerprint(&part.files);
             self.equal(&Place::of(folder, own), "fingerprint", &content, &part.fingerprint);
@@ -138,18 +150,21 @@ impl Found<'_> {
         let Some(((name, first), others)) = parts.split_first() else { return };
         for (own, part) in others {
             let place = Place::of(folder, own);
-            let mut inputs = differing(&first.inputs, &part.inputs);
+            let mut others = differing(&first.inputs, &part.inputs);
             // Each shard reads the vectors of its own users.
-            inputs.remove(USER_VECTORS);
-            if !inputs.is_empty() {
-                self.note(&place, format!("made from other inputs than {name}: {inputs:?}"));
+            others.remove(inputs::USER_VECTORS);
+            if !others.is_empty() {
+                self.note(&place, format!("made from other inputs than {name}: {others:?}"));
             }
             let settings = differing(&settings_of(first), &settings_of(part));
             if !settings.is_empty() {
                 self.note(&place, format!("made under other settings than {name}: {settings:?}"));
             }
-            self.equal(&place, "`rows.table rows`", &first.rows.get("table rows"), &part.rows.get("table rows"));
-            self.equal(&place, "`details.index`", &first.details["index"], &part.details["index"]);
+            let table_rows = |part: &Manifest| part.rows.get(rows::TABLE_ROWS).copied();
+            self.equal(&place, "`rows.table rows`", &table_rows(first), &table_rows(part));
+            // Parts of vectors have none.
+            let index = |part: &Manifest| details::<RecallDetails>(READER, part).ok().map(|details| details.index);
+            self.equal(&place, "`details.index`", &index(first), &index(part));
             let (mine, other) = (&part.tool_version, &first.tool_version);
             if mine != other {
                 self.note(&place, format!("made by twotower {mine}, {name} by {other}"));
@@ -157,15 +172,16 @@ impl Found<'_> {
         }
     }
 
-    /// What was embedded: by these towers, from the rows that the encoders were fitted on, but for those left out.
-    fn embedded(&mut self, place: &Place, part: &Manifest, side: Side, id: &Value) {
-        let Made { encoded, timeline, trained, quarantine, .. } = self.made;
-        self.input(place, part, "encoders", encoded.map(|e| &e.fingerprint), true);
-        self.input(place, part, "towers", trained.map(|t| &t.fingerprint), true);
-        self.input(place, part, TIMELINE, timeline.as_ref(), false);
+    /// Whether rows were embedded by the run's towers, from the table that its encoders were fitted on, without the
+    /// rows that these left out. `id` is the column of ids that was read.
+    fn embedded(&mut self, place: &Place, part: &Manifest, side: Side, id: Option<&str>) {
+        let RunManifests { encoded, timeline, trained, quarantine, .. } = self.made;
+        self.input(place, part, inputs::ENCODERS, encoded.map(|e| &e.fingerprint), true);
+        self.input(place, part, inputs::TOWERS, trained.map(|t| &t.fingerprint), true);
+        self.input(place, part, inputs::TIMELINE, timeline.as_ref(), false);
         let Some(encoded) = encoded else { return };
-        let table = encoded.inputs.get(&format!("{side}s"));
-        if let (Some(expected), Some(found)) = (table, part.inputs.get("table"))
+        let table = encoded.inputs.get(tables::of(side));
+        if let (Some(expected), Some(found)) = (table, part.inputs.get(inputs::TABLE))
             && expected != found
         {
             return self.note(
@@ -175,63 +191,75 @@ impl Found<'_> {
                 ),
             );
         }
-        self.both(place, &format!("column of {side} ids"), &encoded.config["tables"][format!("{side}s")]["id"], id);
+        let fitted = Place { path: "encoders/manifest.json".into(), command: "twotower encode-features".into() };
+        if let Some(record) = self.read(&fitted, settings::<EncodeRecord>(READER, encoded)) {
+            self.both(place, &format!("column of {side} ids"), Some(record.tables.id(side)), id);
+        }
         if let (Side::User, Some(quarantine), Some(shard)) = (side, quarantine, Shard::of(part)) {
             let count = |name: &str| part.rows.get(name).copied().unwrap_or_default();
-            let expected = quarantine.within(&shard.range(count("table rows")));
-            self.equal(place, "rows quarantined", &expected, &count("quarantined"));
-            let without = part.inputs.get(QUARANTINE);
+            let expected = quarantine.within(&shard.range(count(rows::TABLE_ROWS)));
+            self.equal(place, "rows quarantined", &expected, &count(rows::QUARANTINED));
+            let without = part.inputs.get(inputs::QUARANTINE);
             self.equal(place, "made without the rows", &quarantine.fingerprint().as_ref(), &without);
         }
     }
 
-    /// Vectors of both sides must come from one engine.
+    /// Whether vectors of both sides come from one engine.
     fn engines(&mut self) {
         let ([(_, item), ..], [(name, user), ..]) = (&self.made.items[..], &self.made.users[..]) else { return };
         let place = Place::of(&vectors(Side::User), name);
-        self.both(&place, "engine of user and item vectors", &item.config["engine"], &user.config["engine"]);
+        self.both(&place, "engine of user and item vectors", engine_of(item), engine_of(user));
     }
 
     fn recalled(&mut self, place: &Place, part: &Manifest) {
-        let Made { timeline, items, users, index, .. } = self.made;
+        let RunManifests { timeline, items, users, index, .. } = self.made;
+        let Some(record) = self.read(place, settings::<RecallRecord>(READER, part)) else { return };
+        let engine = record.engine.map(|engine| engine.to_string());
         if let Some((_, first)) = items.first() {
             let content = parts_fingerprint(items.iter().map(|(_, part)| *part));
-            self.input(place, part, "item vectors", Some(&content), true);
-            self.both(place, "`config.engine`", &first.config["engine"], &part.config["engine"]);
+            self.input(place, part, inputs::ITEM_VECTORS, Some(&content), true);
+            self.both(place, "`config.engine`", engine_of(first), engine.clone());
         }
-        if let Some(index) = index {
-            self.equal(place, "searched in the index", index, &part.details["index"]);
+        if let Some(searched) = self.read(place, details::<RecallDetails>(READER, part))
+            && let Some(index) = index
+        {
+            self.equal(place, "searched in the index", index, &searched.index);
         }
-        let seen = part.config["recall"]["exclude_seen"].as_bool() == Some(true);
-        self.input(place, part, TIMELINE, timeline.as_ref(), seen);
-        if is_fused(part) {
-            let embed = &part.config["embed"];
-            self.both(place, "engine of user and item vectors", &part.config["engine"], &embed["engine"]);
-            return self.embedded(place, part, Side::User, &embed["id"]);
+        self.input(place, part, inputs::TIMELINE, timeline.as_ref(), record.recall.exclude_seen);
+        if record.recall.fused {
+            let embed = record.embed.as_ref();
+            let of_users = embed.and_then(|embed| embed.engine).map(|engine| engine.to_string());
+            self.both(place, "engine of user and item vectors", engine, of_users);
+            return self.embedded(place, part, Side::User, embed.and_then(|embed| embed.id.as_deref()));
         }
         let by_shard: BTreeMap<Shard, &Manifest> =
             users.iter().filter_map(|(_, u)| Some((Shard::of(u)?, *u))).collect();
         let (Some(shard), Some(first)) = (Shard::of(part), users.first().map(|(_, first)| *first)) else {
             return;
         };
-        let (Some(rows), Some(count)) = (first.rows.get("table rows"), Shard::of(first).map(|s| s.count)) else {
+        let (Some(rows), Some(count)) = (first.rows.get(rows::TABLE_ROWS), Shard::of(first).map(|s| s.count)) else {
             return;
         };
-        self.equal(place, "`rows.table rows`", &Some(rows), &part.rows.get("table rows"));
+        self.equal(place, "`rows.table rows`", &Some(rows), &part.rows.get(rows::TABLE_ROWS));
         let read = shard.covering(*rows, count).map(|shard| by_shard.get(&shard).copied());
         // A shard that is not there has been noted as missing.
         if let Some(read) = read.collect::<Option<Vec<&Manifest>>>() {
-            self.input(place, part, USER_VECTORS, Some(&parts_fingerprint(read)), true);
+            self.input(place, part, inputs::USER_VECTORS, Some(&parts_fingerprint(read)), true);
         }
-        let without = (first.inputs.get(QUARANTINE), part.inputs.get(QUARANTINE));
+        let without = (first.inputs.get(inputs::QUARANTINE), part.inputs.get(inputs::QUARANTINE));
         self.equal(place, "made without the rows", &without.0, &without.1);
     }
 }
 
-/// Name among the inputs of results: the vectors of their users.
-pub const USER_VECTORS: &str = "user vectors";
+/// Who asks, in messages.
+const READER: &str = "compare";
+
+/// Name of the engine that made vectors, if their manifest says so.
+fn engine_of(vectors: &Manifest) -> Option<String> {
+    settings::<InferRecord>(READER, vectors).ok().map(|record| record.engine.to_string())
+}
 
 /// Whether results were made from users that were embedded on the way.
 pub fn is_fused(recalled: &Manifest) -> bool {
-    recalled.config["recall"]["fused"].as_bool() == Some(true)
+    settings::<RecallRecord>(READER, recalled).is_ok_and(|record| record.recall.fused)
 }

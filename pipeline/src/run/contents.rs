@@ -2,12 +2,8 @@
 
 use crate::error::PipelineError;
 use crate::run::dir::RunDir;
+use crate::run::files;
 use crate::run::lock;
-use crate::stages::encode;
-use crate::stages::evaluate;
-use crate::stages::gates;
-use crate::stages::recall::INDEX_STAGE;
-use crate::stages::towers;
 use crate::stream::parts::{is_artifact, list_parts};
 use crate::stream::sample;
 use std::collections::BTreeSet;
@@ -24,18 +20,18 @@ const MAGICS: [&[u8]; 2] = [b"twotower-vocabulary", twotower_artifacts::timeline
 /// Manifests of a run, there or not.
 fn manifests(run: &RunDir) -> Vec<PathBuf> {
     let mut paths = vec![
-        run.towers().join(towers::files::MANIFEST),
-        run.index().join(INDEX_STAGE),
-        run.evaluation().join(evaluate::files::MANIFEST),
-        run.gates().join(gates::files::MANIFEST),
-        run.encoders().join(encode::files::TIMELINE_MANIFEST),
+        run.towers().join(files::towers::MANIFEST),
+        run.index().join(files::index::MANIFEST),
+        run.evaluation().join(files::evaluation::MANIFEST),
+        run.gates().join(files::gates::MANIFEST),
+        run.encoders().join(files::encoders::TIMELINE_MANIFEST),
     ];
     for folder in [run.vectors(Side::User), run.vectors(Side::Item), run.recall()] {
         let parts = list_parts(&folder).unwrap_or_default().into_iter();
         paths.extend(parts.filter(|path| path.extension() == Some("json".as_ref())));
     }
     // It says that this is a run, so it comes last.
-    paths.push(run.encoders().join(encode::files::MANIFEST));
+    paths.push(run.encoders().join(files::encoders::MANIFEST));
     paths
 }
 
@@ -44,8 +40,8 @@ fn folders(run: &RunDir) -> Vec<PathBuf> {
     vec![
         run.encoders().join(store::VOCABULARIES),
         run.encoders(),
-        run.towers().join(towers::files::CHECKPOINTS),
-        run.towers().join(towers::files::CANDIDATE),
+        run.towers().join(files::towers::CHECKPOINTS),
+        run.towers().join(files::towers::CANDIDATE),
         run.towers(),
         run.vectors(Side::User),
         run.vectors(Side::Item),
@@ -73,9 +69,9 @@ pub fn stranger(run: &RunDir) -> Result<Option<PathBuf>, PipelineError> {
             known.insert(path);
         }
     }
-    let checkpoints = run.towers().join(towers::files::CHECKPOINTS);
+    let checkpoints = run.towers().join(files::towers::CHECKPOINTS);
     known.extend(["best.ckpt", "last.ckpt", "key.json"].map(|name| checkpoints.join(name)));
-    let (folders, candidate) = (folders(run), run.towers().join(towers::files::CANDIDATE));
+    let (folders, candidate) = (folders(run), run.towers().join(files::towers::CANDIDATE));
     for folder in &folders {
         for (path, is_folder) in entries(folder)? {
             let name = path.file_name().unwrap_or_default();
@@ -163,7 +159,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let run = RunDir::new(dir.path().join("run"));
         let manifest = Manifest::new("encode-features", "1", twotower_artifacts::Fingerprint::of(b""));
-        let path = run.encoders().join(encode::files::MANIFEST);
+        let path = run.encoders().join(files::encoders::MANIFEST);
         manifest.write(&path).unwrap();
         fs::write(run.encoders().join(".a.tmp-1-2"), "").unwrap();
         fs::create_dir(run.encoders().join(store::VOCABULARIES)).unwrap();

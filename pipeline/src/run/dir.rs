@@ -1,10 +1,10 @@
-//! Where a run keeps what.
+//! Where a run keeps what, and the changes to its folders that every stage makes.
 
 use crate::error::PipelineError;
-use crate::stages::encode;
-use crate::stages::towers;
+use crate::run::files;
+use serde::Serialize;
 use std::path::{Path, PathBuf};
-use twotower_artifacts::Side;
+use twotower_artifacts::{Side, publish};
 use twotower_tables::TableSpec;
 
 /// Name of the link to the published run, beside the runs.
@@ -49,13 +49,13 @@ impl RunDir {
     }
 
     /// Whether a stage has left its manifest here that every run begins with: the encoders, or towers.
-    pub fn is_begun(&self) -> bool {
-        let manifests = [self.encoders().join(encode::files::MANIFEST), self.towers().join(towers::files::MANIFEST)];
+    pub(crate) fn is_begun(&self) -> bool {
+        let manifests = [self.encoders().join(files::encoders::MANIFEST), self.towers().join(files::towers::MANIFEST)];
         manifests.iter().any(|manifest| manifest.is_file())
     }
 
     /// The run that a folder of encoders or towers is part of, if it is part of one.
-    pub fn around(folder: &Path) -> Option<Self> {
+    pub(crate) fn around(folder: &Path) -> Option<Self> {
         let folder = folder.canonicalize().ok()?;
         let run = Self::new(folder.parent()?);
         [run.encoders(), run.towers()].contains(&folder).then_some(run)
@@ -73,11 +73,11 @@ impl RunDir {
     }
 
     /// The link beside the run's folder that names the last complete run; none for a folder without a parent.
-    pub fn latest(&self) -> Option<PathBuf> {
+    pub(crate) fn latest(&self) -> Option<PathBuf> {
         std::path::absolute(&self.0).ok()?.parent().map(|parent| parent.join(LATEST))
     }
 
-    /// Encoder state, encoded items, encoded users with positives, joined interactions.
+    /// Encoder state, encoded items, encoded users with positives, the timeline.
     pub fn encoders(&self) -> PathBuf {
         self.0.join("encoders")
     }
@@ -93,12 +93,12 @@ impl RunDir {
     }
 
     /// The item index.
-    pub fn index(&self) -> PathBuf {
+    pub(crate) fn index(&self) -> PathBuf {
         self.0.join("index")
     }
 
     /// Recalled items per user.
-    pub fn recall(&self) -> PathBuf {
+    pub(crate) fn recall(&self) -> PathBuf {
         self.0.join("recall")
     }
 
@@ -108,7 +108,33 @@ impl RunDir {
     }
 
     /// What the gates said.
-    pub fn gates(&self) -> PathBuf {
+    pub(crate) fn gates(&self) -> PathBuf {
         self.0.join("gates")
     }
+}
+
+/// Makes a folder ready for a stage's output: it exists, and temporary files of dead writers are gone.
+///
+/// # Errors
+/// [`PipelineError::Artifact`] naming it.
+pub(crate) fn prepare_dir(path: &Path) -> Result<(), PipelineError> {
+    publish::create_folder(path)?;
+    publish::remove_stale_temps(path)?;
+    Ok(())
+}
+
+/// Removes a file; that it is not there is fine.
+///
+/// # Errors
+/// [`PipelineError::Artifact`] naming it.
+pub(crate) fn remove_if_there(path: &Path) -> Result<(), PipelineError> {
+    Ok(publish::remove(path)?)
+}
+
+/// Publishes a value as indented JSON.
+///
+/// # Errors
+/// [`PipelineError::Artifact`] when it cannot be written.
+pub(crate) fn publish_json(path: &Path, value: &impl Serialize) -> Result<(), PipelineError> {
+    Ok(publish::publish_file(path, |file| Ok(serde_json::to_writer_pretty(file, value)?))?)
 }

@@ -1,15 +1,16 @@
-//! What the stages of a run need at the least, said before the first of them works.
+//! The least memory that the stages of a run need, told before the first of them works.
 //!
-//! What an earlier stage has yet to make counts as nothing: vocabularies, and towers that are not there. So a stage may
-//! need more, and refuses then itself; a budget that is refused here would not have done.
+//! Vocabularies and towers that an earlier stage has yet to make count as nothing. So a stage may need more, and then
+//! refuses the budget itself; a budget that is refused here is too small in any case.
 
 use crate::config::Config;
 use crate::error::PipelineError;
-use crate::run::Stage;
+use crate::run::files::towers as files;
+use crate::run::names::tables::ITEMS;
+use crate::run::stage::Stage;
 use crate::stages::gates;
 use crate::stages::infer::{embedding_needs, row_bytes};
 use crate::stages::recall::search_needs;
-use crate::stages::towers::files;
 use crate::stages::user_passes;
 use crate::stream::memory::{Memory, Needs};
 use std::path::Path;
@@ -21,17 +22,17 @@ use twotower_tables::{ReadOptions, Table, id_column};
 /// Items that are looked at to see how long ids are.
 const LOOKED_AT: usize = 1024;
 
-/// The least that a stage needs.
+/// The least memory that a stage needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Least {
+pub struct LeastMemory {
     /// The stage.
     pub stage: &'static str,
     /// Bytes.
     pub bytes: u64,
 }
 
-/// The least of every stage of a job that keeps to the budget; `towers` is the folder of the towers that it takes, where
-/// it does not train.
+/// The least memory of each of the stages that keep to the budget. `towers` is the folder of the towers that the job
+/// takes, where it does not train.
 ///
 /// # Errors
 /// The items table cannot be read.
@@ -39,7 +40,7 @@ pub fn forecast(
     config: &Config,
     towers: Option<&Path>,
     stages: impl IntoIterator<Item = Stage>,
-) -> Result<Vec<Least>, PipelineError> {
+) -> Result<Vec<LeastMemory>, PipelineError> {
     let mut all = Vec::new();
     for stage in stages {
         let (needs, rows) = match stage {
@@ -55,13 +56,13 @@ pub fn forecast(
             // They keep to no budget: docs/MEMORY.md.
             Stage::Train | Stage::Evaluate => continue,
         };
-        all.push(Least { stage: stage.name(), bytes: needs.least(rows) });
+        all.push(LeastMemory { stage: stage.name(), bytes: needs.least(rows) });
     }
     Ok(all)
 }
 
-/// What all stages need: the budget that does for each, and a list by stage.
-pub fn total(least: &[Least]) -> (Memory, String) {
+/// What all stages need: the budget that is enough for each of them, and a list by stage.
+pub fn total(least: &[LeastMemory]) -> (Memory, String) {
     let most = least.iter().map(|stage| stage.bytes).max().unwrap_or(0);
     let all = least.iter().map(|stage| format!("{} {}", stage.stage, Memory::new(stage.bytes)));
     (Memory::new(most), all.collect::<Vec<_>>().join(", "))
@@ -70,8 +71,8 @@ pub fn total(least: &[Least]) -> (Memory, String) {
 /// Says what the stages need, and refuses a budget that one of them would refuse.
 ///
 /// # Errors
-/// [`PipelineError::Usage`] naming every stage, what it needs, and the budget that does for all.
-pub fn check(memory: Memory, least: &[Least]) -> Result<(), PipelineError> {
+/// [`PipelineError::Usage`] naming every stage, what it needs, and the budget that is enough for all.
+pub fn check(memory: Memory, least: &[LeastMemory]) -> Result<(), PipelineError> {
     if least.is_empty() {
         return Ok(());
     }
@@ -104,7 +105,7 @@ fn recall(config: &Config, towers: Option<&Path>) -> Result<Needs, PipelineError
         true => embedding(config, "recall", towers, Side::User),
         false => Needs { per_row: 4 * dim(config) as u64, ..Needs::held("recall", Vec::new()) },
     };
-    let items = Table::open("items", &config.tables.items.source)?;
+    let items = Table::open(ITEMS, &config.tables.items.source)?;
     let count = items.rows()? as usize;
     let vectors = count * dim(config) * size_of::<f32>();
     let room = ListRoom::new(config.recall.topk.min(count), &first_ids(&items, &config.tables.items.id)?);

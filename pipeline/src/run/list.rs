@@ -1,12 +1,15 @@
 //! The runs of a folder: which there are, which one comes before another, going back to one, removing old ones.
 
+use crate::config::Gate;
 use crate::error::PipelineError;
 use crate::run::contents;
+use crate::run::details::CheckDetails;
 use crate::run::dir::{LATEST, RunDir};
+use crate::run::files;
 use crate::run::lock::{Access, RunLock};
-use crate::stages::encode;
-use crate::stages::gates::{self, Gate, Ruling};
-use crate::stages::towers;
+use crate::run::manifests::details;
+use crate::run::names::rows;
+use crate::stages::gates::verdict::{Ruling, Verdict};
 use crate::stream::parts::complete_set;
 use crate::watch::cancel::Cancel;
 use crate::watch::clock;
@@ -29,7 +32,7 @@ const IN_USE: &str = "it is in use";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Checked {
-    /// All that applied passed, but for those that the operator accepted.
+    /// All gates that applied passed, or their failure was accepted by the operator.
     Passed {
         /// Gates that failed and were accepted.
         accepted: Vec<Gate>,
@@ -98,8 +101,8 @@ pub fn list(dir: &Path) -> Result<Vec<RunInfo>, PipelineError> {
     Ok(runs)
 }
 
-/// Sorts runs by what they say, oldest first: by their sequence, and one without has its place by its time, if that
-/// does not lie ahead of `now`; else it comes first.
+/// Sorts runs, oldest first, by their sequence. A run without a sequence is placed by its time; one whose time lies
+/// ahead of `now` comes first.
 fn sort(runs: &mut [RunInfo], now: u64) {
     let timed: Vec<(u64, u64)> = runs.iter().filter_map(|run| Some((run.time(now)?, run.sequence?))).collect();
     let key = |run: &RunInfo| {
@@ -110,24 +113,23 @@ fn sort(runs: &mut [RunInfo], now: u64) {
     runs.sort_by_key(key);
 }
 
-/// The sequence of a run whose gates are asked now: one more than that of any other run beside it.
-pub fn next_sequence(run: &RunDir) -> u64 {
+/// The sequence of a run whose gates are asked now: one more than the largest sequence of the other runs beside it.
+pub(crate) fn next_sequence(run: &RunDir) -> u64 {
     let beside = run.latest().and_then(|link| fs::read_dir(link.parent()?).ok());
     let is_own = |name: OsString| name.to_string_lossy() == run.name();
     let others = beside.into_iter().flatten().flatten().filter(|entry| !is_own(entry.file_name()));
-    let sequences = others.filter_map(|entry| {
-        let manifest = RunDir::new(entry.path()).gates().join(gates::files::MANIFEST);
-        sequence(&Manifest::read(manifest).ok()?)
-    });
+    let sequences = others.filter_map(|entry| gates_of(&RunDir::new(entry.path()))?.sequence);
     sequences.max().unwrap_or(0).saturating_add(1)
 }
 
-fn sequence(gates: &Manifest) -> Option<u64> {
-    gates.details["sequence"].as_u64()
+/// What the gates of a run have recorded; none where they were not asked since the run last changed.
+fn gates_of(run: &RunDir) -> Option<CheckDetails> {
+    let manifest = Manifest::read(run.gates().join(files::gates::MANIFEST)).ok()?;
+    Some(details("runs", &manifest).unwrap_or_default())
 }
 
 fn is_run(run: &RunDir) -> bool {
-    let manifest = Manifest::read(run.encoders().join(encode::files::MANIFEST));
+    let manifest = Manifest::read(run.encoders().join(files::encoders::MANIFEST));
     match manifest {
         Ok(manifest) => manifest.stage == "encode-features",
         Err(ArtifactError::Io { source, .. }) => !matches!(source.kind(), NotFound | NotADirectory),
@@ -136,11 +138,11 @@ fn is_run(run: &RunDir) -> bool {
 }
 
 fn look_at(run: &RunDir, latest: bool) -> RunInfo {
-    let encoders = Manifest::read(run.encoders().join(encode::files::MANIFEST));
+    let encoders = Manifest::read(run.encoders().join(files::encoders::MANIFEST));
     let recalled = complete_set("runs", &run.recall(), "twotower recall");
     let items = complete_set("runs", &run.vectors(Side::Item), "twotower infer --side item");
-    let towers = Manifest::read(run.towers().join(towers::files::MANIFEST));
-    let gates = Manifest::read(run.gates().join(gates::files::MANIFEST)).ok();
+    let towers = Manifest::read(run.towers().join(files::towers::MANIFEST));
+    let gates = gates_of(run);
     let finished = || {
         let newest = recalled.as_ref().ok()?.iter().flat_map(|part| &part.files);
         let times = newest.filter_map(|file| fs::metadata(run.recall().join(&file.path)).ok()?.modified().ok());
@@ -149,17 +151,19 @@ fn look_at(run: &RunDir, latest: bool) -> RunInfo {
     RunInfo {
         name: run.name(),
         path: run.root().to_path_buf(),
-        sequence: gates.as_ref().and_then(sequence),
+        sequence: gates.as_ref().and_then(|gates| gates.sequence),
         complete: encoders.is_ok() && recalled.is_ok() && items.is_ok() && towers.is_ok(),
-        gates: gates.as_ref().map_or(Checked::No, checked),
-        users: recalled.as_ref().ok().map(|parts| parts.iter().filter_map(|part| part.rows.get("users")).sum()),
-        at: gates.as_ref().and_then(|manifest| manifest.details["checked at"].as_u64()).or_else(finished),
+        gates: gates.as_ref().and_then(|gates| gates.gates.as_deref()).map_or(Checked::No, checked),
+        users: recalled.as_ref().ok().map(|parts| parts.iter().filter_map(|part| part.rows.get(rows::USERS)).sum()),
+        at: gates.as_ref().and_then(|gates| gates.checked_at).or_else(finished),
         latest,
     }
 }
 
-fn checked(manifest: &Manifest) -> Checked {
-    let Some(verdicts) = gates::verdicts(manifest) else { return Checked::No };
+fn checked(verdicts: &[Verdict]) -> Checked {
+    if verdicts.is_empty() {
+        return Checked::No;
+    }
     let of = |ruling: Ruling| verdicts.iter().filter(|v| v.ruling == ruling).map(|v| v.gate).collect::<Vec<_>>();
     match of(Ruling::Failed) {
         failed if failed.is_empty() => Checked::Passed { accepted: of(Ruling::Accepted) },
@@ -196,7 +200,7 @@ pub fn size(dir: &Path) -> u64 {
 ///
 /// # Errors
 /// As [`list`].
-pub fn previous_of(run: &RunDir) -> Result<Option<RunDir>, PipelineError> {
+pub(crate) fn previous_of(run: &RunDir) -> Result<Option<RunDir>, PipelineError> {
     let Some(dir) = run.latest().and_then(|link| Some(link.parent()?.to_path_buf())) else { return Ok(None) };
     let own = |path: &Path| RunDir::new(path).name() == run.name();
     let named = latest_of(&dir).map(|name| dir.join(name)).filter(|path| !own(path));
@@ -206,7 +210,7 @@ pub fn previous_of(run: &RunDir) -> Result<Option<RunDir>, PipelineError> {
 
 /// What [`rollback`] did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct RolledBack {
+pub struct Rollback {
     /// The run that `latest` named, if it named one.
     pub from: Option<String>,
     /// The run that it names now.
@@ -218,7 +222,7 @@ pub struct RolledBack {
 /// # Errors
 /// [`PipelineError::Mismatch`] when there is none that is complete and passed its gates, saying why not;
 /// [`PipelineError::InUse`] when another process works in it.
-pub fn rollback(dir: &Path, to: Option<&str>) -> Result<RolledBack, PipelineError> {
+pub fn rollback(dir: &Path, to: Option<&str>) -> Result<Rollback, PipelineError> {
     let _switching = RunLock::of_latest(dir, "rollback", &Cancel::default())?;
     let runs = list(dir)?;
     let now = runs.iter().position(|run| run.latest);
@@ -248,7 +252,7 @@ pub fn rollback(dir: &Path, to: Option<&str>) -> Result<RolledBack, PipelineErro
     let _still = RunLock::take(&run, Access::Still)?;
     check_publishable(dir, &look_at(&run, false))?;
     switch_link(dir.join(LATEST), to.path.file_name().unwrap_or_default())?;
-    Ok(RolledBack { from: now.map(|now| runs[now].name.clone()), to: to.name.clone() })
+    Ok(Rollback { from: now.map(|now| runs[now].name.clone()), to: to.name.clone() })
 }
 
 fn check_publishable(dir: &Path, run: &RunInfo) -> Result<(), PipelineError> {
@@ -271,7 +275,7 @@ fn check_publishable(dir: &Path, run: &RunInfo) -> Result<(), PipelineError> {
 
 /// What [`prune`] did, or would do.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Pruned {
+pub struct PruneReport {
     /// Runs removed, oldest first, with their bytes.
     pub removed: Vec<(String, u64)>,
     /// Runs that are old enough and were left, with the reason.
@@ -280,13 +284,13 @@ pub struct Pruned {
 
 /// Removes complete runs that are older than the newest `keep` that passed their gates.
 ///
-/// A run is renamed before it is deleted, so a prune that is killed leaves no half run, and the next one deletes
-/// what it left. The run that `latest` names and those at work are left, and so is whatever is not a complete run, holds
-/// a file that no stage made, or is not surely older than those kept.
+/// A run is renamed before it is deleted, so a prune that is killed leaves no half run, and the next one deletes what
+/// it left. The run that `latest` names and those at work are left, and so is whatever is not a complete run, holds a
+/// file that no stage made, or is not surely older than those kept.
 ///
 /// # Errors
 /// A folder that cannot be listed, or a run that cannot be removed.
-pub fn prune(dir: &Path, keep: usize, dry_run: bool) -> Result<Pruned, PipelineError> {
+pub fn prune(dir: &Path, keep: usize, dry_run: bool) -> Result<PruneReport, PipelineError> {
     if dry_run {
         let (mut would, mut left) = (Vec::new(), Vec::new());
         for old in old(&list(dir)?, keep, clock::now()) {
@@ -297,7 +301,7 @@ pub fn prune(dir: &Path, keep: usize, dry_run: bool) -> Result<Pruned, PipelineE
                 None => would.push((run.name.clone(), size(&run.path))),
             }
         }
-        return Ok(Pruned { removed: would, left });
+        return Ok(PruneReport { removed: would, left });
     }
     let mut left = sweep(dir)?;
     let mut hidden = Vec::new();
@@ -316,7 +320,7 @@ pub fn prune(dir: &Path, keep: usize, dry_run: bool) -> Result<Pruned, PipelineE
         contents::remove(&RunDir::new(&path))?;
         Ok((name, bytes))
     });
-    Ok(Pruned { removed: removed.collect::<Result<_, PipelineError>>()?, left })
+    Ok(PruneReport { removed: removed.collect::<Result<_, PipelineError>>()?, left })
 }
 
 /// Complete runs before the newest `keep` that passed their gates, each with the reason why it may not be older than
@@ -422,7 +426,7 @@ mod tests {
             let run = RunDir::new(dir.path().join(name));
             fs::create_dir_all(run.encoders()).unwrap();
             if let Some(text) = manifest {
-                fs::write(run.encoders().join(encode::files::MANIFEST), text).unwrap();
+                fs::write(run.encoders().join(files::encoders::MANIFEST), text).unwrap();
             }
         }
         fs::create_dir(dir.path().join("lost")).unwrap();

@@ -2,91 +2,56 @@
 
 pub(crate) mod chain;
 pub(crate) mod contents;
+pub(crate) mod details;
 pub mod dir;
+pub mod files;
 pub(crate) mod forecast;
 pub mod list;
 pub mod lock;
+pub(crate) mod manifests;
+pub(crate) mod names;
 pub mod output_folder;
+pub(crate) mod records;
+pub(crate) mod stage;
 pub mod verify;
+
+pub use stage::Stage;
 
 use crate::config::Config;
 use crate::error::PipelineError;
-use crate::stages::adopt::adopt_towers;
-use crate::stages::encode::{self, EncodeOptions, encode_features};
-use crate::stages::evaluate::evaluate;
-use crate::timeline::exclusions::Exclusion;
-
-use crate::rows::quarantine::{INTERACTIONS, USERS};
 use crate::run::dir::{LATEST, RunDir};
 use crate::run::lock::{Access, RunLock};
+use crate::run::manifests::{as_written, require, settings, verify_file};
+use crate::run::names::tables::{self, ALLOW, DENY, EXCLUSIONS, INTERACTIONS, USERS};
+use crate::run::records::EncodeRecord;
+use crate::stages::adopt::adopt_towers;
+use crate::stages::encode::{EncodeOptions, encode_features};
+use crate::stages::evaluate::evaluate;
 use crate::stages::gates::{Gate, check};
 use crate::stages::infer::Infer;
 use crate::stages::recall::Recall;
 use crate::stages::train::{TrainOptions, train_model};
-use crate::stages::{Context, Job, Outcome, as_written, require, verify_file};
+use crate::stages::{Context, Job, Outcome};
 use crate::stream::parts::complete_set;
-use serde::{Deserialize, Serialize};
+use crate::timeline::exclusions::Exclusion;
+use crate::watch::allocator;
 use std::path::PathBuf;
 use twotower_artifacts::publish::{check_link, switch_link};
 use twotower_artifacts::{Manifest, Side};
 use twotower_tables::Table;
 
-/// A stage of a run, in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Stage {
-    /// Vocabularies, bounds and encoded tables.
-    EncodeFeatures,
-    /// The towers.
-    Train,
-    /// Vectors of items.
-    InferItems,
-    /// Vectors of users.
-    InferUsers,
-    /// Items for each user.
-    Recall,
-    /// Metrics.
-    Evaluate,
-    /// Gates, before the run is published.
-    Check,
-}
-
 impl Stage {
-    /// All stages in order.
-    pub const ALL: [Stage; 7] = [
-        Stage::EncodeFeatures,
-        Stage::Train,
-        Stage::InferItems,
-        Stage::InferUsers,
-        Stage::Recall,
-        Stage::Evaluate,
-        Stage::Check,
-    ];
-
-    /// The name as typed and printed.
-    pub fn name(self) -> &'static str {
-        match self {
-            Stage::EncodeFeatures => "encode-features",
-            Stage::Train => "train",
-            Stage::InferItems => "infer-items",
-            Stage::InferUsers => "infer-users",
-            Stage::Recall => "recall",
-            Stage::Evaluate => "evaluate",
-            Stage::Check => "check",
-        }
-    }
-
     /// Whether the stage has left an output, which may be current.
     fn has_output(self, run: &RunDir) -> bool {
         let parts = |dir: PathBuf| complete_set("run", &dir, "twotower run").is_ok();
         match self {
-            Stage::EncodeFeatures => run.encoders().join(crate::stages::encode::files::MANIFEST).exists(),
-            Stage::Train => run.towers().join(crate::stages::towers::files::MANIFEST).exists(),
+            Stage::EncodeFeatures => run.encoders().join(files::encoders::MANIFEST).exists(),
+            Stage::Train => run.towers().join(files::towers::MANIFEST).exists(),
             Stage::InferItems => parts(run.vectors(Side::Item)),
             Stage::InferUsers => parts(run.vectors(Side::User)),
             Stage::Recall => parts(run.recall()),
-            Stage::Evaluate => run.evaluation().join(crate::stages::evaluate::files::MANIFEST).exists(),
-            Stage::Check => run.gates().join(crate::stages::gates::files::MANIFEST).exists(),
+            Stage::Evaluate => run.evaluation().join(files::evaluation::MANIFEST).exists(),
+            Stage::Check => run.gates().join(files::gates::MANIFEST).exists(),
         }
     }
 
@@ -136,7 +101,7 @@ pub struct RunOptions {
 }
 
 impl RunOptions {
-    /// The stages that a run of `config` has, in order: none that nothing would read, or measure.
+    /// The stages that a run of `config` has, in order. Stages whose output nothing would read are left out.
     pub(crate) fn stages(&self, config: &Config) -> impl Iterator<Item = Stage> {
         let (fused, trains) = (config.recall.fused, self.adopt.is_none());
         Stage::ALL.into_iter().filter(move |stage| match stage {
@@ -177,14 +142,17 @@ pub fn run_all(
         context.force |= options.from.is_some_and(|from| stage >= from);
         context.sole = true;
         stage.run(&context, options, |outcome| done(stage, outcome))?;
+        // The next stage begins with no more memory held than a command of its own would.
+        allocator::give_back();
     }
     switch_latest(context)
 }
 
-/// Asks the gates about a run whose stages were done one by one, in shards say, and points `latest` at it.
+/// Asks the gates about a run whose stages were done one by one, such as in shards, and points `latest` at it.
 ///
 /// # Errors
-/// As [`check`]; results that are not what their manifests say; [`PipelineError::InUse`] when another process works in the run's folder.
+/// Those of the gates; results that are not what their manifests say; [`PipelineError::InUse`] when another process
+/// works in the run's folder.
 pub fn publish(context: &Job, accept: &[Gate]) -> Result<Outcome, PipelineError> {
     let _lock = RunLock::take(&context.run, Access::Sole)?;
     let dir = context.run.recall();
@@ -203,35 +171,42 @@ pub fn publish(context: &Job, accept: &[Gate]) -> Result<Outcome, PipelineError>
 /// Refuses a job of other columns or features than the run was made with.
 fn same_job(context: &Job) -> Result<(), PipelineError> {
     let encoded =
-        require("publish", &context.run.encoders().join(encode::files::MANIFEST), "twotower encode-features")?;
+        require("publish", &context.run.encoders().join(files::encoders::MANIFEST), "twotower encode-features")?;
+    let made: EncodeRecord = settings("publish", &encoded)?;
     let now = as_written(&serde_json::json!(context.config.encode_settings()));
-    for setting in
-        ["/tables/users/id", "/tables/items/id", "/tables/interactions/user", "/tables/interactions/item", "/features"]
-    {
-        let (now, made) = (now.pointer(setting), encoded.config.pointer(setting));
+    let now: EncodeRecord = serde_json::from_value(now)
+        .map_err(|e| PipelineError::Data(format!("publish: the job's settings of `encode-features` as JSON: {e}")))?;
+    let named = |record: EncodeRecord| {
+        let EncodeRecord { tables, features } = record;
+        [
+            ("tables.users.id", tables.users.id.into()),
+            ("tables.items.id", tables.items.id.into()),
+            ("tables.interactions.user", tables.interactions.user.into()),
+            ("tables.interactions.item", tables.interactions.item.into()),
+            ("features", features),
+        ]
+    };
+    for ((setting, now), (_, made)) in named(now).into_iter().zip(named(made)) {
         if now != made {
-            let shown = |value: Option<&serde_json::Value>| value.map_or("none".to_string(), ToString::to_string);
             return Err(PipelineError::Mismatch(format!(
-                "publish: `{}` of the job is {}, {} was made with {}; run `twotower run`, or the stages from `encode-features` on",
-                setting.trim_start_matches('/').replace('/', "."),
-                shown(now),
-                context.run.root().display(),
-                shown(made)
+                "publish: `{setting}` of the job is {now}, {} was made with {made}; run `twotower run`, or the stages from `encode-features` on",
+                context.run.root().display()
             )));
         }
     }
     Ok(())
 }
 
-/// Compares the tables of a job with those that the results were made from. Those that say which items may be retrieved
-/// must be the same, unless it is forced; of users and interactions that changed since, there is a warning.
+/// Compares the tables of a job with those that the results were made from. Tables that say which items may be
+/// retrieved must be the same, unless the job is forced; for users and interactions that have changed there is a
+/// warning.
 fn same_tables(context: &Job, recalled: &Manifest) -> Result<(), PipelineError> {
     let encoded =
-        require("publish", &context.run.encoders().join(encode::files::MANIFEST), "twotower encode-features")?;
+        require("publish", &context.run.encoders().join(files::encoders::MANIFEST), "twotower encode-features")?;
     let settings = context.config.recall_settings();
-    let sides = [Side::User, Side::Item].map(|side| (format!("{side}s"), &context.config.table(side).source));
-    let lists: Vec<_> = Exclusion::sources(&settings).map(|(name, source)| (name.to_string(), source)).collect();
-    let dropped = ["allow", "deny", "exclusions"]
+    let sides = [Side::User, Side::Item].map(|side| (tables::of(side), &context.config.table(side).source));
+    let lists: Vec<_> = Exclusion::sources(&settings).collect();
+    let dropped = [ALLOW, DENY, EXCLUSIONS]
         .into_iter()
         .find(|name| recalled.inputs.contains_key(*name) && lists.iter().all(|(list, _)| list != name));
     let redo = "run `twotower run`, which redoes what they change, or publish the results as they are with --force";
@@ -240,11 +215,10 @@ fn same_tables(context: &Job, recalled: &Manifest) -> Result<(), PipelineError> 
             "publish: the results were made with `recall.{name}`, which the job has not; {redo}"
         )));
     }
-    let seen =
-        settings.recall.exclude_seen.then(|| (INTERACTIONS.to_string(), &context.config.tables.interactions.source));
+    let seen = settings.recall.exclude_seen.then_some((INTERACTIONS, &context.config.tables.interactions.source));
     for (name, source) in sides.into_iter().chain(seen).chain(lists) {
-        let made = encoded.inputs.get(&name).or_else(|| recalled.inputs.get(&name));
-        match Table::open(&name, source) {
+        let made = encoded.inputs.get(name).or_else(|| recalled.inputs.get(name));
+        match Table::open(name, source) {
             Ok(now) if made == Some(&now.fingerprint()) => {}
             Ok(_) if context.force || name == USERS || name == INTERACTIONS => {
                 tracing::warn!("publish: {name}: the table has changed since; the results are of its earlier rows");

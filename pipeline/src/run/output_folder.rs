@@ -3,6 +3,9 @@
 use crate::error::PipelineError;
 use crate::run::dir::RunDir;
 use crate::run::lock::RunLock;
+use crate::run::manifests::settings;
+use crate::run::records::OutputRecord;
+use crate::stages::output::as_json;
 use crate::stream::parts::file_name;
 use std::path::{Path, PathBuf};
 use twotower_artifacts::publish::is_temp_name;
@@ -10,7 +13,7 @@ use twotower_artifacts::{Fingerprint, Manifest, Side};
 use twotower_tables::TableSpec;
 
 /// The file that says that a folder is one of these, and for which side.
-pub const MARKER: &str = "output.json";
+const MARKER: &str = "output.json";
 /// What the marker says its stage is.
 const STAGE: &str = "output";
 
@@ -63,7 +66,7 @@ impl OutputFolder {
     }
 
     /// Where it is.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 }
@@ -79,10 +82,13 @@ fn mark(path: &Path, side: Side) -> Result<(), PipelineError> {
     };
     if marker.exists() {
         let said = Manifest::read(&marker)?;
-        let of = said.config["side"].as_str().unwrap_or_default();
-        return match said.stage == STAGE && of == side.to_string() {
+        let of = settings::<OutputRecord>("infer", &said).ok().map(|record| record.side);
+        return match said.stage == STAGE && of == Some(side) {
             true => Ok(()),
-            false => refuse(format!("{MARKER} says that it is for `{}` of side `{of}`, not {side}s", said.stage)),
+            false => {
+                let of = of.map_or("none".to_string(), |side| side.to_string());
+                refuse(format!("{MARKER} says that it is for `{}` of side `{of}`, not {side}s", said.stage))
+            }
         };
     }
     for entry in std::fs::read_dir(path).map_err(PipelineError::io("list", path))? {
@@ -93,7 +99,7 @@ fn mark(path: &Path, side: Side) -> Result<(), PipelineError> {
         }
     }
     let mut manifest = Manifest::new(STAGE, env!("CARGO_PKG_VERSION"), Fingerprint::of(b""));
-    manifest.config = serde_json::json!({ "side": side });
+    manifest.config = as_json(&marker, &OutputRecord { side })?;
     Ok(manifest.write(&marker)?)
 }
 

@@ -2,15 +2,20 @@
 
 use crate::config::AdoptSettings;
 use crate::error::PipelineError;
-use crate::rows::columns::{BATCH_BYTES, BATCH_ROWS};
+use crate::rows::columns::{BATCH_BYTES, BATCH_ROWS, encode_error};
 use crate::rows::side_files::{SideFiles, read_columns};
 use crate::rows::source::Source;
+use crate::run::details::{AdoptDetails, Differences, TowerDetails};
+use crate::run::dir::remove_if_there;
+use crate::run::files::towers as files;
 use crate::run::lock::RunLock;
-use crate::stages::encode::encode_error;
-use crate::stages::encoded::Encoded;
-use crate::stages::towers::{files, publish_tower, towers_fingerprint, verified_in};
-use crate::stages::train::{VERIFY_ROWS, check_lineage, checkpoint_entry};
-use crate::stages::{Context, Outcome, prepare_dir, remove_if_there};
+use crate::run::manifests::details;
+use crate::run::names::inputs;
+use crate::stages::encoded::EncoderFolder;
+use crate::stages::output::{Place, Prologue, Summary};
+use crate::stages::towers::{publish_tower, towers_fingerprint, verified_in};
+use crate::stages::train::{VERIFY_ROWS, check_lineage};
+use crate::stages::{Context, Outcome};
 use crate::timeline::dataset::History;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,10 +26,6 @@ use twotower_models::onnx;
 use twotower_models::tower::Tower;
 use twotower_models::train::checkpoint::best_path;
 use twotower_tables::{ReadOptions, id_column_as};
-
-/// Key of the manifest's details that counts, by table, the rows at its end without weights of their own: those
-/// of values that are new since the towers were trained.
-pub(crate) const UNTRAINED: &str = "untrained rows";
 
 /// Publishes the towers of the tower folder `earlier` for the run's encoders, as they are: old codes
 /// keep their rows, values that are new since get a copy of the unknown row, and so the vectors that
@@ -37,34 +38,33 @@ pub fn adopt_towers(context: &Context<AdoptSettings>, earlier: &Path) -> Result<
     let _step = context.step("train");
     let _unchanged = RunLock::take_source(&context.run, earlier)?;
     let encoders = context.run.encoders();
-    let encoded = Encoded::load("train", &encoders)?;
+    let encoded = EncoderFolder::load("train", &encoders)?;
     let state = &encoded.state;
     let previous = verified_in("train", earlier)?;
     check_lineage(earlier, &previous, state, &encoded.manifest)?;
-    let inputs = [("encoders", state.fingerprint().clone()), ("adopted towers", previous.fingerprint.clone())];
+    let inputs =
+        [(inputs::ENCODERS, state.fingerprint().clone()), (inputs::ADOPTED_TOWERS, previous.fingerprint.clone())];
     let trained_under = previous.config.as_object().ok_or_else(|| ArtifactError::Corrupt {
         path: earlier.join(files::MANIFEST),
         reason: "its `config` is not an object".into(),
     })?;
     let trained_under = trained_under.iter().map(|(name, value)| (name.as_str(), value.clone()));
     let key = context.key("train", inputs, trained_under);
-    let dir = context.run.towers();
-    let manifest_path = dir.join(files::MANIFEST);
-    if !context.force
-        && let Some(manifest) = key.current(&manifest_path, &context.cancel)?
-    {
-        return Ok(Outcome { skipped: true, manifest });
-    }
+    let place = Place::of_results(context.run.towers(), files::MANIFEST);
+    let output = match context.begin(key, place, started, |_| Ok(true))? {
+        Prologue::Current(outcome) => return Ok(outcome),
+        Prologue::Due(output) => output,
+    };
+    output.prepare(&[files::CHECKPOINTS])?;
+    let dir = output.dir();
     let checkpoints = dir.join(files::CHECKPOINTS);
-    prepare_dir(&dir)?;
-    prepare_dir(&checkpoints)?;
 
-    context.retract(&manifest_path)?;
+    output.replace()?;
     let mut entries = Vec::new();
-    let mut differences = serde_json::Map::new();
+    let mut differences = Differences::default();
     let mut grown: BTreeMap<String, u64> = BTreeMap::new();
-    let mut untrained: BTreeMap<String, u64> =
-        serde_json::from_value(previous.details[UNTRAINED].clone()).unwrap_or_default();
+    let of_previous = details::<TowerDetails>("train", &previous).unwrap_or_default();
+    let mut untrained = of_previous.untrained.unwrap_or_default();
     for side in [Side::User, Side::Item] {
         let (tower, _) = onnx::read(&earlier.join(files::tower(side)))?;
         let trained: BTreeMap<String, usize> = tower.tables.iter().map(|(name, t)| (name.clone(), t.rows)).collect();
@@ -77,8 +77,8 @@ pub fn adopt_towers(context: &Context<AdoptSettings>, earlier: &Path) -> Result<
             grown.entry(name.clone()).or_insert(added);
         }
         let sample = sample(context, &encoded, side)?;
-        let (difference, files) = publish_tower(&tower, &sample, &dir, context.config.engine)?;
-        differences.insert(side.to_string(), difference.into());
+        let (difference, files) = publish_tower(&tower, &sample, dir, context.config.engine)?;
+        *differences.of(side) = difference;
         entries.extend(files);
     }
     for (name, added) in grown {
@@ -93,17 +93,14 @@ pub fn adopt_towers(context: &Context<AdoptSettings>, earlier: &Path) -> Result<
             twotower_artifacts::publish::publish_file(&to, |out| std::io::copy(&mut checkpoint, out).map(|_| ()))?;
         }
     }
-    let mut manifest = key.manifest(entries, previous.rows.clone(), started);
-    manifest.seed = previous.seed;
-    manifest.fingerprint = towers_fingerprint(&dir)?;
-    manifest.details = serde_json::json!({
-        "adopted from": earlier,
-        "checkpoint": checkpoint_entry(&previous).filter(|_| to.exists()),
-        UNTRAINED: untrained,
-        "largest difference from ONNX Runtime": differences,
-    });
-    manifest.write(&manifest_path)?;
-    Ok(Outcome { skipped: false, manifest })
+    let details = AdoptDetails {
+        adopted_from: earlier,
+        checkpoint: of_previous.checkpoint.filter(|_| to.exists()),
+        untrained,
+        differences,
+    };
+    let (fingerprint, seed) = (Some(towers_fingerprint(dir)?), previous.seed);
+    output.publish(Summary { fingerprint, seed, ..Summary::new(entries, previous.rows, details) })
 }
 
 /// The tower on a schema whose vocabularies are longer, or as long.
@@ -147,7 +144,7 @@ fn extended(mut tower: Tower, schema: TowerSchema) -> Result<Tower, String> {
 }
 
 /// The first rows of a side's table, encoded.
-fn sample(context: &Context<AdoptSettings>, encoded: &Encoded, side: Side) -> Result<CodeBatch, PipelineError> {
+fn sample(context: &Context<AdoptSettings>, encoded: &EncoderFolder, side: Side) -> Result<CodeBatch, PipelineError> {
     let rows = match side {
         Side::User => &context.config.users,
         Side::Item => &context.config.items,

@@ -3,27 +3,32 @@
 use crate::config::EncodeSettings;
 use crate::error::PipelineError;
 use crate::rows::bad_rows::readable_ids;
-use crate::rows::columns::read_batches;
+use crate::rows::columns::{encode_error, read_batches};
 use crate::rows::id_index::IdIndex;
-use crate::rows::quarantine::{self, INTERACTIONS, QuarantineWriter, USERS};
+use crate::rows::quarantine::{self, QuarantineWriter};
 use crate::rows::side_files::{SideFiles, read_columns};
 use crate::rows::strangers::{COMPARED, SomeIds, ids_of};
 use crate::rows::unreadable;
+use crate::run::details::{EncodeDetails, TableDetails, TableFiles, TimelineDetails, VocabularyDetails};
+use crate::run::dir::remove_if_there;
+use crate::run::files::encoders as files;
 use crate::run::lock::RunLock;
+use crate::run::names::tables::{INTERACTIONS, ITEMS, USERS};
+use crate::run::names::{inputs, rows};
 use crate::stages::encode_warnings;
+use crate::stages::encoded;
+use crate::stages::output::{Output, Place, Prologue, StageKey, Summary, as_json, row_counts};
 use crate::stages::user_passes::UserPasses;
-use crate::stages::{Context, Outcome, StageKey, prepare_dir, remove_if_there, rows};
-use crate::timeline::builder::Built;
+use crate::stages::{Context, Outcome};
+use crate::timeline::builder::TimelineFile;
 use crate::timeline::interactions::{Events, Interactions};
-use crate::timeline::of_run::{TIMELINE, TimelineDetails};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 use twotower_artifacts::codes::GROUP_ROWS;
 use twotower_artifacts::keyed::IdentityKey;
 use twotower_artifacts::{CodeBatch, CodesInfo, CodesWriter, Compression, FileEntry, Id, Ids, Manifest, Side};
-use twotower_encoders::{EncodeCounts, EncoderError, EncoderFit, EncoderState, store};
+use twotower_encoders::{EncodeCounts, EncoderFit, EncoderState, store};
 use twotower_tables::{Table, TableBatch, id_kind};
 
 /// Options of the stage beside the job's own.
@@ -31,33 +36,15 @@ use twotower_tables::{Table, TableBatch, id_kind};
 pub struct EncodeOptions {
     /// An earlier run's encoder folder whose vocabularies are extended: old codes never move.
     pub update: Option<PathBuf>,
-    /// Encode no user as one that trains, for a run that does not train.
+    /// Encode no users for training, for a run that does not train.
     pub without_positives: bool,
-}
-
-/// File names inside the encoder folder.
-pub mod files {
-    /// The stage's manifest.
-    pub const MANIFEST: &str = "manifest.json";
-    /// Encoded users that have positives.
-    pub const USERS: &str = "users.parquet";
-    /// Encoded items, sorted by id.
-    pub const ITEMS: &str = "items.parquet";
-    /// What every user did, in time order.
-    pub const TIMELINE: &str = "timeline.bin";
-    /// The manifest of the timeline.
-    pub const TIMELINE_MANIFEST: &str = "timeline.json";
-    /// With `encode.all_users`, every encoded user.
-    pub const ALL_USERS: &str = "users-all.parquet";
-    /// Rows of users and interactions that cannot be used, where there are some.
-    pub const QUARANTINE: &str = "quarantine.jsonl";
 }
 
 /// Runs the stage.
 ///
 /// The interactions are read once and the users twice: one pass fits vocabularies and bounds, one encodes those that
 /// have positives (only they train), or all. Between both, the events of all users are sorted into the timeline. Items
-/// are held in memory; users and interactions are not, but for the rows of users that train. Rows of users and
+/// are held in memory; of users and interactions only the row numbers of users that train. Rows of users and
 /// interactions that cannot be used are set aside, as long as they are few.
 ///
 /// # Errors
@@ -67,50 +54,48 @@ pub fn encode_features(context: &Context<EncodeSettings>, options: &EncodeOption
     let started = Instant::now();
     let _step = context.step("encode-features");
     let inputs = Inputs::open(context, options)?;
-    let key = inputs.key(context, options);
-    let dir = context.run.encoders();
-    let manifest_path = dir.join(files::MANIFEST);
-    if !context.force
-        && let Some(manifest) = key.current(&manifest_path, &context.cancel)?
-        && quarantine::within_limit(&manifest, context.execution.max_bad_rows)
-        && within_unreadable(context, &manifest)
-    {
-        return Ok(Outcome { skipped: true, manifest });
-    }
-    prepare_dir(&dir)?;
-    prepare_dir(&dir.join(store::VOCABULARIES))?;
+    let place = Place::of_results(context.run.encoders(), files::MANIFEST);
+    let within_limits = |made: &Manifest| -> Result<bool, PipelineError> {
+        Ok(quarantine::within_limit(made, context.execution.max_bad_rows) && within_unreadable(context, made))
+    };
+    let output = match context.begin(inputs.key(context, options), place, started, within_limits)? {
+        Prologue::Current(outcome) => return Ok(outcome),
+        Prologue::Due(output) => output,
+    };
+    output.prepare(&[store::VOCABULARIES])?;
+    let dir = output.dir();
 
     let sources = inputs.sources();
     let Inputs { users, items, interactions, joins, previous } = inputs;
-    let encode = Encode { context, dir: &dir, joins };
+    let encode = Encode { context, dir, joins };
     let item_table = encode.read_items(&items)?;
     let user_kind = id_kind(&users, &context.config.tables.users.id)?;
-    let mut aside = QuarantineWriter::new(&dir, context.execution.max_bad_rows);
+    let mut aside = QuarantineWriter::new(dir, context.execution.max_bad_rows);
     let trains = !options.without_positives;
     if trains {
         interactions.require_rows()?;
     }
     let identities = IdentityKey::of(&[&users.fingerprint(), &interactions.fingerprint()]);
     let kinds = (user_kind, &item_table.ids);
-    let mut events = Interactions::read(context, &dir, &interactions, kinds, identities, &mut aside)?;
-    let mut passes = UserPasses::new(context, &dir, &encode.joins, &users, user_kind, trains)?;
+    let mut events = Interactions::read(context, dir, &interactions, kinds, identities, &mut aside)?;
+    let mut passes = UserPasses::new(context, dir, &encode.joins, &users, user_kind, trains)?;
     let state = encode.fit(&item_table, &mut passes, previous, &mut aside, &mut events)?;
 
-    context.retract(&manifest_path)?;
+    output.replace()?;
     remove_if_there(&dir.join(files::TIMELINE_MANIFEST))?;
     let known_users = (&users, passes.rows());
     let events = events.finish(context, &dir.join(files::TIMELINE), known_users, item_table.ids.ids(), trains)?;
     if trains {
         events.require_some()?;
     }
-    let timeline = write_timeline_manifest(&dir, &key, &events, started)?;
+    let timeline = write_timeline_manifest(&output, &events)?;
     let seen = passes.rows();
     // What is small waits for the disk, file after file, while the users are encoded.
     let (small, encoded) = std::thread::scope(|scope| {
         let small = std::thread::Builder::new()
             .spawn_scoped(scope, || Ok((encode.encode_items(&state, &item_table)?, encode.save(&state)?)))
             .map_err(PipelineError::io("start a thread of", "encode-features"))?;
-        let encoded = passes.encode(&state, &aside.users(), &events.built.rows);
+        let encoded = passes.encode(&state, &aside.users(), &events.timeline.rows);
         Ok::<_, PipelineError>((
             small.join().unwrap_or(Err(PipelineError::WorkerPanicked { stage: "encode-features" })),
             encoded,
@@ -127,26 +112,24 @@ pub fn encode_features(context: &Context<EncodeSettings>, options: &EncodeOption
     entries.extend(state_entries);
 
     let counted = &events.counts;
-    let rows = rows([
-        ("users", seen),
-        ("users with positives", encoded.ids.len() as u64),
-        ("items", item_table.ids.ids().len() as u64),
-        ("users quarantined", bad_users),
-        ("interactions", counted.rows + bad_interactions),
-        ("interactions quarantined", bad_interactions),
-        ("interactions kept", counted.kept),
-        ("interactions repeated", counted.repeated),
-        ("interactions of unknown items", counted.unknown_items.rows),
-        ("interactions of unknown users", counted.unknown_users.rows),
+    let rows = row_counts([
+        (rows::USERS, seen),
+        (rows::USERS_WITH_POSITIVES, encoded.ids.len() as u64),
+        (rows::ITEMS, item_table.ids.ids().len() as u64),
+        (rows::USERS_QUARANTINED, bad_users),
+        (rows::INTERACTIONS, counted.rows + bad_interactions),
+        (rows::INTERACTIONS_QUARANTINED, bad_interactions),
+        (rows::INTERACTIONS_KEPT, counted.kept),
+        (rows::INTERACTIONS_REPEATED, counted.repeated),
+        (rows::INTERACTIONS_OF_UNKNOWN_ITEMS, counted.unknown_items.rows),
+        (rows::INTERACTIONS_OF_UNKNOWN_USERS, counted.unknown_users.rows),
     ]);
     let counts = BTreeMap::from([(Side::Item, item_counts), (Side::User, encoded.counts)]);
     for (side, table) in [(Side::User, &users), (Side::Item, &items)] {
         let (spec, most) = (context.config.side(side), context.execution.max_unreadable);
         unreadable::refuse(side, &spec, &counts[&side], most, table, &context.cancel)?;
     }
-    let mut manifest = key.manifest(entries, rows, started);
-    manifest.fingerprint = state.fingerprint().clone();
-    manifest.warnings = encode_warnings::of_rows(&manifest, counted);
+    let mut warnings = encode_warnings::of_rows(&rows, counted);
     let user_ids = || {
         let (column, rows) = (&context.config.tables.users.id, 0..COMPARED as u64);
         ids_of(&users, column, user_kind, rows, &context.cancel)
@@ -154,20 +137,20 @@ pub fn encode_features(context: &Context<EncodeSettings>, options: &EncodeOption
     let mut strange = encode.joins.warnings(Side::User, user_ids);
     strange.extend(encode.joins.warnings(Side::Item, || SomeIds::of(item_table.ids.ids())));
     strange.iter().for_each(|warning| tracing::warn!("encode-features: {warning}"));
-    manifest.warnings.extend(strange);
+    warnings.extend(strange);
     for (side, counts) in &counts {
         let spec = context.config.side(*side);
-        manifest.warnings.extend(encode_warnings::of_features("encode-features", *side, &spec, counts));
+        warnings.extend(encode_warnings::of_features("encode-features", *side, &spec, counts));
     }
-    manifest.details = serde_json::json!({
-        "vocabularies": vocabularies(&state),
-        "encoded": counts,
-        "times": events.span,
-        "content": crate::stages::encoded::content(&manifest),
-        "tables": sources,
-    });
-    manifest.write(&manifest_path)?;
-    Ok(Outcome { skipped: false, manifest })
+    let details = EncodeDetails {
+        vocabularies: vocabularies(&state),
+        encoded: Some(counts),
+        times: events.span,
+        content: Some(encoded::content_of(&entries)),
+        tables: Some(sources),
+    };
+    let fingerprint = Some(state.fingerprint().clone());
+    output.publish(Summary { fingerprint, warnings, ..Summary::new(entries, rows, details) })
 }
 
 /// Whether a manifest of the stage has no feature with more unreadable values than may be.
@@ -205,7 +188,7 @@ impl Inputs {
         let [user, item] = [Side::User, Side::Item].map(|side| (side, context.config.side(side)));
         Ok(Self {
             users: Table::open(USERS, &tables.users.source)?.leniently(),
-            items: Table::open("items", &tables.items.source)?,
+            items: Table::open(ITEMS, &tables.items.source)?,
             interactions: Table::open(INTERACTIONS, &tables.interactions.source)?.leniently(),
             joins: SideFiles::open(
                 &[(user.0, &user.1, &tables.users.source), (item.0, &item.1, &tables.items.source)],
@@ -215,25 +198,25 @@ impl Inputs {
         })
     }
 
-    /// Says what was found of each table, for the manifest too.
-    fn sources(&self) -> serde_json::Value {
-        let tables = [&self.users, &self.items, &self.interactions].map(|table| {
+    /// The files of each table, for the manifest; says so in the log, too.
+    fn sources(&self) -> TableDetails {
+        let files_of = |table: &Table| {
             let (name, files, skipped) = (table.name(), table.paths().len(), table.skipped());
             tracing::info!("encode-features: {name}: {files} files, {skipped} skipped by name");
-            let found = serde_json::json!({ "files": files, "skipped": skipped, "bytes": table.bytes() });
-            (name.to_string(), found)
-        });
-        serde_json::Value::Object(tables.into_iter().collect())
+            TableFiles { files, skipped, bytes: table.bytes() }
+        };
+        let [users, items, interactions] = [&self.users, &self.items, &self.interactions].map(files_of);
+        TableDetails { users, items, interactions }
     }
 
     /// All that the stage's outputs depend on.
     fn key(&self, context: &Context<EncodeSettings>, options: &EncodeOptions) -> StageKey {
         let mut inputs = vec![
-            ("users", self.users.fingerprint()),
-            ("items", self.items.fingerprint()),
-            ("interactions", self.interactions.fingerprint()),
+            (USERS, self.users.fingerprint()),
+            (ITEMS, self.items.fingerprint()),
+            (INTERACTIONS, self.interactions.fingerprint()),
         ];
-        inputs.extend(self.previous.as_ref().map(|state| ("previous encoders", state.fingerprint().clone())));
+        inputs.extend(self.previous.as_ref().map(|state| (inputs::PREVIOUS_ENCODERS, state.fingerprint().clone())));
         inputs.extend(self.joins.inputs());
         // Runs of versions that wrote no timeline are encoded again.
         let beside = [("positives", (!options.without_positives).into()), ("timeline", 1.into())];
@@ -242,28 +225,24 @@ impl Inputs {
 }
 
 /// Writes the manifest of the timeline, and gives the entry of its file.
-fn write_timeline_manifest(
-    dir: &Path,
-    key: &StageKey,
-    events: &Events,
-    started: Instant,
-) -> Result<FileEntry, PipelineError> {
-    let Built { file, fingerprint, counts, .. } = &events.built;
-    let counted = rows([("users", counts.users), ("events", events.counts.kept)]);
-    let mut manifest = Manifest { stage: TIMELINE.into(), ..key.manifest(vec![file.clone()], counted, started) };
-    manifest.fingerprint = fingerprint.clone();
-    manifest.details = serde_json::to_value(TimelineDetails { clock: events.clock, pairs: events.pairs.clone() })
-        .map_err(|e| PipelineError::Data(format!("write {}: {e}", files::TIMELINE_MANIFEST)))?;
-    manifest.write(dir.join(files::TIMELINE_MANIFEST))?;
+fn write_timeline_manifest(output: &Output<'_, EncodeSettings>, events: &Events) -> Result<FileEntry, PipelineError> {
+    let TimelineFile { file, fingerprint, counts, .. } = &events.timeline;
+    let counted = row_counts([(rows::USERS, counts.users), (rows::EVENTS, events.counts.kept)]);
+    let made = output.key().manifest(vec![file.clone()], counted, output.started());
+    let path = output.dir().join(files::TIMELINE_MANIFEST);
+    let details = as_json(&path, &TimelineDetails { clock: events.clock, pairs: events.pairs.clone() })?;
+    let manifest = Manifest { stage: inputs::TIMELINE.into(), fingerprint: fingerprint.clone(), details, ..made };
+    manifest.write(path)?;
     Ok(file.clone())
 }
 
 /// Size and fingerprint of every vocabulary.
-fn vocabularies(state: &EncoderState) -> serde_json::Value {
-    let of = |(table, v): (&str, &Arc<twotower_encoders::Vocabulary>)| {
-        (table.to_string(), serde_json::json!({ "values": v.len(), "fingerprint": v.fingerprint() }))
-    };
-    state.vocabularies().map(of).collect::<serde_json::Map<_, _>>().into()
+fn vocabularies(state: &EncoderState) -> BTreeMap<String, VocabularyDetails> {
+    let all = state.vocabularies().map(|(table, vocabulary)| {
+        let (values, fingerprint) = (vocabulary.len(), vocabulary.fingerprint());
+        (table.to_string(), VocabularyDetails { values, fingerprint: fingerprint.clone() })
+    });
+    all.collect()
 }
 
 /// Items read whole; their encoded rows are in id order.
@@ -306,7 +285,7 @@ impl Encode<'_> {
         }
         if let Some((first, second)) = unsorted.duplicate() {
             return Err(duplicate_id(
-                "items",
+                ITEMS,
                 id,
                 unsorted.get(first),
                 [first, second].map(|row| place_in(&batches, row)),
@@ -317,12 +296,12 @@ impl Encode<'_> {
         ids.extend_from(&unsorted, order.iter().copied());
         let ids = IdIndex::new(ids).map_err(|(first, second)| {
             let (first, second) = (order[first], order[second]);
-            duplicate_id("items", id, unsorted.get(first), [first, second].map(|row| place_in(&batches, row)))
+            duplicate_id(ITEMS, id, unsorted.get(first), [first, second].map(|row| place_in(&batches, row)))
         })?;
         Ok(ItemTable { ids, order, batches })
     }
 
-    /// Vocabularies and bounds of both sides; each worker counts values of its own, and in the end they are one fit.
+    /// Fits vocabularies and bounds of both sides. Each worker fits its own rows, and in the end all fits are merged.
     fn fit(
         &self,
         items: &ItemTable,
@@ -383,15 +362,6 @@ impl Encode<'_> {
         }
         Ok((writer.finish()?, counts))
     }
-}
-
-/// An encoder's error with the file and row it happened at.
-pub(crate) fn encode_error(error: EncoderError, batch: &TableBatch) -> PipelineError {
-    PipelineError::from(error.with_first_row(batch.row_in_file)).within(format!(
-        "table `{}`: {}",
-        batch.table(),
-        batch.path().display()
-    ))
 }
 
 pub(crate) fn duplicate_id(table: &str, column: &str, id: Id<'_>, [first, second]: [String; 2]) -> PipelineError {

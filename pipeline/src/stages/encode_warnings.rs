@@ -1,20 +1,22 @@
-//! What a person should know about rows that were left out and features that say little.
+//! What a person should know about rows that were left out and about features that tell few rows apart.
 
-use crate::rows::quarantine::{self, INTERACTIONS};
-use crate::stages::encode::files;
+use crate::rows::quarantine::BAD_ROWS;
+use crate::run::files::encoders as files;
+use crate::run::names::tables::INTERACTIONS;
 use crate::timeline::interactions::{EventCounts, Strangers};
-use twotower_artifacts::{Manifest, Side};
+use std::collections::BTreeMap;
+use twotower_artifacts::Side;
 use twotower_encoders::{EncodeCounts, FeatureSpec, SideSpec, Variety};
 
-/// Share of the events that stand in the table more than once above which it is said.
+/// The share of repeated events above which there is a warning.
 const MANY_REPEATED: f64 = 0.01;
 
-/// Logs and returns what a person should know about rows that were left out.
-pub fn of_rows(manifest: &Manifest, events: &EventCounts) -> Vec<String> {
-    let rows = |name: &str| manifest.rows.get(name).copied().unwrap_or_default();
+/// Logs and returns what a person should know about rows that were left out, by their counts in the manifest.
+pub fn of_rows(rows: &BTreeMap<String, u64>, events: &EventCounts) -> Vec<String> {
+    let count = |name: &str| rows.get(name).copied().unwrap_or_default();
     let mut warnings = Vec::new();
-    for table in quarantine::TABLES {
-        let (bad, all) = (rows(&quarantine::counter(table)), rows(table));
+    for (table, bad) in BAD_ROWS {
+        let (bad, all) = (count(bad), count(table));
         if bad > 0 {
             // By its name alone: a manifest is the same wherever its run stands.
             let place = files::QUARANTINE;

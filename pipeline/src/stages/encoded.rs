@@ -1,21 +1,26 @@
 //! The encoder folder of a run, as the stages after it take it: only if its parts belong together.
 
 use crate::error::PipelineError;
-use crate::stages::encode::files;
-use crate::stages::{content_fingerprint, require};
+use crate::run::files::encoders as files;
+use crate::run::manifests::{content_fingerprint, require};
+use crate::run::names::tables;
 use std::path::{Path, PathBuf};
-use twotower_artifacts::{ArtifactError, CodesReader, Fingerprint, IdKind, Manifest, Side};
+use twotower_artifacts::{ArtifactError, CodesReader, FileEntry, Fingerprint, IdKind, Manifest, Side};
 use twotower_encoders::EncoderState;
 
-/// Fingerprint of what a manifest of `encode-features` says later stages read: state and encoded tables. The codes of
-/// all users are for other programs, and their row groups follow the memory budget.
+/// Fingerprint of what later stages read of an output of `encode-features`: [`content_of`] its files.
 pub fn content(manifest: &Manifest) -> Fingerprint {
-    let read = manifest.files.iter().filter(|file| file.path != files::ALL_USERS);
-    content_fingerprint(read)
+    content_of(&manifest.files)
 }
 
-/// A fitted encoder state and the manifest of the stage that fitted it.
-pub struct Encoded {
+/// Fingerprint of the state and the encoded tables among the files of `encode-features`. The codes of all users are for
+/// other programs, and their row groups follow the memory budget.
+pub fn content_of(files: &[FileEntry]) -> Fingerprint {
+    content_fingerprint(files.iter().filter(|file| file.path != files::ALL_USERS))
+}
+
+/// The folder of a fitted encoder state, with the state and the manifest of the stage that fitted it.
+pub struct EncoderFolder {
     /// The folder.
     pub dir: PathBuf,
     /// The manifest of `encode-features`.
@@ -24,7 +29,7 @@ pub struct Encoded {
     pub state: EncoderState,
 }
 
-impl Encoded {
+impl EncoderFolder {
     /// Reads manifest and state; encoded tables are left alone.
     ///
     /// # Errors
@@ -47,11 +52,6 @@ impl Encoded {
         Ok(self.manifest.verify_files(&self.dir)?)
     }
 
-    /// As [`content`].
-    pub fn content(&self) -> Fingerprint {
-        content(&self.manifest)
-    }
-
     /// Refuses a table of a side's rows that is not the one that these encoders were made from, unless `forced`.
     ///
     /// # Errors
@@ -63,7 +63,7 @@ impl Encoded {
     /// Kind of the ids of a side's encoded table.
     ///
     /// # Errors
-    /// As [`Encoded::table`].
+    /// As [`EncoderFolder::table`].
     pub fn ids(&self, side: Side) -> Result<IdKind, PipelineError> {
         Ok(self.table(side)?.info().ids)
     }
@@ -91,10 +91,10 @@ impl Encoded {
     }
 }
 
-/// As [`Encoded::check_table`], for the folder of encoders with that manifest.
+/// As [`EncoderFolder::check_table`], for the folder of encoders with that manifest.
 ///
 /// # Errors
-/// As [`Encoded::check_table`].
+/// As [`EncoderFolder::check_table`].
 pub fn check_table(
     dir: &Path,
     manifest: &Manifest,
@@ -102,7 +102,7 @@ pub fn check_table(
     found: Option<&Fingerprint>,
     forced: bool,
 ) -> Result<(), PipelineError> {
-    let read = manifest.inputs.get(&format!("{side}s"));
+    let read = manifest.inputs.get(tables::of(side));
     if forced || read == found {
         return Ok(());
     }

@@ -3,8 +3,17 @@
 use crate::config::split::SplitConfig;
 use crate::config::{EvaluateSettings, Ranking};
 use crate::error::PipelineError;
+use crate::run::details::EvaluateDetails;
+use crate::run::dir::publish_json;
+use crate::run::files::evaluation as files;
+use crate::run::files::towers::tower;
+use crate::run::manifests::{as_written, settings};
+use crate::run::names::{inputs, rows};
+use crate::run::records::TrainRecord;
+use crate::stages::encoded;
+use crate::stages::output::{Place, Prologue, Summary, row_counts};
 use crate::stages::towers::{self, verified_towers};
-use crate::stages::{Context, Outcome, as_written, prepare_dir, remove_if_there, rows};
+use crate::stages::{Context, Outcome};
 use crate::timeline::dataset::Dataset;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -26,14 +35,6 @@ pub(crate) const SAMPLED_NEGATIVES: usize = 100;
 const METRICS_VERSION: u32 = 1;
 /// Rows embedded at a time.
 const EMBED_ROWS: usize = 4096;
-
-/// File names inside the evaluation folder.
-pub mod files {
-    /// The stage's manifest.
-    pub const MANIFEST: &str = "manifest.json";
-    /// The metrics.
-    pub const METRICS: &str = "metrics.json";
-}
 
 /// What a metrics file holds. Two files compare only when their protocols are equal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -80,16 +81,14 @@ pub fn evaluate(context: &Context<EvaluateSettings>) -> Result<Outcome, Pipeline
     let trained = verified_towers("evaluate", context)?;
     check_split(&config.split, &trained)?;
     let towers = trained.fingerprint;
-    let encoded = crate::stages::encoded::content(&data.manifest);
-    let key = context.key("evaluate", [("encoded tables", encoded.clone()), ("towers", towers.clone())], []);
-    let dir = context.run.evaluation();
-    let manifest_path = dir.join(files::MANIFEST);
-    if !context.force
-        && let Some(manifest) = key.current(&manifest_path, &context.cancel)?
-    {
-        return Ok(Outcome { skipped: true, manifest });
-    }
-    prepare_dir(&dir)?;
+    let encoded = encoded::content(&data.manifest);
+    let inputs = [(inputs::ENCODED_TABLES, encoded.clone()), (inputs::TOWERS, towers.clone())];
+    let place = Place::beside_results(context.run.evaluation(), files::MANIFEST);
+    let output = match context.begin(context.key("evaluate", inputs, []), place, started, |_| Ok(true))? {
+        Prologue::Current(outcome) => return Ok(outcome),
+        Prologue::Due(output) => output,
+    };
+    output.prepare(&[])?;
 
     let questions = Questions::new(&data.set, config.evaluate.max_users, config.evaluate.seed);
     questions.require_some(&config.split)?;
@@ -142,16 +141,13 @@ pub fn evaluate(context: &Context<EvaluateSettings>) -> Result<Outcome, Pipeline
         items: data.item_ids.len(),
         models,
     };
-    remove_if_there(&manifest_path)?;
-    crate::stages::publish_json(&dir.join(files::METRICS), &report)?;
-    let entry = FileEntry::of_file(&dir, files::METRICS, report.models.len() as u64)?;
-    let mut manifest =
-        key.manifest(vec![entry], rows([("users", report.users as u64), ("items", report.items as u64)]), started);
-    manifest.warnings = warnings;
-    manifest.seed = Some(config.evaluate.seed);
-    manifest.details = serde_json::json!({ "protocol": report.protocol, "models": report.models });
-    manifest.write(&manifest_path)?;
-    Ok(Outcome { skipped: false, manifest })
+    output.replace()?;
+    publish_json(&output.dir().join(files::METRICS), &report)?;
+    let entry = FileEntry::of_file(output.dir(), files::METRICS, report.models.len() as u64)?;
+    let rows = row_counts([(rows::USERS, report.users as u64), (rows::ITEMS, report.items as u64)]);
+    let details = EvaluateDetails { protocol: &report.protocol, models: &report.models };
+    let seed = Some(config.evaluate.seed);
+    output.publish(Summary { seed, warnings, ..Summary::new(vec![entry], rows, details) })
 }
 
 /// Fingerprint of the users, in the order of their ids, the items of their events, and the roles of these.
@@ -177,10 +173,13 @@ fn events_fingerprint(data: &Dataset) -> Fingerprint {
 
 /// Refuses towers trained under another split: they may have learned from the events that test.
 fn check_split(split: &SplitConfig, trained: &Manifest) -> Result<(), PipelineError> {
-    if as_written(&serde_json::json!(split)) == trained.config["split"] {
+    // As it would be read back: fractions may change in the last digit.
+    let now: SplitConfig =
+        serde_json::from_value(as_written(&serde_json::json!(split))).unwrap_or_else(|_| split.clone());
+    let trained_on = settings::<TrainRecord>("evaluate", trained).ok().map(|trained| trained.split);
+    if trained_on.as_ref() == Some(&now) {
         return Ok(());
     }
-    let trained_on: Option<SplitConfig> = serde_json::from_value(trained.config["split"].clone()).ok();
     Err(PipelineError::Mismatch(format!(
         "evaluate: the towers were trained under the split `{}`, the job now says `{}`; test events of one may have trained the other, so run `twotower train` first",
         trained_on.map_or("unknown".into(), |s| s.protocol()),
@@ -237,12 +236,12 @@ struct Questions {
     without_test: usize,
     without_new: usize,
     tests: usize,
-    /// Of the test events.
+    /// Test events of items that their user had before.
     repeated: usize,
     not_drawn: usize,
 }
 
-/// Share of the test events that are of items their users had before above which it is said.
+/// The share of test events with items that their users had before, above which there is a warning.
 const MANY_REPEATED: f64 = 0.1;
 
 impl Questions {
@@ -339,7 +338,7 @@ fn embed(
     rows: usize,
     fill: impl Fn(Range<usize>, &mut CodeBatch),
 ) -> Result<Matrix, PipelineError> {
-    let path = context.run.towers().join(towers::files::tower(side));
+    let path = context.run.towers().join(tower(side));
     let mut engine = engine::open(context.config.engine, &path)?;
     towers::check_tower("evaluate", context, side, &engine.schema().encoder, data.state.fingerprint())?;
     let dim = engine.dim();

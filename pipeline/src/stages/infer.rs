@@ -2,20 +2,25 @@
 
 use crate::config::{InferSettings, RowSettings};
 use crate::error::PipelineError;
+use crate::rows::columns::encode_error;
 use crate::rows::side_files::{SideFiles, read_columns};
 use crate::rows::source::Source;
+use crate::run::details::{IdRange, InferDetails, PartDetails};
+use crate::run::files::towers as files;
+use crate::run::names::{inputs, rows};
 use crate::run::output_folder::OutputFolder;
-use crate::stages::encode::encode_error;
-use crate::stages::encoded::Encoded;
-use crate::stages::towers::{check_tower, files, verified_towers};
-use crate::stages::{Context, Outcome, StageKey, prepare_dir, remove_if_there, rows};
+use crate::stages::encode_warnings;
+use crate::stages::encoded::EncoderFolder;
+use crate::stages::output::{Place, Prologue, StageKey, Summary, row_counts};
+use crate::stages::towers::{check_tower, verified_towers};
+use crate::stages::{Context, Outcome};
 use crate::stream::memory::{MIB, Needs, Plan};
 use crate::stream::ordered;
-use crate::stream::parts::{KeyRange, exclude_other_counts, manifest_name, part_name, refuse_stranger};
+use crate::stream::parts::{manifest_name, part_name};
 use crate::stream::shard::Shard;
 use crate::stream::spare::Spare;
 use crate::timeline::dataset::History;
-use crate::timeline::of_run::{RunTimeline, TIMELINE};
+use crate::timeline::of_run::RunTimeline;
 use crate::watch::stall::locked;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -41,9 +46,9 @@ pub struct Infer<'a> {
     other: Option<OutputFolder>,
 }
 
-/// The encoder state and tower of one side, checked to belong together.
-pub struct Embedding {
-    encoded: Encoded,
+/// The encoder state and the tower of one side, which belong together.
+pub(crate) struct Embedding {
+    encoded: EncoderFolder,
     schema: TowerSchema,
     dim: usize,
     /// Fingerprint of both towers.
@@ -74,7 +79,7 @@ impl Embedding {
         engine: EngineKind,
     ) -> Result<Self, PipelineError> {
         let encoders = context.run.encoders();
-        let encoded = Encoded::load(stage, &encoders)?;
+        let encoded = EncoderFolder::load(stage, &encoders)?;
         let towers = verified_towers(stage, context)?.fingerprint;
         let tower = context.run.towers().join(files::tower(side));
         let metadata = twotower_models::onnx::inspect(&tower)?;
@@ -95,8 +100,8 @@ impl Embedding {
         Ok(Self { encoded, schema, dim, towers, tower, engine, engines, spare, ids, spec, joins, history })
     }
 
-    /// One of so many workers, with an engine of its own. The first of them opens the engines of all, on its own thread,
-    /// while rows are being read.
+    /// A worker with an engine of its own, out of `workers` that will be asked for. The first of them opens the engines
+    /// of all, on its own thread, while rows are being read.
     ///
     /// # Errors
     /// As [`engine::open_workers`].
@@ -132,8 +137,8 @@ impl Embedding {
         Source::open(&self.encoded, self.schema.side, table)
     }
 
-    /// Refuses a table that is not the one that `encode-features` read, unless the context forces it: a run's
-    /// vectors are not replaced by those of other rows by a slip.
+    /// Refuses a table that is not the one that `encode-features` read, unless the context forces it, so that a slip
+    /// does not replace a run's vectors by vectors of other rows.
     ///
     /// # Errors
     /// [`PipelineError::Mismatch`], naming both fingerprints, or both columns of ids.
@@ -147,7 +152,7 @@ impl Embedding {
                 self.encoded.dir.display()
             )));
         }
-        let table = source.inputs().find(|(name, _)| *name == "table").map(|(_, fingerprint)| fingerprint);
+        let table = source.inputs().find(|(name, _)| *name == inputs::TABLE).map(|(_, fingerprint)| fingerprint);
         self.encoded.check_table(side, table.as_ref(), context.force)
     }
 
@@ -183,10 +188,12 @@ impl Embedding {
 
     /// Names and fingerprints of everything vectors of `source` depend on.
     pub fn inputs(&self, source: &Source) -> Vec<(&str, Fingerprint)> {
-        let mut inputs = vec![("encoders", self.encoded.state.fingerprint().clone()), ("towers", self.towers.clone())];
+        let encoders = (inputs::ENCODERS, self.encoded.state.fingerprint().clone());
+        let mut inputs = vec![encoders, (inputs::TOWERS, self.towers.clone())];
         source.inputs().for_each(|input| inputs.push(input));
         inputs.extend(self.joins.inputs());
-        inputs.extend(self.history.iter().map(|history| (TIMELINE, history.timeline().fingerprint().clone())));
+        let timeline = self.history.iter().map(|history| history.timeline().fingerprint().clone());
+        inputs.extend(timeline.map(|fingerprint| (inputs::TIMELINE, fingerprint)));
         inputs
     }
 
@@ -240,7 +247,8 @@ const RUN: u64 = 12 * MIB;
 /// What an id takes, roughly.
 const ID_BYTES: usize = 24;
 
-/// What embedding holds by a tower of so many bytes, to vectors of `dim` from rows of `codes` bytes.
+/// What embedding holds in memory: a tower of `tower` bytes, and for each row `codes` bytes and a vector of `dim`
+/// floats.
 pub(crate) fn embedding_needs(stage: &'static str, engine: EngineKind, tower: u64, dim: usize, codes: usize) -> Needs {
     // ONNX Runtime copies the tower for every session; native workers share the one that was read.
     let (shared, own) = match engine {
@@ -254,7 +262,7 @@ pub(crate) fn embedding_needs(stage: &'static str, engine: EngineKind, tower: u6
     Needs { per_worker: own, per_row, ..Needs::held(stage, vec![("the tower", shared)]) }
 }
 
-/// Bytes of one encoded row of a field, at the most.
+/// The most bytes of one encoded row of a field.
 pub(crate) fn row_bytes(shape: &FieldShape) -> usize {
     match shape {
         FieldShape::Code { .. } => 4,
@@ -264,7 +272,7 @@ pub(crate) fn row_bytes(shape: &FieldShape) -> usize {
 }
 
 /// Turns raw rows into vectors on one thread.
-pub struct Embedder<'a> {
+pub(crate) struct Embedder<'a> {
     embedding: &'a Embedding,
     /// Goes back to the embedding in the end.
     engine: Option<Box<dyn Engine>>,
@@ -274,7 +282,7 @@ pub struct Embedder<'a> {
 }
 
 /// Ids and vectors of some rows.
-pub struct Embedded {
+pub(crate) struct EmbeddedBatch {
     /// One id per row.
     pub ids: Ids,
     /// Row of the table of each.
@@ -290,7 +298,7 @@ impl Embedder<'_> {
     ///
     /// # Errors
     /// Encoder and engine errors; [`PipelineError::Gate`] for a vector that is zero or not finite.
-    pub fn embed(&mut self, batch: &TableBatch) -> Result<Embedded, PipelineError> {
+    pub fn embed(&mut self, batch: &TableBatch) -> Result<EmbeddedBatch, PipelineError> {
         let known = self.embedding;
         let engine = self.engine.as_mut().ok_or(PipelineError::WorkerPanicked { stage: "infer" })?;
         let ids = id_column_as(batch, &known.spec.id_column, known.ids)?;
@@ -314,7 +322,7 @@ impl Embedder<'_> {
             )));
         }
         let rows = (batch.first_row..).take(ids.len()).collect();
-        Ok(Embedded { ids, rows, vectors, counts })
+        Ok(EmbeddedBatch { ids, rows, vectors, counts })
     }
 }
 
@@ -348,7 +356,7 @@ impl<'a> Infer<'a> {
     /// folder that gets their vectors.
     ///
     /// # Errors
-    /// As [`Embedding::load`]; a table that cannot be read or has no rows.
+    /// Missing encoders or towers, or such that do not belong together; a table that cannot be read or has no rows.
     pub fn open(
         context: &'a Context<InferSettings>,
         other: Option<(TableSpec, OutputFolder)>,
@@ -396,22 +404,21 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
     let (side, total) = (context.config.side, source.rows());
     let range = shard.range(total);
 
-    let key = stage.key(shard)?;
     let dir = other.as_ref().map_or_else(|| context.run.vectors(side), |folder| folder.path().to_path_buf());
-    let manifest_path = dir.join(manifest_name(shard));
-    if !context.force
-        && let Some(manifest) = key.current(&manifest_path, &context.cancel)?
-    {
-        return Ok(Outcome { skipped: true, manifest });
-    }
+    let manifest = manifest_name(shard);
+    let place = match other {
+        Some(_) => Place::beside_results(dir, &manifest),
+        None => Place::of_results(dir, &manifest),
+    };
+    let output = match context.begin(stage.key(shard)?, place, started, |_| Ok(true))? {
+        Prologue::Current(outcome) => return Ok(outcome),
+        Prologue::Due(output) => output,
+    };
     let InferSettings { precision, compression, .. } = context.config;
     let mut needs = embedding.needs("infer");
     needs.held.push(("the writer", WRITER_BYTES));
     let plan = context.plan(&needs)?;
-    prepare_dir(&dir)?;
-    let withdraw = || if other.is_none() { context.withdraw() } else { Ok(()) };
-    exclude_other_counts("infer", &dir, shard, context.force || context.sole, withdraw)?;
-    refuse_stranger("infer", &dir, shard, "parquet")?;
+    output.prepare_part(shard, "parquet")?;
 
     let info = VectorsInfo {
         ids: embedding.ids,
@@ -421,11 +428,11 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
         encoder: embedding.encoded.state.fingerprint().clone(),
         tower: embedding.towers.clone(),
     };
-    let mut writer = VectorsWriter::create(dir.join(part_name(shard, "parquet")), &info, compression)?;
+    let mut writer = VectorsWriter::create(output.dir().join(part_name(shard, "parquet")), &info, compression)?;
     let batches = plan.width.in_flight + writer.kept(plan.batch_rows);
     embedding.spare.reserve(batches, || Vec::with_capacity(plan.batch_rows * embedding.dim));
     let mut bar = context.progress.bar(&format!("infer {side}"), range.end - range.start, "rows");
-    let (mut counts, mut keys, mut written) = (EncodeCounts::default(), KeyRange::default(), 0);
+    let (mut counts, mut ids, mut written) = (EncodeCounts::default(), IdRange::default(), 0);
     ordered(
         "infer",
         plan.width,
@@ -435,8 +442,8 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
             let mut worker = embedding.worker(plan.width.workers)?;
             Ok(move |batch: TableBatch| worker.embed(&batch))
         },
-        |embedded: Embedded| {
-            keys.add(&embedded.ids);
+        |embedded: EmbeddedBatch| {
+            ids.add(&embedded.ids);
             written += embedded.ids.len() as u64;
             writer.write(&embedded.ids, embedded.vectors)?;
             embedding.spare.give(writer.spare());
@@ -446,27 +453,13 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
         },
     )?;
     let quarantined = source.account(&range, written)?;
-    match other {
-        Some(_) => remove_if_there(&manifest_path)?,
-        None => context.retract(&manifest_path)?,
-    }
+    output.replace()?;
     let entry = writer.finish()?;
-    let counted = rows([("rows", written), ("quarantined", quarantined), ("table rows", total)]);
-    let mut manifest = key.manifest(vec![entry], counted, started);
-    manifest.details = serde_json::json!({
-        "first_row": range.start,
-        "end_row": range.end,
-        "first_id": keys.first_id,
-        "last_id": keys.last_id,
-        "dim": embedding.dim,
-        "encoded": counts,
-    });
-    manifest.warnings =
-        crate::stages::encode_warnings::of_features("infer", side, &context.config.rows.spec(), &counts);
-    manifest.write(&manifest_path)?;
-    // Somebody may have begun with another number of shards meanwhile; who writes later finds the other's parts.
-    exclude_other_counts("infer", &dir, shard, false, || Ok(()))?;
-    Ok(Outcome { skipped: false, manifest })
+    let rows = row_counts([(rows::ROWS, written), (rows::QUARANTINED, quarantined), (rows::TABLE_ROWS, total)]);
+    let warnings = encode_warnings::of_features("infer", side, &context.config.rows.spec(), &counts);
+    let part = PartDetails { first_row: range.start, end_row: range.end, ids };
+    let details = InferDetails { part, dim: embedding.dim, encoded: counts };
+    output.publish_part(shard, Summary { warnings, ..Summary::new(vec![entry], rows, details) })
 }
 
 #[cfg(test)]

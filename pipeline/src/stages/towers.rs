@@ -1,7 +1,9 @@
 //! The exported towers of a run: published once they agree with the trained ones, checked before use.
 
 use crate::error::PipelineError;
-use crate::stages::{Context, content_fingerprint, require};
+use crate::run::files::towers as files;
+use crate::run::manifests::{content_fingerprint, require};
+use crate::stages::Context;
 use std::collections::BTreeMap;
 use std::path::Path;
 use twotower_artifacts::{ArtifactError, CodeBatch, FileEntry, Fingerprint, Manifest, Side, publish};
@@ -10,32 +12,7 @@ use twotower_models::tower::Tower;
 use twotower_models::{engine, native, onnx};
 
 /// The largest difference between a tower as trained and as an engine computes it from its file.
-pub const EXPORT_TOLERANCE: f32 = 1e-4;
-
-/// File names inside the tower folder.
-pub mod files {
-    use twotower_artifacts::Side;
-
-    /// The stage's manifest.
-    pub const MANIFEST: &str = "manifest.json";
-    /// Losses and validation metrics by epoch.
-    pub const REPORT: &str = "training.json";
-    /// Folder of the checkpoints.
-    pub const CHECKPOINTS: &str = "checkpoints";
-
-    /// The exported tower of one side.
-    pub fn tower(side: Side) -> String {
-        format!("{side}_tower.onnx")
-    }
-
-    /// Its tables, where they are too large to stand in it.
-    pub fn tower_data(side: Side) -> String {
-        format!("{side}_tower.onnx.data")
-    }
-
-    /// Folder of a tower that is not verified yet.
-    pub(crate) const CANDIDATE: &str = ".candidate";
-}
+const EXPORT_TOLERANCE: f32 = 1e-4;
 
 /// Fingerprint of both towers of a folder: what vectors are named after.
 ///
@@ -53,7 +30,7 @@ pub fn towers_fingerprint(dir: &Path) -> Result<Fingerprint, PipelineError> {
 ///
 /// # Errors
 /// No training yet; [`ArtifactError::Mismatch`], naming both fingerprints, for towers of another run.
-pub fn verified_towers<S>(stage: &'static str, context: &Context<S>) -> Result<Manifest, PipelineError> {
+pub(crate) fn verified_towers<S>(stage: &'static str, context: &Context<S>) -> Result<Manifest, PipelineError> {
     verified_in(stage, &context.run.towers())
 }
 
@@ -61,7 +38,7 @@ pub fn verified_towers<S>(stage: &'static str, context: &Context<S>) -> Result<M
 ///
 /// # Errors
 /// As [`verified_towers`].
-pub fn verified_in(stage: &'static str, dir: &Path) -> Result<Manifest, PipelineError> {
+pub(crate) fn verified_in(stage: &'static str, dir: &Path) -> Result<Manifest, PipelineError> {
     let manifest = require(stage, &dir.join(files::MANIFEST), "twotower train")?;
     check_sizes(dir, &manifest)?;
     let found = towers_fingerprint(dir)?;
@@ -79,7 +56,7 @@ pub fn verified_in(stage: &'static str, dir: &Path) -> Result<Manifest, Pipeline
     .into())
 }
 
-/// Refuses files that are much longer than their manifest says, sparse ones say, which would take hours to hash.
+/// Refuses files that are much longer than their manifest says. Sparse ones, for example, would take hours to hash.
 fn check_sizes(dir: &Path, manifest: &Manifest) -> Result<(), PipelineError> {
     for file in &manifest.files {
         let path = dir.join(&file.path);
@@ -96,7 +73,7 @@ fn check_sizes(dir: &Path, manifest: &Manifest) -> Result<(), PipelineError> {
 ///
 /// # Errors
 /// [`ArtifactError::Mismatch`], naming both fingerprints.
-pub fn check_tower<S>(
+pub(crate) fn check_tower<S>(
     stage: &str,
     context: &Context<S>,
     side: Side,
@@ -125,7 +102,7 @@ pub fn check_tower<S>(
 ///
 /// # Errors
 /// A difference above [`EXPORT_TOLERANCE`], or one that is not a number; I/O.
-pub fn publish_tower(
+pub(crate) fn publish_tower(
     tower: &Tower,
     sample: &CodeBatch,
     dir: &Path,

@@ -2,13 +2,21 @@
 
 use crate::config::TrainSettings;
 use crate::error::PipelineError;
+use crate::run::details::{Differences, TowerDetails, TrainDetails};
+use crate::run::dir::{publish_json, remove_if_there};
+use crate::run::files::towers as files;
 use crate::run::lock::RunLock;
-use crate::stages::towers::{files, publish_tower, towers_fingerprint};
-use crate::stages::{Context, Outcome, StageKey, prepare_dir, remove_if_there, rows, verify_file};
+use crate::run::manifests::{details, require, settings, verify_file};
+use crate::run::names::{inputs, rows};
+use crate::run::records::EncodeRecord;
+use crate::stages::encoded;
+use crate::stages::output::{Place, Prologue, StageKey, Summary, row_counts};
+use crate::stages::towers::{publish_tower, towers_fingerprint};
+use crate::stages::{Context, Outcome};
 use crate::stream::memory::{Memory, mib};
 use crate::timeline::dataset::Dataset;
 use crate::watch::progress::Bar;
-use crate::watch::stall::{Doing, Watched};
+use crate::watch::stall::{Doing, WatchedThread};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -17,14 +25,12 @@ use twotower_artifacts::{ArtifactError, CodeBatch, FileEntry, Fingerprint, Manif
 use twotower_encoders::EncoderState;
 use twotower_models::examples::{Role, Window, assemble};
 use twotower_models::model::{Term, Terms};
+use twotower_models::tower::Tower;
 use twotower_models::train::checkpoint::{best_path, last_path};
 use twotower_models::train::{EpochReport, Observer, Start, StepReport, TrainConfig, size, train};
 
 /// Rows that each tower is compared on.
 pub(crate) const VERIFY_ROWS: usize = 2048;
-
-/// The best epoch's checkpoint, below the tower folder.
-pub(crate) const BEST: &str = "checkpoints/best.ckpt";
 
 /// Options of the stage beside the job's own.
 #[derive(Debug, Clone, Default)]
@@ -44,37 +50,32 @@ pub fn train_model(context: &Context<TrainSettings>, options: &TrainOptions) -> 
     let config = &context.config;
     let data = Dataset::load("train", &context.run, &config.split)?;
     let mut inputs = vec![
-        ("encoders", data.state.fingerprint().clone()),
-        ("encoded tables", crate::stages::encoded::content(&data.manifest)),
+        (inputs::ENCODERS, data.state.fingerprint().clone()),
+        (inputs::ENCODED_TABLES, encoded::content(&data.manifest)),
     ];
     let unchanged = options.from.as_deref().map(|dir| RunLock::take_source(&context.run, dir)).transpose()?.flatten();
-    let previous = options
-        .from
-        .as_deref()
-        .map(|dir| crate::stages::require("train", &dir.join(files::MANIFEST), "twotower train"))
-        .transpose()?;
+    let earlier = |dir: &Path| require("train", &dir.join(files::MANIFEST), "twotower train");
+    let previous = options.from.as_deref().map(earlier).transpose()?;
     if let (Some(dir), Some(manifest)) = (&options.from, &previous) {
         check_lineage(dir, manifest, &data.state, &data.manifest)?;
         if let Some(checkpoint) = checkpoint_entry(manifest) {
             verify_file("train", dir, &checkpoint, &context.cancel)?;
         }
     }
-    inputs.extend(previous.as_ref().map(|manifest| ("previous towers", manifest.fingerprint.clone())));
+    inputs.extend(previous.as_ref().map(|manifest| (inputs::PREVIOUS_TOWERS, manifest.fingerprint.clone())));
     let key = context.key("train", inputs, []);
-    let dir = context.run.towers();
-    let manifest_path = dir.join(files::MANIFEST);
-    if !context.force
-        && let Some(manifest) = key.current(&manifest_path, &context.cancel)?
-    {
-        return Ok(Outcome { skipped: true, manifest });
-    }
+    let place = Place::of_results(context.run.towers(), files::MANIFEST);
+    let output = match context.begin(key, place, started, |_| Ok(true))? {
+        Prologue::Current(outcome) => return Ok(outcome),
+        Prologue::Due(output) => output,
+    };
     check_size(context, &data)?;
     let mut warnings = weigh(&data)?;
+    output.prepare(&[files::CHECKPOINTS])?;
+    let dir = output.dir();
     let checkpoints = dir.join(files::CHECKPOINTS);
-    prepare_dir(&dir)?;
-    prepare_dir(&checkpoints)?;
 
-    let start = choose_start(context, options, &key, &checkpoints)?;
+    let start = choose_start(context, options, output.key(), &checkpoints)?;
     let mut observer = TrainProgress {
         context,
         bar: None,
@@ -92,18 +93,20 @@ pub fn train_model(context: &Context<TrainSettings>, options: &TrainOptions) -> 
     drop((training, observer));
     let trained = trained?;
 
-    context.retract(&manifest_path)?;
+    output.replace()?;
     let mut entries = Vec::new();
-    let mut differences = serde_json::Map::new();
-    for (tower, sample) in [(&trained.user, user_sample(&data)), (&trained.item, item_sample(&data))] {
-        let side = tower.schema.side;
-        let (difference, files) = publish_tower(tower, &sample, &dir, config.engine)?;
-        differences.insert(side.to_string(), difference.into());
+    let mut publish = |tower: &Tower, sample: CodeBatch| -> Result<f32, PipelineError> {
+        let (difference, files) = publish_tower(tower, &sample, dir, config.engine)?;
         entries.extend(files);
-    }
+        Ok(difference)
+    };
+    let differences = Differences {
+        user: publish(&trained.user, user_sample(&data))?,
+        item: publish(&trained.item, item_sample(&data))?,
+    };
     let report = serde_json::json!({ "best_epoch": trained.best_epoch, "epochs": trained.epochs });
-    crate::stages::publish_json(&dir.join(files::REPORT), &report)?;
-    entries.push(FileEntry::of_file(&dir, files::REPORT, trained.epochs.len() as u64)?);
+    publish_json(&dir.join(files::REPORT), &report)?;
+    entries.push(FileEntry::of_file(dir, files::REPORT, trained.epochs.len() as u64)?);
 
     let held = data.set.roles.iter().filter(|role| **role == Role::Validation).count();
     if held > 0 && trained.epochs.iter().all(|epoch| epoch.validation.is_none()) {
@@ -113,32 +116,25 @@ pub fn train_model(context: &Context<TrainSettings>, options: &TrainOptions) -> 
     }
     warnings.iter().for_each(|warning| tracing::warn!("train: {warning}"));
     let training = data.set.roles.iter().filter(|r| **r == Role::Train).count() as u64;
-    let mut manifest = key.manifest(
-        entries,
-        rows([
-            ("training events", training),
-            ("users", data.user_ids.len() as u64),
-            ("items", data.item_ids.len() as u64),
-        ]),
-        started,
-    );
-    manifest.warnings = warnings;
-    manifest.seed = Some(config.train.seed);
-    manifest.fingerprint = towers_fingerprint(&dir)?;
-    manifest.details = serde_json::json!({
-        "best_epoch": trained.best_epoch,
-        "last_epoch": trained.epochs.last(),
-        "largest difference from ONNX Runtime": differences,
-        "checkpoint": FileEntry::of_file(&dir, BEST, 0)?,
-    });
-    manifest.write(&manifest_path)?;
-    Ok(Outcome { skipped: false, manifest })
+    let rows = row_counts([
+        (rows::TRAINING_EVENTS, training),
+        (rows::USERS, data.user_ids.len() as u64),
+        (rows::ITEMS, data.item_ids.len() as u64),
+    ]);
+    let details = TrainDetails {
+        best_epoch: trained.best_epoch,
+        last_epoch: trained.epochs.last(),
+        differences,
+        checkpoint: FileEntry::of_file(dir, files::BEST, 0)?,
+    };
+    let (fingerprint, seed) = (Some(towers_fingerprint(dir)?), Some(config.train.seed));
+    output.publish(Summary { fingerprint, seed, warnings, ..Summary::new(entries, rows, details) })
 }
 
-/// Refuses training events that all have the weight 0; returns what a person should know about weights.
+/// Refuses training events that all have the weight 0. Returns what a person should know about weights.
 fn weigh(data: &Dataset) -> Result<Vec<String>, PipelineError> {
-    let encoded = &data.manifest.config;
-    let Some(column) = encoded["tables"]["interactions"]["weight"].as_str() else { return Ok(Vec::new()) };
+    let encoded: EncodeRecord = settings("train", &data.manifest)?;
+    let Some(column) = encoded.tables.interactions.weight else { return Ok(Vec::new()) };
     let events = data.set.roles.iter().zip(&data.set.interactions.weights);
     let (mut all, mut weightless) = (0u64, 0u64);
     for (_, weight) in events.filter(|(role, _)| **role == Role::Train) {
@@ -159,13 +155,12 @@ fn weigh(data: &Dataset) -> Result<Vec<String>, PipelineError> {
         .collect())
 }
 
-/// The checkpoint that a later run can start from, as the manifest of the towers speaks of it. Not one of
-/// its files: it may be removed to save room.
+/// The checkpoint that a later run can start from, as the manifest of the towers speaks of it.
 pub(crate) fn checkpoint_entry(manifest: &Manifest) -> Option<FileEntry> {
-    serde_json::from_value(manifest.details["checkpoint"].clone()).ok()
+    details::<TowerDetails>("train", manifest).ok()?.checkpoint
 }
 
-/// Refuses a model or batches that this machine has no memory for, before any of it is taken.
+/// Refuses a model or batches that do not fit into this machine's memory, before any of it is taken.
 fn check_size(context: &Context<TrainSettings>, data: &Dataset) -> Result<(), PipelineError> {
     let config = &context.config;
     let train = config.train.resolved(data.set.events(Role::Train).count());
@@ -193,9 +188,9 @@ fn choose_start(
     checkpoints: &Path,
 ) -> Result<Start, PipelineError> {
     let (record, last) = (checkpoints.join("key.json"), last_path(checkpoints));
-    // Not part of what training computes: which engine verifies the exported towers.
-    let mut settings = key.config.clone();
-    settings.as_object_mut().map(|s| s.remove("verified with"));
+    // The engine that the exported towers are compared with is no part of what training computes.
+    let TrainSettings { split, model, train, engine: _ } = &context.config;
+    let settings = serde_json::json!({ "split": split, "model": model, "train": train });
     let text = serde_json::json!({ "inputs": key.inputs, "config": settings }).to_string();
     let same = read_text(&record).is_ok_and(|found| found == text.as_bytes());
     if same && last.exists() && !context.force {
@@ -216,8 +211,8 @@ pub(crate) fn check_lineage(
     state: &EncoderState,
     encoders: &Manifest,
 ) -> Result<(), PipelineError> {
-    let trained_on = previous.inputs.get("encoders");
-    let known = [Some(state.fingerprint()), encoders.inputs.get("previous encoders")];
+    let trained_on = previous.inputs.get(inputs::ENCODERS);
+    let known = [Some(state.fingerprint()), encoders.inputs.get(inputs::PREVIOUS_ENCODERS)];
     if trained_on.is_some() && known.contains(&trained_on) {
         return Ok(());
     }
@@ -250,8 +245,8 @@ fn item_sample(data: &Dataset) -> CodeBatch {
     batch
 }
 
-/// A loss with its terms by name, each with its weight where that is not 1.
-fn told(terms: &Terms) -> String {
+/// A loss with its terms by name, each with its weight where that is not 1, for people.
+fn in_words(terms: &Terms) -> String {
     let term = |term: &Term| match term.weight {
         1.0 => format!("{} {:.4}", term.name, term.value),
         weight => format!("{} {weight} x {:.4}", term.name, term.value),
@@ -267,7 +262,7 @@ struct TrainProgress<'a> {
     context: &'a Context<TrainSettings>,
     bar: Option<Bar>,
     /// Counts steps, within an epoch: its end has none to count.
-    step: Option<Watched>,
+    step: Option<WatchedThread>,
     epoch: usize,
     rate: f64,
     /// The last epoch's validation metric, as it is shown.
@@ -292,7 +287,7 @@ impl Observer for TrainProgress<'_> {
         }
         self.rate = report.examples_per_s;
         if let Some(bar) = &mut self.bar {
-            let loss = told(&report.terms);
+            let loss = in_words(&report.terms);
             bar.message(format!("{loss}  {:.0} examples/s{}", report.examples_per_s, self.validation));
             bar.set(report.step as u64);
         }
@@ -309,7 +304,7 @@ impl Observer for TrainProgress<'_> {
         tracing::info!(
             "train: epoch {}: {}{validation}, {:.0} examples/s, {seconds:.1} s",
             report.epoch,
-            told(&report.terms),
+            in_words(&report.terms),
             self.rate
         );
         self.epoch_started = Instant::now();

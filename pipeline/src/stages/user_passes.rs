@@ -3,12 +3,13 @@
 use crate::config::EncodeSettings;
 use crate::error::PipelineError;
 use crate::rows::bad_rows::{BadRow, readable_ids, sift};
-use crate::rows::columns::read_batches;
+use crate::rows::columns::{encode_error, read_batches};
 use crate::rows::duplicates::DuplicateFinder;
-use crate::rows::quarantine::{Quarantine, QuarantineWriter, USERS};
+use crate::rows::quarantine::{Quarantine, QuarantineWriter};
 use crate::rows::side_files::{SideFiles, read_columns};
+use crate::run::files::encoders as files;
+use crate::run::names::tables::USERS;
 use crate::stages::Context;
-use crate::stages::encode::{encode_error, files};
 use crate::stream::memory::{MIB, Needs, Plan};
 use crate::stream::ordered;
 use crate::timeline::interactions::{self, Interactions};
@@ -37,16 +38,16 @@ fn encoded_bytes(feature: &FeatureSpec) -> u64 {
     }
 }
 
-/// What the passes hold: two of them, where some user is encoded, beside so many bytes of side files.
+/// What the passes hold beside `joins` bytes of side files. There are two passes where any user is encoded.
 pub(crate) fn needs(config: &EncodeSettings, encodes: bool, joins: u64) -> Needs {
-    let mut quarters = vec!["values being counted"];
+    let mut growing = vec!["values being counted"];
     if encodes {
-        quarters.push("rows kept for the second pass");
+        growing.push("rows kept for the second pass");
     }
     // Codes and floats, and their columns.
     let per_row = config.features.user.iter().map(encoded_bytes).sum();
     let held = vec![("side files", joins), ("hashes of ids", 32 * MIB), ("events on their way", interactions::BYTES)];
-    Needs { quarters, per_row, ..Needs::held("encode-features", held) }
+    Needs { growing, per_row, ..Needs::held("encode-features", held) }
 }
 
 /// The users table between its two passes.
@@ -106,10 +107,10 @@ impl<'a> UserPasses<'a> {
         self.rows
     }
 
-    /// The fit of all users but the rows it sets `aside`, which cannot be used: those of which id or vectors make no
-    /// sense, and all but the first with an id. Each worker begins with a `fresh` fit of its own. Which ids stand twice
-    /// is known only when all have been read, so where some do, the users are fitted once more without these rows. The
-    /// rows of users who may have `events` are noted there.
+    /// Fits all users, except rows that cannot be used, which are set `aside`: rows whose id or vectors make no sense,
+    /// and of several rows with one id all but the first. Each worker begins with a `fresh` fit of its own. Which ids
+    /// stand twice is known only when all rows have been read. Where some do, the users are fitted once more without
+    /// these rows. The rows of users who may have `events` are noted there.
     ///
     /// # Errors
     /// Any table or encoder error; more such rows than may be.
@@ -125,7 +126,7 @@ impl<'a> UserPasses<'a> {
         }
     }
 
-    /// Fits the users and finds the rows to set `aside`; none where duplicates among them were fitted too.
+    /// Fits the users and finds the rows to set `aside`. There is no fit where duplicates are among what was fitted.
     fn fit_and_sift(
         &mut self,
         fresh: impl Fn() -> Result<EncoderFit, PipelineError>,
@@ -209,7 +210,7 @@ impl<'a> UserPasses<'a> {
         Ok((aside.count(USERS) == unusable).then_some(fit))
     }
 
-    /// Fits the users but the rows in `quarantine`.
+    /// Fits the users, without the rows in `quarantine`.
     fn fit_without(
         &self,
         fresh: impl Fn() -> Result<EncoderFit, PipelineError>,
@@ -245,15 +246,15 @@ impl<'a> UserPasses<'a> {
         fit.fit_batch(Side::User, &joined).map_err(|e| encode_error(e, rows))
     }
 
-    /// The ids of rows; refuses rows of which id or vectors make no sense.
+    /// The ids of rows. Refuses rows whose id or vectors make no sense.
     fn check(&self, batch: &TableBatch) -> Result<Ids, PipelineError> {
         let ids = readable_ids(batch, &self.spec.id_column, self.kind)?;
         let checked = self.spec.check_vectors(Side::User, &batch.batch);
         checked.map(|()| ids).map_err(|e| e.with_first_row(batch.row_in_file).into())
     }
 
-    /// Finds the rows behind repeated hashes and sets all but the first of an id aside; two different ids of one
-    /// hash are no duplicate.
+    /// Finds the rows behind repeated hashes. Of the rows with one id, all but the first are set aside. Different ids
+    /// with one hash are no duplicates.
     fn find_duplicates(&self, repeated: &[u64], aside: &mut QuarantineWriter<'_>) -> Result<(), PipelineError> {
         let id = &self.context.config.tables.users.id;
         let (wanted, known) = ([id.clone()], aside.users());
@@ -280,8 +281,8 @@ impl<'a> UserPasses<'a> {
         Ok(())
     }
 
-    /// Encodes the users at `positive` rows, which ascend, and with `encode.all_users` all of them into a file of their
-    /// own; rows in `quarantine` are left out.
+    /// Encodes the users at the rows `positive`, which ascend. With `encode.all_users`, all users are encoded as well,
+    /// into a file of their own. Rows in `quarantine` are left out.
     ///
     /// # Errors
     /// Any table, encoder or I/O error.
@@ -402,7 +403,7 @@ impl Fits {
         &self.fits[self.taken.fetch_add(1, Ordering::Relaxed) % self.fits.len()]
     }
 
-    /// What all of them have seen.
+    /// One fit of what all of them have seen.
     fn merged(self) -> Result<EncoderFit, PipelineError> {
         let mut fits = self.fits.into_iter().map(|fit| fit.into_inner().unwrap_or_else(PoisonError::into_inner));
         let none = PipelineError::WorkerPanicked { stage: "encode-features" };

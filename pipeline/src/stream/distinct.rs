@@ -10,18 +10,19 @@ use twotower_artifacts::Id;
 /// Hashes kept: below that the count is exact, above it within about a tenth.
 const KEPT: usize = 128;
 
-/// The smallest distinct hashes of a set, which tell its size (k minimum values; Bar-Yossef et al., "Counting Distinct
-/// Elements in a Data Stream", 2002; the estimate is that of Beyer et al., "On Synopses for Distinct-Value
-/// Estimation", 2007). Those of two sets give those of both together, so order and shards do not matter.
+/// The smallest distinct hashes of a set, which tell its size (k minimum values; Bar-Yossef et al., "Counting
+/// DistinctSketch Elements in a Data Stream", 2002; the estimate is that of Beyer et al., "On Synopses for
+/// Distinct-Value Estimation", 2007). The smallest hashes of two sets give those of their union, so order and shards do
+/// not matter.
 ///
 /// In JSON it is one text of hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
-pub struct Distinct {
+pub struct DistinctSketch {
     least: BTreeSet<u64>,
 }
 
-impl Distinct {
+impl DistinctSketch {
     /// Adds a hash, which must be spread evenly over 64 bits.
     pub fn add(&mut self, hash: u64) {
         let full = self.least.len() == KEPT;
@@ -55,13 +56,13 @@ impl Distinct {
     }
 }
 
-impl From<Distinct> for String {
-    fn from(distinct: Distinct) -> Self {
+impl From<DistinctSketch> for String {
+    fn from(distinct: DistinctSketch) -> Self {
         distinct.least.iter().map(|hash| format!("{hash:016x}")).collect()
     }
 }
 
-impl TryFrom<String> for Distinct {
+impl TryFrom<String> for DistinctSketch {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
@@ -115,8 +116,8 @@ mod tests {
     use super::*;
 
     /// A set of the hashes of vectors that `of` makes of numbers.
-    fn set(numbers: impl Iterator<Item = u32>, of: impl Fn(u32) -> [f32; 3]) -> Distinct {
-        let (hash, mut set) = (VectorHash::new(3), Distinct::default());
+    fn set(numbers: impl Iterator<Item = u32>, of: impl Fn(u32) -> [f32; 3]) -> DistinctSketch {
+        let (hash, mut set) = (VectorHash::new(3), DistinctSketch::default());
         numbers.for_each(|i| set.add(hash.of(&of(i))));
         set
     }
@@ -144,12 +145,12 @@ mod tests {
         assert_eq!((share(0..50, 25..75), share(0..0, 0..0), share(0..9, 0..0)), (Some(25.0 / 75.0), None, Some(0.0)));
         assert!((share(0..60_000, 20_000..80_000).unwrap() - 0.5).abs() < 0.15);
         let text = serde_json::to_string(&whole).unwrap();
-        assert_eq!(serde_json::from_str::<Distinct>(&text).unwrap(), whole);
+        assert_eq!(serde_json::from_str::<DistinctSketch>(&text).unwrap(), whole);
         let pairs: BTreeSet<u64> =
             (0..100).map(|i| pair_hash(Id::Int(i % 10), Id::Text(&(i / 10).to_string()))).collect();
         assert_eq!(pairs.len(), 100);
         for wrong in ["1", &"0".repeat(32), &"g".repeat(16), &"é".repeat(8)] {
-            assert!(Distinct::try_from(wrong.to_string()).is_err(), "{wrong}");
+            assert!(DistinctSketch::try_from(wrong.to_string()).is_err(), "{wrong}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The memory budget, and how wide a stream can be within it.
 //!
-//! A stage states what it holds whatever the number of rows ([`Needs`]); what is left of the budget
+//! A stage states what it holds whatever the number of rows (`Needs`); what is left of the budget
 //! is dealt to the batches in flight. Nothing of this enters a stage's key: results do not depend on it.
 
 use crate::error::PipelineError;
@@ -8,14 +8,14 @@ use crate::stream::Width;
 use std::path::{Path, PathBuf};
 
 /// One mebibyte.
-pub const MIB: u64 = 1 << 20;
+pub(crate) const MIB: u64 = 1 << 20;
 
 /// Program, shared libraries, stacks of threads, and what the allocator keeps for itself.
 const PROCESS: u64 = 72 * MIB;
 /// Batches begin at multiples of this many rows, so that pages of output files do too, whatever the budget.
 const ROW_STEP: usize = 1024;
-/// Batches in flight beside two a worker, where they can be as large as wanted: what workers have to do while the
-/// writer writes a row group.
+/// Batches in flight beside two for each worker, where batches can be as large as wanted. They keep the workers busy
+/// while the writer writes a row group.
 const WAITING: usize = 5;
 /// Raw bytes a batch of [`ROW_STEP`] rows gets at the least.
 const LEAST_RAW: u64 = MIB;
@@ -27,8 +27,8 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// A budget of so many bytes.
-    pub fn new(bytes: u64) -> Self {
+    /// A budget of `bytes` bytes.
+    pub(crate) fn new(bytes: u64) -> Self {
         Self { bytes }
     }
 
@@ -63,7 +63,7 @@ impl Memory {
     }
 
     /// The memory there is, in bytes: the machine's, or less where a control group limits this process.
-    pub fn there_is() -> u64 {
+    pub(crate) fn there_is() -> u64 {
         let machine = read("/proc/meminfo").and_then(|text| {
             let line = text.lines().find(|l| l.starts_with("MemTotal:"))?;
             Some(line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
@@ -73,23 +73,23 @@ impl Memory {
         [machine, limit].into_iter().flatten().min().unwrap_or(2048 * MIB)
     }
 
-    /// What each of [`Needs::quarters`] may take, in bytes.
-    pub fn quarter(self) -> u64 {
+    /// What each of [`Needs::growing`] may take, in bytes.
+    pub(crate) fn quarter(self) -> u64 {
         self.bytes / 4
     }
 
     /// The budget in bytes.
-    pub fn bytes(self) -> u64 {
+    pub(crate) fn bytes(self) -> u64 {
         self.bytes
     }
 
     /// How wide a stream can be: at most `workers` workers and `rows` rows a batch, fewer where memory is short.
     ///
     /// # Errors
-    /// [`PipelineError::Usage`] saying what is held and the smallest budget that would do.
-    pub fn plan(self, needs: &Needs, workers: usize, rows: usize) -> Result<Plan, PipelineError> {
+    /// [`PipelineError::Usage`] saying what is held and the smallest budget that is enough.
+    pub(crate) fn plan(self, needs: &Needs, workers: usize, rows: usize) -> Result<Plan, PipelineError> {
         let fixed = needs.fixed();
-        let quarters = needs.quarters.len() as u64;
+        let quarters = needs.growing.len() as u64;
         let wanted = rows.max(1);
         let step = ROW_STEP.min(wanted);
         let least_batch = needs.least_batch(rows);
@@ -97,7 +97,7 @@ impl Memory {
             let in_flight = workers * 2 + waiting;
             let held = fixed + quarters * self.quarter() + needs.per_worker * workers as u64;
             let share = self.bytes.saturating_sub(held) / in_flight as u64;
-            // Half for the raw rows, half for what is made of them.
+            // Half of it is for the raw rows, half for what is made from them.
             let fitting = (share / 2 / needs.per_row.max(1)).min(wanted as u64) as usize;
             let batch_rows = if fitting < step { step } else { fitting / step * step };
             let batch_bytes = share.saturating_sub(needs.per_row * batch_rows as u64).min(share / 2).max(LEAST_RAW);
@@ -127,7 +127,7 @@ impl Memory {
     ///
     /// # Errors
     /// As [`Memory::plan`].
-    pub fn require(self, needs: &Needs) -> Result<(), PipelineError> {
+    pub(crate) fn require(self, needs: &Needs) -> Result<(), PipelineError> {
         self.plan(needs, 1, 1).map(|_| ())
     }
 }
@@ -150,29 +150,29 @@ fn in_mib(bytes: u64) -> String {
 
 /// What a streaming stage holds, in bytes.
 #[derive(Debug, Clone)]
-pub struct Needs {
+pub(crate) struct Needs {
     /// The stage.
     pub stage: &'static str,
     /// What it holds once, by name.
     pub held: Vec<(&'static str, u64)>,
-    /// What may grow to a quarter of the budget each, by name; at most three.
-    pub quarters: Vec<&'static str>,
+    /// What grows with the data, each up to a quarter of the budget, by name; at most three.
+    pub growing: Vec<&'static str>,
     /// What each worker holds.
     pub per_worker: u64,
-    /// What is made of one row of a batch.
+    /// What one row of a batch takes beside its raw form: codes, vectors, results.
     pub per_row: u64,
 }
 
 impl Needs {
-    /// Of a stage that is no stream.
+    /// The needs of a stage that is no stream, or of a stream before what it takes for workers and rows is added.
     pub fn held(stage: &'static str, held: Vec<(&'static str, u64)>) -> Self {
-        Self { stage, held, quarters: Vec::new(), per_worker: 0, per_row: 0 }
+        Self { stage, held, growing: Vec::new(), per_worker: 0, per_row: 0 }
     }
 
-    /// The smallest budget that does, for batches of at most `rows` rows.
+    /// The smallest budget that is enough for batches of at most `rows` rows.
     pub fn least(&self, rows: usize) -> u64 {
-        // The rest is what the quarters leave.
-        let quarters = self.quarters.len() as u64;
+        // Everything else has to fit into what the quarters leave.
+        let quarters = self.growing.len() as u64;
         ((self.fixed() + self.per_worker + 3 * self.least_batch(rows)) * 4).div_ceil(4 - quarters)
     }
 
@@ -184,26 +184,26 @@ impl Needs {
         self.per_row * ROW_STEP.min(rows.max(1)) as u64 + LEAST_RAW
     }
 
-    /// What the smallest budget is made of.
+    /// What the smallest budget consists of.
     fn parts(&self, rows: usize) -> String {
         let held = std::iter::once(("the program", PROCESS))
             .chain(self.held.iter().copied())
             .chain([("each worker", self.per_worker)])
             .filter(|(_, bytes)| *bytes > 0)
             .map(|(what, bytes)| format!("{what} {}", in_mib(bytes)))
-            .chain(self.quarters.iter().map(|what| format!("{what} a quarter of it")));
+            .chain(self.growing.iter().map(|what| format!("{what} a quarter of it")));
         format!("{}, and three batches of {}", held.collect::<Vec<_>>().join(", "), in_mib(self.least_batch(rows)))
     }
 }
 
 /// A stream that fits its budget.
 #[derive(Debug, Clone, Copy)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// Workers and batches in flight.
     pub width: Width,
-    /// Rows a batch, at the most.
+    /// The most rows of a batch.
     pub batch_rows: usize,
-    /// Raw bytes a batch, at the most, unless one row alone is larger.
+    /// The most raw bytes of a batch, unless one row alone is larger.
     pub batch_bytes: usize,
 }
 
@@ -271,7 +271,7 @@ mod tests {
             stays_within(Needs {
                 stage: "infer",
                 held: vec![("item vectors", 10 * MIB)],
-                quarters,
+                growing: quarters,
                 per_worker: 30 * MIB,
                 per_row: 1500,
             });
@@ -284,7 +284,7 @@ mod tests {
                 Ok(plan) => {
                     let batches =
                         plan.width.in_flight as u64 * (plan.batch_bytes as u64 + plan.batch_rows as u64 * 1500);
-                    let quarters = needs.quarters.len() as u64 * mib * MIB / 4;
+                    let quarters = needs.growing.len() as u64 * mib * MIB / 4;
                     let held = PROCESS + 10 * MIB + quarters + 30 * MIB * plan.width.workers as u64;
                     assert!(held + batches <= mib * MIB, "{mib}: {plan:?}");
                     assert!(plan.batch_rows % ROW_STEP == 0 && plan.batch_rows <= 8192);

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 /// How wide a stream is.
 #[derive(Debug, Clone, Copy)]
-pub struct Width {
+pub(crate) struct Width {
     /// Worker threads, at least 1.
     pub workers: usize,
     /// Batches in flight between reader and writer, at least `workers`.
@@ -37,7 +37,7 @@ impl Width {
 ///
 /// # Errors
 /// The first error of source, worker or sink; the other threads then stop at their next item.
-pub fn ordered<I, O, W>(
+pub(crate) fn ordered<I, O, W>(
     stage: &'static str,
     width: Width,
     cancel: &Cancel,

@@ -1,8 +1,10 @@
 //! Parts: one shard's output each, `part-i-of-n` with a manifest beside it.
 
 use crate::error::PipelineError;
-use crate::rows::quarantine::QUARANTINE;
-use crate::stages::{remove_if_there, verify_file};
+use crate::run::dir::remove_if_there;
+use crate::run::manifests::{row_count, settings, verify_file};
+use crate::run::names::{inputs, rows};
+use crate::run::records::InferRecord;
 use crate::stream::shard::Shard;
 use crate::watch::cancel::Cancel;
 use serde_json::Value;
@@ -10,9 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use twotower_artifacts::{
-    ArtifactError, FileEntry, Fingerprint, IdKind, Ids, Manifest, NeighbourFormat, Side, VectorsReader,
-    inspect_neighbours,
+    ArtifactError, FileEntry, Fingerprint, IdKind, Manifest, NeighbourFormat, Side, VectorsReader, inspect_neighbours,
 };
+use twotower_models::engine::EngineKind;
 
 /// Name of a shard's file.
 pub fn part_name(shard: Shard, extension: &str) -> String {
@@ -20,38 +22,13 @@ pub fn part_name(shard: Shard, extension: &str) -> String {
 }
 
 /// Name of a shard's manifest.
-pub fn manifest_name(shard: Shard) -> String {
+pub(crate) fn manifest_name(shard: Shard) -> String {
     part_name(shard, "json")
-}
-
-/// The first and the last id of a part, as text.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct KeyRange {
-    /// None for a part without rows.
-    pub first_id: Option<String>,
-    /// None for a part without rows.
-    pub last_id: Option<String>,
-}
-
-impl KeyRange {
-    /// Takes the ids of the part's next rows.
-    pub fn add(&mut self, ids: &Ids) {
-        if let Some(last) = ids.len().checked_sub(1) {
-            self.first_id.get_or_insert_with(|| ids.get(0).to_string());
-            self.last_id = Some(ids.get(last).to_string());
-        }
-    }
-
-    /// The range that a manifest speaks of.
-    pub fn of(manifest: &Manifest) -> Self {
-        let id = |key: &str| manifest.details[key].as_str().map(str::to_string);
-        Self { first_id: id("first_id"), last_id: id("last_id") }
-    }
 }
 
 /// A shard's manifest.
 #[derive(Debug, Clone)]
-pub struct Part {
+pub(crate) struct Part {
     /// Where it stands.
     pub path: PathBuf,
     /// What it says.
@@ -65,25 +42,28 @@ impl Part {
     }
 }
 
-/// Settings of a part but its shard, which all parts of one output have in common.
-pub fn settings_of(part: &Manifest) -> BTreeMap<String, Value> {
+/// The settings that all parts of one output have in common: all but the shard.
+pub(crate) fn settings_of(part: &Manifest) -> BTreeMap<String, Value> {
     let settings = part.config.as_object().into_iter().flatten();
-    settings.filter(|(name, _)| *name != "shard").map(|(name, value)| (name.clone(), value.clone())).collect()
+    settings
+        .filter(|(name, _)| *name != Shard::INDEX_SETTING)
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
 }
 
 /// Fingerprint of the content of parts, in shard order.
-pub fn parts_fingerprint<'a>(parts: impl IntoIterator<Item = &'a Manifest>) -> Fingerprint {
+pub(crate) fn parts_fingerprint<'a>(parts: impl IntoIterator<Item = &'a Manifest>) -> Fingerprint {
     let names: Vec<&str> = parts.into_iter().map(|part| part.fingerprint.as_str()).collect();
     Fingerprint::of(names.join(" ").as_bytes())
 }
 
 /// The keys under which two maps differ.
-pub fn differing<T: PartialEq>(a: &BTreeMap<String, T>, b: &BTreeMap<String, T>) -> BTreeSet<String> {
+pub(crate) fn differing<T: PartialEq>(a: &BTreeMap<String, T>, b: &BTreeMap<String, T>) -> BTreeSet<String> {
     a.keys().chain(b.keys()).filter(|key| a.get(*key) != b.get(*key)).cloned().collect()
 }
 
 /// The shard whose part a file is by its name; none for any other name.
-pub fn shard_of_name(name: &str) -> Option<Shard> {
+fn shard_of_name(name: &str) -> Option<Shard> {
     let (label, extension) = name.strip_prefix("part-")?.split_once('.')?;
     let (index, count) = label.split_once("-of-")?;
     let shard = Shard::new(index.parse().ok()?, count.parse().ok()?).ok()?;
@@ -102,11 +82,11 @@ pub(crate) fn is_artifact(path: &Path) -> bool {
     }
 }
 
-/// Refuses to write a shard's file in the place of one that neither its manifest names nor a stage wrote.
+/// Refuses to write a shard's file over one that no stage wrote and that the shard's manifest does not name.
 ///
 /// # Errors
 /// [`PipelineError::Mismatch`] naming it.
-pub fn refuse_stranger(stage: &str, dir: &Path, shard: Shard, extension: &str) -> Result<(), PipelineError> {
+pub(crate) fn refuse_stranger(stage: &str, dir: &Path, shard: Shard, extension: &str) -> Result<(), PipelineError> {
     let (name, path) = (part_name(shard, extension), dir.join(part_name(shard, extension)));
     let named = |manifest: Manifest| manifest.files.iter().any(|file| file.path == name);
     if !path.exists() || Manifest::read(dir.join(manifest_name(shard))).is_ok_and(named) || is_artifact(&path) {
@@ -128,7 +108,7 @@ fn stranger(stage: &str, path: &Path) -> PipelineError {
 ///
 /// # Errors
 /// [`PipelineError::Mismatch`] naming one of them, or, with `force`, one that no manifest names and no stage wrote.
-pub fn exclude_other_counts(
+pub(crate) fn exclude_other_counts(
     stage: &str,
     dir: &Path,
     shard: Shard,
@@ -187,8 +167,9 @@ pub(crate) fn list_parts(dir: &Path) -> Result<Vec<PathBuf>, PipelineError> {
     Ok(paths)
 }
 
-/// A complete set of vector parts of one side: same tower, engine, precision and table, every shard once.
-pub struct VectorParts {
+/// A complete set of vector parts of one side. All have the same tower, engine, precision and table, and every shard is
+/// there once.
+pub(crate) struct VectorParts {
     /// Part files in shard order, with the rows of the table that each is of.
     pub parts: Vec<(PathBuf, Range<u64>)>,
     /// Rows of the table.
@@ -200,7 +181,7 @@ pub struct VectorParts {
     /// Kind of the ids.
     pub ids: IdKind,
     /// What ran the tower.
-    pub engine: String,
+    pub engine: EngineKind,
     /// Fingerprint of the towers they come from.
     pub towers: Fingerprint,
     /// Fingerprint of all parts' content.
@@ -218,24 +199,24 @@ impl VectorParts {
         let set = PartSet::read(stage, dir, format!("twotower infer --side {side}"))?;
         set.refuse_unlike("inputs", |part| part.manifest.inputs.clone())?;
         let first = set.first();
-        let incomplete = |path: &Path, what: &str| {
-            PipelineError::Mismatch(format!(
-                "{stage}: {}: `{what}` is missing or makes no sense; run `twotower infer --side {side} --force`",
-                path.display()
-            ))
-        };
         let (path, first) = (&first.path, &first.manifest);
-        let total = *first.rows.get("table rows").ok_or_else(|| incomplete(path, "table rows"))?;
-        let towers = first.inputs.get("towers").cloned().ok_or_else(|| incomplete(path, "towers"))?;
-        let engine = first.config["engine"].as_str().ok_or_else(|| incomplete(path, "engine"))?.to_string();
-        let ids: IdKind = serde_json::from_value(first.config["ids"].clone()).map_err(|_| incomplete(path, "ids"))?;
+        let named = |error: PipelineError| error.within(path.display().to_string());
+        let total = row_count(stage, first, rows::TABLE_ROWS).map_err(named)?;
+        let embedded: InferRecord = settings(stage, first).map_err(named)?;
+        let towers = first.inputs.get(inputs::TOWERS).cloned().ok_or_else(|| {
+            PipelineError::Mismatch(format!(
+                "{stage}: {}: `inputs.{}` is missing; run `twotower infer --side {side} --force`",
+                path.display(),
+                inputs::TOWERS
+            ))
+        })?;
         let mut found = Self {
             parts: Vec::new(),
             rows: total,
-            table: first.inputs.get("table").cloned(),
-            quarantine: first.inputs.get(QUARANTINE).cloned(),
-            ids,
-            engine,
+            table: first.inputs.get(inputs::TABLE).cloned(),
+            quarantine: first.inputs.get(inputs::QUARANTINE).cloned(),
+            ids: embedded.ids,
+            engine: embedded.engine,
             towers,
             fingerprint: Fingerprint::of(b""),
             dir: dir.to_path_buf(),
@@ -244,8 +225,13 @@ impl VectorParts {
         let mut read = Vec::new();
         for shard in shard.unwrap_or(Shard::WHOLE).covering(total, set.count) {
             let part = set.of(shard)?;
-            let file = part.manifest.files.first().ok_or_else(|| incomplete(&part.path, "files"))?;
-            let quarantined = part.manifest.rows.get("quarantined").copied().unwrap_or_default();
+            let file = part.manifest.files.first().ok_or_else(|| {
+                PipelineError::Mismatch(format!(
+                    "{stage}: {}: lists no file; run `twotower infer --side {side} --shard {shard} --force`",
+                    part.path.display()
+                ))
+            })?;
+            let quarantined = part.manifest.rows.get(rows::QUARANTINED).copied().unwrap_or_default();
             found.take(stage, side, shard, file, quarantined)?;
             read.push(&part.manifest);
         }
@@ -253,7 +239,8 @@ impl VectorParts {
         Ok(found)
     }
 
-    /// Takes the file of a shard of which so many rows have no vectors, if by its footer it is one of these parts.
+    /// Takes the file of a shard, if by its footer it is one of these parts; `quarantined` of the shard's rows have no
+    /// vectors.
     fn take(
         &mut self,
         stage: &str,
@@ -301,22 +288,23 @@ impl VectorParts {
     }
 }
 
-/// Manifests of a complete set of parts, in shard order: every shard once, all of one number and of like settings.
+/// Manifests of a complete set of parts, in shard order. Every shard is there once, and all have the same number of
+/// shards and the same settings.
 ///
 /// # Errors
 /// A shard without a manifest or with two, naming the command that makes it; parts of unlike settings.
-pub fn complete_set(stage: &'static str, dir: &Path, command: &str) -> Result<Vec<Manifest>, PipelineError> {
+pub(crate) fn complete_set(stage: &'static str, dir: &Path, command: &str) -> Result<Vec<Manifest>, PipelineError> {
     let set = PartSet::read(stage, dir, command.to_string())?;
     let of = |index| set.of(Shard { index, count: set.count }).map(|part| part.manifest.clone());
     (0..set.count).map(of).collect()
 }
 
-/// The parts of a folder, of like settings and of one number of shards.
+/// The parts of a folder, which have the same settings and the same number of shards.
 struct PartSet {
     /// The stage that reads them.
     stage: &'static str,
     dir: PathBuf,
-    /// The command that makes them, but for the shard.
+    /// The command that makes them, without the shard.
     command: String,
     /// Number of shards.
     count: u32,
@@ -345,7 +333,7 @@ impl PartSet {
         &self.parts[0]
     }
 
-    /// Refuses parts that differ in what `common` takes of them.
+    /// Refuses parts for which `common` gives different maps.
     fn refuse_unlike<T: PartialEq>(
         &self,
         what: &str,

@@ -4,8 +4,7 @@
 //! the table, nor shards, nor the format of the results, and two nights have nearly the same users in it.
 
 use crate::error::PipelineError;
-use crate::run::dir::RunDir;
-use crate::stages::prepare_dir;
+use crate::run::dir::{RunDir, prepare_dir};
 use crate::stream::memory::MIB;
 use crate::stream::parts::{exclude_other_counts, part_name};
 use crate::stream::shard::Shard;
@@ -18,33 +17,33 @@ use twotower_artifacts::{
     Compression, FileEntry, Id, Ids, ListRoom, NeighbourFormat, NeighbourLists, NeighbourSink, NeighboursInfo,
 };
 
-/// Folder of the samples, in that of the results.
+/// The folder of the samples, below the folder of the results.
 pub const FOLDER: &str = "sample";
-/// Users in a sample of all shards, about: all of them where there are no more.
+/// About how many users are in the samples of all shards together: all users where there are no more.
 const USERS: u64 = 10_000;
-/// Pairs in a sample, about: fewer users where lists are long.
+/// About how many pairs are in these samples at the most: fewer users where lists are long.
 const PAIRS: u64 = 1 << 20;
 /// Users read at a time.
 const BATCH_USERS: usize = 8192;
 
-/// Users in the sample of lists of `k`, about.
+/// About how many users are in the samples of lists of `k` items.
 pub fn wanted(k: usize) -> u64 {
     USERS.min(PAIRS / k.max(1) as u64).max(1)
 }
 
-/// Bytes that a sample of lists of `k` being written holds.
+/// Bytes that are held while a sample of lists of `k` items is written.
 pub fn bytes(k: usize, room: ListRoom) -> u64 {
     room.writer_bytes(NeighbourFormat::Parquet).min(wanted(k) * (room.user_bytes() as u64 + 64))
 }
 
 /// Which users are in a sample.
 #[derive(Debug, Clone, Copy)]
-struct Chosen {
+struct Draw {
     /// Hashes up to this one are in.
     most: u64,
 }
 
-impl Chosen {
+impl Draw {
     /// About `wanted` of `users` users; all where there are no more.
     fn new(users: u64, wanted: u64) -> Self {
         let most = if users <= wanted { u64::MAX } else { u64::MAX / users * wanted };
@@ -73,7 +72,7 @@ fn place(user: Id<'_>) -> u64 {
 /// A sample being written.
 pub struct SampleSink {
     sink: Box<dyn NeighbourSink>,
-    chosen: Chosen,
+    chosen: Draw,
     users: Ids,
     offsets: Vec<usize>,
     rows: Vec<u32>,
@@ -81,7 +80,7 @@ pub struct SampleSink {
 }
 
 impl SampleSink {
-    /// A sample of one shard's lists of at most `k` items, which take `room`, of a table of `users` users in all.
+    /// A sample of one shard's lists. Lists have at most `k` items and take `room`; the whole table has `users` users.
     ///
     /// # Errors
     /// As [`open_sink`].
@@ -100,7 +99,7 @@ impl SampleSink {
         let path = dir.join(file_name(shard));
         Ok(Self {
             sink: open_sink(NeighbourFormat::Parquet, path, info, room, compression)?,
-            chosen: Chosen::new(users, wanted(k)),
+            chosen: Draw::new(users, wanted(k)),
             users: Ids::new(info.users),
             offsets: Vec::new(),
             rows: Vec::new(),
@@ -195,24 +194,24 @@ pub fn read(run: &RunDir, shards: u32) -> Result<Option<SampledLists>, PipelineE
 mod tests {
     use super::*;
 
-    fn count(chosen: Chosen, ids: impl Iterator<Item = i64>) -> u64 {
+    fn count(chosen: Draw, ids: impl Iterator<Item = i64>) -> u64 {
         ids.filter(|id| chosen.has(Id::Int(*id))).count() as u64
     }
 
     #[test]
     fn about_as_many_users_are_chosen_as_wanted_whatever_their_ids() {
         for step in [1, 7, 1 << 20] {
-            let n = count(Chosen::new(1_000_000, 10_000), (0..1_000_000).map(|i| i * step));
+            let n = count(Draw::new(1_000_000, 10_000), (0..1_000_000).map(|i| i * step));
             assert!((9_000..11_000).contains(&n), "step {step}: {n}");
         }
-        assert_eq!(count(Chosen::new(5000, 10_000), 0..5000), 5000);
-        let texts = (0..200_000).filter(|i| Chosen::new(200_000, 10_000).has(Id::Text(&format!("user-{i}")))).count();
+        assert_eq!(count(Draw::new(5000, 10_000), 0..5000), 5000);
+        let texts = (0..200_000).filter(|i| Draw::new(200_000, 10_000).has(Id::Text(&format!("user-{i}")))).count();
         assert!((9_000..11_000).contains(&texts), "{texts}");
     }
 
     #[test]
     fn a_larger_table_keeps_nearly_all_of_yesterdays_users() {
-        let (yesterday, today) = (Chosen::new(1_000_000, 10_000), Chosen::new(1_010_000, 10_000));
+        let (yesterday, today) = (Draw::new(1_000_000, 10_000), Draw::new(1_010_000, 10_000));
         let both = (0..1_000_000).filter(|i| yesterday.has(Id::Int(*i)) && today.has(Id::Int(*i))).count() as u64;
         assert!(both * 100 >= 97 * count(yesterday, 0..1_000_000), "{both}");
     }

@@ -1,13 +1,15 @@
 //! Sharding as pure arithmetic: (rows, i, n) to a range of rows.
 
 use crate::error::PipelineError;
+use crate::run::manifests::settings;
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use twotower_artifacts::Manifest;
 
 /// Environment variables that may hold a shard's index, in order of precedence.
-pub const INDEX_VARIABLES: [&str; 3] = ["TWOTOWER_SHARD", "JOB_COMPLETION_INDEX", "SLURM_ARRAY_TASK_ID"];
+const INDEX_VARIABLES: [&str; 3] = ["TWOTOWER_SHARD", "JOB_COMPLETION_INDEX", "SLURM_ARRAY_TASK_ID"];
 
-/// The most shards of a table: each has files of its own.
+/// The most shards of a table. Each of them has files of its own.
 pub const MOST_SHARDS: u32 = 1_000_000;
 
 /// Shard `index` of `count`, counted from 0.
@@ -17,6 +19,13 @@ pub struct Shard {
     pub index: u32,
     /// Number of shards, at least 1.
     pub count: u32,
+}
+
+/// A shard among the settings of a part.
+#[derive(Serialize, Deserialize)]
+struct ShardRecord {
+    shard: u32,
+    shards: u32,
 }
 
 impl Shard {
@@ -43,19 +52,31 @@ impl Shard {
         }
     }
 
-    /// The shard that a part's manifest says it is of; none where that makes no sense.
-    pub fn of(manifest: &Manifest) -> Option<Self> {
-        let number = |key: &str| u32::try_from(manifest.config[key].as_u64()?).ok();
-        Shard::new(number("shard")?, number("shards")?).ok()
+    /// The shard that a part's manifest says it is of.
+    ///
+    /// # Errors
+    /// [`PipelineError`] saying why there can be no such shard; `reader` is the stage that wants to know.
+    pub(crate) fn of_part(reader: &str, manifest: &Manifest) -> Result<Self, PipelineError> {
+        let ShardRecord { shard, shards } = settings(reader, manifest)?;
+        Shard::new(shard, shards)
     }
+
+    /// As [`Shard::of_part`]; none where there can be no such shard.
+    pub(crate) fn of(manifest: &Manifest) -> Option<Self> {
+        Self::of_part("", manifest).ok()
+    }
+
+    /// The names of the settings that tell a part from the others, as the keys of stages have them.
+    pub(crate) const INDEX_SETTING: &str = "shard";
 
     /// The shard as the keys of stages name it.
-    pub fn settings(self) -> [(&'static str, serde_json::Value); 2] {
-        [("shard", self.index.into()), ("shards", self.count.into())]
+    pub(crate) fn settings(self) -> [(&'static str, serde_json::Value); 2] {
+        [(Self::INDEX_SETTING, self.index.into()), ("shards", self.count.into())]
     }
 
-    /// All shards of a table of `rows`, each of about `most` rows at the most; of all rows where `most` is 0.
-    pub fn all(rows: u64, most: u64) -> impl Iterator<Item = Self> {
+    /// All shards of a table of `rows` rows, such that none has many more than `most` rows; a single one where `most`
+    /// is 0.
+    pub(crate) fn all(rows: u64, most: u64) -> impl Iterator<Item = Self> {
         let count = rows.checked_div(most).map_or(1, |_| rows.div_ceil(most).clamp(1, MOST_SHARDS.into()) as u32);
         (0..count).map(move |index| Self { index, count })
     }
@@ -64,7 +85,7 @@ impl Shard {
     ///
     /// # Errors
     /// [`PipelineError::Usage`] naming what was expected.
-    pub fn parse(text: &str) -> Result<Self, PipelineError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, PipelineError> {
         let parsed = text.split_once('/').and_then(|(i, n)| Some((i.trim().parse().ok()?, n.trim().parse().ok()?)));
         match parsed {
             Some((index, count)) => Self::new(index, count),
@@ -75,7 +96,7 @@ impl Shard {
     }
 
     /// The shard this process is to do: `flag` (`i/n`) if given; else the index from the first of
-    /// [`INDEX_VARIABLES`] that is set (`i/n`, or `i` with `count` from `--shards`); none where no shard is asked for.
+    /// `INDEX_VARIABLES` that is set (`i/n`, or `i` with `count` from `--shards`); none where no shard is asked for.
     ///
     /// # Errors
     /// [`PipelineError::Usage`] for an unreadable value, or an index without a count.
@@ -132,14 +153,14 @@ impl Shard {
     }
 
     /// The shards of `count` that together hold this shard's rows of a table of `rows`.
-    pub fn covering(self, rows: u64, count: u32) -> impl Iterator<Item = Self> {
+    pub(crate) fn covering(self, rows: u64, count: u32) -> impl Iterator<Item = Self> {
         let wanted = self.range(rows);
         let first = Self::holding(wanted.start, rows, count);
         (first..count).map(move |index| Self { index, count }).take_while(move |s| s.range(rows).start < wanted.end)
     }
 
     /// Index of the shard of `count` that holds `row` of a table of `rows`; `count` for a row beyond it.
-    pub fn holding(row: u64, rows: u64, count: u32) -> u32 {
+    pub(crate) fn holding(row: u64, rows: u64, count: u32) -> u32 {
         if row >= rows {
             return count;
         }
@@ -149,7 +170,7 @@ impl Shard {
     }
 
     /// `00003-of-00008`, as it stands in file names.
-    pub fn label(self) -> String {
+    pub(crate) fn label(self) -> String {
         format!("{:05}-of-{:05}", self.index, self.count)
     }
 }

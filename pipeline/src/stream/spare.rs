@@ -4,9 +4,9 @@ use crate::watch::stall::locked;
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
-/// Buffers that are out of use. They are taken in turn, the one first that has been out of use the longest: once
-/// as many are there as can be needed at a time, all of them are touched within the first batches, and a peak of
-/// memory does not hang on how often a thread has to wait.
+/// Buffers that are out of use. The one that has been out of use the longest is taken first. So all buffers are touched
+/// within the first batches, once there are as many as can be needed at a time, and the peak of memory does not depend
+/// on how often a thread has to wait.
 #[derive(Debug)]
 pub struct Spare<T>(Mutex<VecDeque<T>>);
 
@@ -17,7 +17,7 @@ impl<T> Default for Spare<T> {
 }
 
 impl<T> Spare<T> {
-    /// Makes buffers until there are so many out of use.
+    /// Makes buffers until `count` are out of use.
     pub fn reserve(&self, count: usize, make: impl Fn() -> T) {
         let mut spare = locked(&self.0);
         let missing = count.saturating_sub(spare.len());

@@ -1,32 +1,34 @@
 //! Builds a timeline in bounded memory, from events and users in any order.
 //!
-//! Events and users are partitioned by a hash of the user's id, and a partition at a time is sorted and joined; what
-//! comes of it is partitioned once more, by the user's place in the timeline, sorted, and written.
+//! Events and users are partitioned by a hash of the user's id, and one partition at a time is sorted and joined. The
+//! joined events are partitioned once more, by the user's place in the timeline, sorted, and written.
 
 use crate::error::PipelineError;
 use crate::rows::partitions::{Partitions, Record};
+use crate::watch::allocator;
 use std::path::{Path, PathBuf};
 use twotower_artifacts::keyed::Identity;
 use twotower_artifacts::{Clock, Event, FileEntry, Fingerprint, Timeline, TimelineInfo, TimelineWriter};
 
-/// The item of rows whose item is not in the items table: they make their user known, and no event.
+/// Stands for an item that is not in the items table. A row of such an item makes no event, but its user counts as
+/// named.
 const UNKNOWN: u32 = u32::MAX;
 
-/// A row of the interactions table; of rows that are one event, all of them.
+/// A row of the interactions table, or several rows that are one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Happened {
+struct EventRecord {
     user: Identity,
     item: u32,
-    /// 0 where the table has no times: there a user and an item are one event.
+    /// 0 where the table has no times: then all rows of a user and an item are one event.
     time: i64,
     /// The first row.
     position: u64,
     rows: u32,
-    /// The bits of the largest weight; those of numbers from 0 on are in the order of the numbers.
+    /// The bits of the largest weight. For numbers from 0 on, bits have the order of the numbers.
     weight: u32,
 }
 
-impl Record for Happened {
+impl Record for EventRecord {
     const BYTES: usize = 44;
 
     fn key(&self) -> u64 {
@@ -67,7 +69,7 @@ impl Record for Happened {
 
 /// An event of the user at a place of the timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Placed {
+struct PlacedEvent {
     place: u64,
     time: i64,
     position: u64,
@@ -75,7 +77,7 @@ struct Placed {
     weight: u32,
 }
 
-impl Record for Placed {
+impl Record for PlacedEvent {
     const BYTES: usize = 32;
 
     fn key(&self) -> u64 {
@@ -128,7 +130,7 @@ impl Record for PlacedUser {
     }
 }
 
-/// Rows of the interactions table, as one event each.
+/// A row of the interactions table as it comes.
 #[derive(Debug, Clone, Copy)]
 pub struct EventRow {
     /// The user's identity under the timeline's key.
@@ -143,31 +145,31 @@ pub struct EventRow {
     pub weight: f32,
 }
 
-/// Events and users of a timeline that is to be.
+/// Events and users of a timeline that is being built.
 pub struct TimelineBuilder {
-    events: Partitions<Happened>,
+    events: Partitions<EventRecord>,
     users: Partitions<(Identity, u64)>,
     /// Rows of the interactions table, at the most.
     rows: u64,
     dir: PathBuf,
 }
 
-/// A timeline that was built.
+/// A timeline on disk.
 #[derive(Debug)]
-pub struct Built {
+pub struct TimelineFile {
     /// The file.
     pub file: FileEntry,
     /// Fingerprint of the timeline.
     pub fingerprint: Fingerprint,
-    /// Rows of the users table whose users the interactions name, ascending; none where they were not asked for.
+    /// Rows of the users table whose users the interactions name, ascending; empty where they were not asked for.
     pub rows: Vec<u64>,
     /// What became of the rows of the interactions.
-    pub counts: BuiltCounts,
+    pub counts: TimelineCounts,
 }
 
 /// What became of the rows of the interactions.
 #[derive(Debug, Default)]
-pub struct BuiltCounts {
+pub struct TimelineCounts {
     /// Events of users of the users table.
     pub events: u64,
     /// Further rows of these events.
@@ -183,8 +185,10 @@ pub struct BuiltCounts {
 }
 
 impl TimelineBuilder {
-    /// No events yet, of a table of `rows` interactions; temporary files go to `dir`. Memory: 6 MiB, and while it
-    /// ends a partition: some 8 MiB, more where there are over 180 million rows.
+    /// A builder without events, for a table of `rows` interactions; temporary files go to `dir`.
+    ///
+    /// # Memory
+    /// 8 MiB; at the end a partition beside it, some 8 MiB, more where there are over 180 million rows.
     pub fn new(dir: &Path, rows: u64) -> Self {
         Self {
             events: Partitions::of(dir, rows, u64::MAX),
@@ -200,12 +204,14 @@ impl TimelineBuilder {
     /// [`PipelineError::Io`] when a temporary file cannot be written.
     pub fn add_event(&mut self, row: &EventRow) -> Result<(), PipelineError> {
         let EventRow { user, item, time, position, weight } = *row;
-        // Rows of unknown items are one another's repeats. A weight of -0 is 0: its sign would make its bits the largest.
+        // All rows of a user with unknown items count as repeats of one event. A weight of -0 is taken as 0, since its
+        // sign would make its bits the largest.
         let (item, time) = item.map_or((UNKNOWN, 0), |item| (item, time));
-        self.events.add(Happened { user, item, time, position, rows: 1, weight: weight.abs().to_bits() })
+        self.events.add(EventRecord { user, item, time, position, rows: 1, weight: weight.abs().to_bits() })
     }
 
-    /// Adds a row of the users table. Of rows with one id the first counts; users without events do no harm.
+    /// Adds a row of the users table. Of several rows with one id the first one counts. Users without events may be
+    /// added.
     ///
     /// # Errors
     /// As [`TimelineBuilder::add_event`].
@@ -213,7 +219,8 @@ impl TimelineBuilder {
         self.users.add((identity, row))
     }
 
-    /// Writes the timeline, under `path`; `keep_rows` asks for [`Built::rows`]. `stop` is asked between partitions.
+    /// Writes the timeline, under `path`; `keep_rows` asks for [`TimelineFile::rows`]. `stop` is asked between
+    /// partitions.
     ///
     /// # Errors
     /// I/O; those of `stop`.
@@ -223,7 +230,7 @@ impl TimelineBuilder {
         info: TimelineInfo,
         keep_rows: bool,
         stop: impl Fn() -> Result<(), PipelineError>,
-    ) -> Result<Built, PipelineError> {
+    ) -> Result<TimelineFile, PipelineError> {
         let mut rows = Vec::new();
         let keep = |row| {
             if keep_rows {
@@ -233,7 +240,7 @@ impl TimelineBuilder {
         let (writer, counts) = self.write(path, info, keep, stop)?;
         rows.sort_unstable();
         let (file, fingerprint) = writer.finish()?;
-        Ok(Built { file, fingerprint, rows, counts })
+        Ok(TimelineFile { file, fingerprint, rows, counts })
     }
 
     /// As [`TimelineBuilder::finish`], into a file in `dir` that has no name.
@@ -256,17 +263,20 @@ impl TimelineBuilder {
         info: TimelineInfo,
         mut keep: impl FnMut(u64),
         stop: impl Fn() -> Result<(), PipelineError>,
-    ) -> Result<(TimelineWriter, BuiltCounts), PipelineError> {
+    ) -> Result<(TimelineWriter, TimelineCounts), PipelineError> {
         let (clock, table_rows) = (info.clock, info.table_rows);
-        let mut counts = BuiltCounts::default();
+        allocator::give_back();
+        let mut counts = TimelineCounts::default();
         let last = table_rows + self.rows;
         let mut placed = Partitions::of(&self.dir, self.rows, last);
         let mut placed_users = Partitions::of(&self.dir, self.rows, last);
+        let (mut events, mut users) = (Vec::new(), Vec::new());
         for number in 0..self.events.count() {
             stop()?;
-            let (mut events, users) = (self.events.take_sorted(number)?, self.users.take_sorted(number)?);
+            self.events.take_sorted(number, &mut events)?;
+            self.users.take_sorted(number, &mut users)?;
             events.dedup_by(|next, kept| kept.absorb(next));
-            let mut users = users.into_iter().peekable();
+            let mut users = users.iter().copied().peekable();
             for own in events.chunk_by(|a, b| a.user == b.user) {
                 let identity = own[0].user;
                 while users.next_if(|(user, _)| *user < identity).is_some() {}
@@ -278,21 +288,26 @@ impl TimelineBuilder {
                     placed_users.add(PlacedUser { place, identity })?;
                 }
                 for event in known {
-                    let Happened { item, position, weight, .. } = *event;
+                    let EventRecord { item, position, weight, .. } = *event;
                     let time = if clock == Clock::Order { position as i64 } else { event.time };
-                    placed.add(Placed { place, time, position, item, weight })?;
+                    placed.add(PlacedEvent { place, time, position, item, weight })?;
                 }
             }
         }
-        drop((self.events, self.users));
+        drop((self.events, self.users, events, users));
+        allocator::give_back();
         let mut writer = TimelineWriter::create(path, info)?;
-        let mut own = Vec::new();
+        let (mut events, mut users, mut own) = (Vec::new(), Vec::new(), Vec::new());
         for number in 0..placed.count() {
             stop()?;
-            let mut events = placed.take_sorted(number)?.into_iter().peekable();
-            for user in placed_users.take_sorted(number)? {
+            placed.take_sorted(number, &mut events)?;
+            placed_users.take_sorted(number, &mut users)?;
+            let mut events = events.iter().copied().peekable();
+            for user in &users {
                 own.clear();
-                while let Some(Placed { time, item, weight, .. }) = events.next_if(|event| event.place == user.place) {
+                while let Some(PlacedEvent { time, item, weight, .. }) =
+                    events.next_if(|event| event.place == user.place)
+                {
                     own.push(Event { item, time, weight: f32::from_bits(weight) });
                 }
                 writer.write(user.place, user.identity, &own)?;
@@ -302,10 +317,10 @@ impl TimelineBuilder {
     }
 }
 
-impl BuiltCounts {
+impl TimelineCounts {
     /// Counts a user's events, sorted by item, and returns his place: that of his row, if he has one.
-    fn place(&mut self, own: &[Happened], row: Option<u64>, table_rows: u64) -> u64 {
-        let rows = |event: &Happened| u64::from(event.rows);
+    fn place(&mut self, own: &[EventRecord], row: Option<u64>, table_rows: u64) -> u64 {
+        let rows = |event: &EventRecord| u64::from(event.rows);
         let known = own.iter().filter(|event| event.item != UNKNOWN);
         let pairs = own.chunk_by(|a, b| a.item == b.item).filter(|events| events[0].item != UNKNOWN).count() as u64;
         self.pairs += pairs;
@@ -341,7 +356,12 @@ mod tests {
         key().identity(Id::Int(id))
     }
 
-    fn build(dir: &Path, clock: Clock, events: &[(i64, Option<u32>, i64, f32)], users: &[i64]) -> (Built, Histories) {
+    fn build(
+        dir: &Path,
+        clock: Clock,
+        events: &[(i64, Option<u32>, i64, f32)],
+        users: &[i64],
+    ) -> (TimelineFile, Histories) {
         let mut builder = TimelineBuilder::new(dir, events.len() as u64);
         for (position, (id, item, time, weight)) in events.iter().enumerate() {
             let time = if clock == Clock::Order { 0 } else { *time };

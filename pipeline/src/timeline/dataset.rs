@@ -4,7 +4,7 @@ use crate::config::split::SplitConfig;
 use crate::error::PipelineError;
 use crate::rows::columns::BATCH_ROWS;
 use crate::run::dir::RunDir;
-use crate::stages::encoded::Encoded;
+use crate::stages::encoded::EncoderFolder;
 use crate::timeline::of_run::RunTimeline;
 use twotower_artifacts::codes::GROUP_ROWS;
 use twotower_artifacts::{
@@ -15,7 +15,7 @@ use twotower_models::examples::TrainingSet;
 
 /// A run's encoded tables.
 pub struct Dataset {
-    /// What trains; user and item rows in the order of the ids below.
+    /// What a model trains on; its users and items are in the order of the ids below.
     pub set: TrainingSet,
     /// Ids of the encoded users.
     pub user_ids: Ids,
@@ -34,12 +34,12 @@ impl Dataset {
     /// Missing or damaged files; files of another encoder state.
     pub fn load(stage: &'static str, run: &RunDir, split: &SplitConfig) -> Result<Self, PipelineError> {
         let dir = run.encoders();
-        let encoded = Encoded::load(stage, &dir)?;
+        let encoded = EncoderFolder::load(stage, &dir)?;
         encoded.verify_files()?;
         let (user_ids, users) = encoded.table(Side::User)?.load()?;
         let (item_ids, items) = encoded.table(Side::Item)?.load()?;
         let interactions = read_events(&RunTimeline::open(stage, &dir)?, &user_ids, &item_ids)?;
-        let Encoded { manifest, state, .. } = encoded;
+        let EncoderFolder { manifest, state, .. } = encoded;
         let (user_schema, item_schema) = (state.schema(Side::User), state.schema(Side::Item));
         let item_codes = item_codes(&state, &item_ids)?;
         let roles = split.roles(&interactions);
@@ -49,7 +49,7 @@ impl Dataset {
     }
 }
 
-/// The code of every item id, a row group's at a time: an array of text holds no more than 2 GiB.
+/// The code of every item id. They are looked up a row group at a time, for an array of text holds no more than 2 GiB.
 fn item_codes(state: &EncoderState, ids: &Ids) -> Result<Vec<u32>, PipelineError> {
     let mut codes = Vec::with_capacity(ids.len());
     for first in (0..ids.len()).step_by(GROUP_ROWS) {
@@ -58,11 +58,11 @@ fn item_codes(state: &EncoderState, ids: &Ids) -> Result<Vec<u32>, PipelineError
     Ok(codes)
 }
 
-/// The ids of a side alone; codes are passed over batch by batch.
+/// The ids of a side, without the codes, which are read and dropped batch by batch.
 ///
 /// # Errors
-/// As [`Encoded::table`].
-pub fn encoded_ids(encoded: &Encoded, side: Side) -> Result<Ids, PipelineError> {
+/// As [`EncoderFolder::table`].
+pub fn encoded_ids(encoded: &EncoderFolder, side: Side) -> Result<Ids, PipelineError> {
     let reader = encoded.table(side)?;
     let mut ids = Ids::new(reader.info().ids);
     for batch in reader.batches(0..u64::MAX, BATCH_ROWS)? {
@@ -72,7 +72,7 @@ pub fn encoded_ids(encoded: &Encoded, side: Side) -> Result<Ids, PipelineError> 
     Ok(ids)
 }
 
-/// The events of the encoded users, who stand in the order of the users table, as they do in the timeline.
+/// The events of the encoded users. These are in the order of the users table, and so is the timeline.
 fn read_events(run: &RunTimeline, users: &Ids, items: &Ids) -> Result<Interactions, PipelineError> {
     let timeline = run.timeline();
     let info = timeline.info();
@@ -122,7 +122,7 @@ impl History {
     ///
     /// # Errors
     /// Missing or damaged files.
-    pub fn load(stage: &'static str, encoded: &Encoded) -> Result<Self, PipelineError> {
+    pub fn load(stage: &'static str, encoded: &EncoderFolder) -> Result<Self, PipelineError> {
         let timeline = RunTimeline::open(stage, &encoded.dir)?;
         let item_codes = item_codes(&encoded.state, &encoded_ids(encoded, Side::Item)?)?;
         Ok(Self { timeline, item_codes })
@@ -141,7 +141,8 @@ impl History {
         Ok(Self { timeline: f(self.timeline)?, ..self })
     }
 
-    /// Fills the sequence columns of a batch of users, from row `first` of the table on; `found` is memory to use.
+    /// Fills the sequence columns of a batch of users, which begins at row `first` of the table; `found` is memory to
+    /// use.
     ///
     /// # Errors
     /// A damaged timeline, or one of other users.

@@ -1,23 +1,23 @@
-//! What a user must not get: items seen, the catalogue's allow and deny lists, and pairs by table; and how much of
-//! these tables the users and items at hand are in, for ids that match nothing exclude nothing.
+//! What a user must not get: items seen, the catalogue's allow and deny lists, and pairs by table.
 
 use crate::config::{ListTable, PairTable, RecallSettings};
 use crate::error::PipelineError;
 use crate::rows::bad_rows::readable_ids;
 use crate::rows::columns::read_batches;
 use crate::rows::id_index::IdIndex;
-use crate::rows::quarantine::INTERACTIONS;
 use crate::rows::strangers::{self, COMPARED, SomeIds};
-use crate::stages::encoded::Encoded;
-use crate::stages::recall::Users;
+use crate::run::manifests::{as_written, settings};
+use crate::run::names::inputs;
+use crate::run::names::tables::{ALLOW, DENY, EXCLUSIONS, INTERACTIONS};
+use crate::run::records::{EncodeRecord, InteractionsRecord};
+use crate::stages::Context;
+use crate::stages::encoded::EncoderFolder;
 use crate::stages::towers::verified_towers;
-use crate::stages::{Context, as_written};
-use crate::stream::distinct::{Distinct, pair_hash};
+use crate::stream::distinct::pair_hash;
+use crate::timeline::counts::{ExclusionCounts, ListCounts, PairCounts};
 use crate::timeline::dataset::encoded_ids;
-use crate::timeline::of_run::{self, RunTimeline, TIMELINE};
+use crate::timeline::of_run::{self, RunTimeline};
 use crate::timeline::pair_store::{PairStore, PairStoreBuilder};
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::path::Path;
 use twotower_artifacts::{ArtifactError, Detail, Fingerprint, Histories, Id, IdKind, Ids, Ragged, Side};
 use twotower_index::Eligibility;
@@ -25,7 +25,7 @@ use twotower_tables::{Table, TableSpec, id_column_as};
 
 /// Everything that narrows what a user gets, in terms of catalogue rows.
 pub struct Exclusion {
-    seen: Option<Seen>,
+    seen: Option<SeenItems>,
     /// The pairs of the exclusion table.
     pairs: Option<Pairs>,
     allow: Option<List>,
@@ -33,7 +33,7 @@ pub struct Exclusion {
 }
 
 /// Items that users have seen.
-struct Seen {
+struct SeenItems {
     timeline: RunTimeline,
     /// Catalogue row by row of the encoded items table; none for an item without a vector.
     rows: Vec<Option<u32>>,
@@ -55,88 +55,16 @@ struct List {
     counts: ListCounts,
 }
 
-/// What a table of pairs holds, and how much of it is of the users and items at hand.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct PairCounts {
-    /// Rows of the table.
-    pub rows: u64,
-    /// Rows whose ids cannot be read.
-    pub unreadable: u64,
-    /// Rows of items that are not in the catalogue.
-    pub unknown_items: u64,
-    /// Distinct pairs with an item of the catalogue.
-    pub pairs: u64,
-    /// Users of these pairs.
-    pub users: u64,
-    /// Pairs of users that were searched for.
-    pub matched_pairs: u64,
-    /// Users that were searched for and have pairs.
-    pub matched_users: u64,
-    /// The oldest and the newest time, where the table has times.
-    pub times: Option<(i64, i64)>,
-    /// Hashes of some of the pairs with an item of the catalogue, to tell how many two runs share.
-    pub some_pairs: Distinct,
-    /// The first row's ids, the user's first, as messages show them.
-    pub example: Option<(String, String)>,
-    /// Ids that the tables of users or items do not have, and how they are likely to differ.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub strangers: Option<String>,
-}
-
-/// What a list of items holds, and how much of it is in the catalogue.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct ListCounts {
-    /// Rows of the table.
-    pub rows: u64,
-    /// Items of the catalogue that are listed.
-    pub known: u64,
-    /// Rows of items that are not in the catalogue.
-    pub unknown: u64,
-    /// The first row's id, as messages show it.
-    pub example: Option<String>,
-    /// An id that the catalogue does not have, and how it is likely to differ.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub strangers: Option<String>,
-}
-
-/// Counts of all tables that narrow results, by name.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct ExclusionCounts {
-    /// Tables of pairs.
-    pub pairs: BTreeMap<String, PairCounts>,
-    /// Lists of items.
-    pub lists: BTreeMap<String, ListCounts>,
-    /// The catalogue's first id, as messages show it.
-    pub item: String,
-    /// The first user's id, as messages show it.
-    pub user: Option<String>,
-}
-
-impl ExclusionCounts {
-    /// Adds what was matched in another shard of the same users.
-    pub fn merge(&mut self, other: &Self) {
-        for (name, counts) in &mut self.pairs {
-            let Some(more) = other.pairs.get(name) else { continue };
-            counts.matched_pairs = counts.matched_pairs.saturating_add(more.matched_pairs);
-            counts.matched_users = counts.matched_users.saturating_add(more.matched_users);
-        }
-        self.user = self.user.take().or_else(|| other.user.clone());
-    }
-}
-
-/// Pairs and users with pairs that were found, by table of pairs.
-pub type Matched = Vec<(u64, u64)>;
+/// For each table of pairs, how many pairs were found, and for how many users.
+pub type MatchCounts = Vec<(u64, u64)>;
 
 /// Adds what was found for other users.
-pub fn add_matched(sums: &mut Matched, more: &Matched) {
+pub fn add_matches(sums: &mut MatchCounts, more: &MatchCounts) {
     sums.resize(sums.len().max(more.len()), (0, 0));
     for (sum, more) in sums.iter_mut().zip(more) {
         *sum = (sum.0 + more.0, sum.1 + more.1);
     }
 }
-
-/// Name of the table of pairs that a job excludes.
-const EXCLUSIONS: &str = "exclusions";
 
 /// What one thread looks up exclusions with.
 #[derive(Default)]
@@ -148,7 +76,7 @@ pub struct Lookup {
 impl Exclusion {
     /// Names and tables of all that narrows the results of a job.
     pub fn sources(config: &RecallSettings) -> impl Iterator<Item = (&'static str, &TableSpec)> {
-        let lists = [("allow", &config.recall.allow), ("deny", &config.recall.deny)];
+        let lists = [(ALLOW, &config.recall.allow), (DENY, &config.recall.deny)];
         let lists = lists.into_iter().filter_map(|(name, table)| Some((name, &table.as_ref()?.source)));
         lists.chain(config.recall.exclusions.iter().map(|table| (EXCLUSIONS, &table.source)))
     }
@@ -162,22 +90,23 @@ impl Exclusion {
         let mut inputs = sources.map(|(name, source)| Ok((name, Table::open(name, source)?.fingerprint())));
         let mut inputs = inputs.by_ref().collect::<Result<Vec<_>, PipelineError>>()?;
         if context.config.recall.exclude_seen {
-            inputs.push((TIMELINE, of_run::manifest("recall", &context.run.encoders())?.fingerprint));
+            inputs.push((inputs::TIMELINE, of_run::manifest("recall", &context.run.encoders())?.fingerprint));
         }
         Ok(inputs)
     }
 
-    /// Reads the job's lists and tables against a catalogue; users of the run's timeline, of whom items seen are left
-    /// out, are brought to the rows of `users`.
+    /// Reads the job's lists and tables against a catalogue. Ids of users are of the kind `users`; `at_rows` brings the
+    /// users of the run's timeline to the rows that they are searched for at.
     ///
     /// # Memory
-    /// 20 MiB and a bit an item, whatever the number of pairs; these go to files in `dir` that have no name.
+    /// 20 MiB and a bit for each item, whatever the number of pairs. Pairs go to files in `dir` that have no name.
     ///
     /// # Errors
     /// Any table error; I/O.
     pub fn load(
         context: &Context<RecallSettings>,
-        users: &Users,
+        users: IdKind,
+        at_rows: impl FnOnce(RunTimeline, &EncoderFolder) -> Result<RunTimeline, PipelineError>,
         catalogue: &IdIndex,
         dir: &Path,
     ) -> Result<Self, PipelineError> {
@@ -185,10 +114,10 @@ impl Exclusion {
         let list = |name, table: &Option<ListTable>| -> Result<Option<List>, PipelineError> {
             table.as_ref().map(|table| read_list(context, name, table, catalogue)).transpose()
         };
-        let seen = recall.exclude_seen.then(|| Seen::open(context, users, catalogue, dir)).transpose()?;
-        let pairs = recall.exclusions.as_ref().map(|table| read_pairs(context, table, users.ids(), catalogue, dir));
+        let seen = recall.exclude_seen.then(|| SeenItems::open(context, at_rows, catalogue)).transpose()?;
+        let pairs = recall.exclusions.as_ref().map(|table| read_pairs(context, table, users, catalogue, dir));
         let pairs = pairs.transpose()?;
-        let exclusion = Self { seen, pairs, allow: list("allow", &recall.allow)?, deny: list("deny", &recall.deny)? };
+        let exclusion = Self { seen, pairs, allow: list(ALLOW, &recall.allow)?, deny: list(DENY, &recall.deny)? };
         exclusion.warnings().iter().for_each(|warning| tracing::warn!("recall: {warning}"));
         Ok(exclusion)
     }
@@ -232,8 +161,8 @@ impl Exclusion {
         seen.chain(self.pairs.iter().map(|pairs| (EXCLUSIONS, &pairs.counts)))
     }
 
-    /// Appends for each user, who stands at one of the `rows` of the table, which ascend, the catalogue rows excluded for
-    /// him, ascending, and adds to what was matched.
+    /// Appends for each user the catalogue rows that are excluded for that user, ascending, and adds to what was
+    /// matched. `rows` are the users' rows of the table, ascending.
     ///
     /// # Errors
     /// A timeline that is damaged or of other users; as [`PairStore::extend`].
@@ -242,7 +171,7 @@ impl Exclusion {
         ids: &Ids,
         rows: &[u64],
         excluded: &mut Ragged,
-        matched: &mut Matched,
+        matched: &mut MatchCounts,
         lookup: &mut Lookup,
     ) -> Result<(), PipelineError> {
         matched.resize(self.counted().count(), (0, 0));
@@ -280,9 +209,9 @@ impl Exclusion {
         Ok(())
     }
 
-    /// Counts of all tables, of a shard for whose users so much was matched and whose first id is this; logs how
-    /// much of each table was matched.
-    pub fn counts(&self, matched: &Matched, catalogue: &IdIndex, first_user: Option<Id<'_>>) -> ExclusionCounts {
+    /// Counts of all tables for a shard, given what was `matched` for its users and the id of the first of them; logs
+    /// how much of each table was matched.
+    pub fn counts(&self, matched: &MatchCounts, catalogue: &IdIndex, first_user: Option<Id<'_>>) -> ExclusionCounts {
         let of = |at: usize| matched.get(at).copied().unwrap_or_default();
         let pairs = self.counted().enumerate().map(|(at, (name, counts))| {
             let ((matched_pairs, matched_users), counts) = (of(at), counts.clone());
@@ -324,47 +253,46 @@ fn behind(told: &Option<String>) -> String {
     told.as_ref().map_or(String::new(), |told| format!(": {told}"))
 }
 
-/// Refuses an encoder folder that is not the one of the run's towers, or that was made from other columns of the
-/// interactions than the job names now: its timeline would say of other users, or items, what was seen.
-fn seen_as_encoded(context: &Context<RecallSettings>, encoded: &Encoded) -> Result<(), PipelineError> {
+/// Refuses an encoder folder that the run's towers were not trained on, or that was made from other columns of the
+/// interactions than the job names now: its timeline would hold what other users have seen, or other items.
+fn seen_as_encoded(context: &Context<RecallSettings>, encoded: &EncoderFolder) -> Result<(), PipelineError> {
     let (state, towers) = (encoded.state.fingerprint(), verified_towers("recall", context)?);
-    if towers.inputs.get("encoders") != Some(state) {
+    if towers.inputs.get(inputs::ENCODERS) != Some(state) {
         return Err(ArtifactError::Mismatch {
             what: format!("recall: {}", context.run.towers().display()),
             expected_from: format!("{} with fingerprint", encoded.dir.display()),
             expected: state.to_string(),
             found_from: "towers of encoders with fingerprint".into(),
-            found: towers.inputs.get("encoders").map_or("none".into(), Fingerprint::to_string),
+            found: towers.inputs.get(inputs::ENCODERS).map_or("none".into(), Fingerprint::to_string),
             advice: "run `twotower train` and the stages after it".into(),
         }
         .into());
     }
-    // Where the table lies does not matter, but by what lies there.
-    let reading = |mut table: serde_json::Value| {
-        table.as_object_mut().map(|table| table.remove("path"));
-        table
-    };
-    let now = reading(as_written(&serde_json::json!(context.config.seen)));
-    let then = reading(encoded.manifest.config["tables"]["interactions"].clone());
+    let read_now: InteractionsRecord = serde_json::from_value(as_written(&serde_json::json!(context.config.seen)))
+        .map_err(|e| PipelineError::Data(format!("recall: `tables.interactions` as JSON: {e}")))?;
+    let made_with: EncodeRecord = settings("recall", &encoded.manifest)?;
+    let (now, then) = (read_now.without_path(), made_with.tables.interactions.without_path());
     if now != then {
+        let shown = |record: &InteractionsRecord| serde_json::json!(record).to_string();
         return Err(PipelineError::Mismatch(format!(
-            "recall: the job reads the interactions as {now}, {} was made from them as {then}; run `twotower encode-features` and the stages after it, or `twotower run`",
-            encoded.dir.display()
+            "recall: the job reads the interactions as {}, {} was made from them as {}; run `twotower encode-features` and the stages after it, or `twotower run`",
+            shown(&now),
+            encoded.dir.display(),
+            shown(&then)
         )));
     }
     Ok(())
 }
 
-impl Seen {
+impl SeenItems {
     fn open(
         context: &Context<RecallSettings>,
-        users: &Users,
+        at_rows: impl FnOnce(RunTimeline, &EncoderFolder) -> Result<RunTimeline, PipelineError>,
         catalogue: &IdIndex,
-        dir: &Path,
     ) -> Result<Self, PipelineError> {
-        let encoded = Encoded::load("recall", &context.run.encoders())?;
+        let encoded = EncoderFolder::load("recall", &context.run.encoders())?;
         seen_as_encoded(context, &encoded)?;
-        let timeline = users.timeline(context, RunTimeline::open("recall", &encoded.dir)?, &encoded, dir)?;
+        let timeline = at_rows(RunTimeline::open("recall", &encoded.dir)?, &encoded)?;
         let items = encoded_ids(&encoded, Side::Item)?;
         let rows: Vec<Option<u32>> = items.iter().map(|id| catalogue.find(id)).collect();
         let known = rows.iter().flatten().count();

@@ -7,14 +7,15 @@ use crate::rows::columns::{read_batches, weight_column};
 use crate::rows::id_filter::IdFilter;
 use crate::rows::id_index::IdIndex;
 use crate::rows::partitions::BUFFERED_EACH;
-use crate::rows::quarantine::{INTERACTIONS, QuarantineWriter};
+use crate::rows::quarantine::QuarantineWriter;
 use crate::rows::strangers::{self, COMPARED, SomeIds, ids_of};
 use crate::rows::times::{EventTimes, TimeSpan};
+use crate::run::names::tables::INTERACTIONS;
 use crate::stages::Context;
-use crate::stream::distinct::{Distinct, pair_hash};
+use crate::stream::distinct::{DistinctSketch, pair_hash};
 use crate::stream::{Width, ordered};
-use crate::timeline::builder::{Built, BuiltCounts, EventRow, TimelineBuilder};
-use crate::timeline::exclusions::PairCounts;
+use crate::timeline::builder::{EventRow, TimelineBuilder, TimelineCounts, TimelineFile};
+use crate::timeline::counts::PairCounts;
 use arrow_array::{Float32Array, Int64Array};
 use std::ops::Range;
 use std::path::Path;
@@ -72,8 +73,8 @@ pub struct Interactions<'a> {
 
 /// The events of a night.
 pub struct Events {
-    /// What was built.
-    pub built: Built,
+    /// The timeline of all users.
+    pub timeline: TimelineFile,
     /// What became of the rows.
     pub counts: EventCounts,
     /// Pairs of users and items, for those who exclude what was seen.
@@ -93,7 +94,7 @@ struct ReadRows {
     /// Hashes of the users' ids.
     users: Vec<u64>,
     /// Hashes of pairs with a known item.
-    pairs: Distinct,
+    pairs: DistinctSketch,
     unknown_items: u64,
     some_unknown: SomeIds,
     example: Option<(String, String)>,
@@ -176,7 +177,7 @@ impl<'a> Interactions<'a> {
     }
 
     /// Writes the timeline of a table of `users` with so many rows, under `path`. For a run that trains, the rows of the users
-    /// that have events are kept.
+    /// who have events are kept.
     ///
     /// # Errors
     /// I/O; a signal.
@@ -191,8 +192,8 @@ impl<'a> Interactions<'a> {
         let Self { table, spec, kind, key, clock, span, builder, mut counts, unknown_items, .. } = self;
         let info = TimelineInfo { table_rows: rows, items: items.len() as u64, clock, key };
         let stop = || context.cancel.check("encode-features");
-        let built = context.during("writing the timeline", || builder.finish(path, info, trains, stop))?;
-        let BuiltCounts { events, repeated, pairs, users, stranger_rows, first_stranger } = built.counts;
+        let timeline = context.during("writing the timeline", || builder.finish(path, info, trains, stop))?;
+        let TimelineCounts { events, repeated, pairs, users, stranger_rows, first_stranger } = timeline.counts;
         (counts.pairs, counts.users) = (pairs, users);
         let of_interactions = |rows: Range<u64>| ids_of(table, &spec.user, kind, rows, &context.cancel);
         let told_users = first_stranger.and_then(|row| {
@@ -214,13 +215,13 @@ impl<'a> Interactions<'a> {
             unknown_items: Strangers { rows: counts.unknown_items, told: told_items },
             unknown_users: Strangers { rows: stranger_rows, told: told_users },
         };
-        Ok(Events { built, counts: counted, pairs: counts, clock, span })
+        Ok(Events { timeline, counts: counted, pairs: counts, clock, span })
     }
 }
 
 impl Events {
-    /// Refuses interactions of which none names both a user and an item that are known. The message shows an id that
-    /// they name beside one of the tables', and how they are likely to differ.
+    /// Refuses interactions if none of them names both a known user and a known item. The message shows an id from them
+    /// beside one from the table where it should stand, and how they are likely to differ.
     ///
     /// # Errors
     /// [`PipelineError::Data`].
@@ -280,7 +281,7 @@ impl ReadRows {
             times: Vec::new(),
             events: Vec::with_capacity(rows),
             users: Vec::with_capacity(rows),
-            pairs: Distinct::default(),
+            pairs: DistinctSketch::default(),
             unknown_items: 0,
             some_unknown: SomeIds::default(),
             example: None,

@@ -1,7 +1,8 @@
-//! Interactions: read from their table, joined to users and items, and what a user has seen.
+//! Interactions: read from their table, joined to users and items, and what of them excludes an item.
 
 pub(crate) mod builder;
-pub mod dataset;
+pub(crate) mod counts;
+pub(crate) mod dataset;
 pub(crate) mod exclusions;
 pub(crate) mod interactions;
 pub(crate) mod of_run;

@@ -1,36 +1,24 @@
 //! The timeline of a run: its manifest, its file, and the histories of the rows of a table of users.
 
 use crate::error::PipelineError;
+use crate::rows::columns::{BATCH_BYTES, BATCH_ROWS};
 use crate::rows::source::Source;
-use crate::stages::encode::files;
-use crate::stages::require;
+use crate::run::details::TimelineDetails;
+use crate::run::files::encoders as files;
+use crate::run::manifests::{details, require};
 use crate::timeline::builder::{EventRow, TimelineBuilder};
-use crate::timeline::exclusions::PairCounts;
 use crate::watch::cancel::Cancel;
-use serde::{Deserialize, Serialize};
 use std::path::Path;
 use twotower_artifacts::{
     ArtifactError, Clock, Detail, Fingerprint, Histories, Id, IdKind, Ids, Manifest, Timeline, TimelineInfo,
 };
 use twotower_tables::{ReadOptions, id_column_as};
 
-/// Name of a timeline among a stage's inputs.
-pub const TIMELINE: &str = "timeline";
-
-/// What the manifest of a timeline says beside what every manifest says.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct TimelineDetails {
-    /// What times count.
-    pub clock: Clock,
-    /// The pairs of a user and an item that the interactions name.
-    pub pairs: PairCounts,
-}
-
 /// A timeline whose users stand at the rows of a table.
 #[derive(Debug)]
 pub struct RunTimeline {
     timeline: Timeline,
-    /// Fingerprint of the run's timeline, whichever table its users were brought to the rows of.
+    /// Fingerprint of the run's timeline. It stays the same when the users are brought to the rows of another table.
     fingerprint: Fingerprint,
     details: TimelineDetails,
 }
@@ -64,7 +52,7 @@ impl RunTimeline {
             let (expected, found) = (manifest.fingerprint.to_string(), timeline.fingerprint().to_string());
             return Err(differs(files::TIMELINE_MANIFEST, expected, found).into());
         }
-        // The tables beside it must be of the same interactions.
+        // The encoded tables beside it must have been made from the same interactions.
         let hash = |manifest: &Manifest| {
             let entry = manifest.files.iter().find(|file| file.path == files::TIMELINE);
             entry.map_or("no timeline".to_string(), |file| file.blake3.clone())
@@ -72,10 +60,7 @@ impl RunTimeline {
         if hash(&encoded) != hash(&manifest) {
             return Err(differs(files::MANIFEST, hash(&encoded), hash(&manifest)).into());
         }
-        let details = serde_json::from_value(manifest.details).map_err(|e| ArtifactError::Corrupt {
-            path: encoders.join(files::TIMELINE_MANIFEST),
-            reason: format!("`details`: {e}"),
-        })?;
+        let details = details(stage, &manifest)?;
         Ok(Self { timeline, fingerprint: manifest.fingerprint, details })
     }
 
@@ -94,8 +79,8 @@ impl RunTimeline {
         &self.details
     }
 
-    /// The same histories at the rows of another table, of `rows` rows: `ids` gives the first row and the ids of each
-    /// stretch of them. The file lies in `dir`, without a name.
+    /// The same histories at the rows of another table, which has `rows` rows. `ids` gives it in stretches, each by its
+    /// first row and its ids. The file lies in `dir`, without a name.
     ///
     /// # Errors
     /// Those of `ids`; I/O; a signal.
@@ -146,9 +131,8 @@ impl RunTimeline {
         cancel: &Cancel,
     ) -> Result<Self, PipelineError> {
         let columns = [id.to_string()];
-        let read =
-            ReadOptions { columns: &columns, rows: 0..source.rows(), batch_rows: crate::rows::columns::BATCH_ROWS };
-        let batches = source.read(read, crate::rows::columns::BATCH_BYTES)?.map(|batch| {
+        let read = ReadOptions { columns: &columns, rows: 0..source.rows(), batch_rows: BATCH_ROWS };
+        let batches = source.read(read, BATCH_BYTES)?.map(|batch| {
             let batch = batch?;
             Ok((batch.first_row, id_column_as(&batch, id, kind)?))
         });

@@ -22,7 +22,10 @@ pub struct PairStoreBuilder {
 }
 
 impl PairStoreBuilder {
-    /// No pairs; temporary files go to `dir`. Memory: 16 MiB.
+    /// A builder without pairs; temporary files go to `dir`.
+    ///
+    /// # Memory
+    /// 16 MiB.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         let dir = dir.into();
         Self { pairs: Partitions::new(&dir), count: 0, dir }
@@ -84,7 +87,7 @@ pub struct PairStore {
     firsts: Vec<u64>,
     count: usize,
     users: usize,
-    /// Most users without pairs end here.
+    /// Tells most users without pairs apart, without a look at the file.
     filter: IdFilter,
     dir: PathBuf,
 }

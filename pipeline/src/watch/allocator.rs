@@ -36,7 +36,7 @@ pub fn keep_batches() {
 /// Gives what is kept back to the kernel, so that a part starts as the first one did: gaps between
 /// buffers of unlike sizes otherwise add up over hours of parts.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-pub fn give_back() {
+pub(crate) fn give_back() {
     unsafe extern "C" {
         fn malloc_trim(pad: usize) -> c_int;
     }
@@ -50,4 +50,4 @@ pub fn keep_batches() {}
 
 /// Nothing to do.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-pub fn give_back() {}
+pub(crate) fn give_back() {}

@@ -1,9 +1,9 @@
 //! Stopping cleanly: SIGTERM, Ctrl-C and others set a flag that stages look at between batches.
 
 use crate::error::PipelineError;
+use crate::watch::exit::{end_process, end_with};
 use crate::watch::limits::can_open;
 use crate::watch::stall::{Watch, kernel};
-use crate::watch::terminal::tell_error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::Poll;
@@ -25,7 +25,7 @@ const STOPPING: [(libc::c_int, &str); 5] = [
 ];
 /// Files that handlers of signals keep open, and some more.
 const DESCRIPTORS: usize = 8;
-/// Those of them that stay ignored where whoever started the process had it ignore them, as `nohup` does.
+/// Signals that stay ignored if whoever started the process made it ignore them, as `nohup` does.
 const YIELDING: [libc::c_int; 2] = [libc::SIGHUP, libc::SIGQUIT];
 
 /// A request to stop, shared by all threads of a stage. A look at it is progress of the stage.
@@ -58,7 +58,7 @@ impl Cancel {
     }
 
     /// Asks every holder to stop, as the given signal number would.
-    pub fn stop(&self, signal: u8) {
+    pub(crate) fn stop(&self, signal: u8) {
         self.signal.store(signal, Ordering::SeqCst);
     }
 
@@ -83,7 +83,7 @@ impl Cancel {
         self.check_waiting(stage)
     }
 
-    /// As [`Cancel::check`], of one that only waits: that is no progress.
+    /// As [`Cancel::check`], for a thread that only waits, so that its look at the flag is no progress.
     pub(crate) fn check_waiting(&self, stage: &'static str) -> Result<(), PipelineError> {
         match self.signal.load(Ordering::Relaxed) {
             0 => Ok(()),
@@ -133,39 +133,11 @@ async fn listen(cancel: Cancel, mut signals: Vec<(u8, Signal)>) {
         .await
     };
     cancel.stop(signal().await);
-    // On a thread of its own: a reader of standard error that has stopped must not keep this one.
+    // It has a thread of its own, so that a reader of standard error that has stopped does not keep this one waiting.
     let warn = || tracing::warn!("stopping at the next batch boundary; a second signal stops at once");
     let _ = std::thread::Builder::new().name("warn".into()).spawn(warn);
     if tokio::time::timeout(GRACE, signal()).await.is_err() {
         cancel.check("this step").unwrap_or_else(|stopped| end_with(&stopped));
     }
     end_process(cancel.check("this step").map_or_else(|stopped| stopped.exit_code(), |()| 0));
-}
-
-/// Ends the process with an error, whatever its other threads do.
-pub(crate) fn end_with(error: &PipelineError) -> ! {
-    let text = error.to_string();
-    let (said, is_said) = std::sync::mpsc::channel();
-    let tell = {
-        let text = text.clone();
-        move || {
-            tell_error(&text);
-            let _ = said.send(());
-        }
-    };
-    // A reader of standard error that has stopped must not keep the process.
-    match std::thread::Builder::new().name("tell".into()).spawn(tell) {
-        Ok(_) => _ = is_said.recv_timeout(Duration::from_millis(500)),
-        Err(_) => tell_error(&text),
-    }
-    end_process(error.exit_code())
-}
-
-/// Ends the process without destructors, which other threads could run into while they still work.
-fn end_process(code: u8) -> ! {
-    unsafe extern "C" {
-        fn _exit(code: std::ffi::c_int) -> !;
-    }
-    // SAFETY: `_exit` takes any integer, and nothing of this process runs after it.
-    unsafe { _exit(code.into()) }
 }

@@ -35,7 +35,7 @@ pub fn advice(error: &str) -> Option<String> {
 }
 
 /// `/proc/self/limits` as it was when this was first called: where no more files can be opened, it is too late.
-pub fn limits() -> &'static str {
+pub(crate) fn limits() -> &'static str {
     static LIMITS: OnceLock<String> = OnceLock::new();
     LIMITS.get_or_init(|| std::fs::read_to_string("/proc/self/limits").unwrap_or_default())
 }
@@ -94,7 +94,7 @@ pub fn start_threads() -> Result<(), PipelineError> {
 ///
 /// # Errors
 /// [`PipelineError::Io`] with the system's error.
-pub fn check_query_room() -> Result<(), PipelineError> {
+pub(crate) fn check_query_room() -> Result<(), PipelineError> {
     let given = std::env::var("POLARS_MAX_THREADS").ok().and_then(|text| text.parse::<usize>().ok());
     let each = given.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     let (times, more) = POLARS;
@@ -103,17 +103,17 @@ pub fn check_query_room() -> Result<(), PipelineError> {
     can_start(each * times + more).map_err(PipelineError::io("start the threads of", query))
 }
 
-/// Opens so many files at once, beside those that are open, and closes them.
+/// Opens `count` files at once, beside those that are open, and closes them.
 ///
 /// # Errors
 /// The system's, from the first that could not be opened.
-pub fn can_open(count: usize) -> std::io::Result<()> {
+pub(crate) fn can_open(count: usize) -> std::io::Result<()> {
     limits();
     let opened: std::io::Result<Vec<_>> = (0..count).map(|_| std::fs::File::open("/dev/null")).collect();
     opened.map(drop)
 }
 
-/// Starts so many threads at once, beside those that run, and ends them.
+/// Starts `count` threads at once, beside those that run, and ends them.
 fn can_start(count: usize) -> std::io::Result<()> {
     // They wait until their ends of the channels are gone.
     let mut threads = Vec::with_capacity(count);

@@ -3,6 +3,7 @@
 pub mod allocator;
 pub mod cancel;
 pub(crate) mod clock;
+pub(crate) mod exit;
 pub mod limits;
 pub mod progress;
 pub mod stall;

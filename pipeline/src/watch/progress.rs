@@ -57,7 +57,7 @@ impl Bar {
     }
 
     /// Moves to an absolute position.
-    pub fn set(&mut self, position: u64) {
+    pub(crate) fn set(&mut self, position: u64) {
         let ahead = position.saturating_sub(self.bar.position());
         self.advance(ahead);
     }

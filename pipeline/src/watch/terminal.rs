@@ -1,4 +1,4 @@
-//! What reaches a terminal or a log: text that does no more than stand there, and writes that fail without harm.
+//! Writing to a terminal or a log: text cannot steer the terminal, and a write that fails does no harm.
 //!
 //! Names of columns, ids, values and paths come from data. Printed as they are, they could move the cursor, change
 //! colours, set the window's title, turn the direction of writing, or begin a line that looks like one of ours. So
@@ -61,7 +61,7 @@ pub fn escape_json(json: &str) -> Cow<'_, str> {
 
 /// Whether a character does something else than stand there: controls (C0, DEL and C1), line and paragraph
 /// separators, marks and overrides of the direction of writing.
-pub fn steers(c: char) -> bool {
+pub(crate) fn steers(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -14,14 +14,13 @@ use twotower_models::onnx;
 use twotower_models::tower::Layer;
 use twotower_pipeline::error::PipelineError;
 use twotower_pipeline::run::dir::RunDir;
-use twotower_pipeline::stages::encode;
-use twotower_pipeline::stages::towers;
+use twotower_pipeline::run::files;
 use twotower_pipeline::stream::parts::part_name;
 use twotower_pipeline::stream::shard::Shard;
 
 /// Side of the square matrices whose product is the machine's peak.
 const SGEMM_SIDE: usize = 1024;
-/// Loops of which the best is the peak: a peak is what the machine reaches undisturbed.
+/// Loops, the best of which is the peak: a peak is what the machine reaches undisturbed.
 const SGEMM_LOOPS: usize = 3;
 /// Rows of a batch, as `infer` has them by default.
 const BATCH_ROWS: usize = 8192;
@@ -30,7 +29,7 @@ const BATCHES: usize = 8;
 /// Neighbours searched for.
 const TOPK: usize = 50;
 
-/// Sizes of the work on a user, of the tower that was trained and so many items; none before training.
+/// Sizes of the work on a user, with the trained tower and `items` items; none before training.
 ///
 /// # Errors
 /// A damaged tower.
@@ -72,7 +71,7 @@ pub fn sgemm(threads: usize, long: Duration) -> Result<Count, PipelineError> {
 
 /// The user tower on the codes of encoded users, over and over.
 pub fn engine(dir: &Path, kind: EngineKind, threads: usize, long: Duration) -> Result<Count, PipelineError> {
-    let reader = CodesReader::open(run(dir).encoders().join(encode::files::USERS))?;
+    let reader = CodesReader::open(run(dir).encoders().join(files::encoders::USERS))?;
     let (_, codes) = reader.load()?;
     if codes.rows() == 0 {
         return Err(too_few("encoded users"));
@@ -145,5 +144,5 @@ fn run(dir: &Path) -> RunDir {
 }
 
 fn user_tower(dir: &Path) -> PathBuf {
-    run(dir).towers().join(towers::files::tower(Side::User))
+    run(dir).towers().join(files::towers::tower(Side::User))
 }

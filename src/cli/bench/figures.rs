@@ -137,7 +137,7 @@ impl Figures {
     }
 }
 
-/// The middle value, or the mean of the two in the middle; none of nothing.
+/// The middle value, or the mean of the two in the middle; none where there is no value.
 fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;

@@ -76,7 +76,7 @@ impl Count {
     }
 }
 
-/// Runs a loop for so `long` on the data of so many `users` and the run in `dir`.
+/// Runs a loop for the time `long`, on the data of `users` users and the run in `dir`.
 ///
 /// # Errors
 /// Missing or damaged files, those of the engine or index.
@@ -91,7 +91,7 @@ pub fn run(kernel: Kernel, dir: &Path, users: u64, engine_name: &str, long: Dura
     }
 }
 
-/// Runs all workers at once, each again and again until so `long` has passed, after one call to warm up.
+/// Runs all workers at once, each again and again until the time `long` has passed, after one call to warm up.
 /// A worker returns the rows of a call.
 ///
 /// # Errors
@@ -125,7 +125,7 @@ where
     Ok(Count { rows: rows as u64, seconds: rows as f64 / rate, threads, ..Count::default() })
 }
 
-/// Reads the files of a folder, which hold so many rows, one after another on one thread.
+/// Reads the files of a folder, which hold `rows` rows, one after another on one thread.
 fn read(folder: &Path, rows: u64, long: Duration) -> Result<Count, PipelineError> {
     let files = files_of(folder)?;
     let total: u64 = files.iter().map(|(_, bytes)| bytes).sum();

@@ -154,7 +154,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Names of the stages to measure: all, or those named and the two that others are held against.
+/// Names of the stages to measure: all of them, or the given ones and the two that others are compared with.
 fn selected(names: &[String]) -> Result<Vec<&'static str>, PipelineError> {
     if names.is_empty() {
         return Ok(STAGES.iter().map(|stage| stage.name).collect());

@@ -34,7 +34,8 @@ pub struct Stage {
 enum How {
     /// `twotower synth`.
     Synth,
-    /// A subcommand on the job: its words, and where its answer has the rows of each of so many passes.
+    /// A subcommand on the job: its words, where its answer has the number of rows, and how many passes it makes over
+    /// them.
     Job(&'static [&'static str], &'static str, u64),
     /// A bare loop.
     Kernel(Kernel),
@@ -73,7 +74,7 @@ pub static STAGES: [Stage; 14] = [
     },
     Stage {
         reads: &["data/users", "data/items.parquet", "data/interactions"],
-        ..Stage::new("encode-all-codes", How::Job(&["encode-features", "--all-codes"], "/rows/users", 1))
+        ..Stage::new("encode-all-users", How::Job(&["encode-features", "--all-users"], "/rows/users", 1))
     },
     Stage {
         prepares: true,

@@ -20,7 +20,7 @@ pub(super) struct TimeColumn {
     /// What its values are.
     values: Values,
     pub form: Form,
-    /// What its times count, where its type or the job says so, or where it holds dates or fractions.
+    /// The unit that its times count, where its type or the job says so, or where it holds dates or fractions.
     pub unit: Option<TickUnit>,
     /// The times that make sense.
     plausible: RangeInclusive<i64>,
@@ -50,7 +50,7 @@ pub(super) enum Form {
     Typed,
     /// Whole numbers, of any type.
     Whole,
-    /// Numbers with fractions, of a unit; microseconds are what their times count.
+    /// Numbers of a unit with fractions. Their times count microseconds.
     Fractions(TickUnit),
     /// Dates and times, as text or in the digits of a number.
     Dates(TimeFormat),
@@ -75,8 +75,8 @@ impl Form {
 }
 
 impl Values {
-    /// What the values of a type are; none for one that holds no times. Of 32-bit floats, those next to a time of our
-    /// years are minutes away.
+    /// What the values of a type are; none for a type that holds no times. 32-bit floats hold none: of our years, they
+    /// tell times apart by minutes at best.
     pub fn of(data_type: &DataType) -> Option<Self> {
         match data_type {
             DataType::Date32 => Some(Values::Times(TickUnit::Second)),
@@ -113,14 +113,14 @@ pub(super) struct Sample {
     pub numbers: u64,
     /// Values that are numbers with fractions.
     pub fractions: u64,
-    /// Values that are numbers of our years, and those of them with fractions, by unit.
+    /// By unit, how many values read as times of our years, and how many of these have fractions.
     pub ours: [(u64, u64); TickUnit::ALL.len()],
     /// The values as text, for other formats.
     pub texts: Vec<ArrayRef>,
 }
 
 impl Sample {
-    /// Of the first rows of a table.
+    /// The first values of a table's column.
     pub fn of(table: &Table, name: &str, values: Values) -> Result<Self, PipelineError> {
         let read = ReadOptions { columns: &[name.to_string()], rows: 0..BATCH_ROWS as u64, batch_rows: BATCH_ROWS };
         let mut sample = Self::default();
@@ -142,7 +142,7 @@ impl Sample {
         let texts = cast(batch, name, raw, &DataType::Utf8)?;
         for text in texts.as_string::<i32>().iter().flatten() {
             match Number::parse(text) {
-                // Rounded, it is of the same years.
+                // A rounded time is of the same years.
                 Some(number) => self.number(number.rounded(1), number.whole().is_none()),
                 None => {
                     self.present += 1;
@@ -171,7 +171,7 @@ impl Sample {
         most.map(|(unit, _)| *unit)
     }
 
-    /// The form of a column with these values, of numbers in the unit that the job states.
+    /// The form of a column with these values; numbers are in the unit that the job states, if it does.
     fn form(&self, values: Values, stated: Option<TickUnit>) -> Form {
         if values == Values::Text && self.iso >= self.numbers {
             return Form::Dates(TimeFormat::Iso);
@@ -341,7 +341,7 @@ impl Limits<'_> {
             Err(PipelineError::usage(format!("`tables.interactions.{setting}` = {limit}: column `{name}` {why}")))
         };
         match (limit, form, unit) {
-            // As the column's numbers are.
+            // In the unit of the column's numbers.
             (TimeLimit::Ticks(ticks), Form::Fractions(of), _) => Ok(ticks.saturating_mul(micros(*of))),
             (TimeLimit::Ticks(ticks), ..) => Ok(*ticks),
             (TimeLimit::Text(_), _, None) => refuse(
@@ -362,6 +362,6 @@ fn micros(unit: TickUnit) -> i64 {
 
 /// A whole float as an integer of 64 bits.
 fn integer(value: f64) -> Option<i64> {
-    // -2^63 is a float, 2^63 - 1 is none.
+    // -2^63 can be a float, 2^63 - 1 cannot.
     (value >= i64::MIN as f64 && value < -(i64::MIN as f64)).then_some(value as i64)
 }

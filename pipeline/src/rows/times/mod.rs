@@ -7,10 +7,10 @@ mod units;
 
 use crate::config::TimeSettings;
 use crate::error::PipelineError;
-use crate::rows::quarantine::INTERACTIONS;
+use crate::run::names::tables::INTERACTIONS;
 use arrow_array::Int64Array;
 use column::{Form, TimeColumn};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use twotower_artifacts::{Clock, TickUnit};
 use twotower_tables::{Moment, Table, TableBatch, TimeFormat};
 use units::of_our_years;
@@ -23,7 +23,7 @@ pub struct EventTimes {
     count: u64,
     first: i64,
     last: i64,
-    /// Of numbers, by unit, in the order of [`TickUnit::ALL`].
+    /// What numbers read as, by unit, in the order of [`TickUnit::ALL`].
     readings: [Reading; TickUnit::ALL.len()],
 }
 
@@ -31,14 +31,16 @@ impl EventTimes {
     /// How the times of a table are read.
     ///
     /// # Errors
-    /// [`PipelineError::Table`] for a column that is not there or first rows that cannot be read, [`PipelineError::Data`]
-    /// for a column of a type that holds no times, [`PipelineError::Usage`] for settings that do not fit the column.
+    /// [`PipelineError::Table`] for a column that is not there or first rows that cannot be read,
+    /// [`PipelineError::Data`] for a column of a type that holds no times, [`PipelineError::Usage`] for settings that
+    /// do not fit the column.
     pub fn open(table: &Table, times: &TimeSettings) -> Result<Self, PipelineError> {
         let column = times.timestamp.as_ref().map(|name| TimeColumn::open(table, name, times)).transpose()?;
         Ok(Self { column, count: 0, first: i64::MAX, last: i64::MIN, readings: Default::default() })
     }
 
-    /// The times of rows, in the unit of the [`Clock`]: rows of the whole table where the job has no column of times.
+    /// The times of rows, in the unit of the [`Clock`]. Where the job has no column of times, a row's time is its
+    /// number in the table.
     ///
     /// # Errors
     /// [`PipelineError::Data`] for a column of another type than the table's, and at the first time that is null,
@@ -74,13 +76,13 @@ impl EventTimes {
         }
     }
 
-    /// What the times that were added count, and the first and the last of them; no times where the job has none. Says
-    /// in the log how they were read.
+    /// The unit that the times added so far count, and the first and the last of them; none where the job has no times.
+    /// Says in the log how they were read.
     ///
     /// # Errors
     /// [`PipelineError::Data`] for numbers that read as our years in more than one unit, or in another one than the job
-    /// states, showing a row of each: sorted by them, events of one unit would all come after those of the other. Limits
-    /// on both sides say that the operator knows better.
+    /// states, showing a row of each: sorted by them, events of one unit would all come after those of the other.
+    /// Limits on both sides say that the operator knows better.
     pub fn finish(&self) -> Result<(Clock, Option<TimeSpan>), PipelineError> {
         let Some(column) = &self.column else { return Ok((Clock::Order, None)) };
         let found = || TickUnit::ALL.into_iter().zip(&self.readings).filter(|(_, reading)| reading.count > 0);
@@ -95,7 +97,8 @@ impl EventTimes {
         let most = found().find(|(_, reading)| 2 * reading.count > self.count).map(|(unit, _)| unit);
         let unit = column.unit.or(most);
         let read_as = read_as(column, unit);
-        let span = TimeSpan { first: self.first, last: self.last, unit: unit.map(TickUnit::plural), read_as };
+        let span =
+            TimeSpan { first: self.first, last: self.last, unit: unit.map(|unit| unit.plural().to_string()), read_as };
         if self.count > 0 {
             let shown = |time: i64| match unit.and_then(|unit| Moment::at(time, unit)) {
                 Some(moment) => format!("{moment}"),
@@ -108,7 +111,7 @@ impl EventTimes {
     }
 }
 
-/// That numbers read as times in units that they should not count.
+/// The error for a column whose numbers read as times in more than one unit, or in another than the job states.
 fn mixed_units<'a>(column: &TimeColumn, found: impl Iterator<Item = (TickUnit, &'a Reading)>) -> PipelineError {
     let found = found.map(|(unit, Reading { count, first: (row, time) })| {
         format!("{count} as {} since 1970 (such as {time} in row {row})", unit.plural())
@@ -148,19 +151,19 @@ fn read_as(column: &TimeColumn, unit: Option<TickUnit>) -> String {
 }
 
 /// When the events of a table were.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimeSpan {
     /// The first time.
     pub first: i64,
     /// The last time.
     pub last: i64,
-    /// What both count since 1970; null where that is not known.
-    pub unit: Option<&'static str>,
+    /// The unit in which both count from 1970; null where it is not known.
+    pub unit: Option<String>,
     /// How the column was read, for people.
     pub read_as: String,
 }
 
-/// Times that read as those of our years in one unit.
+/// Times that read as times of our years in one unit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Reading {
     count: u64,
@@ -320,7 +323,10 @@ mod tests {
         let (clock, span) = of(dates, &usual, &mixed[1..3]).unwrap();
         assert_eq!(clock, Clock::Ticks { unit: Some(TickUnit::Millisecond) });
         let span = span.unwrap();
-        assert_eq!((span.first, span.last, span.unit), (1_700_000_000, 1_700_000_000_000, Some("milliseconds")));
+        assert_eq!(
+            (span.first, span.last, span.unit.as_deref()),
+            (1_700_000_000, 1_700_000_000_000, Some("milliseconds"))
+        );
     }
 
     #[test]

@@ -27,7 +27,7 @@ impl Number {
         Some(Self { digits: if whole.starts_with('-') { -digits } else { digits }, exponent })
     }
 
-    /// The number as an integer, if it is one of 64 bits.
+    /// The number as an integer, if it is a whole one of 64 bits.
     pub fn whole(self) -> Option<i64> {
         let whole = match self.exponent {
             0.. => self.digits.checked_mul(power(self.exponent)?)?,
@@ -39,7 +39,8 @@ impl Number {
         whole.try_into().ok()
     }
 
-    /// The integer nearest to the number times `factor`, if it has 64 bits; the one further from 0 of two.
+    /// The integer nearest to the number times `factor`, if it has 64 bits; of two that are as near, the one further
+    /// from 0.
     pub fn rounded(self, factor: i64) -> Option<i64> {
         let scaled = self.digits.checked_mul(i128::from(factor))?;
         let rounded = match self.exponent {

@@ -12,11 +12,11 @@ pub(super) fn plausible(unit: Option<TickUnit>) -> RangeInclusive<i64> {
     let Some(unit) = unit else { return 0..=i64::MAX };
     let earliest = YEARS_1900_TO_9999.start().saturating_mul(unit.per_second());
     let end = YEARS_1900_TO_9999.end() + 1;
-    // The last tick of the year; beyond what nanoseconds hold there is nothing.
+    // The last tick of the last year, or the last one that 64 bits hold.
     earliest..=end.checked_mul(unit.per_second()).map_or(i64::MAX, |end| end - 1)
 }
 
-/// The years 1990 to 2100 in a unit since 1970. No number is within two of these ranges.
+/// The years 1990 to 2100 in a unit since 1970. No number is in the ranges of two units.
 pub(super) fn of_our_years(unit: TickUnit) -> RangeInclusive<i64> {
     631_152_000 * unit.per_second()..=4_102_444_800 * unit.per_second()
 }

@@ -28,7 +28,7 @@ impl Holder {
         Self { pid: std::process::id(), host: host(), since: clock::now(), command: command.join(" ") }
     }
 
-    /// Those of a lock's file, but for processes known to have ended.
+    /// The holders that a lock's file names, without processes that are known to have ended.
     pub fn of(lock: &Path) -> Vec<Self> {
         let mut text = String::new();
         let file = open_regular(lock);
@@ -38,7 +38,7 @@ impl Holder {
         holders.filter(|holder| !holder.is_here() || kernel::state(holder.pid).is_some()).collect()
     }
 
-    /// Whether it is a process of this machine, of which the kernel tells more.
+    /// Whether it is a process of this machine. About such a one the kernel tells more.
     pub fn is_here(&self) -> bool {
         self.host == host()
     }

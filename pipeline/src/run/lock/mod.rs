@@ -5,8 +5,8 @@
 //! is no stale lock to delete. What the file holds is only for the messages that other processes give. Its last
 //! holder removes it.
 //!
-//! Who has a run's lock may wait for the others, the index's before the link's. Nobody who has one of those waits
-//! for a run's: it is had within a moment, or not.
+//! A process that has a run's lock may wait for the index's, and then for the link's. A process that has one of these
+//! two never waits for a run's lock: it takes that within a moment, or gives up.
 
 mod holder;
 mod waiting;
@@ -27,8 +27,8 @@ use waiting::Waiting;
 
 /// Name of the lock within a run's folder, and within that of its index.
 pub(crate) const NAME: &str = ".lock";
-/// How often a run's lock is tried, and how long after each other: its last holder has it to itself for the moment
-/// in which it removes it.
+/// How often a run's lock is tried, and the pause between two tries: its last holder keeps it for the moment in which
+/// it removes the file.
 const TRIES: (u32, Duration) = (5, Duration::from_millis(20));
 /// How often a lock that is waited for is tried.
 const POLL: Duration = Duration::from_millis(50);
@@ -80,24 +80,24 @@ impl RunLock {
     ///
     /// # Errors
     /// As [`RunLock::take`].
-    pub fn take_output(folder: &Path) -> Result<Self, PipelineError> {
+    pub(crate) fn take_output(folder: &Path) -> Result<Self, PipelineError> {
         create_folder(folder)?;
         Self::in_folder(folder, Access::Shared, None)
     }
 
     /// Shares the lock of the earlier run that `folder`, of encoders or towers, is part of, for as long as it is read.
-    /// There is none for a folder of no run, and for one of `own`, whose lock this process has.
+    /// There is none for a folder that is part of no run, and for a folder of `own`, whose lock this process has.
     ///
     /// # Errors
     /// As [`RunLock::take`].
-    pub fn take_source(own: &RunDir, folder: &Path) -> Result<Option<Self>, PipelineError> {
+    pub(crate) fn take_source(own: &RunDir, folder: &Path) -> Result<Option<Self>, PipelineError> {
         let earlier = RunDir::around(folder);
         let is_own = |run: &RunDir| own.root().canonicalize().is_ok_and(|own| own == run.root());
         earlier.filter(|run| !is_own(run)).map_or(Ok(None), |run| Self::take(&run, Access::Shared))
     }
 
     /// Whether a process holds the lock of a run. This writes nothing.
-    pub fn is_held(run: &RunDir) -> bool {
+    pub(crate) fn is_held(run: &RunDir) -> bool {
         let file = open_regular(run.root().join(NAME));
         file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
     }
@@ -106,7 +106,7 @@ impl RunLock {
     ///
     /// # Errors
     /// [`PipelineError::Interrupted`]; I/O.
-    pub fn of_index(folder: &Path, cancel: &Cancel) -> Result<Self, PipelineError> {
+    pub(crate) fn of_index(folder: &Path, cancel: &Cancel) -> Result<Self, PipelineError> {
         Self::wait(folder.join(NAME), &format!("the index in {}", folder.display()), "recall", cancel)
     }
 
@@ -115,7 +115,7 @@ impl RunLock {
     ///
     /// # Errors
     /// As [`RunLock::of_index`].
-    pub fn of_latest(runs: &Path, stage: &'static str, cancel: &Cancel) -> Result<Self, PipelineError> {
+    pub(crate) fn of_latest(runs: &Path, stage: &'static str, cancel: &Cancel) -> Result<Self, PipelineError> {
         let what = format!("the link {}", runs.join(LATEST).display());
         Self::wait(runs.join(format!(".{LATEST}.lock")), &what, stage, cancel)
     }
@@ -196,7 +196,7 @@ impl Drop for RunLock {
             let _ = std::fs::remove_file(&self.path);
         }
         if let Some(folder) = &self.made {
-            // Of a run that never began; any other is not empty.
+            // A run that never began leaves its folder empty; no other folder can be removed like this.
             let _ = std::fs::remove_dir(folder);
         }
     }

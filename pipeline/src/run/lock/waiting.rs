@@ -2,7 +2,7 @@
 
 use super::holder::Holder;
 use crate::watch::cancel::Cancel;
-use crate::watch::stall::{CPU_SIGN, Doing, Watched, kernel};
+use crate::watch::stall::{CPU_SIGN, Doing, WatchedThread, kernel};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ pub struct Waiting<'a> {
     what: &'a str,
     cancel: &'a Cancel,
     /// While it is noted, the processor time that this process uses is no progress.
-    thread: Watched,
+    thread: WatchedThread,
     looked: Instant,
     said: Option<Instant>,
     life: Life,

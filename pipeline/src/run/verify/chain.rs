@@ -2,18 +2,20 @@
 
 use super::Check;
 use super::coverage::{Output, Parts};
-use crate::rows::quarantine::{self, Quarantine};
-use crate::run::Stage;
-use crate::run::chain::{Contradiction, Made, Named, contradictions, is_fused};
-use crate::stages::encode;
-use crate::stages::encoded::{self, Encoded};
-use crate::stages::evaluate::{self, read_metrics};
-use crate::stages::recall::{Catalogue, INDEX_STAGE};
-use crate::stages::towers::{self, verified_in};
+use crate::rows::quarantine::{BAD_ROWS, Quarantine};
+use crate::run::chain::{Contradiction, NamedPart, RunManifests, contradictions, is_fused};
+use crate::run::details::{EncodeDetails, RecallDetails};
+use crate::run::files;
+use crate::run::manifests::{as_written, content_fingerprint, details};
+use crate::run::names::{inputs, rows};
+use crate::run::stage::Stage;
+use crate::stages::encoded::{self, EncoderFolder};
+use crate::stages::evaluate::read_metrics;
+use crate::stages::recall::Catalogue;
+use crate::stages::towers::verified_in;
 use crate::stages::train::checkpoint_entry;
-use crate::stages::{as_written, content_fingerprint};
 use crate::stream::parts::{Part, VectorParts, file_name, list_parts};
-use crate::timeline::of_run::{RunTimeline, TIMELINE};
+use crate::timeline::of_run::RunTimeline;
 use std::path::{Path, PathBuf};
 use twotower_artifacts::{Fingerprint, Manifest, Side};
 use twotower_encoders::store;
@@ -46,7 +48,7 @@ impl Check<'_> {
         let index = self.index(&mut links);
         let recall = self.recall(&links, users);
         let evaluation = self.evaluation(&links);
-        let gates = self.manifest(&self.run.gates().join(crate::stages::gates::files::MANIFEST), "check").is_some();
+        let gates = self.manifest(&self.run.gates().join(files::gates::MANIFEST), "check").is_some();
         for (name, there, earlier, found) in [
             ("towers", towers, "encoders", encoders),
             ("vectors", items || users, "encoders", encoders),
@@ -83,9 +85,9 @@ impl Check<'_> {
     fn compare(&mut self) {
         let run = self.run;
         let read = |path: &Path| Manifest::read(path).ok();
-        let encoded = read(&run.encoders().join(encode::files::MANIFEST));
-        let timeline = read(&run.encoders().join(encode::files::TIMELINE_MANIFEST));
-        let trained = read(&run.towers().join(towers::files::MANIFEST));
+        let encoded = read(&run.encoders().join(files::encoders::MANIFEST));
+        let timeline = read(&run.encoders().join(files::encoders::TIMELINE_MANIFEST));
+        let trained = read(&run.towers().join(files::towers::MANIFEST));
         let quarantine = encoded.as_ref().and_then(|encoded| Quarantine::load(&run.encoders(), encoded).ok());
         let parts = |dir: PathBuf| -> Vec<(String, Manifest)> {
             let paths = list_parts(&dir).unwrap_or_default().into_iter();
@@ -93,12 +95,12 @@ impl Check<'_> {
             manifests.filter_map(|path| Some((file_name(&path).to_string(), read(&path)?))).collect()
         };
         let [items, users, recalled] = [run.vectors(Side::Item), run.vectors(Side::User), run.recall()].map(parts);
-        fn named(parts: &[(String, Manifest)]) -> Vec<Named<'_>> {
+        fn named(parts: &[(String, Manifest)]) -> Vec<NamedPart<'_>> {
             parts.iter().map(|(name, part)| (name.clone(), part)).collect()
         }
         // Results of users that were embedded on the way are not of the vectors that an earlier night may have left.
         self.fused = recalled.iter().any(|(_, part)| is_fused(part));
-        self.contradictions = contradictions(&Made {
+        self.contradictions = contradictions(&RunManifests {
             encoded: encoded.as_ref(),
             timeline: timeline.map(|manifest| manifest.fingerprint),
             trained: trained.as_ref(),
@@ -130,53 +132,55 @@ impl Check<'_> {
 
     fn encoders(&mut self, links: &mut Links) -> bool {
         let (before, dir) = (self.found.problems.len(), self.run.encoders());
-        let path = dir.join(encode::files::MANIFEST);
+        let path = dir.join(files::encoders::MANIFEST);
         let Some(manifest) = self.manifest(&path, "encode-features") else { return path.exists() };
         links.encoded = Some(encoded::content(&manifest));
-        let rows = |name: &str| manifest.rows.get(name).copied().unwrap_or_default();
-        if let Some(encoded) = self.take(Encoded::load("verify", &dir)) {
+        let count = |name: &str| manifest.rows.get(name).copied().unwrap_or_default();
+        if let Some(encoded) = self.take(EncoderFolder::load("verify", &dir)) {
             links.state = Some(encoded.state.fingerprint().clone());
             let mut expected: Vec<String> =
                 encoded.state.vocabularies().map(|(t, _)| store::vocabulary_file(t)).collect();
-            expected.extend([encode::files::USERS, encode::files::ITEMS, encode::files::TIMELINE].map(String::from));
+            expected
+                .extend([files::encoders::USERS, files::encoders::ITEMS, files::encoders::TIMELINE].map(String::from));
             expected.push(store::MANIFEST.to_string());
             for file in expected.iter().filter(|f| manifest.files.iter().all(|entry| entry.path != **f)) {
                 self.mismatch(&path, format!("does not list `{file}`"));
             }
             for (side, name, what) in [
-                (Side::User, encode::files::USERS, "users with positives"),
-                (Side::Item, encode::files::ITEMS, "items"),
+                (Side::User, files::encoders::USERS, rows::USERS_WITH_POSITIVES),
+                (Side::Item, files::encoders::ITEMS, rows::ITEMS),
             ] {
                 if let Some(table) = self.take(encoded.table(side)) {
-                    self.equal(&dir.join(name), "rows by its footer", &rows(what), &table.rows());
+                    self.equal(&dir.join(name), "rows by its footer", &count(what), &table.rows());
                 }
             }
             self.timeline(&dir, &manifest, links);
             self.take(Quarantine::load(&dir, &manifest));
-            let aside: u64 = quarantine::TABLES.iter().map(|table| rows(&quarantine::counter(table))).sum();
-            let listed = manifest.files.iter().find(|f| f.path == encode::files::QUARANTINE).map_or(0, |f| f.rows);
+            let aside: u64 = BAD_ROWS.iter().map(|(_, bad)| count(bad)).sum();
+            let listed = manifest.files.iter().find(|f| f.path == files::encoders::QUARANTINE).map_or(0, |f| f.rows);
             self.equal(&path, "rows quarantined", &aside, &listed);
-            let content = serde_json::json!(links.encoded);
-            self.equal(&path, "`details.content`", &content, &manifest.details["content"]);
+            if let Some(said) = self.take(details::<EncodeDetails>("verify", &manifest)) {
+                self.equal(&path, "`details.content`", &links.encoded, &said.content);
+            }
         }
-        self.report("encoders", rows("users with positives") + rows("items"), &[&manifest], before);
+        self.report("encoders", count(rows::USERS_WITH_POSITIVES) + count(rows::ITEMS), &[&manifest], before);
         true
     }
 
     /// The timeline in the encoder folder, whose manifest is this.
     fn timeline(&mut self, dir: &Path, encoded: &Manifest, links: &mut Links) {
-        let path = dir.join(encode::files::TIMELINE_MANIFEST);
-        let Some(manifest) = self.manifest(&path, TIMELINE) else {
-            return self.mismatch(dir, format!("no `{}`", encode::files::TIMELINE_MANIFEST));
+        let path = dir.join(files::encoders::TIMELINE_MANIFEST);
+        let Some(manifest) = self.manifest(&path, inputs::TIMELINE) else {
+            return self.mismatch(dir, format!("no `{}`", files::encoders::TIMELINE_MANIFEST));
         };
         self.equal(&path, "made from tables", &encoded.inputs, &manifest.inputs);
-        let rows = |name: &str| encoded.rows.get(name).copied().unwrap_or_default();
+        let count = |name: &str| encoded.rows.get(name).copied().unwrap_or_default();
         if let Some(run) = self.take(RunTimeline::open("verify", dir)) {
-            let (timeline, path) = (run.timeline(), dir.join(encode::files::TIMELINE));
+            let (timeline, path) = (run.timeline(), dir.join(files::encoders::TIMELINE));
             let sizes = (timeline.info().table_rows, timeline.info().items);
-            self.equal(&path, "users and items by its index", &(rows("users"), rows("items")), &sizes);
+            self.equal(&path, "users and items by its index", &(count(rows::USERS), count(rows::ITEMS)), &sizes);
             if let Some(events) = self.take(timeline.events_before(sizes.0)) {
-                self.equal(&path, "events of users of the table", &rows("interactions kept"), &events);
+                self.equal(&path, "events of users of the table", &count(rows::INTERACTIONS_KEPT), &events);
             }
             links.timeline = Some(run.fingerprint().clone());
         }
@@ -184,16 +188,16 @@ impl Check<'_> {
 
     fn towers(&mut self, links: &mut Links) -> bool {
         let (before, dir) = (self.found.problems.len(), self.run.towers());
-        let path = dir.join(towers::files::MANIFEST);
+        let path = dir.join(files::towers::MANIFEST);
         let Some(manifest) = self.manifest(&path, "train") else { return path.exists() };
         if self.take(verified_in("verify", &dir)).is_some() {
             links.towers = Some(manifest.fingerprint.clone());
         }
         self.contradicted("towers");
         for side in [Side::User, Side::Item] {
-            let file = dir.join(towers::files::tower(side));
-            if manifest.files.iter().all(|entry| entry.path != towers::files::tower(side)) {
-                self.mismatch(&path, format!("does not list `{}`", towers::files::tower(side)));
+            let file = dir.join(files::towers::tower(side));
+            if manifest.files.iter().all(|entry| entry.path != files::towers::tower(side)) {
+                self.mismatch(&path, format!("does not list `{}`", files::towers::tower(side)));
             }
             if let Some((tower, metadata)) = self.take(onnx::read(&file)) {
                 self.equal(&file, "side", &side, &tower.schema.side);
@@ -216,7 +220,7 @@ impl Check<'_> {
 
     fn vectors(&mut self, side: Side, links: &mut Links) -> bool {
         let (before, dir) = (self.found.problems.len(), self.run.vectors(side));
-        let name = if side == Side::User { "user vectors" } else { "item vectors" };
+        let name = if side == Side::User { inputs::USER_VECTORS } else { inputs::ITEM_VECTORS };
         let Some(parts) = self.parts(&dir, Output::Vectors(side)) else { return false };
         self.contradicted(&format!("vectors/{side}"));
         if side == Side::User && self.fused {
@@ -237,24 +241,29 @@ impl Check<'_> {
 
     fn index(&mut self, links: &mut Links) -> bool {
         let (before, dir) = (self.found.problems.len(), self.run.index());
-        let path = dir.join(INDEX_STAGE);
+        let path = dir.join(files::index::MANIFEST);
         let Some(manifest) = self.manifest(&path, "index") else { return path.exists() };
         if let Some(catalogue) = links.items.as_ref().and_then(|items| self.take(Catalogue::load(items))) {
-            self.input(&path, &manifest, "item vectors", Some(catalogue.fingerprint()));
-            // A graph was measured on users, whom these embedded.
-            for (name, there) in [("encoders", &links.state), ("towers", &links.towers), (TIMELINE, &links.timeline)] {
+            self.input(&path, &manifest, inputs::ITEM_VECTORS, Some(catalogue.fingerprint()));
+            // A graph was measured on users, which were embedded by these encoders and towers, with this timeline.
+            let embedded_by = [
+                (inputs::ENCODERS, &links.state),
+                (inputs::TOWERS, &links.towers),
+                (inputs::TIMELINE, &links.timeline),
+            ];
+            for (name, there) in embedded_by {
                 if manifest.inputs.contains_key(name) {
                     self.input(&path, &manifest, name, there.as_ref());
                 }
             }
             if let Some(index) = self.take(twotower_index::open(&dir, catalogue.fingerprint())) {
-                let items = manifest.rows.get("items").copied().unwrap_or_default();
+                let items = manifest.rows.get(rows::ITEMS).copied().unwrap_or_default();
                 self.equal(&dir.join(MANIFEST_NAME), "items", &items, &(index.count() as u64));
                 links.index = Some(as_written(&serde_json::json!(index.manifest())));
             }
         }
         self.equal(&path, "fingerprint", &content_fingerprint(&manifest.files), &manifest.fingerprint);
-        self.report("index", manifest.rows.get("items").copied().unwrap_or_default(), &[&manifest], before);
+        self.report("index", manifest.rows.get(rows::ITEMS).copied().unwrap_or_default(), &[&manifest], before);
         true
     }
 
@@ -263,8 +272,10 @@ impl Check<'_> {
         let Some(parts) = self.parts(&dir, Output::Recall) else { return false };
         self.contradicted("recall");
         for Part { path, manifest } in &parts.list {
-            if let Some(index) = &links.index {
-                self.equal(path, "searched in the index", index, &manifest.details["index"]);
+            if let (Some(index), Some(searched)) =
+                (&links.index, self.take(details::<RecallDetails>("verify", manifest)))
+            {
+                self.equal(path, "searched in the index", index, &searched.index);
             }
             if !is_fused(manifest) && !users_there {
                 self.mismatch(path, "made from vectors/user/, which is not there");
@@ -276,11 +287,11 @@ impl Check<'_> {
 
     fn evaluation(&mut self, links: &Links) -> bool {
         let (before, dir) = (self.found.problems.len(), self.run.evaluation());
-        let path = dir.join(evaluate::files::MANIFEST);
+        let path = dir.join(files::evaluation::MANIFEST);
         let Some(manifest) = self.manifest(&path, "evaluate") else { return path.exists() };
-        self.input(&path, &manifest, "encoded tables", links.encoded.as_ref());
-        self.input(&path, &manifest, "towers", links.towers.as_ref());
-        let file = dir.join(evaluate::files::METRICS);
+        self.input(&path, &manifest, inputs::ENCODED_TABLES, links.encoded.as_ref());
+        self.input(&path, &manifest, inputs::TOWERS, links.towers.as_ref());
+        let file = dir.join(files::evaluation::METRICS);
         if let Some(metrics) = self.take(read_metrics(&file)) {
             let measured = [("data", &links.encoded, &metrics.data), ("towers", &links.towers, &metrics.towers)];
             for (what, expected, found) in measured {
@@ -290,7 +301,7 @@ impl Check<'_> {
             }
         }
         self.equal(&path, "fingerprint", &content_fingerprint(&manifest.files), &manifest.fingerprint);
-        self.report("evaluation", manifest.rows.get("users").copied().unwrap_or_default(), &[&manifest], before);
+        self.report("evaluation", manifest.rows.get(rows::USERS).copied().unwrap_or_default(), &[&manifest], before);
         true
     }
 }

@@ -1,17 +1,20 @@
-//! Parts: each shard once, of one input, one model and one number of shards, with the rows it says.
+//! Parts: whether each shard is there once, and holds the rows that its manifest says.
 
 use super::Check;
-use crate::stream::parts::{KeyRange, Part, file_name, list_parts, manifest_name, part_name};
+use crate::run::details::{IdRange, InferDetails, PartDetails};
+use crate::run::manifests::{details, settings};
+use crate::run::names::{inputs, rows};
+use crate::run::records::{InferRecord, RecallRecord};
+use crate::stream::parts::{Part, file_name, list_parts, manifest_name, part_name};
 use crate::stream::sample;
 use crate::stream::shard::Shard;
-use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 use twotower_artifacts::{
     ArtifactError, FileEntry, Ids, Manifest, NeighbourFormat, Side, VectorsReader, inspect_neighbours,
 };
 
-/// What parts are of.
+/// The output that parts are of.
 #[derive(Clone, Copy)]
 pub(super) enum Output {
     Vectors(Side),
@@ -29,8 +32,8 @@ impl Output {
     /// Name of the count of a part's own rows.
     fn rows(self) -> &'static str {
         match self {
-            Output::Vectors(_) => "rows",
-            Output::Recall => "users",
+            Output::Vectors(_) => rows::ROWS,
+            Output::Recall => rows::USERS,
         }
     }
 }
@@ -77,22 +80,27 @@ impl Check<'_> {
     fn part(&mut self, dir: &Path, part: &Part, output: Output) {
         let Part { path, manifest } = part;
         self.equal(path, "`stage`", &output.stage(), &manifest.stage.as_str());
-        let Some(shard) = part.shard() else {
-            let (i, n) = (&manifest.config["shard"], &manifest.config["shards"]);
-            return self.mismatch(path, format!("says to be shard {i} of {n}, which cannot be"));
+        let shard = match Shard::of_part("verify", manifest) {
+            Ok(shard) => shard,
+            Err(error) => return self.mismatch(path, error),
         };
         if file_name(path) != manifest_name(shard) {
             self.mismatch(path, format!("says to be shard {shard}, expected the name {}", manifest_name(shard)));
         }
-        let format: Option<NeighbourFormat> = serde_json::from_value(manifest.config["recall"]["format"].clone()).ok();
-        let extension = match (output, format) {
-            (Output::Vectors(side), _) => {
-                self.equal(path, "`config.side`", &side.to_string().as_str(), &text(&manifest.config["side"]));
-                "parquet"
-            }
-            (Output::Recall, Some(format)) => format.extension(),
-            (Output::Recall, None) => return self.mismatch(path, "`config.recall.format` is not a format"),
+        let format = match output {
+            Output::Vectors(_) => None,
+            Output::Recall => match settings::<RecallRecord>("verify", manifest) {
+                Ok(record) => Some(record.recall.format),
+                Err(error) => return self.mismatch(path, error),
+            },
         };
+        if let Output::Vectors(side) = output {
+            match settings::<InferRecord>("verify", manifest) {
+                Ok(record) => self.equal(path, "`config.side`", &side, &record.side),
+                Err(error) => return self.mismatch(path, error),
+            }
+        }
+        let extension = format.map_or("parquet", NeighbourFormat::extension);
         let mut expected = vec![part_name(shard, extension)];
         if let Output::Recall = output {
             expected.push(format!("{}/{}", sample::FOLDER, sample::file_name(shard)));
@@ -104,77 +112,80 @@ impl Check<'_> {
         let file = &manifest.files[0];
 
         let count = |name: &str| manifest.rows.get(name).copied();
-        let Some(total) = count("table rows") else { return self.mismatch(path, "no `rows.table rows`") };
+        let Some(total) = count(rows::TABLE_ROWS) else {
+            return self.mismatch(path, format!("no `rows.{}`", rows::TABLE_ROWS));
+        };
         let range = shard.range(total);
-        let quarantined = count("quarantined").unwrap_or_default();
+        let quarantined = count(rows::QUARANTINED).unwrap_or_default();
         let length = (range.end - range.start).saturating_sub(quarantined);
         self.equal(path, &format!("`rows.{}`", output.rows()), &Some(length), &count(output.rows()));
-        let place = (manifest.details["first_row"].as_u64(), manifest.details["end_row"].as_u64());
-        self.equal(path, "rows of the table", &(Some(range.start), Some(range.end)), &place);
+        let said: PartDetails = match details("verify", manifest) {
+            Ok(said) => said,
+            Err(error) => return self.mismatch(path, error),
+        };
+        self.equal(path, "rows of the table", &range, &(said.first_row..said.end_row));
         let before = self.found.problems.len();
         manifest.files.iter().for_each(|file| self.file(dir, file));
         if self.found.problems.len() > before {
             return;
         }
-        let found = match output {
-            Output::Vectors(_) => self.vector_file(dir, part, file),
-            Output::Recall => self.recall_file(dir, part, file, format.unwrap_or_default()),
+        let found = match format {
+            None => self.vector_file(dir, part, file),
+            Some(format) => self.recall_file(dir, part, file, format, said.ids.clone()),
         };
-        if let Some((rows, keys)) = found {
+        if let Some((rows, ids)) = found {
             self.equal(path, "`files.rows`", &rows, &file.rows);
-            let said = KeyRange::of(manifest);
-            self.equal(path, "first id", &keys.first_id, &said.first_id);
-            self.equal(path, "last id", &keys.last_id, &said.last_id);
+            self.equal(path, "first id", &ids.first_id, &said.ids.first_id);
+            self.equal(path, "last id", &ids.last_id, &said.ids.last_id);
         }
     }
 
-    /// Rows and keys of a file of vectors, and whether it is what its manifest says.
-    fn vector_file(&mut self, dir: &Path, part: &Part, file: &FileEntry) -> Option<(u64, KeyRange)> {
+    /// Rows and ids of a file of vectors, and whether it is what its manifest says.
+    fn vector_file(&mut self, dir: &Path, part: &Part, file: &FileEntry) -> Option<(u64, IdRange)> {
         let (path, manifest) = (dir.join(&file.path), &part.manifest);
         let reader = self.take(VectorsReader::open(&path))?;
         let (info, rows) = (reader.info(), reader.rows());
-        self.equal(&path, "rows by its footer", &manifest.rows.get("rows").copied(), &Some(rows));
-        self.equal(&path, "encoders", &manifest.inputs.get("encoders"), &Some(&info.encoder));
-        self.equal(&path, "towers", &manifest.inputs.get("towers"), &Some(&info.tower));
-        for (what, said, found) in [
-            ("kind of ids", &manifest.config["ids"], serde_json::to_value(info.ids)),
-            ("precision", &manifest.config["precision"], serde_json::to_value(info.precision)),
-            ("dim", &manifest.details["dim"], serde_json::to_value(info.dim)),
-        ] {
-            self.equal(&path, what, said, &found.unwrap_or_default());
-        }
-        let mut keys = KeyRange::default();
+        self.equal(&path, "rows by its footer", &manifest.rows.get(rows::ROWS).copied(), &Some(rows));
+        self.equal(&path, "encoders", &manifest.inputs.get(inputs::ENCODERS), &Some(&info.encoder));
+        self.equal(&path, "towers", &manifest.inputs.get(inputs::TOWERS), &Some(&info.tower));
+        let made: InferRecord = self.take(settings("verify", manifest))?;
+        self.equal(&path, "kind of ids", &made.ids, &info.ids);
+        self.equal(&path, "precision", &made.precision, &info.precision);
+        let said: InferDetails = self.take(details("verify", manifest))?;
+        self.equal(&path, "dim", &said.dim, &info.dim);
+        let mut at_ends = IdRange::default();
         for row in [0, rows.saturating_sub(1)] {
             let ids = |row: u64| -> Result<Option<Ids>, ArtifactError> {
                 Ok(reader.batches(row..row + 1, 1)?.next().transpose()?.map(|(ids, _)| ids))
             };
             if let Some(ids) = self.take(ids(row))? {
-                keys.add(&ids);
+                at_ends.add(&ids);
             }
         }
-        Some((rows, keys))
+        Some((rows, at_ends))
     }
 
-    /// Rows and keys of a file of neighbours.
+    /// Rows and ids of a file of neighbours; `said` are the ids by its manifest.
     fn recall_file(
         &mut self,
         dir: &Path,
         part: &Part,
         file: &FileEntry,
         format: NeighbourFormat,
-    ) -> Option<(u64, KeyRange)> {
+        said: IdRange,
+    ) -> Option<(u64, IdRange)> {
         let (path, manifest) = (dir.join(&file.path), &part.manifest);
         let edges = self.take(inspect_neighbours(&path, format))?;
         let count = |name: &str| manifest.rows.get(name).copied();
         let long = format == NeighbourFormat::ParquetLong;
-        let said = count(if long { "pairs" } else { "users" });
-        self.equal(&path, "rows", &said, &Some(edges.rows));
+        let counted = count(if long { rows::PAIRS } else { rows::USERS });
+        self.equal(&path, "rows", &counted, &Some(edges.rows));
         // Users without items are not in pairs; the first and the last may be among them.
-        let keys = match long && count("users with fewer than topk") != Some(0) {
-            true => KeyRange::of(manifest),
-            false => KeyRange { first_id: edges.first, last_id: edges.last },
+        let ids = match long && count(rows::USERS_WITH_FEWER) != Some(0) {
+            true => said,
+            false => IdRange { first_id: edges.first, last_id: edges.last },
         };
-        Some((edges.rows, keys))
+        Some((edges.rows, ids))
     }
 
     /// Notes every shard that is there twice or not at all.
@@ -189,7 +200,7 @@ impl Check<'_> {
             let names: Vec<&str> = parts.iter().map(|p| file_name(&p.path)).collect();
             self.mismatch(dir, format!("shard {shard} is there {} times: {}", parts.len(), names.join(", ")));
         }
-        // Of the first number of shards; parts of others were noted.
+        // Only for the number of shards of the first part: others were noted.
         let Some(count) = parts.list.iter().find_map(Part::shard).map(|s| s.count) else { return };
         let mut next = 0;
         let held = claims.keys().filter(|s| s.count == count).map(|s| s.index);
@@ -202,8 +213,4 @@ impl Check<'_> {
             next = index.saturating_add(1);
         }
     }
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
 }

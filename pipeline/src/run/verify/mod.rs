@@ -8,9 +8,9 @@ mod coverage;
 mod strays;
 
 use crate::error::PipelineError;
-use crate::run::Stage;
 use crate::run::chain::Contradiction;
 use crate::run::dir::RunDir;
+use crate::run::stage::Stage;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use twotower_artifacts::{ArtifactError, Category, FileEntry, Manifest};

@@ -1,7 +1,7 @@
 //! Files in a run folder that no manifest speaks of.
 
 use super::Check;
-use crate::stages::towers::files;
+use crate::run::files::towers as files;
 use crate::stream::parts::file_name;
 use std::path::{Path, PathBuf};
 

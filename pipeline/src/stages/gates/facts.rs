@@ -1,27 +1,26 @@
 //! What a run says about itself: all that gates compare, read from its manifests and its sample.
 
-use super::files;
 use super::outputs::Outputs;
 use crate::error::PipelineError;
+use crate::run::details::{CheckDetails, EncodeDetails, InferDetails, InteractionsState, RecallDetails, TowerDetails};
 use crate::run::dir::RunDir;
-use crate::stages::evaluate::{self, MetricsFile, read_metrics};
-use crate::stream::distinct::Distinct;
+use crate::run::files;
+use crate::run::manifests::{details, row_count, settings};
+use crate::run::names::rows;
+use crate::run::records::RecallRecord;
+use crate::stages::evaluate::{MetricsFile, read_metrics};
+use crate::stream::distinct::DistinctSketch;
 use crate::stream::sample::{self, SampledLists};
-use crate::timeline::exclusions::ExclusionCounts;
-use serde::{Deserialize, Serialize};
+use crate::timeline::counts::ExclusionCounts;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use twotower_artifacts::{Fingerprint, Manifest, Side};
 use twotower_encoders::{EncodeCounts, FeatureCounts};
 use twotower_index::store::IndexManifest;
 
-/// Since when interactions have been as they are.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Newest {
-    /// How they are: their newest time and their numbers.
-    pub state: String,
-    /// When a run first found them so, in seconds since 1970.
-    pub since: u64,
-}
+/// The stage that reads them.
+const CHECK: &str = "check";
 
 /// Facts about a complete run.
 pub struct Facts {
@@ -37,12 +36,12 @@ pub struct Facts {
     pub pairs: u64,
     /// Rows of interactions that `encode-features` read, where the run trains.
     pub interactions: Option<u64>,
-    /// What was excluded; runs of earlier versions do not say.
+    /// What was excluded; none where an earlier version made the run.
     pub excluded: Option<ExclusionCounts>,
-    /// Since when its interactions have been as they are; of a run whose gates were asked.
-    pub newest: Option<Newest>,
-    /// Distinct vectors of users; runs of earlier versions do not say.
-    pub distinct: Option<Distinct>,
+    /// How its interactions are and since when; none where its gates were not asked.
+    pub interactions_state: Option<InteractionsState>,
+    /// Distinct vectors of users; none where an earlier version made the run.
+    pub distinct: Option<DistinctSketch>,
     /// Vectors made, by side; of users also those that a fused recall did not keep.
     pub vectors: BTreeMap<Side, u64>,
     /// What the encoders met when the vectors were made, by side and feature.
@@ -59,7 +58,7 @@ pub struct Facts {
     pub metrics: Option<MetricsFile>,
     /// Embedding rows without trained weights at the end of each table: adopted towers have them.
     pub untrained: BTreeMap<String, u64>,
-    /// Of all that the above was read from.
+    /// Changes with all that the above was read from.
     pub fingerprint: Fingerprint,
 }
 
@@ -67,42 +66,63 @@ impl Facts {
     /// Reads them.
     ///
     /// # Errors
-    /// A stage or a shard that has no output; damaged manifests; [`PipelineError::Mismatch`] for a key that lacks.
+    /// A stage or a shard that has no output; damaged manifests; [`PipelineError::Mismatch`] for a manifest that lacks
+    /// one of them.
     pub fn read(run: &RunDir) -> Result<Self, PipelineError> {
         let Outputs { encoded, timeline: _, trained, items, users, recalled, fused } = Outputs::read(run)?;
         let metrics = metrics_of(run, &trained)?;
         let parts = [&encoded, &trained].into_iter().chain(&items).chain(&users).chain(&recalled);
         let mut names: Vec<String> = parts.map(|manifest| manifest.fingerprint.to_string()).collect();
-        // Of manifests, because only the vocabularies' fingerprint says which values were counted how often.
-        names.extend(encoded.details["content"].as_str().map(str::to_string));
-        // Of other tables the same results may come.
-        names.extend(recalled.iter().map(|part| part.details["exclusions"].to_string()));
+        let searched = all_details::<RecallDetails>(&recalled)?;
+        // Only the vocabularies' fingerprint says which values were counted how often.
+        let content = details::<EncodeDetails>(CHECK, &encoded).ok().and_then(|details| details.content);
+        names.extend(content.map(|content| content.to_string()));
+        // The same results may come of other tables.
+        names.extend(searched.iter().map(|part| serde_json::json!(part.exclusions).to_string()));
         names.extend(metrics.as_ref().map(|m| serde_json::json!(m.models).to_string()));
-        let first = &recalled[0];
+        let (first, first_manifest) = (&searched[0], &recalled[0]);
+        let index = IndexManifest::deserialize(&first.index).map_err(|e| {
+            PipelineError::Mismatch(format!(
+                "check: {}: `details.index`: {e}; run `twotower recall --force`",
+                run.recall().display()
+            ))
+        })?;
+        let met = |counts: Vec<EncodeCounts>| {
+            let mut all = EncodeCounts::default();
+            counts.iter().for_each(|counts| all.merge(counts));
+            all.features
+        };
+        let of_infer = |parts: &[Manifest]| -> Result<_, PipelineError> {
+            Ok(met(all_details::<InferDetails>(parts)?.into_iter().map(|part| part.encoded).collect()))
+        };
+        let of_users = match fused {
+            true => met(searched.iter().map(|part| part.encoded.clone()).collect()),
+            false => of_infer(&users)?,
+        };
         Ok(Self {
-            users: count(&encoded, "users")?,
-            recalled: sum(&recalled, "users")?,
+            users: row_count(CHECK, &encoded, rows::USERS)?,
+            recalled: sum(&recalled, rows::USERS)?,
             // Runs of earlier versions have none.
             quarantined: recalled
                 .iter()
-                .filter_map(|part| part.rows.get("quarantined"))
+                .filter_map(|part| part.rows.get(rows::QUARANTINED))
                 .fold(0, |sum, n| n.saturating_add(sum)),
-            pairs: sum(&recalled, "pairs")?,
-            interactions: encoded.rows.get("interactions").copied(),
-            excluded: of_all(&recalled, "exclusions", ExclusionCounts::merge),
-            newest: newest_of(run)?,
-            distinct: of_all(&recalled, "distinct vectors", Distinct::merge),
+            pairs: sum(&recalled, rows::PAIRS)?,
+            interactions: encoded.rows.get(rows::INTERACTIONS).copied(),
+            excluded: of_all(&searched, |part| part.exclusions.as_ref(), ExclusionCounts::merge),
+            interactions_state: interactions_state(run)?,
+            distinct: of_all(&searched, |part| part.distinct.as_ref(), DistinctSketch::merge),
             vectors: BTreeMap::from([
-                (Side::Item, sum(&items, "rows")?),
-                (Side::User, sum(&users, if fused { "users" } else { "rows" })?),
+                (Side::Item, sum(&items, rows::ROWS)?),
+                (Side::User, sum(&users, if fused { rows::USERS } else { rows::ROWS })?),
             ]),
-            encoded: BTreeMap::from([(Side::Item, counts(&items)?), (Side::User, counts(&users)?)]),
-            index: detail(first, "index")?,
-            eligible: detail(first, "eligible items")?,
-            topk: first.config["recall"]["topk"].as_u64().ok_or_else(|| lacks(first, "recall.topk"))?,
+            encoded: BTreeMap::from([(Side::Item, of_infer(&items)?), (Side::User, of_users)]),
+            index,
+            eligible: first.eligible as u64,
+            topk: settings::<RecallRecord>(CHECK, first_manifest)?.recall.topk as u64,
             sample: sample::read(run, recalled.len() as u32)?,
             metrics,
-            untrained: detail(&trained, crate::stages::adopt::UNTRAINED).unwrap_or_default(),
+            untrained: details::<TowerDetails>(CHECK, &trained).unwrap_or_default().untrained.unwrap_or_default(),
             fingerprint: Fingerprint::of(names.join(" ").as_bytes()),
             run: run.clone(),
         })
@@ -137,56 +157,41 @@ impl Facts {
 /// may hold what an earlier one has left.
 fn metrics_of(run: &RunDir, trained: &Manifest) -> Result<Option<MetricsFile>, PipelineError> {
     let dir = run.evaluation();
-    if !dir.join(evaluate::files::MANIFEST).exists() {
+    if !dir.join(files::evaluation::MANIFEST).exists() {
         return Ok(None);
     }
-    let metrics = read_metrics(&dir.join(evaluate::files::METRICS))?;
+    let metrics = read_metrics(&dir.join(files::evaluation::METRICS))?;
     Ok((metrics.towers == trained.fingerprint).then_some(metrics))
 }
 
-/// What the gates of a run found of the age of its interactions.
-fn newest_of(run: &RunDir) -> Result<Option<Newest>, PipelineError> {
-    let path = run.gates().join(files::MANIFEST);
-    let manifest = if path.exists() { Some(Manifest::read(&path)?) } else { None };
-    Ok(manifest.and_then(|manifest| serde_json::from_value(manifest.details["interactions"].clone()).ok()))
+/// What the gates of a run found about its interactions.
+fn interactions_state(run: &RunDir) -> Result<Option<InteractionsState>, PipelineError> {
+    let path = run.gates().join(files::gates::MANIFEST);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let checked = details::<CheckDetails>(CHECK, &Manifest::read(&path)?);
+    Ok(checked.ok().and_then(|details| details.interactions))
+}
+
+/// Details of all parts.
+fn all_details<T: DeserializeOwned>(parts: &[Manifest]) -> Result<Vec<T>, PipelineError> {
+    parts.iter().map(|part| details(CHECK, part)).collect()
 }
 
 /// A detail of all parts together; none where one lacks it.
-fn of_all<T: serde::de::DeserializeOwned>(parts: &[Manifest], what: &str, merge: impl Fn(&mut T, &T)) -> Option<T> {
-    let mut all = parts.iter().map(|part| detail::<T>(part, what).ok());
-    let mut whole = all.next()??;
+fn of_all<P, T: Clone>(parts: &[P], of: impl Fn(&P) -> Option<&T>, merge: impl Fn(&mut T, &T)) -> Option<T> {
+    let mut all = parts.iter().map(of);
+    let mut whole = all.next()??.clone();
     for part in all {
-        merge(&mut whole, &part?);
+        merge(&mut whole, part?);
     }
     Some(whole)
 }
 
-fn lacks(manifest: &Manifest, what: &str) -> PipelineError {
-    // `infer` wants a side.
-    let side = manifest.config["side"].as_str().map_or(String::new(), |side| format!(" --side {side}"));
-    PipelineError::Mismatch(format!(
-        "check: the manifest of `{}`{side} has no `{what}` that makes sense; run `twotower {}{side} --force`",
-        manifest.stage, manifest.stage
-    ))
-}
-
-fn count(manifest: &Manifest, what: &str) -> Result<u64, PipelineError> {
-    manifest.rows.get(what).copied().ok_or_else(|| lacks(manifest, what))
-}
-
-fn sum(parts: &[Manifest], what: &str) -> Result<u64, PipelineError> {
-    parts.iter().try_fold(0u64, |sum, part| sum.checked_add(count(part, what)?).ok_or_else(|| lacks(part, what)))
-}
-
-fn detail<T: serde::de::DeserializeOwned>(manifest: &Manifest, what: &str) -> Result<T, PipelineError> {
-    serde_json::from_value(manifest.details[what].clone()).map_err(|_| lacks(manifest, what))
-}
-
-/// Counts of all parts by feature.
-fn counts(parts: &[Manifest]) -> Result<BTreeMap<String, FeatureCounts>, PipelineError> {
-    let mut all = EncodeCounts::default();
-    for part in parts {
-        all.merge(&detail(part, "encoded")?);
-    }
-    Ok(all.features)
+/// A count of rows over all parts.
+fn sum(parts: &[Manifest], name: &str) -> Result<u64, PipelineError> {
+    let too_large =
+        || PipelineError::Mismatch(format!("check: `rows.{name}` of all parts together is no 64-bit number"));
+    parts.iter().try_fold(0u64, |sum, part| sum.checked_add(row_count(CHECK, part, name)?).ok_or_else(too_large))
 }

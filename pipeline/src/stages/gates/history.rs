@@ -1,11 +1,12 @@
 //! The gates on what users have seen and on the job's own exclusions: `history` and `exclusions`. Ids that match
-//! nothing exclude nothing, and tell nothing else of it.
+//! nothing exclude nothing, and nothing but these gates would tell.
 
-use super::facts::{Facts, Newest};
-use super::verdict::{Measured, Measures};
+use super::facts::Facts;
+use super::verdict::{Measure, Measures};
 use super::{NO_PREVIOUS, Night};
-use crate::rows::quarantine::INTERACTIONS;
-use crate::timeline::exclusions::{ExclusionCounts, PairCounts};
+use crate::run::details::InteractionsState;
+use crate::run::names::tables::INTERACTIONS;
+use crate::timeline::counts::{ExclusionCounts, PairCounts};
 
 const DAY: u64 = 86_400;
 /// Rows or users of the previous run below which chance alone moves their number by half.
@@ -18,7 +19,7 @@ pub fn history(night: &Night<'_>) -> Measures {
     let Some((excluded, seen)) = seen(night.now) else { return unseen(night) };
     let mut measures = Measures::default();
     let rows = seen.rows.saturating_sub(seen.unreadable);
-    measures.measured.push(Measured::at_least("rows of interactions that can be read", rows as f64, 1.0));
+    measures.measured.push(Measure::at_least("rows of interactions that can be read", rows as f64, 1.0));
     let earlier = night.before.and_then(|before| Some((before, self::seen(before)?.1)));
     // Not much below the previous run's share, less what users or items that are gone account for.
     let least = |share: &dyn Fn(&PairCounts) -> f64, size: &dyn Fn(&Facts) -> u64| match earlier {
@@ -34,12 +35,12 @@ pub fn history(night: &Night<'_>) -> Measures {
             share(rows.saturating_sub(counts.unknown_items), rows)
         };
         let what = "share of the interactions whose item is in the catalogue";
-        measures.measured.push(Measured::at_least(what, known(seen), least(&known, &Facts::items)));
+        measures.measured.push(Measure::at_least(what, known(seen), least(&known, &Facts::items)));
     }
     if seen.pairs > 0 {
         let known = |counts: &PairCounts| share(counts.matched_pairs, counts.pairs);
         let what = "share of the seen pairs whose user is in the users table";
-        measures.measured.push(Measured::at_least(what, known(seen), least(&known, &|facts| facts.recalled)));
+        measures.measured.push(Measure::at_least(what, known(seen), least(&known, &|facts| facts.recalled)));
     }
     measures.advice = Some(advice(INTERACTIONS, excluded, seen));
     let Some(before) = night.before else {
@@ -68,17 +69,14 @@ pub fn history(night: &Night<'_>) -> Measures {
         ),
     ];
     for (what, now, then, _) in kept.into_iter().filter(|(.., of)| *of >= FEWEST) {
-        measures.measured.push(Measured::at_least(
-            format!("{what} over run `{run}`'s"),
-            now / then,
-            config.min_history,
-        ));
+        measures.measured.push(Measure::at_least(format!("{what} over run `{run}`'s"), now / then, config.min_history));
     }
     age(night, seen, &run, earlier, &mut measures);
     measures
 }
 
-/// Of a job that does not exclude what users have seen: as many interactions to train from as in the previous run.
+/// For a job that does not exclude what users have seen: that there are as many interactions to train from as in the
+/// previous run.
 fn unseen(night: &Night<'_>) -> Measures {
     let Some(rows) = night.now.interactions.filter(|rows| *rows > 0) else {
         return Measures::none("the run reads no interactions");
@@ -86,7 +84,7 @@ fn unseen(night: &Night<'_>) -> Measures {
     let Some(before) = night.before else { return Measures::none(NO_PREVIOUS) };
     match before.interactions.filter(|rows| *rows > 0) {
         Some(earlier) => Measures {
-            measured: vec![Measured::at_least(
+            measured: vec![Measure::at_least(
                 format!("rows of interactions over run `{}`'s", before.name()),
                 share(rows, earlier),
                 night.config.gates.min_history,
@@ -101,16 +99,16 @@ fn unseen(night: &Night<'_>) -> Measures {
 fn age(night: &Night<'_>, seen: &PairCounts, run: &str, earlier: &PairCounts, measures: &mut Measures) {
     match (seen.times, earlier.times) {
         (Some((oldest, newest)), Some((first, last))) => {
-            measures.measured.push(Measured::at_least(
+            measures.measured.push(Measure::at_least(
                 format!("newest time of an interaction, less run `{run}`'s {last}:"),
                 newest.saturating_sub(last) as f64,
                 0.0,
             ));
-            // Of a log that reaches back over half of what the earlier one did; others may share no pair.
+            // Logs share pairs only if this one reaches back over half of the earlier one's time.
             let span = last.saturating_sub(first) as f64;
             let reaches_back = oldest <= first || last.saturating_sub(oldest) as f64 > 0.5 * span;
             if let Some(kept) = seen.some_pairs.shared(&earlier.some_pairs).filter(|_| reaches_back) {
-                measures.measured.push(Measured::at_least(
+                measures.measured.push(Measure::at_least(
                     format!("share of the pairs of a user and an item that are run `{run}`'s, too,"),
                     kept,
                     night.config.gates.min_pairs_kept,
@@ -119,28 +117,29 @@ fn age(night: &Night<'_>, seen: &PairCounts, run: &str, earlier: &PairCounts, me
         }
         (None, None) => measures.notes.push("interactions have no times, so their age is not known".into()),
         (Some(_), None) => measures.notes.push(format!("interactions of run `{run}` had no times")),
-        (None, Some((_, last))) => measures.measured.push(Measured::at_least(
+        (None, Some((_, last))) => measures.measured.push(Measure::at_least(
             format!("interactions with a time that can be read, in which run `{run}`'s newest was {last}:"),
             0.0,
             1.0,
         )),
     }
-    if let Some(newest) = &night.now.newest {
-        measures.measured.push(Measured::at_most(
+    if let Some(state) = &night.now.interactions_state {
+        measures.measured.push(Measure::at_most(
             "whole days for which interactions have been the same",
-            (night.clock.saturating_sub(newest.since) / DAY) as f64,
+            (night.clock.saturating_sub(state.since) / DAY) as f64,
             night.config.gates.max_still_days,
         ));
     }
 }
 
-/// Since when the interactions have been as they are: since the previous run's have, where these are the same.
-pub fn newest(now: &Facts, before: Option<&Facts>, clock: u64) -> Option<Newest> {
+/// How the interactions are, and since when: since the previous run's have been so, where these are the same.
+pub fn interactions_state(now: &Facts, before: Option<&Facts>, clock: u64) -> Option<InteractionsState> {
     let (_, seen) = seen(now)?;
     let newest = seen.times.map_or("no times".to_string(), |(_, newest)| format!("newest {newest}"));
     let state = format!("{newest}, {} rows, {} pairs", seen.rows, seen.pairs);
-    let before = before.and_then(|before| before.newest.as_ref()).filter(|before| before.state == state);
-    Some(Newest { since: before.map_or(clock, |before| before.since.min(clock)), state })
+    let earlier = before.and_then(|before| before.interactions_state.as_ref());
+    let since = earlier.filter(|earlier| earlier.state == state).map_or(clock, |earlier| earlier.since.min(clock));
+    Some(InteractionsState { state, since })
 }
 
 /// Pairs and lists of the job's own: that those given match something, and not much less than in the previous run.
@@ -175,7 +174,7 @@ pub fn exclusions(night: &Night<'_>) -> Measures {
         let mut fails = false;
         if rows > 0 {
             fails |= matched == 0;
-            measures.measured.push(Measured::at_least(
+            measures.measured.push(Measure::at_least(
                 format!("{what}, of {rows} rows of {name}:"),
                 matched as f64,
                 1.0,
@@ -184,7 +183,7 @@ pub fn exclusions(night: &Night<'_>) -> Measures {
         if let (Some((run, _)), Some(earlier)) = (before, earlier.filter(|earlier| *earlier > 0.0)) {
             let run = run.name();
             fails |= now / earlier < least;
-            measures.measured.push(Measured::at_least(
+            measures.measured.push(Measure::at_least(
                 format!("{relative}, of {name} over run `{run}`'s"),
                 now / earlier,
                 least,
@@ -204,7 +203,7 @@ pub fn exclusions(night: &Night<'_>) -> Measures {
     measures
 }
 
-/// What the ids of a table of pairs look like, beside those of the tables that they should be in.
+/// Shows ids of a table of pairs beside ids of the tables that they should be in.
 fn advice(name: &str, excluded: &ExclusionCounts, counts: &PairCounts) -> String {
     let Some((user, item)) = &counts.example else { return format!("{name} has no row that can be read") };
     let known = excluded.user.as_deref().unwrap_or("none");

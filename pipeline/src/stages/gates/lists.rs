@@ -1,9 +1,9 @@
 //! The gates on recalled lists: `lists`, `coverage`, `users` and `overlap`, on the sample that `recall` keeps.
 
 use super::facts::Facts;
-use super::verdict::{Measured, Measures};
+use super::verdict::{Measure, Measures};
 use super::{NO_PREVIOUS, Night};
-use crate::stream::distinct::Distinct;
+use crate::stream::distinct::DistinctSketch;
 use crate::stream::sample::SampledLists;
 use twotower_artifacts::keyed::{Identity, KeyedMap, KeyedSet};
 
@@ -14,40 +14,40 @@ const FEWEST: usize = 100;
 /// all alike, and about as many items as in the previous run.
 pub fn lists(night: &Night<'_>) -> Measures {
     let (config, now) = (&night.config.gates, night.now);
-    // Of a handful of users few may be distinct.
+    // Among a handful of users, few may be distinct.
     let least = |users: u64| config.min_distinct.min((users / 100).max(2)).min(users) as f64;
-    let distinct = |facts: &Facts| facts.distinct.as_ref().map(Distinct::count);
+    let distinct = |facts: &Facts| facts.distinct.as_ref().map(DistinctSketch::count);
     let (mut measured, mut notes) = (Vec::new(), Vec::new());
     if let Some(vectors) = distinct(now) {
         let what = format!("distinct vectors of {} users", now.recalled);
-        measured.push(Measured::at_least(what, vectors as f64, least(now.recalled)));
+        measured.push(Measure::at_least(what, vectors as f64, least(now.recalled)));
     }
     if let Some(sample) = &now.sample {
         let users = sample.users.len();
         let what = format!("distinct lists of {users} sampled users");
-        measured.push(Measured::at_least(what, distinct_lists(sample) as f64, least(users as u64)));
+        measured.push(Measure::at_least(what, distinct_lists(sample) as f64, least(users as u64)));
         let chance = now.topk as f64 / now.eligible.max(1) as f64;
         let pairs = (0..users).map(|row| (row, (row + users / 2) % users));
         let alike = (users >= FEWEST && chance < 0.5).then(|| mean_common(pairs, sample, sample)).flatten();
         measured.extend(alike.map(|alike| {
             let what = "how much lists of different users have in common, from 0 (as by chance) to 1 (all):";
-            Measured::at_most(what, (alike - chance) / (1.0 - chance), config.max_alike)
+            Measure::at_most(what, (alike - chance) / (1.0 - chance), config.max_alike)
         }));
     }
-    measured.push(Measured::at_least("items in all lists", now.pairs as f64, 1.0));
+    measured.push(Measure::at_least("items in all lists", now.pairs as f64, 1.0));
     match night.before {
         Some(before) => {
             let (run, a_user) = (before.name(), |n: u64, facts: &Facts| n as f64 / facts.recalled.max(1) as f64);
             if let (Some(vectors), Some(earlier)) = (distinct(now), distinct(before).filter(|n| *n > 0)) {
                 let kept = a_user(vectors, now) / a_user(earlier, before);
                 let what = format!("distinct vectors a user over run `{run}`'s");
-                measured.push(Measured::at_least(what, kept, config.min_distinct_kept));
+                measured.push(Measure::at_least(what, kept, config.min_distinct_kept));
             }
             // Where the job asks for fewer items than it did, users get fewer.
             let filled = a_user(before.pairs, before).min(now.topk as f64);
             if filled > 0.0 {
                 let kept = a_user(now.pairs, now) / filled;
-                measured.push(Measured::at_least(format!("items a user over run `{run}`'s"), kept, config.min_filled));
+                measured.push(Measure::at_least(format!("items a user over run `{run}`'s"), kept, config.min_filled));
             }
         }
         None => notes.push(NO_PREVIOUS.into()),
@@ -68,9 +68,9 @@ pub fn coverage(night: &Night<'_>) -> Measures {
     let config = &night.config.gates;
     let Some(share) = covered(night.now) else { return Measures::none(no_sample(night.now)) };
     let mut measures = Measures::default();
-    measures.measured.push(Measured::at_least("share of the catalogue", share, config.min_coverage));
+    measures.measured.push(Measure::at_least("share of the catalogue", share, config.min_coverage));
     match night.before.map(|before| (before, covered(before))) {
-        Some((before, Some(earlier))) if earlier > 0.0 => measures.measured.push(Measured::at_least(
+        Some((before, Some(earlier))) if earlier > 0.0 => measures.measured.push(Measure::at_least(
             format!("share of what `{}` covered", before.name()),
             share / earlier,
             config.min_coverage_kept,
@@ -92,7 +92,7 @@ pub fn users(night: &Night<'_>) -> Measures {
     let possible = now.users.len().min(before.users.len());
     let share = shared as f64 / possible as f64;
     let limit = night.config.gates.min_shared_users;
-    Measures { measured: vec![Measured::at_least("share of sampled users", share, limit)], ..Measures::default() }
+    Measures { measured: vec![Measure::at_least("share of sampled users", share, limit)], ..Measures::default() }
 }
 
 /// Mean overlap@k of users' lists with their own of the previous run.
@@ -121,7 +121,7 @@ pub fn overlap(night: &Night<'_>) -> Measures {
     let limit = others + night.config.gates.min_overlap * (1.0 - others);
     let k = night.now.topk;
     Measures {
-        measured: vec![Measured::at_least(format!("mean overlap@{k} of {} users", shared.len()), own, limit)],
+        measured: vec![Measure::at_least(format!("mean overlap@{k} of {} users", shared.len()), own, limit)],
         notes: vec![format!("overlap@{k} with another user's list of the previous run is {others:.4}")],
         advice: None,
     }
@@ -131,7 +131,7 @@ fn no_sample(facts: &Facts) -> String {
     format!("run `{}` has no sample of lists", facts.name())
 }
 
-/// Share of the items that could stand in a sample which do.
+/// The share of distinct items in a sample, of those that could stand in it.
 fn covered(facts: &Facts) -> Option<f64> {
     let sample = facts.sample.as_ref()?;
     let distinct: KeyedSet<Identity> = sample.items.iter().copied().collect();
@@ -149,7 +149,7 @@ fn samples<'n>(night: &'n Night<'_>) -> Result<(&'n SampledLists, &'n SampledLis
 /// Rows of the users that are in both, in the order of the first.
 fn shared(now: &SampledLists, before: &SampledLists) -> Vec<(usize, usize)> {
     let rows: KeyedMap<Identity, usize> = before.users.iter().enumerate().map(|(row, user)| (*user, row)).collect();
-    // A user stands once in a run's results, or `recall` would have refused; one that does not is in neither.
+    // `recall` refuses users that stand twice. A sample in which one does is not compared.
     if rows.len() < before.users.len() {
         return Vec::new();
     }

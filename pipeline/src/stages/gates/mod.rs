@@ -9,18 +9,23 @@ mod history;
 mod lists;
 mod outputs;
 mod values;
-mod verdict;
+pub(crate) mod verdict;
 mod whole;
 
-pub use crate::config::{Gate, GatesConfig};
-pub use verdict::{Measured, Ruling, Verdict};
+pub use crate::config::Gate;
 
 use crate::config::CheckSettings;
 use crate::error::PipelineError;
+use crate::run::details::CheckDetails;
 use crate::run::dir::RunDir;
+use crate::run::files::gates as files;
 use crate::run::list;
 use crate::run::lock::{Access, RunLock};
-use crate::stages::{Context, Outcome, prepare_dir, rows};
+use crate::run::manifests::{details, settings};
+use crate::run::names::{inputs, rows};
+use crate::run::records::RecallRecord;
+use crate::stages::output::{Place, Prologue, Summary, row_counts};
+use crate::stages::{Context, Outcome};
 use crate::stream::memory::Needs;
 use crate::stream::sample;
 use crate::watch::clock;
@@ -29,13 +34,7 @@ use outputs::Outputs;
 use serde_json::json;
 use std::time::Instant;
 use twotower_artifacts::Manifest;
-use verdict::Measures;
-
-/// File names inside the gates folder.
-pub mod files {
-    /// The stage's manifest.
-    pub const MANIFEST: &str = "manifest.json";
-}
+use verdict::{Measures, Ruling, Verdict};
 
 /// Why what compares with a previous run is not applicable.
 const NO_PREVIOUS: &str = "there is no previous run";
@@ -55,40 +54,40 @@ struct Night<'a> {
 /// [`PipelineError::Gate`] naming every gate that failed, with its value, its limit and the next step; a run
 /// without the output of a stage or of a shard; [`PipelineError::InUse`] when another process changes the previous
 /// run.
-pub fn check(context: &Context<CheckSettings>, accept: &[Gate]) -> Result<Outcome, PipelineError> {
+pub(crate) fn check(context: &Context<CheckSettings>, accept: &[Gate]) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
     let _step = context.step("check");
     let config = &context.config;
     let outputs = Outputs::read(&context.run)?;
     outputs.belong_together(&context.run)?;
-    let topk = outputs.recalled[0].config["recall"]["topk"].as_u64().unwrap_or_default();
-    context.memory.require(&needs(topk as usize))?;
+    let recalled: RecallRecord = settings("check", &outputs.recalled[0])?;
+    context.memory.require(&needs(recalled.recall.topk))?;
     let mut now = Facts::read(&context.run)?.counted()?;
     let mut warnings = Vec::new();
     let before = previous(context, &mut warnings)?;
     let clock = clock::now();
-    now.newest = history::newest(&now, before.as_ref(), clock);
-    if let (Some(newest), Some(before)) = (&now.newest, &before)
-        && before.newest.as_ref().is_some_and(|earlier| earlier.state == newest.state)
+    now.interactions_state = history::interactions_state(&now, before.as_ref(), clock);
+    if let (Some(now), Some(before)) = (&now.interactions_state, &before)
+        && before.interactions_state.as_ref().is_some_and(|earlier| earlier.state == now.state)
     {
-        let note = format!("interactions are the same as in run `{}` ({})", before.name(), newest.state);
+        let note = format!("interactions are the same as in run `{}` ({})", before.name(), now.state);
         tracing::warn!("check: {note}");
         warnings.push(note);
     }
 
-    let mut inputs = vec![("run", now.fingerprint.clone())];
-    inputs.extend(before.as_ref().map(|before| ("previous run", before.fingerprint.clone())));
+    let mut inputs = vec![(inputs::RUN, now.fingerprint.clone())];
+    inputs.extend(before.as_ref().map(|before| (inputs::PREVIOUS_RUN, before.fingerprint.clone())));
     let asked = [("accepted", json!(accept)), ("previous", json!(before.as_ref().map(Facts::name)))];
-    let key = context.key("check", inputs, asked);
-    let dir = context.run.gates();
-    let manifest_path = dir.join(files::MANIFEST);
-    if !context.force
-        && let Some(manifest) = key.current(&manifest_path, &context.cancel)?
-        && verdicts(&manifest).is_some_and(|verdicts| failed(&verdicts).is_empty())
-    {
-        return Ok(Outcome { skipped: true, manifest });
-    }
-    prepare_dir(&dir)?;
+    let place = Place::beside_results(context.run.gates(), files::MANIFEST);
+    let no_gate_failed = |made: &Manifest| -> Result<bool, PipelineError> {
+        let verdicts = details::<CheckDetails>("check", made).ok().and_then(|details| details.gates);
+        Ok(verdicts.is_some_and(|all| !all.is_empty() && all.iter().all(|verdict| verdict.ruling != Ruling::Failed)))
+    };
+    let output = match context.begin(context.key("check", inputs, asked), place, started, no_gate_failed)? {
+        Prologue::Current(outcome) => return Ok(outcome),
+        Prologue::Due(output) => output,
+    };
+    output.prepare(&[])?;
 
     let night = Night { config, now: &now, before: before.as_ref(), clock };
     let rulings = Gate::ALL.map(|gate| match config.gates.off.contains(&gate) {
@@ -102,31 +101,28 @@ pub fn check(context: &Context<CheckSettings>, accept: &[Gate]) -> Result<Outcom
         warnings.push(note);
     }
     let ruled = |ruling: Ruling| rulings.iter().filter(|verdict| verdict.ruling == ruling).count() as u64;
-    let counted = rows([
-        ("gates passed", ruled(Ruling::Passed)),
-        ("failed", ruled(Ruling::Failed)),
-        ("accepted", ruled(Ruling::Accepted)),
-        ("not applicable", ruled(Ruling::NotApplicable)),
-        ("off", ruled(Ruling::Off)),
+    let counted = row_counts([
+        (rows::GATES_PASSED, ruled(Ruling::Passed)),
+        (rows::GATES_FAILED, ruled(Ruling::Failed)),
+        (rows::GATES_ACCEPTED, ruled(Ruling::Accepted)),
+        (rows::GATES_NOT_APPLICABLE, ruled(Ruling::NotApplicable)),
+        (rows::GATES_OFF, ruled(Ruling::Off)),
     ]);
-    let mut manifest = key.manifest(Vec::new(), counted, started);
-    manifest.warnings = warnings;
-    manifest.details = serde_json::json!({
-        "gates": rulings,
-        "previous": before.as_ref().map(Facts::name),
-        "sequence": list::next_sequence(&context.run),
-        "interactions": now.newest,
-        "checked at": clock,
-    });
-    manifest.write(&manifest_path)?;
-    match refusal(&context.run, &rulings) {
-        Some(refusal) => Err(refusal),
-        None => Ok(Outcome { skipped: false, manifest }),
-    }
+    let refusal = refusal(&context.run, &rulings);
+    let details = CheckDetails {
+        gates: Some(rulings),
+        previous: before.as_ref().map(Facts::name),
+        sequence: Some(list::next_sequence(&context.run)),
+        interactions: now.interactions_state,
+        checked_at: Some(clock),
+    };
+    // There are no files, so that the new manifest takes the place of the old one at once.
+    let outcome = output.publish(Summary { warnings, ..Summary::new(Vec::new(), counted, details) })?;
+    refusal.map_or(Ok(outcome), Err)
 }
 
-/// What the stage holds in memory, of lists of `topk`.
-pub fn needs(topk: usize) -> Needs {
+/// What the stage holds in memory where lists have `topk` items.
+pub(crate) fn needs(topk: usize) -> Needs {
     Needs::held("check", vec![("the samples of results", sample::read_bytes(topk))])
 }
 
@@ -165,16 +161,6 @@ fn previous<S>(context: &Context<S>, warnings: &mut Vec<String>) -> Result<Optio
             Ok(None)
         }
     }
-}
-
-/// The verdicts of a gates manifest; none where it holds none that can be read.
-pub fn verdicts(manifest: &Manifest) -> Option<Vec<Verdict>> {
-    serde_json::from_value(manifest.details["gates"].clone()).ok().filter(|verdicts: &Vec<_>| !verdicts.is_empty())
-}
-
-/// Those gates that refuse a run.
-pub fn failed(verdicts: &[Verdict]) -> Vec<Gate> {
-    verdicts.iter().filter(|verdict| verdict.ruling == Ruling::Failed).map(|verdict| verdict.gate).collect()
 }
 
 /// The error of a run that gates refuse.

@@ -2,11 +2,10 @@
 
 use crate::error::PipelineError;
 use crate::rows::quarantine::Quarantine;
-use crate::run::chain::{Contradiction, Made, Named, contradictions, is_fused};
+use crate::run::chain::{Contradiction, NamedPart, RunManifests, contradictions, is_fused};
 use crate::run::dir::RunDir;
-use crate::stages::encode;
-use crate::stages::require;
-use crate::stages::towers;
+use crate::run::files;
+use crate::run::manifests::require;
 use crate::stream::parts::{complete_set, manifest_name};
 use crate::stream::shard::Shard;
 use crate::timeline::of_run;
@@ -16,17 +15,17 @@ use twotower_index::store::MANIFEST_NAME;
 
 /// Manifests of a complete run.
 pub struct Outputs {
-    /// Of `encode-features`.
+    /// The manifest of `encode-features`.
     pub encoded: Manifest,
-    /// Of the timeline.
+    /// The manifest of the timeline.
     pub timeline: Manifest,
-    /// Of `train`.
+    /// The manifest of `train`.
     pub trained: Manifest,
-    /// Of the item vectors, by shard.
+    /// Manifests of the item vectors, by shard.
     pub items: Vec<Manifest>,
-    /// Of the user vectors, by shard; of the results, where these were `fused`.
+    /// Manifests of the user vectors, by shard; where users were embedded on the way, those of the results.
     pub users: Vec<Manifest>,
-    /// Of the results, by shard.
+    /// Manifests of the results, by shard.
     pub recalled: Vec<Manifest>,
     /// Whether users were embedded on the way.
     pub fused: bool,
@@ -38,9 +37,9 @@ impl Outputs {
     /// # Errors
     /// A stage or a shard that has no output; damaged manifests.
     pub fn read(run: &RunDir) -> Result<Self, PipelineError> {
-        let encoded = require("check", &run.encoders().join(encode::files::MANIFEST), "twotower encode-features")?;
+        let encoded = require("check", &run.encoders().join(files::encoders::MANIFEST), "twotower encode-features")?;
         let timeline = of_run::manifest("check", &run.encoders())?;
-        let trained = require("check", &run.towers().join(towers::files::MANIFEST), "twotower train")?;
+        let trained = require("check", &run.towers().join(files::towers::MANIFEST), "twotower train")?;
         let items = complete_set("check", &run.vectors(Side::Item), "twotower infer --side item")?;
         let recalled = complete_set("check", &run.recall(), "twotower recall")?;
         let fused = is_fused(&recalled[0]);
@@ -58,11 +57,11 @@ impl Outputs {
     /// [`PipelineError::Mismatch`] naming the first output that does not belong to the others, and how many more.
     pub fn belong_together(&self, run: &RunDir) -> Result<(), PipelineError> {
         let quarantine = Quarantine::load(&run.encoders(), &self.encoded)?;
-        fn named(parts: &[Manifest]) -> Vec<Named<'_>> {
+        fn named(parts: &[Manifest]) -> Vec<NamedPart<'_>> {
             let name = |part| Shard::of(part).map(manifest_name).unwrap_or_default();
             parts.iter().map(|part| (name(part), part)).collect()
         }
-        let made = Made {
+        let made = RunManifests {
             encoded: Some(&self.encoded),
             timeline: Some(self.timeline.fingerprint.clone()),
             trained: Some(&self.trained),

@@ -2,7 +2,7 @@
 
 use super::Night;
 use super::facts::Facts;
-use super::verdict::{Measured, Measures};
+use super::verdict::{Measure, Measures};
 use crate::error::PipelineError;
 use std::collections::BTreeMap;
 use twotower_artifacts::Side;
@@ -39,7 +39,7 @@ pub fn unknown(night: &Night<'_>) -> Result<Measures, PipelineError> {
         let limit = before.map_or(config.max_unknown, |before| {
             config.max_unknown.min(before.unknown as f64 / before.values as f64 + config.unknown_margin)
         });
-        measures.measured.push(Measured::at_most(format!("{side}.{name}"), share, limit));
+        measures.measured.push(Measure::at_most(format!("{side}.{name}"), share, limit));
     }
     note_first_night(night, &mut measures);
     Ok(measures)
@@ -52,7 +52,7 @@ pub fn missing(night: &Night<'_>) -> Measures {
     let compared = features(night).filter_map(|(side, name, counts)| {
         let before = of(before, side, name)?;
         let share = |c: &FeatureCounts| c.missing as f64 / c.values as f64;
-        Some(Measured::at_most(format!("{side}.{name}"), share(counts), share(before) + margin))
+        Some(Measure::at_most(format!("{side}.{name}"), share(counts), share(before) + margin))
     });
     Measures { measured: compared.collect(), ..Measures::default() }
 }
@@ -72,9 +72,9 @@ pub fn drift(night: &Night<'_>) -> Measures {
         };
         // What chance may do to draws from one distribution, all but once in a thousand times.
         let chance = 1.95 * (1.0 / now.total() as f64 + 1.0 / then.total() as f64).sqrt();
-        Some(Measured::at_most(format!("{side}.{name}{medians}"), distance, margin + chance))
+        Some(Measure::at_most(format!("{side}.{name}{medians}"), distance, margin + chance))
     });
-    let measured: Vec<Measured> = compared.collect();
+    let measured: Vec<Measure> = compared.collect();
     if measured.is_empty() {
         return Measures::none(format!("no feature is a number or a boolean that run `{}` counted", before.name()));
     }
@@ -93,7 +93,7 @@ fn note_first_night(night: &Night<'_>, measures: &mut Measures) {
     }
 }
 
-/// Features with values, but those that the job passes over.
+/// Features that have values and that the job does not ignore.
 fn features<'n>(night: &'n Night<'_>) -> impl Iterator<Item = (Side, &'n str, &'n FeatureCounts)> {
     let ignored = &night.config.gates.ignore_features;
     let all = night.now.encoded.iter().flat_map(|(side, counts)| counts.iter().map(|(name, c)| (*side, &name[..], c)));

@@ -1,11 +1,11 @@
 //! What a gate measured, and what follows from it.
 
-use super::Gate;
+use crate::config::Gate;
 use serde::{Deserialize, Serialize};
 
 /// A number and the limits it must keep.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Measured {
+pub struct Measure {
     /// What it is, such as `user.city`.
     pub what: String,
     /// The number.
@@ -16,7 +16,7 @@ pub struct Measured {
     pub at_most: Option<f64>,
 }
 
-impl Measured {
+impl Measure {
     /// A number with a lower limit.
     pub fn at_least(what: impl Into<String>, value: f64, limit: f64) -> Self {
         Self { what: what.into(), value, at_least: Some(limit), at_most: None }
@@ -27,13 +27,13 @@ impl Measured {
         Self { what: what.into(), value, at_least: None, at_most: Some(limit) }
     }
 
-    /// Whether the limits are kept; a number that is none keeps no limit.
+    /// Whether the limits are kept. NaN keeps no limit.
     fn holds(&self) -> bool {
         self.at_least.is_none_or(|least| self.value >= least) && self.at_most.is_none_or(|most| self.value <= most)
     }
 }
 
-impl std::fmt::Display for Measured {
+impl std::fmt::Display for Measure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {}, expected ", self.what, short(self.value))?;
         match (self.at_least, self.at_most) {
@@ -55,7 +55,7 @@ fn short(value: f64) -> f64 {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Measures {
     /// Numbers with their limits.
-    pub measured: Vec<Measured>,
+    pub measured: Vec<Measure>,
     /// What a reader should know, above all what could not be measured and why.
     pub notes: Vec<String>,
     /// What helps to find the cause when a limit is not kept.
@@ -93,7 +93,7 @@ pub struct Verdict {
     /// What it says.
     pub ruling: Ruling,
     /// Numbers with their limits.
-    pub measured: Vec<Measured>,
+    pub measured: Vec<Measure>,
     /// What could not be measured and why, and other remarks.
     pub notes: Vec<String>,
     /// What helps to find the cause of a failure.
@@ -105,7 +105,7 @@ impl Verdict {
     /// The verdict on what was measured; a failure is `accepted` where the operator says so.
     pub fn new(gate: Gate, measures: Measures, accepted: bool) -> Self {
         let Measures { measured, notes, advice } = measures;
-        let ruling = match (measured.is_empty(), measured.iter().all(Measured::holds)) {
+        let ruling = match (measured.is_empty(), measured.iter().all(Measure::holds)) {
             (true, _) => Ruling::NotApplicable,
             (false, true) => Ruling::Passed,
             (false, false) if accepted => Ruling::Accepted,
@@ -122,7 +122,7 @@ impl Verdict {
 
     /// The gate's name and the numbers that do not keep their limits.
     pub fn failures(&self) -> String {
-        let failed: Vec<String> = self.measured.iter().filter(|m| !m.holds()).map(Measured::to_string).collect();
+        let failed: Vec<String> = self.measured.iter().filter(|m| !m.holds()).map(Measure::to_string).collect();
         let advice = self.advice.as_ref().map_or(String::new(), |advice| format!(" ({advice})"));
         format!("`{}`: {}{advice}", self.gate, failed.join(", "))
     }
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_number_that_is_none_fails_and_nothing_measured_is_not_applicable() {
-        let nan = Measures { measured: vec![Measured::at_most("x", f64::NAN, 1.0)], ..Measures::default() };
+        let nan = Measures { measured: vec![Measure::at_most("x", f64::NAN, 1.0)], ..Measures::default() };
         assert_eq!(Verdict::new(Gate::Rows, nan.clone(), false).ruling, Ruling::Failed);
         assert_eq!(Verdict::new(Gate::Rows, nan, true).ruling, Ruling::Accepted);
         assert_eq!(Verdict::new(Gate::Rows, Measures::none("no"), true).ruling, Ruling::NotApplicable);
@@ -143,8 +143,8 @@ mod tests {
     #[test]
     fn failures_are_told_with_value_and_limit() {
         let measured = vec![
-            Measured::at_least("a", 0.25, 0.1),
-            Measured { what: "b".into(), value: 0.512345, at_least: Some(0.7), at_most: Some(1.5) },
+            Measure::at_least("a", 0.25, 0.1),
+            Measure { what: "b".into(), value: 0.512345, at_least: Some(0.7), at_most: Some(1.5) },
         ];
         let mut measures = Measures { measured, ..Measures::default() };
         let told = |measures: &Measures| Verdict::new(Gate::Rows, measures.clone(), false).failures();

@@ -1,6 +1,6 @@
 //! The gates on a run as a whole: `rows`, `items`, `vectors`, `index` and `metric`.
 
-use super::verdict::{Measured, Measures};
+use super::verdict::{Measure, Measures};
 use super::{NO_PREVIOUS, Night};
 use crate::config::Ranking;
 use crate::stages::evaluate::{MetricsFile, SAMPLED_NEGATIVES};
@@ -14,14 +14,14 @@ pub fn rows(night: &Night<'_>) -> Measures {
         n => format!(" less {n} in quarantine"),
     };
     let mut measures = Measures::default();
-    measures.measured.push(Measured {
+    measures.measured.push(Measure {
         what: format!("users recalled, of {} in the table{less}:", now.users),
         value: now.recalled as f64,
         at_least: Some(users),
         at_most: Some(users),
     });
     match night.before {
-        Some(before) => measures.measured.push(Measured {
+        Some(before) => measures.measured.push(Measure {
             what: format!("users over those of run `{}`", before.name()),
             value: now.recalled as f64 / before.recalled as f64,
             at_least: Some(config.min_rows),
@@ -32,21 +32,21 @@ pub fn rows(night: &Night<'_>) -> Measures {
     measures
 }
 
-/// Items, and those of them that can be recalled: some, and about as many as in the previous run.
+/// Whether there are items that can be recalled, and about as many items as in the previous run.
 pub fn items(night: &Night<'_>) -> Measures {
     let (config, now) = (&night.config.gates, night.now);
     let mut measures = Measures::default();
-    measures.measured.push(Measured::at_least("items that can be recalled", now.eligible as f64, 1.0));
+    measures.measured.push(Measure::at_least("items that can be recalled", now.eligible as f64, 1.0));
     match night.before {
         Some(before) => {
             let run = before.name();
-            measures.measured.push(Measured {
+            measures.measured.push(Measure {
                 what: format!("items over those of run `{run}`"),
                 value: now.items() as f64 / before.items() as f64,
                 at_least: Some(config.min_items),
                 at_most: Some(config.max_items),
             });
-            measures.measured.push(Measured::at_least(
+            measures.measured.push(Measure::at_least(
                 format!("items that can be recalled over those of run `{run}`"),
                 now.eligible as f64 / before.eligible as f64,
                 config.min_items,
@@ -62,7 +62,7 @@ pub fn items(night: &Night<'_>) -> Measures {
 pub fn vectors(night: &Night<'_>) -> Measures {
     let made: Vec<String> = night.now.vectors.iter().map(|(side, n)| format!("{n} of {side}s")).collect();
     Measures {
-        measured: vec![Measured::at_most("vectors that are zero or not finite", 0.0, 0.0)],
+        measured: vec![Measure::at_most("vectors that are zero or not finite", 0.0, 0.0)],
         notes: vec![format!("each was looked at when it was made: {}", made.join(", "))],
         advice: None,
     }
@@ -79,7 +79,7 @@ pub fn index(night: &Night<'_>) -> Measures {
                     ("recall@50 against exact search".into(), vec!["of queries made from items, not of users".into()])
                 }
             };
-            Measures { measured: vec![Measured::at_least(what, recall, limit)], notes, ..Measures::default() }
+            Measures { measured: vec![Measure::at_least(what, recall, limit)], notes, ..Measures::default() }
         }
         None => Measures::none("exact search misses nothing"),
     }
@@ -101,10 +101,10 @@ pub fn metric(night: &Night<'_>) -> Measures {
         Ranking::Sampled => SAMPLED_NEGATIVES + 1,
     };
     let random = (k as f64 / ranked as f64).min(1.0);
-    measures.measured.push(Measured::at_least(format!("{name}, against a random ranking's:"), value, random));
+    measures.measured.push(Measure::at_least(format!("{name}, against a random ranking's:"), value, random));
     if let Some(popularity) = of(metrics, "popularity") {
         let limit = config.min_metric_of_popularity * popularity;
-        measures.measured.push(Measured::at_least(
+        measures.measured.push(Measure::at_least(
             format!("{name}, against popularity's {popularity:.4}:"),
             value,
             limit,
@@ -112,7 +112,7 @@ pub fn metric(night: &Night<'_>) -> Measures {
     }
     match night.before.map(|before| (before.name(), &before.metrics)) {
         Some((run, Some(before))) if before.protocol == metrics.protocol => match of(before, "model") {
-            Some(earlier) => measures.measured.push(Measured::at_least(
+            Some(earlier) => measures.measured.push(Measure::at_least(
                 format!("{name}, against run `{run}`'s {earlier:.4}:"),
                 value,
                 config.min_metric_kept * earlier,

@@ -5,8 +5,14 @@ use super::users::Users;
 use crate::config::{IndexSettings, RecallSettings};
 use crate::error::PipelineError;
 use crate::rows::id_index::IdIndex;
+use crate::run::details::RecallDetails;
+use crate::run::files::index as files;
 use crate::run::lock::RunLock;
-use crate::stages::{Context, made_by_this_version, prepare_dir, rows};
+use crate::run::manifests::{details, settings};
+use crate::run::names::{inputs, rows};
+use crate::run::records::IndexRecord;
+use crate::stages::Context;
+use crate::stages::output::{Place, Prologue, Summary, made_by_this_version, row_counts};
 use crate::stream::parts::VectorParts;
 use crate::timeline::exclusions::Exclusion;
 use std::ops::ControlFlow;
@@ -17,10 +23,7 @@ use twotower_artifacts::publish::create_folder;
 use twotower_artifacts::vectors::load_parts;
 use twotower_artifacts::{FileEntry, Fingerprint, Ids, Manifest};
 use twotower_index::store::{IMAGE_NAME, MANIFEST_NAME};
-use twotower_index::{Eligibility, IndexConfig, IndexError, IndexKind, ItemIndex, ItemVectors};
-
-/// The manifest of building the index, inside its folder.
-pub const INDEX_STAGE: &str = "stage.json";
+use twotower_index::{Eligibility, IndexError, IndexKind, ItemIndex, ItemVectors};
 
 /// Item ids and vectors in id order, so that ties by row are ties by id.
 pub struct Catalogue {
@@ -58,8 +61,8 @@ impl Catalogue {
         self.vectors.fingerprint()
     }
 
-    /// The saved index of these vectors, or a new one, built, measured on users, checked and saved. A saved graph of
-    /// these vectors is measured again where only whom it is for has changed.
+    /// The saved index of these vectors, or a new one, built, measured on users, checked and saved. Where only the
+    /// users have changed, the saved graph is kept and measured again.
     ///
     /// # Errors
     /// [`PipelineError::Gate`] when its recall is too low; I/O; where there is a graph, those of reading and embedding
@@ -79,21 +82,23 @@ impl Catalogue {
             ),
             _ => None,
         };
-        let mut inputs = vec![("item vectors", self.vectors.fingerprint().clone())];
+        let mut inputs = vec![(inputs::ITEM_VECTORS, self.vectors.fingerprint().clone())];
         if let Some(users) = users {
             inputs.extend(users.inputs());
             inputs.extend(Exclusion::inputs(recall)?);
         }
         let context = &recall.with(recall.config.index(users.map(|users| users.embedding.engine())));
         let key = context.key("index", inputs, []);
-        let manifest_path = dir.join(INDEX_STAGE);
         create_folder(&dir)?;
         // One shard builds, the others wait for it and open what it built.
         let _built_by_one = RunLock::of_index(&dir, &context.cancel)?;
-        if !context.force && key.current(&manifest_path, &context.cancel)?.is_some() {
-            return Ok(twotower_index::open(&dir, self.vectors.fingerprint())?);
-        }
-        prepare_dir(&dir)?;
+        let place = Place::of_results(dir, files::MANIFEST);
+        let output = match context.begin(key, place, started, |_| Ok(true))? {
+            Prologue::Current(_) => return Ok(twotower_index::open(&context.run.index(), self.vectors.fingerprint())?),
+            Prologue::Due(output) => output,
+        };
+        output.prepare(&[])?;
+        let dir = output.dir();
         let draw = |users| SampledUsers::draw(recall, users, audience.exclusion);
         let sampled = users.map(draw).transpose().map_err(|e| e.within("users to measure the index on"))?;
         // A tower and histories need not be held beside the graph.
@@ -122,22 +127,22 @@ impl Catalogue {
         if let Some(warning) = &report.warning {
             tracing::warn!("recall: index: {warning}");
         }
-        context.retract(&manifest_path)?;
-        twotower_index::save(index.as_ref(), &dir)?;
-        let files = [IMAGE_NAME, MANIFEST_NAME].map(|name| FileEntry::of_file(&dir, name, index.count() as u64));
+        output.replace()?;
+        twotower_index::save(index.as_ref(), dir)?;
+        let items = index.count() as u64;
+        let files = [IMAGE_NAME, MANIFEST_NAME].map(|name| FileEntry::of_file(dir, name, items));
         let files = files.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let mut manifest = key.manifest(files, rows([("items", index.count() as u64)]), started);
-        manifest.warnings.extend(report.warning);
-        manifest.write(&manifest_path)?;
+        let warnings = report.warning.into_iter().collect();
+        output.publish(Summary { warnings, ..Summary::new(files, row_counts([(rows::ITEMS, items)]), ()) })?;
         Ok(index)
     }
 
     /// The run's graph, if a new one of the same vectors and settings would be no other.
     fn saved_graph(&self, context: &Context<IndexSettings>) -> Option<Box<dyn ItemIndex>> {
         let dir = context.run.index();
-        let manifest = Manifest::read(dir.join(INDEX_STAGE)).ok().filter(|_| !context.force)?;
-        let settings: IndexConfig = serde_json::from_value(manifest.config["index"].clone()).ok()?;
-        if !settings.same_graph(&context.config.index) || !made_by_this_version(&manifest) {
+        let manifest = Manifest::read(dir.join(files::MANIFEST)).ok().filter(|_| !context.force)?;
+        let built_under: IndexRecord = settings("recall", &manifest).ok()?;
+        if !built_under.index.same_graph(&context.config.index) || !made_by_this_version(&manifest) {
             return None;
         }
         manifest.verify_files(&dir).ok()?;
@@ -146,7 +151,7 @@ impl Catalogue {
     }
 }
 
-/// Whom an index is for: users, and what they may get.
+/// Who an index is for: users, and what they may get.
 pub struct Audience<'a> {
     /// The users.
     pub users: &'a Users,
@@ -160,8 +165,9 @@ pub struct Audience<'a> {
 pub fn index_fits(context: &Context<RecallSettings>, manifest: &Manifest) -> bool {
     let dir = context.run.index();
     let saved = || -> Option<serde_json::Value> {
-        Manifest::read(dir.join(INDEX_STAGE)).ok()?.verify_files(&dir).ok()?;
+        Manifest::read(dir.join(files::MANIFEST)).ok()?.verify_files(&dir).ok()?;
         read_json(dir.join(MANIFEST_NAME)).ok()
     };
-    saved().is_some_and(|saved| saved == manifest.details["index"])
+    let searched = details::<RecallDetails>("recall", manifest).ok().map(|details| details.index);
+    searched.is_some() && searched == saved()
 }

@@ -8,23 +8,30 @@ mod writer;
 
 use crate::config::RecallSettings;
 use crate::error::PipelineError;
-use crate::stages::{Context, Outcome, StageKey, as_written, prepare_dir, remove_if_there, rows};
+use crate::run::details::{PartDetails, RecallDetails};
+use crate::run::dir::remove_if_there;
+use crate::run::manifests::{as_written, details};
+use crate::run::names::{inputs, rows};
+use crate::stages::encode_warnings;
+use crate::stages::encoded::EncoderFolder;
+use crate::stages::output::{Place, Prologue, StageKey, Summary, row_counts};
+use crate::stages::{Context, Outcome};
 use crate::stream::distinct::VectorHash;
-use crate::stream::parts::{VectorParts, exclude_other_counts, manifest_name, part_name, refuse_stranger};
+use crate::stream::parts::{VectorParts, manifest_name, part_name};
 use crate::stream::sample;
 use crate::stream::shard::Shard;
 use crate::stream::spare::Spare;
 use crate::timeline::exclusions::Exclusion;
+pub(crate) use catalogue::Catalogue;
 use catalogue::{Audience, index_fits};
-pub use catalogue::{Catalogue, INDEX_STAGE};
 use search::{Search, Totals};
 use std::time::Instant;
-use twotower_artifacts::{Id, IdKind, NeighbourFormat, Side};
+use twotower_artifacts::vectors::Similarity;
+use twotower_artifacts::{Id, IdKind, Manifest, NeighbourFormat, Side};
 use twotower_index::{Eligibility, ItemIndex, Neighbours};
-use users::RawUsers;
-pub(crate) use users::Users;
 pub(crate) use users::search_needs;
-use writer::{ShardWriter, Written};
+use users::{RawUsers, Users};
+use writer::{ShardFiles, ShardWriter};
 
 /// The stage, ready for its shards.
 pub struct Recall<'a> {
@@ -32,7 +39,7 @@ pub struct Recall<'a> {
     items: VectorParts,
     /// Users that are embedded on the way, with `recall.fused`.
     raw: Option<Users>,
-    searched: Option<Searched>,
+    state: Option<SearchState>,
     spare: Spare<Neighbours>,
 }
 
@@ -44,15 +51,15 @@ fn shard_key(
     shard: Shard,
 ) -> Result<StageKey, PipelineError> {
     let mut inputs = users.inputs();
-    inputs.push(("item vectors", items.fingerprint.clone()));
+    inputs.push((inputs::ITEM_VECTORS, items.fingerprint.clone()));
     inputs.extend(Exclusion::inputs(context)?);
-    let engine = ("engine", items.engine.as_str().into());
+    let engine = ("engine", serde_json::json!(items.engine));
     let sampled = ("sampled users", sample::wanted(context.config.recall.topk).into());
     Ok(context.key("recall", inputs, shard.settings().into_iter().chain([engine, sampled])))
 }
 
-/// What every shard is searched in; made by the first that is not complete.
-struct Searched {
+/// What the users of every shard are searched in; the first shard that has to be done makes it.
+struct SearchState {
     catalogue: Catalogue,
     exclusion: Exclusion,
     eligible: Eligibility,
@@ -64,14 +71,14 @@ impl<'a> Recall<'a> {
     /// way and whose vectors never touch the disk.
     ///
     /// # Errors
-    /// Missing item vectors, or parts of them that do not belong together; for raw rows as
-    /// [`Embedding::load`](crate::stages::infer::Embedding::load).
+    /// Missing item vectors, or parts of them that do not belong together; for raw rows those of
+    /// [`Infer::open`](crate::stages::infer::Infer::open).
     pub fn open(context: &'a Context<RecallSettings>) -> Result<Self, PipelineError> {
         let open = || {
             let items = VectorParts::find("recall", &context.run.vectors(Side::Item), Side::Item, None)?;
             let raw = context.config.embed.as_ref().map(|embed| RawUsers::open(context, embed)).transpose()?;
             let raw = raw.map(Users::Raw);
-            Ok(Self { context, items, raw, searched: None, spare: Spare::default() })
+            Ok(Self { context, items, raw, state: None, spare: Spare::default() })
         };
         context.during("recall", open).map_err(|e: PipelineError| e.within("recall"))
     }
@@ -97,11 +104,15 @@ impl<'a> Recall<'a> {
     }
 }
 
-impl Searched {
+impl SearchState {
     fn load(context: &Context<RecallSettings>, items: &VectorParts, users: &Users) -> Result<Self, PipelineError> {
         items.verify("recall", &context.cancel)?;
         let catalogue = Catalogue::load(items)?;
-        let exclude = || Exclusion::load(context, users, &catalogue.ids, &context.run.recall());
+        let dir = context.run.recall();
+        let exclude = || {
+            let at_rows = |timeline, encoded: &EncoderFolder| users.timeline(context, timeline, encoded, &dir);
+            Exclusion::load(context, users.ids(), at_rows, &catalogue.ids, &dir)
+        };
         let exclusion = context.during("reading exclusions", exclude)?;
         let eligible = exclusion.eligible(&catalogue.ids);
         let audience = Audience { users, exclusion: &exclusion, eligible: &eligible };
@@ -112,7 +123,7 @@ impl Searched {
 
 fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
-    let Recall { context, items, raw, searched, spare } = stage;
+    let Recall { context, items, raw, state, spare } = stage;
     let config = &context.config;
     let stored;
     let users = match raw {
@@ -124,34 +135,30 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
     };
     users.check(context, items)?;
     let key = shard_key(context, items, users, shard)?;
-    let dir = context.run.recall();
-    let manifest_path = dir.join(manifest_name(shard));
-    if !context.force
-        && let Some(manifest) = key.current(&manifest_path, &context.cancel)?
-    {
-        if index_fits(context, &manifest) {
-            return Ok(Outcome { skipped: true, manifest });
+    let place = Place::of_results(context.run.recall(), &manifest_name(shard));
+    let same_index = |made: &Manifest| -> Result<bool, PipelineError> {
+        if index_fits(context, made) {
+            return Ok(true);
         }
         // A lost or foreign index is built again: the result stays if it comes out as it was.
-        tracing::warn!(
-            "recall: {} is not the index that was searched; building it again",
-            context.run.index().display()
-        );
-        let Searched { index, .. } = searched.insert(Searched::load(context, items, users)?);
-        if as_written(&serde_json::json!(index.manifest())) == manifest.details["index"] {
-            return Ok(Outcome { skipped: true, manifest });
-        }
-    }
-    prepare_dir(&dir)?;
-    exclude_other_counts("recall", &dir, shard, context.force || context.sole, || context.withdraw())?;
-    refuse_stranger("recall", &dir, shard, config.recall.format.extension())?;
+        let index = context.run.index();
+        tracing::warn!("recall: {} is not the index that was searched; building it again", index.display());
+        let built = state.insert(SearchState::load(context, items, users)?).index.manifest();
+        let searched = details::<RecallDetails>("recall", made);
+        Ok(searched.is_ok_and(|details| details.index == as_written(&serde_json::json!(built))))
+    };
+    let output = match context.begin(key, place, started, same_index)? {
+        Prologue::Current(outcome) => return Ok(outcome),
+        Prologue::Due(output) => output,
+    };
+    output.prepare_part(shard, config.recall.format.extension())?;
 
     if let Users::Stored { parts, .. } = users {
         parts.verify("recall", &context.cancel)?;
     }
-    let Searched { catalogue, exclusion, eligible, index } = match searched {
-        Some(searched) => &*searched,
-        none => none.insert(Searched::load(context, items, users)?),
+    let SearchState { catalogue, exclusion, eligible, index } = match state {
+        Some(state) => &*state,
+        none => none.insert(SearchState::load(context, items, users)?),
     };
     let k = config.recall.topk;
     let mut warnings = Vec::new();
@@ -161,25 +168,25 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
         tracing::warn!("recall: {note}");
         warnings.push(note);
     }
-    let plan = context.plan(&users.needs(context, catalogue, index.as_ref(), exclusion))?;
+    let plan = context.plan(&users.needs(context, &catalogue.ids, index.as_ref(), exclusion.bytes()))?;
 
     let range = shard.range(users.rows());
     let mut writer = ShardWriter::create(context, shard, users, catalogue.ids.ids())?;
     let mut bar = context.progress.bar("recall", range.end - range.start, "users");
     let hash = VectorHash::new(index.dim());
     let search = Search { context, plan, index: index.as_ref(), exclusion, eligible, hash, spare };
-    users.search(&search, range.clone(), |found| {
-        bar.advance(found.ids.len() as u64);
-        writer.write(&found)?;
-        spare.give([found.neighbours]);
+    users.search(&search, range.clone(), |batch| {
+        bar.advance(batch.ids.len() as u64);
+        writer.write(&batch)?;
+        spare.give([batch.neighbours]);
         Ok(())
     })?;
     let quarantined = users.account(&range, writer.users())?;
-    context.retract(&manifest_path)?;
+    output.replace()?;
     for other in NeighbourFormat::ALL.into_iter().filter(|f| f.extension() != config.recall.format.extension()) {
-        remove_if_there(&dir.join(part_name(shard, other.extension())))?;
+        remove_if_there(&output.dir().join(part_name(shard, other.extension())))?;
     }
-    let Written { files, totals, keys } = writer.finish()?;
+    let ShardFiles { files, totals, ids } = writer.finish()?;
     warnings.extend(exclusion.warnings());
     if totals.short > 0 {
         let Totals { users, short, empty, .. } = &totals;
@@ -187,42 +194,31 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
         tracing::warn!("recall: {note}");
         warnings.push(note);
     }
-    let first_user = keys.first_id.as_deref().map(|id| match (users.ids(), id.parse()) {
+    let first_user = ids.first_id.as_deref().map(|id| match (users.ids(), id.parse()) {
         (IdKind::Int, Ok(number)) => Id::Int(number),
         _ => Id::Text(id),
     });
     let excluded = exclusion.counts(&totals.matched, &catalogue.ids, first_user);
     if let Some(embed) = &config.embed {
         let spec = embed.rows.spec();
-        warnings.extend(crate::stages::encode_warnings::of_features("recall", Side::User, &spec, &totals.counts));
+        warnings.extend(encode_warnings::of_features("recall", Side::User, &spec, &totals.counts));
     }
-    let mut manifest = key.manifest(
-        files,
-        rows([
-            ("users", totals.users),
-            ("quarantined", quarantined),
-            ("table rows", users.rows()),
-            ("pairs", totals.pairs),
-            ("pairs excluded", totals.matched.iter().map(|(pairs, _)| pairs).sum()),
-            ("users with fewer than topk", totals.short),
-        ]),
-        started,
-    );
-    manifest.warnings = warnings;
-    manifest.details = serde_json::json!({
-        "first_row": range.start,
-        "end_row": range.end,
-        "first_id": keys.first_id,
-        "last_id": keys.last_id,
-        "similarity": "cosine",
-        "index": index.manifest(),
-        "eligible items": eligible.eligible(),
-        "encoded": totals.counts,
-        "exclusions": excluded,
-        "distinct vectors": totals.vectors,
-    });
-    manifest.write(&manifest_path)?;
-    // Somebody may have begun with another number of shards meanwhile; who writes later finds the other's parts.
-    exclude_other_counts("recall", &dir, shard, false, || Ok(()))?;
-    Ok(Outcome { skipped: false, manifest })
+    let rows = row_counts([
+        (rows::USERS, totals.users),
+        (rows::QUARANTINED, quarantined),
+        (rows::TABLE_ROWS, users.rows()),
+        (rows::PAIRS, totals.pairs),
+        (rows::PAIRS_EXCLUDED, totals.matched.iter().map(|(pairs, _)| pairs).sum()),
+        (rows::USERS_WITH_FEWER, totals.short),
+    ]);
+    let details = RecallDetails {
+        part: PartDetails { first_row: range.start, end_row: range.end, ids },
+        similarity: Similarity::Cosine,
+        index: serde_json::json!(index.manifest()),
+        eligible: eligible.eligible(),
+        encoded: totals.counts,
+        exclusions: Some(excluded),
+        distinct: Some(totals.vectors),
+    };
+    output.publish_part(shard, Summary { warnings, ..Summary::new(files, rows, details) })
 }

@@ -1,5 +1,5 @@
-//! Users on whom the recall of a graph is measured: some rows of the users table, embedded, and what these users must
-//! not get.
+//! The users on whom the recall of a graph is measured: some rows of the users table, embedded, and the items that
+//! these users must not get.
 //!
 //! Which rows follows from the table's size and a seed alone, and they are embedded anew even where vectors of users
 //! are stored. So every shard, on whatever machine and in whatever order, measures the same users.
@@ -8,15 +8,15 @@ use super::users::RawUsers;
 use crate::config::RecallSettings;
 use crate::error::PipelineError;
 use crate::stages::Context;
-use crate::timeline::exclusions::{Exclusion, Lookup, Matched};
+use crate::timeline::exclusions::{Exclusion, Lookup, MatchCounts};
 use std::ops::Range;
 use twotower_artifacts::Ragged;
 use twotower_index::{Eligibility, Exclusions, Request};
 use twotower_models::rng::Rng;
 
-/// Rows of a block: neighbours in the table, which cost little more to read than one of them.
+/// Rows of a block. They lie side by side in the table, so that all of them cost little more to read than one.
 const BLOCK_ROWS: u64 = 32;
-/// Blocks with fewer rows between them are read in one go: to pass over so many costs as much as to read them.
+/// Blocks with fewer rows between them are read in one go: passing over these rows costs as much as reading them.
 const GAP: u64 = 8192;
 
 /// Some users of the table.
@@ -28,8 +28,8 @@ pub struct SampledUsers {
 }
 
 impl SampledUsers {
-    /// Reads and embeds about `index.sample_queries` users: blocks of rows spread over the whole table, without those in
-    /// quarantine.
+    /// Reads and embeds about `index.sample_queries` users: blocks of rows spread over the whole table, without those
+    /// in quarantine.
     ///
     /// # Errors
     /// Those of reading and embedding rows, of looking up exclusions; a budget of memory that is too small; a signal.
@@ -58,7 +58,13 @@ impl SampledUsers {
                     }
                     let embedded = worker.embed(&batch.slice(rows))?;
                     let excluded = &mut sampled.excluded;
-                    exclusion.extend(&embedded.ids, &embedded.rows, excluded, &mut Matched::default(), &mut lookup)?;
+                    exclusion.extend(
+                        &embedded.ids,
+                        &embedded.rows,
+                        excluded,
+                        &mut MatchCounts::default(),
+                        &mut lookup,
+                    )?;
                     sampled.vectors.extend_from_slice(&embedded.vectors);
                 }
             }
@@ -75,8 +81,8 @@ impl SampledUsers {
     }
 }
 
-/// About `wanted` of `rows` rows, ascending: one block from each of as many equal stretches of the table, or all rows
-/// where there are no more.
+/// About `wanted` of `rows` rows, ascending, or all rows where there are no more. The table is cut into equal
+/// stretches, and one block is taken from each.
 fn chosen_rows(rows: u64, wanted: u64, seed: u64) -> Vec<Range<u64>> {
     if rows <= wanted {
         return std::iter::once(0..rows).collect();

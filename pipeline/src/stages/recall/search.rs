@@ -3,12 +3,12 @@
 use crate::config::RecallSettings;
 use crate::error::PipelineError;
 use crate::stages::Context;
-use crate::stages::infer::Embedded;
-use crate::stream::distinct::{Distinct, VectorHash};
+use crate::stages::infer::EmbeddedBatch;
+use crate::stream::distinct::{DistinctSketch, VectorHash};
 use crate::stream::memory::Plan;
 use crate::stream::ordered;
 use crate::stream::spare::Spare;
-use crate::timeline::exclusions::{Exclusion, Lookup, Matched, add_matched};
+use crate::timeline::exclusions::{Exclusion, Lookup, MatchCounts, add_matches};
 use twotower_artifacts::{Ids, Ragged};
 use twotower_encoders::EncodeCounts;
 use twotower_index::{Eligibility, Exclusions, ItemIndex, Neighbours, Request};
@@ -32,7 +32,7 @@ pub struct Search<'a> {
 }
 
 /// Neighbours of some users.
-pub struct Found {
+pub struct SearchedBatch {
     /// The users.
     pub ids: Ids,
     /// Rows of the index and cosine similarities, a list per user.
@@ -40,7 +40,7 @@ pub struct Found {
     /// What encoding them met.
     pub counts: EncodeCounts,
     /// What was excluded for them.
-    pub matched: Matched,
+    pub matched: MatchCounts,
     /// Hashes of their vectors.
     pub vectors: Vec<u64>,
 }
@@ -51,11 +51,11 @@ impl Search<'_> {
     ///
     /// # Errors
     /// Those of the source, of `vectors` and of `sink`; vectors of another dimension than the index; a stop.
-    pub fn run<B: Send, F: FnMut(B) -> Result<Embedded, PipelineError>>(
+    pub fn run<B: Send, F: FnMut(B) -> Result<EmbeddedBatch, PipelineError>>(
         &self,
         source: impl Iterator<Item = Result<B, PipelineError>> + Send,
         vectors: impl Fn() -> Result<F, PipelineError> + Sync,
-        sink: impl FnMut(Found) -> Result<(), PipelineError>,
+        sink: impl FnMut(SearchedBatch) -> Result<(), PipelineError>,
     ) -> Result<(), PipelineError> {
         let (k, rows) = (self.context.config.recall.topk, self.plan.batch_rows);
         self.spare.reserve(self.plan.width.in_flight, || Neighbours::with_capacity(rows, self.index.count().min(k)));
@@ -67,9 +67,9 @@ impl Search<'_> {
     }
 
     /// Searches one batch of users on the calling thread.
-    fn neighbours(&self, users: Embedded, lookup: &mut Lookup) -> Result<Found, PipelineError> {
+    fn neighbours(&self, users: EmbeddedBatch, lookup: &mut Lookup) -> Result<SearchedBatch, PipelineError> {
         let mut excluded = Ragged { offsets: vec![0], codes: Vec::new() };
-        let mut matched = Matched::default();
+        let mut matched = MatchCounts::default();
         self.exclusion.extend(&users.ids, &users.rows, &mut excluded, &mut matched, lookup)?;
         let request = Request {
             queries: &users.vectors,
@@ -80,7 +80,7 @@ impl Search<'_> {
         let mut neighbours = self.spare.take();
         self.index.search(&request, &mut neighbours)?;
         let vectors = users.vectors.chunks_exact(self.index.dim()).map(|vector| self.hash.of(vector)).collect();
-        Ok(Found { ids: users.ids, neighbours, counts: users.counts, matched, vectors })
+        Ok(SearchedBatch { ids: users.ids, neighbours, counts: users.counts, matched, vectors })
     }
 }
 
@@ -98,23 +98,23 @@ pub struct Totals {
     /// What encoding the users met.
     pub counts: EncodeCounts,
     /// What was excluded for the users.
-    pub matched: Matched,
+    pub matched: MatchCounts,
     /// Distinct vectors of the users.
-    pub vectors: Distinct,
+    pub vectors: DistinctSketch,
 }
 
 impl Totals {
     /// Counts a batch, searched for `k` items a user.
-    pub fn add(&mut self, found: &Found, k: usize) {
-        self.users += found.ids.len() as u64;
-        for q in 0..found.ids.len() {
-            let n = found.neighbours.rows(q).len();
+    pub fn add(&mut self, batch: &SearchedBatch, k: usize) {
+        self.users += batch.ids.len() as u64;
+        for q in 0..batch.ids.len() {
+            let n = batch.neighbours.rows(q).len();
             self.pairs += n as u64;
             self.short += u64::from(n < k);
             self.empty += u64::from(n == 0);
         }
-        self.counts.merge(&found.counts);
-        add_matched(&mut self.matched, &found.matched);
-        found.vectors.iter().for_each(|hash| self.vectors.add(*hash));
+        self.counts.merge(&batch.counts);
+        add_matches(&mut self.matched, &batch.matched);
+        batch.vectors.iter().for_each(|hash| self.vectors.add(*hash));
     }
 }

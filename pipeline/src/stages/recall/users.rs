@@ -1,22 +1,23 @@
 //! Where the vectors of users come from: parts that `infer` wrote, or raw rows that are embedded on the way.
 
-use super::catalogue::Catalogue;
-use super::search::{Found, Search};
+use super::search::{Search, SearchedBatch};
 use crate::config::{EmbedSettings, RecallConfig, RecallSettings, RowSettings};
 use crate::error::PipelineError;
 use crate::rows::columns::BATCH_ROWS;
-use crate::rows::quarantine::{QUARANTINE, Quarantine, USERS};
+use crate::rows::id_index::IdIndex;
+use crate::rows::quarantine::Quarantine;
 use crate::rows::source::Source;
-use crate::stages::encode;
-use crate::stages::encoded::{self, Encoded};
-use crate::stages::infer::{Embedded, Embedding};
+use crate::run::files::encoders as files;
+use crate::run::manifests::require;
+use crate::run::names::{inputs, tables};
+use crate::stages::Context;
+use crate::stages::encoded::{self, EncoderFolder};
+use crate::stages::infer::{EmbeddedBatch, Embedding};
 use crate::stages::towers::verified_towers;
-use crate::stages::{Context, require};
 use crate::stream::memory::{MIB, Needs};
 use crate::stream::parts::VectorParts;
 use crate::stream::sample;
 use crate::stream::shard::Shard;
-use crate::timeline::exclusions::Exclusion;
 use crate::timeline::of_run::RunTimeline;
 use std::ops::Range;
 use std::path::Path;
@@ -24,7 +25,8 @@ use twotower_artifacts::{ArtifactError, Fingerprint, IdKind, Ids, ListRoom, Side
 use twotower_encoders::EncodeCounts;
 use twotower_index::ItemIndex;
 
-/// Adds what searching holds: items of `dim` floats, lists of them that take `room`, and bytes of the index and the ids.
+/// Adds what searching holds: `items` vectors of `dim` floats, lists that take `room`, and `index` bytes of the index
+/// and the ids.
 pub(crate) fn search_needs(
     needs: &mut Needs,
     recall: &RecallConfig,
@@ -88,7 +90,7 @@ impl Users {
     pub fn stored<S>(context: &Context<S>, shard: Option<Shard>) -> Result<Self, PipelineError> {
         let parts = VectorParts::find("recall", &context.run.vectors(Side::User), Side::User, shard)?;
         let encoders = context.run.encoders();
-        let encoded = require("recall", &encoders.join(encode::files::MANIFEST), "twotower encode-features")?;
+        let encoded = require("recall", &encoders.join(files::MANIFEST), "twotower encode-features")?;
         encoded::check_table(&encoders, &encoded, Side::User, parts.table.as_ref(), context.force)?;
         let quarantine = match &parts.quarantine {
             Some(expected) => Quarantine::of_vectors("recall", &context.run, expected)?,
@@ -97,8 +99,8 @@ impl Users {
         Ok(Users::Stored { parts, quarantine })
     }
 
-    /// Users whose rows can be embedded: these, or those of the job's table where vectors are stored, embedded as the
-    /// stored ones were; `of_table` keeps what is opened for that.
+    /// Users whose rows can be embedded: these, or, where vectors are stored, the users of the job's table, embedded by
+    /// the engine that the stored vectors came from. `of_table` keeps what is opened for that.
     ///
     /// # Errors
     /// As [`RawUsers::open`].
@@ -111,7 +113,7 @@ impl Users {
         match self {
             Users::Raw(raw) => Ok(raw),
             Users::Stored { parts, .. } => {
-                let embed = EmbedSettings { rows: rows.clone(), engine: parts.engine.parse()? };
+                let embed = EmbedSettings { rows: rows.clone(), engine: parts.engine };
                 Ok(of_table.insert(RawUsers::open(context, &embed)?))
             }
         }
@@ -121,8 +123,8 @@ impl Users {
     pub fn inputs(&self) -> Vec<(&str, Fingerprint)> {
         match self {
             Users::Stored { parts, .. } => {
-                let quarantine = parts.quarantine.iter().map(|f| (QUARANTINE, f.clone()));
-                [("user vectors", parts.fingerprint.clone())].into_iter().chain(quarantine).collect()
+                let quarantine = parts.quarantine.iter().map(|f| (inputs::QUARANTINE, f.clone()));
+                [(inputs::USER_VECTORS, parts.fingerprint.clone())].into_iter().chain(quarantine).collect()
             }
             Users::Raw(raw) => raw.inputs(),
         }
@@ -147,7 +149,7 @@ impl Users {
     /// As [`Quarantine::account`], for a range of the users table's rows.
     ///
     /// # Errors
-    /// [`PipelineError::Mismatch`] for vectors that are not of all rows but those left out, [`PipelineError::Data`]
+    /// [`PipelineError::Mismatch`] for vectors of other rows than all that are not left out, [`PipelineError::Data`]
     /// for a table that has changed.
     pub fn account(&self, range: &Range<u64>, written: u64) -> Result<u64, PipelineError> {
         match self {
@@ -181,8 +183,8 @@ impl Users {
             return Err(differ("item", "the run's towers", &towers, &items.towers).into());
         }
         let (towers, engine) = match self {
-            Users::Stored { parts, .. } => (&parts.towers, parts.engine.clone()),
-            Users::Raw(raw) => (raw.embedding.towers(), raw.embedding.engine().to_string()),
+            Users::Stored { parts, .. } => (&parts.towers, parts.engine),
+            Users::Raw(raw) => (raw.embedding.towers(), raw.embedding.engine()),
         };
         if items.towers != *towers {
             return Err(differ("user", "item vectors of towers", &items.towers, towers).into());
@@ -196,23 +198,24 @@ impl Users {
         Ok(())
     }
 
-    /// What the stage holds in memory.
+    /// What the stage holds in memory: the ids of the `items`, their index, bytes of `exclusions`, and what a stream
+    /// takes.
     pub fn needs(
         &self,
         context: &Context<RecallSettings>,
-        catalogue: &Catalogue,
+        items: &IdIndex,
         index: &dyn ItemIndex,
-        exclusion: &Exclusion,
+        exclusions: u64,
     ) -> Needs {
-        let (items, dim, k) = (index.count(), index.dim(), context.config.recall.topk);
-        let room = ListRoom::new(k, catalogue.ids.ids());
+        let (count, dim, k) = (index.count(), index.dim(), context.config.recall.topk);
+        let room = ListRoom::new(k, items.ids());
         let mut needs = match self {
             Users::Stored { .. } => Needs { per_row: 4 * dim as u64, ..Needs::held("recall", Vec::new()) },
             Users::Raw(raw) => raw.embedding.needs("recall"),
         };
-        let index = index.image().bytes().len() as u64 + catalogue.ids.bytes();
-        search_needs(&mut needs, &context.config.recall, (items, dim), room, index);
-        needs.held.push(("exclusions", exclusion.bytes()));
+        let index = index.image().bytes().len() as u64 + items.bytes();
+        search_needs(&mut needs, &context.config.recall, (count, dim), room, index);
+        needs.held.push(("exclusions", exclusions));
         needs
     }
 
@@ -224,12 +227,14 @@ impl Users {
         &self,
         context: &Context<S>,
         timeline: RunTimeline,
-        encoded: &Encoded,
+        encoded: &EncoderFolder,
         dir: &Path,
     ) -> Result<RunTimeline, PipelineError> {
         match self {
             Users::Raw(raw) => raw.embedding.timeline(context, timeline, &raw.source, dir),
-            Users::Stored { parts, .. } if parts.table.as_ref() == encoded.manifest.inputs.get(USERS) => Ok(timeline),
+            Users::Stored { parts, .. } if parts.table.as_ref() == encoded.manifest.inputs.get(tables::USERS) => {
+                Ok(timeline)
+            }
             Users::Stored { parts, quarantine } => {
                 let batches = stored_batches(parts, quarantine, &(0..parts.rows), BATCH_ROWS)?;
                 // Rows of a batch follow each other: a table that is not the encoded one has no quarantine.
@@ -247,13 +252,13 @@ impl Users {
         &self,
         search: &Search<'_>,
         rows: Range<u64>,
-        sink: impl FnMut(Found) -> Result<(), PipelineError>,
+        sink: impl FnMut(SearchedBatch) -> Result<(), PipelineError>,
     ) -> Result<(), PipelineError> {
         match self {
             Users::Stored { parts, quarantine } => {
                 let source = stored_batches(parts, quarantine, &rows, search.plan.batch_rows)?;
                 let stored =
-                    |(rows, ids, vectors)| Ok(Embedded { ids, rows, vectors, counts: EncodeCounts::default() });
+                    |(rows, ids, vectors)| Ok(EmbeddedBatch { ids, rows, vectors, counts: EncodeCounts::default() });
                 search.run(source, || Ok(stored), sink)
             }
             Users::Raw(RawUsers { embedding, source }) => {
@@ -271,7 +276,7 @@ impl Users {
 /// Rows of the table, ids and vectors.
 type StoredBatch = (Vec<u64>, Ids, Vec<f32>);
 
-/// Vectors of a range of the table's rows, but for those in quarantine.
+/// Vectors of a range of the table's rows, without rows in quarantine.
 fn stored_batches(
     parts: &VectorParts,
     quarantine: &Quarantine,

@@ -1,11 +1,12 @@
 //! Results of a shard: written, sampled, and counted.
 
-use super::search::{Found, Totals};
+use super::search::{SearchedBatch, Totals};
 use super::users::Users;
 use crate::config::RecallSettings;
 use crate::error::PipelineError;
+use crate::run::details::IdRange;
 use crate::stages::Context;
-use crate::stream::parts::{KeyRange, part_name};
+use crate::stream::parts::part_name;
 use crate::stream::sample::SampleSink;
 use crate::stream::shard::Shard;
 use twotower_artifacts::neighbours::{NeighbourSink, open_sink};
@@ -19,21 +20,21 @@ pub struct ShardWriter<'a> {
     items: &'a Ids,
     topk: usize,
     totals: Totals,
-    keys: KeyRange,
+    ids: IdRange,
     /// A batch's lists, one after the other.
     offsets: Vec<usize>,
     rows: Vec<u32>,
     scores: Vec<f32>,
 }
 
-/// What a shard's files hold.
-pub struct Written {
+/// The files of a shard, and what they hold.
+pub struct ShardFiles {
     /// The results, and their sample.
     pub files: Vec<FileEntry>,
     /// Counts over all users.
     pub totals: Totals,
     /// The first and the last user.
-    pub keys: KeyRange,
+    pub ids: IdRange,
 }
 
 impl<'a> ShardWriter<'a> {
@@ -57,7 +58,7 @@ impl<'a> ShardWriter<'a> {
             items,
             topk,
             totals: Totals::default(),
-            keys: KeyRange::default(),
+            ids: IdRange::default(),
             offsets: Vec::new(),
             rows: Vec::new(),
             scores: Vec::new(),
@@ -68,22 +69,22 @@ impl<'a> ShardWriter<'a> {
     ///
     /// # Errors
     /// A failed write.
-    pub fn write(&mut self, found: &Found) -> Result<(), PipelineError> {
+    pub fn write(&mut self, batch: &SearchedBatch) -> Result<(), PipelineError> {
         let Self { offsets, rows, scores, .. } = self;
         offsets.clear();
         rows.clear();
         scores.clear();
         offsets.push(0);
-        for user in 0..found.ids.len() {
-            rows.extend_from_slice(found.neighbours.rows(user));
-            scores.extend_from_slice(found.neighbours.scores(user));
+        for user in 0..batch.ids.len() {
+            rows.extend_from_slice(batch.neighbours.rows(user));
+            scores.extend_from_slice(batch.neighbours.scores(user));
             offsets.push(rows.len());
         }
-        self.totals.add(found, self.topk);
-        self.keys.add(&found.ids);
+        self.totals.add(batch, self.topk);
+        self.ids.add(&batch.ids);
         let lists = NeighbourLists { offsets, rows, scores, item_ids: self.items };
-        self.sample.write(&found.ids, &lists)?;
-        Ok(self.sink.write(&found.ids, &lists)?)
+        self.sample.write(&batch.ids, &lists)?;
+        Ok(self.sink.write(&batch.ids, &lists)?)
     }
 
     /// Users written so far.
@@ -95,8 +96,8 @@ impl<'a> ShardWriter<'a> {
     ///
     /// # Errors
     /// A failed write; what is not published is not there.
-    pub fn finish(self) -> Result<Written, PipelineError> {
+    pub fn finish(self) -> Result<ShardFiles, PipelineError> {
         let files = vec![self.sink.finish()?, self.sample.finish()?];
-        Ok(Written { files, totals: self.totals, keys: self.keys })
+        Ok(ShardFiles { files, totals: self.totals, ids: self.ids })
     }
 }

@@ -1,4 +1,5 @@
-//! What the kernel says of this process's threads, and of other processes, in `/proc`; nothing where there is none.
+//! What the kernel says in `/proc` about this process's threads and about other processes; nothing where there is no
+//! `/proc`.
 
 use std::path::Path;
 

@@ -8,7 +8,7 @@ pub(crate) mod kernel;
 mod patience;
 
 use crate::error::PipelineError;
-use crate::watch::cancel::end_with;
+use crate::watch::exit::end_with;
 pub(crate) use patience::CPU_SIGN;
 use patience::Patience;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,7 +43,7 @@ pub fn parse_timeout(text: &str) -> Result<Option<Duration>, PipelineError> {
     }
 }
 
-/// What a thread does; the number beside it is that of a batch, or of a training step.
+/// What a thread does. The number beside it is the number of a batch, or of a training step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Doing {
     /// Getting ready.
@@ -138,7 +138,7 @@ pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Watch {
     /// Ends the process, by an error that says what each thread was doing, once nothing has progressed for
-    /// `timeout`. On a thread of its own, for the life of the process.
+    /// `timeout`. This runs on a thread of its own, for the life of the process.
     ///
     /// # Errors
     /// [`PipelineError::Io`] when the thread cannot be started.
@@ -178,12 +178,12 @@ impl Watch {
     }
 
     /// Notes a thread, the calling one, that counts what it does as long as the value lives.
-    pub(crate) fn thread(&self, name: impl Into<String>) -> Watched {
+    pub(crate) fn thread(&self, name: impl Into<String>) -> WatchedThread {
         self.progress();
         let (doing, since) = (AtomicU64::new(0), AtomicU64::new(self.now()));
         let slot = Arc::new(Slot { name: name.into(), tid: kernel::tid(), doing, since });
         locked(&self.0.threads).push(slot.clone());
-        Watched { watch: self.clone(), slot }
+        WatchedThread { watch: self.clone(), slot }
     }
 
     fn now(&self) -> u64 {
@@ -230,12 +230,12 @@ impl Drop for Step {
 }
 
 /// A thread that counts what it does.
-pub(crate) struct Watched {
+pub(crate) struct WatchedThread {
     watch: Watch,
     slot: Arc<Slot>,
 }
 
-impl Watched {
+impl WatchedThread {
     /// Notes what the thread does from now on, which is progress.
     pub(crate) fn doing(&self, what: Doing, number: u64) {
         self.slot.doing.store(number << 8 | what as u64, Ordering::Relaxed);
@@ -244,7 +244,7 @@ impl Watched {
     }
 }
 
-impl Drop for Watched {
+impl Drop for WatchedThread {
     fn drop(&mut self) {
         locked(&self.watch.0.threads).retain(|slot| !Arc::ptr_eq(slot, &self.slot));
         self.watch.progress();

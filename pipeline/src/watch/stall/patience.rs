@@ -18,7 +18,7 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// Patience of so much time.
+    /// Patience for `timeout`.
     pub fn new(timeout: Duration) -> Self {
         Self { timeout, idle: Duration::ZERO, signs: 0, cpu: 0 }
     }
@@ -33,7 +33,7 @@ impl Patience {
     /// `signs` and `cpu` are totals. With `counted_only` the use of processor time is no progress; without it, and
     /// where that is unknown, it is taken for granted.
     ///
-    /// Of a look that comes very late only two periods count: the process was stopped, or the machine slept.
+    /// If a look comes very late, only two periods of it count: the process was stopped, or the machine slept.
     pub fn tick(&mut self, elapsed: Duration, signs: u64, counted_only: bool, cpu: Option<u64>) -> bool {
         let worked = !counted_only && cpu.is_none_or(|cpu| cpu >= self.cpu + CPU_SIGN);
         if signs != self.signs || worked {
