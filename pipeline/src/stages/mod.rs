@@ -25,7 +25,7 @@ use crate::watch::stall::Step;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 use twotower_artifacts::manifest::{FileEntry, Manifest};
 use twotower_artifacts::{Fingerprint, publish};
@@ -312,22 +312,24 @@ impl<S> Context<S> {
         remove_if_there(manifest)
     }
 
+    /// The link `latest`, if it names this run.
+    pub fn published_as(&self) -> Option<PathBuf> {
+        let link = self.run.latest().filter(|link| link.is_symlink())?;
+        let (target, root) = (link.canonicalize().ok()?, self.run.root().canonicalize().ok()?);
+        (target == root).then_some(link)
+    }
+
     /// Takes the link `latest` back, if it names this run, and the manifest of the gates.
     ///
     /// # Errors
     /// [`PipelineError::Artifact`] when it cannot be removed.
     pub fn withdraw(&self) -> Result<(), PipelineError> {
-        let names_this = |link: &Path| {
-            let (target, root) = (link.canonicalize(), self.run.root().canonicalize());
-            link.is_symlink() && target.is_ok_and(|target| root.is_ok_and(|root| target == root))
-        };
-        if let Some(link) = self.run.latest()
+        if let Some(link) = self.published_as()
             && let Some(runs) = link.parent()
-            && names_this(&link)
         {
             let _switching = RunLock::of_latest(runs, "withdraw", &self.cancel)?;
             // It may name another run by now.
-            if names_this(&link) {
+            if self.published_as().is_some() {
                 tracing::info!("{} withdrawn: this run is changing", link.display());
                 remove_if_there(&link)?;
             }

@@ -13,6 +13,7 @@ mod verdict;
 mod whole;
 
 pub use crate::config::{Gate, GatesConfig};
+pub(crate) use facts::metrics_of;
 pub use verdict::{Measured, Ruling, Verdict};
 
 use crate::config::CheckSettings;
@@ -37,6 +38,9 @@ pub mod files {
     pub const MANIFEST: &str = "manifest.json";
 }
 
+/// Key of the manifest's settings by which a run says that it is not to be published.
+pub(crate) const EXPERIMENT: &str = "experiment";
+
 /// Why what compares with a previous run is not applicable.
 const NO_PREVIOUS: &str = "there is no previous run";
 
@@ -49,13 +53,14 @@ struct Night<'a> {
     clock: u64,
 }
 
-/// Runs the stage: all gates, on the run and the previous one. Failures of gates in `accept` do not count.
+/// Runs the stage: all gates, on the run and the previous one. Failures of gates in `accept` do not count. Of an
+/// experiment, which is not to be published, the manifest says so.
 ///
 /// # Errors
 /// [`PipelineError::Gate`] naming every gate that failed, with its value, its limit and the next step; a run
 /// without the output of a stage or of a shard; [`PipelineError::InUse`] when another process changes the previous
 /// run.
-pub fn check(context: &Context<CheckSettings>, accept: &[Gate]) -> Result<Outcome, PipelineError> {
+pub fn check(context: &Context<CheckSettings>, accept: &[Gate], experiment: bool) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
     let _step = context.step("check");
     let config = &context.config;
@@ -79,6 +84,7 @@ pub fn check(context: &Context<CheckSettings>, accept: &[Gate]) -> Result<Outcom
     let mut inputs = vec![("run", now.fingerprint.clone())];
     inputs.extend(before.as_ref().map(|before| ("previous run", before.fingerprint.clone())));
     let asked = [("accepted", json!(accept)), ("previous", json!(before.as_ref().map(Facts::name)))];
+    let asked = asked.into_iter().chain(experiment.then(|| (EXPERIMENT, json!(true))));
     let key = context.key("check", inputs, asked);
     let dir = context.run.gates();
     let manifest_path = dir.join(files::MANIFEST);

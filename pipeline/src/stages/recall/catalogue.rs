@@ -5,8 +5,9 @@ use super::users::Users;
 use crate::config::{IndexSettings, RecallSettings};
 use crate::error::PipelineError;
 use crate::rows::id_index::IdIndex;
+use crate::run::dir::RunDir;
 use crate::run::lock::RunLock;
-use crate::stages::{Context, made_by_this_version, prepare_dir, rows};
+use crate::stages::{Context, made_by_this_version, prepare_dir, require, rows};
 use crate::stream::parts::VectorParts;
 use crate::timeline::exclusions::Exclusion;
 use std::ops::ControlFlow;
@@ -56,6 +57,26 @@ impl Catalogue {
     /// Fingerprint of the vectors, as an index names them.
     pub fn fingerprint(&self) -> &Fingerprint {
         self.vectors.fingerprint()
+    }
+
+    /// Exact search among these items, whatever index the run has.
+    ///
+    /// # Errors
+    /// Memory.
+    pub fn exact(&self) -> Result<Box<dyn ItemIndex>, PipelineError> {
+        let config = IndexConfig { kind: IndexKind::Exact, ..IndexConfig::default() };
+        let mut observer = |_| ControlFlow::Continue(());
+        Ok(twotower_index::build(&config, self.vectors.clone(), None, &mut observer)?.0)
+    }
+
+    /// The index that the run has of these vectors, as it is.
+    ///
+    /// # Errors
+    /// None, or one of other vectors; a damaged one.
+    pub fn saved(&self, run: &RunDir) -> Result<Box<dyn ItemIndex>, PipelineError> {
+        let dir = run.index();
+        require("recall", &dir.join(INDEX_STAGE), "twotower recall")?.verify_files(&dir)?;
+        Ok(twotower_index::open(&dir, self.vectors.fingerprint())?)
     }
 
     /// The saved index of these vectors, or a new one, built, measured on users, checked and saved. A saved graph of

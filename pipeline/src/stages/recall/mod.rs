@@ -8,6 +8,7 @@ mod writer;
 
 use crate::config::RecallSettings;
 use crate::error::PipelineError;
+use crate::run::output_folder::OutputFolder;
 use crate::stages::{Context, Outcome, StageKey, as_written, prepare_dir, remove_if_there, rows};
 use crate::stream::distinct::VectorHash;
 use crate::stream::parts::{VectorParts, exclude_other_counts, manifest_name, part_name, refuse_stranger};
@@ -18,6 +19,7 @@ use crate::timeline::exclusions::Exclusion;
 use catalogue::{Audience, index_fits};
 pub use catalogue::{Catalogue, INDEX_STAGE};
 use search::{Search, Totals};
+use std::path::PathBuf;
 use std::time::Instant;
 use twotower_artifacts::{Id, IdKind, NeighbourFormat, Side};
 use twotower_index::{Eligibility, ItemIndex, Neighbours};
@@ -34,6 +36,8 @@ pub struct Recall<'a> {
     raw: Option<Users>,
     searched: Option<Searched>,
     spare: Spare<Neighbours>,
+    /// The folder for the items of users that are not the job's: nothing of the run changes.
+    other: Option<OutputFolder>,
 }
 
 /// All that a shard's results depend on.
@@ -67,11 +71,21 @@ impl<'a> Recall<'a> {
     /// Missing item vectors, or parts of them that do not belong together; for raw rows as
     /// [`Embedding::load`](crate::stages::infer::Embedding::load).
     pub fn open(context: &'a Context<RecallSettings>) -> Result<Self, PipelineError> {
+        Self::open_for(context, None)
+    }
+
+    /// As [`Recall::open`], where `other` is given for other users than the job's: those of the table of
+    /// `recall.embed`, who are searched for in the run's index as it is.
+    ///
+    /// # Errors
+    /// As [`Recall::open`].
+    pub fn open_for(context: &'a Context<RecallSettings>, other: Option<OutputFolder>) -> Result<Self, PipelineError> {
         let open = || {
             let items = VectorParts::find("recall", &context.run.vectors(Side::Item), Side::Item, None)?;
-            let raw = context.config.embed.as_ref().map(|embed| RawUsers::open(context, embed)).transpose()?;
+            let folder = other.as_ref().map(OutputFolder::path);
+            let raw = context.config.embed.as_ref().map(|embed| RawUsers::open(context, embed, folder)).transpose()?;
             let raw = raw.map(Users::Raw);
-            Ok(Self { context, items, raw, searched: None, spare: Spare::default() })
+            Ok(Self { context, items, raw, searched: None, spare: Spare::default(), other })
         };
         context.during("recall", open).map_err(|e: PipelineError| e.within("recall"))
     }
@@ -98,21 +112,36 @@ impl<'a> Recall<'a> {
 }
 
 impl Searched {
-    fn load(context: &Context<RecallSettings>, items: &VectorParts, users: &Users) -> Result<Self, PipelineError> {
+    fn load(
+        context: &Context<RecallSettings>,
+        items: &VectorParts,
+        users: &Users,
+        other: Option<&OutputFolder>,
+    ) -> Result<Self, PipelineError> {
         items.verify("recall", &context.cancel)?;
         let catalogue = Catalogue::load(items)?;
-        let exclude = || Exclusion::load(context, users, &catalogue.ids, &context.run.recall());
+        let dir = folder(context, other);
+        let exclude = || Exclusion::load(context, users, &catalogue.ids, &dir);
         let exclusion = context.during("reading exclusions", exclude)?;
         let eligible = exclusion.eligible(&catalogue.ids);
         let audience = Audience { users, exclusion: &exclusion, eligible: &eligible };
-        let index = context.during("the index", || catalogue.index(context, &audience))?;
+        let index = context.during("the index", || match other {
+            Some(_) => catalogue.saved(&context.run),
+            None => catalogue.index(context, &audience),
+        })?;
         Ok(Self { catalogue, exclusion, eligible, index })
     }
 }
 
+/// Where results go.
+fn folder(context: &Context<RecallSettings>, other: Option<&OutputFolder>) -> PathBuf {
+    other.map_or_else(|| context.run.recall(), |folder| folder.path().to_path_buf())
+}
+
 fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
-    let Recall { context, items, raw, searched, spare } = stage;
+    let Recall { context, items, raw, searched, spare, other } = stage;
+    let other = other.as_ref();
     let config = &context.config;
     let stored;
     let users = match raw {
@@ -124,12 +153,12 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
     };
     users.check(context, items)?;
     let key = shard_key(context, items, users, shard)?;
-    let dir = context.run.recall();
+    let dir = folder(context, other);
     let manifest_path = dir.join(manifest_name(shard));
     if !context.force
         && let Some(manifest) = key.current(&manifest_path, &context.cancel)?
     {
-        if index_fits(context, &manifest) {
+        if other.is_some() || index_fits(context, &manifest) {
             return Ok(Outcome { skipped: true, manifest });
         }
         // A lost or foreign index is built again: the result stays if it comes out as it was.
@@ -137,13 +166,14 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
             "recall: {} is not the index that was searched; building it again",
             context.run.index().display()
         );
-        let Searched { index, .. } = searched.insert(Searched::load(context, items, users)?);
+        let Searched { index, .. } = searched.insert(Searched::load(context, items, users, other)?);
         if as_written(&serde_json::json!(index.manifest())) == manifest.details["index"] {
             return Ok(Outcome { skipped: true, manifest });
         }
     }
     prepare_dir(&dir)?;
-    exclude_other_counts("recall", &dir, shard, context.force || context.sole, || context.withdraw())?;
+    let withdraw = || if other.is_none() { context.withdraw() } else { Ok(()) };
+    exclude_other_counts("recall", &dir, shard, context.force || context.sole, withdraw)?;
     refuse_stranger("recall", &dir, shard, config.recall.format.extension())?;
 
     if let Users::Stored { parts, .. } = users {
@@ -151,7 +181,7 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
     }
     let Searched { catalogue, exclusion, eligible, index } = match searched {
         Some(searched) => &*searched,
-        none => none.insert(Searched::load(context, items, users)?),
+        none => none.insert(Searched::load(context, items, users, other)?),
     };
     let k = config.recall.topk;
     let mut warnings = Vec::new();
@@ -164,7 +194,7 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
     let plan = context.plan(&users.needs(context, catalogue, index.as_ref(), exclusion))?;
 
     let range = shard.range(users.rows());
-    let mut writer = ShardWriter::create(context, shard, users, catalogue.ids.ids())?;
+    let mut writer = ShardWriter::create(context, shard, users, catalogue.ids.ids(), &dir, other.is_none())?;
     let mut bar = context.progress.bar("recall", range.end - range.start, "users");
     let hash = VectorHash::new(index.dim());
     let search = Search { context, plan, index: index.as_ref(), exclusion, eligible, hash, spare };
@@ -175,9 +205,12 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
         Ok(())
     })?;
     let quarantined = users.account(&range, writer.users())?;
-    context.retract(&manifest_path)?;
-    for other in NeighbourFormat::ALL.into_iter().filter(|f| f.extension() != config.recall.format.extension()) {
-        remove_if_there(&dir.join(part_name(shard, other.extension())))?;
+    match other {
+        Some(_) => remove_if_there(&manifest_path)?,
+        None => context.retract(&manifest_path)?,
+    }
+    for format in NeighbourFormat::ALL.into_iter().filter(|f| f.extension() != config.recall.format.extension()) {
+        remove_if_there(&dir.join(part_name(shard, format.extension())))?;
     }
     let Written { files, totals, keys } = writer.finish()?;
     warnings.extend(exclusion.warnings());
