@@ -175,9 +175,47 @@ pub struct NeighboursInfo {
     pub users: IdKind,
     /// Kind of the item ids.
     pub items: IdKind,
+    /// Whose neighbours they are.
+    #[serde(default, skip_serializing_if = "NeighboursOf::is_users")]
+    pub of: NeighboursOf,
+}
+
+/// Whose neighbours a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NeighboursOf {
+    /// Items of users.
+    #[default]
+    Users,
+    /// Items of items.
+    Items,
+}
+
+impl NeighboursOf {
+    fn is_users(&self) -> bool {
+        *self == Self::Users
+    }
+
+    /// Names of the columns: whose neighbours, lists of them, and one of them.
+    pub(crate) fn columns(self) -> [&'static str; 3] {
+        match self {
+            Self::Users => ["user_id", "item_ids", "item_id"],
+            Self::Items => ["item_id", "similar_item_ids", "similar_item_id"],
+        }
+    }
 }
 
 impl NeighboursInfo {
+    /// What a file of the items of users says.
+    pub fn of_users(users: IdKind, items: IdKind) -> Self {
+        Self { users, items, of: NeighboursOf::Users }
+    }
+
+    /// What a file of the items that are near each item says.
+    pub fn of_items(items: IdKind) -> Self {
+        Self { users: items, items, of: NeighboursOf::Items }
+    }
+
     fn check(&self, users: &Ids, items: &Ids, path: &Path) -> Result<(), ArtifactError> {
         for (expected, ids) in [(self.users, users), (self.items, items)] {
             if ids.kind() != expected {
@@ -227,12 +265,13 @@ impl ListSink {
     ) -> Result<Self, ArtifactError> {
         let item = Arc::new(Field::new("element", info.items.data_type(), false));
         let score = Arc::new(Field::new("element", DataType::Float32, false));
+        let [whose, items, _] = info.of.columns();
         let schema = Arc::new(Schema::new(vec![
-            Field::new("user_id", info.users.data_type(), false),
-            Field::new("item_ids", DataType::List(item.clone()), false),
+            Field::new(whose, info.users.data_type(), false),
+            Field::new(items, DataType::List(item.clone()), false),
             Field::new("cosine_similarity", DataType::List(score.clone()), false),
         ]));
-        let plain = ["user_id", "cosine_similarity"];
+        let plain = [whose, "cosine_similarity"];
         let file = ParquetFile::create(path, schema, room.group_users(), compression, &plain, LISTS, info)?;
         let file = file.with_text(GROUP_BYTES + GROUP_IDS);
         Ok(Self { file, room, info: info.clone(), item, score })
@@ -284,10 +323,11 @@ impl LongSink {
         room: ListRoom,
         compression: Compression,
     ) -> Result<Self, ArtifactError> {
+        let [whose, _, item] = info.of.columns();
         let schema = Arc::new(Schema::new(vec![
-            Field::new("user_id", info.users.data_type(), false),
+            Field::new(whose, info.users.data_type(), false),
             Field::new("rank", DataType::UInt32, false),
-            Field::new("item_id", info.items.data_type(), false),
+            Field::new(item, info.items.data_type(), false),
             Field::new("cosine_similarity", DataType::Float32, false),
         ]));
         let file = ParquetFile::create(path, schema, GROUP_ROWS, compression, &["cosine_similarity"], LONG, info)?;
@@ -345,10 +385,10 @@ impl JsonSink {
 
     fn write_user(&mut self, user: usize, users: &Ids, lists: &NeighbourLists<'_>) -> std::io::Result<()> {
         let neighbours = lists.offsets[user]..lists.offsets[user + 1];
-        let w = &mut self.output;
-        w.write_all(b"{\"user_id\":")?;
+        let (w, [whose, items, _]) = (&mut self.output, self.info.of.columns());
+        write!(w, "{{\"{whose}\":")?;
         serde_json::to_writer(&mut *w, &users.get(user))?;
-        w.write_all(b",\"item_ids\":[")?;
+        write!(w, ",\"{items}\":[")?;
         for n in neighbours.clone() {
             w.write_all(if n == neighbours.start { b"" } else { b"," })?;
             serde_json::to_writer(&mut *w, &lists.item_ids.get(lists.rows[n] as usize))?;
@@ -386,7 +426,7 @@ mod tests {
     use arrow_array::cast::AsArray;
     use arrow_array::types::UInt32Type;
 
-    const INFO: NeighboursInfo = NeighboursInfo { users: IdKind::Text, items: IdKind::Int };
+    const INFO: NeighboursInfo = NeighboursInfo { users: IdKind::Text, items: IdKind::Int, of: NeighboursOf::Users };
 
     const ROOM: ListRoom = ListRoom { pairs: 4, pair_bytes: 12 };
 
@@ -416,7 +456,7 @@ mod tests {
         let mut items = Ids::new(IdKind::Text);
         (0..k).for_each(|i| items.push(Id::Text(&format!("{i:04096}"))));
         let users = Ids::Int((0..count as i64).collect());
-        let info = NeighboursInfo { users: IdKind::Int, items: IdKind::Text };
+        let info = NeighboursInfo::of_users(IdKind::Int, IdKind::Text);
         let offsets: Vec<usize> = (0..=count).map(|user| user * k).collect();
         let rows: Vec<u32> = (0..count * k).map(|pair| (pair % k) as u32).collect();
         let scores = vec![0.5; count * k];
@@ -493,7 +533,7 @@ mod tests {
         let items = Ids::Int((0..pairs as i64).collect());
         let (rows, scores): (Vec<u32>, Vec<f32>) = ((0..pairs as u32).collect(), vec![0.5; pairs]);
         let lists = NeighbourLists { offsets: &offsets, rows: &rows, scores: &scores, item_ids: &items };
-        let info = NeighboursInfo { users: IdKind::Int, items: IdKind::Int };
+        let info = NeighboursInfo::of_users(IdKind::Int, IdKind::Int);
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("part.parquet");
         let room = ListRoom::new(CHUNK_PAIRS + 5, &items);

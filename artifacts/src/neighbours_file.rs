@@ -28,7 +28,7 @@ pub struct NeighbourTable {
 }
 
 impl NeighbourTable {
-    fn new(info: &NeighboursInfo) -> Self {
+    pub(crate) fn new(info: &NeighboursInfo) -> Self {
         Self { users: Ids::new(info.users), offsets: vec![0], items: Ids::new(info.items), scores: Vec::new() }
     }
 }
@@ -43,18 +43,31 @@ pub fn read_lists(
     path: impl AsRef<Path>,
     batch_users: usize,
 ) -> Result<impl Iterator<Item = Result<NeighbourTable, ArtifactError>>, ArtifactError> {
+    read_list_rows(path, 0..u64::MAX, batch_users)
+}
+
+/// As [`read_lists`], of some rows of the file.
+///
+/// # Errors
+/// As [`read_lists`].
+pub(crate) fn read_list_rows(
+    path: impl AsRef<Path>,
+    rows: std::ops::Range<u64>,
+    batch_users: usize,
+) -> Result<impl Iterator<Item = Result<NeighbourTable, ArtifactError>>, ArtifactError> {
     let path = path.as_ref().to_path_buf();
     let source = ParquetSource::open(&path)?;
     let info: NeighboursInfo = source.details(LISTS)?;
+    let [_, items, _] = info.of.columns();
     let is_list = |i: usize, name: &str| {
         let field = source.schema().fields().get(i);
         field.is_some_and(|f| f.name() == name && matches!(f.data_type(), DataType::List(_)))
     };
-    if !is_list(1, "item_ids") || !is_list(2, "cosine_similarity") {
-        return Err(source.corrupt("expected columns `user_id`, `item_ids` and `cosine_similarity`"));
+    if !is_list(1, items) || !is_list(2, "cosine_similarity") {
+        return Err(source.corrupt(format!("expected an id, `{items}` and `cosine_similarity`")));
     }
     let batch_users = batch_users.min((source.largest_group() / 8).max(64));
-    let batches = source.batches(0..u64::MAX, batch_users)?;
+    let batches = source.batches(rows, batch_users)?;
     Ok(batches.map(move |batch| {
         let batch = batch?;
         let corrupt = |reason: &str| ArtifactError::Corrupt { path: path.clone(), reason: reason.to_string() };

@@ -398,8 +398,26 @@ impl ParquetSource {
     /// # Errors
     /// [`ArtifactError::Io`] or [`ArtifactError::Parquet`].
     pub fn batches(&self, rows: Range<u64>, batch_rows: usize) -> Result<ParquetBatches, ArtifactError> {
+        self.batches_of(ProjectionMask::all(), rows, batch_rows)
+    }
+
+    /// As [`ParquetSource::batches`], of the first column alone.
+    ///
+    /// # Errors
+    /// As [`ParquetSource::batches`].
+    pub(crate) fn first_column(&self, rows: Range<u64>, batch_rows: usize) -> Result<ParquetBatches, ArtifactError> {
+        let first = ProjectionMask::roots(self.metadata.parquet_schema(), [0]);
+        self.batches_of(first, rows, batch_rows)
+    }
+
+    fn batches_of(
+        &self,
+        columns: ProjectionMask,
+        rows: Range<u64>,
+        batch_rows: usize,
+    ) -> Result<ParquetBatches, ArtifactError> {
         let file = self.file.try_clone().map_err(io_error("open", &self.path))?;
-        let reader = guarded(|| RowRange::open(file, self.metadata.clone(), ProjectionMask::all(), rows, batch_rows))
+        let reader = guarded(|| RowRange::open(file, self.metadata.clone(), columns, rows, batch_rows))
             .map_err(parquet_error("read", &self.path))?;
         Ok(ParquetBatches { reader, path: self.path.clone() })
     }

@@ -200,7 +200,7 @@ fn timelines() {
 }
 
 fn write_neighbours(path: &Path, format: NeighbourFormat) {
-    let info = NeighboursInfo { users: IdKind::Text, items: IdKind::Int };
+    let info = NeighboursInfo::of_users(IdKind::Text, IdKind::Int);
     let items = Ids::Int((0..9).collect());
     let mut sink = open_sink(format, path, &info, ListRoom::new(3, &items), Compression::None).unwrap();
     let offsets: Vec<usize> = (0..=20).map(|u| u * 3).collect();
