@@ -2,6 +2,10 @@
 //!
 //! Such codes are already what the indices of a dictionary are. So the dictionary is all codes in order, and each
 //! index takes the bits of the largest code. Nothing has to search for distinct values, and readers unpack whole runs.
+//!
+//! For ten such columns, the writer of the `parquet` crate takes 4.0 times as long with DELTA_BINARY_PACKED and 9.1
+//! times as long with a dictionary; with Zstandard 2.8 and 4.0 times (processor time, medians of 21 pairs, two cores:
+//! `cargo run --release -p twotower-artifacts --example writing_speed`).
 
 use crate::chunk::{EncodedChunk, PAGE_ROWS, Pages};
 use crate::packed_run::PackedRun;

@@ -4,6 +4,11 @@
 //! such lists all levels are known beforehand. Elements have the same bytes in the file as in memory, so a page is put
 //! together from slices of the batches, without a copy. Where values repeat, as those of dense codes do, a dictionary
 //! takes less time and fewer bytes than a compressor.
+//!
+//! For vectors of 64 floats, the writer of the `parquet` crate takes 29 times as long; with LZ4 6.0 times, with
+//! Zstandard 2.3 times. For dense codes whose values repeat, it takes 4.2 times as long with a dictionary (with
+//! Zstandard 2.6 times), and 1.3 times as long value by value, in 2.6 times the bytes (processor time, medians of 21
+//! pairs, two cores: `cargo run --release -p twotower-artifacts --example writing_speed`).
 
 use crate::chunk::{Cutter, EncodedChunk, PAGE_ROWS, Pages, varint};
 use crate::keyed::hash_int;

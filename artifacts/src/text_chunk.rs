@@ -4,6 +4,10 @@
 //! Parquet calls this encoding DELTA_BYTE_ARRAY (format, section Encodings): the lengths of the prefixes and of the
 //! suffixes, both as DELTA_BINARY_PACKED, then all suffixes. The writer of the `parquet` crate passes every value
 //! through several layers. Here a page is three lists that grow.
+//!
+//! For text ids in ascending order, the writer of the `parquet` crate takes 1.8 times as long with the same encoding;
+//! with LZ4 1.6 times, with Zstandard 1.3 times (processor time, medians of 21 pairs, two cores:
+//! `cargo run --release -p twotower-artifacts --example writing_speed`).
 
 use crate::chunk::{EncodedChunk, PAGE_ROWS, Pages, varint, zigzag};
 use arrow_array::ArrayRef;
