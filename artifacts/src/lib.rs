@@ -3,20 +3,20 @@
 //! Every other crate depends on this one and on nothing else of the workspace, so a type that two
 //! stages must agree on is defined here once.
 
-pub mod batch;
+mod batch;
 mod blocks;
 mod chunk;
-pub mod clock;
+mod clock;
 mod code_chunk;
 pub mod codec;
 pub mod codes;
-pub mod error;
+mod error;
 pub mod file_chunks;
-pub mod fingerprint;
+mod fingerprint;
 pub mod guard;
 pub mod hashing;
 pub mod ids;
-pub mod interactions;
+mod interactions;
 pub mod json;
 pub mod keyed;
 mod list_chunk;
@@ -32,6 +32,7 @@ mod regular;
 mod row_group;
 pub mod row_range;
 pub mod schema;
+pub mod split_mix;
 mod steps;
 mod text_chunk;
 pub mod timeline;
@@ -49,7 +50,7 @@ pub use neighbours::{ListRoom, NeighbourFormat, NeighbourLists, NeighbourSink, N
 pub use neighbours_file::{NeighbourEdges, inspect_neighbours};
 pub use parquet_file::Compression;
 pub use range::{Range, Ranges};
-pub use regular::{open_regular, open_unlinked, read_regular};
+pub use regular::open_regular;
 pub use row_group::EncodedGroup;
 pub use schema::{FieldSchema, FieldShape, Side, TowerSchema};
 pub use timeline::{Detail, Event, Histories, Timeline, TimelineInfo, TimelineWriter};

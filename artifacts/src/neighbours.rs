@@ -1,6 +1,6 @@
 //! Neighbour sinks: where `recall` writes each user's items.
 //!
-//! A sink publishes by [`NeighbourSink::finish`]; dropped before that, nothing stands under its name.
+//! A sink publishes its file in [`NeighbourSink::finish`]. If it is dropped before, no file of that name appears.
 
 use crate::blocks::BlockWriter;
 use crate::error::ArtifactError;
@@ -18,27 +18,31 @@ use std::sync::Arc;
 
 pub(crate) const LISTS: Artifact = Artifact { name: "neighbours", version: 1 };
 pub(crate) const LONG: Artifact = Artifact { name: "neighbours-long", version: 1 };
-/// Bytes of lists per row group, and users of the list form at the most. What a file says about its row groups is
-/// held until it is finished, and grows with their number: some kilobytes each.
+/// List form: the most bytes of lists per row group. The footer describes each row group in some kilobytes, which are
+/// held until the file is finished, so row groups should not be small.
 const GROUP_BYTES: usize = 36 << 20;
+/// List form: the most users per row group.
 const GROUP_USERS: usize = 64 * 1024;
-/// Bytes of user ids that may stand beside lists of [`GROUP_BYTES`].
+/// List form: the most bytes of text per row group beside [`GROUP_BYTES`] of lists, for the user ids.
 const GROUP_IDS: usize = 16 << 20;
-/// Rows per row group of the long form, whose user ids and ranks take room too, and bytes of its ids.
+/// Long form: rows per row group. It is larger, since user ids and ranks take room too.
 const GROUP_ROWS: usize = 1 << 20;
+/// Long form: the most bytes of ids per row group.
 const GROUP_TEXT: usize = 64 << 20;
-/// Users turned into Arrow columns at a time, and pairs of the long form, with the user's id in each.
+/// List form: users that are turned into Arrow columns at a time.
 const CHUNK_USERS: usize = 1024;
+/// Long form: pairs of a user and an item that are turned into Arrow columns at a time.
 const CHUNK_PAIRS: usize = 16 * 1024;
-/// Bytes of ids that so many pairs of the long form may have; fewer pairs are turned into columns where they have more.
+/// Long form: the most bytes of ids in the pairs that are turned into columns at a time. Where ids are long, there are
+/// fewer pairs.
 const CHUNK_TEXT: usize = 4 << 20;
 
-/// How much room lists take: how many users go into a row group.
+/// The most room that a list of neighbours takes. The number of users in a row group follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListRoom {
-    /// Pairs of a list, at the most.
+    /// The most pairs of an item and a score in a list.
     pairs: usize,
-    /// Bytes of a pair, at the most.
+    /// The most bytes of a pair.
     pair_bytes: usize,
 }
 
@@ -48,7 +52,7 @@ impl ListRoom {
         Self { pairs: k.min(items.len()), pair_bytes: size_of::<f32>() + items.longest() }
     }
 
-    /// Bytes of a user's list, at the most.
+    /// The most bytes of a user's list.
     pub fn user_bytes(self) -> usize {
         self.pairs * self.pair_bytes
     }
@@ -69,10 +73,10 @@ impl ListRoom {
         }
     }
 
-    /// Bytes that a sink holds, roughly: a row group, and the columns that it comes from.
+    /// About how many bytes of memory a sink takes: a row group, and the columns that are added to it.
     pub fn writer_bytes(self, format: NeighbourFormat) -> u64 {
         let users = |users: usize| users * (self.user_bytes() + 64);
-        // A column is built in memory that grows twofold, and stays until a step is full.
+        // The buffers of a column double as they grow, and are kept until an encoding step is full.
         let lists = (users(self.group_users()) + 3 * users(self.chunk_users())).max(GROUP_ROWS * 32);
         let bytes = match format {
             NeighbourFormat::Parquet | NeighbourFormat::Jsonl => lists,
@@ -81,7 +85,7 @@ impl ListRoom {
         bytes as u64
     }
 
-    /// That a list fits a column, whose offsets have 32 bits.
+    /// Checks that a list fits into a column, whose offsets have 32 bits.
     fn check(self, path: &Path) -> Result<(), ArtifactError> {
         let most = i32::MAX as usize;
         match self.user_bytes() {
@@ -164,11 +168,11 @@ pub trait NeighbourSink: Send {
     /// Publishes the file. Rows count as the format does: users, or neighbours in the long form.
     ///
     /// # Errors
-    /// A failed write; nothing stands under the final name then.
+    /// A failed write; then there is no file of the final name.
     fn finish(self: Box<Self>) -> Result<FileEntry, ArtifactError>;
 }
 
-/// What a neighbours file says about itself, in its Parquet metadata.
+/// What a file of neighbours states in its Parquet metadata.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NeighboursInfo {
     /// Kind of the user ids.
@@ -227,7 +231,7 @@ impl NeighboursInfo {
     }
 }
 
-/// Opens a sink of the given format that will publish `path`, for lists that take at most `room`.
+/// Opens a sink that will publish a file of the given format under `path`, for lists that take at most `room`.
 ///
 /// # Errors
 /// [`ArtifactError::Io`], [`ArtifactError::Parquet`], or [`ArtifactError::TooLong`].
@@ -247,7 +251,7 @@ pub fn open_sink(
     })
 }
 
-/// [`NeighbourFormat::Parquet`].
+/// The sink of [`NeighbourFormat::Parquet`].
 struct ListSink {
     file: ParquetFile,
     room: ListRoom,
@@ -309,7 +313,7 @@ impl NeighbourSink for ListSink {
     }
 }
 
-/// [`NeighbourFormat::ParquetLong`].
+/// The sink of [`NeighbourFormat::ParquetLong`].
 struct LongSink {
     file: ParquetFile,
     room: ListRoom,
@@ -340,7 +344,7 @@ impl NeighbourSink for LongSink {
         lists.check(users, self.file.path())?;
         self.info.check(users, lists.item_ids, self.file.path())?;
         let (mut user, end) = (0, lists.offsets[users.len()]);
-        // Cut between pairs, not users: a column of repeated ids stays small.
+        // Chunks are counted in pairs and may end within a user's list, so that columns of repeated ids stay small.
         let chunk = (CHUNK_TEXT / (self.room.pair_bytes + users.longest())).clamp(1, CHUNK_PAIRS);
         for first in (lists.offsets[0]..end).step_by(chunk) {
             let neighbours = first..end.min(first + chunk);
@@ -369,7 +373,7 @@ impl NeighbourSink for LongSink {
     }
 }
 
-/// [`NeighbourFormat::Jsonl`].
+/// The sink of [`NeighbourFormat::Jsonl`].
 struct JsonSink {
     output: BlockWriter<Staged>,
     path: PathBuf,
@@ -451,7 +455,7 @@ mod tests {
 
     #[test]
     fn lists_of_text_beyond_two_gibibytes_a_batch_are_written() {
-        // 1,024 users with 520 items of 4,096 bytes each: 2.2 GB, in columns whose offsets have 32 bits.
+        // 1,024 users with 520 items of 4,096 bytes each make 2.2 GB, more than one column with 32-bit offsets holds.
         let (k, count) = (520, 1024);
         let mut items = Ids::new(IdKind::Text);
         (0..k).for_each(|i| items.push(Id::Text(&format!("{i:04096}"))));
@@ -557,7 +561,7 @@ mod tests {
     fn the_edges_of_every_format_are_the_first_and_the_last_user() {
         let edges = [
             (NeighbourFormat::Parquet, 3, "d"),
-            // A user without neighbours is not among the pairs.
+            // The long form does not hold users without neighbours.
             (NeighbourFormat::ParquetLong, 4, "c"),
             (NeighbourFormat::Jsonl, 3, "d"),
         ];

@@ -1,5 +1,4 @@
-//! Files of neighbours read back: whole, or by their edges, which are how many rows and whose are the first and the
-//! last.
+//! Reads files of neighbours back: whole, or only their edges, that is the number of rows and the first and last user.
 
 use crate::error::ArtifactError;
 use crate::ids::Ids;
@@ -33,8 +32,8 @@ impl NeighbourTable {
     }
 }
 
-/// Streams a [`NeighbourFormat::Parquet`] file in batches of `batch_users`, or of fewer where lists are so long that row
-/// groups have few users: an eighth of a row group, or 64.
+/// Streams a [`NeighbourFormat::Parquet`] file in batches of `batch_users`. Where lists are long, row groups hold few
+/// users; batches are then at most an eighth of a row group, or 64 users if that is more.
 ///
 /// # Errors
 /// [`ArtifactError::Io`], [`ArtifactError::Parquet`], [`ArtifactError::Corrupt`] or [`ArtifactError::Version`], on
@@ -94,7 +93,7 @@ pub(crate) fn read_list_rows(
     }))
 }
 
-/// Loads a [`NeighbourFormat::ParquetLong`] file; users without neighbours are not in it.
+/// Loads a [`NeighbourFormat::ParquetLong`] file. It holds no users without neighbours.
 ///
 /// # Errors
 /// As [`read_lists`]; ranks must run 1, 2, 3, … per user.
@@ -133,7 +132,7 @@ pub fn load_long(path: impl AsRef<Path>) -> Result<NeighbourTable, ArtifactError
     Ok(table)
 }
 
-/// What [`inspect_neighbours`] finds.
+/// The edges of a file of neighbours; see [`inspect_neighbours`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NeighbourEdges {
     /// Rows: users, or pairs in [`NeighbourFormat::ParquetLong`].
@@ -144,7 +143,7 @@ pub struct NeighbourEdges {
     pub last: Option<String>,
 }
 
-/// Looks at the first and the last row of a file that a sink wrote.
+/// Counts the rows of a file that a sink wrote, and reads the users of its first and last row.
 ///
 /// # Errors
 /// [`ArtifactError::Io`], [`ArtifactError::Parquet`], [`ArtifactError::Version`], and [`ArtifactError::Corrupt`] for
@@ -169,7 +168,7 @@ pub fn inspect_neighbours(path: impl AsRef<Path>, format: NeighbourFormat) -> Re
     Ok(NeighbourEdges { rows, first: if rows > 0 { user(0)? } else { None }, last })
 }
 
-/// As [`inspect_neighbours`] of JSON Lines: one pass over the file, a line in memory at a time.
+/// [`inspect_neighbours`] for JSON Lines. It reads the whole file, and holds a line in memory at a time.
 fn inspect_lines(path: &Path) -> Result<NeighbourEdges, ArtifactError> {
     let corrupt = |row: u64, reason: &str| ArtifactError::Corrupt {
         path: path.to_path_buf(),
