@@ -10,24 +10,26 @@
 #   TWOTOWER_LOGS      log files, logs/YYYY-MM-DD.log ($TWOTOWER_HOME/logs)
 #   TWOTOWER_LOG_DAYS  older logs are deleted (30)
 #   TWOTOWER_BIN       the program (twotower, from PATH)
+#   TWOTOWER_UPDATE_FROM  the run that is extended (previous: the last one that passed its gates, or a
+#                      fresh start where there is none yet); empty for a fresh start every night
 #   TWOTOWER_FLAGS     more flags for `twotower run`, separated by blanks (none)
 #   TZ                 time zone of the date (UTC)
 #
 # Exit codes: 75 when another run holds the lock, 78 when the settings are wrong, else twotower's own
 # (0 done, 2 usage, 3 input data, 4 artifacts that do not belong together, 5 quality gate, 1 else).
 #
-# The same date again goes on in the same folder: finished stages are skipped. The link `latest` is
-# moved by twotower itself, once the run is complete.
+# The same date again goes on in the same folder: finished stages are skipped, and it starts from the
+# same earlier run. The link `latest` is moved by twotower itself, once the run is complete.
+# Relative paths in these settings count from the folder of the job, wherever the script is started.
 set -uo pipefail
 
 export TZ="${TZ:-UTC}"
 home="${TWOTOWER_HOME:-/srv/twotower}"
-config="${TWOTOWER_CONFIG:-$home/pipeline.toml}"
-runs="${TWOTOWER_RUNS:-$home/runs}"
-logs="${TWOTOWER_LOGS:-$home/logs}"
 log_days="${TWOTOWER_LOG_DAYS:-30}"
 program="${TWOTOWER_BIN:-twotower}"
+update_from="${TWOTOWER_UPDATE_FROM-previous}"
 read -r -a flags <<<"${TWOTOWER_FLAGS:-}"
+[ -z "$update_from" ] || flags=(--update-from "$update_from" ${flags[@]+"${flags[@]}"})
 
 refuse() {
     printf 'nightly.sh: %s\n' "$1" >&2
@@ -38,6 +40,17 @@ refuse() {
 date="${1:-$(date +%F)}"
 [[ $date =~ ^[0-9]{4}-[0-9]{2}-[0-9]{2}$ ]] || refuse "the date is '$date', expected YYYY-MM-DD"
 [[ $log_days =~ ^[0-9]+$ ]] || refuse "TWOTOWER_LOG_DAYS is '$log_days', expected a number of days"
+case "$program" in
+*/*) program="$(realpath -- "$program" 2>/dev/null || printf '%s' "$program")" ;;
+esac
+if [ -d "$home" ]; then
+    cd -- "$home" || refuse "cannot go to the folder of the job $home; set TWOTOWER_HOME"
+    home="$PWD"
+fi
+export TWOTOWER_HOME="$home"
+config="${TWOTOWER_CONFIG:-$home/pipeline.toml}"
+runs="${TWOTOWER_RUNS:-$home/runs}"
+logs="${TWOTOWER_LOGS:-$home/logs}"
 [ -r "$config" ] || refuse "cannot read the job file $config; set TWOTOWER_CONFIG"
 command -v "$program" >/dev/null || refuse "cannot find the program $program; set TWOTOWER_BIN"
 mkdir -p "$runs" "$logs" || refuse "cannot make the folders $runs and $logs"

@@ -28,7 +28,7 @@ echo "a line on stderr" >&2
 STANDIN
 chmod +x "$work/bin/twotower"
 export PATH="$work/bin:$PATH" TWOTOWER_HOME="$work/home" TZ=UTC
-unset TWOTOWER_CONFIG TWOTOWER_RUNS TWOTOWER_LOGS TWOTOWER_LOG_DAYS TWOTOWER_BIN TWOTOWER_FLAGS
+unset TWOTOWER_CONFIG TWOTOWER_RUNS TWOTOWER_LOGS TWOTOWER_LOG_DAYS TWOTOWER_BIN TWOTOWER_FLAGS TWOTOWER_UPDATE_FROM
 echo 'exit 0' >"$work/home/behaviour"
 log="$work/home/logs/2026-01-31.log"
 
@@ -55,7 +55,7 @@ check "a wrong date is refused with 78" exits 78 yesterday
 check "a good run exits 0" exits 0 2026-01-31
 check "a good run prints nothing" test ! -s "$work/out" -a ! -s "$work/err"
 check "the run folder is named after the date" \
-    grep -q "called: run --config $work/home/pipeline.toml --run $work/home/runs/2026-01-31\$" "$log"
+    grep -q "called: run --config $work/home/pipeline.toml --run $work/home/runs/2026-01-31 --update-from previous\$" "$log"
 check "stderr goes to the log" grep -q "a line on stderr" "$log"
 check "the log tells start and end" grep -q "end, exit code 0" "$log"
 check "the default date is today" exits 0
@@ -64,6 +64,23 @@ export TWOTOWER_FLAGS="--threads 2"
 check "flags are accepted" exits 0 2026-01-30
 check "flags reach the program" grep -q -- "--threads 2\$" "$work/home/logs/2026-01-30.log"
 unset TWOTOWER_FLAGS
+export TWOTOWER_UPDATE_FROM=
+check "a fresh start every night can be asked for" exits 0 2026-01-29
+check "then no earlier run is named" grep -q "runs/2026-01-29\$" "$work/home/logs/2026-01-29.log"
+unset TWOTOWER_UPDATE_FROM
+
+# From other folders, as cron and people start it, and by a relative path.
+from() { # from FOLDER HOME DATE
+    (cd "$1" && TWOTOWER_HOME="$2" "$here/nightly.sh" "$3" >"$work/out" 2>"$work/err")
+}
+called="called: run --config $work/home/pipeline.toml --run $work/home/runs"
+check "it runs from the root folder" from / "$work/home" 2026-01-28
+check "it runs from beside the job, by a relative path" from "$work" home 2026-01-27
+check "both call the same paths" test \
+    "$(grep -c "$called" "$work/home/logs/2026-01-28.log" "$work/home/logs/2026-01-27.log" | grep -c ":1$")" -eq 2
+check "the same date again is the same call" exits 0 2026-01-28
+check "the log has both" test "$(grep -c "$called/2026-01-28 --update-from previous\$" "$work/home/logs/2026-01-28.log")" -eq 2
+check "no folder is made elsewhere" test ! -e "$work/runs" -a ! -e "$work/home/home"
 
 for code in 1 2 3 4 5; do
     echo "echo the reason; exit $code" >"$work/home/behaviour"

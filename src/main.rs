@@ -6,7 +6,6 @@
 
 mod cli;
 
-use clap::Parser;
 use std::process::ExitCode;
 use twotower_pipeline::watch::{cancel, terminal};
 
@@ -18,15 +17,18 @@ fn main() -> ExitCode {
         terminal::tell_error(&error);
         return ExitCode::from(error.exit_code());
     }
-    let arguments = match cli::Cli::try_parse() {
-        Ok(arguments) => arguments,
+    let (arguments, json) = match cli::parse(std::env::args_os()) {
+        Ok(parsed) => parsed,
         Err(error) => return cli::report::usage(&error),
     };
+    let json_log = arguments.log_format == cli::LogFormat::Json;
     let done = cli::run(arguments);
+    let code = done.as_ref().map_or_else(cli::exit_code, |()| 0);
     if let Err(error) = &done {
-        // Every error's text holds those below it, so the chain is not printed again.
-        terminal::tell_error(error);
+        if json {
+            cli::report::say_json_error(error, code);
+        }
+        cli::report::tell_failure(error, code, json_log);
     }
-    let code = done.map_or_else(|error| cli::exit_code(&error), |()| 0);
     ExitCode::from(cli::report::finish(code))
 }

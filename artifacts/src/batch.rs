@@ -6,10 +6,10 @@ use crate::schema::{FieldShape, TowerSchema};
 /// Rows of varying length, stored flat.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Ragged {
-    /// `[rows + 1]`; row r holds `codes[offsets[r]..offsets[r + 1]]`. Empty means no rows.
+    /// `[rows + 1]`; row r holds `values[offsets[r]..offsets[r + 1]]`. Empty means no rows.
     pub offsets: Vec<u32>,
     /// The elements of all rows, one after another.
-    pub codes: Vec<u32>,
+    pub values: Vec<u32>,
 }
 
 impl Ragged {
@@ -20,22 +20,22 @@ impl Ragged {
 
     /// The elements of row `r`.
     pub fn row(&self, r: usize) -> &[u32] {
-        &self.codes[self.offsets[r] as usize..self.offsets[r + 1] as usize]
+        &self.values[self.offsets[r] as usize..self.offsets[r + 1] as usize]
     }
 
     /// Appends a row.
-    pub fn push_row(&mut self, codes: impl IntoIterator<Item = u32>) {
+    pub fn push_row(&mut self, values: impl IntoIterator<Item = u32>) {
         if self.offsets.is_empty() {
             self.offsets.push(0);
         }
-        self.codes.extend(codes);
-        self.offsets.push(self.codes.len() as u32);
+        self.values.extend(values);
+        self.offsets.push(self.values.len() as u32);
     }
 
     /// Removes all rows, keeping the allocation.
     pub fn clear(&mut self) {
         self.offsets.clear();
-        self.codes.clear();
+        self.values.clear();
     }
 }
 
@@ -168,9 +168,9 @@ impl CodeBatch {
                     FieldShape::Bag { cardinality, .. } | FieldShape::Sequence { cardinality, .. },
                     Column::Ragged(ragged),
                 ) => {
-                    if let Some(at) = first_not_below(*cardinality, &ragged.codes) {
+                    if let Some(at) = first_not_below(*cardinality, &ragged.values) {
                         let row = ragged.offsets.partition_point(|o| *o as usize <= at) - 1;
-                        return Err(out_of_range(row, ragged.codes[at], *cardinality));
+                        return Err(out_of_range(row, ragged.values[at], *cardinality));
                     }
                 }
                 (FieldShape::Dense { width }, Column::Dense { width: found, .. }) if *width as usize == *found => {}
@@ -183,7 +183,7 @@ impl CodeBatch {
 
 /// The position of the first code that is not below `cardinality`.
 fn first_not_below(cardinality: u32, codes: &[u32]) -> Option<usize> {
-    // Without an early end the first look vectorises, and it is nearly always the only one.
+    // The first pass has no early exit, so that it vectorises. It is nearly always the only one.
     let any = codes.iter().fold(false, |any, code| any | (*code >= cardinality));
     any.then(|| codes.iter().position(|code| *code >= cardinality)).flatten()
 }

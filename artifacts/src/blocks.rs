@@ -1,19 +1,19 @@
-//! Output gathered in blocks, with its hash taken on the way.
+//! A writer that gathers its output in blocks and hashes it on the way.
 
 use std::io::{self, Write};
 
-/// Bytes that are hashed and go to the file at a time, at multiples of as many, so that a page cache takes them in as
-/// few pieces as it can. Fewer make it slower, and so do more where large pieces of free memory are not at hand.
+/// Size of a block in bytes. A file is written in aligned blocks, so that the page cache holds it in few large pieces.
+/// Smaller blocks are slower, and so are larger ones where the free memory is fragmented.
 const BLOCK: usize = 1 << 18;
 
 /// Passes bytes on in blocks and keeps their BLAKE3 hash and count.
 pub(crate) struct BlockWriter<W> {
     inner: W,
-    /// What is not passed on yet.
+    /// The bytes that are not passed on yet.
     block: Vec<u8>,
     hasher: blake3::Hasher,
     bytes: u64,
-    /// A write failed: what of it was written is not known.
+    /// Whether a write has failed. How much of it reached the file is then unknown, so no other may follow.
     broken: bool,
 }
 
@@ -24,16 +24,16 @@ impl<W: Write> BlockWriter<W> {
         Self { inner, block, hasher, bytes: 0, broken: false }
     }
 
-    /// Passes on what is left, and says how many bytes were written in all and their hash in hexadecimal.
+    /// Passes on the rest, and returns the number of all bytes written and their hash in hexadecimal.
     ///
     /// # Errors
-    /// Of the writer inside, and after any earlier one.
+    /// An error of the writer inside, and any call after such an error.
     pub fn finish(&mut self) -> io::Result<(u64, String)> {
         self.flush()?;
         Ok((self.bytes, self.hasher.finalize().to_hex().to_string()))
     }
 
-    /// The writer inside, in place: what is written to it directly is not hashed.
+    /// The writer inside. Bytes that are written to it directly are not hashed.
     pub fn inner_mut(&mut self) -> &mut W {
         &mut self.inner
     }
@@ -73,7 +73,7 @@ impl<W: Write> Write for BlockWriter<W> {
 mod tests {
     use super::*;
 
-    /// Keeps what it is given, and the lengths in which it came.
+    /// Keeps the bytes it is given, and the length of each write.
     #[derive(Default)]
     struct Sink(Vec<u8>, Vec<usize>);
 

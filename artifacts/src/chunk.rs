@@ -1,4 +1,7 @@
-//! Column chunks that are put together here, page by page, rather than by Parquet's own writer.
+//! The pages of a Parquet column chunk, put together here rather than by the writer of the `parquet` crate.
+//!
+//! Three kinds of columns use them, each in a file that states what it gains: [`crate::code_chunk`],
+//! [`crate::list_chunk`] and [`crate::text_chunk`].
 
 use arrow_buffer::Buffer;
 use bytes::Bytes;
@@ -11,7 +14,7 @@ use parquet::file::reader::{ChunkReader, Length};
 use parquet::schema::types::ColumnDescPtr;
 use std::io::Read;
 
-/// The most rows of a page, as Parquet's own writer has it; a multiple of 8.
+/// The most rows of a page: a multiple of 8, and the limit that the `parquet` crate has.
 pub(crate) const PAGE_ROWS: usize = 20_000;
 
 /// The pages of a column chunk, one after the other.
@@ -23,15 +26,16 @@ pub(crate) struct Pages {
     locations: Vec<PageLocation>,
     /// Where the first page of data begins, if a dictionary comes before it.
     dictionary: Option<usize>,
-    /// Bytes so far, and what they would be uncompressed.
+    /// Bytes of all pages so far.
     bytes: usize,
+    /// Bytes that they would have without compression.
     uncompressed: usize,
     rows: usize,
     values: usize,
 }
 
 impl Pages {
-    /// No pages; their values have this encoding.
+    /// A chunk without pages, for values of this encoding.
     pub fn new(leaf: ColumnDescPtr, codec: Compression, encoding: Encoding) -> Self {
         Self {
             leaf,
@@ -47,7 +51,7 @@ impl Pages {
         }
     }
 
-    /// Appends the dictionary, plain values: the first page, if there is one.
+    /// Appends the dictionary, as plain values. It has to be the first page.
     pub fn dictionary(&mut self, values: usize, content: Buffer) -> Result<(), ParquetError> {
         let header = |plain, packed| header(PageType::DICTIONARY_PAGE, plain, packed, values, Encoding::PLAIN);
         self.append(vec![content], header)?;
@@ -55,7 +59,7 @@ impl Pages {
         Ok(())
     }
 
-    /// Appends a page of data (version 1): levels, if the column has some, and values.
+    /// Appends a data page (version 1). `content` is its levels, if the column has any, and its values.
     pub fn data(&mut self, rows: usize, values: usize, content: Vec<Buffer>) -> Result<(), ParquetError> {
         let (offset, encoding) = (self.bytes as i64, self.encoding);
         self.append(content, |plain, packed| header(PageType::DATA_PAGE, plain, packed, values, encoding))?;
@@ -82,11 +86,11 @@ impl Pages {
         Ok(())
     }
 
-    /// The chunk: without statistics.
+    /// Finishes the chunk. It has no statistics.
     pub fn close(self) -> Result<EncodedChunk, ParquetError> {
         let stats = |page_type, encoding, count| PageEncodingStats { page_type, encoding, count };
         let mut pages = vec![stats(PageType::DATA_PAGE, self.encoding, size(self.locations.len())?)];
-        // Levels are runs; a set, in which repeats do not matter.
+        // The first is the encoding of levels. The list is a set, so repeats do not matter.
         let mut encodings = vec![Encoding::RLE, self.encoding];
         if self.dictionary.is_some() {
             pages.insert(0, stats(PageType::DICTIONARY_PAGE, Encoding::PLAIN, 1));
@@ -115,7 +119,7 @@ impl Pages {
     }
 }
 
-/// A column chunk as it stands in the file.
+/// A finished column chunk, ready to be written.
 pub(crate) struct EncodedChunk {
     pieces: Vec<Buffer>,
     close: Box<ColumnCloseResult>,
@@ -138,7 +142,7 @@ impl ChunkReader for EncodedChunk {
     type T = Pieces;
 
     fn get_read(&self, start: u64) -> Result<Pieces, ParquetError> {
-        let mut values = Cut::new(self.pieces.clone());
+        let mut values = Cutter::new(self.pieces.clone());
         values.take(start as usize, &mut Vec::new());
         Ok(Pieces(values))
     }
@@ -150,8 +154,8 @@ impl ChunkReader for EncodedChunk {
     }
 }
 
-/// Bytes of pieces, one after the other.
-pub(crate) struct Pieces(Cut);
+/// Reads the bytes of several buffers, one after the other.
+pub(crate) struct Pieces(Cutter);
 
 impl Read for Pieces {
     fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
@@ -161,19 +165,19 @@ impl Read for Pieces {
     }
 }
 
-/// Buffers that are cut into pieces, from the first byte to the last.
-pub(crate) struct Cut {
+/// Cuts a list of buffers into pieces, from the first byte to the last, without copying them.
+pub(crate) struct Cutter {
     parts: std::vec::IntoIter<Buffer>,
     rest: Buffer,
 }
 
-impl Cut {
-    /// These buffers, one after the other.
+impl Cutter {
+    /// Starts at the first byte of the first buffer.
     pub fn new(parts: Vec<Buffer>) -> Self {
         Self { parts: parts.into_iter(), rest: Buffer::default() }
     }
 
-    /// The next bytes, at most so many.
+    /// The next piece, of at most `most` bytes. None at the end.
     fn piece(&mut self, most: usize) -> Option<Buffer> {
         while self.rest.is_empty() {
             self.rest = self.parts.next()?;
@@ -184,7 +188,7 @@ impl Cut {
         Some(piece)
     }
 
-    /// Appends the next `len` bytes, or what is left, to `out`.
+    /// Appends the next `len` bytes to `out`, or all that are left.
     pub fn take(&mut self, mut len: usize, out: &mut Vec<Buffer>) {
         while len > 0
             && let Some(piece) = self.piece(len)
@@ -203,7 +207,7 @@ fn size(n: usize) -> Result<i32, ParquetError> {
     i32::try_from(n).map_err(|_| ParquetError::General(format!("a page of {n} bytes or values is too large")))
 }
 
-/// Appends a number as Parquet and Thrift write it, seven bits a byte.
+/// Appends a number as an LEB128, as Parquet and Thrift write it: seven bits a byte, the lowest first.
 pub(crate) fn varint(mut value: u64, out: &mut Vec<u8>) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
@@ -212,13 +216,13 @@ pub(crate) fn varint(mut value: u64, out: &mut Vec<u8>) {
     out.push(value as u8);
 }
 
-/// Appends a signed number so that those near zero are short.
+/// Appends a signed number in zigzag order, in which numbers near zero are short.
 pub(crate) fn zigzag(value: i64, out: &mut Vec<u8>) {
     varint(((value << 1) ^ (value >> 63)) as u64, out);
 }
 
-/// A page's header, in Thrift's compact protocol: `PageHeader` of Parquet's format with a `DataPageHeader` or a
-/// `DictionaryPageHeader`.
+/// A page's header: Parquet's `PageHeader` with a `DataPageHeader` or a `DictionaryPageHeader`, in Thrift's compact
+/// protocol.
 fn header(
     kind: PageType,
     uncompressed: usize,
@@ -226,7 +230,8 @@ fn header(
     values: usize,
     encoding: Encoding,
 ) -> Result<Vec<u8>, ParquetError> {
-    // Types of fields in the lower half of a byte, in the upper how far a field's number is from the last one's.
+    // Each field begins with a byte. Its lower half is the field's type, its upper half the difference between the
+    // field's number and that of the field before.
     const INT: u8 = 0x15;
     const STRUCT: u8 = 0x0c;
     const END: u8 = 0;
@@ -238,7 +243,7 @@ fn header(
     number(kind as i32, &mut out);
     number(size(uncompressed)?, &mut out);
     number(size(compressed)?, &mut out);
-    // From field 3 to field 5 for data, to field 7 for a dictionary.
+    // After field 3 comes field 5 for data, or field 7 for a dictionary.
     let is_data = kind == PageType::DATA_PAGE;
     out.push(if is_data { 2 << 4 | STRUCT } else { 4 << 4 | STRUCT });
     number(size(values)?, &mut out);
@@ -251,7 +256,7 @@ fn header(
     Ok(out)
 }
 
-/// A page's content as it stands in the file.
+/// Compresses a page's content.
 fn compress(codec: Compression, page: Vec<Buffer>) -> Result<Vec<Buffer>, ParquetError> {
     let whole = || page.iter().map(Buffer::as_slice).collect::<Vec<_>>().concat();
     let packed = match codec {

@@ -21,7 +21,7 @@ impl TickUnit {
     pub const ALL: [TickUnit; 4] =
         [TickUnit::Second, TickUnit::Millisecond, TickUnit::Microsecond, TickUnit::Nanosecond];
 
-    /// How many of it make a second.
+    /// How many units make a second.
     pub fn per_second(self) -> i64 {
         match self {
             TickUnit::Second => 1,
@@ -31,7 +31,7 @@ impl TickUnit {
         }
     }
 
-    /// Its name, as settings and files have it.
+    /// The name that settings and files use.
     pub fn name(self) -> &'static str {
         match self {
             TickUnit::Second => "second",
@@ -41,7 +41,7 @@ impl TickUnit {
         }
     }
 
-    /// Its plural, for messages.
+    /// The plural, for messages.
     pub fn plural(self) -> &'static str {
         match self {
             TickUnit::Second => "seconds",
@@ -52,28 +52,18 @@ impl TickUnit {
     }
 }
 
-/// What the times of a table of events count.
+/// What the times of a table's events count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Clock {
     /// No times were given: the time of an event is its row in the table.
     Order,
-    /// Ticks: they say which event was earlier, and how much earlier where their unit is known.
+    /// Ticks tell which event was earlier. Where their unit is known, they also tell by how much.
     Ticks {
-        /// The unit, which counts since 1970 (UTC); none where integers read as times of our years in no unit, such as
+        /// The unit of ticks since 1970 (UTC). None for integers that are no plausible time in any unit, such as
         /// counters or numbers like 20260131.
         unit: Option<TickUnit>,
     },
-}
-
-impl Clock {
-    /// How many ticks make a second, where that is known.
-    pub fn ticks_per_second(self) -> Option<i64> {
-        match self {
-            Clock::Order => None,
-            Clock::Ticks { unit } => unit.map(TickUnit::per_second),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -83,18 +73,13 @@ mod tests {
     #[test]
     fn a_clock_is_written_by_name_and_read_back() {
         let clocks = [
-            (Clock::Order, r#"{"kind":"order"}"#, None),
-            (Clock::Ticks { unit: None }, r#"{"kind":"ticks","unit":null}"#, None),
-            (
-                Clock::Ticks { unit: Some(TickUnit::Millisecond) },
-                r#"{"kind":"ticks","unit":"millisecond"}"#,
-                Some(1_000),
-            ),
+            (Clock::Order, r#"{"kind":"order"}"#),
+            (Clock::Ticks { unit: None }, r#"{"kind":"ticks","unit":null}"#),
+            (Clock::Ticks { unit: Some(TickUnit::Millisecond) }, r#"{"kind":"ticks","unit":"millisecond"}"#),
         ];
-        for (clock, text, per_second) in clocks {
+        for (clock, text) in clocks {
             assert_eq!(serde_json::to_string(&clock).unwrap(), text);
             assert_eq!(serde_json::from_str::<Clock>(text).unwrap(), clock);
-            assert_eq!(clock.ticks_per_second(), per_second);
         }
         assert!(serde_json::from_str::<Clock>(r#"{"kind":"ticks","unit":"minute"}"#).is_err());
     }

@@ -1,7 +1,11 @@
 //! Column chunks of codes: integers below a small number that is known beforehand.
 //!
-//! Codes are what a dictionary's indices are, so the dictionary is all codes in order, and each stands in the file
-//! in as many bits as the largest needs: no distinct values are looked for, and readers unpack whole runs.
+//! Such codes are already what the indices of a dictionary are. So the dictionary is all codes in order, and each
+//! index takes the bits of the largest code. Nothing has to search for distinct values, and readers unpack whole runs.
+//!
+//! For ten such columns, the writer of the `parquet` crate takes 4.0 times as long with DELTA_BINARY_PACKED and 9.1
+//! times as long with a dictionary; with Zstandard 2.8 and 4.0 times (processor time, medians of 21 pairs, two cores:
+//! `cargo run --release -p twotower-artifacts --example writing_speed`).
 
 use crate::chunk::{EncodedChunk, PAGE_ROWS, Pages};
 use crate::packed_run::PackedRun;
@@ -13,7 +17,7 @@ use parquet::basic::{Compression, Encoding};
 use parquet::errors::ParquetError;
 use parquet::schema::types::ColumnDescPtr;
 
-/// Cardinalities up to here: beyond, the dictionary is as large as what it saves in a row group of 64 Ki rows.
+/// The largest cardinality. Beyond it, the dictionary takes as many bytes as it saves in a row group of 65,536 rows.
 pub(crate) const MOST_CODES: u32 = 4096;
 
 /// A column chunk that takes rows. Memory: its packed bytes.
@@ -51,7 +55,7 @@ impl CodeChunk {
         self.pages.data(rows, rows, self.page.page().into())
     }
 
-    /// The chunk as it stands in the file.
+    /// Finishes the chunk.
     pub fn encode(mut self) -> Result<EncodedChunk, ParquetError> {
         if self.page.values() > 0 {
             self.end_page()?;
@@ -70,7 +74,7 @@ mod tests {
     use parquet::file::writer::SerializedFileWriter;
     use std::sync::Arc;
 
-    /// A file whose one column has these codes, given to the chunk in parts of so many rows.
+    /// A file with one column of these codes, which were pushed `part` rows at a time.
     fn written(codes: &[u32], cardinality: u32, part: usize, codec: Compression) -> Bytes {
         let schema = Schema::new(vec![Field::new("code", DataType::UInt32, false)]);
         let schema = parquet::arrow::ArrowSchemaConverter::new().convert(&schema).unwrap();
@@ -100,7 +104,7 @@ mod tests {
             let batches: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
             let found = batches.iter().flat_map(|b| b.column(0).as_primitive::<UInt32Type>().values().to_vec());
             assert_eq!(found.collect::<Vec<_>>(), codes, "{cardinality}");
-            // Bytes follow from rows alone.
+            // The same rows give the same bytes, however they were pushed.
             assert!(file == written(&codes, cardinality, 13, codec));
         }
     }

@@ -1,8 +1,8 @@
 //! Versioned binary files: the only place that knows bincode.
 //!
-//! Layout, which never changes whatever the version of the payload:
-//! magic bytes, version (u32 LE), payload (bincode 2, standard configuration), payload length (u64 LE),
-//! BLAKE3 of everything before it (32 bytes). Writing and reading stream: memory is that of the value.
+//! The layout is the same for every version of the payload: magic bytes, version (u32 LE), payload (bincode 2,
+//! standard configuration), length of the payload (u64 LE), BLAKE3 hash of everything before it (32 bytes). Files are
+//! written and read as streams, so the memory taken is that of the value.
 
 use crate::error::ArtifactError;
 use crate::hashing::HashingWriter;
@@ -17,13 +17,12 @@ use std::io::{self, BufReader, BufWriter, Cursor, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 const TRAILER: u64 = 8 + 32;
-/// Bytes that a payload's values take in memory, at the most, for each of its own: a number of 8 bytes is
-/// written in one where it is small.
+/// The most bytes of memory that one byte of payload may become. A small number of 8 bytes is written in one.
 const GROWTH: u64 = 16;
 
-/// Decodes a payload; whatever lengths it claims, no more is allocated than its size can account for.
+/// Decodes a payload of `payload` bytes. It allocates no more than so many bytes can hold, whatever lengths they claim.
 fn decode_bounded<T: DeserializeOwned>(payload: u64, reader: &mut impl Read) -> Result<T, DecodeError> {
-    /// bincode takes its bound as a constant: the smallest of some that is enough.
+    /// bincode takes its bound as a constant, so this chooses the smallest power of four that is enough.
     macro_rules! bounded_by {
         ($($bits:literal)*) => {
             match payload.saturating_mul(GROWTH) {
@@ -63,8 +62,8 @@ pub fn read_versioned<T: DeserializeOwned>(
     decode_from(BufReader::with_capacity(1 << 16, file), path, magic, supported)
 }
 
-/// The format version of a file of [`write_versioned`], for who reads an earlier one as another value; its content is
-/// not looked at.
+/// The format version of a file of [`write_versioned`], for callers that read an earlier version as another type. The
+/// content is not checked.
 ///
 /// # Errors
 /// [`ArtifactError::Io`] when it cannot be opened, [`ArtifactError::Corrupt`] when it has another magic or none.
@@ -79,7 +78,7 @@ pub fn version(path: impl AsRef<Path>, magic: &str) -> Result<u32, ArtifactError
     }
 }
 
-/// The bytes of a file of [`write_versioned`].
+/// The bytes that [`write_versioned`] would write.
 ///
 /// # Errors
 /// [`ArtifactError::Io`] when the value cannot be serialised.
@@ -89,7 +88,7 @@ pub fn encode(magic: &str, version: u32, value: &impl Serialize) -> Result<Vec<u
     Ok(bytes)
 }
 
-/// Reads bytes of [`encode`]; `path` is named in errors.
+/// Reads bytes of [`encode`]. Errors name `path`.
 ///
 /// # Errors
 /// As [`read_versioned`].
@@ -107,7 +106,7 @@ fn encode_into(w: impl Write, magic: &str, version: u32, value: &impl Serialize)
     w.write_all(magic.as_bytes())?;
     w.write_all(&version.to_le_bytes())?;
     let header = w.bytes();
-    // The encoder hands over a number at a time, which a hash takes slowly.
+    // The encoder writes one number at a time, and hashing such small writes is slow.
     let mut buffered = BufWriter::with_capacity(1 << 16, &mut w);
     encode_into_std_write(value, &mut buffered, standard()).map_err(io::Error::other)?;
     buffered.flush()?;
@@ -132,8 +131,8 @@ fn decode_from<T: DeserializeOwned>(
         return Err(corrupt(format!("{size} bytes are too few for a `{magic}` file; it is truncated")));
     };
 
-    // The length that a file says it has is looked at before all of it is read: one that was made longer, sparse
-    // say, would take hours to hash.
+    // The length stated at the end is compared first. A file that was made longer, as a sparse file may be, would
+    // take hours to hash.
     let mut said = [0; 8];
     r.seek(SeekFrom::Start(header + payload))
         .and_then(|_| r.read_exact(&mut said))
@@ -141,7 +140,9 @@ fn decode_from<T: DeserializeOwned>(
         .map_err(io_error("read", path))?;
     if said != payload.to_le_bytes() {
         let (said, size) = (u64::from_le_bytes(said).saturating_add(header + TRAILER), size);
-        return Err(corrupt(format!("{size} bytes, its end says {said}; it is truncated, longer or altered")));
+        return Err(corrupt(format!(
+            "it has {size} bytes and states {said} at its end; it is truncated, longer or altered"
+        )));
     }
 
     // First pass: magic, version and checksum. Nothing is decoded before they hold.
@@ -223,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_crafted_length_is_an_error_and_not_an_allocation() {
-        // Payloads that claim a string or a list of 2^bits bytes, under a valid checksum.
+        // These payloads claim a string or a list of 2^bits bytes, and have a valid checksum.
         for bits in [12, 20, 29, 33, 40, 60] {
             let payload = [&[253u8][..], &(1u64 << bits).to_le_bytes()].concat();
             let mut bytes = [MAGIC.as_bytes(), &1u32.to_le_bytes(), &payload, &9u64.to_le_bytes()].concat();
@@ -238,7 +239,7 @@ mod tests {
 
     #[test]
     fn values_that_take_most_room_for_their_bytes_read_back() {
-        // One byte each when written.
+        // Each number is one byte in the file and eight in memory.
         let small: Vec<u64> = vec![1; 1_000_000];
         let bytes = encode(MAGIC, 1, &small).unwrap();
         assert!(bytes.len() < 1_000_100);

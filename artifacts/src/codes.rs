@@ -1,13 +1,13 @@
 //! Encoded rows as Parquet: ids, and one column per field of the tower's schema.
 //!
-//! Sequences are never stored: they are filled from interactions, and read back as empty rows.
+//! Sequences are not stored, since they are filled from interactions later. They are read back as empty rows.
 
 use crate::batch::{CodeBatch, Column, Ragged};
 use crate::error::ArtifactError;
 use crate::ids::{IdKind, Ids};
 use crate::manifest::FileEntry;
 use crate::parquet_file::{
-    Artifact, Compression, GroupEncoder, GroupPart, ParquetBatches, ParquetFile, ParquetSource, Stored, arrow_error,
+    Artifact, Compression, GroupEncoder, GroupPart, ParquetBatches, ParquetFile, ParquetSource, Storage, arrow_error,
 };
 use crate::row_group::EncodedGroup;
 use crate::schema::{FieldShape, TowerSchema};
@@ -22,12 +22,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 const CODES: Artifact = Artifact { name: "codes", version: 1 };
-/// Rows per row group: what a writer holds in memory.
+/// Rows per row group. A writer holds one row group in memory.
 pub const GROUP_ROWS: usize = 64 * 1024;
 /// Name of the id column; a field may be called `id`.
 const ID_COLUMN: &str = "__id";
 
-/// What a file of codes says about itself, in its Parquet metadata.
+/// What a file of codes states in its Parquet metadata.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CodesInfo {
     /// Kind of the ids.
@@ -72,10 +72,10 @@ impl CodesWriter {
     /// [`ArtifactError::Io`] or [`ArtifactError::Parquet`].
     pub fn create(path: impl AsRef<Path>, info: &CodesInfo, compression: Compression) -> Result<Self, ArtifactError> {
         let stored = |top: &str| match info.schema.fields.iter().find(|f| f.name == top).map(|f| &f.shape) {
-            Some(FieldShape::Dense { .. }) => Stored::Repeating,
-            Some(FieldShape::Code { cardinality, .. }) => Stored::Codes(*cardinality),
-            None if info.ids == IdKind::Text => Stored::Prefixed,
-            _ => Stored::Packed,
+            Some(FieldShape::Dense { .. }) => Storage::Repeating,
+            Some(FieldShape::Code { cardinality, .. }) => Storage::Codes(*cardinality),
+            None if info.ids == IdKind::Text => Storage::Prefixed,
+            _ => Storage::Packed,
         };
         let schema = Arc::new(arrow_schema(info));
         let file = ParquetFile::create_stored(path.as_ref(), schema, GROUP_ROWS, compression, stored, CODES, info)?;
@@ -107,14 +107,14 @@ impl CodesWriter {
     /// Publishes the file.
     ///
     /// # Errors
-    /// A failed write; nothing stands under the final name then.
+    /// A failed write; then there is no file of the final name.
     pub fn finish(self) -> Result<FileEntry, ArtifactError> {
         self.file.finish()
     }
 }
 
 impl CodesInfo {
-    /// The columns of some rows of the file at `path`.
+    /// The Arrow columns of a batch of rows. Errors name `path`.
     fn columns(&self, ids: ArrayRef, batch: CodeBatch, path: &Path) -> Result<Vec<ArrayRef>, ArtifactError> {
         batch.check(&self.schema)?;
         if !batch.columns.is_empty() && batch.rows() != ids.len() {
@@ -135,14 +135,14 @@ impl CodesInfo {
     }
 }
 
-/// Encodes row groups of a [`CodesWriter`]'s file, on any thread.
+/// Encodes row groups for the file of a [`CodesWriter`], on any thread.
 #[derive(Clone)]
 pub struct CodesGroups {
     encoder: GroupEncoder,
     info: CodesInfo,
 }
 
-/// Consecutive rows of a file on their way to row groups. Memory: one row group, and those encoded so far.
+/// Encodes consecutive rows of a file as row groups. Memory: one row group, and those that are already encoded.
 pub struct CodesPart {
     groups: GroupPart,
     info: CodesInfo,
@@ -156,7 +156,7 @@ impl CodesGroups {
 }
 
 impl CodesPart {
-    /// Encodes rows on the calling thread: ids as [`Ids::to_array`] gives them, and their codes.
+    /// Encodes rows on the calling thread. `ids` is an array of [`Ids::to_array`].
     ///
     /// # Errors
     /// As [`CodesWriter::write`].
@@ -165,7 +165,8 @@ impl CodesPart {
         self.groups.push(columns)
     }
 
-    /// The row groups, for [`CodesWriter::append`]: of [`GROUP_ROWS`] rows, but for the last and where ids are long.
+    /// The row groups, for [`CodesWriter::append`]. All but the last have [`GROUP_ROWS`] rows, or fewer where ids are
+    /// long.
     ///
     /// # Errors
     /// As [`CodesPart::push`].
@@ -178,7 +179,7 @@ fn to_arrow(column: Column, data_type: &DataType) -> Result<ArrayRef, arrow_sche
     Ok(match (column, data_type) {
         (Column::Ragged(ragged), DataType::List(element)) => {
             let offsets = OffsetBuffer::from_lengths(ragged.offsets.windows(2).map(|w| (w[1] - w[0]) as usize));
-            let values = Arc::new(UInt32Array::from(ragged.codes));
+            let values = Arc::new(UInt32Array::from(ragged.values));
             Arc::new(ListArray::try_new(element.clone(), offsets, values, None)?)
         }
         (Column::Dense { values, .. }, DataType::FixedSizeList(element, width)) => {
@@ -215,12 +216,12 @@ impl CodesReader {
         Ok(Self { source, info })
     }
 
-    /// What the file says about itself.
+    /// What the file's metadata states.
     pub fn info(&self) -> &CodesInfo {
         &self.info
     }
 
-    /// Rows.
+    /// Number of rows.
     pub fn rows(&self) -> u64 {
         self.source.rows()
     }
@@ -265,7 +266,7 @@ impl CodeBatches {
         for field in &self.info.schema.fields {
             let column = match &field.shape {
                 FieldShape::Sequence { .. } => {
-                    Some(Column::Ragged(Ragged { offsets: vec![0; ids.len() + 1], codes: Vec::new() }))
+                    Some(Column::Ragged(Ragged { offsets: vec![0; ids.len() + 1], values: Vec::new() }))
                 }
                 shape => stored.next().and_then(|array| from_arrow(shape, array)),
             };
@@ -303,7 +304,7 @@ fn from_arrow(shape: &FieldShape, array: &ArrayRef) -> Option<Column> {
             let list = array.as_list_opt::<i32>()?;
             let (first, last) = (list.offsets().first(), list.offsets().last());
             let offsets = list.offsets().iter().map(|o| (o - first) as u32).collect();
-            Column::Ragged(Ragged { offsets, codes: codes(list.values())?[first as usize..last as usize].to_vec() })
+            Column::Ragged(Ragged { offsets, values: codes(list.values())?[first as usize..last as usize].to_vec() })
         }
         FieldShape::Dense { width } => {
             let list = array.as_fixed_size_list_opt()?;

@@ -1,11 +1,10 @@
-//! A file as Parquet's reader reads it: headers of pages and pages, here and there.
+//! Access to a file for the reader of the `parquet` crate, which asks for page headers and pages at any place.
 //!
-//! Its own way with a file moves a position that all handles share, on a new handle each time, and reads 8 KiB for
-//! each header of 30 bytes; a table of a million rows is thousands of pages. Here one call of the system reads a
-//! header or a page, where it is.
+//! That crate's own access to a file opens a new handle for each read, seeks, and reads 8 KiB for a header of 30 bytes.
+//! A table of a million rows has thousands of pages. Here a single system call reads a header or a page.
 //!
-//! Errors of the reader are text. What has nothing to do with the file's content, or is too large to be read into
-//! memory, is noted as [`Trouble`] besides.
+//! The reader turns errors into text. Two kinds of errors are also noted as a [`Trouble`], so that callers can tell
+//! them apart from damage: those of the operating system, and pages too large for memory.
 
 use bytes::Bytes;
 use parquet::errors::{ParquetError, Result};
@@ -15,33 +14,33 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Bytes read at a time where the length is not known: most headers of pages.
+/// Bytes read at once where the length is not known. Most page headers are shorter.
 const HEADER: usize = 256;
 
-/// Bytes of the largest page that is read: it is held whole, compressed and not. Writers make pages of 1 MiB, some of
-/// 100 MB.
+/// The largest page that is read, in bytes. A page is held in memory both compressed and decompressed. Most writers
+/// make pages of 1 MiB, some of 100 MB.
 pub const LARGEST_PAGE: u64 = 256 << 20;
 
-/// Why a file was not read on, whatever its content.
+/// Why reading a file ended for a reason other than damaged content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
-    /// The operating system's error.
+    /// An error of the operating system, by its number.
     System(i32),
-    /// A page at `at` of so many bytes, more than [`LARGEST_PAGE`].
+    /// A page of more than [`LARGEST_PAGE`] bytes.
     Page {
         /// Where it begins.
         at: u64,
-        /// Its bytes, uncompressed.
+        /// Its size without compression.
         bytes: u64,
     },
 }
 
-/// The trouble that reading a file has met first.
+/// Keeps the first trouble that reading a file has met. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Troubles(Arc<Mutex<Option<Trouble>>>);
 
 impl Troubles {
-    /// The first.
+    /// The first trouble, if there was any.
     pub fn first(&self) -> Option<Trouble> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -51,7 +50,7 @@ impl Troubles {
     }
 }
 
-/// A file open for reading by place.
+/// An open file that is read at given places.
 pub struct FileChunks {
     file: Arc<File>,
     bytes: u64,
@@ -59,15 +58,15 @@ pub struct FileChunks {
 }
 
 impl FileChunks {
-    /// Of an open file, whose own position is left alone.
+    /// Wraps an open file. The file's own position is not used.
     ///
     /// # Errors
-    /// Those of the system.
+    /// An error of the operating system.
     pub fn new(file: File) -> std::io::Result<Self> {
         Ok(Self { bytes: file.metadata()?.len(), file: file.into(), troubles: Troubles::default() })
     }
 
-    /// What reading it meets.
+    /// The record of troubles that later reads of this file note theirs in.
     pub fn troubles(&self) -> Troubles {
         self.troubles.clone()
     }
@@ -111,9 +110,10 @@ impl ChunkReader for FileChunks {
     }
 }
 
-/// Bytes of the page whose header begins so, uncompressed: its second field, in Thrift's compact form.
+/// The uncompressed size of a page, given the first bytes of its header: the header's second field, in Thrift's compact
+/// protocol.
 fn page_bytes(header: &[u8]) -> Option<u64> {
-    /// The next field, an integer of 32 bits.
+    /// The byte before a 32-bit integer whose field number is one above the last field's.
     const NEXT_INT: u8 = 0x15;
     let mut rest = header.iter().copied();
     let mut int = || {
@@ -129,11 +129,11 @@ fn page_bytes(header: &[u8]) -> Option<u64> {
         None
     };
     int()?;
-    // Zigzag; a negative size is for the decoder to refuse.
+    // The number is in zigzag order. A negative size is left to the decoder, which refuses it.
     int().filter(|value| value & 1 == 0).map(|value| value >> 1)
 }
 
-/// Reads a file from some place on.
+/// Reads a file from a given place on.
 pub struct ReadAt {
     file: Arc<File>,
     at: u64,

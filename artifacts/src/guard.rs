@@ -1,4 +1,4 @@
-//! Panics of the Parquet reader turned into errors: it panics on some damaged files.
+//! Turns panics of the Parquet reader into errors, since it panics on some damaged files.
 
 use parquet::errors::ParquetError;
 use std::cell::Cell;
@@ -6,11 +6,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
 thread_local! {
-    /// Whether this thread is inside [`guarded`], whose panics are errors about a file and not worth a report.
+    /// Whether this thread is inside [`guarded`], where a panic becomes an error and is not reported.
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Keeps the report of a panic inside [`guarded`] off standard error; all others are reported as before.
+/// Keeps panics inside [`guarded`] from being reported on standard error. All others are reported as before.
 fn silence_guarded_panics() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
@@ -23,7 +23,7 @@ fn silence_guarded_panics() {
     });
 }
 
-/// Runs the Parquet reader; a panic inside it is an error about the file.
+/// Runs `read`, and returns a panic inside it as an error.
 ///
 /// # Errors
 /// Those of `read`, and [`ParquetError::General`] where it panicked.

@@ -1,4 +1,4 @@
-//! Checksums taken while writing, so that no file is read twice.
+//! Checksums that are computed while a file is written, so that it need not be read again.
 
 use crate::fingerprint::Fingerprint;
 use std::io::{self, Write};
@@ -27,12 +27,12 @@ impl<W: Write> HashingWriter<W> {
         self.hasher.finalize()
     }
 
-    /// The fingerprint of what was written so far; equals [`Fingerprint::of`] of those bytes.
+    /// The fingerprint of the bytes written so far, equal to [`Fingerprint::of`] them.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::finish(&self.hasher)
     }
 
-    /// The writer inside; what it buffers is not flushed.
+    /// The writer inside. Its buffer is not flushed.
     pub fn into_inner(self) -> W {
         self.inner
     }

@@ -76,9 +76,9 @@ impl Id<'_> {
         }
     }
 
-    /// The id as a message shows it beside another that it may look like: text in quotes, with escapes for what does
-    /// not show, and where it holds letters beyond ASCII also with these as escapes, for two of them may look alike.
-    /// Of a long id its first 100 characters.
+    /// The id for a message that also shows an id which may look like it. Text stands in quotes, and invisible
+    /// characters are escaped. Text beyond ASCII is repeated with all of it escaped, since two letters may look alike.
+    /// Only the first 100 characters of a long id are shown.
     pub fn quoted(&self) -> String {
         let text = match self {
             Id::Int(id) => return id.to_string(),
@@ -141,7 +141,7 @@ impl IdProblem {
         }
     }
 
-    /// Places the problem in a column of an artifact.
+    /// The problem as an error about a column of the file at `path`.
     pub(crate) fn in_file(self, path: &Path, column: &str) -> ArtifactError {
         ArtifactError::Corrupt { path: path.to_path_buf(), reason: format!("column `{column}`: {self}") }
     }
@@ -166,7 +166,7 @@ impl TextIds {
         self.ends.iter().map(move |end| &text[std::mem::replace(&mut start, *end)..*end])
     }
 
-    /// Where id `i` starts, or, one beyond the last, would start.
+    /// Where id `i` starts. For the number of ids, it is the end of the last one.
     fn start(&self, i: usize) -> usize {
         i.checked_sub(1).map_or(0, |before| self.ends[before])
     }
@@ -184,7 +184,7 @@ impl TextIds {
         Ok(())
     }
 
-    /// Ids as an array.
+    /// The ids of `rows` as an array.
     fn to_strings(&self, rows: Range<usize>) -> StringArray {
         let (first, last) = (self.start(rows.start), self.start(rows.end));
         let offset = |end: usize| i32::try_from(end - first).expect("writers hand over bounded batches");
@@ -295,11 +295,11 @@ impl Ids {
         }
     }
 
-    /// Appends an id given as text, parsed where the ids are integers; `row` is named in problems.
+    /// Appends an id given as text, parsed where the ids are integers. Problems name `row`.
     ///
     /// # Errors
     /// [`IdProblem::Empty`] or [`IdProblem::NotAnInteger`]; then nothing is appended.
-    pub fn push_text(&mut self, text: &str, row: usize) -> Result<(), IdProblem> {
+    fn push_text(&mut self, text: &str, row: usize) -> Result<(), IdProblem> {
         if text.is_empty() {
             return Err(IdProblem::Empty { row });
         }
@@ -314,7 +314,10 @@ impl Ids {
         Ok(())
     }
 
-    /// Appends the ids `rows` of `from`, which are of the same kind (else as [`Ids::push`]).
+    /// Appends the ids `rows` of `from`.
+    ///
+    /// # Panics
+    /// When they are of the other kind, as [`Ids::push`].
     pub fn extend_from(&mut self, from: &Ids, rows: impl IntoIterator<Item = usize>) {
         for row in rows {
             self.push(from.get(row));
@@ -338,7 +341,7 @@ impl Ids {
             DataType::UInt32 => self.extend_from_integers::<UInt32Type>(array.as_primitive()),
             DataType::UInt64 => self.extend_from_integers::<UInt64Type>(array.as_primitive()),
             DataType::Utf8 => match self {
-                // Copied at once, since there is nothing to convert and nothing is null.
+                // There is nothing to convert and nothing is null, so the text is copied as a whole.
                 Ids::Text(ids) if array.null_count() == 0 => ids.extend_from_strings(array.as_string()),
                 _ => self.extend_from_text(array.as_string::<i32>().iter()),
             },

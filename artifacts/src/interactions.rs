@@ -7,7 +7,7 @@ pub struct Interactions {
     pub offsets: Vec<u64>,
     /// Item row (position in the encoded item table) of each event, oldest first per user.
     pub items: Vec<u32>,
-    /// Time of each event in the table's own unit, or its position where the table has no time.
+    /// Time of each event in the table's own unit, or the event's position where the table has no times.
     pub times: Vec<i64>,
     /// Weight of each event, 1.0 where the table has none.
     pub weights: Vec<f32>,

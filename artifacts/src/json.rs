@@ -1,4 +1,4 @@
-//! The one reader of files of JSON that a run keeps. They are small, and one that is not is refused before it is read.
+//! The reader of all JSON files of a run. These files are small, and a large one is refused before it is read.
 
 use crate::error::ArtifactError;
 use crate::publish::io_error;
@@ -7,14 +7,14 @@ use serde::de::DeserializeOwned;
 use std::io::Read;
 use std::path::Path;
 
-/// Bytes of a file of JSON, or of settings, at the most; none that this program writes comes near.
+/// The largest file of JSON or of settings that is read, in bytes. This program writes none that comes near.
 pub const MAX_BYTES: u64 = 16 << 20;
 
-/// The text of a file of JSON.
+/// The text of a JSON file.
 ///
 /// # Errors
-/// [`ArtifactError::Io`]; [`ArtifactError::Corrupt`] for one of more than [`MAX_BYTES`], of which nothing is read, and
-/// for what is not a regular file.
+/// [`ArtifactError::Io`] when it cannot be read; [`ArtifactError::Corrupt`] when it is not a regular file, or has more
+/// than [`MAX_BYTES`], of which none are read.
 pub fn read_text(path: impl AsRef<Path>) -> Result<Vec<u8>, ArtifactError> {
     let path = path.as_ref();
     let corrupt = |reason: String| ArtifactError::Corrupt { path: path.to_path_buf(), reason };
@@ -25,7 +25,7 @@ pub fn read_text(path: impl AsRef<Path>) -> Result<Vec<u8>, ArtifactError> {
         return Err(too_large(found.len()));
     }
     let mut text = Vec::with_capacity(found.len() as usize);
-    // It may grow meanwhile.
+    // The file may grow while it is read.
     file.take(MAX_BYTES + 1).read_to_end(&mut text).map_err(io_error("read", path))?;
     if text.len() as u64 > MAX_BYTES {
         return Err(too_large(text.len() as u64));
@@ -33,10 +33,10 @@ pub fn read_text(path: impl AsRef<Path>) -> Result<Vec<u8>, ArtifactError> {
     Ok(text)
 }
 
-/// Reads a file of JSON.
+/// Reads a value from a JSON file.
 ///
 /// # Errors
-/// As [`read_text`]; [`ArtifactError::Corrupt`] for text that is not such a value.
+/// As [`read_text`]; [`ArtifactError::Corrupt`] when the text does not describe such a value.
 pub fn read_json<T: DeserializeOwned>(path: impl AsRef<Path>) -> Result<T, ArtifactError> {
     let path = path.as_ref();
     serde_json::from_slice(&read_text(path)?)

@@ -1,8 +1,8 @@
-//! Hashes under a key that each process draws anew, so that nobody can make values that collide.
+//! Hashes under a key that each process draws anew, so that nobody can prepare values that collide.
 //!
-//! A hash table finds a value by a 64-bit hash and then compares it. Where nothing is compared afterwards, an
-//! [`Identity`] of 128 bits stands for an id. No output may depend on any of them: they differ from run to run.
-//! Identities that go to disk have an [`IdentityKey`] that follows from the tables with the ids.
+//! A hash table finds a value by its 64-bit hash and then compares the value. Where no comparison follows, an
+//! [`Identity`] of 128 bits stands for an id. Hashes differ from run to run, so no output may depend on them.
+//! Identities on disk are computed under an [`IdentityKey`], which is derived from the tables that hold the ids.
 
 use crate::fingerprint::Fingerprint;
 use crate::ids::{Id, Ids};
@@ -23,7 +23,7 @@ struct Keys {
 }
 
 static KEYS: LazyLock<Keys> = LazyLock::new(|| {
-    // The standard library takes its own key from the operating system; numbers hashed under it are as hard to guess.
+    // The standard library takes its key from the operating system. Hashes under that key are as hard to guess.
     let drawn = RandomState::new();
     let key = |number: u64| drawn.hash_one(number);
     Keys { table: key(0), shared: SharedSeed::from_u64(key(1)), identity: SipHasher13::new_with_keys(key(2), key(3)) }
@@ -57,7 +57,7 @@ pub fn hash_int(value: i64) -> u64 {
     KEYS.hash_int(value)
 }
 
-/// Hash of an id for a table, or to sort ids by that are compared later.
+/// Hash of an id for a table, or for sorting ids that are compared later.
 #[inline]
 pub fn hash_id(id: Id<'_>) -> u64 {
     match id {
@@ -66,7 +66,7 @@ pub fn hash_id(id: Id<'_>) -> u64 {
     }
 }
 
-/// Calls `each` with the position and the hash of each id, as [`hash_id`] has it, in order.
+/// Calls `each` in order with the position of each id and its hash, which equals [`hash_id`] of it.
 #[inline]
 pub fn hash_ids(ids: &Ids, mut each: impl FnMut(usize, u64)) {
     let keys = &*KEYS;
@@ -76,11 +76,11 @@ pub fn hash_ids(ids: &Ids, mut each: impl FnMut(usize, u64)) {
     }
 }
 
-/// Stands for an id (SipHash-1-3 with 128 bits; Aumasson and Bernstein, INDOCRYPT 2012): that two of a billion ids
-/// share one has a chance of 10^-21, whoever chose them.
+/// A 128-bit hash that stands for an id (SipHash-1-3; Aumasson and Bernstein, INDOCRYPT 2012). The chance that any two
+/// of a billion ids share one is about 10^-21, whoever chose the ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity {
-    /// The half that identities are ordered by; evenly spread.
+    /// The half by which identities are ordered. Its bits are evenly spread.
     pub upper: u64,
     /// The other half.
     pub lower: u64,
@@ -98,7 +98,7 @@ impl Identity {
         let hash = match id {
             Id::Text(text) => keyed.hash(text.as_bytes()),
             Id::Int(value) => {
-                // One byte more than the integer has, and none that text can hold: no text is an integer.
+                // An integer is followed by a byte that UTF-8 never has, so no text has the identity of an integer.
                 let mut hasher = *keyed;
                 hasher.write_u64(value as u64);
                 hasher.write_u8(0xff);
@@ -109,9 +109,8 @@ impl Identity {
     }
 }
 
-/// The key of identities that are kept. It follows from fingerprints of the tables that the ids stand in, so that one
-/// input gives one output, and ids that collide under it can be searched for only in vain: any other ids have
-/// another key.
+/// The key of identities that go to disk. It is derived from the fingerprints of the tables that hold the ids, so equal
+/// inputs give equal outputs. Nobody can prepare ids that collide, since other ids have another key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdentityKey(u64, u64);
 
@@ -134,7 +133,7 @@ impl IdentityKey {
     }
 }
 
-/// Builds the hasher of maps and sets whose keys come from data.
+/// Builds the hashers of maps and sets whose keys come from data.
 #[derive(Debug, Clone, Copy)]
 pub struct KeyedState(&'static Keys);
 
@@ -164,7 +163,7 @@ mod tests {
     use crate::ids::IdKind;
     use std::collections::BTreeSet;
 
-    /// The longest run of hashes with the same bits above `shift`, among as many slots as there are hashes, about.
+    /// The most hashes that `slot` maps to one slot.
     fn fullest(hashes: impl Iterator<Item = u64>, slot: impl Fn(u64) -> usize, slots: usize) -> u32 {
         let mut counts = vec![0; slots];
         hashes.for_each(|hash| counts[slot(hash)] += 1);
@@ -177,7 +176,8 @@ mod tests {
         let check = |name: &str, hash: &dyn Fn(u64) -> u64| {
             let low = fullest((0..1 << 16).map(hash), |hash| hash as usize % slots, slots);
             let high = fullest((0..1 << 16).map(hash), |hash| (hash >> 48) as usize, slots);
-            // Poisson with mean 1: that any of 65,536 slots has 14 is less likely than one in ten million.
+            // Counts follow a Poisson law of mean 1. The chance that any of 65,536 slots has 14 is below one in ten
+            // million.
             assert!(low < 14 && high < 14, "{name}: {low} {high}");
         };
         check("integers", &|i| hash_int(i as i64));
@@ -189,7 +189,7 @@ mod tests {
         check("identities of integers", &|i| Identity::of(Id::Int(i as i64)).lower);
     }
 
-    /// Ids that all have one hash by `rustc_hash` 2, made from its public constants.
+    /// Ids that all have the same hash in `rustc_hash` 2, made from its public constants.
     fn colliding(i: u32) -> String {
         format!("JyZYDautJq5jL4m10123456789abcdef|e4#)+~z{i:08}@mail.example.com")
     }

@@ -1,11 +1,16 @@
 //! Column chunks of lists that are all of one length, without nulls: vectors and dense codes.
 //!
-//! Parquet's own writer works out two levels for each element, which costs more than all else that is done with it;
-//! in such lists all levels are known beforehand. Elements stand in the file as they stand in memory, so pages are
-//! put together from pieces of the batches they came in, which are not copied. Where values repeat, as dense codes'
-//! do, a dictionary of them takes less time than a compressor and less room.
+//! The writer of the `parquet` crate computes two levels for each element, which costs more than everything else. In
+//! such lists all levels are known beforehand. Elements have the same bytes in the file as in memory, so a page is put
+//! together from slices of the batches, without a copy. Where values repeat, as those of dense codes do, a dictionary
+//! takes less time and fewer bytes than a compressor.
+//!
+//! For vectors of 64 floats, the writer of the `parquet` crate takes 29 times as long; with LZ4 6.0 times, with
+//! Zstandard 2.3 times. For dense codes whose values repeat, it takes 4.2 times as long with a dictionary (with
+//! Zstandard 2.6 times), and 1.3 times as long value by value, in 2.6 times the bytes (processor time, medians of 21
+//! pairs, two cores: `cargo run --release -p twotower-artifacts --example writing_speed`).
 
-use crate::chunk::{Cut, EncodedChunk, PAGE_ROWS, Pages, varint};
+use crate::chunk::{Cutter, EncodedChunk, PAGE_ROWS, Pages, varint};
 use crate::keyed::hash_int;
 use crate::packed_run::PackedRun;
 use arrow_array::cast::AsArray;
@@ -17,10 +22,10 @@ use parquet::basic::{Compression, Encoding};
 use parquet::errors::ParquetError;
 use parquet::schema::types::ColumnDescPtr;
 
-/// Bytes of values a page has, in whole rows, unless it has [`PAGE_ROWS`].
+/// Bytes of values after which a page ends, unless it has [`PAGE_ROWS`] before. Pages hold whole rows.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// Wider lists have a run of levels each, which takes 4 bytes; of others all levels are packed into bits.
+/// In wider lists, the levels of each list are a run, which takes 4 bytes. In others, all levels are bit-packed.
 const RUN_WIDTH: usize = 32;
 
 /// A column chunk that takes rows.
@@ -33,12 +38,13 @@ pub(crate) struct ListChunk {
     row_bytes: usize,
     /// Whether a dictionary is tried.
     repeats: bool,
-    /// Whole lists.
+    /// The values of the arrays pushed, all of whole lists.
     parts: Vec<Buffer>,
 }
 
 impl ListChunk {
-    /// A chunk without rows, where a column of this type is one of such lists; `repeats` says that its values may.
+    /// A chunk without rows, or `None` if a column of this type does not hold such lists. `repeats` says that values
+    /// may repeat, and that a dictionary is tried.
     pub fn new(data_type: &DataType, leaf: &ColumnDescPtr, codec: Compression, repeats: bool) -> Option<Self> {
         let DataType::FixedSizeList(element, width) = data_type else { return None };
         let bytes = match element.data_type() {
@@ -46,7 +52,7 @@ impl ListChunk {
             DataType::Float16 => 2,
             _ => return None,
         };
-        // One level of each kind: neither lists nor elements can be null.
+        // Levels of at most 1 mean that neither lists nor elements can be null.
         let plain = (leaf.max_def_level(), leaf.max_rep_level()) == (1, 1) && *width > 0;
         let known = matches!(codec, Compression::UNCOMPRESSED | Compression::LZ4_RAW | Compression::ZSTD(_));
         let width = *width as usize;
@@ -65,23 +71,23 @@ impl ListChunk {
         self.parts.push(part);
     }
 
-    /// The chunk as it stands in the file.
+    /// Finishes the chunk.
     pub fn encode(self) -> Result<EncodedChunk, ParquetError> {
         let rows = self.parts.iter().map(Buffer::len).sum::<usize>() / self.row_bytes;
-        match self.repeats.then(|| Distinct::of(&self.parts)).flatten() {
-            Some(distinct) => self.encode_indices(rows, &distinct),
+        match self.repeats.then(|| Dictionary::of(&self.parts)).flatten() {
+            Some(dictionary) => self.encode_indices(rows, &dictionary),
             None => self.encode_values(rows),
         }
     }
 
-    /// Rows of a page: a multiple of 8, so that bit-packed groups end with it.
+    /// Rows of a page: a multiple of 8, so that no group of bit-packed values crosses its end.
     fn page_rows(&self) -> usize {
         PAGE_BYTES.div_ceil(self.row_bytes).next_multiple_of(8).min(PAGE_ROWS)
     }
 
     fn encode_values(self, rows: usize) -> Result<EncodedChunk, ParquetError> {
         let page_rows = self.page_rows();
-        let (mut values, mut levels) = (Cut::new(self.parts), Levels::new(self.width));
+        let (mut values, mut levels) = (Cutter::new(self.parts), Levels::new(self.width));
         let mut pages = Pages::new(self.leaf, self.codec, Encoding::PLAIN);
         for first in (0..rows).step_by(page_rows) {
             let rows = page_rows.min(rows - first);
@@ -92,17 +98,17 @@ impl ListChunk {
         pages.close()
     }
 
-    fn encode_indices(self, rows: usize, distinct: &Distinct) -> Result<EncodedChunk, ParquetError> {
+    fn encode_indices(self, rows: usize, dictionary: &Dictionary) -> Result<EncodedChunk, ParquetError> {
         let page_rows = self.page_rows();
-        // Packed bits leave LZ4 nothing to find.
+        // LZ4 finds nothing to compress in bit-packed values.
         let codec = if self.codec == Compression::LZ4_RAW { Compression::UNCOMPRESSED } else { self.codec };
         let mut pages = Pages::new(self.leaf, codec, Encoding::RLE_DICTIONARY);
-        let values: Vec<u32> = distinct.values.iter().map(|bits| bits.to_le()).collect();
+        let values: Vec<u32> = dictionary.values.iter().map(|bits| bits.to_le()).collect();
         pages.dictionary(values.len(), Buffer::from_vec(values))?;
-        let (mut run, mut levels) = (PackedRun::new(distinct.values.len() as u32), Levels::new(self.width));
+        let (mut run, mut levels) = (PackedRun::new(dictionary.values.len() as u32), Levels::new(self.width));
         for first in (0..rows).step_by(page_rows) {
             let rows = page_rows.min(rows - first);
-            run.push(&distinct.indices[first * self.width..(first + rows) * self.width]);
+            run.push(&dictionary.indices[first * self.width..(first + rows) * self.width]);
             let mut page = vec![levels.of(rows)];
             page.extend(run.page());
             pages.data(rows, rows * self.width, page)?;
@@ -111,28 +117,32 @@ impl ListChunk {
     }
 }
 
-/// The most values of a dictionary: 15 bits an index, half of a value's.
+/// The most values of a dictionary. An index then takes 15 bits, about half of a value's.
 const MOST_VALUES: usize = 1 << 15;
 
-/// Values looked up together, so that none waits for another's.
+/// Values that are looked up together, so that the processor need not wait for one look-up before it starts the next.
 const AT_ONCE: usize = 64;
 
-/// The bits of 32-bit values that repeat, and which of them stands where.
-struct Distinct {
+/// A dictionary of 32-bit values, given by their bits.
+struct Dictionary {
+    /// The distinct values, in the order in which they first occur.
     values: Vec<u32>,
+    /// For each value of the column, its index in `values`.
     indices: Vec<u16>,
-    /// A value's index plus one, or 0, by its hash: open addressing in a power of two of slots, at most a third full.
+    /// A hash table with open addressing: an index into `values` plus one, or 0 for a free slot. The number of slots is
+    /// a power of two, and at most a third of them are taken.
     slots: Vec<u16>,
-    /// An odd number that values are multiplied by, of this process alone: nobody can make values that collide.
+    /// The odd number by which values are hashed. Each process draws its own, so nobody can prepare colliding values.
     multiplier: u32,
 }
 
-impl Distinct {
-    /// Of all values in `parts`; none where more than [`MOST_VALUES`], or half of them, differ.
+impl Dictionary {
+    /// The dictionary of all values in `parts`. None where more than [`MOST_VALUES`] of them, or more than half, are
+    /// distinct.
     fn of(parts: &[Buffer]) -> Option<Self> {
         let total = parts.iter().map(Buffer::len).sum::<usize>() / size_of::<u32>();
         let most = MOST_VALUES.min(total / 2);
-        let mut distinct = Self {
+        let mut dictionary = Self {
             values: Vec::new(),
             indices: Vec::with_capacity(total),
             slots: vec![0; 1024],
@@ -141,33 +151,34 @@ impl Distinct {
         for values in parts.iter().flat_map(|part| part.typed_data::<u32>().chunks(AT_ONCE)) {
             let (mut indices, mut found) = ([0u16; AT_ONCE], [0; AT_ONCE]);
             for (index, value) in indices.iter_mut().zip(values) {
-                *index = distinct.slots[distinct.slot(*value)].wrapping_sub(1);
+                *index = dictionary.slots[dictionary.slot(*value)].wrapping_sub(1);
             }
             for ((found, index), value) in found.iter_mut().zip(&indices).zip(values) {
-                // Nothing equals what is not there.
-                *found = distinct.values.get(usize::from(*index)).copied().unwrap_or(!*value);
+                // For a free slot, `found` is set to differ from the value.
+                *found = dictionary.values.get(usize::from(*index)).copied().unwrap_or(!*value);
             }
             for ((index, found), value) in indices.iter_mut().zip(&found).zip(values) {
                 if found != value {
-                    *index = distinct.index_of(*value);
+                    *index = dictionary.index_of(*value);
                 }
             }
-            distinct.indices.extend_from_slice(&indices[..values.len()]);
-            if distinct.values.len() > most {
+            dictionary.indices.extend_from_slice(&indices[..values.len()]);
+            if dictionary.values.len() > most {
                 return None;
             }
         }
-        Some(distinct)
+        Some(dictionary)
     }
 
-    /// Where the search for a value begins.
+    /// The slot where the search for a value begins.
     #[inline]
     fn slot(&self, value: u32) -> usize {
-        // Multiplicative hashing (Dietzfelbinger et al., J. Algorithms 1997): the upper bits are the mixed ones.
+        // Multiplicative hashing (Dietzfelbinger et al., J. Algorithms 1997), which takes the upper bits of the
+        // product.
         (value.wrapping_mul(self.multiplier) >> (self.slots.len().leading_zeros() - 31)) as usize
     }
 
-    /// The index of a value, which may be new.
+    /// The index of a value, which is added if it is new.
     #[inline(never)]
     fn index_of(&mut self, value: u32) -> u16 {
         let mut at = self.slot(value);
@@ -195,7 +206,7 @@ impl Distinct {
     }
 }
 
-/// Levels of pages, those of the last page kept: nearly all have the same.
+/// Makes the levels of pages. Those of the last page are kept, since nearly all pages have the same.
 struct Levels {
     width: usize,
     rows: usize,
@@ -203,12 +214,12 @@ struct Levels {
 }
 
 impl Levels {
-    /// Of lists of `width` elements.
+    /// Levels of lists of `width` elements.
     fn new(width: usize) -> Self {
         Self { width, rows: 0, levels: Buffer::default() }
     }
 
-    /// Of a page of `rows` lists, at least one.
+    /// The levels of a page of `rows` lists, at least one.
     fn of(&mut self, rows: usize) -> Buffer {
         if self.rows != rows {
             (self.rows, self.levels) = (rows, Buffer::from_vec(levels_of(rows, self.width)));
@@ -217,16 +228,16 @@ impl Levels {
     }
 }
 
-/// Levels of a page of `rows` lists, in Parquet's hybrid of runs and packed bits (format, section Encodings), each
-/// kind after its length.
+/// The repetition levels and then the definition levels of a page of `rows` lists, each after its length in bytes.
 ///
-/// The first element of each list has repetition level 0, the others 1 (the Dremel encoding, section Nested
-/// Encoding); all elements have definition level 1.
+/// Levels are in the RLE/bit-packing hybrid of Parquet (format, section Encodings). The first element of each list has
+/// repetition level 0, the others 1 (the Dremel encoding, section Nested Encoding). All elements have definition level
+/// 1.
 fn levels_of(rows: usize, width: usize) -> Vec<u8> {
     let values = rows * width;
     let mut repetition = Vec::new();
     if width.is_multiple_of(8) && width > RUN_WIDTH {
-        // Eight levels packed, of which the first is 0, and a run of 1.
+        // For each list, eight bit-packed levels, the first 0 and the others 1, and a run of the remaining ones.
         let mut row = vec![1 << 1 | 1, !1];
         varint(((width - 8) << 1) as u64, &mut row);
         row.push(1);
@@ -260,7 +271,7 @@ mod tests {
     use parquet::file::writer::SerializedFileWriter;
     use std::sync::Arc;
 
-    /// Rows of lists of the type and width, of so many different values at the most.
+    /// `rows` lists of `width` 16-bit or 32-bit floats, with at most `distinct` distinct values.
     fn lists(half: bool, width: usize, rows: usize, distinct: usize) -> ArrayRef {
         let values = (0..rows * width).map(|i| ((i % distinct) as f32 * 0.37).sin());
         let values: ArrayRef = match half {
@@ -321,7 +332,7 @@ mod tests {
                         assert_eq!(lists.values(), expected.as_fixed_size_list().values());
                         at += batch.num_rows();
                     }
-                    // Bytes follow from rows alone.
+                    // The same rows give the same bytes, however they were pushed.
                     assert!(file == written(&column, &[], codec, repeats));
                 }
             }

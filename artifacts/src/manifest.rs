@@ -1,6 +1,6 @@
 //! Stage manifests: what a stage wrote, from what, with which settings. A person can read them.
 //!
-//! A manifest ends with a checksum of all its text before. One without it is not the one that was written.
+//! A manifest ends with a checksum of all the text before it. One without a checksum was changed after it was written.
 
 use crate::error::ArtifactError;
 use crate::fingerprint::Fingerprint;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
 /// Newest manifest version this build reads, and the one it writes.
 pub const MANIFEST_VERSION: u32 = 1;
@@ -31,7 +31,7 @@ pub struct FileEntry {
 }
 
 impl FileEntry {
-    /// The entry of a file that stands on disk, hashed in one pass.
+    /// The entry of a file on disk, which is hashed in one pass.
     ///
     /// # Errors
     /// [`ArtifactError::Io`] when it cannot be read.
@@ -49,7 +49,7 @@ impl FileEntry {
         self.verify_while(folder, || Ok(()))
     }
 
-    /// [`FileEntry::verify`] that asks `go_on` between chunks of the file, and fails as it does.
+    /// As [`FileEntry::verify`], but calls `go_on` between chunks of the file and stops when it fails.
     ///
     /// # Errors
     /// As [`FileEntry::verify`]; the error of `go_on` as [`ArtifactError::Io`].
@@ -82,14 +82,14 @@ impl FileEntry {
         Ok(())
     }
 
-    /// The same file, seen from a folder further up: `sub/` is put before its path.
+    /// The entry of the same file for a folder above, with `sub/` before its path.
     pub fn under(mut self, sub: &str) -> Self {
         self.path = format!("{sub}/{}", self.path);
         self
     }
 }
 
-/// What a stage leaves beside its output; written last, so that its presence means completeness.
+/// The description that a stage writes beside its output. It is written last, so its presence means that all is there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Version of this format.
@@ -156,9 +156,9 @@ impl Manifest {
     /// Reads a manifest; keys it does not know are ignored.
     ///
     /// # Errors
-    /// [`ArtifactError::Io`], [`ArtifactError::Version`] when it is newer, [`ArtifactError::Mismatch`] when its checksum
-    /// was taken away, and [`ArtifactError::Corrupt`] when it is not a manifest, was changed after it was written, or
-    /// lists a path that leaves its folder.
+    /// [`ArtifactError::Io`], [`ArtifactError::Version`] when it is newer, [`ArtifactError::Mismatch`] when its
+    /// checksum was taken away, and [`ArtifactError::Corrupt`] when it is not a manifest, was changed after it was
+    /// written, or lists a path that leaves its folder.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, ArtifactError> {
         #[derive(Deserialize)]
         struct Head {
@@ -186,7 +186,8 @@ impl Manifest {
             });
         };
         let content = text.trim_ascii_end().strip_suffix(closing(&said).as_bytes());
-        let content = content.ok_or_else(|| corrupt("`checksum` does not end it, as it was written".into()))?;
+        let content =
+            content.ok_or_else(|| corrupt("`checksum` is not its last key, as it was when it was written".into()))?;
         let found = blake3::hash(content).to_hex();
         if found.as_str() != said {
             return Err(corrupt(format!("content of checksum {found}, it says {said}: it was changed or damaged")));
@@ -226,18 +227,18 @@ pub fn sealed(object: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// What follows the text that a checksum is of.
+/// The end of a manifest, from its checksum on.
 fn closing(checksum: &str) -> String {
     format!(",\n  \"checksum\": \"{checksum}\"\n}}")
 }
 
-/// Whether a path names something below its folder by plain components only.
+/// Whether a path is relative and has only plain components, so that it stays below its folder.
 fn stays_inside(path: &str) -> bool {
     let mut parts = Path::new(path).components().peekable();
     parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
 }
 
-/// Size and whole BLAKE3 hash of a file; `go_on` may end the work between chunks.
+/// Size and whole BLAKE3 hash of a file. It calls `go_on` between chunks and stops when that fails.
 fn hash_file(
     mut file: File,
     path: &Path,
@@ -256,14 +257,9 @@ fn hash_file(
     }
 }
 
-/// File name of a path, as entries carry it.
+/// The file name of a path, as manifests list it.
 pub(crate) fn entry_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-/// The manifest's conventional place in a stage's folder.
-pub fn manifest_path(folder: impl AsRef<Path>) -> PathBuf {
-    folder.as_ref().join("manifest.json")
 }
 
 #[cfg(test)]
@@ -288,7 +284,7 @@ mod tests {
     fn a_manifest_reads_back_and_its_files_verify() {
         let dir = tempfile::tempdir().unwrap();
         let manifest = sample(dir.path());
-        let path = manifest_path(dir.path());
+        let path = dir.path().join("manifest.json");
         manifest.write(&path).unwrap();
         let back = Manifest::read(&path).unwrap();
         assert_eq!(back, manifest);
@@ -322,7 +318,7 @@ mod tests {
     #[test]
     fn paths_that_leave_the_folder_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let path = manifest_path(dir.path());
+        let path = dir.path().join("manifest.json");
         for bad in ["../a", "/etc/passwd", "x/../../a", "", "./a"] {
             let mut manifest = sample(dir.path());
             manifest.files[0].path = bad.to_string();
@@ -336,7 +332,7 @@ mod tests {
     fn every_altered_byte_is_refused_and_so_is_a_manifest_without_its_checksum() {
         let dir = tempfile::tempdir().unwrap();
         let manifest = sample(dir.path());
-        let path = manifest_path(dir.path());
+        let path = dir.path().join("manifest.json");
         manifest.write(&path).unwrap();
         let good = fs::read(&path).unwrap();
         for at in 0..good.len() - 1 {
@@ -356,16 +352,16 @@ mod tests {
         first["rows"]["users"] = 8.into();
         fs::write(&path, sealed(&first).unwrap()).unwrap();
         assert_eq!(Manifest::read(&path).unwrap().rows["users"], 8);
-        // One whose checksum is right, and not where it belongs.
+        // The checksum is right, but another key follows it.
         let text = String::from_utf8(good).unwrap().replace("\n}\n", ",\n  \"later\": 1\n}\n");
         fs::write(&path, text).unwrap();
-        assert!(Manifest::read(&path).unwrap_err().to_string().contains("`checksum` does not end it"));
+        assert!(Manifest::read(&path).unwrap_err().to_string().contains("`checksum` is not its last key"));
     }
 
     #[test]
     fn newer_versions_are_refused_by_number_and_extra_keys_are_not() {
         let dir = tempfile::tempdir().unwrap();
-        let path = manifest_path(dir.path());
+        let path = dir.path().join("manifest.json");
         let mut value = serde_json::to_value(sample(dir.path())).unwrap();
         value["added_later"] = serde_json::json!([1]);
         publish_bytes(&path, &sealed(&value).unwrap()).unwrap();

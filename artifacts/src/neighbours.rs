@@ -1,6 +1,6 @@
 //! Neighbour sinks: where `recall` writes each user's items.
 //!
-//! A sink publishes by [`NeighbourSink::finish`]; dropped before that, nothing stands under its name.
+//! A sink publishes its file in [`NeighbourSink::finish`]. If it is dropped before, no file of that name appears.
 
 use crate::blocks::BlockWriter;
 use crate::error::ArtifactError;
@@ -18,27 +18,31 @@ use std::sync::Arc;
 
 pub(crate) const LISTS: Artifact = Artifact { name: "neighbours", version: 1 };
 pub(crate) const LONG: Artifact = Artifact { name: "neighbours-long", version: 1 };
-/// Bytes of lists per row group, and users of the list form at the most. What a file says about its row groups is
-/// held until it is finished, and grows with their number: some kilobytes each.
+/// List form: the most bytes of lists per row group. The footer describes each row group in some kilobytes, which are
+/// held until the file is finished, so row groups should not be small.
 const GROUP_BYTES: usize = 36 << 20;
+/// List form: the most users per row group.
 const GROUP_USERS: usize = 64 * 1024;
-/// Bytes of user ids that may stand beside lists of [`GROUP_BYTES`].
+/// List form: the most bytes of text per row group beside [`GROUP_BYTES`] of lists, for the user ids.
 const GROUP_IDS: usize = 16 << 20;
-/// Rows per row group of the long form, whose user ids and ranks take room too, and bytes of its ids.
+/// Long form: rows per row group. It is larger, since user ids and ranks take room too.
 const GROUP_ROWS: usize = 1 << 20;
+/// Long form: the most bytes of ids per row group.
 const GROUP_TEXT: usize = 64 << 20;
-/// Users turned into Arrow columns at a time, and pairs of the long form, with the user's id in each.
+/// List form: users that are turned into Arrow columns at a time.
 const CHUNK_USERS: usize = 1024;
+/// Long form: pairs of a user and an item that are turned into Arrow columns at a time.
 const CHUNK_PAIRS: usize = 16 * 1024;
-/// Bytes of ids that so many pairs of the long form may have; fewer pairs are turned into columns where they have more.
+/// Long form: the most bytes of ids in the pairs that are turned into columns at a time. Where ids are long, there are
+/// fewer pairs.
 const CHUNK_TEXT: usize = 4 << 20;
 
-/// How much room lists take: how many users go into a row group.
+/// The most room that a list of neighbours takes. The number of users in a row group follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListRoom {
-    /// Pairs of a list, at the most.
+    /// The most pairs of an item and a score in a list.
     pairs: usize,
-    /// Bytes of a pair, at the most.
+    /// The most bytes of a pair.
     pair_bytes: usize,
 }
 
@@ -48,7 +52,7 @@ impl ListRoom {
         Self { pairs: k.min(items.len()), pair_bytes: size_of::<f32>() + items.longest() }
     }
 
-    /// Bytes of a user's list, at the most.
+    /// The most bytes of a user's list.
     pub fn user_bytes(self) -> usize {
         self.pairs * self.pair_bytes
     }
@@ -69,10 +73,10 @@ impl ListRoom {
         }
     }
 
-    /// Bytes that a sink holds, roughly: a row group, and the columns that it comes from.
+    /// About how many bytes of memory a sink takes: a row group, and the columns that are added to it.
     pub fn writer_bytes(self, format: NeighbourFormat) -> u64 {
         let users = |users: usize| users * (self.user_bytes() + 64);
-        // A column is built in memory that grows twofold, and stays until a step is full.
+        // The buffers of a column double as they grow, and are kept until an encoding step is full.
         let lists = (users(self.group_users()) + 3 * users(self.chunk_users())).max(GROUP_ROWS * 32);
         let bytes = match format {
             NeighbourFormat::Parquet | NeighbourFormat::Jsonl => lists,
@@ -81,7 +85,7 @@ impl ListRoom {
         bytes as u64
     }
 
-    /// That a list fits a column, whose offsets have 32 bits.
+    /// Checks that a list fits into a column, whose offsets have 32 bits.
     fn check(self, path: &Path) -> Result<(), ArtifactError> {
         let most = i32::MAX as usize;
         match self.user_bytes() {
@@ -164,20 +168,58 @@ pub trait NeighbourSink: Send {
     /// Publishes the file. Rows count as the format does: users, or neighbours in the long form.
     ///
     /// # Errors
-    /// A failed write; nothing stands under the final name then.
+    /// A failed write; then there is no file of the final name.
     fn finish(self: Box<Self>) -> Result<FileEntry, ArtifactError>;
 }
 
-/// What a neighbours file says about itself, in its Parquet metadata.
+/// What a file of neighbours states in its Parquet metadata.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NeighboursInfo {
     /// Kind of the user ids.
     pub users: IdKind,
     /// Kind of the item ids.
     pub items: IdKind,
+    /// Whose neighbours they are.
+    #[serde(default, skip_serializing_if = "NeighboursOf::is_users")]
+    pub of: NeighboursOf,
+}
+
+/// Whose neighbours a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NeighboursOf {
+    /// Items of users.
+    #[default]
+    Users,
+    /// Items of items.
+    Items,
+}
+
+impl NeighboursOf {
+    fn is_users(&self) -> bool {
+        *self == Self::Users
+    }
+
+    /// Names of the columns: whose neighbours, lists of them, and one of them.
+    pub(crate) fn columns(self) -> [&'static str; 3] {
+        match self {
+            Self::Users => ["user_id", "item_ids", "item_id"],
+            Self::Items => ["item_id", "similar_item_ids", "similar_item_id"],
+        }
+    }
 }
 
 impl NeighboursInfo {
+    /// What a file of the items of users says.
+    pub fn of_users(users: IdKind, items: IdKind) -> Self {
+        Self { users, items, of: NeighboursOf::Users }
+    }
+
+    /// What a file of the items that are near each item says.
+    pub fn of_items(items: IdKind) -> Self {
+        Self { users: items, items, of: NeighboursOf::Items }
+    }
+
     fn check(&self, users: &Ids, items: &Ids, path: &Path) -> Result<(), ArtifactError> {
         for (expected, ids) in [(self.users, users), (self.items, items)] {
             if ids.kind() != expected {
@@ -189,7 +231,7 @@ impl NeighboursInfo {
     }
 }
 
-/// Opens a sink of the given format that will publish `path`, for lists that take at most `room`.
+/// Opens a sink that will publish a file of the given format under `path`, for lists that take at most `room`.
 ///
 /// # Errors
 /// [`ArtifactError::Io`], [`ArtifactError::Parquet`], or [`ArtifactError::TooLong`].
@@ -209,7 +251,7 @@ pub fn open_sink(
     })
 }
 
-/// [`NeighbourFormat::Parquet`].
+/// The sink of [`NeighbourFormat::Parquet`].
 struct ListSink {
     file: ParquetFile,
     room: ListRoom,
@@ -227,12 +269,13 @@ impl ListSink {
     ) -> Result<Self, ArtifactError> {
         let item = Arc::new(Field::new("element", info.items.data_type(), false));
         let score = Arc::new(Field::new("element", DataType::Float32, false));
+        let [whose, items, _] = info.of.columns();
         let schema = Arc::new(Schema::new(vec![
-            Field::new("user_id", info.users.data_type(), false),
-            Field::new("item_ids", DataType::List(item.clone()), false),
+            Field::new(whose, info.users.data_type(), false),
+            Field::new(items, DataType::List(item.clone()), false),
             Field::new("cosine_similarity", DataType::List(score.clone()), false),
         ]));
-        let plain = ["user_id", "cosine_similarity"];
+        let plain = [whose, "cosine_similarity"];
         let file = ParquetFile::create(path, schema, room.group_users(), compression, &plain, LISTS, info)?;
         let file = file.with_text(GROUP_BYTES + GROUP_IDS);
         Ok(Self { file, room, info: info.clone(), item, score })
@@ -270,7 +313,7 @@ impl NeighbourSink for ListSink {
     }
 }
 
-/// [`NeighbourFormat::ParquetLong`].
+/// The sink of [`NeighbourFormat::ParquetLong`].
 struct LongSink {
     file: ParquetFile,
     room: ListRoom,
@@ -284,10 +327,11 @@ impl LongSink {
         room: ListRoom,
         compression: Compression,
     ) -> Result<Self, ArtifactError> {
+        let [whose, _, item] = info.of.columns();
         let schema = Arc::new(Schema::new(vec![
-            Field::new("user_id", info.users.data_type(), false),
+            Field::new(whose, info.users.data_type(), false),
             Field::new("rank", DataType::UInt32, false),
-            Field::new("item_id", info.items.data_type(), false),
+            Field::new(item, info.items.data_type(), false),
             Field::new("cosine_similarity", DataType::Float32, false),
         ]));
         let file = ParquetFile::create(path, schema, GROUP_ROWS, compression, &["cosine_similarity"], LONG, info)?;
@@ -300,7 +344,7 @@ impl NeighbourSink for LongSink {
         lists.check(users, self.file.path())?;
         self.info.check(users, lists.item_ids, self.file.path())?;
         let (mut user, end) = (0, lists.offsets[users.len()]);
-        // Cut between pairs, not users: a column of repeated ids stays small.
+        // Chunks are counted in pairs and may end within a user's list, so that columns of repeated ids stay small.
         let chunk = (CHUNK_TEXT / (self.room.pair_bytes + users.longest())).clamp(1, CHUNK_PAIRS);
         for first in (lists.offsets[0]..end).step_by(chunk) {
             let neighbours = first..end.min(first + chunk);
@@ -329,7 +373,7 @@ impl NeighbourSink for LongSink {
     }
 }
 
-/// [`NeighbourFormat::Jsonl`].
+/// The sink of [`NeighbourFormat::Jsonl`].
 struct JsonSink {
     output: BlockWriter<Staged>,
     path: PathBuf,
@@ -345,10 +389,10 @@ impl JsonSink {
 
     fn write_user(&mut self, user: usize, users: &Ids, lists: &NeighbourLists<'_>) -> std::io::Result<()> {
         let neighbours = lists.offsets[user]..lists.offsets[user + 1];
-        let w = &mut self.output;
-        w.write_all(b"{\"user_id\":")?;
+        let (w, [whose, items, _]) = (&mut self.output, self.info.of.columns());
+        write!(w, "{{\"{whose}\":")?;
         serde_json::to_writer(&mut *w, &users.get(user))?;
-        w.write_all(b",\"item_ids\":[")?;
+        write!(w, ",\"{items}\":[")?;
         for n in neighbours.clone() {
             w.write_all(if n == neighbours.start { b"" } else { b"," })?;
             serde_json::to_writer(&mut *w, &lists.item_ids.get(lists.rows[n] as usize))?;
@@ -386,7 +430,7 @@ mod tests {
     use arrow_array::cast::AsArray;
     use arrow_array::types::UInt32Type;
 
-    const INFO: NeighboursInfo = NeighboursInfo { users: IdKind::Text, items: IdKind::Int };
+    const INFO: NeighboursInfo = NeighboursInfo { users: IdKind::Text, items: IdKind::Int, of: NeighboursOf::Users };
 
     const ROOM: ListRoom = ListRoom { pairs: 4, pair_bytes: 12 };
 
@@ -411,12 +455,12 @@ mod tests {
 
     #[test]
     fn lists_of_text_beyond_two_gibibytes_a_batch_are_written() {
-        // 1,024 users with 520 items of 4,096 bytes each: 2.2 GB, in columns whose offsets have 32 bits.
+        // 1,024 users with 520 items of 4,096 bytes each make 2.2 GB, more than one column with 32-bit offsets holds.
         let (k, count) = (520, 1024);
         let mut items = Ids::new(IdKind::Text);
         (0..k).for_each(|i| items.push(Id::Text(&format!("{i:04096}"))));
         let users = Ids::Int((0..count as i64).collect());
-        let info = NeighboursInfo { users: IdKind::Int, items: IdKind::Text };
+        let info = NeighboursInfo::of_users(IdKind::Int, IdKind::Text);
         let offsets: Vec<usize> = (0..=count).map(|user| user * k).collect();
         let rows: Vec<u32> = (0..count * k).map(|pair| (pair % k) as u32).collect();
         let scores = vec![0.5; count * k];
@@ -493,7 +537,7 @@ mod tests {
         let items = Ids::Int((0..pairs as i64).collect());
         let (rows, scores): (Vec<u32>, Vec<f32>) = ((0..pairs as u32).collect(), vec![0.5; pairs]);
         let lists = NeighbourLists { offsets: &offsets, rows: &rows, scores: &scores, item_ids: &items };
-        let info = NeighboursInfo { users: IdKind::Int, items: IdKind::Int };
+        let info = NeighboursInfo::of_users(IdKind::Int, IdKind::Int);
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("part.parquet");
         let room = ListRoom::new(CHUNK_PAIRS + 5, &items);
@@ -517,7 +561,7 @@ mod tests {
     fn the_edges_of_every_format_are_the_first_and_the_last_user() {
         let edges = [
             (NeighbourFormat::Parquet, 3, "d"),
-            // A user without neighbours is not among the pairs.
+            // The long form does not hold users without neighbours.
             (NeighbourFormat::ParquetLong, 4, "c"),
             (NeighbourFormat::Jsonl, 3, "d"),
         ];

@@ -1,5 +1,4 @@
-//! Files of neighbours read back: whole, or by their edges, which are how many rows and whose are the first and the
-//! last.
+//! Reads files of neighbours back: whole, or only their edges, that is the number of rows and the first and last user.
 
 use crate::error::ArtifactError;
 use crate::ids::Ids;
@@ -28,13 +27,13 @@ pub struct NeighbourTable {
 }
 
 impl NeighbourTable {
-    fn new(info: &NeighboursInfo) -> Self {
+    pub(crate) fn new(info: &NeighboursInfo) -> Self {
         Self { users: Ids::new(info.users), offsets: vec![0], items: Ids::new(info.items), scores: Vec::new() }
     }
 }
 
-/// Streams a [`NeighbourFormat::Parquet`] file in batches of `batch_users`, or of fewer where lists are so long that row
-/// groups have few users: an eighth of a row group, or 64.
+/// Streams a [`NeighbourFormat::Parquet`] file in batches of `batch_users`. Where lists are long, row groups hold few
+/// users; batches are then at most an eighth of a row group, or 64 users if that is more.
 ///
 /// # Errors
 /// [`ArtifactError::Io`], [`ArtifactError::Parquet`], [`ArtifactError::Corrupt`] or [`ArtifactError::Version`], on
@@ -43,18 +42,31 @@ pub fn read_lists(
     path: impl AsRef<Path>,
     batch_users: usize,
 ) -> Result<impl Iterator<Item = Result<NeighbourTable, ArtifactError>>, ArtifactError> {
+    read_list_rows(path, 0..u64::MAX, batch_users)
+}
+
+/// As [`read_lists`], of some rows of the file.
+///
+/// # Errors
+/// As [`read_lists`].
+pub(crate) fn read_list_rows(
+    path: impl AsRef<Path>,
+    rows: std::ops::Range<u64>,
+    batch_users: usize,
+) -> Result<impl Iterator<Item = Result<NeighbourTable, ArtifactError>>, ArtifactError> {
     let path = path.as_ref().to_path_buf();
     let source = ParquetSource::open(&path)?;
     let info: NeighboursInfo = source.details(LISTS)?;
+    let [_, items, _] = info.of.columns();
     let is_list = |i: usize, name: &str| {
         let field = source.schema().fields().get(i);
         field.is_some_and(|f| f.name() == name && matches!(f.data_type(), DataType::List(_)))
     };
-    if !is_list(1, "item_ids") || !is_list(2, "cosine_similarity") {
-        return Err(source.corrupt("expected columns `user_id`, `item_ids` and `cosine_similarity`"));
+    if !is_list(1, items) || !is_list(2, "cosine_similarity") {
+        return Err(source.corrupt(format!("expected an id, `{items}` and `cosine_similarity`")));
     }
     let batch_users = batch_users.min((source.largest_group() / 8).max(64));
-    let batches = source.batches(0..u64::MAX, batch_users)?;
+    let batches = source.batches(rows, batch_users)?;
     Ok(batches.map(move |batch| {
         let batch = batch?;
         let corrupt = |reason: &str| ArtifactError::Corrupt { path: path.clone(), reason: reason.to_string() };
@@ -81,7 +93,7 @@ pub fn read_lists(
     }))
 }
 
-/// Loads a [`NeighbourFormat::ParquetLong`] file; users without neighbours are not in it.
+/// Loads a [`NeighbourFormat::ParquetLong`] file. It holds no users without neighbours.
 ///
 /// # Errors
 /// As [`read_lists`]; ranks must run 1, 2, 3, … per user.
@@ -120,7 +132,7 @@ pub fn load_long(path: impl AsRef<Path>) -> Result<NeighbourTable, ArtifactError
     Ok(table)
 }
 
-/// What [`inspect_neighbours`] finds.
+/// The edges of a file of neighbours; see [`inspect_neighbours`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NeighbourEdges {
     /// Rows: users, or pairs in [`NeighbourFormat::ParquetLong`].
@@ -131,7 +143,7 @@ pub struct NeighbourEdges {
     pub last: Option<String>,
 }
 
-/// Looks at the first and the last row of a file that a sink wrote.
+/// Counts the rows of a file that a sink wrote, and reads the users of its first and last row.
 ///
 /// # Errors
 /// [`ArtifactError::Io`], [`ArtifactError::Parquet`], [`ArtifactError::Version`], and [`ArtifactError::Corrupt`] for
@@ -156,7 +168,7 @@ pub fn inspect_neighbours(path: impl AsRef<Path>, format: NeighbourFormat) -> Re
     Ok(NeighbourEdges { rows, first: if rows > 0 { user(0)? } else { None }, last })
 }
 
-/// As [`inspect_neighbours`] of JSON Lines: one pass over the file, a line in memory at a time.
+/// [`inspect_neighbours`] for JSON Lines. It reads the whole file, and holds a line in memory at a time.
 fn inspect_lines(path: &Path) -> Result<NeighbourEdges, ArtifactError> {
     let corrupt = |row: u64, reason: &str| ArtifactError::Corrupt {
         path: path.to_path_buf(),

@@ -1,31 +1,31 @@
-//! Runs of bit-packed values, as Parquet's hybrid of runs and packed bits has them (format, section Encodings), and as
-//! pages of dictionary indices hold them.
+//! Runs of bit-packed values, as pages of dictionary indices hold them: Parquet's RLE/bit-packing hybrid (format,
+//! section Encodings).
 
 use crate::chunk::varint;
 use arrow_buffer::Buffer;
 
-/// Values that are packed at a time: a run has whole groups of them.
+/// Values that are packed at a time. A run consists of whole groups.
 const GROUP: usize = 8;
 
-/// Values on their way to a run. Memory: its packed bytes.
+/// Packs values into a run. Memory: the packed bytes.
 pub(crate) struct PackedRun {
     /// Bits of a value.
     width: usize,
-    /// Whole groups.
+    /// The whole groups so far.
     packed: Vec<u8>,
-    /// Fewer values than a group.
+    /// The values after the last whole group.
     waiting: Vec<u32>,
     values: usize,
 }
 
 impl PackedRun {
-    /// A run without values, which are all below `limit`, at most 2^16.
+    /// A run without values, for values below `limit`, which is at most 2^16.
     pub fn new(limit: u32) -> Self {
         let width = (u32::BITS - limit.saturating_sub(1).leading_zeros()).max(1) as usize;
         Self { width, packed: Vec::new(), waiting: Vec::with_capacity(GROUP), values: 0 }
     }
 
-    /// Values so far.
+    /// Number of values in the run.
     pub fn values(&self) -> usize {
         self.values
     }
@@ -45,7 +45,7 @@ impl PackedRun {
         self.waiting.extend(rest.iter().map(|value| (*value).into()));
     }
 
-    /// Packs the values that wait, with zeros up to a group.
+    /// Packs the waiting values, filled up with zeros to a whole group.
     fn pack_waiting(&mut self) {
         let mut group = [0; GROUP];
         group[..self.waiting.len()].copy_from_slice(&self.waiting);
@@ -53,7 +53,7 @@ impl PackedRun {
         self.waiting.clear();
     }
 
-    /// The content of a page of indices: the bits of a value, and the run. What follows is another run.
+    /// Ends the run and returns the content of a page of indices: the number of bits of a value, and the run.
     pub fn page(&mut self) -> [Buffer; 2] {
         if !self.waiting.is_empty() {
             self.pack_waiting();
@@ -65,13 +65,13 @@ impl PackedRun {
     }
 }
 
-/// Appends a group of values of `width` bits, at most 16, the first in the lowest bits.
+/// Appends a group of values of `width` bits each, at most 16. The first value takes the lowest bits.
 #[inline]
 fn pack(group: &[u32; GROUP], width: usize, out: &mut Vec<u8>) {
     let half = |values: &[u32]| values.iter().rev().fold(0u64, |bits, value| bits << width | u64::from(*value));
     let (low, high) = group.split_at(GROUP / 2);
     let bits = u128::from(half(low)) | u128::from(half(high)) << (GROUP / 2 * width);
-    // A copy of known length, cut afterwards, is faster than one of unknown length.
+    // To copy a constant number of bytes and then truncate is faster than to copy a variable number.
     let end = out.len() + width;
     out.extend_from_slice(&bits.to_le_bytes());
     out.truncate(end);

@@ -1,6 +1,6 @@
-//! Parquet files of ours: published atomically, hashed while written, read back by row range.
+//! The Parquet files of a run: published atomically, hashed while they are written, read back by row range.
 //!
-//! Each carries one key-value entry `twotower`: a JSON object with the artifact's name, its format
+//! Each has one key-value entry `twotower`: a JSON object with the artifact's name, its format
 //! version and its details, so that a reader can refuse a file before its first row.
 
 use crate::blocks::BlockWriter;
@@ -31,12 +31,12 @@ use std::sync::Arc;
 
 const HEADER_KEY: &str = "twotower";
 
-/// Rows go to the encoder so many at a time, whatever batches they come in: it decides after each call whether a page
-/// is full, and so a file's bytes do not depend on batches.
+/// Rows that go to the encoder at a time. The encoder decides after each call whether a page is full. With calls of a
+/// fixed size, a file's bytes do not depend on the batches in which rows arrive.
 const STEP: usize = 1024;
 
-/// Bytes of text after which a row group ends before it has its rows, unless a file is told otherwise: long ids must not
-/// make what a writer holds larger. Of 65,536 ids, each may have 256 bytes.
+/// The most bytes of text per row group, unless a file sets another limit. So long ids do not make a writer hold more
+/// memory. It allows 256 bytes for each of 65,536 ids.
 const GROUP_TEXT: usize = 16 << 20;
 
 /// Compression of a Parquet file.
@@ -70,7 +70,7 @@ struct Header<T> {
     details: T,
 }
 
-/// What a Parquet file of ours is: written into its `twotower` entry.
+/// The kind of a Parquet file of a run, which its `twotower` entry states.
 #[derive(Debug, Clone, Copy)]
 pub struct Artifact {
     /// Name, such as `vectors`.
@@ -81,38 +81,41 @@ pub struct Artifact {
 
 /// How a column is stored. Statistics are kept of dictionary columns only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stored {
-    /// By a dictionary, as Parquet writers do unless told otherwise.
+pub(crate) enum Storage {
+    /// With a dictionary, the default of Parquet writers.
     Dictionary,
-    /// Value by value: vectors and scores.
+    /// Value by value, for vectors and scores.
     Plain,
-    /// As [`Stored::Plain`], or lists of 32-bit floats by a dictionary where few of them differ: dense codes.
+    /// Lists of 32-bit floats with a dictionary where few values are distinct, else as [`Storage::Plain`], for dense
+    /// codes.
     Repeating,
-    /// Text that is mostly distinct, without what a value shares with the one before.
+    /// Each text without the prefix that it shares with the text before, for ids that are mostly distinct.
     Prefixed,
-    /// Integers as differences, bit-packed: integer ids, elements of lists.
+    /// Bit-packed differences of integers, for integer ids and elements of lists.
     Packed,
-    /// 32-bit codes below that number, without nulls: bit-packed; where it is large, as [`Stored::Packed`].
+    /// Bit-packed 32-bit codes below the given number, without nulls. Where that number is large, as
+    /// [`Storage::Packed`].
     Codes(u32),
 }
 
-/// A Parquet file being written. Memory: one row group. Dropped unfinished, it leaves nothing.
+/// A Parquet file being written. Memory: one row group. If it is dropped before [`ParquetFile::finish`], no file
+/// remains.
 pub struct ParquetFile {
     file: SerializedFileWriter<BlockWriter<Staged>>,
     format: Arc<GroupFormat>,
     group: RowGroup,
     steps: Steps,
-    /// Rows of a whole row group: a multiple of a step's.
+    /// Rows of a whole row group, a multiple of the rows of a step.
     group_rows: usize,
-    /// Bytes of text that end a row group.
+    /// Bytes of text after which a row group ends.
     group_text: usize,
     path: PathBuf,
     rows: u64,
 }
 
 impl ParquetFile {
-    /// Creates the temp file. Row groups hold `group_rows` rows, more than 1,024 rounded up to a multiple; `plain_columns` (top-level names) are
-    /// written without dictionary and statistics, as vectors and scores are.
+    /// Creates the temp file. Row groups hold `group_rows` rows; a number above 1,024 is rounded up to a multiple of
+    /// 1,024. `plain_columns` are names of top-level columns to be written without dictionary and statistics.
     ///
     /// # Errors
     /// [`ArtifactError::Io`] or [`ArtifactError::Parquet`].
@@ -125,11 +128,11 @@ impl ParquetFile {
         artifact: Artifact,
         details: &impl Serialize,
     ) -> Result<Self, ArtifactError> {
-        let stored = |top: &str| if plain_columns.contains(&top) { Stored::Plain } else { Stored::Dictionary };
+        let stored = |top: &str| if plain_columns.contains(&top) { Storage::Plain } else { Storage::Dictionary };
         Self::create_stored(path, schema, group_rows, compression, stored, artifact, details)
     }
 
-    /// As [`ParquetFile::create`]; `stored` says how each top-level column is stored.
+    /// As [`ParquetFile::create`], with a function that says how each top-level column is stored.
     ///
     /// # Errors
     /// As [`ParquetFile::create`].
@@ -138,11 +141,11 @@ impl ParquetFile {
         schema: SchemaRef,
         group_rows: usize,
         compression: Compression,
-        stored: impl Fn(&str) -> Stored,
+        stored: impl Fn(&str) -> Storage,
         artifact: Artifact,
         details: &impl Serialize,
     ) -> Result<Self, ArtifactError> {
-        // Where so few rows are a row group, they are large, and an eighth of it is enough at a time.
+        // Row groups with few rows have large rows, so a step is an eighth of the row group.
         let step = if group_rows < STEP { (group_rows / 8).max(1) } else { STEP };
         let group_rows = group_rows.next_multiple_of(step);
         let header = Header { artifact: artifact.name.to_string(), format_version: artifact.version, details };
@@ -155,17 +158,17 @@ impl ParquetFile {
             .set_key_value_metadata(Some(vec![KeyValue::new(HEADER_KEY.to_string(), header)]));
         let leaves =
             parquet::arrow::ArrowSchemaConverter::new().convert(&schema).map_err(parquet_error("plan", path))?;
-        let stored: Vec<Stored> = schema.fields().iter().map(|field| stored(field.name())).collect();
+        let stored: Vec<Storage> = schema.fields().iter().map(|field| stored(field.name())).collect();
         for (leaf, stored) in leaves.columns().iter().map(|c| c.path()).zip(&stored) {
-            if *stored != Stored::Dictionary {
+            if *stored != Storage::Dictionary {
                 properties = properties
                     .set_column_dictionary_enabled(leaf.clone(), false)
                     .set_column_statistics_enabled(leaf.clone(), EnabledStatistics::None);
             }
             properties = match stored {
-                Stored::Dictionary | Stored::Plain | Stored::Repeating | Stored::Prefixed => properties,
-                Stored::Packed | Stored::Codes(_) => {
-                    // Packed bits leave LZ4 nothing to find.
+                Storage::Dictionary | Storage::Plain | Storage::Repeating | Storage::Prefixed => properties,
+                Storage::Packed | Storage::Codes(_) => {
+                    // LZ4 finds nothing to compress in bit-packed values.
                     if compression == Compression::Lz4 {
                         properties = properties.set_column_compression(leaf.clone(), Codec::UNCOMPRESSED);
                     }
@@ -191,7 +194,7 @@ impl ParquetFile {
         })
     }
 
-    /// The same file, whose row groups may have so many bytes of text.
+    /// The same file, with another limit for the bytes of text per row group.
     pub(crate) fn with_text(self, group_text: usize) -> Self {
         Self { group_text, ..self }
     }
@@ -220,7 +223,7 @@ impl ParquetFile {
         })
     }
 
-    /// Encodes whole row groups of this file for [`ParquetFile::append`], on any thread.
+    /// An encoder of whole row groups for [`ParquetFile::append`], which works on any thread.
     pub(crate) fn groups(&self) -> GroupEncoder {
         let (format, path) = (self.format.clone(), self.path.clone());
         let (group_rows, group_text) = (self.group_rows, self.group_text);
@@ -239,7 +242,7 @@ impl ParquetFile {
         self.end_group().and_then(|()| group.write_to(&mut self.file)).map_err(parquet_error("write", &self.path))
     }
 
-    /// Writes the rows that wait for their step or their row group to be full.
+    /// Writes all rows that are still held, as a row group.
     fn end_group(&mut self) -> Result<(), ParquetError> {
         if let Some(rest) = self.steps.rest()? {
             self.group.push(&rest)?;
@@ -253,10 +256,10 @@ impl ParquetFile {
     /// Writes the footer and publishes the file.
     ///
     /// # Errors
-    /// As [`ParquetFile::write`]; nothing stands under the final name then.
+    /// As [`ParquetFile::write`]; then there is no file of the final name.
     pub fn finish(mut self) -> Result<FileEntry, ArtifactError> {
         self.end_group().map_err(parquet_error("write", &self.path))?;
-        // Not `into_inner`, which makes a full disk a text and so bad data.
+        // `into_inner` would turn a full disk into a text, which callers would take for bad data.
         self.file.finish().map_err(parquet_error("write", &self.path))?;
         let output = self.file.inner_mut();
         let (bytes, blake3) = output.finish().map_err(io_error("write", &self.path))?;
@@ -283,7 +286,7 @@ impl GroupEncoder {
     }
 }
 
-/// Consecutive rows on their way to row groups.
+/// Encodes consecutive rows as row groups.
 pub(crate) struct GroupPart {
     encoder: GroupEncoder,
     steps: Steps,
@@ -335,7 +338,7 @@ impl GroupPart {
     }
 }
 
-/// A Parquet file of ours, open for reading.
+/// A Parquet file of a run, open for reading.
 #[derive(Debug)]
 pub struct ParquetSource {
     path: PathBuf,
@@ -355,12 +358,12 @@ impl ParquetSource {
         Ok(Self { path: path.to_path_buf(), file, metadata })
     }
 
-    /// Rows, by the footer.
+    /// Number of rows, according to the footer.
     pub fn rows(&self) -> u64 {
         self.metadata.metadata().file_metadata().num_rows().max(0) as u64
     }
 
-    /// Rows of the largest row group, by the footer.
+    /// Rows of the largest row group, according to the footer.
     pub(crate) fn largest_group(&self) -> usize {
         let rows = self.metadata.metadata().row_groups().iter().map(|group| group.num_rows());
         rows.max().and_then(|rows| usize::try_from(rows).ok()).unwrap_or(0)
@@ -393,13 +396,31 @@ impl ParquetSource {
         serde_json::from_value(header.details).map_err(|e| corrupt(format!("its metadata: {e}")))
     }
 
-    /// Streams rows (cut at the end of the file) in batches as [`RowRange`] has them.
+    /// Streams a range of rows, cut at the end of the file, in batches as of [`RowRange`].
     ///
     /// # Errors
     /// [`ArtifactError::Io`] or [`ArtifactError::Parquet`].
     pub fn batches(&self, rows: Range<u64>, batch_rows: usize) -> Result<ParquetBatches, ArtifactError> {
+        self.batches_of(ProjectionMask::all(), rows, batch_rows)
+    }
+
+    /// As [`ParquetSource::batches`], of the first column alone.
+    ///
+    /// # Errors
+    /// As [`ParquetSource::batches`].
+    pub(crate) fn first_column(&self, rows: Range<u64>, batch_rows: usize) -> Result<ParquetBatches, ArtifactError> {
+        let first = ProjectionMask::roots(self.metadata.parquet_schema(), [0]);
+        self.batches_of(first, rows, batch_rows)
+    }
+
+    fn batches_of(
+        &self,
+        columns: ProjectionMask,
+        rows: Range<u64>,
+        batch_rows: usize,
+    ) -> Result<ParquetBatches, ArtifactError> {
         let file = self.file.try_clone().map_err(io_error("open", &self.path))?;
-        let reader = guarded(|| RowRange::open(file, self.metadata.clone(), ProjectionMask::all(), rows, batch_rows))
+        let reader = guarded(|| RowRange::open(file, self.metadata.clone(), columns, rows, batch_rows))
             .map_err(parquet_error("read", &self.path))?;
         Ok(ParquetBatches { reader, path: self.path.clone() })
     }
@@ -431,11 +452,12 @@ impl Iterator for ParquetBatches {
     }
 }
 
-/// Wraps a Parquet error with what was attempted and where; an I/O error below it stays an I/O error.
+/// Wraps a Parquet error with what was attempted and where. An I/O error inside it stays an I/O error.
 pub(crate) fn parquet_error(action: &'static str, path: &Path) -> impl FnOnce(ParquetError) -> ArtifactError {
     move |source| match source {
         ParquetError::External(inner) => match inner.downcast::<std::io::Error>() {
-            // The file ends before what it promises, or says what cannot be: no fault of the disk's.
+            // The file is shorter than it states, or states something impossible. That is damage, not a fault of the
+            // disk.
             Ok(io)
                 if matches!(io.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData | ErrorKind::InvalidInput) =>
             {
@@ -499,7 +521,7 @@ mod tests {
             Field::new("n", DataType::Int64, false),
             Field::new("list", DataType::List(element.clone()), false),
         ]));
-        // Lists of 0 to 6 elements, distinct enough for several pages a row group.
+        // Lists of 0 to 6 elements, with enough distinct values for several pages per row group.
         let rows = |range: Range<i64>| -> Vec<ArrayRef> {
             let lists = range.clone().map(|n| (0..n % 7).map(|k| n * 31 + k).collect::<Vec<_>>());
             let lists: Vec<Vec<i64>> = lists.collect();

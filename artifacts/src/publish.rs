@@ -1,4 +1,4 @@
-//! Publishing files: nothing stands under a final name before it is complete and on disk.
+//! Publishes files: no file has its final name before it is complete and on disk.
 //!
 //! A writer fills a sibling temp file, which is flushed, synced and renamed. The temp file is locked
 //! (`flock`) while its writer lives, so that leftovers of a killed run can be told from the work of
@@ -24,11 +24,12 @@ pub struct Staged {
     sync: SyncAhead,
 }
 
-/// Bytes written between two syncs on the way.
+/// Bytes that are written between two syncs.
 const SYNC_EVERY: u64 = 4 << 20;
 
-/// Bytes that this process may still leave in the page cache, for who reads its files next: 1 GiB in all. More of
-/// it would push out what others read, and then itself: finding pages to reuse takes the kernel longer than writing them.
+/// How many more bytes of its files this process may leave in the page cache, for whoever reads them next: 1 GiB in
+/// all. More would push out the data of other processes. It would also slow down writing, since the kernel would have
+/// to find pages to reuse.
 static CACHED: AtomicU64 = AtomicU64::new(1 << 30);
 
 /// Syncs a long file while it is written, so that the last sync is short and unwritten pages are few.
@@ -38,7 +39,7 @@ struct SyncAhead {
     written: u64,
     /// Bytes in all.
     total: u64,
-    /// The first bytes, which may stay in the page cache.
+    /// Bytes at the start of the file that may stay in the page cache.
     kept: u64,
     running: Option<JoinHandle<io::Result<()>>>,
 }
@@ -64,13 +65,13 @@ impl SyncAhead {
         };
         match std::thread::Builder::new().name("sync".into()).spawn(sync) {
             Ok(running) => self.running = Some(running),
-            // Where no more threads may be started, the last sync does it all.
+            // If no thread can be started, the last sync covers everything.
             Err(_) => self.written = 0,
         }
         Ok(())
     }
 
-    /// The result of the sync that runs or ran last: an error is reported by one sync alone.
+    /// Waits for the last sync in the background and returns its result. The system reports an error only once.
     fn wait(&mut self) -> io::Result<()> {
         match self.running.take() {
             Some(sync) => sync.join().unwrap_or_else(|_| Err(io::Error::other("the thread that synced panicked"))),
@@ -79,21 +80,21 @@ impl SyncAhead {
     }
 }
 
-/// Lets the page cache forget a range of a file, as far as it is on disk.
+/// Drops a range of a file from the page cache, as far as it is on disk.
 #[cfg(target_os = "linux")]
 fn forget(file: &File, range: Range<u64>) {
     use std::os::fd::AsRawFd;
-    // A length of 0 would mean the rest of the file.
+    // To the system, a length of 0 would mean the rest of the file.
     if range.is_empty() {
         return;
     }
     if let (Ok(start), Ok(len)) = (i64::try_from(range.start), i64::try_from(range.end - range.start)) {
-        // SAFETY: advice about an open file, which changes no content; refused advice is without effect.
+        // SAFETY: the call gives advice about an open file, which changes no content. Refused advice has no effect.
         unsafe { libc::posix_fadvise(file.as_raw_fd(), start, len, libc::POSIX_FADV_DONTNEED) };
     }
 }
 
-/// Nothing to do.
+/// Other systems keep their page cache as it is.
 #[cfg(not(target_os = "linux"))]
 fn forget(_file: &File, _range: Range<u64>) {}
 
@@ -127,13 +128,13 @@ impl Staged {
     /// Buffers of writers on [`Staged::file`] must have been flushed.
     ///
     /// # Errors
-    /// [`ArtifactError::Io`]; the temp file is removed and an earlier file of that name stays, unless it was only the
-    /// folder that could not be synced: then the new one stands there, and may be gone after a power failure.
+    /// [`ArtifactError::Io`]. The temp file is removed, and an earlier file of that name stays. If only the sync of the
+    /// folder failed, the new file already has its name, but may be lost in a power failure.
     pub fn commit(mut self) -> Result<(), ArtifactError> {
         self.publish()
     }
 
-    /// [`Staged::commit`] for a writer that cannot give it away; nothing may be written any more.
+    /// As [`Staged::commit`], for an owner that cannot give the value away. Nothing may be written afterwards.
     pub(crate) fn publish(&mut self) -> Result<(), ArtifactError> {
         self.sync.wait().and_then(|()| self.file.sync_all()).map_err(io_error("sync", &self.path))?;
         fs::rename(&self.temp, &self.path).map_err(io_error("rename to", &self.path))?;
@@ -155,7 +156,7 @@ impl Write for Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        // After a commit the temp name is gone, and this finds nothing.
+        // After a commit there is no file of the temp name, and this does nothing.
         let _ = fs::remove_file(&self.temp);
     }
 }
@@ -163,7 +164,7 @@ impl Drop for Staged {
 /// Writes a whole file and publishes it under `path`.
 ///
 /// # Errors
-/// [`ArtifactError::Io`] of the closure or of publishing; then nothing new stands under `path`.
+/// [`ArtifactError::Io`] when the closure or the publication fails. The file at `path` is then unchanged.
 pub fn publish_file(
     path: impl AsRef<Path>,
     write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
@@ -212,7 +213,7 @@ pub fn create_folder(folder: impl AsRef<Path>) -> Result<(), ArtifactError> {
     }
 }
 
-/// Removes a file or link, durably; that it is not there is fine.
+/// Removes a file or link durably. It is no error when there is none.
 ///
 /// # Errors
 /// [`ArtifactError::Io`] naming it.
@@ -225,7 +226,7 @@ pub fn remove(path: impl AsRef<Path>) -> Result<(), ArtifactError> {
     }
 }
 
-/// Removes a folder with all that is in it; that it is not there is fine.
+/// Removes a folder with all that is in it. It is no error when there is none.
 ///
 /// # Errors
 /// [`ArtifactError::Io`] naming it.
@@ -237,9 +238,9 @@ pub fn remove_folder(folder: impl AsRef<Path>) -> Result<(), ArtifactError> {
     }
 }
 
-/// Removes temp files of writers that no longer live, and returns how many; subfolders are not visited.
+/// Removes temp files of writers that no longer live, and returns how many.
 ///
-/// A missing folder counts as empty.
+/// Subfolders are not visited. A missing folder counts as empty.
 ///
 /// # Errors
 /// [`ArtifactError::Io`] when the folder cannot be listed or a file cannot be removed.
@@ -274,7 +275,7 @@ fn sweep(folder: &Path, wanted: impl Fn(&OsStr) -> bool) -> Result<usize, Artifa
 /// Refuses a name that [`switch_link`] could not make a link.
 ///
 /// # Errors
-/// [`ArtifactError::Io`] when something other than a link stands under that name.
+/// [`ArtifactError::Io`] when something other than a link has that name.
 pub fn check_link(link: &Path) -> Result<(), ArtifactError> {
     match fs::symlink_metadata(link) {
         Ok(found) if !found.file_type().is_symlink() => {
@@ -294,7 +295,7 @@ pub fn check_link(link: &Path) -> Result<(), ArtifactError> {
 /// left on the way to this name are removed.
 ///
 /// # Errors
-/// [`ArtifactError::Io`], also when something other than a link stands under that name.
+/// [`ArtifactError::Io`], also when something other than a link has that name.
 pub fn switch_link(link: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<(), ArtifactError> {
     let link = link.as_ref();
     check_link(link)?;
@@ -309,7 +310,7 @@ pub fn switch_link(link: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<(
         }
         match fs::rename(&temp, link) {
             Ok(()) => return sync_folder(folder_of(link)),
-            // Another process that switches this link took ours for a leftover.
+            // Another process that switches this link has removed ours as a leftover.
             Err(e) if e.kind() == ErrorKind::NotFound => continue,
             Err(e) => {
                 let _ = fs::remove_file(&temp);
@@ -319,14 +320,15 @@ pub fn switch_link(link: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<(
     }
 }
 
-/// Creates a temp file beside `path`, locked while it is open: one that nobody has, and no link to anywhere.
+/// Creates a new temp file beside `path`, which is locked while it is open. It never opens a file or follows a link
+/// that is already there.
 ///
 /// # Errors
 /// [`ArtifactError::Io`] when it cannot be made.
 pub fn create_temp(path: &Path) -> Result<(File, PathBuf), ArtifactError> {
     loop {
         let temp = temp_name(path);
-        // Creates it, or fails where anything has the name, be it a link.
+        // This fails if anything has the name, even a link.
         let file = match OpenOptions::new().write(true).read(true).create_new(true).open(&temp) {
             Ok(file) => file,
             Err(e) if e.kind() == ErrorKind::AlreadyExists => continue,
@@ -341,7 +343,7 @@ pub fn create_temp(path: &Path) -> Result<(File, PathBuf), ArtifactError> {
     }
 }
 
-/// Whether the file that is open is the one that stands under the path; a link there is not.
+/// Whether the open file is the one at `path`. A link to it does not count.
 pub fn is_at(file: &File, path: &Path) -> bool {
     let place = |found: io::Result<fs::Metadata>| found.ok().map(|found| (found.dev(), found.ino()));
     let open = place(file.metadata());
@@ -362,19 +364,19 @@ fn folder_of(path: &Path) -> &Path {
 
 fn temp_name(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    // A number that nobody can guess: each state of this hasher has random keys.
+    // Nobody can guess this number, since each state of this hasher has random keys.
     let n = RandomState::new().hash_one(std::process::id());
     folder_of(path).join(format!(".{name}.tmp-{}-{n}", std::process::id()))
 }
 
-/// Whether a file of this name is one that is being written, or that a killed writer left.
+/// Whether this is the name of a temp file: of one being written, or left by a killed writer.
 pub fn is_temp_name(name: &OsStr) -> bool {
     let Some((stem, tail)) = name.to_str().and_then(|n| n.rsplit_once(".tmp-")) else { return false };
     let is_number = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
     stem.starts_with('.') && tail.split_once('-').is_some_and(|(pid, n)| is_number(pid) && is_number(n))
 }
 
-/// Whether the file exists and no living writer holds it; `false` where locks are not to be had.
+/// Whether the file exists and no living writer holds it. `false` where the file system has no locks.
 fn is_unlocked(path: &Path) -> bool {
     let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW;
     let Ok(file) = OpenOptions::new().write(true).custom_flags(flags).open(path) else { return false };
@@ -384,7 +386,7 @@ fn is_unlocked(path: &Path) -> bool {
     }
 }
 
-/// Makes renames within a folder durable; file systems that cannot sync a folder are left alone.
+/// Makes renames within a folder durable. File systems that cannot sync a folder are passed over.
 fn sync_folder(folder: &Path) -> Result<(), ArtifactError> {
     match File::open(folder).and_then(|f| f.sync_all()) {
         Err(e) if matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),

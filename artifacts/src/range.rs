@@ -1,23 +1,23 @@
 //! Ranges of numeric settings, and a check that reaches every number of a configuration.
 //!
-//! Whatever serialises can be walked: a struct of settings, or the table of a job's file before it is one. So a
-//! number cannot be forgotten: one that no range is known for is a fault of its own.
+//! The check serialises the configuration, whether a struct of settings or the raw table of a job file, and looks at
+//! each number. A number without a known range is an error, so none can be forgotten.
 
 mod walk;
 
 use serde::Serialize;
-pub use walk::{Found, numbers};
+pub use walk::{Number, numbers};
 
-/// What a numeric setting may be.
+/// The range of a numeric setting.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Range {
-    /// A whole number from the first to the second.
+    /// A whole number, from the first bound to the second.
     Whole(i64, i64),
-    /// A number from the first to the second.
+    /// A number from the first bound to the second.
     Real(f64, f64),
-    /// A number from the first to below the second.
+    /// A number from the first bound to below the second.
     Below(f64, f64),
-    /// A number above the first, at most the second.
+    /// A number above the first bound and at most the second.
     Above(f64, f64),
 }
 
@@ -27,12 +27,12 @@ impl Range {
     /// The range of a share.
     pub const SHARE: Self = Self::Real(0.0, 1.0);
 
-    /// Whether a number is in it.
-    pub fn holds(&self, number: Found) -> bool {
+    /// Whether the range contains a number.
+    pub fn holds(&self, number: Number) -> bool {
         match (self, number) {
-            (Self::Whole(least, most), Found::Whole(n)) => (i128::from(*least)..=i128::from(*most)).contains(&n),
-            (Self::Whole(..), Found::Real(_)) => false,
-            // Written so that NaN is in none.
+            (Self::Whole(least, most), Number::Whole(n)) => (i128::from(*least)..=i128::from(*most)).contains(&n),
+            (Self::Whole(..), Number::Real(_)) => false,
+            // All comparisons are false for NaN, so no range contains it.
             (Self::Real(least, most), n) => (*least..=*most).contains(&n.as_f64()),
             (Self::Below(least, end), n) => (*least..*end).contains(&n.as_f64()),
             (Self::Above(end, most), n) => n.as_f64() > *end && n.as_f64() <= *most,
@@ -51,17 +51,17 @@ impl std::fmt::Display for Range {
     }
 }
 
-/// Ranges by the names of settings, which may have dots; a part `*` stands for any name.
+/// Ranges by the names of settings. A name may have several parts, separated by dots; the part `*` stands for any name.
 pub type Ranges = &'static [(&'static str, Range)];
 
-/// A number out of its range, or one that has none.
+/// A number outside its range, or without a known range.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OutOfRange {
     /// The setting, such as `train.epochs`.
     pub setting: String,
     /// The number.
-    pub found: Found,
-    /// Its range; none where none is known.
+    pub found: Number,
+    /// Its range, if one is known.
     pub expected: Option<Range>,
 }
 
@@ -78,17 +78,18 @@ impl std::fmt::Display for OutOfRange {
 /// Checks every number of `settings` against its range.
 ///
 /// # Errors
-/// The first number that is out of its range, or that has none.
+/// The first number that is outside its range, or has no known range.
 pub fn check(settings: &impl Serialize, ranges: Ranges) -> Result<(), OutOfRange> {
     check_by(settings, |path| range_of(path, ranges))
 }
 
-/// As [`check`], with ranges by path: the names of the settings around a number, from the outermost on.
+/// As [`check`], with a function that gives the range of a path: the names of the settings around a number, the
+/// outermost first.
 ///
 /// # Errors
 /// As [`check`].
 pub fn check_by(settings: &impl Serialize, range_of: impl Fn(&[String]) -> Option<Range>) -> Result<(), OutOfRange> {
-    let fault = |(path, found): (Vec<String>, Found)| {
+    let fault = |(path, found): (Vec<String>, Number)| {
         let expected = range_of(&path);
         let holds = expected.is_some_and(|range| range.holds(found));
         (!holds).then(|| OutOfRange { setting: path.join("."), found, expected })
@@ -172,11 +173,11 @@ mod tests {
 
     #[test]
     fn ends_belong_to_a_range_or_not_as_it_says() {
-        let real = Found::Real;
-        assert!(Range::SHARE.holds(real(0.0)) && Range::SHARE.holds(real(1.0)) && Range::SHARE.holds(Found::Whole(1)));
+        let real = Number::Real;
+        assert!(Range::SHARE.holds(real(0.0)) && Range::SHARE.holds(real(1.0)) && Range::SHARE.holds(Number::Whole(1)));
         assert!(Range::Below(0.0, 1.0).holds(real(0.0)) && !Range::Below(0.0, 1.0).holds(real(1.0)));
         assert!(!Range::Above(0.0, 1.0).holds(real(0.0)) && Range::Above(0.0, 1.0).holds(real(1.0)));
         assert!(!Range::Whole(0, 9).holds(real(3.0)));
-        assert!(Range::SEED.holds(Found::Whole(0)) && !Range::SEED.holds(Found::Whole(1 << 63)));
+        assert!(Range::SEED.holds(Number::Whole(0)) && !Range::SEED.holds(Number::Whole(1 << 63)));
     }
 }

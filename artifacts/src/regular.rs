@@ -1,12 +1,12 @@
-//! Opening a file of a run: a regular one, or an error that names what stands in its place.
+//! Opens files of a run. What is not a regular file is an error that names its kind.
 //!
-//! A FIFO would keep whoever opens it waiting for ever, and a device may give bytes without end. So nothing waits
-//! in the opening, and what was opened is looked at before a byte is read.
+//! Opening a FIFO could wait for ever, and a device may give bytes without end. So files are opened without waiting,
+//! and their kind is checked before a byte is read.
 
 use crate::error::ArtifactError;
 use crate::publish::io_error;
 use std::fs::{File, FileType, OpenOptions};
-use std::io::Read;
+
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -18,27 +18,16 @@ pub fn open_regular(path: impl AsRef<Path>) -> Result<File, ArtifactError> {
     open_with(path.as_ref(), 0)
 }
 
-/// As [`open_regular`], of a name that must not be a link: something outside of the run.
+/// As [`open_regular`], but refuses a link, since it may lead out of the run.
 ///
 /// # Errors
 /// As [`open_regular`]; [`ArtifactError::Corrupt`] for a link.
-pub fn open_unlinked(path: impl AsRef<Path>) -> Result<File, ArtifactError> {
+pub(crate) fn open_unlinked(path: impl AsRef<Path>) -> Result<File, ArtifactError> {
     let path = path.as_ref();
     open_with(path, libc::O_NOFOLLOW).map_err(|error| match error {
         ArtifactError::Io { source, .. } if source.raw_os_error() == Some(libc::ELOOP) => not_regular(path, "a link"),
         other => other,
     })
-}
-
-/// The content of a regular file.
-///
-/// # Errors
-/// As [`open_regular`]; [`ArtifactError::Io`] when it cannot be read.
-pub fn read_regular(path: impl AsRef<Path>) -> Result<Vec<u8>, ArtifactError> {
-    let path = path.as_ref();
-    let mut bytes = Vec::new();
-    open_regular(path)?.read_to_end(&mut bytes).map_err(io_error("read", path))?;
-    Ok(bytes)
 }
 
 fn open_with(path: &Path, flags: libc::c_int) -> Result<File, ArtifactError> {
@@ -51,7 +40,7 @@ fn open_with(path: &Path, flags: libc::c_int) -> Result<File, ArtifactError> {
     })?;
     let kind = file.metadata().map_err(io_error("read", path))?.file_type();
     match kind.is_file() {
-        // For a regular file the flag has no meaning; reads wait for the disk as ever.
+        // For regular files the flag has no meaning, and reads wait for the disk as usual.
         true => Ok(file),
         false => Err(not_regular(path, name_of(kind))),
     }
@@ -62,7 +51,7 @@ fn not_regular(path: &Path, found: &str) -> ArtifactError {
     ArtifactError::Corrupt { path: path.to_path_buf(), reason }
 }
 
-/// What a thing that is no regular file is called.
+/// The name of a kind of file other than a regular one.
 fn name_of(kind: FileType) -> &'static str {
     if kind.is_dir() {
         "a folder"
@@ -92,7 +81,7 @@ mod tests {
         symlink(at("fifo"), at("link to fifo")).unwrap();
         std::fs::create_dir(at("folder")).unwrap();
         let _listener = UnixListener::bind(at("socket")).unwrap();
-        assert_eq!(read_regular(at("link")).unwrap(), b"content");
+        assert_eq!(std::io::read_to_string(open_regular(at("link")).unwrap()).unwrap(), "content");
         assert!(open_unlinked(at("file")).is_ok());
         for (path, found) in [
             (at("fifo"), "a FIFO"),
@@ -102,7 +91,7 @@ mod tests {
             ("/dev/null".into(), "a device"),
             ("/dev/zero".into(), "a device"),
         ] {
-            let error = read_regular(&path).unwrap_err();
+            let error = open_regular(&path).unwrap_err();
             assert!(matches!(error, ArtifactError::Corrupt { .. }), "{error}");
             let said = error.to_string();
             assert!(said.contains(found) && said.contains(&path.display().to_string()), "{said}");

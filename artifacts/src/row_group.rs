@@ -1,9 +1,9 @@
-//! Row groups of a Parquet file in progress: their columns, encoded side by side or a whole group on one thread.
+//! Encodes row groups of a Parquet file: the columns of a group in parallel, or a whole group on one thread.
 
 use crate::chunk::EncodedChunk;
 use crate::code_chunk::{CodeChunk, MOST_CODES};
 use crate::list_chunk::ListChunk;
-use crate::parquet_file::Stored;
+use crate::parquet_file::Storage;
 use crate::text_chunk::TextChunk;
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, RecordBatch};
@@ -21,16 +21,16 @@ use std::sync::Arc;
 pub(crate) struct GroupFormat {
     schema: SchemaRef,
     factory: ArrowRowGroupWriterFactory,
-    /// Every column has one leaf: plain columns, and lists of them.
+    /// The leaf of each column. Columns are primitives or lists of primitives, so each has exactly one.
     leaves: Vec<ColumnDescPtr>,
     properties: WriterPropertiesPtr,
     /// How each column is stored.
-    stored: Vec<Stored>,
+    stored: Vec<Storage>,
 }
 
 impl GroupFormat {
-    /// The format of a file that was opened for rows of `schema`, with how each column is stored.
-    pub fn of<W: Write + Send>(file: &SerializedFileWriter<W>, schema: SchemaRef, stored: Vec<Stored>) -> Self {
+    /// The format of a file that was opened for rows of `schema`. `stored` says how each column is stored.
+    pub fn of<W: Write + Send>(file: &SerializedFileWriter<W>, schema: SchemaRef, stored: Vec<Storage>) -> Self {
         Self {
             stored,
             factory: ArrowRowGroupWriterFactory::new(file, schema.clone()),
@@ -46,32 +46,32 @@ impl GroupFormat {
     }
 }
 
-/// A row group that takes rows. The bytes do not depend on which threads encode it.
+/// A row group to which rows are added. Its bytes do not depend on the threads that encode it.
 pub(crate) struct RowGroup {
     format: Arc<GroupFormat>,
-    columns: Vec<Pending>,
+    columns: Vec<ColumnEncoder>,
     rows: usize,
-    /// Bytes of text in them.
+    /// Bytes of text in all columns.
     text: usize,
 }
 
-/// A column of a row group that takes rows.
-enum Pending {
-    Writer(Box<ArrowColumnWriter>),
+/// The encoder of a column: that of the `parquet` crate, or one of ours.
+enum ColumnEncoder {
+    Arrow(Box<ArrowColumnWriter>),
     Lists(ListChunk),
     Codes(Box<CodeChunk>),
     Text(Box<TextChunk>),
 }
 
-/// A row group that only has to be written.
+/// An encoded row group, ready to be written.
 pub struct EncodedGroup {
-    columns: Vec<Encoded>,
+    columns: Vec<ColumnChunk>,
     pub(crate) rows: usize,
 }
 
-/// A column of it.
-enum Encoded {
-    Chunk(Box<ArrowColumnChunk>),
+/// An encoded column of a row group.
+enum ColumnChunk {
+    Arrow(Box<ArrowColumnChunk>),
     Own(EncodedChunk),
 }
 
@@ -81,17 +81,17 @@ impl RowGroup {
         Self { format, columns: Vec::new(), rows: 0, text: 0 }
     }
 
-    /// Rows taken so far.
+    /// Number of rows so far.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Whether it has so many rows, or so many bytes of text, that it should be written.
+    /// Whether the group has at least so many rows, or at least so many bytes of text, and should be written.
     pub fn is_full(&self, rows: usize, text: usize) -> bool {
         self.rows >= rows || self.text >= text
     }
 
-    /// The columns, ready for the rows of another batch.
+    /// Counts the rows of a batch, and makes the encoders if the group has none yet.
     fn start(&mut self, batch: &RecordBatch) -> Result<(), ParquetError> {
         self.rows += batch.num_rows();
         self.text += batch.columns().iter().map(|column| text_bytes(column.as_ref())).sum::<usize>();
@@ -102,13 +102,13 @@ impl RowGroup {
             let columns = columns.map(|(((field, leaf), stored), writer)| {
                 let codec = properties.compression(leaf.path());
                 Ok(match stored {
-                    Stored::Codes(cardinality) if *cardinality <= MOST_CODES => {
-                        Pending::Codes(Box::new(CodeChunk::new(*cardinality, leaf, codec)?))
+                    Storage::Codes(cardinality) if *cardinality <= MOST_CODES => {
+                        ColumnEncoder::Codes(Box::new(CodeChunk::new(*cardinality, leaf, codec)?))
                     }
-                    Stored::Prefixed => Pending::Text(Box::new(TextChunk::new(leaf, codec))),
-                    _ => match ListChunk::new(field.data_type(), leaf, codec, *stored == Stored::Repeating) {
-                        Some(lists) => Pending::Lists(lists),
-                        None => Pending::Writer(Box::new(writer)),
+                    Storage::Prefixed => ColumnEncoder::Text(Box::new(TextChunk::new(leaf, codec))),
+                    _ => match ListChunk::new(field.data_type(), leaf, codec, *stored == Storage::Repeating) {
+                        Some(lists) => ColumnEncoder::Lists(lists),
+                        None => ColumnEncoder::Arrow(Box::new(writer)),
                     },
                 })
             });
@@ -117,7 +117,7 @@ impl RowGroup {
         Ok(())
     }
 
-    /// Appends rows, the columns on the threads of the current rayon pool.
+    /// Appends rows. The columns are encoded on the threads of the current rayon pool.
     pub fn push(&mut self, batch: &RecordBatch) -> Result<(), ParquetError> {
         self.start(batch)?;
         self.columns.par_iter_mut().enumerate().try_for_each(|(i, column)| column.push(batch, i))
@@ -129,22 +129,22 @@ impl RowGroup {
         self.columns.iter_mut().enumerate().try_for_each(|(i, column)| column.push(batch, i))
     }
 
-    /// Encodes what is left on the calling thread, and starts anew.
+    /// Finishes the group on the calling thread, and begins an empty one.
     pub fn finish_here(&mut self) -> Result<EncodedGroup, ParquetError> {
         self.text = 0;
-        let columns = std::mem::take(&mut self.columns).into_iter().map(Pending::finish);
+        let columns = std::mem::take(&mut self.columns).into_iter().map(ColumnEncoder::finish);
         Ok(EncodedGroup { columns: columns.collect::<Result<_, _>>()?, rows: std::mem::take(&mut self.rows) })
     }
 
-    /// Encodes what is left on the threads of the current rayon pool, and starts anew.
+    /// Finishes the group on the threads of the current rayon pool, and begins an empty one.
     pub fn finish(&mut self) -> Result<EncodedGroup, ParquetError> {
         self.text = 0;
-        let columns = std::mem::take(&mut self.columns).into_par_iter().map(Pending::finish);
+        let columns = std::mem::take(&mut self.columns).into_par_iter().map(ColumnEncoder::finish);
         Ok(EncodedGroup { columns: columns.collect::<Result<_, _>>()?, rows: std::mem::take(&mut self.rows) })
     }
 }
 
-/// Bytes of text in a column of text, or of lists of it.
+/// Bytes of text in a column of text or of lists of text; 0 for other columns.
 fn text_bytes(column: &dyn Array) -> usize {
     let between =
         |offsets: &[i32]| offsets.last().zip(offsets.first()).map_or(0, |(last, first)| (last - first) as usize);
@@ -159,41 +159,41 @@ fn text_bytes(column: &dyn Array) -> usize {
 }
 
 impl EncodedGroup {
-    /// Writes the row group.
+    /// Writes the row group to the file.
     pub(crate) fn write_to<W: Write + Send>(self, file: &mut SerializedFileWriter<W>) -> Result<(), ParquetError> {
         let mut group = file.next_row_group()?;
         for column in self.columns {
             match column {
-                Encoded::Chunk(chunk) => chunk.append_to_row_group(&mut group)?,
-                Encoded::Own(chunk) => group.append_column(&chunk, chunk.close())?,
+                ColumnChunk::Arrow(chunk) => chunk.append_to_row_group(&mut group)?,
+                ColumnChunk::Own(chunk) => group.append_column(&chunk, chunk.close())?,
             }
         }
         group.close().map(|_| ())
     }
 }
 
-impl Pending {
-    /// Appends rows of column `i`.
+impl ColumnEncoder {
+    /// Appends column `i` of a batch.
     fn push(&mut self, batch: &RecordBatch, i: usize) -> Result<(), ParquetError> {
         match self {
-            Pending::Writer(writer) => compute_leaves(batch.schema_ref().field(i), batch.column(i))?
+            ColumnEncoder::Arrow(writer) => compute_leaves(batch.schema_ref().field(i), batch.column(i))?
                 .iter()
                 .try_for_each(|leaf| writer.write(leaf)),
-            Pending::Lists(lists) => {
+            ColumnEncoder::Lists(lists) => {
                 lists.push(batch.column(i));
                 Ok(())
             }
-            Pending::Codes(codes) => codes.push(batch.column(i)),
-            Pending::Text(text) => text.push(batch.column(i)),
+            ColumnEncoder::Codes(codes) => codes.push(batch.column(i)),
+            ColumnEncoder::Text(text) => text.push(batch.column(i)),
         }
     }
 
-    fn finish(self) -> Result<Encoded, ParquetError> {
+    fn finish(self) -> Result<ColumnChunk, ParquetError> {
         Ok(match self {
-            Pending::Writer(writer) => Encoded::Chunk(Box::new(writer.close()?)),
-            Pending::Lists(lists) => Encoded::Own(lists.encode()?),
-            Pending::Codes(codes) => Encoded::Own(codes.encode()?),
-            Pending::Text(text) => Encoded::Own(text.encode()?),
+            ColumnEncoder::Arrow(writer) => ColumnChunk::Arrow(Box::new(writer.close()?)),
+            ColumnEncoder::Lists(lists) => ColumnChunk::Own(lists.encode()?),
+            ColumnEncoder::Codes(codes) => ColumnChunk::Own(codes.encode()?),
+            ColumnEncoder::Text(text) => ColumnChunk::Own(text.encode()?),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Rows of any Parquet file by range.
+//! Reads a range of rows of any Parquet file.
 
 use crate::file_chunks::{FileChunks, Troubles};
 use arrow_array::RecordBatch;
@@ -9,11 +9,11 @@ use parquet::errors::ParquetError;
 use std::fs::File;
 use std::ops::Range;
 
-/// Reads a row range in batches of exactly so many rows, touching only the row groups that the range meets;
-/// the last batch may be shorter, and the first where lists are read.
+/// Reads a range of rows in batches of one size, from the row groups that contain them. The last batch may be shorter,
+/// and so may the first if any column holds lists.
 pub struct RowRange {
     reader: ParquetRecordBatchReader,
-    /// Rows still to be dropped.
+    /// Rows before the range that are still to be read and dropped.
     drop: usize,
     troubles: Troubles,
 }
@@ -22,7 +22,7 @@ impl RowRange {
     /// Reads `columns` of the rows in batches of `batch_rows`. A range beyond the end is cut.
     ///
     /// # Errors
-    /// Whatever `parquet` says, also when the footer's row counts make no sense.
+    /// An error of the `parquet` crate, and [`ParquetError::General`] when the footer states a negative number of rows.
     pub fn open(
         file: File,
         metadata: ArrowReaderMetadata,
@@ -48,8 +48,8 @@ impl RowRange {
         let end = rows.end.min(start);
         let begin = rows.start.min(end);
         let before = begin.saturating_sub(first_selected) as usize;
-        // Passing over rows of lists, `parquet` 60.1 never ends where a damaged page has fewer levels than it
-        // says; reading them, it notices. So they are read and dropped.
+        // When `parquet` 60.1 skips rows of lists in a damaged page that has fewer levels than it states, it never
+        // ends. When it reads them, it notices. So rows of lists are read and dropped.
         let leaves = metadata.metadata().file_metadata().schema_descr().columns();
         let lists = leaves.iter().enumerate().any(|(i, leaf)| columns.leaf_included(i) && leaf.max_rep_level() > 0);
         let (offset, drop) = if lists { (0, before) } else { (before, 0) };
@@ -65,7 +65,7 @@ impl RowRange {
         Ok(Self { reader, drop, troubles })
     }
 
-    /// What reading the file has met.
+    /// The troubles that reading the file has met.
     pub fn troubles(&self) -> Troubles {
         self.troubles.clone()
     }

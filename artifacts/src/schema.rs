@@ -1,13 +1,13 @@
-//! What a tower takes in: the contract between encoders, models and inference.
+//! The inputs of a tower: the contract between encoders, models and inference.
 
 use crate::fingerprint::Fingerprint;
 use serde::{Deserialize, Serialize};
 
-/// Slot of padding in every vocabulary; never a real value, excluded from pooling.
+/// Slot of padding in every vocabulary. It is never a real value, and pooling leaves it out.
 pub const PADDING: u32 = 0;
-/// Slot of a missing (null) value; a trained row.
+/// Slot of a missing (null) value. Its embedding is trained.
 pub const MISSING: u32 = 1;
-/// Slot of a value that is not in the vocabulary; a trained row.
+/// Slot of a value that is not in the vocabulary. Its embedding is trained.
 pub const UNKNOWN: u32 = 2;
 /// First slot of a real value.
 pub const FIRST_VALUE: u32 = 3;
@@ -51,8 +51,8 @@ pub enum FieldShape {
         /// The most elements kept per row.
         max_len: u32,
     },
-    /// The user's most recent items, oldest first; codes of the item id vocabulary.
-    /// Filled from interactions, never from a table's column.
+    /// The user's most recent items, oldest first, as codes of the vocabulary of item ids. They come from interactions,
+    /// not from a column of a table.
     Sequence {
         /// Embedding table.
         table: String,
@@ -79,7 +79,7 @@ impl FieldShape {
         }
     }
 
-    /// The most elements of a row that count, for shapes that hold several.
+    /// The most elements of a row that are used, for shapes that hold several.
     pub fn max_len(&self) -> Option<usize> {
         match self {
             FieldShape::Bag { max_len, .. } | FieldShape::Sequence { max_len, .. } => Some(*max_len as usize),

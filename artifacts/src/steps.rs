@@ -1,18 +1,18 @@
-//! Rows cut evenly, whatever batches they come in.
+//! Cuts rows into steps of one size, whatever batches they arrive in.
 
 use arrow_array::RecordBatch;
 use arrow_select::concat::concat_batches;
 use parquet::errors::ParquetError;
 
-/// Rows on their way to an encoder, which gets so many at a time whatever batches they come in.
+/// Collects rows and hands them on in steps of a fixed number of rows.
 pub(crate) struct Steps {
     rows: usize,
-    /// Fewer rows than a step.
+    /// The rows after the last whole step.
     waiting: Vec<RecordBatch>,
 }
 
 impl Steps {
-    /// Steps of so many rows.
+    /// Steps of `rows` rows.
     pub fn of(rows: usize) -> Self {
         Self { rows, waiting: Vec::new() }
     }
@@ -22,14 +22,14 @@ impl Steps {
         self.rows
     }
 
-    /// Hands all steps that are complete with a batch to `take`.
+    /// Adds a batch, and calls `take` with each step that is now complete.
     pub fn push(
         &mut self,
         batch: RecordBatch,
         mut take: impl FnMut(&RecordBatch) -> Result<(), ParquetError>,
     ) -> Result<(), ParquetError> {
         let waiting = self.waiting.iter().map(RecordBatch::num_rows).sum::<usize>();
-        // Those that complete the step that waits.
+        // The first rows of the batch complete the step that waits.
         let mut at = if waiting == 0 { 0 } else { (self.rows - waiting).min(batch.num_rows()) };
         if at > 0 {
             self.waiting.push(batch.slice(0, at));
@@ -49,7 +49,7 @@ impl Steps {
         Ok(())
     }
 
-    /// The rows that wait.
+    /// Takes the rows that wait, if there are any.
     pub fn rest(&mut self) -> Result<Option<RecordBatch>, ParquetError> {
         let waiting = std::mem::take(&mut self.waiting);
         let Some(first) = waiting.first() else { return Ok(None) };

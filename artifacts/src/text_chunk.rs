@@ -1,8 +1,13 @@
-//! Column chunks of text that is mostly distinct: ids, each without what it shares with the one before.
+//! Column chunks of text that is mostly distinct, such as ids. Each text is stored without the prefix that it shares
+//! with the text before.
 //!
-//! Parquet calls this DELTA_BYTE_ARRAY (format, section Encodings): the lengths of shared prefixes and of the rest,
-//! both as DELTA_BINARY_PACKED, then all the rest. Its own writer hands every value through several layers; here a
-//! page is three lists that grow.
+//! Parquet calls this encoding DELTA_BYTE_ARRAY (format, section Encodings): the lengths of the prefixes and of the
+//! suffixes, both as DELTA_BINARY_PACKED, then all suffixes. The writer of the `parquet` crate passes every value
+//! through several layers. Here a page is three lists that grow.
+//!
+//! For text ids in ascending order, the writer of the `parquet` crate takes 1.8 times as long with the same encoding;
+//! with LZ4 1.6 times, with Zstandard 1.3 times (processor time, medians of 21 pairs, two cores:
+//! `cargo run --release -p twotower-artifacts --example writing_speed`).
 
 use crate::chunk::{EncodedChunk, PAGE_ROWS, Pages, varint, zigzag};
 use arrow_array::ArrayRef;
@@ -12,15 +17,17 @@ use parquet::basic::{Compression, Encoding};
 use parquet::errors::ParquetError;
 use parquet::schema::types::ColumnDescPtr;
 
-/// Bytes of text after which a page ends, unless it has [`PAGE_ROWS`] before.
+/// Bytes of suffixes after which a page ends, unless it has [`PAGE_ROWS`] before.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// A column chunk that takes rows. Memory: its pages.
+/// A column chunk to which rows are added. Memory: its pages.
 pub(crate) struct TextChunk {
     pages: Pages,
-    /// Of the current page: bytes shared with the value before, bytes of the rest, and these.
+    /// For each value of the current page, the length of the prefix that it shares with the value before.
     shared: Vec<u32>,
+    /// For each value of the current page, the length of its suffix.
     lengths: Vec<u32>,
+    /// The suffixes of the current page.
     text: Vec<u8>,
     /// The last value of the current page.
     last: Vec<u8>,
@@ -66,7 +73,7 @@ impl TextChunk {
         self.pages.data(rows, rows, content.collect())
     }
 
-    /// The chunk as it stands in the file.
+    /// Finishes the chunk.
     pub fn encode(mut self) -> Result<EncodedChunk, ParquetError> {
         if !self.shared.is_empty() {
             self.end_page()?;
@@ -75,7 +82,7 @@ impl TextChunk {
     }
 }
 
-/// Bytes that two values share from the first on.
+/// Length of the longest common prefix of two values.
 #[inline]
 fn shared_prefix(a: &[u8], b: &[u8]) -> usize {
     let (a_words, a_rest) = a.as_chunks::<8>();
@@ -91,11 +98,12 @@ fn shared_prefix(a: &[u8], b: &[u8]) -> usize {
     words * 8 + rest.iter().zip(&b[words * 8..]).take_while(|(a, b)| a == b).count()
 }
 
-/// Values of a block, and of the parts of it that have a width of their own each.
+/// Values of a block, which states the smallest difference in it.
 const BLOCK: usize = 128;
+/// Values of a miniblock, a part of a block whose values are packed in one bit width.
 const MINIBLOCK: usize = 32;
 
-/// Numbers below 2^31 as DELTA_BINARY_PACKED (format, section Encodings).
+/// Encodes numbers below 2^31 as DELTA_BINARY_PACKED (format, section Encodings).
 fn deltas(values: &[u32]) -> Vec<u8> {
     let mut out = Vec::with_capacity(values.len() / 2 + 32);
     varint(BLOCK as u64, &mut out);
@@ -111,7 +119,7 @@ fn deltas(values: &[u32]) -> Vec<u8> {
         }
         let least = deltas[..block.len()].iter().copied().min().unwrap_or(0);
         zigzag(i64::from(least), &mut out);
-        // What the last block is padded with is read by nobody.
+        // Readers ignore the padding of the last block, so its values do not matter.
         let above = deltas.map(|delta| i64::from(delta).saturating_sub(i64::from(least)).max(0) as u32);
         let (miniblocks, _) = above.as_chunks::<MINIBLOCK>();
         let filled = block.len().div_ceil(MINIBLOCK);
@@ -127,7 +135,7 @@ fn deltas(values: &[u32]) -> Vec<u8> {
     out
 }
 
-/// Appends values of `width` bits, the first in the lowest bits.
+/// Appends values of `width` bits each. The first value takes the lowest bits.
 fn pack(values: &[u32; MINIBLOCK], width: u8, out: &mut Vec<u8>) {
     if width == 0 {
         return;
@@ -154,7 +162,7 @@ mod tests {
     use parquet::file::writer::SerializedFileWriter;
     use std::sync::Arc;
 
-    /// A file whose one column has these values, given to the chunk in parts of so many rows.
+    /// A file with one column of these values, which were pushed `part` rows at a time.
     fn written(values: &[String], part: usize, codec: Compression) -> Bytes {
         let schema = Schema::new(vec![Field::new("id", DataType::Utf8, false)]);
         let schema = parquet::arrow::ArrowSchemaConverter::new().convert(&schema).unwrap();
@@ -184,7 +192,7 @@ mod tests {
 
     #[test]
     fn text_is_read_back_whatever_its_lengths_the_parts_and_the_codec() {
-        // Neighbours that share nothing, something, or all; empty ones; lengths from nothing to two pages' worth.
+        // Successive texts share nothing, a prefix, or everything. Some are empty, some are longer than two pages.
         let wild = |i: usize| {
             let h = i.wrapping_mul(0x9E37_79B9_7F4A_7C15);
             let length = if i % 4000 == 3999 { 3 << 20 } else { h >> 33 & 31 };
@@ -207,7 +215,7 @@ mod tests {
             for codec in codecs {
                 let file = written(&values, 1000, codec);
                 assert!(read(file.clone()) == values, "{} values", values.len());
-                // Bytes follow from rows alone.
+                // The same rows give the same bytes, however they were pushed.
                 assert!(file == written(&values, 77, codec));
             }
         }

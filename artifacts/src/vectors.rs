@@ -4,7 +4,7 @@ use crate::error::ArtifactError;
 use crate::fingerprint::Fingerprint;
 use crate::ids::{IdKind, Ids};
 use crate::manifest::FileEntry;
-use crate::parquet_file::{Artifact, Compression, ParquetBatches, ParquetFile, ParquetSource, Stored};
+use crate::parquet_file::{Artifact, Compression, ParquetBatches, ParquetFile, ParquetSource, Storage};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float16Type, Float32Type};
 use arrow_array::{Array, ArrayRef, FixedSizeListArray, Float16Array, Float32Array, RecordBatch};
@@ -17,10 +17,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const VECTORS: Artifact = Artifact { name: "vectors", version: 1 };
-/// Bytes of vectors per row group: what a writer holds in memory, and once more while it writes.
+/// How far the norm of a unit vector may be from 1. Storing it in 16-bit floats changes it by up to 0.0005.
+pub const NORM_TOLERANCE: f64 = 1e-3;
+
+/// Bytes of vectors per row group. A writer holds one row group, and a second one while it writes the first.
 const GROUP_BYTES: usize = 8 << 20;
 
-/// Bytes that a [`VectorsWriter`] holds, roughly.
+/// About how many bytes of memory a [`VectorsWriter`] takes.
 pub const WRITER_BYTES: u64 = 2 * GROUP_BYTES as u64;
 
 /// Rows of a row group.
@@ -48,7 +51,7 @@ impl Precision {
     }
 }
 
-/// The one similarity of twotower.
+/// How vectors are compared. There is one way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Similarity {
@@ -57,7 +60,7 @@ pub enum Similarity {
     Cosine,
 }
 
-/// What a file of vectors says about itself, in its Parquet metadata.
+/// What a file of vectors states in its Parquet metadata.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VectorsInfo {
     /// Kind of the ids.
@@ -81,9 +84,9 @@ pub struct VectorsWriter {
     file: ParquetFile,
     info: VectorsInfo,
     element: FieldRef,
-    /// Vectors that may still wait for their row group.
+    /// Buffers of vectors that may still wait for their row group to be full.
     waiting: Vec<Buffer>,
-    /// Memory of those that do not.
+    /// Buffers whose vectors are written.
     spare: Vec<Vec<f32>>,
 }
 
@@ -100,8 +103,8 @@ impl VectorsWriter {
             Field::new("vector", vector, false),
         ]));
         let stored = |top: &str| match (top, info.ids) {
-            ("id", IdKind::Text) => Stored::Prefixed,
-            _ => Stored::Plain,
+            ("id", IdKind::Text) => Storage::Prefixed,
+            _ => Storage::Plain,
         };
         let file = ParquetFile::create_stored(
             path.as_ref(),
@@ -145,17 +148,17 @@ impl VectorsWriter {
         self.file.write(vec![ids.to_array(0..ids.len()), Arc::new(list)])
     }
 
-    /// How many batches of `rows` wait here for their row group, at the most.
+    /// The most batches of `rows` rows that wait here for their row group to be full.
     pub fn kept(&self, rows: usize) -> usize {
         match self.info.precision {
             Precision::F32 => group_rows(self.info.dim).div_ceil(rows.max(1)),
-            // They are copied.
+            // The values are copied, so no batch has to wait.
             Precision::F16 => 0,
         }
     }
 
-    /// Memory of vectors that are written, for others to be computed in: nothing is gained by allocating it anew, and
-    /// buffers of some MiB that come and go leave gaps.
+    /// Takes the buffers of vectors that are written, so that further vectors can be computed in them. New buffers of
+    /// several MiB each time would fragment the memory.
     pub fn spare(&mut self) -> impl Iterator<Item = Vec<f32>> {
         let free = self.waiting.extract_if(.., |vectors| vectors.strong_count() == 1);
         self.spare.extend(free.filter_map(|vectors| vectors.into_vec().ok()));
@@ -165,7 +168,7 @@ impl VectorsWriter {
     /// Publishes the part.
     ///
     /// # Errors
-    /// A failed write; nothing stands under the final name then.
+    /// A failed write; then there is no file of the final name.
     pub fn finish(self) -> Result<FileEntry, ArtifactError> {
         self.file.finish()
     }
@@ -207,12 +210,12 @@ impl VectorsReader {
         }
     }
 
-    /// What the file says about itself.
+    /// What the file's metadata states.
     pub fn info(&self) -> &VectorsInfo {
         &self.info
     }
 
-    /// Rows.
+    /// Number of rows.
     pub fn rows(&self) -> u64 {
         self.source.rows()
     }
@@ -275,7 +278,7 @@ impl Iterator for VectorBatches {
     }
 }
 
-/// Loads the parts at `paths`, in that order, as one table; all must say the same about themselves.
+/// Loads the parts at `paths`, in that order, as one table. All must have equal metadata.
 ///
 /// # Errors
 /// As [`VectorsReader::load`], and [`ArtifactError::Mismatch`] when two parts differ.
@@ -365,7 +368,7 @@ mod tests {
         for (precision, waits) in [(Precision::F32, true), (Precision::F16, false)] {
             let path = dir.path().join(format!("{precision:?}"));
             let mut info = info(IdKind::Text, precision);
-            // A row group has 1,024 of so wide rows.
+            // Vectors of this width make row groups of 1,024 rows.
             info.dim = GROUP_BYTES / 4096;
             let mut writer = VectorsWriter::create(&path, &info, Compression::None).unwrap();
             let (ids, _) = rows(500);
@@ -377,7 +380,7 @@ mod tests {
                 assert!(spare.iter().all(|vectors| vectors.capacity() == 500 * info.dim));
                 counts.push(spare.len());
             }
-            // The third fills a row group and stays in the next one, until the fifth fills that.
+            // The third batch fills a row group, and its rest stays in the next one until the fifth batch fills that.
             assert_eq!(counts, if waits { [0, 0, 2, 0, 2] } else { [1; 5] }, "{precision:?}");
             writer.finish().unwrap();
             let (_, found) = VectorsReader::open(&path).unwrap().load().unwrap();

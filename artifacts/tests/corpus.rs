@@ -1,8 +1,8 @@
-//! What fuzzing found worth keeping, read again: fuzz/corpus/manifest.
+//! Reads the inputs in fuzz/corpus/manifest, which fuzzing has found.
 
 use twotower_artifacts::Manifest;
 
-/// The text with a checksum as a manifest ends with, without which nothing of it would be looked at.
+/// The text with the checksum that ends a manifest. Without it, the rest of the text would not be read.
 fn with_checksum(text: &[u8]) -> Vec<u8> {
     let content = text.trim_ascii_end();
     let content = content.strip_suffix(b"}").unwrap_or(content);

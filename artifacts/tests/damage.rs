@@ -1,5 +1,5 @@
-//! Our own files cut and altered at every byte: an error that names the file, or rows; never a panic, and
-//! never an allocation that the file cannot account for.
+//! Files of a run, cut and altered at every byte, give rows or an error that names the file. They never cause a panic,
+//! nor an allocation out of proportion to the file.
 
 use arrow_schema::{DataType, Field, Schema};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -18,19 +18,19 @@ use twotower_artifacts::{
     VectorsInfo, VectorsReader, VectorsWriter, inspect_neighbours,
 };
 
-/// The system's allocator, with a note of each thread's largest request: tests run side by side.
-struct Noted;
+/// The system's allocator, which notes the largest request of each thread, since tests run in parallel.
+struct NotingAllocator;
 
 thread_local! {
     static LARGEST: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Notes a request; one of a thread that is ending is not.
+/// Notes a request, unless its thread is ending.
 fn note(bytes: usize) {
     let _ = LARGEST.try_with(|largest| largest.set(largest.get().max(bytes)));
 }
 
-/// The result of reading, which asked for no more at once than any of the small files here needs.
+/// Runs `read`, and checks that it allocated at most [`MOST_BYTES`] at once.
 fn sparing<T>(what: &str, read: impl FnOnce() -> T) -> T {
     LARGEST.set(0);
     let result = read();
@@ -39,8 +39,8 @@ fn sparing<T>(what: &str, read: impl FnOnce() -> T) -> T {
     result
 }
 
-// SAFETY: every call is passed on as it is.
-unsafe impl GlobalAlloc for Noted {
+// SAFETY: every call is passed on unchanged.
+unsafe impl GlobalAlloc for NotingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         note(layout.size());
         // SAFETY: as the caller's.
@@ -66,15 +66,15 @@ unsafe impl GlobalAlloc for Noted {
 }
 
 #[global_allocator]
-static ALLOCATOR: Noted = Noted;
+static ALLOCATOR: NotingAllocator = NotingAllocator;
 
 /// More than any of the small files here needs.
 const MOST_BYTES: usize = 64 << 20;
 
-/// Reads a file of `bytes`, all of it; the number of its rows.
+/// Reads a whole file and returns the number of its rows.
 type Read = fn(&Path) -> Result<usize, ArtifactError>;
 
-/// Tries every truncation and, at every `step`-th byte, some alterations of a file.
+/// Tries every truncation of a file, and several alterations of every `step`-th byte.
 fn torture(name: &str, write: impl Fn(&Path), read: Read) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(name);
@@ -97,7 +97,7 @@ fn torture(name: &str, write: impl Fn(&Path), read: Read) {
         }
         true
     };
-    // A manifest is whole without its last newline.
+    // Without its last newline, a manifest is still complete.
     let end = good.len() - usize::from(good.ends_with(b"\n"));
     for length in (0..end).step_by(step) {
         assert!(!attempt(format!("cut to {length} bytes"), &good[..length]), "{name}: {length} bytes were read");
@@ -200,7 +200,7 @@ fn timelines() {
 }
 
 fn write_neighbours(path: &Path, format: NeighbourFormat) {
-    let info = NeighboursInfo { users: IdKind::Text, items: IdKind::Int };
+    let info = NeighboursInfo::of_users(IdKind::Text, IdKind::Int);
     let items = Ids::Int((0..9).collect());
     let mut sink = open_sink(format, path, &info, ListRoom::new(3, &items), Compression::None).unwrap();
     let offsets: Vec<usize> = (0..=20).map(|u| u * 3).collect();
@@ -253,7 +253,7 @@ fn a_manifest_of_deep_nesting_is_refused() {
         let depth = 200_000;
         let nested = format!("{}1{}", open.repeat(depth), close.repeat(depth));
         let text = format!("{{\"format_version\": 1, \"details\": {nested}");
-        // Its checksum is right, so that the nesting is what is refused.
+        // The checksum is right, so what is refused is the nesting.
         let checksum = blake3::hash(text.as_bytes()).to_hex();
         std::fs::write(&path, format!("{text},\n  \"checksum\": \"{checksum}\"\n}}")).unwrap();
         let error = Manifest::read(&path).unwrap_err();

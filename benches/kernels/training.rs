@@ -4,7 +4,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use std::hint::black_box;
 use twotower_artifacts::Ragged;
 use twotower_models::losses::softmax::{Candidates, softmax};
-use twotower_models::losses::{LossGradient, Scored};
+use twotower_models::losses::{LossGradient, ScoredBatch};
 use twotower_models::optimiser::{Adam, AdamSettings, Moves};
 use twotower_models::params::{Gradients, Parameters, Table, TableGradient};
 use twotower_models::rng::Rng;
@@ -28,7 +28,7 @@ fn in_batch_softmax(c: &mut Criterion) {
     let (positives, weights): (Vec<u32>, Vec<f32>) = ((0..BATCH as u32).collect(), vec![1.0; BATCH]);
     let (correction, masked) = (vec![0.5; BATCH], Ragged::default());
     let scored =
-        Scored { users: &users, items: &items, dim: DIM, scale: 10.0, positives: &positives, weights: &weights };
+        ScoredBatch { users: &users, items: &items, dim: DIM, scale: 10.0, positives: &positives, weights: &weights };
     let candidates = Candidates { correction: &correction, positive_correction: &correction, masked: &masked };
     let mut out = LossGradient::default();
     let mut group = c.benchmark_group("softmax");

@@ -2,6 +2,7 @@
 
 use crate::error::ConfigError;
 use crate::gates::GatesConfig;
+use crate::messages::{explain, line_of, setting_of};
 use crate::ranges::{check_all, check_typed};
 use crate::split::SplitConfig;
 use crate::times::{TimeLimit, TimeSettings};
@@ -78,6 +79,8 @@ pub struct Tables {
 pub struct EntityTable {
     /// Column of the row's id.
     pub id: String,
+    /// Column by which people know the row, of items alone. Results show it; nothing is computed from it.
+    pub title: Option<String>,
     /// Where it is and how it is written.
     pub source: TableSpec,
 }
@@ -146,15 +149,17 @@ fn join_section<S: Serializer>(
 
 impl<'de> Deserialize<'de> for EntityTable {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (mut own, source) = split_section(deserializer, &["id"])?;
+        let (mut own, source) = split_section(deserializer, &["id", "title"])?;
+        let title = own.pop().flatten();
         let id = own.remove(0).ok_or_else(|| D::Error::missing_field("id"))?;
-        Ok(Self { id, source })
+        Ok(Self { id, title, source })
     }
 }
 
 impl Serialize for EntityTable {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        join_section(serializer, &[("id", Some(self.id.clone().into()))], &self.source)
+        let own = [("id", Some(self.id.clone().into())), ("title", self.title.clone().map(Into::into))];
+        join_section(serializer, &own, &self.source)
     }
 }
 
@@ -391,12 +396,17 @@ pub struct Override {
     pub key: String,
     /// Its value.
     pub value: toml::Value,
+    /// What was typed, as messages name it.
+    typed: String,
 }
 
 impl Override {
-    /// An override of a known key.
+    /// An override of a known key, by a flag that is named after it.
     pub fn new(key: &str, value: impl Into<toml::Value>) -> Self {
-        Self { key: key.to_string(), value: value.into() }
+        let (value, name) = (value.into(), key.rsplit('.').next().unwrap_or(key).replace('_', "-"));
+        let name = if key == "index.kind" { "index".to_string() } else { name };
+        let shown = value.as_str().map_or_else(|| value.to_string(), str::to_string);
+        Self { key: key.to_string(), typed: format!("--{name} {shown}"), value }
     }
 
     /// Parses `key=value`; the value is TOML, or else taken as a string.
@@ -411,7 +421,17 @@ impl Override {
         Ok(Self {
             key: key.trim().to_string(),
             value: parsed.unwrap_or_else(|| toml::Value::String(value.to_string())),
+            typed: format!("--set {text}"),
         })
+    }
+
+    /// Whether it gives a setting, or a section that the setting is in.
+    fn gives(&self, setting: &str) -> bool {
+        setting.strip_prefix(&*self.key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    }
+
+    fn refuse(&self, why: impl std::fmt::Display) -> ConfigError {
+        ConfigError::usage(format!("{}: {why}", self.typed))
     }
 }
 
@@ -434,17 +454,39 @@ impl Config {
         if text.len() as u64 > MAX_BYTES {
             return Err(refuse(format!("more bytes, expected at most {MAX_BYTES}")));
         }
-        let mut table: toml::Table = toml::from_str(&text).map_err(|e| refuse(explain(&e.to_string())))?;
-        overrides.iter().try_for_each(|o| apply(&mut table, o).map_err(&refuse))?;
-        check_typed(&table).map_err(|e| refuse(e.to_string()))?;
+        let file: toml::Table = toml::from_str(&text).map_err(|e| refuse(explain(&e.to_string())))?;
+        // A message that names a setting is about a flag, or about a line.
+        let placed = |error: ConfigError| {
+            let message = error.to_string();
+            let Some(setting) = setting_of(&message) else { return refuse(message) };
+            if let Some(given) = overrides.iter().rev().find(|o| o.gives(setting)) {
+                return given.refuse(&message);
+            }
+            match line_of(&text, setting) {
+                Some(line) => refuse(format!("line {line}: {message}")),
+                None => refuse(message),
+            }
+        };
+        let mut table = file.clone();
+        overrides.iter().try_for_each(|o| apply(&mut table, o).map_err(|e| o.refuse(e)))?;
+        check_typed(&table).map_err(placed)?;
         // Without overrides, errors carry the line and column of the file itself.
+        let in_file = || toml::from_str::<Config>(&text).map_err(|e| refuse(explain(&e.to_string())));
         let mut config: Config = match overrides {
-            [] => toml::from_str(&text).map_err(|e| refuse(explain(&e.to_string())))?,
-            _ => Config::deserialize(toml::Value::Table(table)).map_err(|e| refuse(explain(&e.to_string())))?,
+            [] => in_file()?,
+            _ => match Config::deserialize(toml::Value::Table(table)) {
+                Ok(config) => config,
+                Err(error) => {
+                    return Err(blamed(file, overrides, error.message()).map_or_else(
+                        || in_file().err().unwrap_or_else(|| refuse(explain(error.message()))),
+                        |given| given.refuse(explain(error.message())),
+                    ));
+                }
+            },
         };
         let base = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         config.resolve(base);
-        config.validate().map_err(|e| refuse(e.to_string()))?;
+        config.validate().map_err(placed)?;
         Ok(config)
     }
 
@@ -471,6 +513,9 @@ impl Config {
         check_all(self)?;
         if self.evaluate.k.is_empty() {
             return Err(ConfigError::usage("`evaluate.k`: expected at least one cut-off"));
+        }
+        if self.tables.users.title.is_some() {
+            return Err(ConfigError::usage("`tables.users.title`: only items have a title; remove it"));
         }
         self.tables.interactions.times.validate()?;
         self.split.validate()?;
@@ -499,6 +544,17 @@ impl Config {
     }
 }
 
+/// The override with which a job first has this error; none where the file alone has it.
+fn blamed<'o>(mut table: toml::Table, overrides: &'o [Override], message: &str) -> Option<&'o Override> {
+    let fails = |table: &toml::Table| {
+        Config::deserialize(toml::Value::Table(table.clone())).is_err_and(|error| error.message() == message)
+    };
+    if fails(&table) {
+        return None;
+    }
+    overrides.iter().find(|given| apply(&mut table, given).is_err() || fails(&table))
+}
+
 fn apply(table: &mut toml::Table, change: &Override) -> Result<(), String> {
     let mut keys: Vec<&str> = change.key.split('.').collect();
     let last = keys.pop().unwrap_or_default();
@@ -512,22 +568,6 @@ fn apply(table: &mut toml::Table, change: &Override) -> Result<(), String> {
     }
     at.insert(last.to_string(), change.value.clone());
     Ok(())
-}
-
-/// Adds the nearest valid name to serde's message on an unknown one.
-fn explain(message: &str) -> String {
-    // A line that belongs to the message is indented, which tells it from a line of its own.
-    let message = &message.trim_end().replace('\n', "\n  ");
-    let Some(at) = ["unknown field `", "unknown variant `"].iter().find_map(|m| message.find(m).map(|p| p + m.len()))
-    else {
-        return message.to_string();
-    };
-    let names: Vec<&str> = message[at..].split('`').collect();
-    let (found, valid) = (names[0], names.iter().skip(2).step_by(2));
-    match twotower_tables::nearest(found, valid.copied()) {
-        Some(name) => format!("{message}\n  did you mean `{name}`?"),
-        None => message.to_string(),
-    }
 }
 
 #[cfg(test)]
@@ -593,5 +633,49 @@ kind = "numeric"
         assert_eq!(config.recall.topk, 7);
         assert!(load(MINIMAL, &[Override::new("recall.topk", 0)]).unwrap_err().to_string().contains("recall.topk"));
         assert!(load(MINIMAL, &[Override::new("recall.tpk", 1)]).is_err());
+    }
+
+    #[test]
+    fn errors_name_the_flag_or_the_line_in_plain_words() {
+        let set = |texts: &[&str]| texts.iter().map(|text| Override::parse(text).unwrap()).collect::<Vec<_>>();
+        let refused = |text: &str, overrides: &[Override]| load(text, overrides).unwrap_err().to_string();
+        for (given, says) in [
+            (
+                &["recall.topk=3", "train.epochs=many"][..],
+                "--set train.epochs=many: expected a whole number, found the text \"many\"",
+            ),
+            (
+                &["train.epochs=0", "recall.topk=3"],
+                "--set train.epochs=0: `train.epochs` = 0: expected a whole number from 1",
+            ),
+            (&["recall.tpk=3"], "--set recall.tpk=3: unknown setting `tpk`"),
+            (
+                &["tables.users.id.x=3"],
+                "--set tables.users.id.x=3: setting `tables.users.id.x`: `id` is a string, not a section",
+            ),
+            (&["recall.topk=3", "train.loss=mixd"], "--set train.loss=mixd: "),
+            (&["train.loss=mixed"], "--set train.loss=mixed: "),
+            (&["index.kind=3"], "--set index.kind=3: "),
+        ] {
+            let said = refused(MINIMAL, &set(given));
+            assert!(said.starts_with(says), "{said}");
+            for word in ["variant", "usize", "unit", "invalid type", "unknown field"] {
+                assert!(!said.contains(word), "{said}");
+            }
+        }
+        let flag = refused(MINIMAL, &[Override::new("train.batch_size", 0)]);
+        assert!(flag.starts_with("--batch-size 0: `train.batch_size` = 0"), "{flag}");
+        // What is wrong in the file has its line, whatever flags there are.
+        let lines = MINIMAL.lines().count();
+        for (section, line) in [
+            ("[train]\nepochs = 0\n", lines + 2),
+            ("[recall]\ntpk = 0\n", lines + 2),
+            ("[train]\nepochs = \"x\"", lines + 2),
+        ] {
+            for overrides in [&[][..], &set(&["recall.format=jsonl"])] {
+                let said = refused(&format!("{MINIMAL}{section}"), overrides);
+                assert!(said.contains(&format!("line {line}")) && said.contains("pipeline.toml"), "{section}: {said}");
+            }
+        }
     }
 }

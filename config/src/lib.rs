@@ -5,6 +5,7 @@
 mod error;
 mod gates;
 mod job;
+mod messages;
 mod ranges;
 mod settings;
 pub mod split;

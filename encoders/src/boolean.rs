@@ -1,7 +1,7 @@
-//! Boolean features: the junk-filled flags of real tables, as one of five codes.
+//! Boolean features: flags, which are full of junk in real tables, as one of five codes.
 //!
-//! Text is trimmed and compared without case. What is listed neither as true, false nor missing is
-//! unknown, and counted as junk. The vocabulary is fixed: false, then true.
+//! Text is trimmed and compared without case. A text that is listed neither as true, false nor missing is
+//! unknown, and counts as junk. The vocabulary is fixed: false, then true.
 
 use crate::counts::{FeatureCounts, times};
 use crate::encode::Encode;
@@ -16,11 +16,11 @@ use twotower_artifacts::keyed::KeyedMap;
 use twotower_artifacts::schema::{FIRST_VALUE, MISSING, UNKNOWN};
 
 /// Code of false.
-pub const FALSE: u32 = FIRST_VALUE;
+pub(crate) const FALSE: u32 = FIRST_VALUE;
 /// Code of true.
-pub const TRUE: u32 = FIRST_VALUE + 1;
+pub(crate) const TRUE: u32 = FIRST_VALUE + 1;
 /// Slots of every boolean feature.
-pub const CARDINALITY: u32 = FIRST_VALUE + 2;
+pub(crate) const CARDINALITY: u32 = FIRST_VALUE + 2;
 
 /// Configuration of a boolean feature.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -70,7 +70,10 @@ impl BooleanSpec {
         }
     }
 
-    /// The code of each listed text, folded; or the first text listed under two meanings.
+    /// The code of each listed text, trimmed and in lower case.
+    ///
+    /// # Errors
+    /// The first text that is listed under two meanings.
     pub(crate) fn codes(&self) -> Result<FxHashMap<String, u32>, String> {
         let lists = [(&self.missing_values, MISSING), (&self.false_values, FALSE), (&self.true_values, TRUE)];
         let mut codes = FxHashMap::default();
@@ -105,7 +108,8 @@ impl BooleanReader {
         }
     }
 
-    /// Calls `f` with `true`, `false`, `None` for a missing value, or the folded text of one that is unknown.
+    /// Calls `f` with `true`, `false`, `None` for a missing value, or the text of an unknown value, trimmed and in
+    /// lower case.
     pub(crate) fn read(&mut self, value: Value<'_>, f: impl FnOnce(Option<&str>)) {
         match self.code(value) {
             TRUE => f(Some("true")),
@@ -131,12 +135,12 @@ impl BooleanReader {
 /// Encodes boolean columns.
 pub(crate) struct BooleanEncoder {
     reader: BooleanReader,
-    /// Codes of texts as they stand in the data, the first few met.
+    /// Codes of the first [`MOST_MET`] texts met, as they are in the data.
     met: KeyedMap<Box<str>, u32>,
     codes: ValueMap<u32>,
 }
 
-/// Columns of booleans hold few distinct texts; more are not remembered.
+/// The most texts that are remembered. Columns of booleans have few.
 const MOST_MET: usize = 256;
 
 impl BooleanEncoder {

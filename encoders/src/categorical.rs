@@ -1,8 +1,8 @@
 //! Categorical features: one code of a vocabulary.
 //!
-//! Strings, integers, booleans and floats, by their canonical text (an integer column and the same
-//! column read as text or as floats without fraction get the same codes). Null, NaN and the empty
-//! string are missing; a value outside the vocabulary is unknown. Text is neither trimmed nor folded.
+//! Strings, integers, booleans and floats are looked up by their canonical text. So an integer column has the codes of
+//! the same column read as text or as floats without a fraction. Null, NaN and the empty string are missing, and a
+//! value outside the vocabulary is unknown. Text is neither trimmed nor changed in case.
 
 use crate::counts::FeatureCounts;
 use crate::encode::Encode;
@@ -35,7 +35,7 @@ pub struct CategoricalSpec {
     pub table: Option<String>,
 }
 
-/// Encodes a column by a vocabulary: categorical features and ids.
+/// Encodes a column with a vocabulary, for categorical features and ids.
 pub(crate) struct VocabularyEncoder {
     vocabulary: Arc<Vocabulary>,
     codes: ValueMap<u32>,

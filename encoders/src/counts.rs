@@ -1,4 +1,4 @@
-//! What encoding met, per feature: for the manifest and for gates on a night's data.
+//! Counts of what each feature's cells held, for the manifest and for the gates on a night's data.
 
 use crate::histogram::Histogram;
 use crate::variety::Variety;
@@ -9,7 +9,7 @@ use twotower_artifacts::schema::{MISSING, UNKNOWN};
 /// Counts of one feature.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct FeatureCounts {
-    /// Cells encoded: one a row, or one an element for multi-valued features (and one for a missing list).
+    /// Cells encoded: one per row. For multi-valued features, one per element and one for a missing list.
     pub values: u64,
     /// Cells encoded as missing, whatever the reason.
     pub missing: u64,
@@ -17,14 +17,15 @@ pub struct FeatureCounts {
     pub unknown: u64,
     /// Numbers that were NaN, infinite or beyond 1e100; counted as missing too.
     pub not_finite: u64,
-    /// Text that does not read as the feature's kind: missing for numerics, unknown for booleans.
+    /// Texts that cannot be read as the feature's kind. For numerics they count as missing too, for booleans as
+    /// unknown.
     pub junk: u64,
-    /// Elements beyond `max_len` that were dropped, not encoded.
+    /// Elements beyond `max_len`, which were dropped.
     pub truncated: u64,
-    /// The distribution of numbers as they stand in the table, or of booleans; other kinds have none.
+    /// The distribution of the numbers in the table, or of booleans. Empty for other kinds.
     #[serde(default, skip_serializing_if = "Histogram::is_empty")]
     pub histogram: Histogram,
-    /// Whether what the rows became differs. Counts of earlier versions do not say.
+    /// Whether the encoded rows differ. Earlier versions did not count it.
     #[serde(default)]
     pub variety: Variety,
 }
@@ -50,9 +51,9 @@ impl FeatureCounts {
     }
 }
 
-/// How often a code stands among others.
+/// How often a code occurs in `codes`.
 pub(crate) fn times(code: u32, codes: &[u32]) -> u64 {
-    // Counted in as many bits as a code has, a loop looks at twice as many at a time.
+    // A counter as wide as a code lets a vector hold twice as many as a 64-bit one.
     let in_some = |codes: &[u32]| codes.iter().map(|c| u32::from(*c == code)).sum::<u32>();
     codes.chunks(1 << 20).map(|codes| u64::from(in_some(codes))).sum()
 }
@@ -62,12 +63,12 @@ pub(crate) fn times(code: u32, codes: &[u32]) -> u64 {
 pub struct EncodeCounts {
     /// Rows encoded.
     pub rows: u64,
-    /// By feature name; sequence features, which are filled elsewhere, have none.
+    /// Counts by feature name. Sequence features have none, since they are filled elsewhere.
     pub features: BTreeMap<String, FeatureCounts>,
 }
 
 impl EncodeCounts {
-    /// Adds the counts of other rows; order does not matter.
+    /// Adds the counts of other rows, in any order.
     pub fn merge(&mut self, other: &Self) {
         self.rows += other.rows;
         for (name, counts) in &other.features {

@@ -9,12 +9,12 @@ use crate::vector::VectorEncoder;
 use arrow_array::{ArrayRef, RecordBatch};
 use twotower_artifacts::{CodeBatch, Column, Side};
 
-/// What a kind does with a column: append one row per row to its field's column.
+/// The encoder of one feature. It reads a column and appends one row to the field's column for each of its rows.
 pub(crate) trait Encode: Send {
     fn encode(&mut self, column: &ArrayRef, out: &mut Column, counts: &mut FeatureCounts) -> Result<(), ColumnError>;
 }
 
-/// The codes of a column that its schema says holds one code a row.
+/// The codes of a column that holds one code per row, according to its schema.
 pub(crate) fn codes(column: &mut Column) -> &mut Vec<u32> {
     match column {
         Column::Code(codes) => codes,
@@ -24,8 +24,8 @@ pub(crate) fn codes(column: &mut Column) -> &mut Vec<u32> {
 
 /// Encodes batches of one side; made by [`crate::EncoderState::encoder`].
 ///
-/// It owns what it needs, and remembers the last dictionary of each column, so that batches of one
-/// Parquet row group map it once: keep one per worker thread.
+/// It remembers the last dictionary of each column, so that the batches of one Parquet row group map it once. So keep
+/// one encoder per worker thread.
 pub struct SideEncoder {
     pub(crate) side: Side,
     pub(crate) features: Vec<FeatureEncoder>,
@@ -34,14 +34,14 @@ pub struct SideEncoder {
 /// One feature of a [`SideEncoder`].
 pub(crate) struct FeatureEncoder {
     pub(crate) spec: FeatureSpec,
-    /// The column read and its encoder; none for sequences, which are filled elsewhere.
+    /// The column read and its encoder. None for sequences, which are filled elsewhere.
     pub(crate) source: Option<(String, Box<dyn Encode>)>,
 }
 
 impl SideEncoder {
     /// Appends the batch's rows to `out`, a batch of this side's schema, in schema order.
     ///
-    /// Sequence columns get empty rows. Returns what was met, per feature.
+    /// Sequence columns get empty rows. Returns counts of the cells per feature.
     ///
     /// # Errors
     /// [`EncoderError::MissingColumn`], [`EncoderError::ColumnType`], [`EncoderError::VectorLength`] or
@@ -70,7 +70,8 @@ impl SideEncoder {
 }
 
 impl SideSpec {
-    /// Encodes the vectors that stand in a batch itself, not in a side file, to see whether they can be.
+    /// Checks whether the vector features in the columns of a batch can be encoded. Vectors in side files are not
+    /// checked.
     ///
     /// # Errors
     /// Those of [`SideEncoder::encode`] on these features.
@@ -105,7 +106,7 @@ pub(crate) fn find_column<'b>(
 }
 
 impl FeatureEncoder {
-    /// The encoder of a feature that reads `column` by `vocabulary` or fitted `bounds`.
+    /// The encoder of a feature that reads `column` with its `vocabulary` or fitted `bounds`.
     pub(crate) fn new(
         spec: &FeatureSpec,
         column: Option<&str>,
@@ -139,7 +140,7 @@ mod tests {
     use arrow_array::{Array, ListArray, StringArray};
     use std::sync::Arc;
 
-    /// What is found in a batch whose vectors, of two elements, stand in column `taste`.
+    /// Checks a batch in which `column` has the name `name`. The vectors are expected in `taste`, with two elements.
     fn checked(column: ArrayRef, name: &str) -> Result<(), EncoderError> {
         let json = serde_json::json!({
             "id_column": "id",

@@ -1,4 +1,4 @@
-//! Learning encoders from tables, one batch at a time.
+//! Learns encoders from tables, one batch at a time.
 
 use crate::date::{AgeFit, DatePart};
 use crate::encode::find_column;
@@ -15,15 +15,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use twotower_artifacts::Side;
 
-/// What has been seen of both tables so far.
+/// What was learned from both tables so far.
 ///
-/// Batches may come in any order, over any number of fits that are merged: the result is the same
-/// to the last bit, since counts and the sums behind numeric bounds are exact. A clone of a fresh
-/// fit is how another thread gets its own.
+/// Batches may come in any order, and may be split over several fits that are merged. The result has
+/// the same bits, since counts and the sums behind numeric bounds are exact. For each further thread,
+/// clone a fresh fit.
 ///
 /// # Memory
-/// Every distinct value of every vocabulary, or the budget of [`EncoderFit::with_spill`]; and about
-/// 1.1 MiB a numeric feature, or 2 MiB an age, at most.
+/// Every distinct value of every vocabulary, or the budget of [`EncoderFit::with_spill`], and at most
+/// about 1.1 MiB per numeric feature, or 2 MiB per age.
 #[derive(Debug, Clone)]
 pub struct EncoderFit {
     user: SideFit,
@@ -32,7 +32,7 @@ pub struct EncoderFit {
     spill: Option<Spill>,
 }
 
-/// Where counts go that exceed a budget.
+/// The budget for counts, and the folder for those that exceed it.
 #[derive(Debug, Clone)]
 struct Spill {
     dir: PathBuf,
@@ -44,7 +44,7 @@ struct SideFit {
     spec: SideSpec,
     /// Parallel to the features.
     bounds: Vec<Option<BoundsFit>>,
-    /// Vocabularies that the id column feeds, and the feature that asked first.
+    /// Vocabularies of the id column, each with the first feature that uses it.
     id_tables: BTreeMap<String, String>,
 }
 
@@ -100,7 +100,7 @@ impl EncoderFit {
             for feature in fit.side(side).spec.features.clone() {
                 let Some(table) = feature.vocabulary(side) else { continue };
                 fit.counts.entry(table.clone()).or_default();
-                // Sequences hold item ids, so item ids feed their vocabulary too.
+                // Sequences hold item ids, so item ids are counted for their vocabulary too.
                 let from_ids = match feature {
                     FeatureSpec::Id(_) => side,
                     FeatureSpec::Sequence(_) => Side::Item,
@@ -112,16 +112,16 @@ impl EncoderFit {
         Ok(fit)
     }
 
-    /// Bounds the memory of counting and of building the vocabularies to about `budget` bytes, the rows
-    /// of one batch and a previous state aside. Counts beyond half of it go to nameless temporary files
-    /// in `dir`; the result is the same. A clone has a budget of its own, as large.
+    /// Limits the memory of counting and of building the vocabularies to about `budget` bytes, not counting
+    /// a batch and a previous state. Counts beyond half of it go to nameless temporary files in `dir`. The
+    /// result is the same. Each clone has the same budget for itself.
     #[must_use]
     pub fn with_spill(mut self, dir: impl Into<PathBuf>, budget: usize) -> Self {
         self.spill = Some(Spill { dir: dir.into(), budget });
         self
     }
 
-    /// Spills the largest counters until half of the budget holds them; the other half is for building.
+    /// Spills the largest counters until the rest fit into half of the budget. The other half is for building.
     fn hold_budget(&mut self) -> Result<(), EncoderError> {
         let Some(Spill { dir, budget }) = &self.spill else { return Ok(()) };
         let mut held: usize = self.counts.values().map(ValueCounts::bytes).sum();
@@ -180,7 +180,7 @@ impl EncoderFit {
                     // Weekdays and months have none.
                     _ => Ok(()),
                 },
-                // Ids are counted once below; the others learn nothing.
+                // Ids are counted below, once for all features. The other kinds learn nothing.
                 FeatureSpec::Id(_)
                 | FeatureSpec::Boolean(_)
                 | FeatureSpec::Hashed(_)
@@ -197,12 +197,11 @@ impl EncoderFit {
         self.hold_budget()
     }
 
-    /// Counts ids of a side that stand elsewhere than in its table, such as in interactions, so that
-    /// `min_count` and the order of the vocabulary follow use. Ids that no feature needs are ignored.
+    /// Counts ids of a side for all vocabularies that hold them.
     ///
     /// # Errors
     /// [`EncoderError::ColumnType`] or [`EncoderError::Spill`].
-    pub fn count_ids(&mut self, side: Side, ids: &ArrayRef) -> Result<(), EncoderError> {
+    fn count_ids(&mut self, side: Side, ids: &ArrayRef) -> Result<(), EncoderError> {
         let fit = self.side(side);
         let column = fit.spec.id_column.clone();
         for (table, feature) in fit.id_tables.clone() {
@@ -219,7 +218,7 @@ impl EncoderFit {
         self.hold_budget()
     }
 
-    /// Adds what another fit of the same features has seen.
+    /// Adds what another fit of the same features has learned.
     ///
     /// # Errors
     /// [`EncoderError::Spill`].
@@ -239,22 +238,22 @@ impl EncoderFit {
             }
         }
         for (table, counts) in other.counts {
-            self.counts.entry(table).or_default().merge(counts)?;
+            self.counts.entry(table).or_default().merge(counts);
             self.hold_budget()?;
         }
         Ok(())
     }
 
-    /// The encoders learned from what was seen.
+    /// Finishes the fit and returns the encoders.
     ///
     /// # Errors
-    /// [`EncoderError::TooManyValues`], [`EncoderError::Spill`], or [`EncoderError::VocabularyTooLarge`] where
-    /// counts were spilled and the values that remain do not fit the budget either.
+    /// [`EncoderError::TooManyValues`], [`EncoderError::Spill`], or [`EncoderError::VocabularyTooLarge`] when counts
+    /// were spilled and the values that stay in the vocabulary do not fit the budget either.
     pub fn finish(self) -> Result<EncoderState, EncoderError> {
         self.build(|_| None, |_, _| None)
     }
 
-    /// `previous` extended by what was seen: see [`EncoderState::update`].
+    /// `previous` extended by what this fit has learned; see [`EncoderState::update`].
     pub(crate) fn extend(self, previous: &EncoderState) -> Result<EncoderState, EncoderError> {
         for side in [Side::User, Side::Item] {
             same_features(side, &previous.side(side).features, &self.side(side).spec.features)?;
@@ -284,7 +283,7 @@ impl EncoderFit {
         let mut vocabularies = BTreeMap::new();
         for (table, counts) in self.counts {
             held -= counts.bytes();
-            // What fitted as counts fits as a vocabulary; what did not has what the others leave.
+            // Counts that fitted into memory also fit as a vocabulary. Spilled counts get what the others leave.
             let bytes = match &self.spill {
                 Some(spill) if counts.is_spilled() => {
                     let left = spill.budget.saturating_sub(held);

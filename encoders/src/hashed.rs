@@ -2,9 +2,9 @@
 //!
 //! The bucket is `fmix64(fnv1a64(text)) mod buckets` over the canonical text: FNV-1a with its offset
 //! basis (Fowler, Noll and Vo; RFC 9923) mixed with the seed, then the finaliser of MurmurHash3
-//! (Appleby, public domain), which spreads FNV's weak high bits. Both are fixed by definition, so a
-//! value keeps its bucket across machines and versions. Missing values have their own slot; no value
-//! is ever unknown.
+//! (Appleby, public domain), which improves FNV's weak high bits. Both are fixed by definition, so a
+//! value keeps its bucket across machines and versions. Missing values have a slot of their own, and no
+//! value is unknown.
 
 use crate::counts::FeatureCounts;
 use crate::encode::Encode;

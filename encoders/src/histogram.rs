@@ -1,34 +1,35 @@
-//! How the values of a feature are distributed: counts of ordered classes, cheap enough to be kept of every value
-//! that is encoded, so that two nights can be compared.
+//! The distribution of a feature's values as counts of ordered classes, so that two nights can be compared. Counting is
+//! cheap enough to be done for every value that is encoded.
 
 use serde::{Deserialize, Serialize};
 
-/// Counts of values by class. Numbers are classed by sign and magnitude, with four classes to each factor of two, so
-/// that a class is a quarter wide at the most; booleans by their code.
+/// Counts of values by class. The class of a number follows from its sign and magnitude, with four classes for each
+/// factor of two, so the numbers of a class differ by at most a quarter. The class of a boolean is its code.
 ///
-/// In JSON it is one text, `class:count` by ascending class.
+/// In JSON it is one text of `class:count` pairs in ascending order of class.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Histogram {
-    /// Ascending by class, which is the order of the values.
+    /// Classes and counts, ascending by class, which is the order of the values.
     counts: Vec<(u16, u64)>,
 }
 
-/// The class of numbers that are zero, or closer to it than 2^-32.
+/// The class of zero and of all numbers closer to it than 2^-32.
 const ZERO: i16 = 4 * 96;
-/// Exponent of a number and two bits more, just below the smallest magnitude that is told from zero: 2^-32. Magnitudes
-/// of 2^64 and more are of one class.
+/// The exponent and the two highest mantissa bits of the largest magnitude that counts as zero, just below 2^-32. All
+/// magnitudes of 2^64 and more are in one class.
 const BELOW: i16 = 4 * (1023 - 32) - 1;
-/// How many classes there are of numbers.
+/// The number of classes of numbers.
 pub(crate) const NUMBERS: usize = 2 * ZERO as usize + 1;
 
-/// The upper 16 bits of a number: sign, exponent and four bits more. They tell its class, in loops over eight of them.
+/// The upper 16 bits of a number: sign, exponent and four mantissa bits. They determine its class. As 16-bit integers,
+/// many are processed by one instruction.
 #[inline(always)]
 pub(crate) fn upper(number: f64) -> u16 {
     (number.to_bits() >> 48) as u16
 }
 
-/// The class of a number with these [`upper`] bits; equal or larger numbers have equal or larger classes.
+/// The class of a number with these [`upper`] bits. A larger number has the same or a larger class.
 #[inline(always)]
 pub(crate) fn class(upper: u16) -> u16 {
     let magnitude = ((upper << 1) >> 3) as i16;
@@ -50,7 +51,7 @@ fn nearest_zero(class: u16) -> f64 {
 }
 
 impl Histogram {
-    /// Of counts by class, ascending; classes without values are left out.
+    /// A histogram of counts in ascending order of class. Classes without values are left out.
     pub(crate) fn new(counts: impl IntoIterator<Item = (u16, u64)>) -> Self {
         Self { counts: counts.into_iter().filter(|(_, n)| *n > 0).collect() }
     }
@@ -70,8 +71,9 @@ impl Histogram {
         }
     }
 
-    /// The largest difference between the shares of values up to any class: the distance of Kolmogorov and Smirnov,
-    /// 0 for like distributions and 1 where all values of one lie above those of the other. None without values.
+    /// The distance of Kolmogorov and Smirnov: for each class the difference between the two shares of values up to it,
+    /// and of these the largest. It is 0 for equal distributions, and 1 where all values of one are above those of the
+    /// other. None if either has no values.
     pub fn distance(&self, other: &Self) -> Option<f64> {
         let totals = [self.total(), other.total()].map(|total| total as f64);
         if totals.contains(&0.0) {
@@ -93,7 +95,7 @@ impl Histogram {
         }
     }
 
-    /// The median of numbers, rounded towards zero to the end of its class; none without values.
+    /// The median of numbers, rounded towards zero to the end of its class. None without values.
     pub fn median(&self) -> Option<f64> {
         let half = self.total().div_ceil(2);
         let mut below = 0;

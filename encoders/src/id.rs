@@ -1,8 +1,7 @@
 //! The row's own id as a categorical feature.
 //!
-//! Ids are keys; they are features only where the configuration says so. The vocabulary is the one
-//! that sequence features use for the item side, unless a `table` says otherwise. Each row of the
-//! table counts once, and so does each interaction that [`crate::EncoderFit::count_ids`] is given.
+//! Ids are keys. They are features only where the configuration says so. On the item side, the vocabulary is the one
+//! that sequence features use, unless `table` names another. Each row of the table counts once.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! Guessing a column's feature kind from a sample, for `twotower init`.
+//! Guesses the kind of a feature from a sample of its column, for `twotower init`.
 //!
 //! Every guess comes with a line that says why, since a guess is for a person to correct.
 
@@ -17,7 +17,7 @@ use arrow_schema::DataType;
 use std::collections::{BTreeMap, BTreeSet};
 use twotower_artifacts::TimeFormat;
 
-/// What is known of a column.
+/// A column as its sampled rows show it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ColumnSample {
     /// The column's name.
@@ -26,15 +26,15 @@ pub struct ColumnSample {
     pub data_type: DataType,
     /// Rows sampled.
     pub rows: u64,
-    /// Of these, null, NaN or empty.
+    /// Sampled rows that are null, NaN or empty.
     pub missing: u64,
-    /// Distinct values sampled, in canonical text, with their counts; empty for lists.
+    /// Distinct values with their counts, by canonical text. Empty for list columns.
     pub values: BTreeMap<String, u64>,
-    /// The shortest and longest list sampled, for list columns.
-    pub list_lengths: Option<(usize, usize)>,
+    /// Lengths of the shortest and the longest list, for list columns.
+    list_lengths: Option<(usize, usize)>,
 }
 
-/// What a column looks good for.
+/// What a column seems to be good for.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Role {
     /// The table's id.
@@ -48,17 +48,17 @@ pub enum Role {
 /// A guess and its reason.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Proposal {
-    /// What the column looks good for.
+    /// What the column seems to be good for.
     pub role: Role,
     /// One line, lower case: `guessed boolean: 12 distinct values, 92% true/false-like`.
     pub reason: String,
 }
 
-/// Up to this many distinct integers are taken for categories.
+/// The most distinct integers that are taken for categories.
 const FEW: usize = 16;
 /// The share of rows that may lack an id, or repeat that of another row, in a column that looks like the table's id.
 const SPOILT: f64 = 0.02;
-/// Beyond this share of distinct values a text column is near-unique.
+/// The share of distinct values above which a text column is near-unique.
 const NEAR_UNIQUE: f64 = 0.5;
 /// The first day of 1990 and the last of 2100: the dates of most tables.
 const FIRST_OF_OURS: i32 = 7_305;
@@ -125,7 +125,7 @@ impl ColumnSample {
         self.values.len() as f64 / self.present().max(1) as f64
     }
 
-    /// Whether one of the name's words (parted by `_`, other marks or capitals) is among these.
+    /// Whether one of the name's words is among `words`. Words are separated by `_`, other marks or capitals.
     fn named(&self, words: &[&str]) -> bool {
         let mut split = String::new();
         let mut previous_lower = false;
@@ -140,7 +140,7 @@ impl ColumnSample {
     }
 }
 
-/// What a column looks good for, and why.
+/// Guesses what a column is good for, and says why.
 pub fn propose(sample: &ColumnSample) -> Proposal {
     let distinct = sample.values.len();
     let skip = |reason: String| Proposal { role: Role::Skip, reason };
@@ -224,7 +224,7 @@ fn propose_boolean(sample: &ColumnSample) -> Option<Proposal> {
     let share = sample.share(is_flag);
     let flags: BTreeSet<_> = sample.values.keys().filter_map(|v| code(v)).collect();
     let both = flags.contains(&FALSE) && flags.contains(&TRUE);
-    // Numbers beside 0 and 1 are categories or counts, not junk.
+    // Numbers other than 0 and 1 are categories or counts, not junk.
     let numbers = sample.share(|v| !is_flag(v) && v.trim().parse::<f64>().is_ok());
     (both && share >= 0.8 && numbers < 0.02).then(|| {
         let distinct = sample.values.len();
@@ -307,7 +307,7 @@ fn propose_text(sample: &ColumnSample) -> Proposal {
     let distinct = sample.values.len();
     for separator in ["|", ";", ","] {
         let share = sample.share(|v| v.contains(separator));
-        // A separator parts the same elements in many combinations; commas within prose do not.
+        // A separator joins the same elements in many combinations, unlike the commas of prose.
         let elements: Vec<&str> = sample.values.keys().flat_map(|v| v.split(separator)).map(str::trim).collect();
         let different: BTreeSet<_> = elements.iter().collect();
         let words = elements.iter().map(|e| e.split_whitespace().count()).max().unwrap_or(0);

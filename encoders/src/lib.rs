@@ -7,7 +7,7 @@
 //! A file with the kind's configuration and an encoder, a variant of [`FeatureSpec`], and the arms
 //! that the compiler then asks for. Say in the file what null, unseen and out-of-range values become.
 
-pub mod boolean;
+mod boolean;
 mod categorical;
 mod counts;
 mod date;
@@ -56,7 +56,7 @@ pub use plain::PlainColumn;
 pub use sequence::SequenceSpec;
 pub use spec::{FeatureSpec, SideSpec, validate};
 pub use state::{EncoderState, FeatureState, SideState};
-pub use value_counts::ValueCounts;
+
 pub use values::compact;
 pub use variety::Variety;
 pub use vector::VectorSpec;

@@ -1,18 +1,18 @@
-//! ln(1 + x) without branches, so that loops over it vectorise, and of sums, products and quotients alone, so that it is the same
-//! to the last bit on every machine.
+//! ln(1 + x) without branches, so that loops over it vectorise, and from sums, products and quotients alone, so that it
+//! has the same bits on every machine.
 //!
 //! Method and coefficients are those of `log` and `log1p` in FDLIBM 5.3 (`e_log.c`, `s_log1p.c`), which states:
 //! "Copyright (C) 1993 by Sun Microsystems, Inc. All rights reserved. Developed at SunSoft, a Sun Microsystems, Inc.
 //! business. Permission to use, copy, modify, and distribute this software is freely granted, provided that this
 //! notice is preserved."
 
-/// 1 / sqrt(2), its upper 32 bits.
+/// The upper 32 bits of 1 / sqrt(2).
 const ROOT: u64 = 0x3fe6_a09e << 32;
 const ONE: u64 = 0x3ff0_0000 << 32;
 const MANTISSA: u64 = (1 << 52) - 1;
-/// 2^52: an integer below that in the low bits of its mantissa makes it that much larger.
+/// 2^52. An integer below 2^52 that is put into its mantissa bits is added to it.
 const MAGIC: u64 = 0x4330_0000 << 32;
-/// ln 2 in two parts, the first with enough zeros at its end for exact products with exponents.
+/// ln 2 in two parts. The first ends with so many zero bits that its products with exponents are exact.
 const LN2: (f64, f64) = (f64::from_bits(0x3fe6_2e42_fee0_0000), f64::from_bits(0x3dea_39ef_3579_3c76));
 /// Remez polynomial of ln((1 + s) / (1 - s)) in s² on [0, 0.1716²], without its first term.
 const R: [f64; 7] = [
@@ -28,7 +28,7 @@ const R: [f64; 7] = [
 /// ln(1 + x) of a finite x of at least 0, to about one unit in the last place.
 #[inline(always)]
 fn ln_1p(x: f64) -> f64 {
-    // The sum, and what it lost in rounding (Knuth's two-sum), which the logarithm feels as lost / sum.
+    // The sum and its rounding error `lost` (Knuth's two-sum). The error changes the logarithm by lost / sum.
     let sum = 1.0 + x;
     let added = sum - 1.0;
     let lost = (1.0 - (sum - added)) + (x - added);
@@ -45,13 +45,13 @@ fn ln_1p(x: f64) -> f64 {
     s * (half + (even + odd)) + (k * LN2.1 + lost / sum) - half + f + k * LN2.0
 }
 
-/// sign(x) * ln(1 + |x|) in place of each x; of what is not finite, something.
+/// Replaces each x by sign(x) * ln(1 + |x|). The result for NaN and infinities is unspecified.
 pub(crate) fn signed_ln_1p(numbers: &mut [f64]) {
     #[inline(always)]
     fn body(numbers: &mut [f64]) {
         numbers.iter_mut().for_each(|x| *x = ln_1p(x.abs()).copysign(*x));
     }
-    /// The same operations on twice as many numbers at a time.
+    /// The same operations, compiled for registers of twice the width.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
     fn avx2(numbers: &mut [f64]) {
@@ -97,7 +97,7 @@ mod tests {
         for (x, log) in numbers.iter().zip(&logs) {
             assert_eq!(log.to_bits(), ln_1p(x.abs()).copysign(*x).to_bits());
         }
-        // No panic of what is no number.
+        // The results for NaN and infinities may be anything, but there is no panic.
         signed_ln_1p(&mut [f64::NAN, -f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MAX]);
     }
 }

@@ -1,14 +1,14 @@
 //! Mean and standard deviation from exact sums.
 //!
-//! Σx and Σx² are kept as integers, one for each exponent that a number can have, so addition is exact
-//! and therefore independent of order: any split of the data over batches, threads or shards gives
-//! the same bits. In the end they are added up as one fixed-point number wide enough for all: Kulisch's long
-//! accumulator ("Computer Arithmetic and Validity", 2nd ed., 2013, chapter 8).
+//! Σx and Σx² are kept as integers, one for each exponent that a number can have. So addition is exact and
+//! independent of order, and any split of the data over batches, threads or shards gives the same bits. At the end
+//! these integers are added to one fixed-point number that is wide enough for all exponents, a long accumulator
+//! (Kulisch, "Computer Arithmetic and Validity", 2nd ed., 2013, chapter 8).
 
 /// Bits of a digit of a [`LongSum`].
 const DIGIT_BITS: usize = 32;
 
-/// A fixed-point number: Σ digit * 2^(32 i + base).
+/// A fixed-point number: the sum of digit i * 2^(32 i + base).
 struct LongSum {
     digits: Vec<i128>,
     /// Exponent of two of the lowest bit.
@@ -17,24 +17,24 @@ struct LongSum {
 
 impl LongSum {
     fn new(positions: usize, base: i32) -> Self {
-        // Terms reach 128 bits above their position, and digits carry.
+        // A term reaches 128 bits above its position, and there is room for carries.
         Self { digits: vec![0; positions / DIGIT_BITS + 8], base }
     }
 
-    /// Adds `term * 2^position`, of terms below 2^127.
+    /// Adds `term * 2^position`.
     fn add(&mut self, term: i128, position: usize) {
         let (first, shift) = (position / DIGIT_BITS, position % DIGIT_BITS);
         let digit = (1 << DIGIT_BITS) - 1;
         let mut rest = term;
         for (i, to) in self.digits[first..].iter_mut().take(4).enumerate() {
-            // The last one takes the sign.
+            // The highest part keeps the sign.
             let part = if i < 3 { rest & digit } else { rest };
             *to += part << shift;
             rest >>= DIGIT_BITS;
         }
     }
 
-    /// The sum as an unevaluated pair of floats, correct to about 106 bits.
+    /// The sum as two floats whose exact sum is correct to about 106 bits.
     fn value(&self) -> (f64, f64) {
         let mut digits = self.digits.clone();
         let negative = propagate(&mut digits);
@@ -53,7 +53,7 @@ impl LongSum {
     }
 }
 
-/// Carries upwards until every digit but the last is within `[0, 2^32)`; whether the sum is negative.
+/// Carries upwards, so that every digit but the last is within `[0, 2^32)`. Returns whether the sum is negative.
 fn propagate(digits: &mut [i128]) -> bool {
     let mut carry = 0i128;
     let last = digits.len() - 1;
@@ -73,21 +73,22 @@ fn propagate(digits: &mut [i128]) -> bool {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Moments {
     count: u64,
-    /// By the bits of the exponent.
+    /// Sums by the exponent bits of the numbers.
     sums: Vec<Sums>,
 }
 
-/// Sums over numbers of one exponent; what a number adds has at most 64 bits, which leaves room for 2^63.
+/// Sums over the numbers of one exponent. Each number adds at most 64 bits, which leaves room for 2^63 numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 struct Sums {
     mantissas: i128,
-    /// Of the squares of mantissas, the lower 64 bits and those above.
+    /// Sums of the lower 64 bits of the squared mantissas, and of the bits above.
     squares: [u128; 2],
 }
 
-/// Values of an exponent's bits.
+/// The number of values of the exponent bits.
 const EXPONENTS: usize = 1 << 11;
-/// Exponents of two of the last bit of a mantissa with exponent 0, and of its square.
+/// The last mantissa bit of a number with exponent bits `e` stands for 2^(e + BASE), and that of its square for
+/// 2^(2 e + 2 BASE).
 const BASE: i32 = -1075;
 
 impl Default for Moments {
@@ -102,7 +103,7 @@ impl Moments {
     pub(crate) fn add(&mut self, x: f64, times: u64) {
         let bits = x.to_bits();
         let exponent = (bits >> 52) as usize % EXPONENTS;
-        // A number without exponent has no leading one, and the scale of exponent 1.
+        // A subnormal number has exponent bits 0. It has no implicit leading one, and the scale of exponent 1.
         let mantissa = bits & ((1 << 52) - 1) | u64::from(exponent != 0) << 52;
         let sign = bits as i64 >> 63;
         let square = u128::from(mantissa) * u128::from(mantissa);
@@ -137,25 +138,25 @@ impl Moments {
         [sum, squares]
     }
 
-    /// Mean and population standard deviation; (0, 1) without values, deviation 1 where all are equal.
+    /// Mean and population standard deviation. They are (0, 1) without values; the deviation is 1 where all are equal.
     pub(crate) fn mean_and_deviation(&self) -> (f64, f64) {
         if self.count == 0 {
             return (0.0, 1.0);
         }
         let n = self.count as f64;
         let [mean, mean_square] = self.totals().map(|sum| divide(sum.value(), n));
-        // mean² as high + low, to the precision of the sums.
+        // mean² is high + low, in the precision of the sums.
         let high = mean.0 * mean.0;
         let low = mean.0.mul_add(mean.0, -high) + 2.0 * mean.0 * mean.1;
         let variance = (mean_square.0 - high) + (mean_square.1 - low);
-        // Below this the difference is rounding of the last step, not spread.
+        // A smaller difference comes from rounding in the last step, not from spread.
         let noise = mean_square.0 * 1e-31;
         let deviation = if variance > noise { variance.sqrt() } else { 1.0 };
         (mean.0 + mean.1, deviation)
     }
 }
 
-/// A pair divided by a number, as a pair.
+/// Divides a number by another. The first and the result are sums of two floats.
 fn divide((high, low): (f64, f64), by: f64) -> (f64, f64) {
     let quotient = high / by;
     let rest = quotient.mul_add(-by, high) + low;

@@ -25,7 +25,7 @@ pub struct MultiValuedSpec {
     /// The column it reads; its name when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub column: Option<String>,
-    /// What parts the elements of a text column; absent for list columns.
+    /// The text between the elements of a text column. Absent for list columns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub separator: Option<String>,
     /// The most elements kept per row.
@@ -48,7 +48,10 @@ fn default_max_len() -> u32 {
 }
 
 impl MultiValuedSpec {
-    /// The separator of a text column, `None` for a list column; neither is an error.
+    /// The separator of a text column, or `None` for a list column.
+    ///
+    /// # Errors
+    /// [`ColumnError`] for a text column without a separator, a list column with one, and any other column.
     pub(crate) fn separator_for(&self, column: &ArrayRef) -> Result<Option<&str>, ColumnError> {
         match (&self.separator, is_text(column.data_type())) {
             (Some(separator), true) => Ok(Some(separator)),
@@ -63,7 +66,7 @@ impl MultiValuedSpec {
             Some(separator) => count_values(column, |value, n| {
                 elements(value, separator).for_each(|e| counts.add(e, n));
             }),
-            // Elements of null lists may exist in the buffers, so rows are visited one by one.
+            // The buffers may hold elements of null lists, so rows are visited one by one.
             None => {
                 let list = list_rows(column).ok_or(ColumnError::Type)?;
                 let rows = list.rows.iter().flatten().filter(|(from, to)| to > from);
@@ -89,7 +92,7 @@ pub(crate) struct MultiValuedEncoder {
     vocabulary: Arc<Vocabulary>,
     /// Codes of list elements.
     codes: ValueMap<u32>,
-    /// Where in `arena` a text's codes lie, and how many elements were dropped.
+    /// For each text, where its codes are in `arena`, and how many elements were dropped.
     spans: ValueMap<Span>,
     arena: Vec<u32>,
     rows: Vec<Span>,
@@ -118,7 +121,7 @@ impl MultiValuedEncoder {
 impl Encode for MultiValuedEncoder {
     fn encode(&mut self, column: &ArrayRef, out: &mut Column, counts: &mut FeatureCounts) -> Result<(), ColumnError> {
         let Column::Ragged(out) = out else { unreachable!("a multi-valued feature's column is ragged") };
-        let before = out.codes.len();
+        let before = out.values.len();
         let Self { spec, vocabulary, codes, spans, arena, rows } = self;
         let max_len = spec.max_len as usize;
         match spec.separator_for(column)? {
@@ -158,7 +161,7 @@ impl Encode for MultiValuedEncoder {
                 }
             }
         }
-        counts.tally(&out.codes[before..]);
+        counts.tally(&out.values[before..]);
         Ok(())
     }
 }

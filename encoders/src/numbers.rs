@@ -1,4 +1,4 @@
-//! Columns of any type as numbers, a block at a time, so that the loops over them vectorise.
+//! Reads columns of any type as numbers, a block at a time, so that loops over the numbers vectorise.
 
 use crate::error::ColumnError;
 use crate::histogram::{NUMBERS, class, upper};
@@ -15,15 +15,15 @@ use arrow_schema::DataType;
 /// Numbers of a larger magnitude count as not finite.
 pub(crate) const LARGEST: f64 = 1e100;
 
-/// The class of cells that hold no number, beyond those of numbers.
+/// The class of cells that hold no number. These classes come after those of numbers.
 pub(crate) const fn class_of(reading: Reading) -> u16 {
     NUMBERS as u16 + reading as u16
 }
 
-/// All classes of cells.
+/// The number of classes of cells.
 pub(crate) const CLASSES: usize = class_of(Reading::Unreadable) as usize + 1;
 
-/// Cells of a [`Block`].
+/// The most cells of a [`Block`].
 pub(crate) const BLOCK: usize = 256;
 
 /// What a cell of a numeric column holds.
@@ -36,26 +36,26 @@ pub(crate) enum Reading {
     Unreadable,
 }
 
-/// What a cell with a number in it holds.
+/// Tells whether a number is finite.
 #[inline]
 fn reading(number: f64) -> Reading {
     if number.abs() <= LARGEST { Reading::Number } else { Reading::NotFinite }
 }
 
-/// Consecutive cells of a column: all [`BLOCK`] of them, but for the last of a column.
+/// Consecutive cells of a column. All blocks but the last have [`BLOCK`] cells.
 pub(crate) struct Block {
-    /// The numbers of all cells; of those that hold none, and of those beyond the last, any.
+    /// The numbers of the cells. The entry of a cell without a number, or after the last cell, has no meaning.
     pub(crate) numbers: [f64; BLOCK],
     readings: [Reading; BLOCK],
     filled: usize,
     /// How text writes fractions.
     mark: DecimalMark,
-    /// The column's row of the first cell.
+    /// The row of the first cell in the column.
     pub(crate) first_row: usize,
 }
 
 impl Block {
-    /// The class of each cell's number; of one without a number, what it holds instead, as [`class_of`] has it.
+    /// The class of each cell: that of its number, or that of [`class_of`] where it holds no number.
     pub(crate) fn classes(&self) -> [u16; BLOCK] {
         let uppers: [u16; BLOCK] = std::array::from_fn(|cell| upper(self.numbers[cell]));
         std::array::from_fn(|cell| {
@@ -65,7 +65,7 @@ impl Block {
         })
     }
 
-    /// How many cells there are.
+    /// Number of cells.
     pub(crate) fn len(&self) -> usize {
         self.filled
     }
@@ -76,7 +76,7 @@ impl Block {
         cells.filter(|(_, reading)| **reading == Reading::Unreadable).map(|(i, _)| self.first_row + i)
     }
 
-    /// The rows that hold a number, and it.
+    /// The rows that hold a number, each with its number.
     pub(crate) fn rows(&self) -> impl Iterator<Item = (usize, f64)> {
         let cells = self.readings[..self.filled].iter().zip(&self.numbers).enumerate();
         cells.filter(|(_, (reading, _))| **reading == Reading::Number).map(|(i, (_, x))| (self.first_row + i, *x))
@@ -172,7 +172,7 @@ mod tests {
     use arrow_array::{ArrayRef, Float64Array, Int32Array, StringArray};
     use std::sync::Arc;
 
-    /// All numbers, and what each cell holds.
+    /// All numbers with their rows, and the reading of each cell.
     fn read(column: &ArrayRef) -> (Vec<(usize, f64)>, Vec<Reading>) {
         let (mut numbers, mut readings) = (Vec::new(), Vec::new());
         for_each_block(column, DecimalMark::default(), |block| {

@@ -1,7 +1,7 @@
 //! Numeric features: two floats, the transformed value and a missing flag, or a quantile bucket.
 //!
-//! Null, NaN, infinities, numbers beyond 1e100 and text that is no number are missing: value 0,
-//! flag 1. Text is trimmed and read as Rust reads a float, or as people write numbers (`number_text.rs`).
+//! Null, NaN, infinities, numbers beyond 1e100 and text that is not a number are missing: value 0,
+//! flag 1. Text is trimmed and parsed as a float of Rust, or as people write numbers (`number_text.rs`).
 
 use crate::counts::FeatureCounts;
 use crate::encode::Encode;
@@ -19,10 +19,10 @@ use serde::{Deserialize, Serialize};
 use twotower_artifacts::Column;
 use twotower_artifacts::schema::{FIRST_VALUE, MISSING};
 
-/// Standardised values are clipped to this magnitude.
-pub const CLIP: f64 = 10.0;
-/// Buckets of [`Transform::QuantileBuckets`] when the configuration does not say.
-pub const DEFAULT_BUCKETS: u32 = 32;
+/// The largest magnitude of a standardised value. Larger ones are clipped.
+pub(crate) const CLIP: f64 = 10.0;
+/// The number of quantile buckets where the configuration gives none.
+const DEFAULT_BUCKETS: u32 = 32;
 
 /// How a number becomes a tower's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -60,8 +60,8 @@ pub struct NumericSpec {
 }
 
 impl NumericSpec {
-    /// The number of quantile buckets, for that transform only.
-    pub fn quantile_buckets(&self) -> Option<u32> {
+    /// The number of quantile buckets. None for other transforms.
+    pub(crate) fn quantile_buckets(&self) -> Option<u32> {
         (self.transform == Transform::QuantileBuckets).then_some(self.buckets.unwrap_or(DEFAULT_BUCKETS))
     }
 }
@@ -70,7 +70,7 @@ impl NumericSpec {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NumericBounds {
-    /// Of the values, after `log1p` where that is the transform.
+    /// Mean and deviation of the values, after `log1p` if that is the transform.
     Spread {
         /// Arithmetic mean.
         #[serde(with = "exact")]
@@ -79,7 +79,7 @@ pub enum NumericBounds {
         #[serde(with = "exact")]
         deviation: f64,
     },
-    /// Of the values.
+    /// The smallest and the largest value.
     Range {
         /// Smallest.
         #[serde(with = "exact")]
@@ -151,7 +151,7 @@ enum Learnt {
     Buckets { buckets: u32, counts: QuantileCounts },
 }
 
-/// Learns [`NumericBounds`]; independent of the order and the split of the data.
+/// Learns [`NumericBounds`]. The result does not depend on the order or the split of the data.
 #[derive(Debug, Clone)]
 pub(crate) struct NumericFit {
     mark: DecimalMark,
@@ -183,7 +183,7 @@ impl NumericFit {
         }
     }
 
-    /// Adds the numbers of a block, each as often as `times` says of its row.
+    /// Adds the numbers of a block. `times` says how often that of a row counts.
     fn add_block(&mut self, block: &mut Block, times: impl Fn(usize) -> u64) {
         if let Learnt::Spread { log: true, .. } = self.learnt {
             signed_ln_1p(&mut block.numbers);
@@ -192,7 +192,7 @@ impl NumericFit {
         match &mut self.learnt {
             Learnt::Spread { moments, .. } => numbers.for_each(|(x, n)| moments.add(x, n)),
             Learnt::Range { min, max } => {
-                // Of the two zeros one, whichever comes first.
+                // Adding 0.0 turns -0.0 into 0.0, so the result does not depend on which zero comes first.
                 numbers.map(|(x, _)| x + 0.0).for_each(|x| (*min, *max) = (min.min(x), max.max(x)));
             }
             Learnt::Buckets { counts, .. } => numbers.for_each(|(x, n)| counts.add(x, n)),
@@ -224,7 +224,7 @@ impl NumericFit {
 }
 
 impl NumericBounds {
-    /// Whether these are bounds that the spec's transform needs.
+    /// Whether these are valid bounds for the transform of `spec`.
     pub(crate) fn fits(&self, spec: &NumericSpec) -> bool {
         match (self, spec.transform) {
             (NumericBounds::Spread { deviation, .. }, Transform::Standardise | Transform::Log1p) => *deviation > 0.0,
@@ -246,18 +246,19 @@ pub(crate) struct NumericEncoder {
     codes: Cells<u32>,
 }
 
-/// Whether a class is one of numbers.
+/// Whether a class is that of a number.
 #[inline(always)]
 fn is_number(class: u16) -> bool {
     class < NUMBERS as u16
 }
 
-/// What cells become, and the classes of what they held.
+/// Encodes the cells of a column and keeps the class of each.
 struct Cells<T> {
     map: ValueMap<(T, u16)>,
-    /// Of the rows of the last column.
+    /// For each row of the last column, its encoded value and its class.
     rows: Vec<(T, u16)>,
-    /// Rows of the last column by class, counted in turns, so that those of one class need not wait for each other.
+    /// Counts of the last column's rows by class. Even and odd rows have separate counts, so that successive rows of
+    /// one class need not wait for each other.
     tally: Box<[[u32; CLASSES]; 2]>,
 }
 
@@ -275,7 +276,8 @@ impl NumericEncoder {
 }
 
 impl<T: Copy> Cells<T> {
-    /// Reads a column: `make` gives what the number in a cell becomes, `missing` is what there is without one.
+    /// Encodes a column. `make` encodes a number, and `missing` is the value of cells without a number. With
+    /// `log_first`, numbers go through [`signed_ln_1p`] before `make`.
     fn read(
         &mut self,
         column: &ArrayRef,
@@ -291,7 +293,8 @@ impl<T: Copy> Cells<T> {
                 if log_first {
                     signed_ln_1p(&mut block.numbers);
                 }
-                // Of all cells, and then chosen, for a loop without branches vectorises.
+                // `make` runs for all cells, and the results are chosen afterwards, since a loop without branches
+                // vectorises.
                 let made: [T; BLOCK] = std::array::from_fn(|cell| make(block.numbers[cell]));
                 let rows = made.into_iter().zip(classes).take(block.len());
                 out.extend(rows.map(|(made, class)| (if is_number(class) { made } else { missing }, class)));
@@ -337,7 +340,7 @@ impl Encode for NumericEncoder {
                 self.floats.read(column, (self.mark, self.log), 0.0, |x| scale.apply(x), counts)?;
                 let flag = |class: u16| f32::from(u8::from(!is_number(class)));
                 values.reserve(2 * self.floats.rows.len());
-                // By way of a few floats at a time, which costs less than filling the room with zeros first.
+                // Appending from a small array costs less than first filling the column with zeros.
                 let mut floats = [[0.0; 2]; BLOCK];
                 for rows in self.floats.rows.chunks(BLOCK) {
                     for (to, (x, class)) in floats.iter_mut().zip(rows) {
@@ -352,7 +355,7 @@ impl Encode for NumericEncoder {
     }
 }
 
-/// clamp((x - offset) * factor, low, high).
+/// The function clamp((x - offset) * factor, low, high).
 struct Scale {
     offset: f64,
     factor: f64,
@@ -368,7 +371,7 @@ impl Scale {
             }
             NumericBounds::Range { min, max } => {
                 let factor = 1.0 / (max - min);
-                // Not where all are equal, or closer than a factor can part.
+                // The factor is not finite where all values are equal, or nearly so.
                 let factor = if factor.is_finite() { factor } else { 0.0 };
                 Scale { offset: *min, factor, low: 0.0, high: 1.0 }
             }
@@ -421,7 +424,7 @@ mod tests {
         assert_eq!((counts.values, counts.missing, counts.not_finite, counts.junk), (4, 2, 1, 0));
         let text: ArrayRef = Arc::new(StringArray::from(vec!["3", " 1.0 ", "1,5", "", "inf", "1e101", "abc"]));
         let (values, counts) = dense(&mut encoder, &text);
-        // Of the column at hand alone, and of its numbers as they stand there.
+        // The histogram is that of this column alone, and of its numbers before any transform.
         assert_eq!((counts.histogram.total(), counts.histogram.median()), (2, Some(1.0)));
         assert_eq!(values[..4], [1.0, 0.0, -1.0, 0.0]);
         assert!(values[4..].chunks(2).all(|v| v == [0.0, 1.0]));

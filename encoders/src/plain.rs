@@ -1,7 +1,7 @@
-//! Columns as features read them, before anything is fitted: what a profile of a table counts.
+//! Columns as features read them before anything is fitted. A profile of a table counts these.
 //!
-//! Missing is what the encoders take as missing, and a value has the text that it has in a vocabulary, so that counts
-//! of these columns are counts of what a model sees.
+//! A value is missing where the encoders take it as missing, and has the text that it has in a vocabulary. So counts of
+//! these columns are counts of what a model sees.
 
 use crate::boolean::BooleanReader;
 use crate::counts::FeatureCounts;
@@ -18,28 +18,27 @@ use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, Float64Array, Int64Array, LargeStringArray, RecordBatch};
 use twotower_artifacts::Side;
 
-/// A feature's column without the encoding; null is missing.
+/// A feature's column before it is encoded. Null means missing.
 #[derive(Debug, Clone)]
 pub enum PlainColumn {
-    /// One value a row, by its canonical text: of categorical, hashed and id features. Of dates the day, such as
-    /// `2026-01-31`. Of booleans `true`, `false`, or
-    /// the text that is neither, trimmed and in lower case.
+    /// One value per row. For categorical, hashed and id features it is the canonical text. For dates it is the day, such as
+    /// `2026-01-31`. For booleans it is `true`, `false`, or any other text, trimmed and in lower case.
     Values(LargeStringArray),
-    /// One finite number a row.
+    /// One finite number per row.
     Numbers(Float64Array),
-    /// Several values a row: how many, and all of them one after the other.
+    /// Several values per row.
     Lists {
-        /// Values of each row, without empty ones, however many the feature keeps.
+        /// The number of values of each row. Empty values do not count; values beyond the feature's limit do.
         lengths: Int64Array,
-        /// The values of all rows, in order; none is null.
+        /// The values of all rows, in order. None is null.
         values: LargeStringArray,
     },
-    /// A vector a row: its length.
+    /// The length of the vector of each row.
     Vectors(Int64Array),
 }
 
 impl PlainColumn {
-    /// Rows without a value.
+    /// Number of rows without a value.
     pub fn missing(&self) -> u64 {
         let column: &dyn Array = match self {
             PlainColumn::Values(values) => values,
@@ -51,7 +50,7 @@ impl PlainColumn {
 }
 
 impl FeatureSpec {
-    /// The column of a batch that this feature reads, in the plain form; none for a feature that reads no column of its
+    /// The column of a batch that this feature reads, in the plain form. None for a feature that reads no column of its
     /// table.
     ///
     /// # Errors
@@ -151,7 +150,7 @@ impl FeatureSpec {
     }
 }
 
-/// The text that `write` makes of each value, once for each entry of a dictionary.
+/// The text that `write` appends for each value. For a dictionary column, `write` runs once for each entry.
 fn texts(
     array: &ArrayRef,
     mut write: impl FnMut(Value<'_>, &mut LargeStringBuilder),
@@ -161,7 +160,7 @@ fn texts(
         for_each_value(array, |value| write(value, &mut out))?;
         return Ok(out.finish());
     };
-    // What a null row is, and then every entry.
+    // The first text is that of a null row, and the others are those of the dictionary's entries.
     let mut entries = LargeStringBuilder::new();
     write(Value::Null, &mut entries);
     for_each_value(dictionary.values(), |value| write(value, &mut entries))?;
@@ -173,7 +172,7 @@ fn texts(
     Ok(out.finish())
 }
 
-/// The number of the dictionary entry of each row; none for null.
+/// The number of the dictionary entry of each row. None for null.
 fn entries_of(array: &ArrayRef) -> Vec<Option<usize>> {
     let Some(dictionary) = array.as_any_dictionary_opt() else { return Vec::new() };
     match dictionary.values().is_empty() {
@@ -201,7 +200,7 @@ fn numbers(array: &ArrayRef, mark: DecimalMark) -> Result<Float64Array, ColumnEr
     }
 }
 
-/// The elements of delimited text; text without any is missing.
+/// The elements of delimited text. Text without any element is missing.
 fn delimited(array: &ArrayRef, separator: &str) -> Result<PlainColumn, ColumnError> {
     let rows = texts(array, |value, out| match value {
         Value::Text(text) => out.append_value(text),
@@ -220,7 +219,7 @@ fn delimited(array: &ArrayRef, separator: &str) -> Result<PlainColumn, ColumnErr
     Ok(PlainColumn::Lists { lengths, values: values.finish() })
 }
 
-/// The elements of lists but null and empty ones.
+/// The elements of lists, without null and empty ones.
 fn lists(array: &ArrayRef) -> Result<PlainColumn, ColumnError> {
     let list = list_rows(array).ok_or(ColumnError::Type)?;
     let canonical = |value: Value<'_>, out: &mut LargeStringBuilder| value.text(|text| out.append_option(text));

@@ -1,24 +1,24 @@
-//! Quantiles from counts of distinct values, coarsened only when there are too many.
+//! Quantiles from counts of distinct values, which become coarser only when there are too many.
 //!
-//! Values are counted exactly while at most [`MAX_CELLS`] are distinct. Beyond that the lowest
-//! mantissa bit is dropped from every value, and again, until the cells fit. The number of bits
-//! dropped is the smallest that fits all the data, so it does not depend on the order in which
-//! values came, nor on how the data was split before merging.
+//! Values are counted exactly while at most [`MAX_CELLS`] are distinct. When there are more, the lowest
+//! mantissa bit of every value is dropped, and so on until the cells fit. The number of dropped bits is
+//! the smallest with which all the data fits. So it depends neither on the order of values nor on how the
+//! data was split before merging.
 
 use twotower_artifacts::keyed::KeyedMap;
 
 /// The most distinct cells kept, about 1 MiB.
 const MAX_CELLS: usize = 1 << 16;
 
-/// Counts of values, mergeable.
+/// Counts of values, which can be merged.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct QuantileCounts {
     cells: KeyedMap<u64, u64>,
-    /// Low bits dropped from every key.
+    /// Number of low bits dropped from every key.
     dropped: u32,
 }
 
-/// A key that orders as the number does.
+/// A key that has the order of the number.
 fn key(x: f64) -> u64 {
     let bits = (x + 0.0).to_bits();
     if bits >> 63 == 1 { !bits } else { bits | 1 << 63 }
@@ -64,9 +64,9 @@ impl QuantileCounts {
         }
     }
 
-    /// Lower edges of all buckets but the first, strictly increasing, at most `buckets - 1`: a number
-    /// belongs to bucket b when b edges are at or below it. Equal numbers are never parted, so
-    /// buckets hold about equal counts only where values are varied enough.
+    /// Lower edges of all buckets but the first, strictly increasing, at most `buckets - 1`. A number
+    /// belongs to bucket b when b edges are at or below it. Equal numbers are in one bucket, so buckets
+    /// hold about equal counts only where values vary enough.
     pub(crate) fn edges(&self, buckets: u32) -> Vec<f64> {
         let mut cells: Vec<(u64, u64)> = self.cells.iter().map(|(c, n)| (*c, *n)).collect();
         cells.sort_unstable();
@@ -75,7 +75,7 @@ impl QuantileCounts {
         let mut below = 0u128;
         let mut bucket = 1u128;
         for (cell, n) in cells {
-            // The first cell of a bucket has at least bucket/buckets of all numbers below it.
+            // A bucket begins at the first cell that has at least a share of bucket / buckets of all numbers below it.
             if below > 0 && below * u128::from(buckets) >= bucket * total {
                 edges.push(number(cell << self.dropped));
                 bucket = below * u128::from(buckets) / total + 1;

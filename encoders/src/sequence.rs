@@ -1,8 +1,7 @@
 //! Sequence features: the user's most recent items, oldest first.
 //!
-//! They read no column: the rows are filled from interactions with codes of the item ids'
-//! vocabulary ([`crate::EncoderState::item_code`]). The encoder contributes the field to the schema
-//! and an empty row per user.
+//! They read no column. Their rows are filled from interactions, with codes of the vocabulary of item ids
+//! ([`crate::EncoderState::item_code`]). The encoder gives the schema its field, and each user an empty row.
 
 use serde::{Deserialize, Serialize};
 

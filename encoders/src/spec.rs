@@ -56,7 +56,7 @@ pub struct SideSpec {
     pub features: Vec<FeatureSpec>,
 }
 
-/// A vocabulary that a feature uses, and how it limits it.
+/// A vocabulary that a feature uses, and the limits that the feature sets for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct VocabularyUse {
     pub(crate) table: String,
@@ -95,8 +95,8 @@ impl FeatureSpec {
         }
     }
 
-    /// The column a batch must have for this feature: the configured one, the id column for ids, the
-    /// feature's name for vectors joined from a side file, none for sequences.
+    /// The column that a batch must have for this feature: the configured one, the id column for ids, or the
+    /// feature's name for vectors from a side file. None for sequences.
     pub fn input<'s>(&'s self, id_column: &'s str) -> Option<&'s str> {
         let column = match self {
             FeatureSpec::Categorical(s) => s.column.as_deref(),
@@ -144,7 +144,7 @@ impl FeatureSpec {
         }
     }
 
-    /// The shape of the encoded field; `cardinality` gives that of a vocabulary.
+    /// The shape of the encoded field. `cardinality` gives the number of slots of a vocabulary.
     pub(crate) fn shape(&self, side: Side, cardinality: impl Fn(&str) -> u32) -> FieldShape {
         let table = self.vocabulary(side).unwrap_or_else(|| own_table(side, self.name()));
         match self {
@@ -171,7 +171,7 @@ impl FeatureSpec {
         }
     }
 
-    /// The shape of the encoded field where nothing is fitted yet: a vocabulary of one value.
+    /// The smallest shape of the encoded field, with a vocabulary of one value, for use before anything is fitted.
     pub fn least_shape(&self, side: Side) -> FieldShape {
         self.shape(side, |_| FIRST_VALUE + 1)
     }
@@ -242,7 +242,7 @@ impl FeatureSpec {
         }
     }
 
-    /// The same feature with limits that change no existing code left out, to compare across nights.
+    /// The same feature without the limits, which change no existing code, to compare features of two nights.
     pub(crate) fn without_limits(&self) -> Self {
         let mut spec = self.clone();
         match &mut spec {
@@ -260,14 +260,15 @@ impl FeatureSpec {
     }
 }
 
-/// The table of a feature that names none: one side's features never share by accident.
+/// The table of a feature that names none. The side is part of its name, so features of two sides do not share a table
+/// by accident.
 pub(crate) fn own_table(side: Side, name: &str) -> String {
     format!("{side}_{name}")
 }
 
 impl SideSpec {
-    /// The columns that batches of this side must have: those of the features and the id column,
-    /// each once, in order. Vectors from a side file are under their feature's name.
+    /// The columns that batches of this side must have: the id column and those of the features,
+    /// each once, in order. The column of vectors from a side file has the feature's name.
     pub fn required_columns(&self) -> Vec<String> {
         let inputs = self.features.iter().filter_map(|f| f.input(&self.id_column));
         let mut seen = BTreeSet::new();
@@ -283,7 +284,7 @@ impl SideSpec {
 /// two vocabularies, and tables shared by features that cannot share.
 pub fn validate(user: &SideSpec, item: &SideSpec) -> Result<(), EncoderError> {
     let wrong = |side, feature: &str, reason| Err(EncoderError::Spec { side, feature: feature.to_string(), reason });
-    // Who first used a table, and how: limits of a shared vocabulary, or nothing for a table of its own.
+    // For each table its first user: the side, the feature, and its use of a shared vocabulary, if it has one.
     let mut tables: BTreeMap<String, (Side, &FeatureSpec, Option<VocabularyUse>)> = BTreeMap::new();
     let mut sequences: Option<String> = None;
     for (side, spec) in [(Side::User, user), (Side::Item, item)] {
@@ -338,7 +339,7 @@ pub fn validate(user: &SideSpec, item: &SideSpec) -> Result<(), EncoderError> {
             return wrong(side, name, reason);
         }
     }
-    // A sequence that names no table means the item ids' one, so that one must not be elsewhere.
+    // A sequence that names no table uses that of the item ids by its default name, so it must have that name.
     let defaulted = user.features.iter().find(|f| matches!(f, FeatureSpec::Sequence(s) if s.table.is_none()));
     let item_id = item.features.iter().find(|f| matches!(f, FeatureSpec::Id(_))).and_then(|f| f.vocabulary(Side::Item));
     match (defaulted, item_id) {
@@ -360,7 +361,7 @@ pub(crate) fn name_error(
     array: &ArrayRef,
 ) -> EncoderError {
     let (feature, column) = (spec.name().to_string(), column.to_string());
-    // Whether a dictionary holds the values is how they were read, not what they are.
+    // A dictionary is only a way to hold values, so the message names the type of the values.
     let found = match array.data_type() {
         DataType::Dictionary(_, values) => values.as_ref().clone(),
         other => other.clone(),

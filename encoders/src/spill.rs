@@ -1,11 +1,11 @@
-//! Counts that do not fit memory, in one nameless file a counter.
+//! Counts that do not fit into memory, in one nameless file per counter.
 //!
-//! A run is what a counter held when it was spilled, cut into [`PARTS`] by the hash of the value. To
-//! add up, the same part of all runs is read together: equal values meet there. A part that would
-//! take too much memory is read several times, each time for a share of its values.
+//! Each time a counter is spilled, its content is written as a run, divided into [`PARTS`] by the hash of the value.
+//! Equal values are in the same part of every run. So counts are added up by reading one part of all runs at a time. A
+//! part that would take too much memory is read several times, each time for a share of its values.
 //!
-//! A record is the length of the text plus one, the text, and the count; or 0, the integer in 8 bytes,
-//! and the count. Lengths and counts are LEB128. Files are read by the process that wrote them only.
+//! The record of a text is its length plus one, the text, and the count. That of an integer is 0, the integer in 8
+//! bytes, and the count. Lengths and counts are LEB128. Only the process that wrote a file reads it.
 
 use crate::error::EncoderError;
 use crate::value_counts::ValueCounts;
@@ -20,12 +20,12 @@ use twotower_artifacts::keyed::{hash_int, hash_text};
 const PARTS: usize = 256;
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// Runs of counts in a file. Clones append to the same file and know their own runs only.
+/// Runs of counts in a file. Clones append to the same file, but each knows only its own runs.
 #[derive(Debug, Clone)]
 pub(crate) struct SpilledCounts {
     dir: PathBuf,
     runs: Vec<Run>,
-    /// Where new runs go.
+    /// The file to which new runs are appended.
     file: Arc<Mutex<File>>,
 }
 
@@ -36,7 +36,7 @@ struct Run {
     parts: Arc<[Part]>,
 }
 
-/// Where a part of a run lies.
+/// The place of a part of a run in the file.
 #[derive(Debug, Clone, Copy, Default)]
 struct Part {
     start: u64,
@@ -44,7 +44,7 @@ struct Part {
     values: u64,
 }
 
-/// Evenly spread bits of a value, unlike those a hash table of it uses.
+/// Evenly spread bits of a value, different from those that a hash table uses.
 fn spread(value: Canonical<'_>) -> u64 {
     let hash = match value {
         Canonical::Missing => 0,
@@ -80,7 +80,8 @@ impl SpilledCounts {
         for end in &mut ends {
             (start, *end) = (start + *end, start);
         }
-        // Numbers of the values by part; afterwards `ends` are what they say.
+        // The numbers of the values, ordered by part. Until now `ends` holds where parts start; the loop moves it to
+        // where they end.
         let mut order = vec![0u32; counts.distinct()];
         for number in 0..counts.distinct() {
             let end = &mut ends[part_of(counts.held(number).0)];
@@ -97,10 +98,12 @@ impl SpilledCounts {
         self.runs.extend(other.runs);
     }
 
-    /// Calls `f` with counters that share no value and together hold all, each of about `bytes` at most.
+    /// Calls `f` with counters that together hold all counts. No value is in two of them, and each takes at most about
+    /// `bytes`.
     pub(crate) fn add_up(&self, bytes: usize, mut f: impl FnMut(&ValueCounts)) -> Result<(), EncoderError> {
         for part in 0..PARTS {
-            // Text may take twice its bytes while it grows, a value 48 more. One long value stays whole.
+            // While a counter grows, a text may take twice its bytes, and each value 48 bytes more. A share holds at
+            // least one value, however long.
             let parts = || self.runs.iter().map(|r| r.parts[part]);
             let needed: u64 = parts().map(|p| p.bytes * 2 + p.values * 48).sum();
             let values: u64 = parts().map(|p| p.values).sum();

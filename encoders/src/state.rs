@@ -1,4 +1,4 @@
-//! Fitted encoders of both sides: the state that training, inference and recall must agree on.
+//! The fitted encoders of both sides: the state on which training, inference and recall must agree.
 
 use crate::counts::EncodeCounts;
 use crate::encode::{FeatureEncoder, SideEncoder};
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use twotower_artifacts::schema::{FIRST_VALUE, UNKNOWN};
 use twotower_artifacts::{CodeBatch, FieldSchema, Fingerprint, Side, TowerSchema};
 
-/// A feature and what was learned for it beside a vocabulary.
+/// A feature and what was learned for it, except its vocabulary.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FeatureState {
@@ -54,7 +54,7 @@ pub struct EncoderState {
 }
 
 impl EncoderState {
-    /// Puts the parts together; every vocabulary that a feature uses must be there.
+    /// Puts the parts together. They must have every vocabulary that a feature uses.
     pub(crate) fn assemble(user: SideState, item: SideState, vocabularies: BTreeMap<String, Arc<Vocabulary>>) -> Self {
         let features = serde_json::to_vec(&(&user.features, &item.features))
             .unwrap_or_else(|e| unreachable!("features are plain data: {e}"));
@@ -65,9 +65,9 @@ impl EncoderState {
 
     /// Yesterday's encoders extended by today's fit.
     ///
-    /// Vocabularies keep every code and append new values ([`Vocabulary::extend`]); numeric bounds are
-    /// kept as they were, so that unchanged rows encode to the same bits. Features must be the same
-    /// but for `min_count` and `max_size`, which today apply to new values.
+    /// Vocabularies keep every code, and new values are appended. Numeric bounds stay as they were, so that
+    /// unchanged rows are encoded to the same bits. The features must be the same, except for `min_count` and
+    /// `max_size`; today's apply to new values.
     ///
     /// # Errors
     /// [`EncoderError::SpecChanged`] or [`EncoderError::TooManyValues`].
@@ -115,7 +115,7 @@ impl EncoderState {
         TowerSchema { side, encoder: self.fingerprint.clone(), fields: fields.collect() }
     }
 
-    /// An encoder of one side's rows; one per worker thread.
+    /// An encoder of one side's rows. Make one per worker thread.
     pub fn encoder(&self, side: Side) -> SideEncoder {
         let state = self.side(side);
         let features = state.features.iter().map(|f| {
@@ -125,7 +125,7 @@ impl EncoderState {
         SideEncoder { side, features: features.collect() }
     }
 
-    /// Appends a batch's rows to `out`; for many batches keep an [`EncoderState::encoder`].
+    /// Appends a batch's rows to `out`. For many batches, keep an [`EncoderState::encoder`].
     ///
     /// # Errors
     /// As [`SideEncoder::encode`].
@@ -139,7 +139,8 @@ impl EncoderState {
         self.vocabulary(&sequence.spec.vocabulary(Side::User)?)
     }
 
-    /// The code that sequences hold for an item id in canonical text; unknown without sequence features.
+    /// The code in sequences of an item id given by its canonical text. It is unknown if there are no sequence
+    /// features.
     pub fn item_code(&self, id: &str) -> u32 {
         self.sequence_vocabulary().map_or(UNKNOWN, |v| match canonical_int(id) {
             Some(i) => v.lookup_int(i),
@@ -147,7 +148,7 @@ impl EncoderState {
         })
     }
 
-    /// The codes that sequences hold for a column of item ids.
+    /// The codes in sequences of a column of item ids.
     ///
     /// # Errors
     /// [`EncoderError::ColumnType`].

@@ -24,7 +24,7 @@ const VOCABULARY_VERSION: u32 = 1;
 const MANIFEST_VERSION: u32 = 1;
 /// Values shown per vocabulary in the manifest.
 const TOP: usize = 10;
-/// Characters of a value that the manifest shows.
+/// The most characters of a value that the manifest shows.
 const SHOWN_VALUE: usize = 200;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -45,7 +45,7 @@ struct VocabularyEntry {
     /// Values, the special slots excluded.
     size: usize,
     fingerprint: Fingerprint,
-    /// The most frequent values of the latest fit; for the reader only.
+    /// The most frequent values of the latest fit, for people to read. Nothing else uses them.
     top: Vec<TopValue>,
 }
 
@@ -58,8 +58,8 @@ struct TopValue {
 
 /// The path of a table's vocabulary below the manifest's folder.
 ///
-/// A name of up to 64 letters, digits, `_` and `-` is the file's; in any other, the rest becomes `_`,
-/// and the start of the name's hash tells it apart.
+/// A name of up to 64 letters, digits, `_` and `-` is also the name of the file. In any other, all other
+/// characters become `_`, and the start of the name's hash is appended.
 pub fn vocabulary_file(table: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if !table.is_empty() && table.len() <= 64 && table.chars().all(plain) {
@@ -88,7 +88,7 @@ pub fn load_vocabulary(path: impl AsRef<Path>) -> Result<Vocabulary, EncoderErro
 }
 
 impl EncoderState {
-    /// Writes the state into a folder, the manifest last; the same state gives the same bytes.
+    /// Writes the state into a folder, the manifest last. Equal states give equal bytes.
     ///
     /// # Errors
     /// [`EncoderError::Artifact`].
@@ -163,7 +163,7 @@ impl EncoderState {
         }
         let mut vocabularies = BTreeMap::new();
         for (table, entry) in manifest.vocabularies {
-            // Never a path out of the manifest: the name alone decides where a vocabulary lies.
+            // The place of a vocabulary follows from its name. A path from the manifest is compared, but never opened.
             let file = vocabulary_file(&table);
             if entry.file != file {
                 return Err(damaged(format!("vocabulary `{table}` lies in `{}`, expected `{file}`", entry.file)));
@@ -205,7 +205,7 @@ fn top_values(vocabulary: &Vocabulary) -> Vec<TopValue> {
     top.into_iter().map(|(count, _, value)| TopValue { value: shown(value), count }).collect()
 }
 
-/// A value as the manifest shows it: cut if it is long.
+/// A value as the manifest shows it. Long values are cut.
 fn shown(value: &str) -> String {
     match value.char_indices().nth(SHOWN_VALUE) {
         Some((end, _)) => format!("{}…", &value[..end]),

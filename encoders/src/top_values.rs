@@ -1,21 +1,21 @@
-//! The values that enter a vocabulary: the most frequent, ties by bytes, as many as there is room for.
+//! Chooses the values of a vocabulary: the most frequent, ties by bytes, as many as there is room for.
 
 use std::cmp::Ordering;
 
 /// Collects distinct values and keeps the first of them in vocabulary order.
 ///
 /// # Memory
-/// At most twice the values there is room for, and about `limit` bytes.
+/// At most twice as many values as there is room for, and about `limit` bytes.
 #[derive(Debug)]
 pub(crate) struct TopValues {
     /// All values kept, one after another.
     text: Vec<u8>,
     entries: Vec<Entry>,
-    /// The most values wanted.
+    /// The most values of the vocabulary.
     room: usize,
-    /// The most bytes that [`needed`] may say.
+    /// The limit for the result of [`needed`].
     limit: usize,
-    /// Values offered, and the bytes of their text.
+    /// Number of values offered, and the bytes of their text.
     offered: (usize, usize),
     too_large: bool,
 }
@@ -27,7 +27,7 @@ struct Entry {
     count: u64,
 }
 
-/// The values do not fit the limit.
+/// The error that the values do not fit the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TooLarge {
     /// Values that should have been kept.
@@ -36,7 +36,7 @@ pub(crate) struct TooLarge {
     pub(crate) bytes: usize,
 }
 
-/// Bytes that building a vocabulary takes at its peak: text, bounds and count twice, and the index.
+/// The most bytes that building a vocabulary takes at a time: text, bounds and counts twice, and the index.
 fn needed(values: usize, text: usize) -> usize {
     text.saturating_mul(2).saturating_add(values.saturating_mul(48))
 }
@@ -63,7 +63,8 @@ impl TopValues {
         let full = needed(self.entries.len(), self.text.len()) > self.limit;
         if full || self.entries.len() >= self.room.saturating_mul(2).max(1024) {
             self.prune();
-            // Pruning pays only if it makes some room, so the limit counts as reached a quarter below.
+            // Pruning pays only if it makes enough room. If it leaves more than three quarters of the limit, the values
+            // count as too large.
             if full && needed(self.entries.len(), self.text.len()) > self.limit / 4 * 3 {
                 self.too_large = true;
                 (self.text, self.entries) = (Vec::new(), Vec::new());

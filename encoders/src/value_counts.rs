@@ -1,14 +1,13 @@
-//! Counting the distinct values of a column, in memory or beside it.
+//! Counts the distinct values of a column, in memory or in a file.
 //!
-//! Counts are only added to and merged, never read back, until they are drained once. A counter can
-//! therefore hand what it holds to a spill file at any time and go on empty; draining adds up the
-//! counts of a value over all that was spilled.
+//! Counts are only added and merged, and are not read until the end, when they are drained once. So a counter can
+//! move its content to a spill file at any time and go on empty. Draining adds up the counts of each value over all
+//! that was spilled.
 
 use crate::error::EncoderError;
 use crate::slots::Slots;
 use crate::spill::SpilledCounts;
 use crate::values::{Canonical, Value, canonical_int};
-use crate::vocabulary::Vocabulary;
 use std::path::Path;
 use twotower_artifacts::keyed::{hash_int, hash_text};
 
@@ -17,7 +16,7 @@ use twotower_artifacts::keyed::{hash_int, hash_text};
 /// # Memory
 /// The bytes of the distinct texts and 24 to 56 more for each distinct value.
 #[derive(Debug, Clone, Default)]
-pub struct ValueCounts {
+pub(crate) struct ValueCounts {
     /// Values whose text is a decimal integer.
     ints: IntCounts,
     texts: TextCounts,
@@ -90,8 +89,8 @@ impl TextCounts {
 }
 
 impl ValueCounts {
-    /// Counts a value given in canonical text; the empty string is missing and has no count.
-    pub fn add(&mut self, value: &str, count: u64) {
+    /// Counts a value given by its canonical text. The empty string is missing and is not counted.
+    pub(crate) fn add(&mut self, value: &str, count: u64) {
         match canonical_int(value) {
             Some(i) => self.add_int(i, count),
             None if value.is_empty() => {}
@@ -100,7 +99,7 @@ impl ValueCounts {
     }
 
     /// Counts an integer, which is the same value as its decimal text.
-    pub fn add_int(&mut self, value: i64, count: u64) {
+    pub(crate) fn add_int(&mut self, value: i64, count: u64) {
         self.ints.add(value, count);
     }
 
@@ -123,21 +122,17 @@ impl ValueCounts {
     }
 
     /// Adds the counts of another part of the data.
-    ///
-    /// # Errors
-    /// None for counts held in memory, none today for spilled ones.
-    pub fn merge(&mut self, mut other: ValueCounts) -> Result<(), EncoderError> {
+    pub(crate) fn merge(&mut self, mut other: ValueCounts) {
         match (&mut self.spilled, other.spilled.take()) {
             (Some(mine), Some(theirs)) => mine.append(theirs),
             (mine @ None, theirs) => *mine = theirs,
             (Some(_), None) => {}
         }
         other.for_each_held(|value, count| self.add_canonical(value, count));
-        Ok(())
     }
 
     /// Number of distinct values held in memory: all of them, unless some were spilled.
-    pub fn distinct(&self) -> usize {
+    pub(crate) fn distinct(&self) -> usize {
         self.ints.entries.len() + self.texts.entries.len()
     }
 
@@ -146,7 +141,7 @@ impl ValueCounts {
         self.ints.bytes() + self.texts.bytes()
     }
 
-    /// The distinct value of that number, integers first, and its count.
+    /// The distinct value with this number and its count. Integers come first.
     pub(crate) fn held(&self, number: usize) -> (Canonical<'_>, u64) {
         match self.ints.entries.get(number) {
             Some((i, count)) => (Canonical::Int(*i), *count),
@@ -165,7 +160,7 @@ impl ValueCounts {
         }
     }
 
-    /// Moves what is held in memory to a file in `dir`, which has no name and vanishes with the counter.
+    /// Moves the counts held in memory to a file in `dir`, which has no name and is removed with the counter.
     ///
     /// # Errors
     /// [`EncoderError::Spill`].
@@ -181,7 +176,7 @@ impl ValueCounts {
     }
 
     /// Calls `f` once with each distinct value and its count over all the data, in no particular order.
-    /// Spilled counts are added up in about `bytes` of memory.
+    /// Adding up spilled counts takes about `bytes` of memory.
     ///
     /// # Errors
     /// [`EncoderError::Spill`].
@@ -201,13 +196,15 @@ impl ValueCounts {
         self.spilled.is_some()
     }
 
-    /// The vocabulary of the values counted at least `min_count` times, the most frequent first and
-    /// ties by bytes, cut to `max_size`.
-    ///
-    /// # Errors
-    /// [`EncoderError::TooManyValues`], naming `table`; [`EncoderError::Spill`] for counts that were spilled.
-    pub fn finish(self, table: &str, min_count: u64, max_size: Option<u32>) -> Result<Vocabulary, EncoderError> {
-        Vocabulary::from_counts(table, [])?.extend(table, self, min_count, max_size)
+    /// The vocabulary of these counts, as [`Vocabulary::extend`] makes it of an empty one.
+    #[cfg(test)]
+    pub(crate) fn finish(
+        self,
+        table: &str,
+        min_count: u64,
+        max_size: Option<u32>,
+    ) -> Result<crate::Vocabulary, EncoderError> {
+        crate::Vocabulary::from_counts(table, [])?.extend(table, self, min_count, max_size)
     }
 }
 
@@ -241,7 +238,7 @@ mod tests {
                 parts[0].spill(dir.path()).unwrap();
             }
             let [mut merged, other] = parts;
-            merged.merge(other).unwrap();
+            merged.merge(other);
             let mut summed = std::collections::BTreeMap::new();
             merged.clone().drain(bytes, |value, n| {
                 let old = summed.insert(format!("{value:?}"), n);

@@ -1,6 +1,6 @@
-//! Arrow columns as a sequence of values, and the canonical text a value has in a vocabulary.
+//! Reads Arrow columns as sequences of values, and gives values their canonical text.
 //!
-//! Canonical text: strings as they are, integers (and decimals without a fraction) in decimal, booleans `true` and `false`, floats
+//! Canonical text: strings as they are, integers and whole decimals in digits, booleans `true` and `false`, floats
 //! without a fraction as the integer (pandas writes a nullable integer 3 as 3.0), other floats in
 //! Rust's shortest round-trip form. Null, NaN and the empty string are missing.
 
@@ -21,14 +21,14 @@ pub(crate) enum Value<'a> {
     Null,
     Bool(bool),
     Int(i64),
-    /// Above `i64::MAX` only.
+    /// An integer above `i64::MAX`.
     UInt(u64),
     Single(f32),
     Float(f64),
     Text(&'a str),
 }
 
-/// A value as a vocabulary knows it. An integer stands for its decimal text.
+/// A value in its canonical form. An integer stands for its decimal text.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Canonical<'a> {
     Missing,
@@ -36,7 +36,7 @@ pub(crate) enum Canonical<'a> {
     Text(&'a str),
 }
 
-/// Integers beyond this magnitude are not exact in a float.
+/// The magnitude up to which every integer is exact in a float.
 const EXACT_FLOAT: f64 = 9_007_199_254_740_992.0;
 
 impl Value<'_> {
@@ -94,7 +94,8 @@ pub(crate) fn decimal(i: i64, buffer: &mut [u8; 20]) -> &str {
     std::str::from_utf8(&buffer[at..]).unwrap_or_default()
 }
 
-/// The integer whose decimal text this is: no sign but `-`, no leading zero, no `-0`.
+/// The integer of a decimal text. None if the text has a `+`, leading zeros, or is `-0`, since it is then not
+/// canonical.
 pub(crate) fn canonical_int(text: &str) -> Option<i64> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let canonical = match digits.as_bytes() {
@@ -157,7 +158,7 @@ fn fits_64_bits(array: &dyn Array) -> bool {
     arrow_cast::cast(array, &DataType::Int64).is_ok_and(|integers| integers.null_count() == array.null_count())
 }
 
-/// The keys of a dictionary column, one slice of whatever integers they are, as `$keys` in `$body`.
+/// Runs `$body` with `$keys`, the keys of a dictionary column as a slice of their integer type.
 macro_rules! with_keys {
     ($array:expr, $keys:ident => $body:expr) => {{
         let array: &dyn Array = $array;
@@ -181,15 +182,15 @@ macro_rules! with_keys {
     }};
 }
 
-/// The rows of an array that are null, ascending.
+/// The null rows of an array, ascending.
 pub(crate) fn null_rows(array: &dyn Array) -> Vec<usize> {
     array.nulls().filter(|n| n.null_count() > 0).map_or(Vec::new(), |nulls| (!nulls.inner()).set_indices().collect())
 }
 
-/// How many rows hold each of `entries` dictionary entries, and how many are null. What key a null row has is
-/// not said: it may be none.
+/// How many rows hold each of `entries` dictionary entries, and how many are null. The key of a null row may be
+/// invalid.
 pub(crate) fn count_keys(keys: &dyn Array, entries: usize) -> (Vec<u64>, u64) {
-    // Rows are counted in turns, so that those of one entry need not wait for each other.
+    // Even and odd rows have separate counts, so that successive rows of one entry need not wait for each other.
     let mut counts = vec![[0u64; 2]; entries];
     let nulls = null_rows(keys);
     with_keys!(keys, keys => {
@@ -207,17 +208,17 @@ pub(crate) fn count_keys(keys: &dyn Array, entries: usize) -> (Vec<u64>, u64) {
     (counts.into_iter().map(|[even, odd]| even + odd).collect(), nulls.len() as u64)
 }
 
-/// A dictionary with keys as narrow as its entries allow.
+/// A dictionary with the narrowest keys that its number of entries allows.
 ///
 /// # Safety
-/// But for null rows, `key` gives numbers below the number of entries.
+/// For every row that is not null, `key` must give a number below the number of entries.
 unsafe fn keyed<N: Copy>(keys: &[N], key: impl Fn(N) -> u32, nulls: Option<NullBuffer>, entries: ArrayRef) -> ArrayRef {
     macro_rules! of {
         ($type:ty, $native:ty) => {{
             let keys: ScalarBuffer<$native> = keys.iter().map(|k| key(*k) as $native).collect();
             let keys = PrimitiveArray::<$type>::new(keys, nulls);
-            // SAFETY: by this function's contract keys are below the number of entries, which their type can hold.
-            // Looking at each again takes longer than making them.
+            // SAFETY: by the contract of this function, keys are below the number of entries, which their type can
+            // hold. To check them again would take longer than making them.
             Arc::new(unsafe { DictionaryArray::new_unchecked(keys, entries) })
         }};
     }
@@ -228,8 +229,8 @@ unsafe fn keyed<N: Copy>(keys: &[N], key: impl Fn(N) -> u32, nulls: Option<NullB
     }
 }
 
-/// A column of integers that lie close together as a dictionary of all from the smallest to the largest, so that
-/// they too are looked at once each; any other column as it is.
+/// Turns a column of integers that are close together into a dictionary of all integers from the smallest to the
+/// largest, so that each is processed once. Any other column stays as it is.
 pub(crate) fn by_entries(array: &ArrayRef) -> Cow<'_, ArrayRef> {
     fn integers<T: ArrowPrimitiveType>(
         array: &PrimitiveArray<T>,
@@ -244,15 +245,15 @@ pub(crate) fn by_entries(array: &ArrayRef) -> Cow<'_, ArrayRef> {
         let bounds = |(low, high): (i64, i64), value: &T::Native| (low.min(wide(*value)), high.max(wide(*value)));
         let valid = ranges.into_iter().flat_map(|(from, to)| &values[from..to]);
         let (low, high) = valid.fold((i64::MAX, i64::MIN), bounds);
-        // Fewer entries than rows, by enough to pay for the keys.
+        // Making the keys pays only if there are far fewer entries than rows.
         let entries = usize::try_from(high.checked_sub(low)?).ok()?.checked_add(1)?;
         if entries > array.len() / 4 {
             return None;
         }
         let entries = Arc::new(PrimitiveArray::<T>::from_iter_values((low..=high).map(narrow)));
-        // What stands in a null row makes a key that may be none.
+        // A null row may hold any number, so its key may be invalid.
         let key = |value| wide(value).wrapping_sub(low) as u32;
-        // SAFETY: all but null rows lie between `low` and `high`, and there is an entry for each number between.
+        // SAFETY: all rows but null ones are from `low` to `high`, and each of these numbers has an entry.
         Some(unsafe { keyed(values, key, array.nulls().cloned(), entries) })
     }
     macro_rules! integers {
@@ -273,20 +274,20 @@ pub(crate) fn by_entries(array: &ArrayRef) -> Cow<'_, ArrayRef> {
     by_entries.map_or(Cow::Borrowed(array), Cow::Owned)
 }
 
-/// Bytes of a key, of a dictionary column.
+/// Bytes of a key of a dictionary column. None for other columns.
 fn key_bytes(array: &ArrayRef) -> Option<usize> {
     array.as_any_dictionary_opt().and_then(|dictionary| dictionary.keys().data_type().primitive_width())
 }
 
-/// A batch that means the same and takes less memory where columns allow it: integers that lie close together, and text
-/// of dictionaries, have narrower keys. The column `except` stays as it is.
+/// A batch of the same values in less memory. Integers that are close together become dictionaries, and dictionaries
+/// get narrower keys, where that saves memory. The column `except` stays as it is.
 pub fn compact(batch: &RecordBatch, except: &str) -> RecordBatch {
     let schema = batch.schema();
     let narrow = |array: &ArrayRef| match array.data_type() {
         DataType::Dictionary(keys, _) if **keys == DataType::Int32 => {
             let dictionary = array.as_dictionary::<Int32Type>();
             let (keys, entries) = (dictionary.keys(), dictionary.values());
-            // SAFETY: they are keys of these entries.
+            // SAFETY: the keys are those of the dictionary with these entries.
             let narrow = || unsafe { keyed(keys.values(), |key| key as u32, keys.nulls().cloned(), entries.clone()) };
             (entries.len() <= 1 << 16).then(narrow)
         }
@@ -306,8 +307,8 @@ pub fn compact(batch: &RecordBatch, except: &str) -> RecordBatch {
     RecordBatch::try_new(Arc::new(schema), columns).unwrap_or_else(|_| batch.clone())
 }
 
-/// Calls `f` with each value and how often it stands in a row, dictionary entries once each.
-/// Entries that no row uses are left out.
+/// Calls `f` with each value and its number of rows. For a dictionary, `f` is called once for each entry that any row
+/// uses.
 pub(crate) fn count_values(array: &ArrayRef, mut f: impl FnMut(Value<'_>, u64)) -> Result<(), ColumnError> {
     let array = &*by_entries(array);
     let Some(dictionary) = array.as_any_dictionary_opt() else {
@@ -324,8 +325,8 @@ pub(crate) fn count_values(array: &ArrayRef, mut f: impl FnMut(Value<'_>, u64)) 
     })
 }
 
-/// Maps columns value by value, and the entries of a dictionary once for all batches that share
-/// it (a Parquet row group's batches do).
+/// Maps the values of columns. The entries of a dictionary are mapped once for all batches that share the dictionary,
+/// as the batches of a Parquet row group do.
 #[derive(Debug)]
 pub(crate) struct ValueMap<T> {
     dictionary: Option<ArrayRef>,
@@ -339,12 +340,12 @@ impl<T> Default for ValueMap<T> {
 }
 
 impl<T: Copy> ValueMap<T> {
-    /// Whether the column's dictionary is already mapped.
+    /// Whether the dictionary of a column is already mapped.
     pub(crate) fn holds(&self, array: &ArrayRef) -> bool {
         array.as_any_dictionary_opt().is_some_and(|d| self.holds_entries(d.values()))
     }
 
-    /// Forgets the dictionary held.
+    /// Forgets the dictionary that is mapped.
     pub(crate) fn forget(&mut self) {
         self.dictionary = None;
         self.mapped.clear();
@@ -356,7 +357,7 @@ impl<T: Copy> ValueMap<T> {
         })
     }
 
-    /// Appends the mapped value of each row to `out`; `map` runs once per row, or once per
+    /// Appends the mapped value of each row to `out`. `map` runs once per row, or once per
     /// dictionary entry.
     pub(crate) fn map_rows(
         &mut self,
@@ -369,8 +370,8 @@ impl<T: Copy> ValueMap<T> {
         self.map_entries(&by_entries(array), each, null, out)
     }
 
-    /// Appends the mapped value of each row to `out`; `map` appends those of a plain column's rows, or of a
-    /// dictionary's entries.
+    /// Appends the mapped value of each row to `out`. `map` is given a column and appends the mapped values of its
+    /// rows. For a dictionary, that column holds the entries.
     pub(crate) fn map_entries(
         &mut self,
         array: &ArrayRef,
@@ -386,7 +387,7 @@ impl<T: Copy> ValueMap<T> {
             self.dictionary = Some(dictionary.values().clone());
         }
         let (mapped, keys, before) = (&self.mapped, dictionary.keys(), out.len());
-        // The key of a null row may be none.
+        // The key of a null row may be invalid.
         with_keys!(keys, keys => {
             out.extend(keys.iter().map(|key| mapped.get(*key as usize).copied().unwrap_or(null)));
         });
@@ -395,7 +396,7 @@ impl<T: Copy> ValueMap<T> {
     }
 }
 
-/// Whether a column (or a dictionary's entries) holds text.
+/// Whether a column, or the entries of a dictionary column, hold text.
 pub(crate) fn is_text(data_type: &DataType) -> bool {
     match data_type {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
@@ -404,7 +405,7 @@ pub(crate) fn is_text(data_type: &DataType) -> bool {
     }
 }
 
-/// A list column as its elements and the range of them each row holds (`None` for null);
+/// The elements of a list column, and for each row the range of its elements, or `None` if it is null.
 /// `None` when the column is not a list.
 pub(crate) fn list_rows(array: &ArrayRef) -> Option<ListRows> {
     let nulls = array.nulls().cloned();
@@ -434,7 +435,7 @@ pub(crate) fn list_rows(array: &ArrayRef) -> Option<ListRows> {
     Some(ListRows { elements: elements.slice(first, last - first), rows })
 }
 
-/// See [`list_rows`].
+/// The result of [`list_rows`].
 pub(crate) struct ListRows {
     pub(crate) elements: ArrayRef,
     pub(crate) rows: Vec<Option<(usize, usize)>>,
@@ -491,10 +492,10 @@ mod tests {
         assert_eq!(seen, [(None, 1), (Some("a".into()), 1), (Some("b".into()), 2)]);
     }
 
-    /// How often each value stands in a column, ascending.
+    /// Each value of a column with its number of rows, ascending.
     type Counts = Vec<(Option<String>, u64)>;
 
-    /// Rows as numbers, by way of a [`ValueMap`], and the values counted.
+    /// The rows of a column as numbers, mapped by a [`ValueMap`], and its counted values.
     fn met(array: &ArrayRef) -> (Vec<Option<i64>>, Counts) {
         let (mut rows, mut counts) = (Vec::new(), Vec::new());
         let number = |v: Value<'_>| v.text(|t| t.map(|t| t.parse().unwrap()));
@@ -506,7 +507,7 @@ mod tests {
 
     #[test]
     fn integers_that_lie_close_together_are_met_as_others_are() {
-        // What stands in a null row is far from the others.
+        // The numbers in null rows are far from the others.
         let nulls = NullBuffer::from_iter((0..4000).map(|i| i % 7 != 0));
         for (low, entries) in [(-3, 5), (0, 256), (1000, 257), (i32::MAX - 999, 1000)] {
             let values = |i: i32| if i % 7 == 0 { i32::MIN } else { low + i % entries };

@@ -1,30 +1,30 @@
-//! Whether the rows of a column differ: a feature that is the same for all rows tells none of them apart.
+//! Whether the rows of a column differ. A feature that is the same for all rows cannot tell them apart.
 
 use serde::{Deserialize, Serialize};
 use twotower_artifacts::Column;
 
-/// What the encoded rows of a feature are.
+/// Whether the encoded rows of a feature differ.
 ///
-/// Merging in any order and over any split of the rows gives the same.
+/// The result does not depend on the order of merging, nor on how rows are split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Variety {
-    /// There is no row.
+    /// There are no rows.
     #[default]
     None,
-    /// All rows are the same, with this hash.
+    /// All rows are equal and have this hash.
     One(u64),
-    /// Two rows at least differ.
+    /// At least two rows differ.
     Many,
 }
 
 impl Variety {
-    /// Of the rows of a column from row `first` on. Where rows differ, it looks no further than to the first that does.
+    /// The variety of the rows of a column from row `first` on. It stops at the first row that differs.
     pub(crate) fn of(column: &Column, first: usize) -> Self {
         match column {
             Column::Code(codes) => Self::of_rows(codes[first..].chunks_exact(1), |code| u64::from(*code)),
             Column::Dense { width, values } => {
-                // By their bits, so that each number equals itself alone.
+                // The hash is of the bits, so that unequal numbers have unequal hashes.
                 let width = (*width).max(1);
                 Self::of_rows(values[first * width..].chunks_exact(width), |x| u64::from(x.to_bits()))
             }
@@ -38,7 +38,7 @@ impl Variety {
         let Some(one) = rows.next() else { return Variety::None };
         match rows.all(|row| row == one) {
             true => Variety::One(one.iter().fold(one.len() as u64, |hash, x| {
-                // FNV's prime, so that the order of elements counts.
+                // Multiplying by FNV's prime makes the hash depend on the order of elements.
                 (hash ^ bits(x)).wrapping_mul(0x0000_0100_0000_01b3)
             })),
             false => Variety::Many,

@@ -1,7 +1,7 @@
 //! Vector features: a list of floats of one length, such as a text embedding, and a missing flag.
 //!
-//! A null row is zeros with flag 1. A wrong length or an element that is not a finite float is an
-//! error: such a row was made by another encoder, or is damaged.
+//! A null row becomes zeros with flag 1. A wrong length or an element that is not a finite float is an
+//! error, since such a row was made by another model, or is damaged.
 
 use crate::counts::FeatureCounts;
 use crate::encode::Encode;
@@ -26,8 +26,8 @@ pub struct VectorSpec {
     /// Whether vectors are scaled to unit L2 norm; a zero vector stays zero.
     #[serde(default = "default_normalise")]
     pub normalise: bool,
-    /// A table of vectors keyed by id. It is joined before encoding, under the feature's name; an
-    /// id that it lacks has a null vector.
+    /// A table of vectors keyed by id. It is joined before encoding, as a column with the feature's name. The
+    /// vector of an id that the table lacks is null.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
     /// The id column of `file`; that of the feature's own table when absent.
@@ -56,7 +56,7 @@ impl Encode for VectorEncoder {
     fn encode(&mut self, column: &ArrayRef, out: &mut Column, counts: &mut FeatureCounts) -> Result<(), ColumnError> {
         let Column::Dense { values: out, .. } = out else { unreachable!("a vector feature's column is dense") };
         let list = list_rows(column).ok_or(ColumnError::Type)?;
-        // A fault of the whole column, also of one without rows.
+        // Booleans are an error of the column, even if it has no rows.
         if matches!(list.elements.data_type(), DataType::Boolean) {
             return Err(ColumnError::Type);
         }
@@ -69,7 +69,7 @@ impl Encode for VectorEncoder {
                 Value::Int(i) => i as f32,
                 Value::UInt(u) => u as f32,
                 Value::Null | Value::Bool(_) => f32::NAN,
-                // JSON Lines deliver numbers as text; what is no number is refused below as not finite.
+                // JSON Lines give numbers as text. A text that is not a number becomes NaN, which is refused below.
                 Value::Text(text) => text.trim().parse().unwrap_or(f32::NAN),
             });
         })?;

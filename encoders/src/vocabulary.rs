@@ -1,8 +1,8 @@
 //! Vocabularies: the codes of a table's values.
 //!
-//! Slots 0, 1 and 2 are padding, missing and unknown; values follow, ordered by count and then by
-//! their bytes, so that the same data gives the same codes. Extending appends: a code, once given,
-//! never moves.
+//! Slots 0, 1 and 2 are padding, missing and unknown. Values follow, ordered by count and then by
+//! their bytes, so that the same data gives the same codes. New values are only appended, so a code
+//! never changes.
 
 use crate::error::EncoderError;
 use crate::slots::Slots;
@@ -31,27 +31,27 @@ pub enum Slot<'v> {
 /// Codes of values, and how often each value was counted.
 ///
 /// # Memory
-/// The bytes of all values, 16 bytes a value for bounds and count, 8 to 16 for the index, and
-/// about 32 more at most for values that are integers once an integer column is encoded.
+/// The bytes of all values, 16 bytes per value for bounds and count, and 8 to 16 for the index. Once
+/// an integer column is encoded, at most about 32 more per value that is an integer.
 #[derive(Debug, Clone)]
 pub struct Vocabulary {
     /// All values one after another.
     text: String,
-    /// `[values]`; value v ends here and starts where v - 1 ends.
+    /// `[values]` ends in `text`. Value v starts where v - 1 ends.
     ends: Vec<u64>,
     /// `[values]` occurrences in the latest fit.
     counts: Vec<u64>,
-    /// Over value numbers.
+    /// Finds the number of a value.
     index: Slots,
-    /// Codes of the values that are integers, built when first asked for.
+    /// Codes of the values that are integers, built on first use.
     ints: OnceLock<IntCodes>,
     fingerprint: Fingerprint,
 }
 
-/// Codes of integers: a table where they lie close together, else a map.
+/// Codes of integers: a table where they are close together, else a map.
 #[derive(Debug, Clone)]
 struct IntCodes {
-    /// The integer of the table's first place.
+    /// The integer of the table's first entry.
     first: i64,
     table: Vec<u32>,
     map: KeyedMap<i64, u32>,
@@ -79,7 +79,7 @@ impl IntCodes {
     }
 }
 
-/// A vocabulary as it is stored; the index is rebuilt.
+/// A vocabulary as it is stored. The index is rebuilt when it is read.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct StoredVocabulary {
     text: String,
@@ -103,9 +103,9 @@ pub struct VocabularyDiff {
 /// The memory that building a vocabulary may take, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BuildBytes {
-    /// For adding up counts that were spilled.
+    /// Memory for adding up counts that were spilled.
     pub(crate) adding: usize,
-    /// For the vocabulary itself.
+    /// Memory for the vocabulary itself.
     pub(crate) vocabulary: usize,
 }
 
@@ -126,7 +126,7 @@ impl Vocabulary {
         Self::from_sized(table, (0, 0), values)
     }
 
-    /// As [`Vocabulary::from_counts`], with room for so many values and bytes of text from the start.
+    /// As [`Vocabulary::from_counts`]. `size` is the number of values and of bytes of text, for which it makes room.
     fn from_sized<'v>(
         table: &str,
         (count, text): (usize, usize),
@@ -146,7 +146,10 @@ impl Vocabulary {
         Self::index(stored).map_err(|_| EncoderError::TooManyValues { table: table.to_string(), distinct })
     }
 
-    /// Builds the index of stored values, or says what is wrong with them.
+    /// Checks stored values and builds their index.
+    ///
+    /// # Errors
+    /// What is wrong with the values.
     pub(crate) fn index(stored: StoredVocabulary) -> Result<Self, String> {
         let StoredVocabulary { text, ends, counts } = stored;
         if ends.len() > (u32::MAX - FIRST_VALUE - 1) as usize {
@@ -182,7 +185,7 @@ impl Vocabulary {
         Ok(vocabulary)
     }
 
-    /// The value's number, or the free place of the index where it would go.
+    /// The number of a value, or as an error the free slot of the index where it would go.
     #[inline]
     fn probe(&self, value: &str) -> Result<usize, usize> {
         self.index.find(hash_text(value), |v| self.value(v) == value)
@@ -209,14 +212,14 @@ impl Vocabulary {
         FIRST_VALUE + self.len() as u32
     }
 
-    /// The code of a value in canonical text; unknown where it is not held, missing where it is empty.
+    /// The code of a value given by its canonical text: missing if it is empty, unknown if the vocabulary lacks it.
     pub fn lookup(&self, value: &str) -> u32 {
         if value.is_empty() { MISSING } else { self.probe(value).map_or(UNKNOWN, |v| FIRST_VALUE + v as u32) }
     }
 
-    /// The code of an integer: that of its decimal text.
+    /// The code of an integer, which is that of its decimal text.
     #[inline]
-    pub fn lookup_int(&self, value: i64) -> u32 {
+    pub(crate) fn lookup_int(&self, value: i64) -> u32 {
         let ints = self.ints.get_or_init(|| {
             IntCodes::new((0..self.len()).filter_map(|v| Some((canonical_int(self.value(v))?, FIRST_VALUE + v as u32))))
         });
@@ -232,7 +235,7 @@ impl Vocabulary {
         })
     }
 
-    /// What a code stands for; `None` at or above the cardinality.
+    /// What a code stands for. `None` at or above the cardinality.
     pub fn decode(&self, code: u32) -> Option<Slot<'_>> {
         match code {
             PADDING => Some(Slot::Padding),
@@ -248,21 +251,15 @@ impl Vocabulary {
         (0..self.len()).map(|v| (FIRST_VALUE + v as u32, self.value(v), self.counts[v]))
     }
 
-    /// BLAKE3 over the values in code order with their lengths: it changes if and only if a code
-    /// does. Counts are left out, so that a night with other counts and the same codes keeps it.
+    /// BLAKE3 over the values in code order with their lengths. It changes if and only if a code
+    /// changes. Counts are left out, so that it stays the same on a night with other counts and equal codes.
     pub fn fingerprint(&self) -> &Fingerprint {
         &self.fingerprint
     }
 
-    /// This vocabulary with new values appended.
-    ///
-    /// Old values keep their codes, whatever `min_count`, and take the counts of `counts` (0 where it
-    /// has none). New values with at least `min_count` follow, by count and then by bytes, as long as
-    /// the whole stays within `max_size` values.
-    ///
-    /// # Errors
-    /// [`EncoderError::TooManyValues`], naming `table`; [`EncoderError::Spill`] for counts that were spilled.
-    pub fn extend(
+    /// As [`Vocabulary::extend_within`], without bounds on memory.
+    #[cfg(test)]
+    pub(crate) fn extend(
         &self,
         table: &str,
         counts: ValueCounts,
@@ -272,10 +269,14 @@ impl Vocabulary {
         self.extend_within(table, counts, (min_count, max_size), BuildBytes::ANY)
     }
 
-    /// As [`Vocabulary::extend`], in bounded memory beside this vocabulary and the counts held.
+    /// This vocabulary with new values appended.
+    ///
+    /// Old values keep their codes, whatever `min_count`, and take the counts of `counts`, or 0. New values with at
+    /// least `min_count` follow, by count and then by bytes, as long as there are at most `max_size` values in all.
     ///
     /// # Errors
-    /// Also [`EncoderError::VocabularyTooLarge`], without the columns.
+    /// [`EncoderError::TooManyValues`], naming `table`; [`EncoderError::Spill`] for counts that were spilled;
+    /// [`EncoderError::VocabularyTooLarge`], without the columns, when the new vocabulary takes more than `bytes`.
     pub(crate) fn extend_within(
         &self,
         table: &str,
@@ -311,12 +312,12 @@ impl Vocabulary {
         Self::from_sized(table, size, old.chain(fresh.iter()))
     }
 
-    /// Bytes of memory held, those that integer columns may add left out.
+    /// Bytes of memory held, without the codes of integers.
     pub(crate) fn bytes(&self) -> usize {
         self.text.capacity() + (self.ends.capacity() + self.counts.capacity()) * size_of::<u64>() + self.index.bytes()
     }
 
-    /// What it takes to get from this vocabulary to `other`.
+    /// The difference between this vocabulary and `other`.
     pub fn diff(&self, other: &Vocabulary) -> VocabularyDiff {
         let mut diff = VocabularyDiff::default();
         for (code, value, _) in self.iter() {
@@ -331,15 +332,15 @@ impl Vocabulary {
         diff
     }
 
-    /// The stored form.
+    /// The form in which the vocabulary is stored, as [`StoredVocabulary`].
     pub(crate) fn stored(&self) -> impl Serialize + '_ {
         #[derive(Serialize)]
-        struct Borrowed<'v> {
+        struct StoredRef<'v> {
             text: &'v str,
             ends: &'v [u64],
             counts: &'v [u64],
         }
-        Borrowed { text: &self.text, ends: &self.ends, counts: &self.counts }
+        StoredRef { text: &self.text, ends: &self.ends, counts: &self.counts }
     }
 }
 

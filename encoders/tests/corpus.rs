@@ -1,4 +1,4 @@
-//! What fuzzing found worth keeping, read again: fuzz/corpus/vocabulary and fuzz/corpus/manifest.
+//! Reads the inputs in fuzz/corpus/vocabulary and fuzz/corpus/manifest, which fuzzing has found.
 
 use std::path::PathBuf;
 use twotower_encoders::store::load_vocabulary;
@@ -15,7 +15,7 @@ fn vocabularies_of_the_corpus_are_read_or_refused() {
     let path = dir.path().join("t.bin");
     let (mut read, mut refused) = (0, 0);
     for input in corpus("vocabulary") {
-        // An input is a payload; the rest of the file is put around it.
+        // An input is the payload of a file. The rest of the file is put around it.
         let payload = std::fs::read(&input).unwrap();
         let mut bytes = [b"twotower-vocabulary\x01\0\0\0".as_slice(), &payload].concat();
         bytes.extend_from_slice(&(payload.len() as u64).to_le_bytes());
@@ -40,7 +40,7 @@ fn encoder_manifests_of_the_corpus_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     for input in corpus("manifest") {
         std::fs::copy(&input, dir.path().join(store::MANIFEST)).unwrap();
-        // No vocabulary is beside it.
+        // There is no vocabulary beside it.
         assert!(EncoderState::load(dir.path()).is_err(), "{input:?}");
     }
 }

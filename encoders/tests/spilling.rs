@@ -1,4 +1,4 @@
-//! Fitting within a memory budget: the same encoders as without, or an error that says what to change.
+//! Fitting within a memory budget gives the same encoders as without, or an error that says what to change.
 
 use arrow_array::{ArrayRef, DictionaryArray, Int64Array, RecordBatch, StringArray, types::Int32Type};
 use proptest::prelude::*;
@@ -89,7 +89,7 @@ proptest! {
     }
 }
 
-/// 200 batches of 500 users nobody saw before.
+/// 200 batches of 500 new users each.
 fn many_users(mut fit: EncoderFit) -> Result<EncoderFit, EncoderError> {
     fit.fit_batch(Side::Item, &items())?;
     for batch in 0..200u32 {

@@ -1,4 +1,4 @@
-//! The encoder state as a whole: fit, encode, update, save and load on tables with every kind.
+//! Fits, encodes, updates, saves and loads the whole encoder state, on tables with features of every kind.
 
 use arrow_array::builder::{Int64Builder, ListBuilder};
 use arrow_array::types::{Float32Type, Int16Type, Int32Type};
@@ -149,7 +149,7 @@ fn an_update_moves_no_code_and_leaves_unchanged_rows_bit_for_bit() {
     assert!(new.vocabulary("item_id").unwrap().len() > old.vocabulary("item_id").unwrap().len());
     assert_eq!(new.vocabulary("user_city").unwrap().len(), 8, "max_size holds for the whole");
     assert_ne!(old.fingerprint(), new.fingerprint());
-    // Rows whose values were all known, and the parts that were, encode as before.
+    // Values that were known are encoded as before.
     for (side, batch) in [(Side::User, &old_users), (Side::Item, &old_items)] {
         for (before, after) in encode(&old, side, batch).columns.iter().zip(&encode(&new, side, batch).columns) {
             match (before, after) {
@@ -158,7 +158,7 @@ fn an_update_moves_no_code_and_leaves_unchanged_rows_bit_for_bit() {
                 }
                 (Column::Ragged(before), Column::Ragged(after)) => {
                     assert_eq!(before.offsets, after.offsets);
-                    assert!(before.codes.iter().zip(&after.codes).all(|(b, a)| b == a || *b == UNKNOWN));
+                    assert!(before.values.iter().zip(&after.values).all(|(b, a)| b == a || *b == UNKNOWN));
                 }
                 (before, after) => assert_eq!(before, after),
             }
@@ -224,7 +224,7 @@ fn a_saved_state_loads_equal_and_any_change_is_refused() {
     assert!(newer.to_string().contains("version 2"), "{newer}");
     assert_eq!(load_changed("\"version\": 1", "\"versoin\": 1").category(), Category::Data);
 
-    // A vocabulary of another run, whole in itself, does not pass for this one's.
+    // A valid vocabulary of another run is refused.
     std::fs::write(&manifest, &text).unwrap();
     let other = fit(&[users(9, 300, 21)], &[items(0..41)]).finish().unwrap();
     let table = "user_code";

@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ControlFlow::Continue(())
     };
     let exact = IndexConfig { kind: IndexKind::Exact, ..IndexConfig::default() };
-    // Centres are random directions; items lie around one of them, with noise of half its length.
+    // Centres are random directions. An item is near one of them, with noise of half its length.
     let axes = ItemVectors::new(DIM, (0..DIM * DIM).map(|i| f32::from(i % (DIM + 1) == 0)).collect())?;
     let (axes, _) = build(&exact, axes, None, &mut |_| ControlFlow::Continue(()))?;
     let centres = ItemVectors::new(DIM, spread(&noisy_queries(axes.dim(), axes.image().vectors(), 1000, 1)))?;
@@ -49,7 +49,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Turns each row's coordinates against one another, so that centres are no longer near the axes.
+/// Rotates pairs of coordinates of each row, so that centres are no longer near the axes.
 fn spread(rows: &[f32]) -> Vec<f32> {
     let mut state = 88_172_645_463_325_252u64;
     let mut signed = || {

@@ -1,11 +1,11 @@
-//! Measures batch search beside the machine's own matrix product; prints one line of JSON.
+//! Measures the speed of batch search and of the machine's matrix product, and prints one line of JSON.
 //!
 //! `cargo run --release -p twotower-index --example search_speed -- --items ITEMS.f32
 //! --queries QUERIES.f32 --dim 64 --k 50 --kind exact|hnsw --threads 2 [--repeats 3] [--m 16]
 //! [--ef-construction 200] [--ef-search 100] [--target-recall 0.99] [--parallel-build] [--index DIR]`
 //!
-//! The files hold unit rows of little-endian f32. With `--index`, an index of these items and this kind
-//! found in the folder is used, and otherwise one is built and kept there.
+//! The files hold unit rows of little-endian f32. With `--index`, the index in the folder is used if it is of these
+//! items and this kind. Otherwise one is built and kept there.
 
 use std::error::Error;
 use std::ops::ControlFlow;
@@ -16,11 +16,11 @@ use twotower_index::{
     recall_against_exact, save,
 };
 
-/// Rows and columns of the product that the peak is measured on.
+/// Rows and columns of the matrix product with which the peak is measured.
 const SQUARE: usize = 1024;
-/// Queries on which recall is measured, from the first.
+/// The number of first queries on which recall is measured.
 const RECALL_QUERIES: usize = 2000;
-/// Queries for which the width of HNSW search is chosen, from the last.
+/// The number of last queries with which the width of HNSW search is chosen.
 const SAMPLE_QUERIES: usize = 1000;
 
 /// The command line, as pairs of a name and its value.
@@ -83,7 +83,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let request = Request { queries: &queries, k, exclude: Exclusions::none(), eligible: &eligible };
     let mut found = Neighbours::default();
     index.search_parallel(&request, &mut found)?;
-    // In turns, so that both see the machine in the same moods.
+    // Both run in turns, so that changes of the machine's speed affect both.
     let (mut searches, mut products) = (Vec::new(), Vec::new());
     for _ in 0..repeats.max(1) {
         products.push(sgemm_gflops(threads));
@@ -140,7 +140,7 @@ fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
-/// GFLOP/s of f32 matrix products, one after the other on each thread.
+/// GFLOP/s of f32 matrix products on the given number of threads.
 fn sgemm_gflops(threads: usize) -> f64 {
     const REPEATS: usize = 8;
     let product = || {
@@ -149,7 +149,7 @@ fn sgemm_gflops(threads: usize) -> f64 {
         let stride = SQUARE as isize;
         let start = Instant::now();
         for _ in 0..REPEATS {
-            // SAFETY: three matrices of SQUARE rows and columns, column-major.
+            // SAFETY: the three matrices have SQUARE rows and columns, and are column-major.
             unsafe {
                 gemm::gemm(
                     SQUARE,

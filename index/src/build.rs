@@ -1,4 +1,4 @@
-//! Choosing, building and measuring an index.
+//! Chooses, builds and measures an index.
 
 use crate::config::{IndexConfig, IndexKind};
 use crate::error::IndexError;
@@ -16,19 +16,19 @@ use std::time::Instant;
 /// Progress of [`build`], as its observer sees it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum BuildStep {
-    /// The kind of index is settled.
+    /// The kind of index is chosen.
     Chosen {
         /// `Exact` or `Hnsw`.
         kind: IndexKind,
     },
     /// Items were inserted into the graph.
     Inserted {
-        /// So far.
+        /// Number of items so far.
         done: usize,
-        /// In the end.
+        /// Number of all items.
         total: usize,
     },
-    /// The graph was swept for unreachable items, and they were linked.
+    /// Unreachable items of the graph were found and linked.
     Swept {
         /// How many there were.
         unreachable: usize,
@@ -42,7 +42,7 @@ pub enum BuildStep {
     },
 }
 
-/// Watches a build; breaking stops it at the next step.
+/// Called with each step of a build. Breaking stops the build.
 pub type Observer<'a> = dyn FnMut(BuildStep) -> ControlFlow<()> + 'a;
 
 /// Reports a step.
@@ -64,9 +64,9 @@ pub struct BuildReport {
     pub recall: Option<UserRecall>,
     /// HNSW: the search width chosen.
     pub ef_search: Option<usize>,
-    /// HNSW: items found unreachable, all of which were linked.
+    /// HNSW: number of items that were unreachable. All of them were linked.
     pub unreachable: usize,
-    /// What a person should know: the graph is poorer or dearer than wanted, or was given up.
+    /// Set if the graph has too little recall or costs too much, or was replaced by exact search.
     pub warning: Option<String>,
     /// Seconds taken.
     pub seconds: f64,
@@ -74,14 +74,14 @@ pub struct BuildReport {
 
 /// Builds the index that the configuration asks for.
 ///
-/// For HNSW, unreachable items are linked, and the least search width is chosen, within an eighth, with which the
-/// queries of `sample` get `target_recall` of what exact search gives them: `k`, exclusions and eligibility are those
-/// of the request. They should be vectors of those users whom the index is for, since a graph that serves one kind of
-/// query well may serve another badly. With `auto`, exact search is taken where a graph does not reach the recall with
-/// less work than exact search; work is counted in comparisons and not timed, so the choice is one of the inputs alone.
+/// For HNSW, unreachable items are linked. Then the least search width is chosen, within an eighth, with which the
+/// queries of `sample` get `target_recall` of what exact search gives them, with the request's `k`, exclusions and
+/// eligibility. The queries should be vectors of the users for whom the index is built, since a graph that serves one
+/// kind of query well may serve another badly. With `auto`, exact search is taken if the graph does not reach that
+/// recall with less work. Work is counted in comparisons, not in time, so the choice depends on the inputs alone.
 ///
 /// # Memory
-/// The vectors twice; HNSW about 1 KiB per item more while `hnsw_rs` builds.
+/// The vectors twice. While `hnsw_rs` builds a graph, about 1 KiB per item more.
 ///
 /// # Errors
 /// - [`IndexError::Setting`] for a setting out of range
@@ -117,7 +117,7 @@ pub fn build(
     measured(config, HnswIndex::new(image, manifest), sample, observer, start)
 }
 
-/// Chooses the search width of a graph that is there already, for other users or exclusions, as [`build`] does.
+/// Chooses the search width of an existing graph anew, for other users or exclusions, as [`build`] does.
 ///
 /// # Errors
 /// Those of [`build`]; [`IndexError::NoSample`] for an index without a graph.
@@ -137,7 +137,7 @@ pub fn measure_again(
     measured(config, HnswIndex::new(image, manifest), sample, observer, start)
 }
 
-/// Measures a graph, and gives it up for exact search where that is better.
+/// Measures a graph, and replaces it by exact search if that is better.
 fn measured(
     config: &IndexConfig,
     mut graph: HnswIndex,

@@ -34,25 +34,25 @@ pub struct IndexConfig {
     /// `auto`, `exact` or `hnsw`.
     pub kind: IndexKind,
     /// With `auto`, the most items that are searched exactly. Default 100,000. On two AVX2 cores, at
-    /// d = 64 and recall@50 of 0.99, a query costs the same by HNSW and exactly at 20,000 items, and a
-    /// quarter less by HNSW at 50,000. But exact search misses nothing and needs no graph, whose build
-    /// takes minutes at 100,000 items: as much time as some millions of queries save there.
+    /// d = 64 and recall@50 of 0.99, a query costs the same with HNSW and with exact search at 20,000 items, and a
+    /// quarter less with HNSW at 50,000. But exact search misses nothing and needs no graph. At 100,000 items a
+    /// graph takes minutes to build, the time that it saves in several million queries.
     pub auto_threshold: usize,
-    /// HNSW: links per item and layer, twice as many on layer 0; 2..=128. Default 16.
+    /// HNSW: links per item and layer, twice as many on layer 0. From 2 to 128. Default 16.
     pub m: usize,
-    /// HNSW: search width while building; at least 1. Default 200.
+    /// HNSW: search width while building, at least 1. Default 200.
     pub ef_construction: usize,
-    /// HNSW: search width at query time; chosen at build from the measured recall when absent.
+    /// HNSW: search width of queries. When absent, it is chosen when the graph is built, from the measured recall.
     pub ef_search: Option<usize>,
     /// HNSW: mean recall of users against exact search that a chosen `ef_search` must reach. Default 0.99.
     pub target_recall: f64,
-    /// HNSW: the same below which the build fails, or with `auto` exact search is taken. Default 0.98.
+    /// HNSW: mean recall below which the build fails, or with `auto` exact search is taken. Default 0.98.
     pub min_index_recall: f64,
-    /// HNSW: users on whom recall is measured, about; at least 1. Default 4,096: a mean of .9 or more is then that
-    /// of all users to .01.
+    /// HNSW: about how many users recall is measured on, at least 1. Default 4,096, with which a mean of 0.9 or more
+    /// is within 0.01 of that of all users.
     pub sample_queries: usize,
-    /// HNSW: insert on all threads of the pool. Faster, but the graph then differs from build to
-    /// build; without it the same vectors and settings give the same bytes. Default false.
+    /// HNSW: whether items are inserted on all threads of the pool. It is faster, but the graph then differs from
+    /// build to build. Otherwise the same vectors and settings give the same bytes. Default false.
     pub parallel_build: bool,
     /// HNSW: seed of the insertion order and of the sampled users. Default 17.
     pub seed: u64,
@@ -88,8 +88,8 @@ impl IndexConfig {
         ("seed", Range::SEED),
     ];
 
-    /// The kind of index for so many items, and why. With `auto`, a graph may still turn out to be no better than
-    /// exact search, once it is measured.
+    /// The kind of index for `count` items, and why. With `auto`, measuring a graph may still show that exact search is
+    /// better.
     pub fn choose(&self, count: usize) -> (IndexKind, String) {
         let threshold = self.auto_threshold;
         match self.kind {
@@ -101,7 +101,7 @@ impl IndexConfig {
         }
     }
 
-    /// Whether a graph of the same items would be the same under `other`.
+    /// Whether the settings of `other` give the same graph for the same items.
     pub fn same_graph(&self, other: &Self) -> bool {
         let settings = |config: &Self| (config.m, config.ef_construction, config.parallel_build, config.seed);
         settings(self) == settings(other)

@@ -1,10 +1,10 @@
-//! Dot products whose bits do not depend on the machine: fixed lanes, no fused multiply-add.
+//! Dot products whose bits do not depend on the machine. They have fixed lanes and no fused multiply-add.
 
 use crate::rank::{Key, key, row};
 use crate::vectors::Rows;
 
-/// Dot product of two vectors of one length, in f32: 16 running sums, added pairwise, and then what
-/// follows the last 16 values.
+/// Dot product in f32 of two vectors of one length. It takes 16 running sums, adds them pairwise, and then adds the
+/// products of the values after the last 16.
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
@@ -14,7 +14,7 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     dot_portable(a, b)
 }
 
-/// Dot products of `query` with the given rows of `items`, as [`dot`]; replaces `out`.
+/// Replaces the content of `out` by the [`dot`] products of `query` with the given rows of `items`.
 pub(crate) fn dot_rows(query: &[f32], items: Rows<'_>, rows: &[u32], out: &mut Vec<f32>) {
     out.clear();
     #[cfg(target_arch = "x86_64")]
@@ -103,8 +103,8 @@ fn score_some_exactly<const N: usize>(query: &[f32], norm: f64, items: Rows<'_>,
     }
 }
 
-/// Dot products of `a` with N vectors in f64: for each 8 running sums, added pairwise, and then what
-/// follows the last 8 values.
+/// Dot products of `a` with N vectors in f64. Each takes 8 running sums, adds them pairwise, and then adds the products
+/// of the values after the last 8.
 fn wide_dots<const N: usize>(a: &[f32], b: [&[f32]; N]) -> [f64; N] {
     assert!(b.iter().all(|b| b.len() == a.len()), "vectors of a dot product have one length");
     let mut dots = wide_dots_of_blocks(a, &b);
@@ -122,7 +122,7 @@ fn wide_dots_of_blocks<const N: usize>(a: &[f32], b: &[&[f32]; N]) -> [f64; N] {
     {
         use std::arch::x86_64::*;
 
-        // Left to itself, the compiler makes this a scalar loop.
+        // The compiler does not vectorise this loop by itself.
         #[target_feature(enable = "avx2")]
         fn wide<const N: usize>(a: &[f32], b: &[&[f32]; N]) -> [f64; N] {
             let mut sums = [[_mm256_setzero_pd(); 2]; N];

@@ -24,7 +24,7 @@ pub enum IndexError {
         /// How many are possible.
         limit: usize,
     },
-    /// Values that do not make up whole rows.
+    /// The number of values is not a multiple of the dimension.
     #[error("{what} vectors: {values} values are not a whole number of rows of {dim}")]
     Shape {
         /// `item` or `query`.
@@ -117,7 +117,7 @@ pub enum IndexError {
         /// The operating system's error.
         source: std::io::Error,
     },
-    /// A stored index whose manifest and content say unlike things.
+    /// The manifest of a stored index contradicts its content.
     #[error("read {path}: the manifest says {expected}, the index is {found}; build it again", path = path.display())]
     Kind {
         /// The index file.

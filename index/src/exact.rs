@@ -1,4 +1,5 @@
-//! Exact search: a group of queries against a tile of items, with the top-k fused in.
+//! Exact search: multiplies a group of queries with a tile of items, and selects the top k while the scores are in
+//! cache.
 
 use crate::error::IndexError;
 use crate::image::Image;
@@ -8,7 +9,7 @@ use crate::search::{Block, ItemIndex, Neighbours, Request, Scratch, ScratchPool,
 use crate::store::IndexManifest;
 use crate::tile::{LANES, Lanes, multiply, pack};
 
-/// Items per tile: their scores for one group of queries are 128 KiB and stay in the cache of one core.
+/// Items per tile. Their scores for one group of queries take 128 KiB and stay in the cache of one core.
 const TILE: usize = 2048;
 
 /// Compares every query with every item.
@@ -55,13 +56,13 @@ fn search_all(block: &Block<'_>, scratch: &mut Scratch, out: &mut Slots<'_>) {
     search_exactly(block, &all, &mut scratch.exact, out);
 }
 
-/// Answers a request by exact search over any image, on the threads of the current rayon pool.
+/// Answers a request by exact search of any image, on the threads of the current rayon pool.
 pub(crate) fn search_image(image: &Image, request: &Request<'_>, out: &mut Neighbours) -> Result<(), IndexError> {
     search_parallel(image, request, out, &ScratchPool::default(), &search_all)
 }
 
-/// Working memory of [`search_exactly`], whatever the number of items: 128 KiB of scores, and for each
-/// query of a block its vector and at most `max(4 * k, 256) + 4` candidates of 8 bytes; 0.5 MiB at
+/// Working memory of [`search_exactly`]. It does not depend on the number of items: 128 KiB of scores, and for each
+/// query of a block its vector and at most `max(4 * k, 256) + 4` candidates of 8 bytes. That is 0.5 MiB at
 /// d = 64 and k = 50.
 #[derive(Debug, Default)]
 pub(crate) struct ExactScratch {
@@ -72,7 +73,7 @@ pub(crate) struct ExactScratch {
     groups: Vec<Group>,
 }
 
-/// Candidates of a group of queries, and the scores below which no item can join them.
+/// The candidates of a group of queries, and for each query the score below which an item cannot become one.
 #[derive(Debug)]
 struct Group {
     keys: [Vec<Key>; LANES],
@@ -125,17 +126,17 @@ pub(crate) fn search_exactly(block: &Block<'_>, which: &[usize], scratch: &mut E
 }
 
 impl Group {
-    /// Forgets all candidates; of the lanes, only the first `queries` will collect any.
+    /// Removes all candidates. Only the first `queries` lanes will collect new ones.
     fn restart(&mut self, queries: usize) {
         self.keys.iter_mut().for_each(Vec::clear);
         self.thresholds = Lanes::all(f32::INFINITY);
         self.thresholds.0[..queries].fill(f32::MIN);
     }
 
-    /// Takes in the scores of one tile, whose first item is `first`.
+    /// Adds candidates from the scores of a tile, whose first item is `first`.
     fn offer(&mut self, scores: &[Lanes], first: u32, block: &Block<'_>, which: &[usize], maxima: &mut Vec<Lanes>) {
         let margin = margin(block.items.dim);
-        // Beyond this many candidates a threshold is worth raising.
+        // With more candidates than this, it pays to raise the threshold.
         let limit = (4 * block.k).max(256);
         if self.thresholds.0.contains(&f32::MIN) {
             let bounds = lower_bounds(scores, block.k, maxima);
@@ -150,7 +151,7 @@ impl Group {
                 let threshold = &mut self.thresholds.0[lane];
                 *threshold = threshold.max(tighten(keys, block.k, margin));
                 if keys.len() > limit / 2 {
-                    // Many near ties: only exact scores tell them apart.
+                    // Many candidates are nearly equal, and only exact scores can tell them apart.
                     block.ranking(which[lane]).settle(keys);
                 }
             }

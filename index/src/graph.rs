@@ -1,4 +1,4 @@
-//! Building a graph with `hnsw_rs`, and making sure that every item can be reached in it.
+//! Builds a graph with `hnsw_rs`, and makes every item reachable in it.
 
 use crate::build::{BuildStep, Observer, tell};
 use crate::config::IndexConfig;
@@ -6,7 +6,7 @@ use crate::dot::dot;
 use crate::error::IndexError;
 use crate::exact::{ExactScratch, search_exactly};
 use crate::reach::Reach;
-use crate::sample::SplitMix;
+use crate::sample::Draw;
 use crate::search::{Block, Exclusions, Neighbours, QUERY_BLOCK, Request};
 use crate::vectors::ItemVectors;
 use anndists::dist::Distance;
@@ -15,12 +15,12 @@ use rayon::prelude::*;
 
 /// Points inserted between two reports to the observer.
 const INSERT_CHUNK: usize = 1024;
-/// An unreachable item is linked from one of its nearest reachable items: the one with fewest links.
+/// The number of nearest reachable items of an unreachable one. The one with the fewest links is linked to it.
 const MEND_CANDIDATES: usize = 32;
 
-/// `1 - a . b` of unit vectors, never below 0.
+/// The distance `1 - a . b` of unit vectors, but at least 0.
 ///
-/// `hnsw_rs` asserts that distances are not negative, which rounding would break for equal vectors.
+/// `hnsw_rs` asserts that distances are not negative. For equal vectors, rounding could make them so.
 struct UnitDistance;
 
 impl Distance<f32> for UnitDistance {
@@ -29,7 +29,7 @@ impl Distance<f32> for UnitDistance {
     }
 }
 
-/// Links per layer and row, and where a search begins.
+/// The links of each layer and row, and the item where a search begins.
 #[derive(Debug)]
 pub(crate) struct Graph {
     pub entry: u32,
@@ -39,8 +39,8 @@ pub(crate) struct Graph {
 
 /// Inserts all vectors and takes the graph out of `hnsw_rs`.
 ///
-/// Levels come from `hnsw_rs`'s own fixed seed, in insertion order; the order is drawn from the
-/// configuration's seed. Inserting in one thread gives one graph; in parallel it depends on timing.
+/// `hnsw_rs` draws levels in insertion order from a fixed seed of its own. The order is drawn from the
+/// configuration's seed. With one thread, the graph is always the same; with more, it depends on timing.
 pub(crate) fn insert_all(
     config: &IndexConfig,
     vectors: &ItemVectors,
@@ -48,7 +48,7 @@ pub(crate) fn insert_all(
 ) -> Result<Graph, IndexError> {
     let (items, count) = (vectors.rows(), vectors.count());
     let hnsw: Hnsw<f32, UnitDistance> = Hnsw::new(config.m, count, 16, config.ef_construction, UnitDistance);
-    let order = SplitMix::new(config.seed).permutation(count);
+    let order = Draw::new(config.seed).permutation(count);
     let insert = |row: &u32| hnsw.insert_slice((items.vector(*row), *row as usize));
     for (chunk, rows) in order.chunks(INSERT_CHUNK).enumerate() {
         if config.parallel_build {
@@ -72,7 +72,7 @@ fn extract(hnsw: &Hnsw<f32, UnitDistance>, count: usize) -> Graph {
             layer[row] = links.iter().map(|n| n.d_id as u32).filter(|to| *to as usize != row).collect();
         }
     }
-    // The entry point is the first that came to the highest level.
+    // The entry point is the first item that was inserted at the highest level.
     let entry = points.get_layer_iterator(top).next().map_or(0, |point| point.get_origin_id() as u32);
     let mut graph = Graph { entry, layers };
     graph.drop_unused_lists();
@@ -80,8 +80,8 @@ fn extract(hnsw: &Hnsw<f32, UnitDistance>, count: usize) -> Graph {
 }
 
 impl Graph {
-    /// Empties the lists of layers above 0 that no search can visit: `hnsw_rs` also notes, for each
-    /// item, a nearest item on layers above the item's own.
+    /// Empties lists of layers above 0 that no search can visit. For each item, `hnsw_rs` also notes a
+    /// nearest item on layers above the item's own.
     fn drop_unused_lists(&mut self) {
         let mut seen = Reach::from(self.entry, self.layers[0].len());
         for layer in self.layers[1..].iter_mut().rev() {
@@ -95,8 +95,8 @@ impl Graph {
         }
     }
 
-    /// Links every unreachable item from a near reachable one (and to its nearest, if it has no
-    /// links of its own); returns how many were unreachable before.
+    /// Links every unreachable item from a near reachable one, and also to its nearest one if it has no
+    /// links of its own. Returns how many were unreachable.
     pub fn mend(&mut self, vectors: &ItemVectors) -> usize {
         let (items, count) = (vectors.rows(), vectors.count());
         let layer = &mut self.layers[0];
@@ -126,7 +126,7 @@ impl Graph {
                 if layer[orphan as usize].is_empty() {
                     layer[orphan as usize] = near.to_vec();
                 }
-                // Earlier links may have reached this one meanwhile.
+                // Links that were added before may have made this item reachable.
                 let host = near.iter().copied().min_by_key(|row| layer[*row as usize].len());
                 if let Some(host) = host.filter(|_| !seen.rows.holds(orphan)) {
                     layer[host as usize].push(orphan);
@@ -162,7 +162,7 @@ mod tests {
         let vectors = circle(500);
         let mut graph = graph_of(&vectors);
         assert_eq!(graph.mend(&vectors), 0);
-        // A lone item, one without links of its own, and a pair that knows only each other.
+        // One item without any links, one without links of its own, and a pair with links only to each other.
         let orphans = [(0..500).find(|r| *r != graph.entry).unwrap(), 200, 340, 341].map(|r| r % 500);
         assert!(!orphans.contains(&graph.entry));
         for links in &mut graph.layers[0] {

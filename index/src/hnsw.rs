@@ -1,7 +1,7 @@
 //! Search of a flat HNSW graph (Malkov and Yashunin, TPAMI 2020, algorithms 2 and 5).
 //!
-//! The graph comes from `hnsw_rs`; the search is ours, over one run of bytes, because points
-//! scattered behind locks and reference counts cost several times the distances themselves.
+//! The graph comes from `hnsw_rs`, but is searched here, in one run of bytes. In `hnsw_rs`, points are behind locks
+//! and reference counts all over memory, which costs several times as much as the distances.
 
 use crate::dot::{dot, dot_rows};
 use crate::exact::search_exactly;
@@ -12,17 +12,18 @@ use crate::search::{Block, Eligibility, ItemIndex, Scratch, ScratchPool, SearchB
 use crate::store::IndexManifest;
 use crate::vectors::{Rows, scale};
 
-/// Neighbours for which `ef_search` was chosen; wider requests search in proportion wider.
+/// The number of neighbours for which `ef_search` is chosen. Requests of more neighbours are searched in proportion
+/// wider.
 pub(crate) const EF_DEPTH: usize = 50;
-/// Found beyond what is asked, for exclusions that cluster around a query.
+/// The number of items that are found beyond the requested ones, in case excluded items cluster around a query.
 const FETCH_MARGIN: usize = 16;
-/// A graph search of width `ef` costs about as much as comparing this many times `ef` items in turn.
+/// A graph search of width `ef` costs about as much as comparing this many times `ef` successive items.
 const EXACT_SHARE: usize = 8;
-/// Comparing a query with an item that a graph leads to costs about as much as this many comparisons of exact search,
-/// which takes 16 queries and the next item at a time, where a graph's next item is anywhere in memory.
+/// A comparison in a graph costs about as much as this many comparisons of exact search. Exact search compares 16
+/// queries with successive items, while the next item of a graph is anywhere in memory.
 pub(crate) const GRAPH_COMPARISON: u64 = 20;
 
-/// Searches a graph, and falls back to exact search where exclusions leave too little of it.
+/// Searches a graph, and falls back to exact search if exclusions leave too few items.
 #[derive(Debug)]
 pub struct HnswIndex {
     image: Image,
@@ -37,7 +38,7 @@ impl HnswIndex {
         Self { image, manifest, ef_search, pool: ScratchPool::default() }
     }
 
-    /// Sets the search width and what was measured with it.
+    /// Sets the search width and the recall measured with it.
     pub(crate) fn tune(&mut self, ef_search: usize, measured: Option<UserRecall>) {
         self.ef_search = ef_search;
         self.manifest.ef_search = Some(ef_search);
@@ -45,16 +46,16 @@ impl HnswIndex {
         self.manifest.measured = measured;
     }
 
-    /// The manifest, to say more.
+    /// The manifest, to be completed.
     pub(crate) fn manifest_mut(&mut self) -> &mut IndexManifest {
         &mut self.manifest
     }
 
-    /// Finds the neighbours of one query in the graph; `false` leaves it to exact search.
+    /// Finds the neighbours of one query in the graph. `false` means that exact search has to answer it.
     fn search_graph(&self, block: &Block<'_>, q: usize, scratch: &mut GraphScratch, out: &mut Slots<'_>) -> bool {
         let (eligible, excluded) = (block.request.eligible, block.excluded(q));
         let needed = block.k.min(allowed(eligible, excluded));
-        // Of so many nearest items, k are expected to be allowed.
+        // Among this many nearest items, k are expected to be allowed.
         let fetch = (block.k + excluded.len()) * self.count() / eligible.eligible().max(1);
         let mut ef = (self.ef_search * fetch.max(EF_DEPTH) / EF_DEPTH).max(fetch + FETCH_MARGIN);
         let GraphScratch { query, keys, walk } = scratch;
@@ -128,18 +129,18 @@ pub(crate) struct GraphScratch {
 /// State of one walk over layer 0.
 #[derive(Debug, Default)]
 pub(crate) struct Walk {
-    /// The nearest items so far, best first, and whether their links were followed.
+    /// The nearest items so far, best first, each with whether its links were followed.
     ///
-    /// A sorted list takes a new item faster than two heaps do at the usual few hundred entries, and
-    /// needs no second list of items to go on from.
+    /// With the usual few hundred entries, inserting into a sorted list is faster than into two heaps. It also
+    /// serves as the list of items whose links are to be followed.
     found: Vec<(Key, bool)>,
-    /// Links of everything before this position in `found` were followed.
+    /// The position in `found` before which the links of all items were followed.
     open: usize,
-    /// Items seen in this walk, as a set of bits: small enough to stay in the cache of one core.
+    /// The set of items seen in this walk, a bit each, so that it stays in the cache of one core.
     seen: Vec<u64>,
     fresh: Vec<u32>,
     scores: Vec<f32>,
-    /// Items compared with a query, over all walks since this was last taken.
+    /// Number of items compared with a query, over all walks since it was last reset.
     comparisons: u64,
 }
 
@@ -159,7 +160,7 @@ impl Walk {
         is_first
     }
 
-    /// Takes an item in, if it is among the `ef` nearest.
+    /// Adds an item if it is among the `ef` nearest.
     fn offer(&mut self, key: Key, ef: usize) {
         if self.found.len() == ef {
             if self.found.last().is_some_and(|worst| key < worst.0) {
@@ -172,7 +173,7 @@ impl Walk {
         self.open = self.open.min(place);
     }
 
-    /// The nearest item whose links were not followed yet, which now are.
+    /// Takes the nearest item whose links were not followed yet, and marks them as followed.
     fn follow(&mut self) -> Option<u32> {
         let (key, followed) = self.peek()?;
         *followed = true;
@@ -188,7 +189,7 @@ impl Walk {
     }
 }
 
-/// Leaves in `walk.found` up to `ef` near items of a unit query, with approximate scores.
+/// Writes up to `ef` near items of a unit query, with approximate scores, to `walk.found`.
 fn nearest(image: &Image, items: Rows<'_>, query: &[f32], ef: usize, walk: &mut Walk) {
     walk.restart(items.count());
     let entry = image.entry();
@@ -218,7 +219,7 @@ fn nearest(image: &Image, items: Rows<'_>, query: &[f32], ef: usize, walk: &mut 
                 fresh.push(to);
             }
         }
-        // Most likely the next to be followed.
+        // The links of this item will most likely be followed next.
         if let Some((next, _)) = walk.peek() {
             prefetch(layer.of(row(*next)));
         }
@@ -231,7 +232,7 @@ fn nearest(image: &Image, items: Rows<'_>, query: &[f32], ef: usize, walk: &mut 
     (walk.fresh, walk.scores) = (fresh, scores);
 }
 
-/// Asks the processor to fetch numbers before they are read.
+/// Asks the processor to load numbers into the cache before they are read.
 fn prefetch<T>(numbers: &[T]) {
     #[cfg(target_arch = "x86_64")]
     for line in numbers.chunks(64 / size_of::<T>()) {

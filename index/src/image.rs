@@ -1,4 +1,4 @@
-//! An index as one run of bytes: vectors and graph, searched where they lie.
+//! An index as one run of bytes with vectors and graph, which is searched without being decoded.
 //!
 //! Layout, numbers little-endian, every section starting at a multiple of 64 bytes:
 //! - header: magic (8 bytes), version, dim, layers, entry row (u32 each), count (u64), and the number of
@@ -22,10 +22,10 @@ const MAGIC: &[u8; 8] = b"TWOTOWIX";
 const VERSION: u32 = 1;
 const ALIGN: usize = 64;
 const FIXED_HEADER: usize = 32;
-/// hnsw_rs makes at most 16 layers.
+/// The most layers that are read. `hnsw_rs` makes at most 16.
 const MAX_LAYERS: usize = 64;
 
-/// The vectors and the graph of an index; mapped from its file, or in memory after a build.
+/// The vectors and the graph of an index, mapped from its file, or in memory after a build.
 #[derive(Debug)]
 pub struct Image {
     bytes: Mmap,
@@ -34,7 +34,7 @@ pub struct Image {
     layout: Layout,
 }
 
-/// Where the sections of an image lie.
+/// The places of the sections in an image.
 #[derive(Debug)]
 struct Layout {
     dim: usize,
@@ -79,7 +79,7 @@ impl<'a> Layer<'a> {
 }
 
 impl Image {
-    /// Lays out vectors and, per layer and row, links.
+    /// Makes an image of vectors and of the links of each layer and row.
     ///
     /// # Errors
     /// [`IndexError::TooLarge`] for 2^32 links or more on a layer, [`IndexError::Memory`].
@@ -119,7 +119,7 @@ impl Image {
         Ok(Self { bytes, entry, norms: norms_of(dim, vectors), layout })
     }
 
-    /// Reads the image of a mapped file, checking all that a search relies on.
+    /// Reads the image of a mapped file, and checks everything that a search relies on.
     ///
     /// # Errors
     /// [`ArtifactError::Corrupt`] with what was expected and found, [`ArtifactError::Version`].
@@ -186,7 +186,7 @@ impl Image {
 
     /// The unit vectors, row-major.
     pub fn vectors(&self) -> &[f32] {
-        // SAFETY: any four bytes are an f32; see `numbers` for place and alignment.
+        // SAFETY: any four bytes are a valid f32.
         unsafe { self.numbers(&self.layout.vectors) }
     }
 
@@ -194,17 +194,17 @@ impl Image {
         Rows { dim: self.dim(), vectors: self.vectors(), norms: &self.norms }
     }
 
-    /// Number of graph layers; 0 for an exact index.
+    /// Number of graph layers. 0 for an exact index.
     pub fn layers(&self) -> usize {
         self.layout.layers.len()
     }
 
-    /// What kind of index the content makes.
+    /// The kind of index that this image is of.
     pub fn kind(&self) -> IndexKind {
         if self.layers() == 0 { IndexKind::Exact } else { IndexKind::Hnsw }
     }
 
-    /// Rows that no walk over layer 0 from the entry can come to; none after a build.
+    /// Rows that cannot be reached from the entry on layer 0. After a build there are none.
     pub fn unreachable(&self) -> Vec<u32> {
         if self.layers() == 0 {
             return Vec::new();
@@ -221,7 +221,7 @@ impl Image {
 
     pub(crate) fn layer(&self, l: usize) -> Layer<'_> {
         let (offsets, links) = &self.layout.layers[l];
-        // SAFETY: any four bytes are a u32; see `numbers` for place and alignment.
+        // SAFETY: any four bytes are a valid u32.
         unsafe { Layer { offsets: self.numbers(offsets), links: self.numbers(links) } }
     }
 
@@ -242,9 +242,9 @@ impl Image {
     unsafe fn numbers<T>(&self, section: &Range<usize>) -> &[T] {
         let bytes = &self.bytes[section.clone()];
         debug_assert!(bytes.as_ptr().cast::<T>().is_aligned() && size_of::<T>() == 4);
-        // SAFETY: the slice above checked the bounds; mappings start at a page and sections at a
-        // multiple of 64 bytes within, so the pointer is aligned; the mapping outlives `self`'s
-        // borrow. Index files are replaced by renaming, never written in place.
+        // SAFETY: the slice above has checked the bounds. A mapping starts at a page and a section at a
+        // multiple of 64 bytes in it, so the pointer is aligned. The mapping outlives the borrow of `self`.
+        // Index files are replaced by renaming and never written in place.
         unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / 4) }
     }
 }

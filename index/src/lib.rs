@@ -1,9 +1,8 @@
 //! Item indexes of twotower: exact search and HNSW behind one trait.
 //!
-//! An index knows item vectors by row. Rows follow item ids, so "ties by row" is "ties by item id";
-//! ids themselves never come here. Every index answers alike: the best `k` items of a query by
-//! cosine similarity, computed in f64 from the stored vectors, ties by row, and a query's answer
-//! has the same bits whichever queries, threads or shards stand beside it.
+//! An index knows items by the row of their vector. Rows are in the order of item ids, so "ties by row" means "ties by
+//! item id". Every index gives the best `k` items of a query by cosine similarity, computed in f64 from the stored
+//! vectors, ties by row. The answer to a query has the same bits whatever the other queries, threads or shards.
 //!
 //! - [`build`] chooses, builds and measures an index; [`save`] and [`open`] keep it in a folder
 //! - [`ItemIndex::search`] answers a batch of queries, with [`Exclusions`] and an [`Eligibility`]
@@ -32,8 +31,7 @@ mod vectors;
 pub use build::{BuildReport, BuildStep, Observer, build, measure_again};
 pub use config::{IndexConfig, IndexKind};
 pub use error::IndexError;
-pub use exact::ExactIndex;
-pub use hnsw::HnswIndex;
+
 pub use image::Image;
 pub use measure::{UserRecall, recall_against_exact};
 pub use sample::noisy_queries;

@@ -1,4 +1,4 @@
-//! How much of what exact search finds a graph finds for real users, and the search width that follows from it.
+//! Measures which share of the exact results a graph finds for real users, and chooses the search width by it.
 
 use crate::build::{BuildStep, Observer, tell};
 use crate::config::{IndexConfig, IndexKind};
@@ -10,15 +10,15 @@ use serde::{Deserialize, Serialize};
 
 /// The first search width tried.
 const FIRST_EF: usize = 64;
-/// The largest search width tried; beyond it exact search is the better index.
+/// The largest search width tried. If it does not suffice, exact search is better.
 const LARGEST_EF: usize = 4096;
-/// Neighbours of a sample that are held at a time, about.
+/// About how many neighbours of a sample are held in memory at a time.
 const PAIRS: usize = 1 << 20;
 
-/// Recall of a graph against exact search, user by user, with what each of them must not get left out.
+/// Recall of a graph against exact search, measured for each user with the user's exclusions.
 ///
-/// A user's recall is the share of the exact best `k` that the graph finds; an item as near as the last of them counts
-/// as found, since among equal items any will do. Users who can get no item are not measured.
+/// A user's recall is the share of the exact best `k` that the graph finds. An item that is as near as the last of them
+/// counts as found, since any of several equal items will do. Users who can get no item are not measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UserRecall {
     /// Users measured.
@@ -35,14 +35,14 @@ pub struct UserRecall {
     pub p5: f64,
     /// Half of the users have at most this.
     pub median: f64,
-    /// Work of a search as a share of what exact search would do, by the number of items compared.
+    /// Work of a search divided by that of exact search, by the number of items compared.
     pub cost: f64,
 }
 
 impl UserRecall {
-    /// From each user's recall, in any order.
+    /// Summarises the recall of each user.
     fn of(mut recalls: Vec<f64>, k: usize, cost: f64) -> Self {
-        // In the order of users, so that the sum is the same for every number of threads.
+        // The sum is taken in the order of users, so that it does not depend on the number of threads.
         let mean = if recalls.is_empty() { 1.0 } else { recalls.iter().sum::<f64>() / recalls.len() as f64 };
         recalls.sort_by(f64::total_cmp);
         let at_percent =
@@ -71,12 +71,12 @@ impl std::fmt::Display for UserRecall {
     }
 }
 
-/// What exact search finds for each user of a sample: how many items, and the score of the last of them.
-struct Exact {
+/// What exact search finds for each user of a sample: the number of items, and the score of the last one.
+struct ExactResults {
     found: Vec<(usize, f32)>,
 }
 
-impl Exact {
+impl ExactResults {
     fn of(index: &dyn ItemIndex, sample: &Request<'_>) -> Result<Self, IndexError> {
         let mut found = Vec::new();
         in_chunks(index, sample, |request, answer| {
@@ -90,7 +90,7 @@ impl Exact {
         Ok(Self { found })
     }
 
-    /// Each user's share of these that `index` finds, without users for whom there is nothing to find.
+    /// For each user, the share of these items that `index` finds. Users without any item to find are left out.
     fn recalls(&self, index: &dyn ItemIndex, sample: &Request<'_>) -> Result<Vec<f64>, IndexError> {
         let (mut recalls, mut expected) = (Vec::new(), self.found.iter());
         in_chunks(index, sample, |request, answer| {
@@ -105,7 +105,7 @@ impl Exact {
     }
 }
 
-/// Hands out a sample in chunks, so that few neighbours are held at a time.
+/// Calls `work` with chunks of a sample, so that few neighbours are in memory at a time.
 fn in_chunks(
     index: &dyn ItemIndex,
     sample: &Request<'_>,
@@ -132,27 +132,31 @@ fn in_chunks(
 /// # Errors
 /// Those of [`ItemIndex::search`] on the request.
 pub fn recall_against_exact(index: &dyn ItemIndex, sample: &Request<'_>) -> Result<UserRecall, IndexError> {
-    measure_against(&Exact::of(index, sample)?, index, sample)
+    measure_against(&ExactResults::of(index, sample)?, index, sample)
 }
 
-fn measure_against(exact: &Exact, index: &dyn ItemIndex, sample: &Request<'_>) -> Result<UserRecall, IndexError> {
+fn measure_against(
+    exact: &ExactResults,
+    index: &dyn ItemIndex,
+    sample: &Request<'_>,
+) -> Result<UserRecall, IndexError> {
     index.pool().take_work();
     let recalls = exact.recalls(index, sample)?;
     let whole = (exact.found.len() * index.count()).max(1);
     Ok(UserRecall::of(recalls, sample.k, index.pool().take_work() as f64 / whole as f64))
 }
 
-/// What became of choosing a search width.
+/// The outcome of choosing a search width.
 #[derive(Debug)]
 pub(crate) enum Choice {
-    /// The graph serves; with a note where it is poorer or dearer than wanted.
+    /// The graph is used, with a note if it has too little recall or costs too much.
     Graph(Option<String>),
-    /// Exact search is the better index, for this reason.
+    /// Exact search is better, for this reason.
     Exact(String),
 }
 
-/// Gives a graph the least search width, within an eighth, with which the users of a sample get `target_recall`, or
-/// the width that the configuration sets, and what was measured with it.
+/// Sets the search width of a graph and the recall measured with it. The width is that of the configuration, or else
+/// the least one, within an eighth, with which the users of a sample get `target_recall`.
 ///
 /// # Errors
 /// [`IndexError::RecallTooLow`] where the configuration insists on a graph and it stays below `min_index_recall`;
@@ -163,7 +167,7 @@ pub(crate) fn choose_width(
     sample: &Request<'_>,
     observer: &mut Observer<'_>,
 ) -> Result<Choice, IndexError> {
-    let exact = Exact::of(index, sample)?;
+    let exact = ExactResults::of(index, sample)?;
     let insists = config.kind == IndexKind::Hnsw;
     let target = config.target_recall.max(config.min_index_recall);
     let mut measure = |index: &mut HnswIndex, ef_search| {
@@ -181,7 +185,7 @@ pub(crate) fn choose_width(
             ef_search *= 2;
             measured = measure(index, ef_search)?;
         }
-        // Doubling may have gone too far: the least width that suffices lies above half of it.
+        // Since the width was doubled, the least one that suffices is between half of it and itself.
         if ef_search > FIRST_EF && measured.mean >= target {
             let mut too_narrow = ef_search / 2;
             let step = ef_search / 16;
@@ -225,7 +229,7 @@ mod tests {
 
     #[test]
     fn the_tail_of_users_is_stated_by_rank() {
-        // 100, 99 ... 0 of 100, in no order.
+        // The recalls are 0.00, 0.01, ... 1.00, shuffled.
         let recalls: Vec<f64> = (0..101).map(|i| f64::from(i * 37 % 101) / 100.0).collect();
         let stated = UserRecall::of(recalls, 10, 0.5);
         assert_eq!((stated.users, stated.min, stated.p1, stated.p5, stated.median), (101, 0.0, 0.01, 0.05, 0.5));

@@ -1,20 +1,20 @@
-//! The one order of results, and how approximate scores are turned into it.
+//! The order of results, and how it is found from approximate scores.
 //!
-//! Scores of a first pass are approximate and depend, in their last bits, on the machine and on the
-//! kind of index. So a result is chosen in two steps: candidates whose approximate score lies
-//! within [`margin`] of the k-th best are kept, then all of them are scored again exactly. What was
-//! dropped cannot belong to the best k, so the answer is that of exact scores alone.
+//! The scores of a first pass are approximate. Their last bits depend on the machine and on the kind
+//! of index. So results are chosen in two steps. First, candidates whose approximate score is within
+//! [`margin`] of the k-th best are kept. Then these are scored again exactly. A dropped candidate cannot
+//! belong to the best k, so the result is that of exact scores alone.
 
 use crate::dot::score_exactly;
 use crate::vectors::Rows;
 
-/// A scored item as one number: larger is better, that is higher score, then lower row.
+/// A scored item as one number. A larger key means a higher score, or the same score and a lower row.
 pub(crate) type Key = u64;
 
-/// Key of an item; the score is not NaN.
+/// Key of an item, whose score must not be NaN.
 #[inline(always)]
 pub(crate) fn key(score: f32, row: u32) -> Key {
-    // Adding 0.0 turns -0.0 into 0.0; then the usual map of float order onto integer order.
+    // Adding 0.0 turns -0.0 into 0.0. Then the bits are mapped so that integers have the order of the floats.
     let bits = (score + 0.0).to_bits();
     let ordered = if bits >> 31 == 1 { !bits } else { bits | 0x8000_0000 };
     u64::from(ordered) << 32 | u64::from(!row)
@@ -33,7 +33,7 @@ pub(crate) fn score(key: Key) -> f32 {
     f32::from_bits(if ordered >> 31 == 1 { ordered & 0x7fff_ffff } else { !ordered })
 }
 
-/// How far below the k-th best approximate score a member of the exact best k can lie.
+/// By how much the approximate score of one of the exact best k can be below the k-th best approximate score.
 ///
 /// An f32 dot product of unit vectors errs by at most `dim * 2^-24` in any order of summation
 /// (Higham, Accuracy and Stability, section 3.1, with Cauchy-Schwarz); rounding the unit vectors
@@ -64,7 +64,7 @@ impl Ranking<'_> {
     }
 }
 
-/// Drops keys that cannot belong to the best k, and returns the score below which none can.
+/// Drops keys that cannot belong to the best k, and returns the score below which no key can.
 pub(crate) fn tighten(keys: &mut Vec<Key>, k: usize, margin: f32) -> f32 {
     if keys.len() < k {
         return f32::MIN;

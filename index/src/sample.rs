@@ -1,32 +1,25 @@
-//! Seeded randomness: the insertion order of builds, and queries for tests and benchmarks.
+//! Draws the insertion order of builds, and queries for tests and benchmarks, from a seed.
 
 use crate::vectors::scale;
+use twotower_artifacts::split_mix::SplitMix64;
 
-/// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
-pub(crate) struct SplitMix(u64);
+/// Draws random numbers from a seed.
+pub(crate) struct Draw(SplitMix64);
 
-impl SplitMix {
+impl Draw {
     pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        Self(SplitMix64::new(seed))
     }
 
     /// A number below `n`, which is not 0.
     pub fn below(&mut self, n: usize) -> usize {
-        ((u128::from(self.next()) * n as u128) >> 64) as usize
+        ((u128::from(self.0.bits()) * n as u128) >> 64) as usize
     }
 
     /// A standard normal number (Box and Muller).
     pub fn normal(&mut self) -> f64 {
         let unit = |bits: u64| ((bits >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-        let (u, v) = (unit(self.next()), unit(self.next()));
+        let (u, v) = (unit(self.0.bits()), unit(self.0.bits()));
         (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
     }
 
@@ -42,12 +35,12 @@ impl SplitMix {
 
 /// `count` unit vectors near random items of `[items, dim]`: an item plus Gaussian noise of half its length.
 ///
-/// For tests and benchmarks that have no users. Graphs find more of their neighbours than of those of users of a
-/// trained model, who lie apart from the items.
+/// They are for tests and benchmarks without users. The vectors of users of a trained model lie apart from those of
+/// items, so graphs find fewer of their neighbours than of these queries.
 ///
 /// Returns `[count, dim]` f32, the same for the same items, count and seed.
 pub fn noisy_queries(dim: usize, items: &[f32], count: usize, seed: u64) -> Vec<f32> {
-    let mut rng = SplitMix::new(seed);
+    let mut rng = Draw::new(seed);
     let mut queries = Vec::with_capacity(count * dim);
     for _ in 0..count {
         let row = rng.below(items.len() / dim);
@@ -71,16 +64,16 @@ mod tests {
 
     #[test]
     fn permutations_hold_every_number_once_and_follow_the_seed() {
-        let mut order = SplitMix::new(3).permutation(1000);
-        assert_eq!(order, SplitMix::new(3).permutation(1000));
-        assert_ne!(order, SplitMix::new(4).permutation(1000));
+        let mut order = Draw::new(3).permutation(1000);
+        assert_eq!(order, Draw::new(3).permutation(1000));
+        assert_ne!(order, Draw::new(4).permutation(1000));
         order.sort_unstable();
         assert!(order.into_iter().eq(0..1000));
     }
 
     #[test]
     fn normals_have_mean_zero_and_variance_one() {
-        let mut rng = SplitMix::new(1);
+        let mut rng = Draw::new(1);
         let draws: Vec<f64> = (0..20_000).map(|_| rng.normal()).collect();
         let mean = draws.iter().sum::<f64>() / 20_000.0;
         let variance = draws.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / 20_000.0;

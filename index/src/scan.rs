@@ -1,15 +1,15 @@
-//! Scanning the scores of a group of queries against their thresholds: the vectorised half of top-k.
+//! Compares the scores of a group of queries with their thresholds, the vectorised half of selecting the top k.
 
 use crate::rank::{Key, key};
 use crate::tile::{LANES, Lanes};
 
-/// Scores are scanned so many items at a time; a tile is padded to a multiple of it.
+/// Items that are scanned at a time. A tile is padded to a multiple of it.
 pub(crate) const BLOCK: usize = 4;
 
 /// Appends to each query's keys its scores at or above its threshold, block by block, until the tile
-/// ends or one query holds more than `limit`; returns the position after the last block scanned.
+/// ends or a query has more than `limit` keys. Returns the position after the last block scanned.
 ///
-/// `first` is the item row of `scores[0]`; `scores` is a whole number of blocks.
+/// `first` is the item row of `scores[0]`, and `scores` is a whole number of blocks.
 pub(crate) fn collect_above(
     scores: &[Lanes],
     from: usize,
@@ -31,7 +31,7 @@ pub(crate) fn collect_above(
             limit: usize,
             keys: &mut [Vec<Key>; LANES],
         ) -> usize {
-            // SAFETY: 16 floats lie in `Lanes`, here and below.
+            // SAFETY: `Lanes` has 16 floats, here and below.
             let bar = unsafe { _mm512_loadu_ps(bar.0.as_ptr()) };
             collect(s, from, first, limit, keys, |item| {
                 // SAFETY: as above.
@@ -49,7 +49,7 @@ pub(crate) fn collect_above(
             limit: usize,
             keys: &mut [Vec<Key>; LANES],
         ) -> usize {
-            // SAFETY: both halves of 16 floats lie in `Lanes`, here and below.
+            // SAFETY: each half of `Lanes` has 8 floats, here and below.
             let bars = [0, 8].map(|half| unsafe { _mm256_loadu_ps(bar.0.as_ptr().add(half)) });
             collect(s, from, first, limit, keys, |item| {
                 let above = |half: usize| {
@@ -119,11 +119,11 @@ fn collect(
     at
 }
 
-/// For each query a score that at least `k` of its scores reach (or all that are not minus infinity),
-/// or `f32::MIN` where the tile is too short to tell.
+/// For each query, a lower bound of its k-th largest score: at least `k` of its scores, or all that are not minus
+/// infinity, reach it. It is `f32::MIN` if the tile is too short for a bound.
 ///
-/// The scores are dealt into groups; about the k-th largest of the groups' maxima is such a bound, and
-/// a close one: at 2,000 scores and k = 50 about 60 scores lie above it.
+/// The scores are divided into groups. About the k-th largest of the groups' maxima is such a bound, and a
+/// close one: with 2,000 scores and k = 50, about 60 scores are above it.
 pub(crate) fn lower_bounds(scores: &[Lanes], k: usize, maxima: &mut Vec<Lanes>) -> Lanes {
     let groups = (k * 5 / 2).next_multiple_of(64).max(128);
     let mut bounds = Lanes::all(f32::MIN);
@@ -134,10 +134,10 @@ pub(crate) fn lower_bounds(scores: &[Lanes], k: usize, maxima: &mut Vec<Lanes>) 
     bounds
 }
 
-/// For each query a number close to the k-th largest of its values and not above it; -2 where fewer
-/// than k reach that.
+/// For each query, a number close to the k-th largest of its values but not above it, or -2 if fewer
+/// than k values reach that.
 fn near_kth(values: &[Lanes], k: u32) -> Lanes {
-    /// Halves the range of cosines to 0.0003, within which lies about one of 2,000 scores.
+    /// So many halvings narrow the range of cosines to 0.0003, in which there is about one of 2,000 scores.
     const STEPS: usize = 14;
     let (mut low, mut high) = (Lanes::all(-2.0), Lanes::all(2.0));
     for _ in 0..STEPS {
@@ -160,16 +160,16 @@ fn count_above(values: &[Lanes], thresholds: &Lanes) -> [u32; LANES] {
         fn wide(values: &[Lanes], bar: &Lanes) -> [u32; LANES] {
             let mut counts = [0u32; LANES];
             for half in [0, 8] {
-                // SAFETY: both halves of 16 floats lie in `Lanes`, here and below.
+                // SAFETY: each half of `Lanes` has 8 floats, here and below.
                 let bar = unsafe { _mm256_loadu_ps(bar.0.as_ptr().add(half)) };
                 let mut sums = _mm256_setzero_si256();
                 for value in values {
                     // SAFETY: as above.
                     let value = unsafe { _mm256_loadu_ps(value.0.as_ptr().add(half)) };
-                    // True is -1.
+                    // A comparison that holds gives -1.
                     sums = _mm256_sub_epi32(sums, _mm256_castps_si256(_mm256_cmp_ps::<_CMP_GE_OQ>(value, bar)));
                 }
-                // SAFETY: both halves of 16 integers lie in `counts`.
+                // SAFETY: each half of `counts` has 8 integers.
                 unsafe { _mm256_storeu_si256(counts.as_mut_ptr().add(half).cast(), sums) };
             }
             counts
@@ -193,7 +193,7 @@ fn count_above_portable(values: &[Lanes], thresholds: &Lanes) -> [u32; LANES] {
     counts
 }
 
-/// Largest scores of each group; item i belongs to group i modulo `groups`.
+/// The largest score of each group and query. Item i belongs to group i modulo `groups`.
 fn group_maxima(scores: &[Lanes], groups: usize, maxima: &mut Vec<Lanes>) {
     #[cfg(target_arch = "x86_64")]
     {

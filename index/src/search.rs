@@ -1,4 +1,4 @@
-//! What a search takes and gives, and the trait of all indexes.
+//! Requests and answers of a search, and the trait of all indexes.
 
 use crate::error::IndexError;
 use crate::exact::ExactScratch;
@@ -11,10 +11,10 @@ use rayon::prelude::*;
 use std::sync::{Mutex, PoisonError};
 use twotower_artifacts::Ragged;
 
-/// Queries searched together: while they are, a tile of items stays in the cache.
+/// Queries that are searched together, while a tile of items stays in the cache.
 pub(crate) const QUERY_BLOCK: usize = 128;
 
-/// Item rows that must not be returned, per query: ascending rows, repeats allowed.
+/// For each query, the item rows that must not be returned: ascending, repeats allowed.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Exclusions<'a> {
     offsets: &'a [u32],
@@ -29,7 +29,7 @@ impl<'a> Exclusions<'a> {
 
     /// One list of rows per query.
     pub fn new(lists: &'a Ragged) -> Self {
-        Self { offsets: &lists.offsets, rows: &lists.codes }
+        Self { offsets: &lists.offsets, rows: &lists.values }
     }
 
     /// The lists of some of the queries, by their numbers.
@@ -53,7 +53,7 @@ impl<'a> Exclusions<'a> {
     }
 }
 
-/// Which item rows may be returned to anybody: an allow or deny list, as a set of bits.
+/// The item rows that may be returned at all, from an allow or deny list, as a set of bits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Eligibility {
     bits: Vec<u64>,
@@ -62,7 +62,7 @@ pub struct Eligibility {
 }
 
 impl Eligibility {
-    /// Rows for which `holds` is true, of an index of `count` items.
+    /// The rows of an index of `count` items for which `holds` is true.
     pub fn filter(count: usize, holds: impl Fn(u32) -> bool) -> Self {
         let mut bits = vec![0u64; count.div_ceil(64)];
         for row in (0..count as u32).filter(|row| holds(*row)) {
@@ -92,7 +92,7 @@ impl Eligibility {
         self.count
     }
 
-    /// Makes a row eligible; whether it was not.
+    /// Makes a row eligible, and returns whether it was not before.
     pub(crate) fn insert(&mut self, row: u32) -> bool {
         let bit = 1 << (row % 64);
         let word = &mut self.bits[row as usize / 64];
@@ -103,7 +103,7 @@ impl Eligibility {
     }
 }
 
-/// A batch of queries and what may be returned.
+/// A batch of queries, and the items that may be returned.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
     /// `[queries, dim]` f32, row-major, rows of unit norm within 0.001.
@@ -116,7 +116,7 @@ pub struct Request<'a> {
     pub eligible: &'a Eligibility,
 }
 
-/// Neighbours of a batch of queries, best first; reuse one to avoid allocation.
+/// Neighbours of a batch of queries, best first. Reuse one to avoid allocations.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Neighbours {
     stride: usize,
@@ -126,7 +126,7 @@ pub struct Neighbours {
 }
 
 impl Neighbours {
-    /// Memory for `k` neighbours of so many queries.
+    /// Reserves memory for `k` neighbours of `queries` queries.
     pub fn with_capacity(queries: usize, k: usize) -> Self {
         let values = queries * k;
         Self {
@@ -142,12 +142,12 @@ impl Neighbours {
         self.lens.len()
     }
 
-    /// Item rows of query `q`, by descending cosine similarity, ties by row.
+    /// The item rows of query `q`, by descending cosine similarity, ties by row.
     pub fn rows(&self, q: usize) -> &[u32] {
         &self.rows[q * self.stride..][..self.lens[q] as usize]
     }
 
-    /// Cosine similarities belonging to [`Neighbours::rows`], in [-1, 1].
+    /// The cosine similarities of [`Neighbours::rows`], in [-1, 1].
     pub fn scores(&self, q: usize) -> &[f32] {
         &self.scores[q * self.stride..][..self.lens[q] as usize]
     }
@@ -218,22 +218,22 @@ impl<'a> Block<'a> {
     }
 }
 
-/// Working memory of one worker; grows to the sizes it needs and stays there.
+/// Working memory of one worker. It grows to the size that is needed and is kept.
 #[derive(Debug, Default)]
 pub struct Scratch {
     norms: Vec<f64>,
-    /// Work done by graph searches, in items that exact search would have compared meanwhile.
+    /// Work of graph searches, as the number of items that exact search compares in the same time.
     pub(crate) work: u64,
     pub(crate) exact: ExactScratch,
     pub(crate) graph: GraphScratch,
 }
 
-/// Working memory of the workers that search an index at this moment.
+/// Working memory of the workers of an index, while they are not searching.
 #[derive(Debug, Default)]
 pub struct ScratchPool(Mutex<Vec<Scratch>>);
 
 impl ScratchPool {
-    /// Takes the [`Scratch::work`] of all workers, of which none is searching.
+    /// Returns the sum of all workers' [`Scratch::work`] and resets it. No worker may be searching.
     pub(crate) fn take_work(&self) -> u64 {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         idle.iter_mut().map(|scratch| std::mem::take(&mut scratch.work)).sum()
@@ -251,13 +251,13 @@ impl ScratchPool {
 mod sealed {
     use super::{Block, Image, IndexManifest, Scratch, ScratchPool, Slots};
 
-    /// What an index implements; the public trait is the same for all.
+    /// The part of an index that differs between kinds. [`super::ItemIndex`] is the same for all.
     pub trait SearchBlock {
         /// Answers one block of queries.
         fn search_block(&self, block: &Block<'_>, scratch: &mut Scratch, out: &mut Slots<'_>);
         /// Working memory.
         fn pool(&self) -> &ScratchPool;
-        /// The image and what it is.
+        /// The image and its manifest.
         fn into_parts(self: Box<Self>) -> (Image, IndexManifest);
     }
 }
@@ -286,7 +286,7 @@ pub trait ItemIndex: SearchBlock + Send + Sync + std::fmt::Debug {
         self.image().count()
     }
 
-    /// Answers a batch in the calling thread, replacing `out`; cheap to call for small batches.
+    /// Answers a batch in the calling thread, replacing the content of `out`. It is cheap for small batches too.
     ///
     /// # Errors
     /// - [`IndexError::Shape`], [`IndexError::NotFinite`], [`IndexError::NotUnit`] for the queries
@@ -299,8 +299,8 @@ pub trait ItemIndex: SearchBlock + Send + Sync + std::fmt::Debug {
         blocks.try_for_each(|(b, slots)| answer(self.image(), request, b, self.pool(), work, slots))
     }
 
-    /// Answers a batch on the threads of the current rayon pool, replacing `out`; as
-    /// [`ItemIndex::search`], to the bit.
+    /// Answers a batch on the threads of the current rayon pool, replacing the content of `out`. The
+    /// answer has the same bits as that of [`ItemIndex::search`].
     ///
     /// # Errors
     /// Those of [`ItemIndex::search`].
@@ -310,7 +310,7 @@ pub trait ItemIndex: SearchBlock + Send + Sync + std::fmt::Debug {
     }
 }
 
-/// A way to answer one block of queries.
+/// A function that answers one block of queries.
 type Work<'a> = dyn Fn(&Block<'_>, &mut Scratch, &mut Slots<'_>) + Sync + 'a;
 
 /// Answers a batch on the threads of the current rayon pool.
@@ -350,7 +350,7 @@ fn answer(
     })
 }
 
-/// Checks a request against an index and makes room for its answer.
+/// Checks a request against an index and prepares `out` for the answer.
 fn prepare(image: &Image, request: &Request<'_>, out: &mut Neighbours) -> Result<(), IndexError> {
     let (dim, count) = (image.dim(), image.count());
     if request.k == 0 {

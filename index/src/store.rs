@@ -1,4 +1,4 @@
-//! Keeping an index in a folder: `index.bin`, and `index.json` that says what it is.
+//! Keeps an index in a folder: `index.bin` with its content, and `index.json` with its description.
 
 use crate::config::{IndexConfig, IndexKind};
 use crate::error::IndexError;
@@ -15,13 +15,13 @@ use twotower_artifacts::json::read_text;
 use twotower_artifacts::publish::publish_bytes;
 use twotower_artifacts::{ArtifactError, Fingerprint, open_regular};
 
-/// The mapped file: vectors and graph.
+/// Name of the file with vectors and graph, which is mapped.
 pub const IMAGE_NAME: &str = "index.bin";
-/// What the index is, as JSON.
+/// Name of the file with the manifest, as JSON.
 pub const MANIFEST_NAME: &str = "index.json";
 const FORMAT: u32 = 1;
 
-/// What a stored index is; equal builds have equal manifests.
+/// The description of a stored index. Equal builds have equal manifests.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct IndexManifest {
     /// Version of the folder's format.
@@ -46,8 +46,8 @@ pub struct IndexManifest {
     pub ef_search: Option<usize>,
     /// HNSW: mean recall against exact search, measured at build.
     pub recall: Option<f64>,
-    /// HNSW: the same user by user. Not in indexes of earlier versions, whose `recall` is that of queries made from
-    /// items and not of users.
+    /// HNSW: how recall is distributed over users. Absent in indexes of earlier versions, whose `recall` was measured
+    /// with queries made from items, not with users.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<UserRecall>,
     /// HNSW: items that were unreachable after insertion, and are linked now.
@@ -73,7 +73,7 @@ impl IndexManifest {
         }
     }
 
-    /// What an exact index of the same items is.
+    /// The manifest of an exact index of the same items.
     pub(crate) fn without_graph(&self, reason: &str, image: Fingerprint) -> Self {
         Self {
             kind: IndexKind::Exact,
@@ -97,7 +97,7 @@ impl IndexManifest {
     }
 }
 
-/// Publishes an index in `dir`: each file complete or absent, the manifest last.
+/// Publishes an index in `dir`. Each file is complete or absent, and the manifest is last.
 ///
 /// # Errors
 /// [`ArtifactError::Io`], naming the file.
@@ -114,7 +114,7 @@ pub fn save(index: &dyn ItemIndex, dir: &Path) -> Result<(), IndexError> {
     Ok(())
 }
 
-/// Opens the index in `dir`; its file is mapped, not loaded, and read once to verify it.
+/// Opens the index in `dir`. Its file is mapped, not loaded, and read once to verify it.
 ///
 /// # Errors
 /// - [`ArtifactError::Mismatch`] when it was built from vectors other than `expected`
@@ -140,7 +140,7 @@ pub fn open(dir: &Path, expected: &Fingerprint) -> Result<Box<dyn ItemIndex>, In
     };
     let file = open_regular(&path)?;
     // SAFETY: published files are replaced by renaming and never written in place, so the mapped
-    // bytes stay as they are while the mapping lives.
+    // bytes do not change while the mapping exists.
     let bytes = unsafe { Mmap::map(&file) }.map_err(io("map"))?;
     let image = Image::parse(bytes, &path)?;
     let found = image.fingerprint();

@@ -1,7 +1,7 @@
-//! Matrix products of exact search: sixteen queries side by side against items where they lie.
+//! Matrix products of exact search: sixteen queries at a time with items in their stored form.
 //!
-//! Queries are packed once per block, one to a lane; item values are broadcast. So item vectors need
-//! neither packing nor a copy, and what belongs to an item of a product is one row of [`Lanes`].
+//! Queries are packed once per block, each into a lane, and item values are broadcast. So item vectors need
+//! neither packing nor a copy, and the scores of an item are one row of [`Lanes`].
 
 use crate::vectors::scale;
 
@@ -61,7 +61,7 @@ pub(crate) fn multiply(items: &[f32], queries: &[Lanes], scores: &mut [Lanes]) {
     multiply_rows::<4, { cfg!(target_arch = "aarch64") }>(items, queries, scores);
 }
 
-/// Items go `ITEMS` at a time, whose sums stay in registers; `FUSED` where multiply-add is one instruction.
+/// Multiplies `ITEMS` items at a time, whose sums stay in registers. `FUSED` says that multiply-add is one instruction.
 #[inline(always)]
 fn multiply_rows<const ITEMS: usize, const FUSED: bool>(items: &[f32], queries: &[Lanes], scores: &mut [Lanes]) {
     let dim = queries.len();

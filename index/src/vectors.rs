@@ -1,11 +1,9 @@
-//! Item vectors as they enter an index: checked and brought to unit length.
+//! The item vectors of an index, which are checked and scaled to unit length.
 
 use crate::dot::square_norm;
 use crate::error::IndexError;
 use twotower_artifacts::Fingerprint;
-
-/// How far a norm may lie from 1; f16 storage moves it by up to 0.0005.
-const NORM_TOLERANCE: f64 = 1e-3;
+use twotower_artifacts::vectors::NORM_TOLERANCE;
 
 /// Item vectors: `[count, dim]` f32, row-major, finite, each of unit L2 norm; rows in item id order.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,7 +67,7 @@ impl ItemVectors {
     }
 }
 
-/// Checked item vectors and their norms, wherever they are kept.
+/// Checked item vectors and their norms, borrowed from wherever they are kept.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rows<'a> {
     /// Floats per vector.
@@ -110,7 +108,7 @@ pub(crate) fn unit_norm(what: &'static str, row: usize, vector: &[f32]) -> Resul
     if (norm - 1.0).abs() <= NORM_TOLERANCE {
         return Ok(norm);
     }
-    // Squares of f32 cannot overflow f64: a norm that is not finite has a value that is not.
+    // Squares of f32 cannot overflow f64, so if the norm is not finite, one of the values is not.
     Err(match vector.iter().position(|v| !v.is_finite()) {
         Some(position) => IndexError::NotFinite { what, row, position, value: vector[position] },
         None => IndexError::NotUnit { what, row, norm },

@@ -1,4 +1,4 @@
-//! Both indexes against plain f64 search.
+//! Compares both indexes with plain f64 search.
 
 mod oracle;
 
@@ -6,8 +6,8 @@ use oracle::{Rng, assert_answer, build, build_with, clustered, naive, random, re
 use proptest::prelude::*;
 use twotower_artifacts::{Category, Ragged};
 use twotower_index::{
-    BuildStep, Eligibility, Exclusions, HnswIndex, IndexConfig, IndexError, IndexKind, ItemIndex, ItemVectors,
-    Neighbours, Request, noisy_queries,
+    BuildStep, Eligibility, Exclusions, IndexConfig, IndexError, IndexKind, ItemIndex, ItemVectors, Neighbours,
+    Request, noisy_queries,
 };
 
 const KINDS: [IndexKind; 2] = [IndexKind::Exact, IndexKind::Hnsw];
@@ -54,7 +54,7 @@ fn orthogonal_opposite_and_identical_vectors_give_0_minus_1_and_1() {
 
 #[test]
 fn an_answer_has_the_same_bits_in_every_batch_and_on_every_number_of_threads() {
-    // 30 directions, each 100 times, the copies off by a few units in the last place: near ties everywhere.
+    // There are 30 directions, each 100 times with differences of a few units in the last place, so near ties abound.
     let (dim, count) = (24, 3000);
     let base = random(30, dim, 5);
     let mut rng = Rng::new(6);
@@ -251,7 +251,7 @@ fn auto_says_what_it_chose_and_why_and_an_observer_can_stop_it() {
     assert_eq!((report.kind, report.recall), (IndexKind::Exact, None));
     assert!(report.reason.contains("600") && report.reason.contains("100000"), "{}", report.reason);
     let config = IndexConfig { auto_threshold: 500, ..IndexConfig::default() };
-    // So few items are compared faster than a graph is searched, which its measurement finds out.
+    // With so few items exact search is faster, which the measurement of the graph shows.
     let (index, report) = build_with(&config, vectors.clone(), &mut go).unwrap();
     assert_eq!(
         (report.kind, index.manifest().kind, index.manifest().recall),
@@ -268,7 +268,7 @@ fn auto_says_what_it_chose_and_why_and_an_observer_can_stop_it() {
     assert!(matches!(error, IndexError::Stopped));
 }
 
-/// Items in a narrow cone, and users who point elsewhere, as two towers make them: `users` lie `apart` from the items.
+/// Items in a narrow cone, and users at a distance `apart` from them, as two towers make them.
 fn cone(count: usize, users: usize, dim: usize, apart: f32, seed: u64) -> (Vec<f32>, Vec<f32>) {
     let mut items = random(count, dim, seed);
     items.chunks_exact_mut(dim).for_each(|row| row[0] += 1.0);
@@ -320,7 +320,7 @@ fn the_recall_stated_is_that_of_the_given_users_with_their_exclusions_by_plain_s
     assert!((stated.mean - mean).abs() < 1e-3 && (stated.min - recalls[0]).abs() < 1e-3, "{stated} {mean}");
     assert!(mean < 0.97 && stated.p5 < stated.median, "too easy to tell: {stated}");
     assert_eq!((index.manifest().recall, index.manifest().measured.as_ref()), (Some(stated.mean), Some(&stated)));
-    // A number of threads more or less, and the graph measured again.
+    // Neither another number of threads nor a second measurement changes the result.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
     let (again, report) = pool.install(|| twotower_index::measure_again(&config, index, &sample, &mut go)).unwrap();
     assert_eq!((report.recall.as_ref(), again.manifest().measured.as_ref()), (Some(&stated), Some(&stated)));
@@ -342,12 +342,12 @@ fn users_whom_a_graph_serves_badly_get_a_wider_search_or_exact_search_and_are_to
     let easy = plain(&easy, 50, &all);
     let [for_items, for_users] = [&easy, &sample].map(|sample| built(&loose, Some(sample)).unwrap().1.recall.unwrap());
     assert!(for_items.mean > for_users.mean + 0.02, "{for_items} {for_users}");
-    // A recall that items reach with this width takes a wider search for users.
+    // To give users the recall that items have with this width, the search has to be wider.
     let wider = IndexConfig { target_recall: for_items.mean, min_index_recall: 0.0, ..hnsw.clone() };
     let [for_items, for_users] = [&easy, &sample].map(|sample| built(&wider, Some(sample)).unwrap().1);
     assert!(for_users.recall.as_ref().unwrap().mean >= wider.target_recall, "{for_users:?}");
     assert!(for_users.ef_search > for_items.ef_search, "{for_users:?} {for_items:?}");
-    // A width that is set is measured all the same, and refused where it is too narrow.
+    // A configured width is measured too, and refused if it is too narrow.
     let narrow = IndexConfig { ef_search: Some(10), ..hnsw.clone() };
     let error = built(&narrow, Some(&sample)).unwrap_err();
     assert!(matches!(error, IndexError::RecallTooLow { users: 400, depth: 50, .. }), "{error}");
@@ -356,7 +356,7 @@ fn users_whom_a_graph_serves_badly_get_a_wider_search_or_exact_search_and_are_to
     assert_eq!((index.manifest().kind, index.manifest().ef_search), (IndexKind::Exact, None));
     assert!(index.manifest().reason.contains("over 400 users"), "{}", report.reason);
     assert!(matches!(built(&hnsw, None), Err(IndexError::NoSample)));
-    // Nobody to measure on: a graph claims nothing.
+    // Without users to measure on, no recall is claimed.
     let nobody = plain(&[], 50, &all);
     let (_, report) = built(&hnsw, Some(&nobody)).unwrap();
     assert_eq!(report.recall.unwrap().users, 0);
@@ -368,7 +368,6 @@ fn users_whom_a_graph_serves_badly_get_a_wider_search_or_exact_search_and_are_to
 fn indexes_can_be_shared_between_threads() {
     fn shared<T: Send + Sync + ?Sized>() {}
     shared::<dyn ItemIndex>();
-    shared::<HnswIndex>();
 }
 
 proptest! {
@@ -393,7 +392,7 @@ proptest! {
             for (q, query) in asked.chunks_exact(dim).enumerate() {
                 let allowed = |row: u32| row.is_multiple_of(modulus) && lists.row(q).binary_search(&row).is_err();
                 let expected = naive(&items, query, k, allowed);
-                // A graph of so few items is left for exact search at its default width.
+                // With so few items, a graph of default width leaves the search to exact search.
                 assert_answer(&found, q, &expected, &format!("{kind}, {count} items"));
                 prop_assert!(found.rows(q).iter().all(|row| allowed(*row)));
             }

@@ -1,4 +1,4 @@
-//! Indexes kept in a folder.
+//! Saves indexes in a folder and opens them again.
 
 mod oracle;
 
@@ -83,7 +83,7 @@ fn damaged_files_are_refused_and_named() {
         refuse(&whole[..whole.len() * part / 64], &format!("cut at {part}/64"));
     }
     refuse(&[&whole[..], &[0]].concat(), "one byte more");
-    // Every header byte, and bytes all over the rest.
+    // Every byte of the header is changed, and bytes throughout the rest.
     for at in (0..64).chain((64..whole.len()).step_by(whole.len() / 97)) {
         for flip in [0x01, 0x80, 0xff] {
             let mut bytes = whole.clone();

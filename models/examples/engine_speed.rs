@@ -4,10 +4,10 @@
 //! embeds N random rows (default 262,144; codes Zipf-distributed) with the user tower of the synthetic
 //! data: 10 categorical fields of 6 to 5,003 slots, 3 numeric ones, embedding width 16, layers [256, 128,
 //! 64] with PReLU and an L2 norm. `--hashed` adds an 11th field of that many slots, too large to fold.
-//! Engines run on 1 and 2 threads, an engine a thread, in turn, `--repeats` times (default 5); a JSON line
-//! per run, medians last. `gflops` counts the multiply-adds of the tower as trained, twice each, so an engine
-//! that folds tables into the first layer can pass the peak. `peak_fraction` is by the clock, `cpu_fraction` by
-//! the processor time of the threads, which stands still while other processes compute.
+//! Engines run in turn on 1 and 2 threads, with an engine per thread, `--repeats` times (default 5). It prints a
+//! line of JSON per run, and medians last. `gflops` counts two operations for each multiply-add of the tower as
+//! trained, so an engine that folds tables into the first layer can exceed the peak. `peak_fraction` is by the clock,
+//! and `cpu_fraction` by the processor time of the threads, which stands still while other processes compute.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -86,7 +86,7 @@ fn tower(hashed: u32) -> Tower {
     Tower { schema, inputs, tables, layers, dim: width }
 }
 
-/// Rows in batches; values by a Zipf-like law, as names of cities or devices have.
+/// Batches of rows. Codes follow a Zipf-like law, like those of cities or devices.
 fn batches(schema: &TowerSchema, rows: usize) -> Vec<CodeBatch> {
     let rng = &mut Rng::at(2, &[]);
     let mut column = |field: &FieldSchema, rows: usize| match &field.shape {
@@ -107,14 +107,14 @@ fn batches(schema: &TowerSchema, rows: usize) -> Vec<CodeBatch> {
     (0..rows).step_by(BATCH).map(batch).collect()
 }
 
-/// Seconds by the clock, and of processor time per thread.
+/// Seconds by the clock, and seconds of processor time per thread.
 #[derive(Debug, Clone, Copy)]
 struct Seconds {
     clock: f64,
     cpu: f64,
 }
 
-/// Processor time of the calling thread so far; not a number where the system does not say.
+/// Processor time of the calling thread so far, or NaN where the system does not tell.
 fn thread_seconds() -> f64 {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     text.split_whitespace().next().and_then(|ns| ns.parse::<f64>().ok()).map_or(f64::NAN, |ns| ns / 1e9)
@@ -155,7 +155,7 @@ fn sgemm_peak(threads: usize) -> Result<Rates, Failure> {
     Ok(Rates::of((2 * N * N * N * COUNT) as f64 / 1e9, seconds))
 }
 
-/// Something per second, by the clock and by processor time.
+/// A rate per second of the clock, and per second of processor time.
 #[derive(Debug, Clone, Copy)]
 struct Rates {
     clock: f64,

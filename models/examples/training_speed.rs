@@ -1,10 +1,10 @@
 //! Examples per second of training steps on synthetic data.
 //!
 //! `cargo run --release -p twotower-models --example training_speed -- [spike|ml-1m] [STEPS] [ROWS] [USERS]`:
-//! `spike` is 10 user and 6 item features of width 16, one table of ROWS slots (default 1M) looked up by
-//! USERS users (default 200,000) with 5 examples each, batch 4,096, in-batch softmax; 0 STEPS are a whole
-//! epoch with its checkpoints and towers, after which peak memory is printed too. `ml-1m` is MovieLens-1M's shape with three histories of width 64 and the
-//! softmax over the whole catalogue.
+//! `spike` has 10 user and 6 item features of width 16, and one table of ROWS slots (default 1M), for USERS users
+//! (default 200,000) with 5 examples each, batches of 4,096 and in-batch softmax. 0 STEPS mean a whole epoch with its
+//! checkpoints and towers; then peak memory is printed too. `ml-1m` has the shape of MovieLens-1M, with three histories
+//! of width 64 and the softmax over the whole catalogue.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -18,7 +18,7 @@ use twotower_models::model::ModelConfig;
 use twotower_models::rng::Rng;
 use twotower_models::train::{Loss, Observer, Start, StepReport, TrainConfig, train};
 
-/// Reports the speed after a warm-up step and stops.
+/// Measures the speed of the steps after the first one, prints it, and stops.
 struct Timer {
     steps: usize,
     began: Option<std::time::Instant>,
@@ -26,11 +26,12 @@ struct Timer {
     examples: usize,
 }
 
-/// Processor time of all threads so far, user and system: steadier than the clock where others compute, too.
-/// 0 where `/proc` does not say.
+/// Processor time of all threads so far, user and system. It varies less than the clock while other processes compute.
+/// 0 where `/proc` does not tell.
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // Fields 14 and 15, in ticks of 10 ms; the name before them may hold spaces and ends in a parenthesis.
+    // These are fields 14 and 15, in ticks of 10 ms. The name before them may contain spaces, and ends in a
+    // parenthesis.
     let after_name = stat.rsplit(')').next().unwrap_or_default();
     after_name.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
@@ -77,7 +78,7 @@ fn columns(fields: &[FieldSchema], rows: usize, rng: &mut Rng) -> CodeBatch {
             (0..rows).map(|_| FIRST_VALUE + rng.below((*cardinality - FIRST_VALUE) as usize) as u32).collect(),
         ),
         FieldShape::Bag { .. } | FieldShape::Sequence { .. } => {
-            Column::Ragged(Ragged { offsets: vec![0; rows + 1], codes: Vec::new() })
+            Column::Ragged(Ragged { offsets: vec![0; rows + 1], values: Vec::new() })
         }
         FieldShape::Dense { width } => {
             Column::Dense { width: *width as usize, values: vec![0.5; rows * *width as usize] }

@@ -1,16 +1,17 @@
-//! The distinct items a batch is scored against, and what each stands for in the loss.
+//! Chooses the distinct items against which a batch is scored, and computes how each enters the loss.
 
 use crate::examples::{Role, TrainingSet, Window};
 use crate::losses::pairwise::{NO_NEGATIVE, Pairwise, pairwise};
 use crate::losses::softmax::{Candidates, softmax};
-use crate::losses::{LossGradient, Scored};
+use crate::losses::{LossGradient, ScoredBatch};
 use crate::rng::Rng;
-use crate::samplers::{Sampler, SamplerKind};
-use crate::train::{Loss, TrainConfig};
+use crate::samplers::Sampler;
+use crate::train::{Loss, SamplerKind, TrainConfig};
 use rayon::prelude::*;
 use twotower_artifacts::Ragged;
 
-/// What does not change between batches: counts, samplers, and the positives of every user.
+/// Chooses the candidates of batches. It holds what does not change between them: counts, the sampler, and the
+/// positives of every user.
 pub struct CandidateSource {
     loss: Loss,
     logq: bool,
@@ -55,20 +56,20 @@ impl Positives {
     }
 }
 
-/// The candidates of one batch; reused between steps.
+/// The candidates of one batch. It is reused between steps.
 #[derive(Default)]
 pub struct BatchCandidates {
     /// Distinct item rows.
     pub items: Vec<u32>,
-    /// `[batch]` candidate each example clicked.
+    /// `[batch]` the candidate that each example clicked.
     pub positives: Vec<u32>,
     correction: Vec<f32>,
     positive_correction: Vec<f32>,
     masked: Ragged,
     negatives: Vec<u32>,
-    /// Candidate + 1 of each catalogue item; 0 = none.
+    /// For each item of the catalogue, its candidate plus 1, or 0 if it is no candidate.
     index_of: Vec<u32>,
-    /// How often each candidate stands in the batch and among uniform draws.
+    /// How often each candidate occurs in the batch, and how often among the uniform draws.
     multiplicity: Vec<[u32; 2]>,
 }
 
@@ -104,7 +105,7 @@ impl CandidateSource {
         }
     }
 
-    /// Chooses the candidates of a batch; `clicked` are the item rows of its examples.
+    /// Chooses the candidates of a batch. `clicked` are the item rows of its examples.
     pub fn choose(&self, windows: &[Window], clicked: &[u32], mut rng: Rng, out: &mut BatchCandidates) {
         out.index_of.resize(self.items, 0);
         for item in out.items.drain(..) {
@@ -148,8 +149,9 @@ impl CandidateSource {
         self.mask(windows, out);
     }
 
-    /// correction = ln(m1 / q1 + m2 / q2) over the samplers a candidate came from; q = 1 without
-    /// the logQ correction. As a row's positive it stands once in the batch.
+    /// correction = ln(m1 / q1 + m2 / q2), where m1 and m2 are the candidate's multiplicities in the batch and among
+    /// the uniform draws, and q1 and q2 its probabilities there, or 1 without the logQ correction. As the positive of a
+    /// row, it occurs once in the batch.
     fn correct(&self, out: &mut BatchCandidates) {
         out.correction.clear();
         out.positive_correction.clear();
@@ -169,7 +171,7 @@ impl CandidateSource {
         }
     }
 
-    /// Lists, per example, the candidates that are other positives of its user.
+    /// Lists for each example the candidates that are other positives of its user.
     fn mask(&self, windows: &[Window], out: &mut BatchCandidates) {
         out.masked.clear();
         if !self.masks {
@@ -196,7 +198,7 @@ impl CandidateSource {
     }
 
     /// Computes the configured loss of a batch over its candidates.
-    pub fn loss(&self, scored: &Scored, batch: &BatchCandidates, out: &mut LossGradient) {
+    pub fn loss(&self, scored: &ScoredBatch, batch: &BatchCandidates, out: &mut LossGradient) {
         match self.loss {
             Loss::InBatch | Loss::Mixed { .. } | Loss::FullSoftmax => {
                 let candidates = Candidates {

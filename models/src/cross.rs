@@ -1,5 +1,5 @@
-//! Crosses of code fields: a first layer adds `W₁ⱼ eⱼ` for every field, so the fields of a cross add one row of a
-//! table that has the sum of their rows for each combination of their codes.
+//! Crosses of code fields. A linear first layer adds `W₁ⱼ eⱼ` for every field j. The table of a cross has, for each
+//! combination of its fields' codes, the sum of these terms. So one row is added for several fields.
 
 use crate::sparse::weighted_rows;
 use crate::tower::layout::Layout;
@@ -8,21 +8,21 @@ use rayon::prelude::*;
 use std::ops::Range;
 use twotower_artifacts::Column;
 
-/// Bytes that the table of a cross of several fields may take: rows of common combinations must stay in the caches
+/// The most bytes of the table of a cross of several fields. The rows of common combinations must stay in the caches
 /// nearest to a core, or fetching one costs more than adding the rows of its fields.
 const CROSS_BYTES: usize = 2 << 20;
 
-/// Code fields with one row for each combination of their codes.
+/// Code fields that are added together, with one row for each combination of their codes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Cross {
-    /// Fields, and how far apart the rows of a field's codes are.
+    /// The fields, each with its stride: by how much the row grows with each code.
     members: Vec<(usize, usize)>,
-    /// Combinations.
+    /// Number of combinations.
     pub rows: usize,
 }
 
 impl Cross {
-    /// One field alone, with so many rows: any field whose table or columns a first layer is multiplied by.
+    /// A cross of one field, of any kind: a table of `rows` rows, or a dense field of `rows` floats.
     pub fn alone(field: usize, rows: usize) -> Self {
         Self { members: vec![(field, 1)], rows }
     }
@@ -32,26 +32,26 @@ impl Cross {
         self.members.iter().map(|(field, _)| *field)
     }
 
-    /// The cross with another field of `cardinality` codes.
+    /// Adds a field of `cardinality` codes.
     fn join(&mut self, field: usize, cardinality: usize) {
         self.members.push((field, self.rows));
         self.rows *= cardinality;
     }
 
-    /// Writes the row that each of some rows of a checked batch adds.
+    /// Writes to `out`, for each of the given rows of a checked batch, the row of the cross that its codes select.
     pub fn combine(&self, columns: &[Column], rows: Range<usize>, out: &mut [i32]) {
         out[..rows.len()].fill(0);
         for (field, stride) in &self.members {
             let Column::Code(codes) = &columns[*field] else {
                 unreachable!("crosses are made of code fields, and the batch was checked against their schema")
             };
-            // A cross has as many rows as fit in its bytes, or as one table: the sum is below 2³¹.
+            // A cross has at most as many rows as fit into its bytes or as one table has, so the sum is below 2³¹.
             out.iter_mut().zip(&codes[rows.clone()]).for_each(|(out, code)| *out += (code * *stride as u32) as i32);
         }
     }
 
-    /// Writes what each combination adds to the first layer of a checked tower, and `base` to that: `[rows, out]`, on
-    /// the threads of the current rayon pool. `keep` writes a row as it is kept.
+    /// Computes for each combination what it adds to the first layer of a checked tower, plus `base`, and writes it to
+    /// `out`, `[rows, out]`. `keep` converts a row to the form of `out`. Runs on the threads of the current rayon pool.
     pub fn write<T: Send>(
         &self,
         tower: &Tower,
@@ -62,7 +62,7 @@ impl Cross {
         keep: impl Fn(&[f32], &mut [T]) + Sync,
     ) {
         let Some(((last, _), others)) = self.members.split_last() else { return };
-        let folded = |field: usize| Folded::of(tower, layout, weight, field);
+        let folded = |field: usize| FieldProduct::of(tower, layout, weight, field);
         let mut bases = base.to_vec();
         for (field, _) in others {
             let folded = folded(*field);
@@ -74,16 +74,16 @@ impl Cross {
     }
 }
 
-/// A field's table, and the columns of the first layer that it is multiplied by.
-struct Folded<'a> {
-    /// None for dense fields: each column is a row.
+/// The product of a field's table with the columns of the first layer that belong to the field.
+struct FieldProduct<'a> {
+    /// None for dense fields, for which each column is a row of the product.
     table: Option<&'a Matrix>,
     /// `[width of the field, out]`.
     columns: Vec<f32>,
     out: usize,
 }
 
-impl<'a> Folded<'a> {
+impl<'a> FieldProduct<'a> {
     fn of(tower: &'a Tower, layout: &Layout, weight: &Matrix, field: usize) -> Self {
         let table = tower.inputs[field].table().map(|table| &tower.tables[table]);
         Self { table, columns: transposed(weight, layout.columns(field)), out: weight.rows }
@@ -93,9 +93,9 @@ impl<'a> Folded<'a> {
         self.table.map_or(self.columns.len() / self.out, |table| table.rows)
     }
 
-    /// Adds each row to all `bases`, `[_, out]`: those of the first row come first.
+    /// Writes to `out` the sums of each row with each of `bases`, `[_, out]`. The sums with the first row come first.
     fn add<T: Send>(&self, bases: &[f32], out: &mut [T], keep: impl Fn(&[f32], &mut [T]) + Sync) {
-        /// Sums that are worth another thread.
+        /// The number of sums from which on another thread pays.
         const SHARE: usize = 256;
         let sums = out.par_chunks_exact_mut(bases.len()).enumerate();
         sums.with_min_len((SHARE * self.out).div_ceil(bases.len())).for_each_init(
@@ -115,13 +115,13 @@ impl<'a> Folded<'a> {
     }
 }
 
-/// Columns of a matrix, as the rows of the result.
+/// The given columns of a matrix as rows, one after the other.
 pub(crate) fn transposed(matrix: &Matrix, columns: impl IntoIterator<Item = usize>) -> Vec<f32> {
     let rows = 0..matrix.rows;
     columns.into_iter().flat_map(|c| rows.clone().map(move |r| matrix.data[r * matrix.cols + c])).collect()
 }
 
-/// The first layer, where it is linear.
+/// Weight and bias of the first layer. None if it is not linear.
 pub(crate) fn first_layer(tower: &Tower) -> Option<(&Matrix, &[f32])> {
     match tower.layers.first() {
         Some(Layer::Linear { weight, bias }) => Some((weight, &bias.data)),
@@ -129,9 +129,9 @@ pub(crate) fn first_layer(tower: &Tower) -> Option<(&Matrix, &[f32])> {
     }
 }
 
-/// Crosses code fields for a first layer of `out` outputs, those of the smallest tables first, as long as a cross takes
-/// at most [`CROSS_BYTES`] and crossing makes the tables at most `room` rows longer in all. Fields that nothing joins
-/// are crosses of their own.
+/// Crosses code fields for a first layer of `out` outputs, those with the smallest tables first. A cross takes at most
+/// [`CROSS_BYTES`], and crossing adds at most `room` rows to the tables in all. A field that is not crossed with any
+/// other is a cross by itself.
 pub(crate) fn crosses(tower: &Tower, fields: impl IntoIterator<Item = usize>, out: usize, room: usize) -> Vec<Cross> {
     let mut tables: Vec<(usize, usize)> = fields
         .into_iter()
@@ -185,7 +185,7 @@ mod tests {
         let tower = sample();
         let members = |crosses: Vec<Cross>| crosses.iter().map(|c| c.fields().collect()).collect::<Vec<Vec<_>>>();
         assert_eq!(members(crosses(&tower, 0..5, 64, usize::MAX / 2)), [vec![3, 1, 4], vec![0]]);
-        // 35 rows for 12, then no room to have 1,050 for 65.
+        // Crossing replaces 12 rows by 35. There is no room to replace 65 rows by 1,050.
         assert_eq!(members(crosses(&tower, 0..5, 64, 23)), [vec![3, 1], vec![4], vec![0]]);
         assert_eq!(members(crosses(&tower, 0..5, 64, 22)), [vec![3], vec![1], vec![4], vec![0]]);
         assert_eq!(members(crosses(&tower, [1, 4], CROSS_BYTES / 4 / 209, usize::MAX / 2)), [vec![1], vec![4]]);

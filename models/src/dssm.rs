@@ -7,7 +7,7 @@
 use crate::candidates::{BatchCandidates, CandidateSource};
 use crate::error::ModelError;
 use crate::examples::{Role, TrainingSet, Window, assemble, drop_codes};
-use crate::losses::{LossGradient, Scored};
+use crate::losses::{LossGradient, ScoredBatch};
 use crate::model::{Model, Moment, Terms};
 use crate::net::{Net, Pass, backward_pair};
 use crate::pages::zeroed;
@@ -49,7 +49,7 @@ pub enum SequencePooling {
 pub struct DssmConfig {
     /// Width of every embedding table without an entry in `embedding_dims`.
     pub embedding_dim: usize,
-    /// Width by table or by feature; features of one vocabulary share one table and one width.
+    /// Width by table or by feature. Features of one vocabulary share one table and one width.
     pub embedding_dims: BTreeMap<String, usize>,
     /// Widths of the layers; the last is the width of a vector.
     pub hidden: Vec<usize>,
@@ -60,7 +60,7 @@ pub struct DssmConfig {
     pub layer_norm: bool,
     /// How sequences are pooled.
     pub pooling: SequencePooling,
-    /// Cosines are divided by this; the start when it is learned.
+    /// Cosines are divided by this. If it is learned, this is its first value.
     pub temperature: f32,
     /// Whether log τ is trained.
     pub learn_temperature: bool,
@@ -114,7 +114,7 @@ impl DssmConfig {
 }
 
 /// A DSSM in training.
-pub struct Dssm {
+pub(crate) struct Dssm {
     parameters: Parameters,
     user: Net,
     item: Net,
@@ -130,18 +130,19 @@ pub struct Dssm {
 /// Standard deviation of fresh embeddings.
 const EMBEDDING_DEVIATION: f64 = 0.05;
 
-/// Purposes of random numbers.
+/// The purposes for which random numbers are drawn.
 const ORDER: u64 = 10;
 const CANDIDATES: u64 = 11;
 const NOISE: u64 = 12;
 
-/// Room for a step.
-pub struct Work {
+/// The working memory of a step.
+pub(crate) struct Work {
     users: CodeBatch,
     items: CodeBatch,
     candidates: BatchCandidates,
-    /// Items of the windows, and the weights of their events.
+    /// Items of the windows' events.
     clicked: Vec<u32>,
+    /// Weights of the windows' events.
     weights: Vec<f32>,
     user_pass: Pass,
     item_pass: Pass,
@@ -149,8 +150,8 @@ pub struct Work {
 }
 
 impl Dssm {
-    /// Fresh parameters: embeddings N(0, 0.05²), weights Glorot uniform, biases 0, gains 1, PReLU
-    /// slopes 0.25, position logits 0; a pure function of schemas, settings and seed.
+    /// A model with fresh parameters: embeddings N(0, 0.05²), weights Glorot uniform, biases 0, gains 1, PReLU
+    /// slopes 0.25, position logits 0. They are a pure function of schemas, settings and seed.
     ///
     /// # Errors
     /// [`ModelError::Setting`] and [`ModelError::Data`] when settings or schemas cannot be built.
@@ -184,7 +185,7 @@ impl Dssm {
         }
     }
 
-    /// 1 / τ: what an inner product of vectors is multiplied by before the loss sees it.
+    /// 1 / τ, by which inner products of vectors are multiplied before they enter the loss.
     fn scale(&self) -> f32 {
         match self.log_temperature {
             Some(group) => (-self.parameters.dense[group].values[0]).exp(),
@@ -330,7 +331,7 @@ impl Model for Dssm {
 
     fn restore(&mut self, (): ()) {}
 
-    /// Every training event is one, in random order.
+    /// Each training event is a window. Their order is random.
     fn windows(&self, set: &TrainingSet, moment: Moment) -> Vec<u32> {
         let mut events: Vec<u32> = set.events(Role::Train).map(|event| event as u32).collect();
         moment.of_epoch(ORDER).shuffle(&mut events);
@@ -358,14 +359,14 @@ impl Model for Dssm {
         assemble(set, windows, &mut work.users);
         work.items.clear();
         work.items.extend_from_rows(&set.items, work.candidates.items.iter().map(|item| *item as usize));
-        // Now and then a code is dropped, so that the rows of unknown and of missing values are trained.
+        // A small share of codes is dropped, so that the rows of unknown and of missing values are trained.
         let mut noise = moment.of_step(NOISE);
         drop_codes(&mut work.users, self.unknown_rate, self.missing_rate, noise.bits());
         drop_codes(&mut work.items, self.unknown_rate, self.missing_rate, noise.bits());
 
         self.user.forward(&self.parameters, &work.users, Some(noise.bits()), &mut work.user_pass);
         self.item.forward(&self.parameters, &work.items, Some(noise.bits()), &mut work.item_pass);
-        let scored = Scored {
+        let scored = ScoredBatch {
             users: work.user_pass.output(),
             items: work.item_pass.output(),
             dim: self.dim,

@@ -1,4 +1,4 @@
-//! Everything that can go wrong in a model: configuration, training, export and inference.
+//! The errors of models: of configuration, training, export and inference.
 
 use crate::native::INT16_TOLERANCE;
 use std::path::PathBuf;
@@ -49,7 +49,7 @@ pub enum ModelError {
         "train: {term} is {value} in epoch {epoch}, step {step} (batch rows {first}..{end} of the epoch's order); lower `learning_rate` or raise `temperature`"
     )]
     NonFiniteLoss {
-        /// Which term of the loss.
+        /// The name of the term of the loss.
         term: String,
         /// NaN or an infinity.
         value: f64,

@@ -1,4 +1,4 @@
-//! The data a model is trained on, its windows, and what is known of a user in each.
+//! The data on which a model is trained, its windows, and which events of a user are known in each.
 
 use crate::error::ModelError;
 use crate::rng::Rng;
@@ -33,33 +33,33 @@ pub struct TrainingSet {
     pub users: CodeBatch,
     /// One row per catalogue item.
     pub items: CodeBatch,
-    /// Item row -> code in the item id vocabulary, with which sequences are filled.
+    /// `[items]` codes in the vocabulary of item ids, with which sequences are filled.
     pub item_codes: Vec<u32>,
     /// Positives per user in time order.
     pub interactions: Interactions,
-    /// One per event.
+    /// `[events]` roles.
     pub roles: Vec<Role>,
-    /// What is known of a user beside an event.
+    /// Which events of a user are known when others are predicted.
     pub known: Known,
 }
 
-/// Which of a user's events are known where others are to be predicted: what a split says.
+/// Which of a user's events are known when others are predicted. It follows from the split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Known {
-    /// Those before the first of them: in every split by time.
+    /// The events before the first predicted one, with splits by time.
     Earlier,
-    /// All that train, but for themselves: where they were drawn from the midst of the others.
+    /// All training events except those that are predicted, with splits that draw events at random.
     Training,
 }
 
-/// Some events of a user that stand next to each other, and are to be predicted from those that are known.
+/// Successive events of a user that are to be predicted from the known ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
     /// Row of the user.
     pub user: u32,
-    /// Indices of events of the user. An empty range at the end of his events is the moment after all of them.
+    /// Indices of the events. An empty range at the end of the user's events is the moment after all of them.
     pub targets: Range<usize>,
-    /// Of these events, those of this role are to be predicted.
+    /// Only events of this role are to be predicted.
     pub role: Role,
 }
 
@@ -70,24 +70,24 @@ impl TrainingSet {
     }
 
     /// The window of one event.
-    pub fn window(&self, event: usize) -> Window {
+    pub(crate) fn window(&self, event: usize) -> Window {
         let user = self.interactions.offsets.partition_point(|offset| *offset as usize <= event) - 1;
         Window { user: user as u32, targets: event..event + 1, role: self.roles[event] }
     }
 
-    /// The moment after all events of a user.
+    /// The window after all events of a user, which predicts none of them.
     pub fn after_all(&self, user: usize) -> Window {
         let end = self.interactions.events(user).end;
         Window { user: user as u32, targets: end..end, role: Role::Unused }
     }
 
-    /// Indices of the events that a window's user is to be predicted to have.
+    /// Indices of the events of a window that are to be predicted.
     pub fn targets<'a>(&'a self, window: &'a Window) -> impl Iterator<Item = usize> + 'a {
         window.targets.clone().filter(|event| self.roles[*event] == window.role)
     }
 
-    /// Indices of the events that are known of a window's user, oldest first.
-    pub fn known<'a>(&'a self, window: &'a Window) -> impl DoubleEndedIterator<Item = usize> + 'a {
+    /// Indices of the known events of a window's user, oldest first.
+    pub(crate) fn known<'a>(&'a self, window: &'a Window) -> impl DoubleEndedIterator<Item = usize> + 'a {
         let events = self.interactions.events(window.user as usize);
         let range = match self.known {
             Known::Earlier => events.start..window.targets.start,
@@ -101,7 +101,7 @@ impl TrainingSet {
         })
     }
 
-    /// Items of the events that are known of a window's user, oldest first.
+    /// Items of the known events of a window's user, oldest first.
     pub fn known_items<'a>(&'a self, window: &'a Window) -> impl DoubleEndedIterator<Item = u32> + 'a {
         self.known(window).map(|event| self.interactions.items[event])
     }
@@ -115,8 +115,8 @@ impl TrainingSet {
         counts
     }
 
-    /// Whether each event can be held out as a retrieval task: an item that is known of the user is not retrieved, and
-    /// none is retrieved twice.
+    /// `[events]` whether the event can be held out as a retrieval task. It cannot if its item is known, since known
+    /// items are not retrieved, or if an earlier held-out event of the user has the same item.
     pub fn novel(&self) -> Vec<bool> {
         let mut novel = vec![true; self.interactions.len()];
         let mut by_item: Vec<usize> = Vec::new();
@@ -144,7 +144,7 @@ impl TrainingSet {
     ///
     /// # Errors
     /// [`ModelError::Artifact`] for codes and columns, [`ModelError::Data`] for everything else.
-    pub fn check(&self) -> Result<(), ModelError> {
+    pub(crate) fn check(&self) -> Result<(), ModelError> {
         self.users.check(&self.user_schema)?;
         self.items.check(&self.item_schema)?;
         let wrong = |reason: String| Err(ModelError::Data { reason });
@@ -197,7 +197,7 @@ impl TrainingSet {
 }
 
 /// Writes the user rows of `windows` to `out`: static columns as encoded, sequences filled with the
-/// last `max_len` items that are known of each window's user, oldest first.
+/// last `max_len` known items of each window's user, oldest first.
 ///
 /// `out` is cleared first and keeps its allocations.
 pub fn assemble(set: &TrainingSet, windows: &[Window], out: &mut CodeBatch) {
@@ -217,8 +217,8 @@ pub fn assemble(set: &TrainingSet, windows: &[Window], out: &mut CodeBatch) {
     });
 }
 
-/// Drops codes to [`UNKNOWN`] at `unknown` and single codes to missing at `missing`, so that these
-/// rows are trained.
+/// Replaces a share `unknown` of all codes by [`UNKNOWN`], and a share `missing` of the single codes by missing, so
+/// that these rows are trained.
 pub(crate) fn drop_codes(batch: &mut CodeBatch, unknown: f64, missing: f64, key: u64) {
     batch.columns.par_iter_mut().enumerate().for_each(|(c, column)| {
         let rng = |stream: u64| Rng::at(key, &[c as u64, stream]);
@@ -227,7 +227,7 @@ pub(crate) fn drop_codes(batch: &mut CodeBatch, unknown: f64, missing: f64, key:
                 rng(0).each_hit(missing, codes.len(), |i| codes[i] = twotower_artifacts::schema::MISSING);
                 rng(1).each_hit(unknown, codes.len(), |i| codes[i] = UNKNOWN);
             }
-            Column::Ragged(ragged) => rng(1).each_hit(unknown, ragged.codes.len(), |i| ragged.codes[i] = UNKNOWN),
+            Column::Ragged(ragged) => rng(1).each_hit(unknown, ragged.values.len(), |i| ragged.values[i] = UNKNOWN),
             Column::Dense { .. } => {}
         }
     });
@@ -247,8 +247,8 @@ pub(crate) mod tests {
         }
     }
 
-    /// Users of `groups` tastes click items of their own taste; every user has `events` of them, the
-    /// last for test, the one before for validation. Popularity says nothing.
+    /// Users of `groups` tastes click items of their own taste. Every user has `events` events, the last for
+    /// test and the one before for validation. Popularity is of no use.
     pub(crate) fn planted(users: usize, items: usize, groups: usize, events: usize) -> TrainingSet {
         let mut rng = Rng::at(77, &[]);
         let code = |table: &str, cardinality: usize| FieldShape::Code {
@@ -350,7 +350,7 @@ pub(crate) mod tests {
         assemble(&set, &[set.window(7)], &mut out);
         let Column::Ragged(recent) = &out.columns[1] else { panic!("sequence columns are ragged") };
         assert_eq!(recent.row(0), [6, 8, 10].map(|event| set.interactions.items[event] + FIRST_VALUE));
-        // Of the item that trains later no test is made, and of one that is tested twice one.
+        // An item with a training event is not tested, and an item with two test events is tested once.
         set.interactions.items[6..].copy_from_slice(&[1, 3, 3, 5, 7, 5]);
         set.roles[11] = Role::Validation;
         assert_eq!(set.novel()[6..], [true, false, true, true, true, false]);

@@ -1,5 +1,5 @@
-//! The elementwise loops that cost time, written over 16 lanes so that they vectorise, and compiled
-//! for AVX-512, AVX2 and the baseline instruction set with the choice made at run time.
+//! The elementwise loops in which most time is spent. They run over 16 lanes so that they vectorise, and are
+//! compiled for AVX-512, AVX2 and the baseline instruction set, from which one is chosen at run time.
 //!
 //! Every reduction runs in a fixed lane order, so a result depends on the instruction set (through
 //! fused multiply-add) but never on threads or on alignment.
@@ -9,9 +9,9 @@ pub const LANES: usize = 16;
 
 /// Compiles one body for several instruction sets and picks the widest the machine has.
 macro_rules! dispatched {
-    ($($(#[$meta:meta])* pub fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)*) => {$(
+    ($($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)*) => {$(
         $(#[$meta])*
-        pub fn $name($($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
             #[allow(clippy::too_many_arguments)]
             fn body<const FMA: bool>($($arg: $ty),*) $(-> $ret)? $body
@@ -52,7 +52,7 @@ pub(crate) fn multiply_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// e^x to about 2 units in the last place; 0 below -87, x at most 88.
+/// e^x to about 2 units in the last place, for x of at most 88. 0 below -87.
 ///
 /// Range reduction by ln 2 in two parts and a degree-6 polynomial (Cephes `expf`).
 #[inline(always)]
@@ -94,7 +94,7 @@ fn max(a: f32, b: f32) -> f32 {
 }
 
 dispatched! {
-    /// Adds `shift` to `row` and returns the maximum of the result; `shift` is as long as `row`.
+    /// Adds `shift`, which is as long as `row`, to `row`, and returns the maximum of the result.
     pub fn shift_and_max(row: &mut [f32], shift: &[f32]) -> f32 {
         let mut best = [f32::NEG_INFINITY; LANES];
         let (head, tail) = row.split_at_mut(row.len() / LANES * LANES);
@@ -149,7 +149,7 @@ dispatched! {
     }
 }
 
-/// Inner product with 16 partial sums; for use inside dispatched bodies.
+/// Inner product with 16 partial sums, for use inside dispatched bodies.
 #[inline(always)]
 pub(crate) fn inner<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
     let mut sum = [0.0; LANES];
@@ -165,7 +165,7 @@ pub(crate) fn inner<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
     fold(sum, |a, b| a + b)
 }
 
-/// Sum in 16 parts; for use inside dispatched bodies.
+/// Sum with 16 partial sums, for use inside dispatched bodies.
 #[inline(always)]
 pub(crate) fn total(values: &[f32]) -> f32 {
     let mut sum = [0.0; LANES];

@@ -1,26 +1,26 @@
 //! Two-tower models: layers, losses, samplers, optimisers, training, ONNX export and inference engines.
 
-pub(crate) mod candidates;
+mod candidates;
 mod cross;
 pub mod dssm;
 pub mod engine;
-pub mod error;
+mod error;
 pub mod examples;
-pub mod lanes;
-pub mod layers;
+mod lanes;
+mod layers;
 pub mod losses;
 pub mod matmul;
 pub mod metrics;
 pub mod model;
 pub mod native;
-pub mod net;
+mod net;
 pub mod onnx;
 pub mod optimiser;
 mod pages;
 pub mod params;
 pub mod rng;
-pub mod samplers;
-pub mod sparse;
+mod samplers;
+mod sparse;
 pub mod tower;
 pub mod train;
 

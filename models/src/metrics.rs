@@ -98,17 +98,17 @@ impl TryFrom<String> for MetricName {
     }
 }
 
-/// What is ranked, and against what it is judged. Rows of the lists are queries.
+/// A ranking task: the items to rank and the relevant ones. The lists have a row per query.
 #[derive(Debug, Clone, Copy)]
 pub struct RankTask<'a> {
     /// Number of items of the catalogue.
     pub items: usize,
-    /// Items that are not ranked for a query, such as those already clicked. No rows = none.
+    /// Items that are not ranked for a query, such as those already clicked. Without rows, all are ranked.
     /// A relevant item is always ranked.
     pub excluded: &'a Ragged,
-    /// The relevant set of each query. Queries with an empty one are left out and counted.
+    /// The relevant items of each query. Queries without any are left out and counted.
     pub relevant: &'a Ragged,
-    /// Sampled mode: only these items and the relevant ones are ranked. `None` = full ranking.
+    /// Sampled mode: only these items and the relevant ones are ranked. `None` means full ranking.
     pub candidates: Option<&'a Ragged>,
     /// List lengths, at least 1 each.
     pub ks: &'a [usize],
@@ -138,9 +138,9 @@ impl Metrics {
 /// Sums over some queries.
 struct Sums {
     queries: usize,
-    /// Per length, per measure.
+    /// For each length, the sum of each measure.
     measures: Vec<[f64; MEASURES.len()]>,
-    /// Per length: sum of counts, number of listed items, distinct items.
+    /// For each length, the sum of popularity counts, the number of listed items, and the distinct items.
     listed: Vec<(f64, u64, FxHashSet<u32>)>,
 }
 
@@ -171,7 +171,7 @@ pub fn rank(users: &Matrix, items: &Matrix, task: &RankTask) -> Result<Metrics, 
 /// [`ModelError::NonFiniteScore`] when the score of a ranked item is NaN or infinite.
 pub fn rank_scores(task: &RankTask, fill: impl Fn(Range<usize>, &mut [f32]) + Sync) -> Result<Metrics, ModelError> {
     let queries = task.relevant.rows();
-    // Tiles and the order of sums are fixed, so that thread counts do not show.
+    // Tiles and the order of sums are fixed, so that results do not depend on the number of threads.
     let tiles: Vec<Sums> = (0..queries.div_ceil(TILE))
         .into_par_iter()
         .map_init(
@@ -210,11 +210,13 @@ pub fn rank_scores(task: &RankTask, fill: impl Fn(Range<usize>, &mut [f32]) + Sy
     Ok(Metrics { queries: counted, skipped: queries - counted, values })
 }
 
-/// Marks a relevant item within a key: last among equal scores.
+/// Marks a relevant item in a key. It is the last among equal scores.
 const RELEVANT: u64 = 1 << 31;
+/// The key of an item that is not ranked.
 const LEFT_OUT: u64 = u64::MAX;
 
-/// Ascending keys are descending scores, then irrelevant before relevant, then item rows.
+/// The sort key of an item. In ascending order of keys, scores descend. Among equal scores irrelevant items come first,
+/// and then item rows ascend.
 fn key(score: f32, item: usize) -> u64 {
     // + 0.0 makes -0 and 0 one score.
     let bits = (score + 0.0).to_bits();

@@ -1,4 +1,4 @@
-//! What the trainer asks of a model, and the models there are.
+//! The contract between the trainer and a model, and the list of models.
 
 use crate::dssm::DssmConfig;
 use crate::error::ModelError;
@@ -24,9 +24,9 @@ impl Default for ModelConfig {
     }
 }
 
-/// Where an epoch stands: from this, and from the seed, a model draws all that is random.
+/// A step of a run. All random numbers of a model are functions of it.
 #[derive(Debug, Clone, Copy)]
-pub struct Moment {
+pub(crate) struct Moment {
     /// The run's seed.
     pub seed: u64,
     /// Epoch, from 0.
@@ -50,39 +50,39 @@ impl Moment {
 /// A term of a loss.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Term {
-    /// What it is called wherever losses are shown.
+    /// The name under which the term is shown.
     pub name: String,
-    /// What it is multiplied by before it is added to the others.
+    /// The factor with which the value enters the loss.
     pub weight: f64,
-    /// Its value, before that: a mean over windows.
+    /// The mean over windows, before it is multiplied by the weight.
     pub value: f64,
 }
 
-/// The loss of a batch: terms of unlike names, each with its weight.
+/// The loss of a batch: terms with different names, each with its weight.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Terms(pub Vec<Term>);
 
 impl Terms {
     /// Adds a term.
-    pub fn add(&mut self, name: &str, weight: f64, value: f64) {
+    pub(crate) fn add(&mut self, name: &str, weight: f64, value: f64) {
         self.0.push(Term { name: name.into(), weight, value });
     }
 
-    /// The loss.
+    /// The loss, the weighted sum of the terms.
     pub fn total(&self) -> f64 {
         self.0.iter().map(|term| term.weight * term.value).sum()
     }
 }
 
-/// How a parameter is trained beside what the settings say for all.
+/// How the training of a parameter departs from the settings for all parameters.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Group {
-    /// What the learning rate is multiplied by.
+pub(crate) struct Group {
+    /// The factor of the learning rate.
     pub rate: f64,
-    /// Decoupled weight decay, where it is not that of the settings.
+    /// Decoupled weight decay, if it is not that of the settings.
     pub decay: Option<f32>,
-    /// The first epoch, from 0, that changes it.
+    /// The first epoch, counted from 0, in which the parameter is trained.
     pub from_epoch: usize,
 }
 
@@ -92,12 +92,12 @@ impl Default for Group {
     }
 }
 
-/// A model of two towers. An epoch is a list of windows; a step takes some of them, and the model computes from
-/// them the terms of its loss and the gradients of its parameters.
-pub trait Model: Sync {
-    /// What a step needs room for; reused between steps.
+/// A model of two towers. An epoch is a list of windows. A step takes some of them, and the model computes the
+/// terms of its loss and the gradients of its parameters.
+pub(crate) trait Model: Sync {
+    /// The working memory of a step, which is reused between steps.
     type Work: Send;
-    /// What lives from epoch to epoch beside the parameters. Checkpoints hold it.
+    /// What is kept from epoch to epoch beside the parameters. Checkpoints hold it.
     type State: Serialize + DeserializeOwned + Send + Sync;
 
     /// All parameters.
@@ -108,33 +108,33 @@ pub trait Model: Sync {
     fn group(&self, _parameter: &str) -> Group {
         Group::default()
     }
-    /// Room for the gradients of a step: of each table by rows, unless the model replaces that.
+    /// Memory for the gradients of a step. By default, tables have gradients of touched rows only.
     fn gradients(&self) -> Gradients {
         Gradients::new(self.parameters())
     }
 
-    /// Room for steps.
+    /// Working memory for steps.
     fn work(&self) -> Self::Work;
-    /// The state.
+    /// The state, to be saved in a checkpoint.
     fn state(&self) -> &Self::State;
-    /// The state of a checkpoint, taken up again.
+    /// Restores the state from a checkpoint.
     fn restore(&mut self, state: Self::State);
     /// Called before the first step of every epoch.
     ///
     /// # Errors
-    /// What the model cannot go on with.
+    /// An error of the model, which ends the training.
     fn begin_epoch(&mut self, _set: &TrainingSet, _moment: Moment) -> Result<(), ModelError> {
         Ok(())
     }
 
-    /// The windows of an epoch, in the order in which they are trained, each by a number that [`Model::window`] knows.
-    /// Every epoch has as many.
+    /// The numbers of an epoch's windows, in the order of training. [`Model::window`] gives the window of a number.
+    /// All epochs have the same number of windows.
     fn windows(&self, set: &TrainingSet, moment: Moment) -> Vec<u32>;
-    /// The window of a number.
+    /// The window with this number.
     fn window(&self, set: &TrainingSet, number: u32) -> Window;
 
-    /// Gives the terms of the loss of some windows, and adds the gradients of their sum to `gradients`, which are zero
-    /// before.
+    /// Returns the terms of the loss of these windows, and adds the gradients of their weighted sum to `gradients`,
+    /// which are zero before.
     ///
     /// # Errors
     /// [`ModelError::Setting`] when the batch is too large to be addressed.
@@ -149,9 +149,9 @@ pub trait Model: Sync {
 
     /// Width of a vector.
     fn dim(&self) -> usize;
-    /// Embeds rows of one side, as its tower will: `[rows, dim]`.
+    /// Embeds rows of one side as its tower would. Returns `[rows, dim]`.
     fn embed<'a>(&self, side: Side, batch: &CodeBatch, work: &'a mut Self::Work) -> &'a [f32];
-    /// What scores are divided by, in models that have such a thing.
+    /// The temperature by which scores are divided, if the model has one.
     fn temperature(&self) -> Option<f64> {
         None
     }

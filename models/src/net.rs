@@ -1,9 +1,9 @@
-//! A tower in training: fields, their concatenation, layers; forward and backward.
+//! A tower in training: forward and backward passes through fields, their concatenation, and layers.
 
 use crate::error::ModelError;
 use crate::lanes::add;
 use crate::layers::dropout;
-use crate::layers::embedding::{Pooled, Recency, element_products};
+use crate::layers::embedding::{Recency, WeightedElements, element_products};
 use crate::params::{Gradients, Parameters, TableGradient};
 use crate::rng::Rng;
 use crate::sparse::weighted_sum;
@@ -14,24 +14,24 @@ use twotower_artifacts::{CodeBatch, Column, FieldSchema, FieldShape};
 
 /// Rows that go through all layers together, so that their activations stay in cache.
 const TILE: usize = 256;
-/// Partial sums of dense gradients: a fixed number, so that results do not depend on threads.
+/// The number of partial sums of dense gradients. It is fixed, so that results do not depend on threads.
 const PARTS: usize = 16;
 
-/// A tower whose weights are parameters, and what is done to it in training alone.
+/// A tower whose weights are parameters, with the dropout that only training applies.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Net {
-    /// The tower; a weight is the index of its table or of its dense group in [`Parameters`].
+    /// The tower. A weight is the index of a table or of a dense group in [`Parameters`].
     pub tower: Tower<usize>,
-    /// After each layer, the probability with which an element of its output is dropped, in [0, 1); 0 = no dropout.
+    /// For each layer, the probability in [0, 1) with which an element of its output is dropped. 0 means no dropout.
     pub dropout: Vec<f32>,
     /// Dense groups of this tower.
     pub dense: Range<usize>,
 }
 
-/// What a tile goes through in training.
+/// A step of a tile's pass in training.
 enum Step<'a> {
     Layer(&'a Layer<usize>),
-    /// Elements kept with probability 1 - rate and scaled by 1 / (1 - rate).
+    /// Keeps elements with probability 1 - rate and scales them by 1 / (1 - rate).
     Dropout(f32),
 }
 
@@ -45,14 +45,14 @@ impl Step<'_> {
     }
 }
 
-/// What a forward pass leaves for the backward pass; reused between steps.
+/// What a forward pass keeps for the backward pass. It is reused between steps.
 #[derive(Debug, Default)]
 pub struct Pass {
     rows: usize,
     noise: Option<u64>,
-    pooled: Vec<Pooled>,
+    pooled: Vec<WeightedElements>,
     recency: Vec<Option<Recency>>,
-    /// Per tile, the concatenated inputs and the output of every step.
+    /// For each tile, the concatenated inputs and the output of every step.
     tiles: Vec<Vec<Vec<f32>>>,
     parts: Vec<Vec<Vec<f32>>>,
     output: Vec<f32>,
@@ -91,7 +91,7 @@ impl Net {
         self.dropout.push(dropout);
     }
 
-    /// Layers, and dropout where there is any.
+    /// All layers, each followed by dropout if it has any.
     fn steps(&self) -> Vec<Step<'_>> {
         let layers = self.tower.layers.iter().zip(&self.dropout);
         let steps =
@@ -108,7 +108,7 @@ impl Net {
         widths
     }
 
-    /// Embeds a batch; with `noise` (a key) dropout is on. The result is [`Pass::output`].
+    /// Embeds a batch. With `noise`, a key of random numbers, dropout is on. The result is [`Pass::output`].
     pub fn forward(&self, parameters: &Parameters, batch: &CodeBatch, noise: Option<u64>, pass: &mut Pass) {
         let steps = self.steps();
         let widths = self.widths(parameters, &steps);
@@ -138,7 +138,7 @@ impl Net {
 
     /// Weighs the elements of every pooled field.
     fn weigh(&self, parameters: &Parameters, batch: &CodeBatch, pass: &mut Pass) {
-        pass.pooled.resize_with(self.tower.inputs.len(), Pooled::default);
+        pass.pooled.resize_with(self.tower.inputs.len(), WeightedElements::default);
         pass.recency = self
             .tower
             .inputs
@@ -163,7 +163,7 @@ impl Net {
         &self,
         parameters: &Parameters,
         batch: &CodeBatch,
-        pooled: &[Pooled],
+        pooled: &[WeightedElements],
         rows: Range<usize>,
         x: &mut [f32],
         width: usize,
@@ -198,7 +198,7 @@ impl Net {
     }
 
     /// Adds the gradients of this tower's dense groups, given those of the pass's output, and
-    /// writes the gradients of its concatenated inputs to `d_inputs`, `[rows, input_width]`.
+    /// writes the gradients of the concatenated inputs to `d_inputs`, `[rows, input_width]`.
     pub fn backward(
         &self,
         parameters: &Parameters,
@@ -252,7 +252,7 @@ impl Net {
         }
     }
 
-    /// Zeroed sums of [`element_products`] per field with learned positions.
+    /// Memory for the sums of [`element_products`], zeroed, for each field with learned positions.
     fn products(&self, parameters: &Parameters) -> Vec<Vec<f32>> {
         let size = |input: &Input<usize>| match input {
             Input::Pooled { reduce: Reduce::Position(logits), .. } => {
@@ -267,7 +267,7 @@ impl Net {
     fn multiply_elements(
         &self,
         parameters: &Parameters,
-        pooled: &[Pooled],
+        pooled: &[WeightedElements],
         first_row: usize,
         d_inputs: &[f32],
         width: usize,
@@ -288,8 +288,8 @@ impl Net {
         }
     }
 
-    /// Gives every use of a table in a pass to `note`: the row, where the gradient of what it entered lies, and with
-    /// which weight. Gradients of the inputs start at `base`.
+    /// Calls `note` for every use of a table in a pass, with the row, the offset of the gradient of the input in which
+    /// it was used, and its weight. Gradients of the inputs start at offset `base`.
     fn note_uses(
         &self,
         parameters: &Parameters,
@@ -322,7 +322,7 @@ impl Net {
         }
     }
 
-    /// The tower as it is trained by now.
+    /// The tower with the current parameters.
     pub fn trained(&self, parameters: &Parameters) -> Tower {
         self.tower.map(|place, index| match place {
             Place::Table(_) => parameters.tables[*index].matrix(),
@@ -331,13 +331,13 @@ impl Net {
     }
 }
 
-/// The noise of one step on one tile.
+/// The random numbers of one step for one tile.
 fn tile_noise(noise: Option<u64>, step: usize, tile: usize) -> Option<Rng> {
     noise.map(|key| Rng::at(key, &[step as u64, tile as u64]))
 }
 
-/// Backward pass of both towers of a model that is two [`Net`]s: dense gradients, then the rows
-/// of every table, which the towers may share.
+/// The backward pass of a model of two [`Net`]s: the gradients of dense groups, and then those of the rows of every
+/// table, which the towers may share.
 ///
 /// # Errors
 /// [`ModelError::Setting`] when the batch's inputs hold more than 2^32 floats.

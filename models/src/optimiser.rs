@@ -19,40 +19,41 @@ pub struct AdamSettings {
     pub weight_decay: f32,
     /// Decoupled weight decay of touched table rows.
     pub embedding_weight_decay: f32,
-    /// Largest global gradient norm; 0 = no clipping.
+    /// Largest global gradient norm. 0 means no clipping.
     pub clip_norm: f32,
 }
 
 /// How a parameter moves in a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Move {
-    /// What the learning rate is multiplied by.
+pub(crate) struct Move {
+    /// The factor of the learning rate.
     pub rate: f64,
-    /// Decoupled weight decay, where it is not that of the settings.
+    /// Decoupled weight decay, if it is not that of the settings.
     pub decay: Option<f32>,
-    /// Steps before the first one that moved it: bias is corrected by those since.
+    /// The number of steps before the first one that moved the parameter. The bias of its moments is corrected for the
+    /// steps since then.
     pub after: u64,
 }
 
-/// How all parameters move in a step; none where one stays, its moments too. Parallel to [`Parameters`].
+/// How all parameters move in a step. `None` means that a parameter and its moments stay. Parallel to [`Parameters`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Moves {
-    /// One per dense group.
-    pub dense: Vec<Option<Move>>,
-    /// One per table.
-    pub tables: Vec<Option<Move>>,
+    /// `[dense groups]`.
+    pub(crate) dense: Vec<Option<Move>>,
+    /// `[tables]`.
+    pub(crate) tables: Vec<Option<Move>>,
 }
 
 impl Moves {
-    /// Asks for each parameter by its name.
-    pub fn of(parameters: &Parameters, how: impl Fn(&str) -> Option<Move>) -> Self {
+    /// Calls `how` with the name of each parameter.
+    pub(crate) fn of(parameters: &Parameters, how: impl Fn(&str) -> Option<Move>) -> Self {
         Self {
             dense: parameters.dense.iter().map(|group| how(&group.name)).collect(),
             tables: parameters.tables.iter().map(|table| how(&table.name)).collect(),
         }
     }
 
-    /// All as the settings say.
+    /// Moves all parameters as the settings say.
     pub fn all(parameters: &Parameters) -> Self {
         Self::of(parameters, |_| Some(Move { rate: 1.0, decay: None, after: 0 }))
     }
@@ -87,7 +88,7 @@ pub struct Adam {
 
 /// The factors of one step.
 #[derive(Debug, Clone, Copy)]
-pub struct Factors {
+struct Factors {
     gradient: f32,
     beta1: f32,
     beta2: f32,
@@ -107,8 +108,8 @@ impl Adam {
         }
     }
 
-    /// Whether the moments have the parameters' shape (false for a state of another model).
-    pub fn fits(&self, parameters: &Parameters) -> bool {
+    /// Whether the moments have the shape of the parameters. They do not if they belong to another model.
+    pub(crate) fn fits(&self, parameters: &Parameters) -> bool {
         let same = |moments: &[Moments], lens: Vec<usize>| {
             moments.len() == lens.len()
                 && moments.iter().zip(lens).all(|(m, len)| m.first.len() == len && m.second.len() == len)
@@ -175,7 +176,7 @@ impl Adam {
 /// Values of a table that are updated together.
 const RUN: usize = 1 << 14;
 
-/// L2 norm over the gradients of all that moves, summed in group order.
+/// L2 norm over the gradients of all parameters that move, summed in the order of groups.
 fn norm(gradients: &Gradients, moves: &Moves) -> f64 {
     let dense = gradients.dense.iter().zip(&moves.dense).filter(|(_, how)| how.is_some());
     let dense: f64 = dense.map(|(g, _)| squared(g) as f64).sum();
@@ -188,12 +189,12 @@ fn norm(gradients: &Gradients, moves: &Moves) -> f64 {
 
 dispatched! {
     /// Sum of squares.
-    pub fn squared(values: &[f32]) -> f32 {
+    fn squared(values: &[f32]) -> f32 {
         inner::<FMA>(values, values)
     }
 
-    /// One Adam step of a run of parameters; all slices have one length.
-    pub fn update(values: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32], f: &Factors) {
+    /// One step of Adam for a run of parameters. All slices have one length.
+    fn update(values: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32], f: &Factors) {
         let f = *f;
         for (((x, g), m), v) in values.iter_mut().zip(gradient).zip(first).zip(second) {
             let g = f.gradient * *g;
@@ -304,7 +305,7 @@ mod tests {
         let want = oracle(0.5, &[30.0; 3], 0.005, 0.2);
         assert!((p.dense[0].values[0] as f64 - want).abs() < 1e-6);
         for (x, old) in p.tables[0].values.iter().zip(&start.tables[0].values) {
-            // Rounded five times, up to 9.
+            // The tolerance covers five roundings of values up to 9.
             assert!((*x as f64 - oracle(*old as f64, &[0.5; 5], 0.01, 0.0)).abs() < 5e-6);
         }
     }

@@ -1,8 +1,8 @@
-//! Memory of large tables: zeroed, and on huge pages where the system has them.
+//! Memory for large tables: zeroed, and on huge pages if the system has them.
 //!
-//! A step touches table rows all over a table. On pages of 4 KiB nearly every row costs a walk of the page
-//! tables, and the first touch of each page a fault; pages of 2 MiB make both rare. An example then takes 1%
-//! longer with a table of 10 million rows than with one of 10,000 (`examples/training_speed.rs`, `spike 0
+//! A step touches rows all over a table. With pages of 4 KiB, nearly every row costs a walk of the page
+//! tables, and the first touch of each page a fault. With pages of 2 MiB both are rare. Then an example takes only
+//! 1% longer with a table of 10 million rows than with one of 10,000 (`examples/training_speed.rs`, `spike 0
 //! 10000000 2000000` against `spike 0 10000 2000000`, two cores).
 
 /// Alignment from which the system can use a huge page.
@@ -11,7 +11,7 @@ const HUGE: usize = 2 << 20;
 /// `len` zero values.
 ///
 /// # Memory
-/// Becomes resident when touched, 2 MiB at a time (4 KiB where there are no huge pages).
+/// It becomes resident when it is touched, 2 MiB at a time, or 4 KiB without huge pages.
 pub(crate) fn zeroed<T: Copy + Default>(len: usize) -> Vec<T> {
     let mut values = vec![T::default(); len];
     if size_of_val(&values[..]) >= 2 * HUGE {
@@ -31,9 +31,9 @@ fn advise<T>(values: &mut [T]) {
     let start = values.as_mut_ptr().cast::<u8>();
     let skipped = start.align_offset(HUGE);
     let length = bytes.saturating_sub(skipped) / HUGE * HUGE;
-    // SAFETY: the range lies within `values`, borrowed exclusively, and begins and ends on page boundaries.
-    // The advice changes which pages hold the values, not the values; refused advice (an old kernel) is
-    // an error code without effect, so the result does not matter.
+    // SAFETY: the range is within `values`, which are borrowed exclusively, and begins and ends on page boundaries.
+    // The advice changes which pages hold the values, but not the values. Refused advice, as from an old kernel, has
+    // no effect, so the result does not matter.
     unsafe { madvise(start.wrapping_add(skipped).cast(), length, MADV_HUGEPAGE) };
 }
 

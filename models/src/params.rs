@@ -18,11 +18,11 @@ pub struct Dense {
     pub cols: usize,
     /// `rows * cols` values.
     pub values: Vec<f32>,
-    /// Whether weight decay applies (weights yes; biases, slopes and scalars no).
+    /// Whether weight decay applies. It does for weights, but not for biases, slopes and scalars.
     pub decay: bool,
 }
 
-/// An embedding table, of which a step updates the rows it touched.
+/// An embedding table. A step updates only the rows it touched.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Table {
     /// Unique name: the vocabulary's.
@@ -37,19 +37,19 @@ pub struct Table {
 
 impl Dense {
     /// The values as a matrix.
-    pub fn matrix(&self) -> Matrix {
+    pub(crate) fn matrix(&self) -> Matrix {
         Matrix { rows: self.rows, cols: self.cols, data: self.values.clone() }
     }
 }
 
 impl Table {
     /// The values as a matrix.
-    pub fn matrix(&self) -> Matrix {
+    pub(crate) fn matrix(&self) -> Matrix {
         Matrix { rows: self.rows, cols: self.dim, data: self.values.clone() }
     }
 
     /// One row.
-    pub fn row(&self, code: u32) -> &[f32] {
+    pub(crate) fn row(&self, code: u32) -> &[f32] {
         &self.values[code as usize * self.dim..][..self.dim]
     }
 }
@@ -65,7 +65,7 @@ pub struct Parameters {
 
 impl Parameters {
     /// Adds a dense group and returns its index.
-    pub fn add_dense(&mut self, name: String, rows: usize, cols: usize, decay: bool, values: Vec<f32>) -> usize {
+    pub(crate) fn add_dense(&mut self, name: String, rows: usize, cols: usize, decay: bool, values: Vec<f32>) -> usize {
         debug_assert_eq!(values.len(), rows * cols);
         self.dense.push(Dense { name, rows, cols, values, decay });
         self.dense.len() - 1
@@ -73,7 +73,7 @@ impl Parameters {
 
     /// Adds the groups of a linear layer: weights uniform in ±sqrt(6 / (input + output)) (Glorot and Bengio,
     /// AISTATS 2010), bias zero.
-    pub fn add_linear(&mut self, name: &str, input: usize, output: usize, mut rng: Rng) -> Layer<usize> {
+    pub(crate) fn add_linear(&mut self, name: &str, input: usize, output: usize, mut rng: Rng) -> Layer<usize> {
         let bound = (6.0 / (input + output) as f64).sqrt();
         let values = (0..input * output).map(|_| ((rng.uniform() * 2.0 - 1.0) * bound) as f32).collect();
         let weight = self.add_dense(format!("{name}/weight"), output, input, true, values);
@@ -82,18 +82,18 @@ impl Parameters {
     }
 
     /// Adds the groups of a layer norm: gain 1, bias 0.
-    pub fn add_layer_norm(&mut self, name: &str, width: usize) -> Layer<usize> {
+    pub(crate) fn add_layer_norm(&mut self, name: &str, width: usize) -> Layer<usize> {
         let gain = self.add_dense(format!("{name}/gain"), 1, width, false, vec![1.0; width]);
         let bias = self.add_dense(format!("{name}/bias"), 1, width, false, vec![0.0; width]);
         Layer::LayerNorm { gain, bias, eps: 1e-5 }
     }
 
-    /// Takes the values of an earlier model of the same shape: dense groups and table rows by
-    /// value; rows the earlier tables did not have are copies of their unknown row.
+    /// Takes the values of an earlier model of the same shape: all dense groups, and the rows that the earlier
+    /// tables had. New rows become copies of the earlier unknown row.
     ///
     /// # Errors
     /// [`ModelError::Shape`] when groups, widths or row counts do not fit.
-    pub fn warm_start(&mut self, earlier: &Parameters) -> Result<(), ModelError> {
+    pub(crate) fn warm_start(&mut self, earlier: &Parameters) -> Result<(), ModelError> {
         let advice = "yesterday's model has another shape: train from scratch, or restore its settings";
         let differs = |parameter: &str, expected: String, found: String| ModelError::Shape {
             parameter: parameter.to_string(),
@@ -140,19 +140,19 @@ impl Parameters {
 /// The gradient of a table.
 #[derive(Debug)]
 pub enum TableGradient {
-    /// Of the rows that a step touched; the others do not move.
+    /// The gradients of the rows that a step touched. The others do not move.
     Rows(SparseGradient),
-    /// Of all rows, `[rows, dim]`: where every step touches most of them.
+    /// The gradients of all rows, `[rows, dim]`, for tables of which every step touches most rows.
     Whole(Vec<f32>),
 }
 
 impl TableGradient {
-    /// Room for touched rows.
-    pub fn rows(table: &Table) -> Self {
+    /// A gradient of touched rows, without any.
+    pub(crate) fn rows(table: &Table) -> Self {
         TableGradient::Rows(SparseGradient::new(table.rows, table.dim))
     }
 
-    /// Room for all rows.
+    /// A gradient of all rows, which is zero.
     pub fn whole(table: &Table) -> Self {
         TableGradient::Whole(zeroed(table.values.len()))
     }
@@ -164,8 +164,8 @@ impl TableGradient {
         }
     }
 
-    /// All that may differ from zero.
-    pub fn values(&self) -> &[f32] {
+    /// All values that may differ from zero.
+    pub(crate) fn values(&self) -> &[f32] {
         match self {
             TableGradient::Rows(sparse) => sparse.values(),
             TableGradient::Whole(values) => values,
@@ -173,14 +173,14 @@ impl TableGradient {
     }
 }
 
-/// Gradients of one step; parallel to [`Parameters`].
+/// Gradients of one step, parallel to [`Parameters`].
 #[derive(Debug)]
 pub struct Gradients {
-    /// One vector per dense group.
+    /// `[dense groups]` gradients.
     pub dense: Vec<Vec<f32>>,
-    /// One per table.
+    /// `[tables]` gradients.
     pub tables: Vec<TableGradient>,
-    /// Scratch: gradients of the towers' concatenated inputs, from which rows are summed.
+    /// Working memory: the gradients of the towers' concatenated inputs, which are summed up for each row.
     pub(crate) inputs: Vec<f32>,
 }
 
@@ -194,7 +194,7 @@ impl Gradients {
         }
     }
 
-    /// Back to zero, keeping allocations.
+    /// Sets all gradients to zero, keeping the allocations.
     pub fn clear(&mut self) {
         self.dense.iter_mut().for_each(|g| g.fill(0.0));
         self.tables.iter_mut().for_each(TableGradient::clear);
@@ -202,7 +202,7 @@ impl Gradients {
 }
 
 /// One zero vector per dense group.
-pub fn zeros(parameters: &Parameters) -> Vec<Vec<f32>> {
+pub(crate) fn zeros(parameters: &Parameters) -> Vec<Vec<f32>> {
     parameters.dense.iter().map(|p| vec![0.0; p.values.len()]).collect()
 }
 

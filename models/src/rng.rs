@@ -1,33 +1,24 @@
-//! Random numbers whose state is a pure function of what they are for, so that a resumed run draws
-//! the same ones as an undisturbed run, whatever the number of threads.
+//! Random numbers that are a pure function of the seed and of what they are drawn for. So a resumed run draws
+//! the same numbers as an undisturbed run, whatever the number of threads.
 
-/// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): a counter and a hash of it.
+use twotower_artifacts::split_mix::{GAMMA, SplitMix64, mix};
+
+/// Draws random numbers for one purpose.
 #[derive(Debug, Clone)]
-pub struct Rng {
-    state: u64,
-}
-
-const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
-
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
+pub struct Rng(SplitMix64);
 
 impl Rng {
-    /// The generator for one purpose: a seed and a path such as `[stream, epoch, step]`.
+    /// The generator for a purpose, given by a seed and a path such as `[stream, epoch, step]`.
     pub fn at(seed: u64, path: &[u64]) -> Self {
         let state = path
             .iter()
             .fold(mix(seed.wrapping_add(GAMMA)), |state, part| mix(state.wrapping_mul(GAMMA) ^ mix(*part ^ GAMMA)));
-        Self { state }
+        Self(SplitMix64::new(state))
     }
 
     /// The next 64 bits.
-    pub fn bits(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(GAMMA);
-        mix(self.state)
+    pub(crate) fn bits(&mut self) -> u64 {
+        self.0.bits()
     }
 
     /// Uniform in [0, 1), 53 bits.
@@ -35,7 +26,7 @@ impl Rng {
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// Uniform in `0..n`; the bias is below n / 2^64.
+    /// Uniform in `0..n`, with a bias below n / 2^64.
     ///
     /// # Panics
     /// When `n` is 0.
@@ -57,9 +48,9 @@ impl Rng {
         }
     }
 
-    /// Calls `hit` with each index of `0..len` chosen independently with probability `rate`, in
-    /// order. Draws one number per hit, not per index.
-    pub fn each_hit(&mut self, rate: f64, len: usize, mut hit: impl FnMut(usize)) {
+    /// Chooses each index of `0..len` independently with probability `rate`, and calls `hit` with the chosen ones in
+    /// order. It draws one number per chosen index, not per index.
+    pub(crate) fn each_hit(&mut self, rate: f64, len: usize, mut hit: impl FnMut(usize)) {
         if rate <= 0.0 {
             return;
         }

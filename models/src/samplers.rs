@@ -1,29 +1,17 @@
 //! Distributions from which negative items are drawn.
 
 use crate::rng::Rng;
-use serde::{Deserialize, Serialize};
+use crate::train::SamplerKind;
 
-/// How sampled negatives are distributed over the catalogue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SamplerKind {
-    /// Every item alike.
-    #[default]
-    Uniform,
-    /// In proportion to count^0.75 in the training events (Mikolov et al., NeurIPS 2013); items
-    /// without training events are never drawn.
-    Popularity,
-}
-
-/// Draws items.
+/// Draws items from a distribution over the catalogue.
 #[derive(Debug, Clone)]
 pub struct Sampler {
-    /// Running sums of weights.
+    /// Cumulative sums of the items' weights.
     cumulative: Vec<f64>,
 }
 
 impl Sampler {
-    /// For a catalogue with the given training counts.
+    /// A sampler for a catalogue with the given training counts.
     pub fn new(kind: SamplerKind, counts: &[u64]) -> Self {
         let mut total = 0.0;
         let cumulative = counts
@@ -39,13 +27,13 @@ impl Sampler {
         Self { cumulative }
     }
 
-    /// One item row.
+    /// Draws an item row.
     pub fn draw(&self, rng: &mut Rng) -> u32 {
         let at = rng.uniform() * self.cumulative.last().copied().unwrap_or(0.0);
         self.cumulative.partition_point(|sum| *sum <= at).min(self.cumulative.len().saturating_sub(1)) as u32
     }
 
-    /// One item row for which `refused` is false, or `None` after 100 refusals.
+    /// Draws an item row for which `refused` is false, or gives `None` after 100 refused ones.
     pub fn draw_outside(&self, rng: &mut Rng, refused: impl Fn(u32) -> bool) -> Option<u32> {
         (0..100).map(|_| self.draw(rng)).find(|item| !refused(*item))
     }
@@ -66,7 +54,7 @@ mod tests {
             let mut seen = [0usize; 4];
             (0..40_000).for_each(|_| seen[sampler.draw(&mut rng) as usize] += 1);
             for (seen, share) in seen.iter().zip(shares) {
-                // Five standard deviations of a binomial.
+                // The tolerance is five standard deviations of a binomial.
                 assert!((*seen as f64 - 40_000.0 * share).abs() <= 5.0 * (40_000.0f64 * share * (1.0 - share)).sqrt());
             }
         }

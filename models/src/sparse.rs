@@ -1,10 +1,10 @@
-//! The gradient of an embedding table: only the rows a step touched, summed in a fixed order.
+//! The gradient of an embedding table. It has only the rows that a step touched, summed in a fixed order.
 
 use crate::lanes::{dispatched, multiply_add};
 use crate::pages::zeroed;
 use rayon::prelude::*;
 
-/// One use of a table row: which slot, where its gradient lies, with which weight it was pooled.
+/// One use of a table row: its slot, the offset of its gradient, and the weight with which it was pooled.
 #[derive(Debug, Clone, Copy)]
 struct Use {
     slot: u32,
@@ -15,12 +15,12 @@ struct Use {
 /// Collects the uses of a table's rows in a step and sums their gradients per row.
 ///
 /// # Memory
-/// 4 bytes per table row (resident once touched), 12 bytes per use, and one
-/// compact row per touched row.
+/// 4 bytes per table row, which become resident once touched, 12 bytes per use, and one row of
+/// the gradient per touched row.
 #[derive(Debug)]
 pub struct SparseGradient {
     dim: usize,
-    /// Slot + 1 of each table row in this step; 0 = untouched.
+    /// For each table row, its slot in this step plus 1, or 0 if it is untouched.
     slot_of: Vec<u32>,
     rows: Vec<u32>,
     counts: Vec<u32>,
@@ -30,7 +30,7 @@ pub struct SparseGradient {
 }
 
 impl SparseGradient {
-    /// For a table of `rows` rows of width `dim`.
+    /// The gradient of a table of `rows` rows of width `dim`, without touched rows.
     pub fn new(rows: usize, dim: usize) -> Self {
         Self {
             dim,
@@ -53,8 +53,8 @@ impl SparseGradient {
         self.values.clear();
     }
 
-    /// Notes that `row` entered with `weight` where `at` is the offset, in the buffer later given
-    /// to [`SparseGradient::reduce`], of the gradient of what it entered.
+    /// Notes that `row` was used with `weight`. `at` is the offset of the gradient of its sum in the buffer that
+    /// [`SparseGradient::reduce`] will be given.
     #[inline]
     pub fn push(&mut self, row: u32, at: usize, weight: f32) {
         let slot = match self.slot_of[row as usize] {
@@ -90,7 +90,7 @@ impl SparseGradient {
         }
         self.values.clear();
         self.values.resize(self.rows.len() * self.dim, 0.0);
-        // `starts` now holds the ends.
+        // The loop has moved each start to the end of its slot's uses.
         let (ordered, counts, dim) = (&self.ordered, &self.counts, self.dim);
         self.values.par_chunks_mut(dim).with_min_len(16).zip(starts).enumerate().for_each(|(slot, (out, end))| {
             let first = (end - counts[slot]) as usize;
@@ -109,15 +109,15 @@ impl SparseGradient {
     }
 }
 
-/// `out = base + sum of weight * table[row]` over `(row, weight)`, in order, or `out += ...` without a base; `table` has
-/// rows as wide as `out`.
+/// `out = base + sum of weight * table[row]` over `(row, weight)`, in order, or `out += ...` without a base. The rows
+/// of `table` are as wide as `out`.
 pub fn weighted_rows(out: &mut [f32], base: Option<&[f32]>, table: &[f32], uses: &[(u32, f32)]) {
     weighted_sum(out, base, table, out.len(), uses);
 }
 
 dispatched! {
-    /// `out += sum of weight * source[at * stride..][..out.len()]` over `(at, weight)`, in order; `out = base + ...` with
-    /// a base.
+    /// `out = base + sum of weight * source[at * stride..][..out.len()]` over `(at, weight)`, in order, or `out += ...`
+    /// without a base.
     pub fn weighted_sum(out: &mut [f32], base: Option<&[f32]>, source: &[f32], stride: usize, uses: &[(u32, f32)]) {
         let width = out.len();
         let mut offset = 0;

@@ -1,4 +1,4 @@
-//! What fuzzing found worth keeping, read again: fuzz/corpus/tower.
+//! Reads the inputs in fuzz/corpus/tower, which fuzzing has found.
 
 use twotower_models::ModelError;
 use twotower_models::engine::{EngineKind, open};

@@ -85,7 +85,7 @@ pub enum PipelineError {
         stage: &'static str,
     },
     /// Something failed while a stage worked on a part of its input.
-    #[error("{context}: {source}")]
+    #[error("{}", within(context, source))]
     Within {
         /// Stage and shard.
         context: String,
@@ -113,6 +113,15 @@ pub enum PipelineError {
     /// Generating synthetic data.
     #[error(transparent)]
     Synth(#[from] SynthError),
+}
+
+/// An error with where it happened; a stage that both name is named once.
+fn within(context: &str, source: &PipelineError) -> String {
+    const STAGES: [&str; 6] = ["encode-features", "train", "infer", "recall", "evaluate", "check"];
+    let text = source.to_string();
+    let stage = STAGES.into_iter().find(|stage| context.split(' ').next() == Some(stage));
+    let rest = stage.and_then(|stage| text.strip_prefix(stage)?.strip_prefix(": "));
+    format!("{context}: {}", rest.unwrap_or(&text))
 }
 
 impl PipelineError {
@@ -166,5 +175,19 @@ impl PipelineError {
             Self::Interrupted { exit_code, .. } => *exit_code,
             other => other.category().exit_code(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_is_named_once() {
+        let said = |context: &str, text: &str| PipelineError::Data(text.into()).within(context).to_string();
+        assert_eq!(said("recall", "recall: no rows"), "recall: no rows");
+        assert_eq!(said("recall shard 0/2", "recall: no rows"), "recall shard 0/2: no rows");
+        assert_eq!(said("users", "users: no rows"), "users: users: no rows");
+        assert_eq!(said("infer user shard 0/2", "recalled: x"), "infer user shard 0/2: recalled: x");
     }
 }

@@ -13,6 +13,7 @@ pub mod doctor;
 pub mod error;
 pub mod init;
 pub mod profile;
+pub mod results;
 mod rows;
 pub mod run;
 pub mod stages;

@@ -1,7 +1,7 @@
-//! What a profile of tables counts, in polars: values, numbers, events of users and items, segments.
+//! Counts for a profile of tables, with polars: values, numbers, events of users and items, segments.
 //!
-//! Rows reach this crate as staged Parquet files, whatever format the tables had; polars scans them, column by column,
-//! so they may be larger than memory's comfort. This is the only crate that depends on polars.
+//! Rows reach this crate as staged Parquet files, whatever format the tables had. polars scans single columns of them,
+//! so they may be larger than memory. This is the only crate that depends on polars.
 
 mod profile;
 mod query;
@@ -24,7 +24,7 @@ pub enum QueryError {
         /// polars' error.
         source: polars::error::PolarsError,
     },
-    /// A result does not fit the artifact's types.
+    /// A result is not as expected.
     #[error("{query} over {path}: {reason}", path = path.display())]
     Result {
         /// What the query computes.

@@ -1,7 +1,8 @@
-//! What a profile counts: values, numbers, events of users and items, segments.
+//! Counts values, numbers, events of users and items, and segments.
 //!
-//! Groups are counted in passes. A pass takes the rows whose partition, a number that equal keys share, leaves one
-//! remainder, so that what is held at a time is a share of the distinct keys, however many there are.
+//! Keys are counted in passes. Each row has a partition, a number that is the same for equal keys. A pass takes the
+//! rows whose partition leaves one remainder. So only a share of the distinct keys is in memory at a time, however many
+//! there are.
 
 use crate::QueryError;
 use crate::query::Query;
@@ -9,10 +10,10 @@ use polars::prelude::*;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Numbers that are given of a distribution: its 0th to 100th percentile.
+/// The number of percentiles of a distribution, from the 0th to the 100th.
 pub const PERCENTILES: usize = 101;
 
-/// Some of the keys: those whose partition leaves the remainder `index` when it is divided by `of`.
+/// A pass over the keys whose partition leaves the remainder `index` when it is divided by `of`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pass {
     index: u32,
@@ -20,18 +21,18 @@ pub struct Pass {
 }
 
 impl Pass {
-    /// All passes, at least one; every key is in one of them.
+    /// All `of` passes, but at least one. Every key is in exactly one of them.
     pub fn all(of: u32) -> impl ExactSizeIterator<Item = Pass> {
         let of = of.max(1);
         (0..of).map(move |index| Pass { index, of })
     }
 
-    /// Whether keys of this partition are in it.
+    /// Whether keys of this partition are in the pass.
     pub fn holds(self, partition: u64) -> bool {
         partition % u64::from(self.of) == u64::from(self.index)
     }
 
-    /// The rows of a frame that are in it, by their column of partitions.
+    /// The rows of a frame that are in the pass, given the name of the column of partitions.
     fn of(self, frame: LazyFrame, partition: &str) -> LazyFrame {
         match self.of {
             1 => frame,
@@ -43,14 +44,14 @@ impl Pass {
     }
 }
 
-/// Where the keys of a query stand.
+/// The keys of a query: a column of a staged file.
 #[derive(Debug, Clone, Copy)]
 pub struct Keys<'a> {
     /// The staged file.
     pub path: &'a Path,
-    /// The column of keys; rows where it is null count for nothing.
+    /// The column of keys. Rows where it is null are ignored.
     pub column: &'a str,
-    /// The column of partitions, integers of at least 0: of whole numbers it may be the keys themselves.
+    /// The column of partitions, which are integers of at least 0. It may be the column of keys, if these are such.
     pub partition: &'a str,
 }
 
@@ -64,7 +65,7 @@ impl<'a> Keys<'a> {
         Ok(pass.of(query.scan()?, self.partition).filter(col(self.column).is_not_null()))
     }
 
-    /// How many distinct keys of a pass there are.
+    /// The number of distinct keys of a pass.
     ///
     /// # Errors
     /// [`QueryError`] when polars cannot read the file.
@@ -75,8 +76,8 @@ impl<'a> Keys<'a> {
         Ok(query.counts(&counted, "distinct")?.first().copied().unwrap_or(0))
     }
 
-    /// How often each text of a pass stands there: the `top` most frequent, and how many rows have a text that is not
-    /// one of `known`, of which those of other passes may be left out.
+    /// Counts the texts of a pass, and lists the `top` most frequent. With `known`, it also counts the rows whose text
+    /// is not one of these; those of other passes may be left out of them.
     ///
     /// # Errors
     /// [`QueryError`] when polars cannot read the file.
@@ -110,7 +111,7 @@ impl<'a> Keys<'a> {
         })
     }
 
-    /// How many rows the keys of a pass have, for all keys and for those that stand in `known` too, a column of the same
+    /// How many rows each key of a pass has, for all keys and for those that are also in `known`, a column of the same
     /// type.
     ///
     /// # Errors
@@ -129,8 +130,8 @@ impl<'a> Keys<'a> {
         Ok(RowsEach { all: histogram(grouped.lazy())?, known: histogram(both)? })
     }
 
-    /// The smallest and the largest of the numbers, and their percentiles by linear interpolation, of every `every`th
-    /// row alone where that is not 1; none without numbers.
+    /// The smallest and the largest number, and percentiles by linear interpolation. Percentiles are those of every
+    /// `every`th row. None if there are no numbers.
     ///
     /// # Memory
     /// The numbers of those rows.
@@ -171,14 +172,14 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// The 0th to 100th percentile of sorted numbers, by linear interpolation between neighbours; none of no numbers.
+/// The 0th to 100th percentile of sorted numbers, by linear interpolation between neighbours. Empty without numbers.
 pub fn percentiles(sorted: &[f64]) -> Vec<f64> {
     let Some(last) = sorted.len().checked_sub(1) else { return Vec::new() };
     let at = |percent: usize| {
         let (whole, rest) = (percent * last / 100, percent * last % 100);
         let low = sorted[whole];
         match sorted.get(whole + 1) {
-            // Numbers so large that their difference is not a number are beyond those that features read.
+            // The difference is finite, since features read no numbers beyond 1e100.
             Some(high) if rest > 0 && *high > low => low + (high - low) * (rest as f64 / 100.0),
             _ => low,
         }
@@ -191,16 +192,16 @@ pub fn percentiles(sorted: &[f64]) -> Vec<f64> {
 pub struct TextCounts {
     /// Distinct texts.
     pub distinct: u64,
-    /// Rows that have one.
+    /// Rows that have a text.
     pub rows: u64,
-    /// Rows whose text is not known, where it was said which are.
+    /// Rows whose text is unknown, if the known texts were given.
     pub unknown: Option<u64>,
-    /// The most frequent texts and their rows; of equally frequent ones the smaller first.
+    /// The most frequent texts with their numbers of rows. Equally frequent ones are in ascending order.
     pub top: Vec<(String, u64)>,
 }
 
 impl TextCounts {
-    /// Adds the counts of another pass, whose texts are others, and keeps the `top` most frequent.
+    /// Adds the counts of another pass, which has no text in common with this one, and keeps the `top` most frequent.
     pub fn merge(&mut self, other: Self, top: usize) {
         self.distinct += other.distinct;
         self.rows += other.rows;
@@ -211,19 +212,19 @@ impl TextCounts {
     }
 }
 
-/// How many keys have so many rows.
+/// Numbers of keys by their number of rows.
 pub type Histogram = BTreeMap<u64, u64>;
 
-/// How many rows keys have.
+/// How many rows the keys of a column have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RowsEach {
     /// All keys.
     pub all: Histogram,
-    /// Those that are known.
+    /// The known keys.
     pub known: Histogram,
 }
 
-/// Where the numbers of a column lie.
+/// The distribution of the numbers of a column.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Spread {
     /// How many there are.
@@ -232,15 +233,15 @@ pub struct Spread {
     pub min: f64,
     /// The largest.
     pub max: f64,
-    /// As [`percentiles`]; the first and the last are those of all rows.
+    /// As of [`percentiles`]. The first and the last are those of all rows.
     pub percentiles: Vec<f64>,
 }
 
-/// Users of a pass by their value of a feature (none where it is missing), and by the number of their events: how many
-/// there are.
+/// Counts the users of a pass by their value of a feature, which is none if it is missing, and by their number of
+/// events.
 ///
-/// `users` are the rows of the users table by their ids, `value` the column of their values, and `events` the users of
-/// the events.
+/// `users` is the column of ids in the users table, `value` the column of values beside it, and `events` the column of
+/// users in the events.
 ///
 /// # Errors
 /// [`QueryError`] when polars cannot read a file.
@@ -273,7 +274,7 @@ mod tests {
     use super::*;
     use std::path::PathBuf;
 
-    /// A staged file with these columns; the partition of a text is the number of its bytes.
+    /// A staged file with these columns. Tests use the number of bytes of a text as its partition.
     fn staged(dir: &Path, name: &str, columns: Vec<Column>) -> PathBuf {
         let path = dir.join(name);
         let mut frame = DataFrame::new_infer_height(columns).unwrap();

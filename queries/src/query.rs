@@ -4,7 +4,7 @@ use crate::QueryError;
 use polars::prelude::*;
 use std::path::Path;
 
-/// A query; carries what its errors must name.
+/// A query over a file, with the name that its errors state.
 pub(crate) struct Query<'a> {
     pub(crate) name: &'static str,
     pub(crate) path: &'a Path,
@@ -15,12 +15,12 @@ impl Query<'_> {
         QueryError::Polars { query: self.name, path: self.path.to_path_buf(), source }
     }
 
-    /// The file, of which only the columns that are used are read.
+    /// The rows of the file. Only columns that are used are read.
     pub(crate) fn scan(&self) -> Result<LazyFrame, QueryError> {
         self.scan_numbered(None)
     }
 
-    /// The file with the number of each row, from 0, in a column of this name.
+    /// The rows of the file, with the number of each row, from 0, in a column of this name.
     pub(crate) fn scan_numbered(&self, number: Option<&str>) -> Result<LazyFrame, QueryError> {
         let path = PlRefPath::try_from_path(self.path).map_err(|e| self.error(e))?;
         let row_index = number.map(|name| RowIndex { name: name.into(), offset: 0 });

@@ -1,8 +1,8 @@
 //! `twotower demo`.
 
-use super::evaluate::metrics_table;
 use super::job::{LimitOpts, given};
-use super::report::{outcome_json, print_outcome, say_json, say_lines, take_peak_rss_mib};
+use super::report::{outcome_json, print_outcome, say_json, say_lines, take_peak_rss_mib, wrapped};
+use super::summary;
 use super::synth::DataOpts;
 use clap::Args;
 use serde_json::json;
@@ -75,31 +75,22 @@ fn to_json(report: &DemoReport, mut stages: Vec<serde_json::Value>) -> serde_jso
         "seconds": report.data_seconds,
     });
     stages.insert(0, synth);
-    json!({ "stages": stages, "data": report.data, "metrics": report.metrics, "recalls": report.shown })
+    json!({ "stages": stages, "data": report.data, "summary": report.summary })
 }
 
 fn print(report: &DemoReport, dir: &std::path::Path) {
+    summary::print(&report.summary, &dir.join("run"));
     say!("");
-    say_lines(metrics_table(&report.metrics));
     let ceiling = &report.data.ceiling;
-    say!(
-        "recall@50 of the same split expected of an oracle that knows the generator's probabilities: {:.4}, of popularity: {:.4}",
-        ceiling.oracle_leave_last_out,
-        ceiling.popularity_leave_last_out
+    let text = format!(
+        "Who knows how these users were made would reach recall@50 {:.4}, popularity {:.4}.",
+        ceiling.oracle_leave_last_out, ceiling.popularity_leave_last_out
     );
-    say!("");
-    say!("Five users and the items recalled first, with cosine similarity:");
-    for user in &report.shown {
-        say!("  {}", user.user);
-        for item in &user.items {
-            let attributes: Vec<String> = item
-                .attributes
-                .iter()
-                .map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()))
-                .collect();
-            say!("    {}  {:+.4}  {}", item.item, item.cosine_similarity, attributes.join(" "));
-        }
-    }
-    say!("");
+    say_lines(wrapped("", &text));
     say!("Every stage can be repeated by hand: --config {0}/pipeline.toml --run {0}/run", dir.display());
+    say!("");
+    say!("Your own tables (Parquet, CSV or JSON Lines):");
+    say!("  twotower init --users USERS --items ITEMS --interactions ORDERS \\");
+    say!("      --output pipeline.toml");
+    say!("  twotower run --config pipeline.toml --run runs/$(date +%F)");
 }

@@ -1,5 +1,6 @@
 //! `twotower doctor`.
 
+use super::job::given;
 use super::report::say_json;
 use clap::Args;
 use std::path::PathBuf;
@@ -25,6 +26,9 @@ pub struct Opts {
     /// Override a setting of the job's file (TOML value; may repeat).
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// What runs the towers: ort, native or native-int16.
+    #[arg(long)]
+    engine: Option<String>,
     /// The memory budget that the night is given.
     #[arg(long, value_name = "SIZE", env = "TWOTOWER_MEMORY")]
     memory: Option<String>,
@@ -35,8 +39,9 @@ pub struct Opts {
 
 /// Runs the subcommand.
 pub fn run(opts: Opts) -> anyhow::Result<()> {
-    let overrides = opts.set.iter().map(|text| Override::parse(text)).collect::<Result<_, _>>();
-    let overrides: Vec<Override> = overrides.map_err(PipelineError::from)?;
+    let set = opts.set.iter().map(|text| Override::parse(text)).collect::<Result<Vec<Override>, _>>();
+    let engine = given("infer.engine", opts.engine);
+    let overrides = engine.into_iter().chain(set.map_err(PipelineError::from)?).collect();
     let memory = opts.memory.as_deref().map(Memory::parse).transpose()?;
     let findings = doctor(&DoctorOptions { config: opts.config, overrides, run: opts.run, memory });
     let count = |status: Status| findings.iter().filter(|finding| finding.status == status).count();

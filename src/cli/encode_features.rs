@@ -1,6 +1,6 @@
 //! `twotower encode-features`.
 
-use super::job::{JobOpts, given};
+use super::job::{JobOpts, given, warn_of_withdrawal};
 use super::report::print_outcome;
 use clap::Args;
 use std::path::PathBuf;
@@ -35,6 +35,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     let context = opts.job.context(flags.into_iter().collect(), quiet)?;
     let options = EncodeOptions { update: opts.update, without_positives: opts.without_positives };
     let _lock = RunLock::take_new(&context.run)?;
+    warn_of_withdrawal("encode-features", &context);
     let outcome = encode_features(&context.obeying(Config::encode_settings), &options)?;
     print_outcome("encode-features", &outcome, opts.job.json);
     Ok(())

@@ -1,10 +1,14 @@
 //! `twotower evaluate`.
 
 use super::job::JobOpts;
-use super::report::{outcome_json, say_json, say_lines, table, take_peak_rss_mib};
+use super::report::{outcome_json, say_json, say_lines, table, take_peak_rss_mib, wrapped};
+use super::summary::MODELS;
 use clap::Args;
 use std::path::{Path, PathBuf};
 use twotower_pipeline::config::Config;
+use twotower_pipeline::error::PipelineError;
+use twotower_pipeline::results::advice::cut_offs;
+use twotower_pipeline::run::dir::RunDir;
 use twotower_pipeline::run::files::evaluation::METRICS;
 use twotower_pipeline::run::lock::{Access, RunLock};
 use twotower_pipeline::stages::evaluate::{MetricsFile, comparable, evaluate, read_metrics};
@@ -14,12 +18,12 @@ use twotower_pipeline::stages::evaluate::{MetricsFile, comparable, evaluate, rea
 #[command(after_help = "Examples:
   twotower evaluate --run runs/today
   twotower evaluate --run runs/today --set evaluate.ranking=sampled
-  twotower evaluate --compare runs/a/evaluation/metrics.json runs/b/evaluation/metrics.json
+  twotower evaluate --compare runs/a runs/b
 Metrics of unlike protocols are not compared: that is an error (exit code 4).")]
 pub struct Opts {
     #[command(flatten)]
     job: JobOpts,
-    /// Compare two metrics files instead of measuring a run.
+    /// Compare two runs, by their folders or metrics files, instead of measuring one.
     #[arg(long, num_args = 2, value_names = ["A", "B"])]
     compare: Option<Vec<PathBuf>>,
 }
@@ -40,57 +44,63 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What is measured at each cut-off.
+const MEASURES: [&str; 7] = ["recall", "hit", "ndcg", "mrr", "precision", "coverage", "popularity"];
+
+/// Names of all metrics, by cut-off.
+fn names(metrics: &MetricsFile) -> Vec<String> {
+    cut_offs(metrics).into_iter().flat_map(|k| MEASURES.map(|measure| format!("{measure}@{k}"))).collect()
+}
+
 /// The metrics of all models, a row each, under the protocol's name.
-pub fn metrics_table(metrics: &MetricsFile) -> Vec<String> {
-    let mut ks: Vec<usize> = metrics
-        .models
-        .values()
-        .flat_map(|values| values.keys().filter_map(|name| name.strip_prefix("recall@")?.parse().ok()))
-        .collect();
-    ks.sort_unstable();
-    ks.dedup();
-    let names: Vec<String> = ks
-        .iter()
-        .flat_map(|k| {
-            ["recall", "hit", "ndcg", "mrr", "precision", "coverage", "popularity"].map(|m| format!("{m}@{k}"))
-        })
-        .collect();
-    let mut header = vec!["metric"];
-    header.extend(metrics.models.keys().map(String::as_str));
-    let rows: Vec<Vec<String>> = names
-        .iter()
+fn metrics_table(metrics: &MetricsFile) -> Vec<String> {
+    let models = MODELS.map(|(model, _)| model).into_iter().filter(|model| metrics.models.contains_key(*model));
+    let models: Vec<&str> = models.collect();
+    let header: Vec<&str> = std::iter::once("metric").chain(models.iter().copied()).collect();
+    let value = |model: &str, name: &str| metrics.models[model].get(name).map_or("-".into(), |v| format!("{v:.4}"));
+    let rows: Vec<Vec<String>> = names(metrics)
+        .into_iter()
         .map(|name| {
-            let values = metrics.models.values().map(|m| m.get(name).map_or("-".into(), |v| format!("{v:.4}")));
-            std::iter::once(name.clone()).chain(values).collect()
+            let values: Vec<String> = models.iter().map(|model| value(model, &name)).collect();
+            std::iter::once(name).chain(values).collect()
         })
         .collect();
     let title = format!("{} ({} users, {} items)", metrics.protocol, metrics.users, metrics.items);
-    std::iter::once(title).chain(table(&header, &rows)).collect()
+    wrapped("", &title).into_iter().chain(table(&header, &rows)).collect()
+}
+
+/// The metrics file that is meant: the file itself, or that of a run's folder.
+fn metrics_file(typed: &Path) -> Result<PathBuf, PipelineError> {
+    match typed.is_dir() {
+        true => Ok(RunDir::named(typed)?.evaluation().join(METRICS)),
+        false => Ok(typed.to_path_buf()),
+    }
 }
 
 fn compare(a: &Path, b: &Path, as_json: bool) -> anyhow::Result<()> {
-    let (left, right) = (read_metrics(a)?, read_metrics(b)?);
-    comparable((a, &left), (b, &right))?;
+    let (a, b) = (metrics_file(a)?, metrics_file(b)?);
+    let (left, right) = (read_metrics(&a)?, read_metrics(&b)?);
+    comparable((&a, &left), (&b, &right))?;
     let mut rows = Vec::new();
     let mut objects = Vec::new();
-    for (model, values) in &left.models {
-        let Some(others) = right.models.get(model) else { continue };
-        for (name, va) in values {
-            let Some(vb) = others.get(name) else { continue };
-            objects
-                .push(serde_json::json!({ "model": model, "metric": name, "a": va, "b": vb, "difference": vb - va }));
+    for (model, said) in MODELS {
+        let (Some(values), Some(others)) = (left.models.get(model), right.models.get(model)) else { continue };
+        for name in names(&left) {
+            let (Some(va), Some(vb)) = (values.get(&name), others.get(&name)) else { continue };
             rows.push(vec![
-                format!("{model} {name}"),
+                format!("{said} {name}"),
                 format!("{va:.4}"),
                 format!("{vb:.4}"),
                 format!("{:+.4}", vb - va),
             ]);
+            objects
+                .push(serde_json::json!({ "model": model, "metric": name, "a": va, "b": vb, "difference": vb - va }));
         }
     }
     if as_json {
         say_json(&serde_json::json!({ "protocol": left.protocol, "metrics": objects }));
     } else {
-        say!("{}", left.protocol);
+        say_lines(wrapped("", &left.protocol));
         say_lines(table(&["metric", "a", "b", "b - a"], &rows));
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! `twotower infer`.
 
-use super::job::{JobOpts, ShardOpts, given};
+use super::job::{JobOpts, ShardOpts, given, warn_of_withdrawal};
 use super::recall::search;
 use super::report::print_outcome;
 use clap::{Args, ValueEnum};
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use twotower_artifacts::Side;
 use twotower_pipeline::error::PipelineError;
 use twotower_pipeline::run::lock::{Access, RunLock};
-use twotower_pipeline::run::output_folder::OutputFolder;
+use twotower_pipeline::run::output_folder::{Holds, OutputFolder};
 use twotower_pipeline::stages::infer::Infer;
 use twotower_tables::Format;
 
@@ -19,7 +19,8 @@ use twotower_tables::Format;
   twotower infer --run runs/today --side user --shard 3/16
   twotower infer --run runs/today --side user --recall --memory 512MiB
   SLURM_ARRAY_TASK_ID=3 twotower infer --run runs/today --side user --shards 16
-  twotower infer --run runs/today --side user --table newcomers.parquet --output newcomers --engine native")]
+  twotower infer --run runs/today --side user --table newcomers.parquet --output newcomers --engine native
+  twotower infer --run runs/today --side user --table newcomers.parquet --recall --output items-of-newcomers")]
 pub struct Opts {
     #[command(flatten)]
     job: JobOpts,
@@ -32,15 +33,13 @@ pub struct Opts {
     /// unless its extension names another format.
     #[arg(long, value_name = "PATH", requires = "output")]
     table: Option<String>,
-    /// Folder for the vectors of --table: a new one, or one that an earlier --output made, outside of runs and tables.
+    /// Folder for what is made of --table: a new one, or one that an earlier --output made, outside of runs and tables.
     #[arg(long, value_name = "DIR", requires = "table")]
     output: Option<PathBuf>,
-    /// Users go straight to their items and no vectors are kept: the same as `twotower recall --fused`.
-    #[arg(long, conflicts_with_all = ["table", "precision"])]
+    /// Users go straight to their items and no vectors are kept: the same as `twotower recall --fused`; with --table,
+    /// those of other users are searched in the run's index and go to --output.
+    #[arg(long, conflicts_with = "precision")]
     recall: bool,
-    /// What runs the tower: ort (ONNX Runtime) or native (no shared library needed).
-    #[arg(long)]
-    engine: Option<String>,
     /// How vectors are stored: f32 or f16.
     #[arg(long)]
     precision: Option<String>,
@@ -59,11 +58,7 @@ enum SideArg {
 /// Runs the subcommand.
 pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     let shard = opts.shard.resolve()?;
-    let flags = [
-        given("infer.engine", opts.engine),
-        given("infer.precision", opts.precision),
-        given("infer.workers", opts.workers),
-    ];
+    let flags = [given("infer.precision", opts.precision), given("infer.workers", opts.workers)];
     let flags = flags.into_iter().chain([given("recall.fused", opts.recall.then_some(true))]);
     let context = opts.job.context(flags.flatten().collect(), quiet)?;
     let side = match opts.side {
@@ -71,11 +66,8 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
         SideArg::Item => Side::Item,
     };
     let _lock = RunLock::take(&context.run, Access::Shared)?;
-    if opts.recall {
-        if side == Side::Item {
-            return Err(PipelineError::usage("--recall: items are what is recalled; give --side user").into());
-        }
-        return search(&context, shard, opts.job.json);
+    if opts.recall && side == Side::Item {
+        return Err(PipelineError::usage("--recall: items are what is recalled; give --side user").into());
     }
     let job = context;
     let context = job.obeying(|config| config.infer_settings(side));
@@ -87,12 +79,19 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
             _ => own.at(path),
         }
     });
+    let holds = if opts.recall { Holds::Recalled } else { Holds::Vectors(side) };
     let output = match (&opts.output, &table) {
         (Some(folder), Some(table)) => {
-            Some(OutputFolder::claim(folder, side, &job.run, job.config.tables().chain([table]))?)
+            Some(OutputFolder::claim(folder, holds, &job.run, job.config.tables().chain([table]))?)
         }
         _ => None,
     };
+    if output.is_none() {
+        warn_of_withdrawal("infer", &job);
+    }
+    if opts.recall {
+        return search(&job, table.zip(output), shard, opts.job.json);
+    }
     let infer = Infer::open(&context, table.zip(output))?;
     for part in context.parts(shard, || Ok(infer.rows()))? {
         print_outcome("infer", &infer.shard(part)?, opts.job.json);

@@ -24,6 +24,9 @@ pub struct JobOpts {
     /// Override a setting of the job's file, such as train.epochs=3 (TOML value; may repeat).
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// What runs the towers: ort (ONNX Runtime), native (no shared library needed) or native-int16.
+    #[arg(long)]
+    pub engine: Option<String>,
     #[command(flatten)]
     pub limits: LimitOpts,
     /// Redo this stage's own output even if it is complete and current.
@@ -38,6 +41,7 @@ impl JobOpts {
     /// Reads the job with overrides: flags of the stage first, then `--set`.
     pub fn context(&self, flags: Vec<Override>, quiet: bool) -> anyhow::Result<Job> {
         let mut overrides = flags;
+        overrides.extend(given("infer.engine", self.engine.clone()));
         for text in &self.set {
             overrides.push(Override::parse(text).map_err(PipelineError::from)?);
         }
@@ -80,6 +84,16 @@ impl LimitOpts {
         let cancel = Cancel::on_signals()?;
         timeout.map_or(Ok(()), |timeout| cancel.watch().guard(timeout))?;
         Ok(cancel)
+    }
+}
+
+/// Says, before a stage that was asked for by itself begins, that the run is published and what will become of that.
+pub fn warn_of_withdrawal(stage: &str, job: &Job) {
+    if let Some(link) = job.published_as() {
+        tracing::warn!(
+            "{stage}: {} names this run, and is withdrawn as soon as this stage changes it; `twotower publish` puts it back after the gates",
+            link.display()
+        );
     }
 }
 

@@ -16,6 +16,8 @@ mod evaluate;
 mod infer;
 mod init;
 mod job;
+mod lookup;
+mod man;
 mod profile;
 mod publish;
 mod recall;
@@ -23,12 +25,15 @@ pub mod report;
 mod rollback;
 mod run;
 mod runs;
+mod similar;
+mod summary;
 mod synth;
 mod train;
 mod verify;
 mod vocab;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::format::debug_fn;
@@ -84,6 +89,10 @@ pub enum Command {
     Recall(recall::Opts),
     /// Measure the model and two baselines on the held-out interactions.
     Evaluate(evaluate::Opts),
+    /// Show what a user had and gets, or what is near an item.
+    Lookup(lookup::Opts),
+    /// Write the nearest items of every item.
+    Similar(similar::Opts),
     /// All stages in order; what is complete and current is skipped.
     Run(run::Opts),
     /// Check that a run folder is complete, whole, and of one piece.
@@ -110,6 +119,9 @@ pub enum Command {
     Bench(bench::Opts),
     /// Print a shell completion script.
     Completions(completions::Opts),
+    /// Print the manual page.
+    #[command(hide = true)]
+    Man(man::Opts),
 }
 
 /// Runs the chosen subcommand.
@@ -123,6 +135,8 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Infer(opts) => infer::run(opts, quiet),
         Command::Recall(opts) => recall::run(opts, quiet),
         Command::Evaluate(opts) => evaluate::run(opts, quiet),
+        Command::Lookup(opts) => lookup::run(opts),
+        Command::Similar(opts) => similar::run(opts, quiet),
         Command::Run(opts) => run::run(opts, quiet),
         Command::Verify(opts) => verify::run(opts),
         Command::Publish(opts) => publish::run(opts, quiet),
@@ -136,6 +150,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Demo(opts) => demo::run(opts, quiet),
         Command::Bench(opts) => bench::run(opts, quiet),
         Command::Completions(opts) => completions::run(opts),
+        Command::Man(opts) => man::run(opts),
     }
 }
 
@@ -146,7 +161,7 @@ fn start_logging(cli: &Cli) -> anyhow::Result<()> {
             PipelineError::usage(format!("--log-level {level}: {e}; expected error, warn, info, debug or trace"))
         })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
-    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let ansi = has_colours(std::io::IsTerminal::is_terminal(&std::io::stderr()), std::env::var_os("NO_COLOR"));
     match cli.log_format {
         LogFormat::Text => {
             let fields = debug_fn(|out, field, value| {
@@ -163,6 +178,24 @@ fn start_logging(cli: &Cli) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether the log has colours: on a terminal, unless `NO_COLOR` is set to anything (<https://no-color.org>).
+fn has_colours(terminal: bool, no_color: Option<OsString>) -> bool {
+    terminal && no_color.is_none_or(|value| value.is_empty())
+}
+
+/// What was typed, and whether the command is to answer in JSON.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Cli, bool), clap::Error> {
+    let matches = Cli::command().try_get_matches_from(arguments)?;
+    let mut json = false;
+    let mut at = Some(&matches);
+    while let Some(of) = at {
+        json |= matches!(of.try_get_one::<bool>("json"), Ok(Some(true)));
+        at = of.subcommand().map(|(_, below)| below);
+    }
+    let cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut Cli::command()))?;
+    Ok((cli, json))
+}
+
 /// The documented exit code of an error.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
     error.chain().find_map(|e| e.downcast_ref::<PipelineError>()).map_or(1, PipelineError::exit_code)
@@ -171,7 +204,6 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
     use clap::error::ErrorKind;
     use std::any::TypeId;
 
@@ -182,6 +214,22 @@ mod tests {
             commands(sub, path)
         });
         below.chain([(path.clone(), of.clone())]).collect()
+    }
+
+    #[test]
+    fn colours_are_for_terminals_whose_owner_wants_them() {
+        let set = |value: &str| Some(OsString::from(value));
+        assert!(has_colours(true, None) && has_colours(true, set("")));
+        assert!(!has_colours(true, set("1")) && !has_colours(true, set("0")) && !has_colours(false, None));
+    }
+
+    #[test]
+    fn every_command_says_whether_it_answers_in_json() {
+        let json = |line: &str| parse(line.split(' ').map(OsString::from)).unwrap().1;
+        assert!(
+            json("twotower run --json") && json("twotower runs list --json") && json("twotower vocab --json show e")
+        );
+        assert!(!json("twotower run") && !json("twotower completions bash"));
     }
 
     #[test]

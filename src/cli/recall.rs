@@ -1,13 +1,15 @@
 //! `twotower recall`.
 
-use super::job::{JobOpts, ShardOpts, given};
+use super::job::{JobOpts, ShardOpts, given, warn_of_withdrawal};
 use super::report::print_outcome;
 use clap::Args;
 use twotower_pipeline::config::Config;
 use twotower_pipeline::run::lock::{Access, RunLock};
+use twotower_pipeline::run::output_folder::OutputFolder;
 use twotower_pipeline::stages::Job;
 use twotower_pipeline::stages::recall::Recall;
 use twotower_pipeline::stream::shard::Shard;
+use twotower_tables::TableSpec;
 
 /// Options of `recall`.
 #[derive(Debug, Args)]
@@ -50,13 +52,24 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     ];
     let context = opts.job.context(flags.into_iter().flatten().collect(), quiet)?;
     let _lock = RunLock::take(&context.run, Access::Shared)?;
-    search(&context, shard, opts.job.json)
+    warn_of_withdrawal("recall", &context);
+    search(&context, None, shard, opts.job.json)
 }
 
-/// Searches a shard of the users, or all of them.
-pub fn search(job: &Job, shard: Option<Shard>, json: bool) -> anyhow::Result<()> {
-    let context = job.obeying(Config::recall_settings);
-    let mut recall = Recall::open(&context)?;
+/// Searches for a shard of the users, or all of them; `other` is a table of users that are not the job's, and the folder
+/// that gets their items.
+pub fn search(
+    job: &Job,
+    other: Option<(TableSpec, OutputFolder)>,
+    shard: Option<Shard>,
+    json: bool,
+) -> anyhow::Result<()> {
+    let mut context = job.obeying(Config::recall_settings);
+    let (table, folder) = other.unzip();
+    if let (Some(table), Some(embed)) = (table, &mut context.config.embed) {
+        embed.rows.source = table;
+    }
+    let mut recall = Recall::open_for(&context, folder)?;
     for part in context.parts(shard, || recall.rows())? {
         print_outcome("recall", &recall.shard(part)?, json);
     }

@@ -3,12 +3,20 @@
 use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use twotower_artifacts::Manifest;
 use twotower_pipeline::stages::Outcome;
-use twotower_pipeline::watch::terminal::{escape, escape_json, escape_line, lost, tell, tell_error};
+use twotower_pipeline::watch::terminal::{error_text, escape, escape_json, escape_line, lost, tell, tell_error};
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// Why standard output could not be written, once that has failed.
 static FAILED: Mutex<Option<io::Error>> = Mutex::new(None);
+/// Whether the command has printed the object that is its result.
+static ANSWERED: AtomicBool = AtomicBool::new(false);
+
+/// Columns that a line has, at the most, where its words allow it.
+pub const COLUMNS: usize = 80;
 
 /// Writes a line to standard output, in which what steers a terminal is escaped. Use `say!`.
 pub fn say(line: std::fmt::Arguments<'_>) {
@@ -21,8 +29,37 @@ pub fn say_lines(lines: Vec<String>) {
     lines.iter().for_each(|line| say(format_args!("{line}")));
 }
 
-/// Writes a value to standard output, as JSON on a line.
+/// Writes the result of a command to standard output, as JSON on a line.
 pub fn say_json(value: &Value) {
+    ANSWERED.store(true, Ordering::Relaxed);
+    say_json_line(value);
+}
+
+/// Writes the error that ended a command to standard output, as JSON on a line, unless its result stands there, which
+/// then says what is wrong.
+pub fn say_json_error(error: &anyhow::Error, code: u8) {
+    if !ANSWERED.load(Ordering::Relaxed) {
+        say_json(&error_json(error, code));
+    }
+}
+
+/// An error as JSON: its text, and the exit code.
+pub fn error_json(error: &anyhow::Error, code: u8) -> Value {
+    json!({ "error": error_text(error), "exit_code": code })
+}
+
+/// Writes the error that ended a command to standard error: as one more line of the log where that is JSON.
+pub fn tell_failure(error: &anyhow::Error, code: u8, json_log: bool) {
+    if json_log && tracing::enabled!(tracing::Level::ERROR) {
+        tracing::error!(exit_code = code, "{}", error_text(error));
+    } else {
+        // Every error's text holds those below it, so the chain is not printed again.
+        tell_error(error);
+    }
+}
+
+/// Writes a value to standard output, as JSON on a line: one of several.
+fn say_json_line(value: &Value) {
     let line = value.to_string();
     write_out(|out| writeln!(out, "{}", escape_json(&line)));
 }
@@ -93,21 +130,61 @@ pub fn outcome_json(stage: &str, outcome: &Outcome, peak_rss_mib: Option<f64>) -
     object
 }
 
-/// Prints one stage's result on standard output: JSON, or a line of rows and seconds.
+/// Prints one stage's result on standard output: JSON, or a line of counts and seconds.
 pub fn print_outcome(stage: &str, outcome: &Outcome, as_json: bool) {
     if as_json {
-        return say_json(&outcome_json(stage, outcome, take_peak_rss_mib()));
+        return say_json_line(&outcome_json(stage, outcome, take_peak_rss_mib()));
     }
-    let rows: Vec<String> = outcome.manifest.rows.iter().map(|(name, n)| format!("{n} {name}")).collect();
-    let how =
-        if outcome.skipped { "current, skipped".to_string() } else { format!("{:.1} s", outcome.manifest.seconds) };
+    let mut how =
+        vec![if outcome.skipped { "current, skipped".into() } else { format!("{:.1} s", outcome.manifest.seconds) }];
+    how.extend(take_peak_rss_mib().map(|mib| format!("at most {mib} MiB")));
+    if lost() > 0 {
+        how.push(format!("{} lines of the log could not be written", lost()));
+    }
     let stage = outcome.part().map_or(stage.to_string(), |shard| format!("{stage} {shard}"));
-    let peak = take_peak_rss_mib().map_or(String::new(), |mib| format!(", at most {mib} MiB"));
-    let log = match lost() {
-        0 => String::new(),
-        lines => format!(", {lines} lines of the log could not be written"),
-    };
-    say!("{stage}: {} ({how}{peak}{log})", rows.join(", "));
+    say_lines(stage_lines(&stage, counts(&outcome.manifest), how));
+}
+
+/// The counts of a manifest that tell a person something: none that are 0, or that say the same as another.
+fn counts(manifest: &Manifest) -> Vec<String> {
+    let of = |name: &str| manifest.rows.get(name).copied();
+    let all = |name: &str, whole: &str| of(name).is_some() && of(name) == of(whole);
+    let told = manifest.rows.iter().filter(|(name, n)| match name.as_str() {
+        // The rows of the whole table; those of the part are told.
+        "table rows" => false,
+        "interactions kept" => !all(name, "interactions"),
+        _ => **n > 0,
+    });
+    let told: Vec<String> = told.map(|(name, n)| format!("{n} {name}")).collect();
+    if told.is_empty() { vec!["nothing".into()] } else { told }
+}
+
+/// `stage: counts (how)` in lines of [`COLUMNS`], those after the first indented.
+fn stage_lines(stage: &str, counts: Vec<String>, mut how: Vec<String>) -> Vec<String> {
+    if let Some(first) = how.first_mut() {
+        first.insert(0, '(');
+    }
+    if let Some(last) = how.last_mut() {
+        last.push(')');
+    }
+    let ends = counts.len();
+    let mut lines = vec![format!("{stage}:")];
+    for (at, word) in counts.into_iter().chain(how).enumerate() {
+        let between = if at == 0 || at == ends { " " } else { ", " };
+        match lines.last_mut() {
+            // One column stays for the comma after the word.
+            Some(line) if at > 0 && line.width() + between.len() + word.width() >= COLUMNS => {
+                line.push_str(between.trim_end());
+                lines.push(format!("  {word}"));
+            }
+            Some(line) => {
+                line.push_str(between);
+                line.push_str(&word);
+            }
+            None => {}
+        }
+    }
+    lines
 }
 
 /// The lines of a table with right-aligned numbers.
@@ -116,19 +193,63 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> Vec<String> {
     let rows: Vec<Vec<String>> =
         rows.iter().map(|row| row.iter().map(|cell| escape_line(cell).into_owned()).collect()).collect();
     let widths: Vec<usize> = (0..header.len())
-        .map(|c| rows.iter().map(|r| r[c].chars().count()).chain([header[c].chars().count()]).max().unwrap_or(0))
+        .map(|c| rows.iter().map(|r| r[c].width()).chain([header[c].width()]).max().unwrap_or(0))
         .collect();
     let line = |cells: Vec<&str>| -> String {
         let cells: Vec<String> = cells
             .iter()
             .zip(&widths)
             .enumerate()
-            .map(|(c, (cell, width))| if c == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") })
+            .map(|(c, (cell, width))| if c == 0 { left(cell, *width) } else { right(cell, *width) })
             .collect();
         cells.join("  ").trim_end().to_string()
     };
     let rows = rows.iter().map(|row| line(row.iter().map(String::as_str).collect()));
     std::iter::once(line(header.to_vec())).chain(rows).collect()
+}
+
+/// Text filled up with spaces to a number of columns on the screen, of which a Chinese character takes two.
+pub fn left(text: &str, columns: usize) -> String {
+    format!("{text}{}", " ".repeat(columns.saturating_sub(text.width())))
+}
+
+/// As [`left`], with the spaces before the text.
+pub fn right(text: &str, columns: usize) -> String {
+    format!("{}{text}", " ".repeat(columns.saturating_sub(text.width())))
+}
+
+/// Text cut to a number of columns on the screen, with what steers a terminal escaped.
+pub fn clipped(text: &str, columns: usize) -> String {
+    let text = escape_line(text);
+    if text.width() <= columns {
+        return text.into_owned();
+    }
+    let (mut cut, mut width) = (String::new(), 1);
+    for c in text.chars() {
+        width += c.width().unwrap_or(0);
+        if width > columns {
+            break;
+        }
+        cut.push(c);
+    }
+    cut.push('…');
+    cut
+}
+
+/// Words in lines of [`COLUMNS`]: the first begins with `begin`, the others with as many spaces.
+pub fn wrapped(begin: &str, text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.width() + 1 + word.width() <= COLUMNS => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            Some(_) => lines.push(format!("{}{word}", " ".repeat(begin.width()))),
+            None => lines.push(format!("{begin}{word}")),
+        }
+    }
+    lines
 }
 
 /// A time in seconds since 1970 as `2026-01-31 03:12`, in UTC.
@@ -148,7 +269,44 @@ pub fn utc(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::utc;
+    use super::*;
+
+    #[test]
+    fn stage_lines_fit_the_screen_and_leave_no_word_out() {
+        let words = |n: usize| (0..n).map(|i| format!("{} interactions of kind {i}", 198_788 + i)).collect::<Vec<_>>();
+        for n in [1, 2, 3, 4, 9] {
+            let how = vec!["1.2 s".to_string(), "at most 210 MiB".into()];
+            let lines = stage_lines("encode-features", words(n), how);
+            assert!(lines.iter().all(|line| line.width() <= COLUMNS), "{lines:?}");
+            assert!(lines[1..].iter().all(|line| line.starts_with("  ")), "{lines:?}");
+            let one: Vec<&str> = lines.iter().map(|line| line.trim()).collect();
+            assert_eq!(one.join(" "), format!("encode-features: {} (1.2 s, at most 210 MiB)", words(n).join(", ")));
+        }
+        let one = stage_lines("check", vec!["14 gates passed".into()], vec!["current, skipped".into()]);
+        assert_eq!(one, ["check: 14 gates passed (current, skipped)"]);
+    }
+
+    #[test]
+    fn columns_align_by_what_characters_take_on_the_screen() {
+        let rows = [["北京", "1"], ["Zürich", "23"], ["上海市", "456"]].map(|row| row.map(String::from).to_vec());
+        assert_eq!(
+            table(&["city", "users"], &rows),
+            ["city    users", "北京        1", "Zürich     23", "上海市    456",]
+        );
+        assert_eq!(clipped("上海市", 6), "上海市");
+        assert_eq!(clipped("上海市", 5), "上海…");
+        assert_eq!(clipped("上海市", 4), "上…");
+        assert_eq!(clipped("a\nb\u{1b}", 20), "a\\nb\\u{1b}");
+    }
+
+    #[test]
+    fn wrapped_words_are_the_same_words() {
+        let text = "compare with all items in training: --set train.loss=full_softmax ".repeat(4);
+        let lines = wrapped("  - ", &text);
+        assert!(lines.len() > 3 && lines.iter().all(|line| line.width() <= COLUMNS), "{lines:?}");
+        assert!(lines[1..].iter().all(|line| line.starts_with("    ") && !line.starts_with("     ")), "{lines:?}");
+        assert_eq!(lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" "), format!("- {}", text.trim()));
+    }
 
     #[test]
     fn times_are_told_in_utc() {

@@ -1,12 +1,16 @@
 //! `twotower run`.
 
 use super::job::{JobOpts, given};
-use super::report::{outcome_json, print_outcome, say_json, take_peak_rss_mib};
+use super::report::{error_json, outcome_json, print_outcome, say_json, take_peak_rss_mib};
+use super::summary;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use twotower_pipeline::error::PipelineError;
+use twotower_pipeline::results::summary::Summary;
+use twotower_pipeline::run::list::predecessor_of;
 use twotower_pipeline::run::{RunOptions, Stage, run_all};
+use twotower_pipeline::stages::Job;
 use twotower_pipeline::stages::encode::EncodeOptions;
 use twotower_pipeline::stages::gates::Gate;
 use twotower_pipeline::stages::train::TrainOptions;
@@ -16,9 +20,10 @@ use twotower_pipeline::stages::train::TrainOptions;
 #[command(after_help = "Examples:
   twotower run --config pipeline.toml --run runs/2026-01-31
   twotower run --run runs/2026-01-31 --from train        redo training and what follows
-  twotower run --run runs/2026-02-01 --update-from runs/2026-01-31   extend yesterday's vocabularies and weights
+  twotower run --run runs/2026-02-01 --update-from previous   extend the last good run's vocabularies and weights
   twotower run --run runs/2026-02-02 --update-from runs/2026-02-01 --no-train --fused --memory 1GiB
   twotower run --run runs/2026-02-03 --accept coverage   publish in spite of that gate
+  twotower run --run runs/try-1 --no-publish --set train.epochs=20   all stages and gates, and `latest` stays
 A run that was stopped goes on when the same command is given again. The link `latest` beside the
 run folder points to the last complete run that passed its gates.")]
 pub struct Opts {
@@ -27,8 +32,9 @@ pub struct Opts {
     /// Redo this stage and those after it.
     #[arg(long, value_parser = stages(), value_name = "STAGE")]
     from: Option<Stage>,
-    /// Extend an earlier run: its vocabularies keep their codes, its weights are the start.
-    #[arg(long, value_name = "RUN")]
+    /// Extend an earlier run: its vocabularies keep their codes, its weights are the start. `previous` is the last run
+    /// beside this one that passed its gates; where there is none yet, this one starts afresh.
+    #[arg(long, value_name = "RUN|previous")]
     update_from: Option<PathBuf>,
     /// With --update-from: do not train, but take that run's towers. New values then count as unknown;
     /// the interactions only say which items a user has seen, and nothing is evaluated.
@@ -40,7 +46,14 @@ pub struct Opts {
     /// Publish in spite of this gate's failure (may repeat); the manifest records it.
     #[arg(long, value_parser = gates(), value_name = "GATE")]
     accept: Vec<Gate>,
+    /// Leave the link `latest` as it is: for experiments. No rollback goes to such a run, and no `--update-from
+    /// previous` takes it.
+    #[arg(long)]
+    no_publish: bool,
 }
+
+/// What --update-from takes for the last run that passed its gates.
+const PREVIOUS: &str = "previous";
 
 /// The names of gates, as typed.
 pub fn gates() -> impl TypedValueParser<Value = Gate> {
@@ -54,37 +67,85 @@ pub(super) fn stages() -> impl TypedValueParser<Value = Stage> {
     PossibleValuesParser::new(Stage::ALL.map(Stage::name)).try_map(named)
 }
 
+/// The earlier run that is to be extended, if there is one, and what is said of it.
+fn earlier(job: &Job, typed: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
+    let Some(typed) = typed else { return Ok(None) };
+    if typed == Path::new(PREVIOUS) {
+        let found = predecessor_of(&job.run)?.map(|run| run.root().to_path_buf());
+        match &found {
+            Some(run) => tracing::info!("run: starts from {}, the last run that passed its gates", run.display()),
+            None => {
+                tracing::info!("run: no run beside {} has passed its gates: starts afresh", job.run.root().display())
+            }
+        }
+        return Ok(found);
+    }
+    if typed.canonicalize().is_ok_and(|e| job.run.root().canonicalize().is_ok_and(|run| run == e)) {
+        return Err(PipelineError::usage(format!(
+            "--update-from {} is the folder of this run; name an earlier run, or `{PREVIOUS}`",
+            typed.display()
+        ))
+        .into());
+    }
+    Ok(Some(typed.to_path_buf()))
+}
+
 /// Runs the subcommand.
 pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     let flags = given("recall.fused", opts.fused.then_some(true));
     let context = opts.job.context(flags.into_iter().collect(), quiet)?;
-    if let Some(earlier) = &opts.update_from
-        && earlier.canonicalize().is_ok_and(|e| context.run.root().canonicalize().is_ok_and(|run| run == e))
-    {
-        return Err(PipelineError::usage(format!(
-            "--update-from {} is the folder of this run; name an earlier run",
-            earlier.display()
-        ))
-        .into());
+    let update_from = earlier(&context, opts.update_from.as_deref())?;
+    let earlier = |folder| update_from.as_ref().map(|run| run.join(folder));
+    if opts.no_train && update_from.is_none() {
+        tracing::info!("run: there are no towers to take, so this run trains its own");
     }
-    let earlier = |folder| opts.update_from.as_ref().map(|run| run.join(folder));
+    let adopts = opts.no_train && update_from.is_some();
     let options = RunOptions {
         from: opts.from,
-        encode: EncodeOptions { update: earlier("encoders"), without_positives: opts.no_train },
+        encode: EncodeOptions { update: earlier("encoders"), without_positives: adopts },
         train: TrainOptions { from: earlier("towers") },
-        adopt: earlier("towers").filter(|_| opts.no_train),
+        adopt: earlier("towers").filter(|_| adopts),
         accept: opts.accept,
+        unpublished: opts.no_publish,
     };
     let mut stages = Vec::new();
-    run_all(&context, &options, |stage, outcome| {
+    let mut checked = false;
+    let ended = run_all(&context, &options, |stage, outcome| {
+        checked |= stage == Stage::Check;
         if opts.job.json {
             stages.push(outcome_json(stage.name(), outcome, take_peak_rss_mib()));
         } else {
             print_outcome(stage.name(), outcome, false);
         }
-    })?;
+    });
+    // What the gates refuse is there too, and to be looked at.
+    let refused = matches!(&ended, Err(PipelineError::Gate(text)) if text.starts_with("check: "));
+    let ended = ended.map_err(anyhow::Error::from);
+    let summary = (checked || refused).then(|| Summary::of(&context)).and_then(|made| {
+        made.inspect_err(|error| tracing::warn!("run: what it ends with cannot be shown: {error}")).ok()
+    });
     if opts.job.json {
-        say_json(&serde_json::json!({ "run": context.run.root(), "stages": stages }));
+        let mut object = serde_json::json!({
+            "run": context.run.root(),
+            "updated_from": update_from,
+            "published": ended.is_ok() && !opts.no_publish,
+            "stages": stages,
+            "summary": summary,
+        });
+        if let Err(error) = &ended {
+            let said = error_json(error, super::exit_code(error));
+            for key in ["error", "exit_code"] {
+                object[key] = said[key].clone();
+            }
+        }
+        say_json(&object);
+    } else if let Some(made) = &summary {
+        summary::print(made, context.run.root());
+        match (&ended, opts.no_publish, context.run.latest()) {
+            (Ok(()), true, Some(link)) => say!("Not published: {} is as it was (--no-publish).", link.display()),
+            (Ok(()), false, Some(link)) => say!("Published: {} names this run.", link.display()),
+            _ => {}
+        }
     }
-    Ok(())
+    ended
 }

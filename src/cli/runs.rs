@@ -90,7 +90,12 @@ fn show(dir: &Path, runs: &[RunInfo], as_json: bool) {
                 run.users.map_or("-".into(), |users| users.to_string()),
                 mib(size(&dir.join(&run.name))),
                 run.at.map_or("-".into(), utc),
-                if run.latest { "latest" } else { "" }.to_string(),
+                match (run.latest, run.experiment) {
+                    (true, _) => "latest",
+                    (false, true) => "experiment",
+                    (false, false) => "",
+                }
+                .to_string(),
             ]
         })
         .collect();

@@ -1,6 +1,6 @@
 //! `twotower train`.
 
-use super::job::{JobOpts, given};
+use super::job::{JobOpts, given, warn_of_withdrawal};
 use super::report::print_outcome;
 use clap::Args;
 use std::path::PathBuf;
@@ -44,6 +44,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     ];
     let context = opts.job.context(flags.into_iter().flatten().collect(), quiet)?;
     let _lock = RunLock::take(&context.run, Access::Sole)?;
+    warn_of_withdrawal("train", &context);
     let outcome = train_model(&context.obeying(Config::train_settings), &TrainOptions { from: opts.from })?;
     print_outcome("train", &outcome, opts.job.json);
     Ok(())

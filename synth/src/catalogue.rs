@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 /// Dimensions of a latent vector.
 pub(crate) const LATENT: usize = 8;
-/// Items of a block; one block's latent vectors take 2 KiB.
+/// Items of a block, whose latent vectors take 2 KiB.
 pub(crate) const BLOCK: usize = 64;
 /// Scale of the dot product against popularity.
 const TASTE: f32 = 0.35;
@@ -23,11 +23,11 @@ pub(crate) type Latent = [f32; LATENT];
 pub(crate) struct ItemBlock {
     /// `[LATENT][BLOCK]`, scaled by the taste factor.
     pub latents: [[f32; BLOCK]; LATENT],
-    /// Log popularity; items beyond the catalogue have as good as none.
+    /// Log popularity. That of items beyond the catalogue is so low that they are never drawn.
     pub popularity: [f32; BLOCK],
 }
 
-/// What users choose from.
+/// The items that users choose from.
 #[derive(Debug)]
 pub(crate) struct Catalogue {
     pub items: usize,
@@ -36,7 +36,7 @@ pub(crate) struct Catalogue {
     pub columns: Vec<ArrayRef>,
 }
 
-/// `[cardinality]` latent vectors of a column's values, standard normal.
+/// `[cardinality]` latent vectors of a column's values, drawn from a standard normal.
 pub(crate) fn latent_table(seed: u64, stream: Stream, cardinality: u32) -> Vec<Latent> {
     let mut random = Random::new(seed, stream, 0);
     (0..cardinality).map(|_| std::array::from_fn(|_| random.normal() as f32)).collect()
@@ -100,7 +100,7 @@ impl Catalogue {
     }
 }
 
-/// Log popularity of each item: `-0.96 ln rank`, ranks dealt out at random.
+/// Log popularity of each item: `-0.96 ln rank`, with ranks assigned at random.
 fn popularity(seed: u64, items: usize) -> Vec<f32> {
     let mut random = Random::new(seed, Stream::Popularity, 0);
     let mut popularity: Vec<f32> = (1..=items).map(|rank| (-0.96 * ln(rank as f64)) as f32).collect();

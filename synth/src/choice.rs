@@ -1,4 +1,4 @@
-//! What users choose: draws from `softmax(popularity + taste * u . v)` over all items.
+//! Draws the items that users choose from `softmax(popularity + taste * u . v)` over all items.
 
 use crate::catalogue::{BLOCK, Catalogue, ItemBlock, Latent};
 use crate::elementary::exp;
@@ -22,7 +22,7 @@ const SPAN: u32 = 180 * 86_400;
 pub(crate) struct Choices {
     /// Row of the user within the chunk, ascending.
     pub users: Vec<u32>,
-    /// Item numbers; a user has each at most once.
+    /// Item numbers. A user has each at most once.
     pub items: Vec<u32>,
     /// Unix seconds, ascending within a user.
     pub times: Vec<i64>,
@@ -53,7 +53,8 @@ pub(crate) struct UserWeights<'a> {
     items: usize,
 }
 
-/// Weights of one block and their sum; eight sums side by side, so that every vector width adds alike.
+/// Computes the weights of one block and returns their sum. Eight partial sums make the order of additions the same for
+/// every vector width.
 #[inline(always)]
 fn weigh_block(item: &ItemBlock, user: &Latent, weights: &mut [f32; BLOCK]) -> f32 {
     let mut logits = item.popularity;
@@ -72,7 +73,7 @@ fn weigh_block(item: &ItemBlock, user: &Latent, weights: &mut [f32; BLOCK]) -> f
     lanes.iter().sum()
 }
 
-/// Weights of all items for each user, a block of items at a time; see [`Weights`] for the shapes.
+/// Computes the weights of all items for each user, a block of items at a time. [`Weights`] states the shapes.
 #[inline(always)]
 fn weigh_all(items: &[ItemBlock], users: &[Latent], weights: &mut [[f32; BLOCK]], sums: &mut [f32]) {
     for (b, item) in items.iter().enumerate() {
@@ -83,7 +84,7 @@ fn weigh_all(items: &[ItemBlock], users: &[Latent], weights: &mut [[f32; BLOCK]]
     }
 }
 
-/// [`weigh_all`] in wider vectors. There is no fused multiply-add in it, so the bits are the same.
+/// As [`weigh_all`], in wider vectors. It has no fused multiply-add, so the bits are the same.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 fn weigh_all_avx2(items: &[ItemBlock], users: &[Latent], weights: &mut [[f32; BLOCK]], sums: &mut [f32]) {
@@ -119,7 +120,7 @@ impl Weights {
 }
 
 impl UserWeights<'_> {
-    /// `[items]` weights; probabilities times [`UserWeights::total`].
+    /// `[items]` weights, which are probabilities multiplied by [`UserWeights::total`].
     pub fn as_slice(&self) -> &[f32] {
         &self.blocks.as_flattened()[..self.items]
     }
@@ -144,12 +145,12 @@ impl UserWeights<'_> {
             rest -= weight;
             item += 1;
         }
-        // Rounding may run past the last item of a block by one; the catalogue ends where it ends.
+        // Rounding may give the item after the last one.
         item.min(self.items - 1) as u32
     }
 }
 
-/// Draws the interactions of a chunk's buyers and shows each buyer's weights, items and times to `each`.
+/// Draws the interactions of a chunk's buyers, and calls `each` for each buyer with the weights and the drawn items.
 pub(crate) fn choose(
     seed: u64,
     chunk: u64,
@@ -246,7 +247,7 @@ mod tests {
         }
         for (count, weight) in counts.iter().zip(user.as_slice()) {
             let (found, expected) = (f64::from(*count) / f64::from(n), f64::from(weight / user.total()));
-            // Four standard errors, and a little for rare items.
+            // The tolerance is four standard errors, and a little more for rare items.
             assert!((found - expected).abs() < 4.0 * (expected / f64::from(n)).sqrt() + 2e-5, "{found} {expected}");
         }
     }

@@ -5,19 +5,19 @@ use arrow_array::{ArrayRef, DictionaryArray, Int32Array, StringArray};
 use arrow_schema::DataType;
 use std::sync::Arc;
 
-/// Code of a null.
+/// The code of null.
 pub(crate) const NULL: i32 = -1;
 
-/// A categorical column: values are drawn from a Zipf distribution over its codes.
+/// A categorical column. Its codes are drawn from a Zipf distribution.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Categorical {
     pub name: &'static str,
     pub cardinality: u32,
     /// Share of nulls.
     pub nulls: f64,
-    /// Written as integers from 1000 up instead of strings like `city_0007`.
+    /// Whether values are written as integers from 1000 up instead of strings like `city_0007`.
     pub as_integers: bool,
-    /// Weight of its part in the row's latent vector.
+    /// Weight of the value's vector in the row's latent vector.
     pub weight: f32,
 }
 
@@ -56,12 +56,12 @@ pub(crate) fn dictionary_type() -> DataType {
     DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))
 }
 
-/// `[rows]` nullable integers; a negative code is null.
+/// `[rows]` nullable integers. A negative code is null.
 pub(crate) fn integers(codes: &[i32], first: i32) -> ArrayRef {
     Arc::new(Int32Array::from_iter(codes.iter().map(|c| (*c >= 0).then_some(*c + first))))
 }
 
-/// `[rows]` dictionary-encoded strings; a negative code is null.
+/// `[rows]` dictionary-encoded strings. A negative code is null.
 pub(crate) fn dictionary(codes: &[i32], values: &Arc<StringArray>) -> ArrayRef {
     let keys = Int32Array::from_iter(codes.iter().map(|c| (*c >= 0).then_some(*c)));
     Arc::new(DictionaryArray::new(keys, values.clone()))
@@ -79,7 +79,7 @@ impl Categorical {
         Arc::new(StringArray::from_iter_values(values))
     }
 
-    /// The column as Arrow; `values` as of [`Categorical::values`].
+    /// The column as an Arrow array. `values` are those of [`Categorical::values`].
     pub fn array(&self, codes: &[i32], values: &Arc<StringArray>) -> ArrayRef {
         if self.as_integers { integers(codes, 1000) } else { dictionary(codes, values) }
     }

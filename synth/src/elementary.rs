@@ -1,11 +1,11 @@
 //! Exponential and logarithm in plain arithmetic.
 //!
-//! The system's own differ in the last bit between library versions, and a data set should have the
-//! same bytes everywhere; `exp` is also written so that a loop over it becomes vector code.
+//! Those of the system differ in the last bit between library versions, but a data set should have the
+//! same bytes everywhere. Also, loops over this `exp` vectorise.
 
-/// `e^x` in f32 for `x` clamped to `[-80, 80]`; relative error below 1e-5.
+/// `e^x` in f32 for `x` clamped to `[-80, 80]`, with a relative error below 1e-5.
 ///
-/// `x = (n + f) ln 2` with n a whole number and |f| <= 1/2: 2^n goes to the exponent bits, 2^f is a
+/// `x = (n + f) ln 2` with a whole number n and |f| <= 1/2. 2^n goes to the exponent bits, and 2^f is a
 /// Taylor polynomial of degree 6.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
@@ -25,7 +25,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     p * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23)
 }
 
-/// Natural logarithm of a positive, normal, finite `x`; relative error below 1e-9.
+/// Natural logarithm of a positive, normal, finite `x`, with a relative error below 1e-9.
 ///
 /// `x = 2^n m` with m in `[sqrt(1/2), sqrt(2))`, and `ln m = 2 artanh((m - 1) / (m + 1))`.
 #[inline(always)]

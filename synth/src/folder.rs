@@ -1,7 +1,7 @@
-//! The folder of a data set: whether it can be reused, and clearing it for a new one.
+//! Decides whether the folder of a data set can be reused, and clears it for a new one.
 //!
-//! `meta.json` stands there only when the data set is complete; `meta.json.partial` stands there
-//! while one is being generated, and tells an interrupted one from a folder of somebody's own data.
+//! `meta.json` is there only if the data set is complete. `meta.json.partial` is there while one is being
+//! generated, and tells an interrupted data set from a folder with other data.
 
 use crate::error::{SynthError, io_error};
 use crate::{SynthConfig, SynthReport};
@@ -31,7 +31,7 @@ struct Meta {
 }
 
 fn meta(config: &SynthConfig, report: SynthReport) -> Meta {
-    // As they are read back: settings that do not change the data are not stored.
+    // Settings that do not change the data are not stored, so they have the values that reading gives them.
     let config = SynthConfig { threads: 0, force: false, ..config.clone() };
     Meta { generator: "twotower synth".into(), version: VERSION, config, report }
 }
@@ -48,7 +48,7 @@ pub(crate) fn part(dir: &Path, table: &str, number: u64) -> PathBuf {
     dir.join(table).join(format!("part-{number:05}.parquet"))
 }
 
-/// The parts of one table that stand in the folder, and their bytes.
+/// The parts of one table in the folder, each with its size in bytes.
 fn parts(dir: &Path, table: &str) -> Result<Vec<(PathBuf, u64)>, SynthError> {
     let folder = dir.join(table);
     let entries = match fs::read_dir(&folder) {
@@ -78,8 +78,8 @@ fn remove(path: &Path) -> Result<(), SynthError> {
 /// The report of the complete data set in `dir`, if it was made by these settings.
 ///
 /// # Errors
-/// [`SynthError::Occupied`] when the folder holds another data set, or tables that no `synth` made;
-/// an unreadable folder.
+/// [`SynthError::Occupied`] when the folder holds another data set, or tables that `synth` did not make;
+/// [`SynthError::Artifact`] when it cannot be read.
 pub(crate) fn find_complete(dir: &Path, config: &SynthConfig) -> Result<Option<SynthReport>, SynthError> {
     let occupied = |holds: String| SynthError::Occupied { dir: dir.to_path_buf(), holds };
     let path = dir.join(META);

@@ -1,8 +1,8 @@
 //! A telecom-like data set of any size: users, items and the interactions of 5% of the users.
 //!
-//! Interactions are drawn from `softmax(popularity + taste * u . v)`, where the latent vectors u and
-//! v are sums of vectors of the feature values, numeric parts and an idiosyncratic part: the features
-//! predict, and the best possible recall is known ([`RecallCeiling`]).
+//! Interactions are drawn from `softmax(popularity + taste * u . v)`. The latent vectors u and v are sums of
+//! vectors of the feature values, numeric parts and an individual part. So features predict interactions, and the
+//! best possible recall is known ([`RecallCeiling`]).
 //!
 //! Everything is drawn in chunks of 65,536 users. Each column of each chunk has a generator of its
 //! own, started from (seed, column, chunk), so the bytes do not depend on the number of threads, and
@@ -59,12 +59,12 @@ pub struct SynthConfig {
     /// each categorical column to null and 1% of those with many values to values that day 0 does
     /// not have. Interactions of day 0's users stay as they are.
     pub day: u32,
-    /// Files hold this many chunks of 65,536 users, 1 to 64.
+    /// Chunks of 65,536 users per file, 1 to 64.
     pub chunks_per_file: u32,
-    /// Worker threads; 0 is one per core.
+    /// Worker threads. 0 is one per core.
     #[serde(skip)]
     pub threads: usize,
-    /// Replaces whatever data set is in the folder.
+    /// Whether the folder's content is replaced.
     #[serde(skip)]
     pub force: bool,
 }
@@ -97,7 +97,7 @@ impl SynthConfig {
     }
 }
 
-/// What was generated.
+/// The report of a generated data set.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SynthReport {
     /// Rows of the users table.
@@ -108,14 +108,14 @@ pub struct SynthReport {
     pub interactions: u64,
     /// Bytes of all Parquet files.
     pub bytes: u64,
-    /// What a model can reach, and what popularity reaches.
+    /// The recall that a model can reach, and that of popularity.
     pub ceiling: RecallCeiling,
     /// Whether a complete data set of the same settings was found and nothing was written.
     #[serde(skip)]
     pub reused: bool,
 }
 
-/// What all parts share.
+/// What the generation of all parts shares.
 struct Generator<'a> {
     config: &'a SynthConfig,
     dir: &'a Path,
@@ -123,7 +123,7 @@ struct Generator<'a> {
     population: Population,
 }
 
-/// The sums of one part; merged in part order.
+/// The sums of one part, which are merged in the order of parts.
 #[derive(Default)]
 struct PartSums {
     interactions: u64,
@@ -188,7 +188,7 @@ fn write_tables(
         (progress.1)(total);
     };
     let parts = users.div_ceil(CHUNK * u64::from(config.chunks_per_file)) as u32;
-    // One part at a time and thread: handing out runs of parts would leave a thread idle at the end.
+    // Threads take one part at a time, since with runs of parts a thread would be idle at the end.
     let sums: Vec<PartSums> = (0..parts)
         .into_par_iter()
         .with_max_len(1)
@@ -255,7 +255,7 @@ impl Generator<'_> {
                 observations.observe(weights, items);
             }
         });
-        // Drift comes after the choices, which then do not depend on the day.
+        // Drift comes after the choices, so that they do not depend on the day.
         self.population.drift(chunk, &mut users);
         let columns = self.population.columns(chunk, &users);
         let ids = columns[0].as_any().downcast_ref::<StringArray>();

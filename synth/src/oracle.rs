@@ -1,9 +1,9 @@
-//! What the best possible ranker, and a constant one, reach on the generated interactions.
+//! The recall of the best possible ranking, and of a constant one, on the generated interactions.
 
 use crate::choice::UserWeights;
 use serde::{Deserialize, Serialize};
 
-/// Recall is measured in the first this many.
+/// The length of the lists in which recall is measured.
 const TOP: usize = 50;
 /// Chunks whose buyers are evaluated: about 13,000 users.
 pub(crate) const EVALUATED_CHUNKS: u64 = 4;
@@ -32,7 +32,7 @@ pub struct RecallCeiling {
     pub popularity_leave_last_out: f64,
 }
 
-/// Sums over the buyers of some chunks; chunks are merged in their order.
+/// Sums over the buyers of some chunks, which are merged in the order of chunks.
 #[derive(Debug, Default)]
 pub(crate) struct Observations {
     users: u64,
@@ -40,7 +40,7 @@ pub(crate) struct Observations {
     oracle_hits: u64,
     /// `[items]` summed probabilities.
     probabilities: Vec<f64>,
-    /// Items of buyers with at least two, the last one last.
+    /// The items of each buyer with at least two, in time order.
     histories: Vec<Vec<u32>>,
 }
 
@@ -60,7 +60,7 @@ fn top_sum(mut values: Vec<f64>) -> f64 {
     if k < values.len() {
         values.select_nth_unstable_by(k, |a, b| b.total_cmp(a));
     }
-    // Sorted, so that the sum does not depend on how the selection ordered them.
+    // The values are sorted, so that the sum does not depend on the order in which the selection leaves them.
     values.truncate(k);
     values.sort_unstable_by(|a, b| b.total_cmp(a));
     values.iter().sum()
@@ -95,7 +95,7 @@ impl Observations {
     }
 
     pub fn finish(self) -> RecallCeiling {
-        // Six decimals, which JSON gives back exactly.
+        // Six decimals are read back from JSON exactly.
         let share = |sum: f64, of: u64| if of == 0 { 0.0 } else { (1e6 * sum / of as f64).round() / 1e6 };
         let leavers = self.histories.len() as u64;
         let popularity_hits = self.histories.iter().filter(|history| hit(&self.probabilities, history)).count();

@@ -1,4 +1,4 @@
-//! Writing one table as a Parquet file that appears when it is complete.
+//! Writes one table as a Parquet file, which appears under its name when it is complete.
 
 use crate::error::{SynthError, io_error};
 use arrow_array::{ArrayRef, RecordBatch};
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use twotower_artifacts::ArtifactError;
 use twotower_artifacts::publish::Staged;
 
-/// Rows of a row group: readers hold a few MiB.
+/// Rows of a row group, with which readers hold a few MiB.
 const ROW_GROUP: usize = 131_072;
 
 /// A Parquet file being written under a temporary name.
@@ -26,9 +26,9 @@ pub(crate) struct PartWriter {
     writer: ArrowWriter<BufWriter<File>>,
 }
 
-/// Ascending identifiers share most of their letters with the one before; nearly distinct numbers
-/// gain nothing from a dictionary; everything else has one. The schema is stored as plain Parquet,
-/// so that readers see ordinary string columns and not this writer's Arrow types.
+/// How columns are stored. Ascending identifiers share most of their letters with the one before, so only differences
+/// are stored. Numbers that are nearly all distinct gain nothing from a dictionary; all other columns have one. The
+/// Arrow schema is not stored, so readers see ordinary string columns and not this writer's Arrow types.
 fn options() -> Result<ArrowWriterOptions, ParquetError> {
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))

@@ -8,15 +8,15 @@ use arrow_array::{ArrayRef, Float32Array, Float64Array, StringArray};
 use arrow_schema::{DataType, Field, Schema};
 use std::sync::Arc;
 
-/// Users drawn at once.
+/// Users of a chunk, which are drawn together.
 pub(crate) const CHUNK: u64 = 65_536;
 
 /// Spellings found in the two boolean columns: 4 of yes, 4 of no, 5 of neither.
 const SWITCH_VALUES: [&str; 13] = ["true", "1", "Y", "是", "false", "0", "N", "否", "", "NULL", "\\N", "?", "2"];
 const SWITCHES: [&str; 2] = ["is_5g", "is_family"];
-/// Columns with fewer values take no new ones from day to day.
+/// The least cardinality of columns that get new values from day to day.
 const DRIFTING_CARDINALITY: u32 = 25;
-/// Share of a column's values changed per day, to null and to new values each.
+/// Share of a column's values that become null per day, and share that become new values.
 const DRIFT: f64 = 0.01;
 
 /// What all chunks of users share.
@@ -33,9 +33,9 @@ pub(crate) struct Population {
 /// The features of a chunk's users, before they become Arrow arrays.
 #[derive(Debug)]
 pub(crate) struct Users {
-    /// `[column][row]`, [`NULL`] for null.
+    /// `[column][row]` codes, [`NULL`] for null.
     codes: Vec<Vec<i32>>,
-    /// `[column][row]` positions in the spellings.
+    /// `[column][row]` positions in [`SWITCH_VALUES`].
     switches: Vec<Vec<i32>>,
     arpu: Vec<f64>,
     arpu_known: Vec<bool>,
@@ -43,8 +43,8 @@ pub(crate) struct Users {
     tenure: Vec<i32>,
 }
 
-/// Latent vectors of a user column's values, with mean zero over users: what is common to all users
-/// would only be one more popularity.
+/// Latent vectors of a user column's values, with mean zero over users. A part that all users share would only change
+/// popularity.
 fn centred_table(seed: u64, column: u8, cardinality: u32) -> Vec<Latent> {
     let mut table = latent_table(seed, Stream::UserTable(column), cardinality);
     let mut mean = Latent::default();
@@ -80,7 +80,7 @@ impl Population {
         Arc::new(Schema::new(fields))
     }
 
-    /// Draws the first `rows` users of a chunk; each column has a sequence of its own.
+    /// Draws the first `rows` users of a chunk. Each column has a sequence of random numbers of its own.
     pub fn draw(&self, chunk: u64, rows: usize) -> Users {
         let mut next_column = 0;
         let mut column = || {
@@ -128,7 +128,7 @@ impl Population {
         Users { codes, switches, arpu, arpu_known, data_gb, tenure }
     }
 
-    /// Latent vectors of the given rows, in that order, each with an idiosyncratic part.
+    /// Latent vectors of the given rows, in that order. Each includes an individual part.
     pub fn latents(&self, chunk: u64, users: &Users, rows: &[u32]) -> Vec<Latent> {
         let mut random = Random::new(self.seed, Stream::BuyerLatent, chunk);
         let mut latents: Vec<Latent> =
@@ -149,8 +149,8 @@ impl Population {
         latents
     }
 
-    /// Changes the features of a chunk as they look `day` days later: more nulls, and values that
-    /// day 0 does not have. Day 0 is left alone.
+    /// Changes the features of a chunk to those of the population's day: more nulls, and values that
+    /// day 0 does not have. Those of day 0 stay.
     pub fn drift(&self, chunk: u64, users: &mut Users) {
         let mut random = Random::new(self.seed, Stream::Drift(self.day), chunk);
         let share = (DRIFT * f64::from(self.day)).min(0.5);

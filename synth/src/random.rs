@@ -1,19 +1,10 @@
-//! Random numbers whose sequence depends on (seed, stream, chunk) only.
-//!
-//! The generator is SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): draw i is a hash of
-//! `start + i * GOLDEN`, so a chunk needs nothing from the chunks before it.
+//! Random numbers whose sequence depends on (seed, stream, chunk) only, so that a chunk needs nothing from the chunks
+//! before it.
 
 use crate::elementary::{exp, ln};
+use twotower_artifacts::split_mix::{GAMMA, SplitMix64, mix};
 
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-
-fn mix(z: u64) -> u64 {
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-/// What a sequence is drawn for; streams with unlike names are independent.
+/// What a sequence is drawn for. Different streams are independent.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Stream {
     UserTable(u8),
@@ -51,23 +42,23 @@ impl Stream {
 /// One sequence of random numbers.
 #[derive(Debug, Clone)]
 pub(crate) struct Random {
-    state: u64,
+    generator: SplitMix64,
+    /// The second of a pair of normal numbers, which is returned next.
     spare: Option<f64>,
 }
 
 impl Random {
     pub fn new(seed: u64, stream: Stream, chunk: u64) -> Self {
-        let mut state = mix(seed.wrapping_add(GOLDEN));
+        let mut state = mix(seed.wrapping_add(GAMMA));
         for part in [stream.key(), chunk] {
-            state = mix(state ^ mix(part.wrapping_add(GOLDEN)));
+            state = mix(state ^ mix(part.wrapping_add(GAMMA)));
         }
-        Self { state, spare: None }
+        Self { generator: SplitMix64::new(state), spare: None }
     }
 
     #[inline]
     pub fn next(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(GOLDEN);
-        mix(self.state)
+        self.generator.bits()
     }
 
     /// Uniform in `0..n`.
@@ -117,7 +108,7 @@ pub(crate) fn zipf_shares(cardinality: u32, exponent: f64) -> Vec<f64> {
 /// Draws from [`zipf_shares`] in constant time (Vose's alias method).
 #[derive(Debug, Clone)]
 pub(crate) struct Zipf {
-    /// `(threshold, alias)` of each slot: keep the slot below the threshold, else take its alias.
+    /// `(threshold, alias)` of each slot. A draw below the threshold keeps the slot, any other takes its alias.
     slots: Vec<(u32, u32)>,
 }
 

@@ -1,4 +1,4 @@
-//! The data set as a whole: bytes, shapes, and whether its features predict.
+//! Checks whole data sets: their bytes and shapes, and that features predict interactions.
 
 use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
@@ -10,7 +10,7 @@ use std::path::Path;
 use twotower_artifacts::Category;
 use twotower_synth::{SynthConfig, SynthError, SynthReport, generate, read_report};
 
-/// Three files of users, the last one short.
+/// A configuration with three files of users, the last one short.
 fn config() -> SynthConfig {
     SynthConfig { users: 150_000, items: 300, seed: 7, chunks_per_file: 1, threads: 2, ..SynthConfig::default() }
 }
@@ -148,8 +148,8 @@ fn features_predict_far_more_than_popularity() {
     assert!(c.oracle_recall_at_50 > c.popularity_recall_at_50 + 0.25, "{c:?}");
     assert!(c.oracle_leave_last_out > c.popularity_leave_last_out + 0.25, "{c:?}");
 
-    // Not only the oracle: the most chosen items of a user's gender and age band, learnt from the other
-    // half of the buyers, meet the choices better than the most chosen items of all (by ten standard errors).
+    // The features predict even without the oracle. The most chosen items of a user's gender and age band, learnt from
+    // the other half of the buyers, match the choices better than the most chosen items of all, by ten standard errors.
     let users = table(dir.path(), "users");
     let groups: Vec<String> = texts(&users, "gender")
         .into_iter()
@@ -234,18 +234,18 @@ fn a_complete_folder_is_reused_and_a_foreign_one_is_refused() {
     assert!(refused.to_string().contains("users 3000, items 20, seed 7"), "{refused}");
     make(&SynthConfig { force: true, ..other.clone() }, dir.path());
 
-    // A lost part is noticed, and force mends it.
+    // A lost part is noticed, and `force` generates it again.
     fs::remove_file(dir.path().join("users/part-00000.parquet")).unwrap();
     let damaged = generate(&other, dir.path(), &mut |_| {}).unwrap_err();
     assert!(damaged.to_string().contains("damaged"), "{damaged}");
     make(&SynthConfig { force: true, ..other }, dir.path());
 
-    // An interrupted one has no meta.json but its marker, and is taken up without force.
+    // An interrupted data set has only the marker instead of meta.json, and is replaced without `force`.
     fs::rename(dir.path().join("meta.json"), dir.path().join("meta.json.partial")).unwrap();
     assert_eq!(make(&base, dir.path()), first);
     assert!(!dir.path().join("meta.json.partial").exists());
 
-    // Tables without any mark of ours are left alone.
+    // Tables without either file are left alone.
     fs::remove_file(dir.path().join("meta.json")).unwrap();
     assert!(matches!(generate(&base, dir.path(), &mut |_| {}), Err(SynthError::Occupied { .. })));
     assert!(dir.path().join("users/part-00000.parquet").exists());

@@ -1,9 +1,9 @@
 //! The file of a timeline.
 //!
-//! Layout: magic bytes, blocks, then the index (a versioned payload of [`crate::codec`]), then the index's length (u64 LE). A block
-//! has four sections, each compressed with LZ4 and hashed for itself: who (rows, identities and numbers of events),
-//! items, times, weights. The index holds the hashes, and its own hash is the timeline's fingerprint: a byte that
-//! changes anywhere is found by whoever reads it, and nobody needs to read all of the file to trust a part.
+//! Layout: magic bytes, blocks, the index (a file of [`crate::codec`]), and the length of the index (u64 LE). A block
+//! has four sections, each compressed with LZ4 and hashed separately: users (rows, identities and numbers of events),
+//! items, times, weights. The index holds these hashes, and the hash of the index is the timeline's fingerprint. So a
+//! reader notices any changed byte that it reads, and need not read the whole file to trust a part of it.
 
 use super::{Detail, Event, Histories, TimelineInfo};
 use crate::blocks::BlockWriter;
@@ -24,8 +24,9 @@ use std::path::{Path, PathBuf};
 /// The first bytes of the file, and of its index.
 pub const MAGIC: &str = "twotower-timeline";
 const VERSION: u32 = 1;
-/// A block ends with the user that reaches one of these.
+/// Users after which a block ends.
 const BLOCK_USERS: usize = 2048;
+/// Events after which a block ends. All events of a user are in one block.
 const BLOCK_EVENTS: usize = 1 << 16;
 /// Bytes of a user in the first section: row, identity, number of events.
 const USER: usize = 8 + 16 + 4;
@@ -33,7 +34,7 @@ const SECTIONS: usize = 4;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Index {
-    /// What the timeline says about itself, as JSON: a value that describes its own form cannot stand in this payload.
+    /// The [`TimelineInfo`] as JSON, since bincode cannot decode its tagged enum.
     info: String,
     users: u64,
     events: u64,
@@ -42,16 +43,17 @@ struct Index {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Block {
-    /// Rows of its first and its last user.
+    /// Row of its first user.
     first: u64,
+    /// Row of its last user.
     last: u64,
-    /// Where it begins in the file.
+    /// The byte of the file at which it begins.
     offset: u64,
     users: u32,
     events: u32,
     /// Compressed bytes of each section.
     bytes: [u32; SECTIONS],
-    /// BLAKE3 of each section as it stands in the file, its first 16 bytes.
+    /// The first 16 bytes of the BLAKE3 hash of each compressed section.
     hashes: [[u8; 16]; SECTIONS],
 }
 
@@ -86,7 +88,7 @@ impl TimelineWriter {
         Ok(Self { file, name: path, info, index, offset: MAGIC.len() as u64, block })
     }
 
-    /// Adds a user; rows ascend from one to the next. His events stand in time order.
+    /// Adds a user. Rows have to ascend from call to call, and the events have to be in time order.
     ///
     /// # Errors
     /// [`ArtifactError::Io`].
@@ -151,7 +153,7 @@ impl TimelineWriter {
         Ok(())
     }
 
-    /// Ends the file without giving it a name: it goes with the value.
+    /// Finishes a file without a name, which is removed when the timeline is dropped.
     ///
     /// # Errors
     /// [`ArtifactError::Io`].
@@ -161,10 +163,10 @@ impl TimelineWriter {
         Timeline::of(file, self.name.clone())
     }
 
-    /// Publishes the file; its rows are users. The fingerprint is what [`Timeline::open`] is given.
+    /// Publishes the file, and returns its entry, whose rows are users, and the fingerprint of the timeline.
     ///
     /// # Errors
-    /// [`ArtifactError::Io`]; then nothing new stands under the name.
+    /// [`ArtifactError::Io`]; the file of that name is then unchanged.
     pub fn finish(mut self) -> Result<(FileEntry, Fingerprint), ArtifactError> {
         let (bytes, blake3, fingerprint) = self.end_file()?;
         self.file.inner_mut().publish()?;
@@ -172,7 +174,7 @@ impl TimelineWriter {
         Ok((FileEntry { path: name, bytes, rows: self.index.users, blake3 }, fingerprint))
     }
 
-    /// Writes the index; gives the file's size and hash, and the timeline's fingerprint.
+    /// Writes the index, and returns the file's size and hash, and the timeline's fingerprint.
     fn end_file(&mut self) -> Result<(u64, String, Fingerprint), ArtifactError> {
         self.end_block()?;
         let failed = || io_error("write", &self.name);
@@ -196,7 +198,7 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    /// Opens a file of [`TimelineWriter`]. Memory: its index, some 100 bytes for 2,048 users or 65,536 events.
+    /// Opens a file of [`TimelineWriter`]. Memory: its index, about 100 bytes for 2,048 users or 65,536 events.
     ///
     /// # Errors
     /// [`ArtifactError::Io`], [`ArtifactError::Corrupt`], [`ArtifactError::Version`].
@@ -240,7 +242,7 @@ impl Timeline {
         Ok(Self { file, info, index, fingerprint: Fingerprint::of(&bytes), path })
     }
 
-    /// What the timeline says about itself.
+    /// What the file states about the timeline.
     pub fn info(&self) -> &TimelineInfo {
         &self.info
     }
@@ -250,12 +252,12 @@ impl Timeline {
         &self.fingerprint
     }
 
-    /// Where it is.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Number of users with events, those that are not in the users table counted.
+    /// Number of users with events, including those that are not in the users table.
     pub fn users(&self) -> u64 {
         self.index.users
     }
@@ -265,7 +267,7 @@ impl Timeline {
         self.index.events
     }
 
-    /// Number of events of the users before a row.
+    /// Number of events of the users whose row is below `row`.
     ///
     /// # Errors
     /// As [`Timeline::read`].
@@ -283,7 +285,7 @@ impl Timeline {
         Ok(events)
     }
 
-    /// Ranges of rows that together hold all users, each of them read in one go.
+    /// The range of rows of each block. Together they hold all users, and reading one reads one block.
     pub fn blocks(&self) -> impl Iterator<Item = Range<u64>> + '_ {
         self.index.blocks.iter().map(|block| block.first..block.last.saturating_add(1))
     }
@@ -293,10 +295,10 @@ impl Timeline {
         (self.index.blocks.len() * size_of::<Block>()) as u64
     }
 
-    /// Replaces what `into` holds by the users at `rows` and their events.
+    /// Replaces the content of `into` by the users at `rows` and their events.
     ///
     /// # Errors
-    /// [`ArtifactError::Io`], and [`ArtifactError::Corrupt`] where a byte has changed.
+    /// [`ArtifactError::Io`], and [`ArtifactError::Corrupt`] if a byte that is read has changed.
     pub fn read(&self, rows: Range<u64>, detail: Detail, into: &mut Histories) -> Result<(), ArtifactError> {
         into.clear();
         let first = self.index.blocks.partition_point(|block| block.last < rows.start);
@@ -309,7 +311,7 @@ impl Timeline {
         Ok(())
     }
 
-    /// Appends the users of a block that stand at `rows`.
+    /// Appends the users of a block whose rows are in `rows`.
     fn read_block(
         &self,
         block: &Block,
@@ -331,9 +333,10 @@ impl Timeline {
             if hash(own) != block.hashes[section] {
                 return Err(self.corrupt(block, "the checksum does not fit the content; it is altered"));
             }
-            // LZ4 makes no more than 255 bytes of one: a longer section is a lie, and is not allocated.
+            // LZ4 expands a byte to at most 255. A section that claims more is damaged, and is not allocated.
             if bytes > 255 * own.len() {
-                return Err(self.corrupt(block, &format!("{} bytes that are said to be {bytes}", own.len())));
+                let reason = format!("a section of {} bytes cannot have {bytes} when decompressed", own.len());
+                return Err(self.corrupt(block, &reason));
             }
             let values = lz4_flex::block::decompress(own, bytes).map_err(|e| self.corrupt(block, &e.to_string()))?;
             if values.len() != bytes {
@@ -406,7 +409,7 @@ mod tests {
         TimelineInfo { table_rows: 20_000, items: 500, clock: Clock::Order, key: key() }
     }
 
-    /// Every third row has events, one of them more than a block holds.
+    /// Every third row has events, and one row has more events than a block holds.
     fn events_of(row: u64) -> Vec<Event> {
         let count = if row == 3000 { 70_000 } else { row % 7 };
         (0..count).map(|i| Event { item: ((row + i) % 500) as u32, time: i as i64 - 3, weight: i as f32 }).collect()

@@ -1,9 +1,9 @@
-//! A timeline: what every user did, in time order, looked up by row of the users table.
+//! A timeline: the events of every user in time order, found by row of the users table.
 //!
-//! One file holds blocks of users and an index of them. A user of the users table stands at his row there; users that
-//! only the interactions name stand after all of them, at the table's number of rows plus the row of their first
-//! interaction. So a range of the table's rows is a range of the file, and whoever streams the table reads the
-//! timeline from its start to its end, however much larger than memory it is.
+//! One file holds blocks of users and an index of the blocks. A user's row is that of the users table. Users who are
+//! only in the interactions come after all of these; their row is the table's number of rows plus the row of their
+//! first interaction. So a range of the table's rows is a range of the file. Whoever streams the table reads the
+//! timeline from start to end, even if it is much larger than memory.
 
 mod file;
 
@@ -15,20 +15,20 @@ use crate::keyed::{Identity, IdentityKey};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-/// What a timeline says about itself.
+/// What the file of a timeline states about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimelineInfo {
     /// Rows of the users table.
     pub table_rows: u64,
-    /// Rows of the encoded items table, which events name.
+    /// Rows of the encoded items table. The items of events are rows of it.
     pub items: u64,
-    /// What times count.
+    /// The meaning of times.
     pub clock: Clock,
-    /// The key of the identities of users.
+    /// The key under which identities of users are computed.
     pub key: IdentityKey,
 }
 
-/// One thing that a user did.
+/// An event of a user.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Event {
     /// Row of the encoded items table.
@@ -39,34 +39,34 @@ pub struct Event {
     pub weight: f32,
 }
 
-/// What a reader of a timeline takes from the disk.
+/// Which parts of events a reader of a timeline loads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Detail {
-    /// Items alone.
+    /// Only items.
     Items,
     /// Items, times and weights.
     All,
 }
 
-/// The users of a range of rows that have events, and these events.
+/// The users in a range of rows who have events, and their events.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Histories {
     /// `[users]` rows, ascending.
     pub rows: Vec<u64>,
-    /// `[users]`.
+    /// `[users]` identities.
     pub identities: Vec<Identity>,
     /// `[users + 1]`; the events of user `u` are `offsets[u]..offsets[u + 1]`.
     pub offsets: Vec<u64>,
     /// `[events]` rows of the encoded items table, oldest first within a user.
     pub items: Vec<u32>,
-    /// `[events]`, or nothing where only items were asked for.
+    /// `[events]` times, or empty with [`Detail::Items`].
     pub times: Vec<i64>,
-    /// `[events]`, or nothing where only items were asked for.
+    /// `[events]` weights, or empty with [`Detail::Items`].
     pub weights: Vec<f32>,
 }
 
 impl Histories {
-    /// Forgets all users.
+    /// Removes all users.
     pub fn clear(&mut self) {
         self.rows.clear();
         self.identities.clear();
@@ -92,10 +92,10 @@ impl Histories {
         self.offsets[user] as usize..self.offsets[user + 1] as usize
     }
 
-    /// The position of the user at a row of the table, if he has events.
+    /// The position of the user at a row of the table, if the user has events.
     ///
     /// # Errors
-    /// The row, where another user stands there than the one with this id.
+    /// The row, if the user at it does not have this id.
     pub fn find(&self, row: u64, id: Id<'_>, key: &IdentityKey) -> Result<Option<usize>, u64> {
         let Ok(user) = self.rows.binary_search(&row) else { return Ok(None) };
         if self.identities[user] == key.identity(id) { Ok(Some(user)) } else { Err(row) }

@@ -20,6 +20,7 @@ quote = "'"
 null_values = ["-"]
 [tables.items]
 id = "item_id"
+title = "title"
 path = "items.csv"
 format = "csv"
 delimiter = ";"
@@ -106,6 +107,8 @@ const OBEYED: &[(&str, &str, &str)] = &[
     ("tables", "E", "fingerprint"),
     ("tables.users", "EAUGRF", "id format delimiter encoding header columns quote null_values"),
     ("tables.items", "EAI", "id format delimiter encoding header columns quote null_values"),
+    // Its manifest names it, so that a run can be looked into without the job.
+    ("tables.items", "E", "title"),
     ("tables.interactions", "EGRF", "user item timestamp timestamp_format timestamp_unit earliest latest"),
     ("tables.interactions", "EGRF", "format delimiter encoding header columns quote null_values"),
     ("tables.interactions", "EGRF", "weight"),

@@ -1,4 +1,4 @@
-//! Vectors to search in, and the plainest search there is.
+//! Vectors for tests, and a search in its simplest form.
 
 #![allow(dead_code, reason = "each test file takes what it needs")]
 
@@ -91,14 +91,14 @@ pub fn naive(items: &[f32], query: &[f32], k: usize, allowed: impl Fn(u32) -> bo
     all
 }
 
-/// Asserts that an answer is the naive one: equal lengths, scores within 1e-6 rank by rank (f32
-/// storage of unit items moves a cosine by 1e-7), order kept, and rows that score what is said.
+/// Asserts that an answer equals the naive one: equal lengths, scores within 1e-6 at each rank (f32
+/// storage of unit items changes a cosine by 1e-7), correct order, and rows that have the stated scores.
 pub fn assert_answer(found: &Neighbours, q: usize, expected: &[(u32, f64)], context: &str) {
     let (rows, scores) = (found.rows(q), found.scores(q));
     assert_eq!(rows.len(), expected.len(), "{context}, query {q}");
     for (i, (row, cosine)) in expected.iter().enumerate() {
         assert!((f64::from(scores[i]) - cosine).abs() < 1e-6, "{context}, query {q}, rank {i}");
-        // Where the oracle's neighbours in rank are clearly apart, the row is settled too.
+        // If the scores at neighbouring ranks are clearly different, the row must be the same too.
         let apart = |j: usize| expected.get(j).is_none_or(|other| (other.1 - cosine).abs() > 1e-6);
         if apart(i + 1) && (i == 0 || apart(i - 1)) && i + 1 < expected.len() {
             assert_eq!(rows[i], *row, "{context}, query {q}, rank {i}");

@@ -1,7 +1,7 @@
-//! Finding and loading ONNX Runtime's shared library.
+//! Finds and loads the shared library of ONNX Runtime.
 //!
-//! `ORT_DYLIB_PATH`, where it is set, is the only place looked at: a wrong setting must not fall
-//! back silently. Otherwise: beside the executable and in `lib/` there, the user's cache folder
+//! If `ORT_DYLIB_PATH` is set, no other place is searched, since a wrong setting must not fall back
+//! silently. Otherwise the places are: beside the executable, `lib/` there, the user's cache folder
 //! (`$XDG_CACHE_HOME` or `~/.cache`, then `twotower/onnxruntime/`), and the system's folders.
 //! `scripts/onnxruntime.sh` fills the cache folder.
 
@@ -13,15 +13,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-/// Oldest minor version 1.x of ONNX Runtime that has the API this build calls.
+/// The oldest minor version 1.x of ONNX Runtime that has the API this build calls.
 pub const MIN_MINOR: u32 = ort::MINOR_VERSION;
 
 const STEM: &str = "libonnxruntime.so";
 
-/// A library that can be used.
+/// A usable library of ONNX Runtime.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Located {
-    /// Where it stands.
+pub struct Library {
+    /// Path of its file.
     pub path: PathBuf,
     /// Its version, such as `1.31.1`.
     pub version: String,
@@ -31,7 +31,7 @@ pub struct Located {
 ///
 /// # Errors
 /// [`ModelError::RuntimeMissing`] listing every place looked at and what was wrong with it.
-pub fn locate() -> Result<Located, ModelError> {
+pub fn locate() -> Result<Library, ModelError> {
     Places::of_process().locate()
 }
 
@@ -54,11 +54,11 @@ pub(super) fn environment() -> Result<&'static Environment, ModelError> {
     let builder = ort::init_from(&found.path).map_err(|e| failed(e.to_string().into()))?;
     let environment = builder.with_telemetry(false).build().map_err(|e| failed(e.into()))?;
     tracing::debug!(path = %found.path.display(), version = found.version, "ONNX Runtime loaded");
-    // Kept to the end: tearing the runtime down at exit races with its own threads.
+    // The environment is never dropped, since tearing the runtime down at exit races with its own threads.
     Ok(made.insert(Box::leak(Box::new(environment))))
 }
 
-/// Where to look.
+/// The places where the library is searched.
 #[derive(Debug, Default)]
 struct Places {
     /// `ORT_DYLIB_PATH`.
@@ -85,12 +85,12 @@ impl Places {
         Self { explicit: set("ORT_DYLIB_PATH").map(PathBuf::from), folders }
     }
 
-    fn locate(&self) -> Result<Located, ModelError> {
+    fn locate(&self) -> Result<Library, ModelError> {
         if let Some(path) = &self.explicit {
-            // A relative path is relative to the working folder, as everywhere on a command line.
+            // A relative path is relative to the working folder, like all paths of a command line.
             let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
             return match probe(&path) {
-                Ok(version) => Ok(Located { path, version }),
+                Ok(version) => Ok(Library { path, version }),
                 Err(reason) => Err(ModelError::RuntimeMissing {
                     looked: vec![format!("ORT_DYLIB_PATH {}: {reason}", path.display())],
                     min_minor: MIN_MINOR,
@@ -105,7 +105,7 @@ impl Places {
             }
             for file in files {
                 match probe(&file) {
-                    Ok(version) => return Ok(Located { path: file, version }),
+                    Ok(version) => return Ok(Library { path: file, version }),
                     Err(reason) => looked.push(format!("{}: {reason}", file.display())),
                 }
             }
@@ -129,8 +129,9 @@ fn libraries_in(folder: &Path) -> Vec<PathBuf> {
     names.into_iter().map(|name| folder.join(name)).collect()
 }
 
-/// The version of the library at `path`, or why it cannot be used. Never panics, unlike loading it
-/// unseen: `ort` does so on a library that is too old.
+/// The version of the library at `path`, or why it cannot be used.
+///
+/// It is checked before `ort` loads it, since `ort` panics on a library that is too old.
 fn probe(path: &Path) -> Result<String, String> {
     if !path.is_file() {
         return Err("no such file".to_string());
@@ -139,8 +140,8 @@ fn probe(path: &Path) -> Result<String, String> {
         return Err("truncated".to_string());
     }
     let file = CString::new(path.as_os_str().as_bytes()).map_err(|_| "not a path".to_string())?;
-    // SAFETY: `file` is a C string; the handle is kept open, so that the symbol and the strings it
-    // returns stay valid; `OrtGetApiBase` has this signature in every version of ONNX Runtime.
+    // SAFETY: `file` is a C string. The handle stays open, so that the symbol and the strings it returns
+    // stay valid. `OrtGetApiBase` has this signature in every version of ONNX Runtime.
     let version = unsafe {
         let handle = dlopen(file.as_ptr(), RTLD_NOW);
         if handle.is_null() {
@@ -169,8 +170,8 @@ fn probe(path: &Path) -> Result<String, String> {
     if is_new_enough(&version) { Ok(version) } else { Err(format!("version {version}, needs 1.{MIN_MINOR} or newer")) }
 }
 
-/// Whether a 64-bit little-endian ELF file ends before its section headers, which come last: the
-/// loader would map what is missing and the process would die of SIGBUS.
+/// Whether a 64-bit little-endian ELF file ends before its section headers, which come last. The
+/// loader would map the missing bytes too, and the process would die of SIGBUS.
 fn is_truncated(path: &Path) -> bool {
     let read = || -> std::io::Result<bool> {
         let mut file = std::fs::File::open(path)?;
@@ -183,7 +184,7 @@ fn is_truncated(path: &Path) -> bool {
         let is_elf64 = header.starts_with(b"\x7fELF\x02\x01");
         Ok(is_elf64 && file.metadata()?.len() < end)
     };
-    // What cannot be read here is for the loader to refuse.
+    // A file that cannot be read here is refused by the loader.
     read().unwrap_or(false)
 }
 
@@ -194,7 +195,7 @@ fn is_new_enough(version: &str) -> bool {
 
 const RTLD_NOW: c_int = 2;
 
-// The C library's loader, declared here because std does not expose it.
+// The loader of the C library, which std does not expose.
 unsafe extern "C" {
     fn dlopen(file: *const c_char, flags: c_int) -> *mut c_void;
     fn dlsym(handle: *mut c_void, symbol: *const c_char) -> *mut c_void;

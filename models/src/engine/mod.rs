@@ -4,10 +4,10 @@
 //! - [`EngineKind::Native`]: the training kernels ([`crate::native`]); needs no library.
 //! - [`EngineKind::NativeInt16`]: the same with matrix products of 16-bit integers.
 //!
-//! Of a bag or sequence the newest (last) `max_len` real elements of a row count, as in training.
-//! An engine belongs to one worker thread. In all, the bits of a row's vector depend on that row
-//! and the tower alone, not on the rows it shares a batch with; between them they differ in the
-//! last digits, so vectors of unlike engines must not be mixed.
+//! Only the newest (last) `max_len` real elements of a bag or sequence count, as in training.
+//! An engine belongs to one worker thread. The bits of a row's vector depend only on the row, the
+//! tower and the kind of engine, not on other rows of the batch. Kinds of engines differ in the
+//! last digits, so their vectors must not be mixed.
 
 pub mod library;
 mod runtime;
@@ -16,7 +16,8 @@ pub(crate) mod samples;
 #[cfg(test)]
 mod tests;
 
-pub use runtime::{CROSS_LIMIT, OrtEngine, OrtTower};
+pub use runtime::CROSS_LIMIT;
+use runtime::{OrtEngine, OrtTower};
 
 use crate::error::ModelError;
 use crate::native::{self, NativeEngine};
@@ -27,7 +28,7 @@ use std::path::Path;
 use std::sync::Arc;
 use twotower_artifacts::{CodeBatch, TowerSchema};
 
-/// Which engine embeds.
+/// The kind of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EngineKind {
@@ -36,7 +37,7 @@ pub enum EngineKind {
     Ort,
     /// The training kernels.
     Native,
-    /// The training kernels, with matrix products of 16-bit integers: faster, and off by some 1e-4 a value.
+    /// The training kernels, with matrix products of 16-bit integers. Faster, with errors of about 1e-4 per value.
     NativeInt16,
 }
 
@@ -67,17 +68,17 @@ impl std::str::FromStr for EngineKind {
     }
 }
 
-/// What an engine knows of the vectors that it made.
+/// What an engine knows about the norms of its vectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Norms {
-    /// All were divided by their norm, which was finite and not zero.
+    /// All vectors were divided by their norm, which was finite and not zero.
     Unit,
-    /// Nothing.
+    /// Nothing is known.
     Unknown,
 }
 
 impl Norms {
-    /// Of these vectors and others.
+    /// What is known about these vectors and others together.
     pub(crate) fn and(self, other: Self) -> Self {
         if self == Norms::Unit { other } else { self }
     }
@@ -85,7 +86,7 @@ impl Norms {
 
 /// A tower ready to embed batches on the calling thread.
 pub trait Engine: Send {
-    /// Embeds a batch of any number of rows, and says what is known of their norms.
+    /// Embeds a batch of any number of rows, and returns what is known about the norms of their vectors.
     ///
     /// # Shapes
     /// - `batch`: columns in the order of [`Engine::schema`], codes below their cardinality
@@ -93,7 +94,7 @@ pub trait Engine: Send {
     ///
     /// # Errors
     /// [`ModelError::Artifact`] for a batch of another shape or a code outside its field's
-    /// cardinality, [`ModelError::Runtime`] when ONNX Runtime fails. After an error, what was appended means nothing.
+    /// cardinality, [`ModelError::Runtime`] when ONNX Runtime fails. After an error, the appended values are invalid.
     fn embed(&mut self, batch: &CodeBatch, out: &mut Vec<f32>) -> Result<Norms, ModelError>;
 
     /// Width of a vector.
@@ -115,8 +116,8 @@ pub fn open(kind: EngineKind, path: &Path) -> Result<Box<dyn Engine>, ModelError
     })
 }
 
-/// Opens an exported tower for several workers, an engine for each, from one reading of the file; native engines share
-/// the tower and its folded tables.
+/// Opens an engine of an exported tower for each of several workers. The file is read once. Native engines share the
+/// tower and its folded tables.
 ///
 /// # Errors
 /// As [`open`].
@@ -142,8 +143,8 @@ fn open_native(kind: EngineKind, path: &Path) -> Result<NativeEngine, ModelError
     }
 }
 
-/// Runs the ONNX file on ONNX Runtime, as it is and crossed, and the trained tower on the native engine, and returns the
-/// largest absolute difference between their vectors.
+/// Compares an exported file with the trained tower. The file runs on ONNX Runtime, unchanged and with crossed fields,
+/// and the tower on the native engine. Returns the largest absolute difference between their vectors.
 ///
 /// # Errors
 /// [`ModelError::EnginesDiffer`] when it is above `tolerance` or not a number, [`ModelError::Data`]
@@ -161,7 +162,7 @@ pub fn verify(onnx: &Path, tower: &Tower, sample: &CodeBatch, tolerance: f32) ->
         }
         Ok(found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, worse))
     };
-    // One after the other: a session holds the tower.
+    // Each session holds the whole tower, so the first is dropped before the second is opened.
     let published = difference(OrtTower::published(onnx)?.engine()?)?;
     let difference = match OrtTower::open(onnx)? {
         tower if tower.is_crossed() => worse(published, difference(tower.engine()?)?),
@@ -174,7 +175,7 @@ pub fn verify(onnx: &Path, tower: &Tower, sample: &CodeBatch, tolerance: f32) ->
     }
 }
 
-/// The larger difference; one that is not a number is worse than any.
+/// The larger of two differences. NaN counts as larger than any number.
 fn worse(a: f32, b: f32) -> f32 {
     if a.is_nan() || a > b { a } else { b }
 }

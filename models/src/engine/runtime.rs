@@ -1,9 +1,9 @@
-//! A tower on ONNX Runtime: one session a worker, one thread, a fixed number of rows a run.
+//! A tower on ONNX Runtime: one session with one thread per worker, and a fixed number of rows per run.
 
 use super::{Engine, Norms, library};
 use crate::cross::Cross;
 use crate::error::ModelError;
-use crate::onnx::{self, Crossed, Metadata};
+use crate::onnx::{self, CrossedGraph, Metadata};
 use crate::tower::layout::check_batch;
 use ort::session::builder::SessionBuilder;
 use ort::session::{Session, SessionInputValue};
@@ -13,24 +13,24 @@ use std::path::{Path, PathBuf};
 use twotower_artifacts::schema::PADDING;
 use twotower_artifacts::{ArtifactError, CodeBatch, Column, FieldShape, TowerSchema};
 
-/// Rows of every run. Batches of 256 to 512 stay in cache; a fixed number keeps the bits of a row
-/// independent of how many rows came with it, since ONNX Runtime picks its kernels by shape.
+/// Rows of every run. Runs of 256 to 512 rows stay in cache. ONNX Runtime chooses its kernels by shape, so a
+/// fixed number keeps the bits of a row independent of the number of rows in its batch.
 pub const TILE: usize = 512;
 
-/// Files up to this size are given to ONNX Runtime with small code fields crossed: while it is made, a graph takes
-/// about three times their size.
+/// The size in bytes up to which a tower's small code fields are crossed for ONNX Runtime. While the crossed graph is
+/// made, it takes about three times the size of the file.
 pub const CROSS_LIMIT: u64 = 32 << 20;
 
-/// An exported tower that sessions are opened of: its file is what the export writes, node by node.
+/// An exported tower from which sessions are opened. Its file was found to be exactly what the export writes.
 pub struct OrtTower {
     path: PathBuf,
-    /// What the file says about itself.
+    /// The file's metadata.
     metadata: Metadata,
-    /// What sessions get instead of the file.
-    crossed: Option<Crossed>,
+    /// The graph that sessions get instead of the file, if there is one.
+    crossed: Option<CrossedGraph>,
 }
 
-/// A tower on ONNX Runtime: a session.
+/// A session of a tower on ONNX Runtime.
 #[derive(Debug)]
 pub struct OrtEngine {
     path: PathBuf,
@@ -39,7 +39,7 @@ pub struct OrtEngine {
     inputs: Vec<(Source, Input)>,
 }
 
-/// What an input is made of.
+/// Where the values of an input come from.
 #[derive(Debug)]
 enum Source {
     Field(usize),
@@ -50,7 +50,7 @@ enum Source {
 #[derive(Debug)]
 enum Input {
     Codes(Vec<i32>),
-    /// Always as wide as the field allows, so that the sums run in one order.
+    /// Always as wide as the field allows, so that sums are always taken in the same order.
     Padded {
         codes: Vec<i32>,
         len: usize,
@@ -62,11 +62,11 @@ enum Input {
 }
 
 impl OrtTower {
-    /// Opens an exported tower. Where it has at most [`CROSS_LIMIT`] bytes, ONNX Runtime gets a graph with small code
-    /// fields crossed, if that saves something; otherwise it gets the file.
+    /// Opens an exported tower. If its file has at most [`CROSS_LIMIT`] bytes and crossing small code fields saves
+    /// work, ONNX Runtime gets a graph with crossed fields, otherwise the file.
     ///
     /// # Errors
-    /// [`ModelError::RuntimeMissing`] without a usable library; as [`onnx::read`].
+    /// [`ModelError::RuntimeMissing`] without a usable library, and those of [`onnx::read`].
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         let published = Self::published(path)?;
         let io = |source| ArtifactError::Io { action: "read", path: path.to_path_buf(), source };
@@ -74,20 +74,20 @@ impl OrtTower {
             return Ok(published);
         }
         let (tower, metadata) = onnx::read(path)?;
-        Ok(Self { crossed: Crossed::of(&tower)?, metadata, ..published })
+        Ok(Self { crossed: CrossedGraph::of(&tower)?, metadata, ..published })
     }
 
-    /// The tower with the graph of its file.
+    /// Opens an exported tower, of which ONNX Runtime always gets the file.
     ///
     /// # Errors
     /// As [`OrtTower::open`].
     pub(super) fn published(path: &Path) -> Result<Self, ModelError> {
-        // Before the file is read: without a library nothing can be done with it.
+        // This comes first, since without a library there is no use in reading the file.
         library::environment()?;
         Ok(Self { path: path.to_path_buf(), metadata: onnx::inspect(path)?, crossed: None })
     }
 
-    /// Whether ONNX Runtime gets another graph than the file's.
+    /// Whether ONNX Runtime gets a graph with crossed fields instead of the file.
     pub(super) fn is_crossed(&self) -> bool {
         self.crossed.is_some()
     }
@@ -106,7 +106,7 @@ impl OrtTower {
 }
 
 impl OrtEngine {
-    fn crossed(path: &Path, crossed: &Crossed, metadata: Metadata) -> Result<Self, ModelError> {
+    fn crossed(path: &Path, crossed: &CrossedGraph, metadata: Metadata) -> Result<Self, ModelError> {
         let session = builder(library::environment()?)
             .and_then(|mut builder| builder.commit_from_memory(&crossed.model))
             .map_err(|e| ModelError::runtime("load, with fields crossed,", path, e))?;
@@ -126,11 +126,6 @@ impl OrtEngine {
         let fields = metadata.schema.fields.iter().enumerate();
         let inputs = fields.map(|(i, field)| (Source::Field(i), Input::new(&field.shape))).collect();
         Ok(Self { path: path.to_path_buf(), session, metadata, inputs })
-    }
-
-    /// What the file says about itself.
-    pub fn metadata(&self) -> &Metadata {
-        &self.metadata
     }
 }
 
@@ -198,7 +193,7 @@ impl Input {
         }
     }
 
-    /// Copies checked rows of a column, at most [`TILE`]; the rest stays or becomes padding.
+    /// Copies at most [`TILE`] checked rows of a column. The remaining rows become padding or zeros.
     fn fill(&mut self, column: &Column, rows: Range<usize>) {
         match (self, column) {
             (Input::Codes(to), Column::Code(from)) => {
@@ -221,7 +216,7 @@ impl Input {
         }
     }
 
-    /// Writes the rows of a cross; past the range they are the first.
+    /// Writes the row of a cross for each of the given rows. The remaining rows get row 0.
     fn combine(&mut self, cross: &Cross, columns: &[Column], rows: Range<usize>) {
         let Input::Codes(to) = self else { unreachable!("a cross's input is made to take codes") };
         let (to, rest) = to.split_at_mut(rows.len());

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use twotower_artifacts::schema::PADDING;
 use twotower_artifacts::{CodeBatch, Column, FieldSchema, FieldShape, Fingerprint, Side, TowerSchema};
 
-/// Random test material of a seed.
+/// Draws random test data from a seed.
 pub struct Draw(Rng);
 
 impl Draw {
@@ -22,7 +22,7 @@ impl Draw {
         self.0.below(n)
     }
 
-    /// Uniform in [-1, 1).
+    /// Floats uniform in [-1, 1).
     pub fn floats(&mut self, n: usize) -> Vec<f32> {
         (0..n).map(|_| (self.0.uniform() * 2.0 - 1.0) as f32).collect()
     }
@@ -38,7 +38,7 @@ impl Draw {
     }
 }
 
-/// A tower over the given fields, with random weights: PReLU between the hidden widths, then the L2 norm.
+/// A tower over the given fields, with random weights, PReLU between the hidden layers, and an L2 norm at the end.
 pub fn tower(draw: &mut Draw, fields: Vec<(&str, FieldShape, Option<Reduce>)>, emb: usize, widths: &[usize]) -> Tower {
     let mut tables = BTreeMap::new();
     let mut inputs = Vec::new();
@@ -77,7 +77,7 @@ pub fn tower(draw: &mut Draw, fields: Vec<(&str, FieldShape, Option<Reduce>)>, e
     Tower { schema, inputs, tables, layers, dim: width }
 }
 
-/// A tower with a field of every shape and reduction; the item table is shared.
+/// A tower with a field of every shape and reduction. Two fields share the item table.
 pub fn every_shape(seed: u64) -> Tower {
     let draw = &mut Draw::new(seed);
     let code = |table: &str, cardinality| FieldShape::Code { table: table.into(), cardinality };
@@ -97,7 +97,7 @@ pub fn every_shape(seed: u64) -> Tower {
     tower(draw, fields, 16, &[48, 32, 24])
 }
 
-/// [`every_shape`] with layer norms: after the first linear layer, and before the last norm.
+/// [`every_shape`] with two layer norms: after the first linear layer, and before the L2 norm.
 pub fn normalised(seed: u64) -> Tower {
     let (mut tower, draw) = (every_shape(seed), &mut Draw::new(seed + 1000));
     let mut norm = |width: usize| {
@@ -109,7 +109,7 @@ pub fn normalised(seed: u64) -> Tower {
     tower
 }
 
-/// Random valid rows; ragged rows of every length from none to beyond the limit, with padding inside some.
+/// Random valid rows. Ragged rows have lengths from 0 to beyond the limit, and some have padding among their elements.
 pub fn batch(draw: &mut Draw, schema: &TowerSchema, rows: usize) -> CodeBatch {
     let mut batch = CodeBatch::empty(schema);
     for (field, column) in schema.fields.iter().zip(&mut batch.columns) {
@@ -142,7 +142,7 @@ pub fn rows_of(schema: &TowerSchema, batch: &CodeBatch, rows: &[usize]) -> CodeB
     some
 }
 
-/// The forward pass in f64, a row at a time, straight from the definitions.
+/// The forward pass in f64, a row at a time, as the layers are defined.
 pub fn naive(tower: &Tower, batch: &CodeBatch) -> Vec<f64> {
     (0..batch.rows()).flat_map(|row| naive_row(tower, batch, row)).collect()
 }

@@ -1,4 +1,4 @@
-//! Both engines against the definitions, against each other, and on damaged input.
+//! Tests all engines against the definitions, against each other, and on invalid input.
 
 use super::samples::{Draw, batch, every_shape, naive, normalised, rows_of};
 use super::*;
@@ -57,7 +57,7 @@ fn onnx_runtime_crosses_small_code_fields_and_a_tower_of_nothing_else() {
     without.layers.insert(0, Layer::Relu);
     for (tower, crosses) in [(every_shape(22), 1), (two, 2), (alone, 1), (linear, 1), (narrow, 0), (without, 0)] {
         let (_dir, path) = exported(&tower);
-        assert_eq!(onnx::Crossed::of(&tower).unwrap().map_or(0, |crossed| crossed.crosses.len()), crosses);
+        assert_eq!(onnx::CrossedGraph::of(&tower).unwrap().map_or(0, |crossed| crossed.crosses.len()), crosses);
         assert_eq!(OrtTower::open(&path).unwrap().is_crossed(), crosses > 0);
         let rows = batch(draw, &tower.schema, 600);
         let expected = naive(&tower, &rows);
@@ -221,7 +221,7 @@ fn integers_too_coarse_for_a_tower_are_an_error_of_its_first_rows() {
     let mut engine = NativeEngine::int16(Arc::new(tower.clone())).unwrap();
     engine.embed(&CodeBatch::empty(&tower.schema), &mut Vec::new()).unwrap();
     engine.embed(&rows, &mut out).unwrap();
-    // One input of the second layer drowns the others, but counts for nothing.
+    // One input of the second layer is far larger than the others, but has no influence on the result.
     let Layer::Linear { bias, .. } = &mut tower.layers[0] else { unreachable!() };
     bias.data[0] = 1e6;
     let Layer::Linear { weight, .. } = &mut tower.layers[2] else { unreachable!() };

@@ -27,7 +27,7 @@ dispatched! {
         }
     }
 
-    /// dx of [`prelu`]; adds the gradient of the slopes to `d_slope`.
+    /// Computes dx of [`prelu`], and adds the gradient of the slopes to `d_slope`.
     pub fn prelu_backward(x: &[f32], slope: &[f32], dy: &[f32], dx: &mut [f32], d_slope: &mut [f32]) {
         let width = slope.len();
         for ((dx, x), dy) in dx.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(dy.chunks_exact(width)) {

@@ -1,9 +1,9 @@
-//! Dropout (Srivastava et al., JMLR 2014), inverted: training scales, inference does nothing.
+//! Inverted dropout (Srivastava et al., JMLR 2014): kept elements are scaled in training, and inference does nothing.
 
 use crate::rng::Rng;
 
-/// Drops elements of `x`; without `noise` copies. The backward pass is the same function of dy with
-/// the same noise.
+/// Drops elements of `x` with probability `rate` and scales the others. Without `noise`, it copies `x`. The
+/// backward pass is the same function of dy with the same noise.
 pub fn dropout(x: &[f32], rate: f32, noise: Option<Rng>, y: &mut [f32]) {
     let Some(mut noise) = noise else { return y.copy_from_slice(x) };
     let scale = 1.0 / (1.0 - rate);

@@ -1,20 +1,20 @@
-//! Embedding rows as inputs: one row per code, or the weighted mean of a row per element.
+//! Weights of the elements of pooled fields, whose input is the weighted mean of the elements' embeddings.
 
 use crate::lanes::{dispatched, inner};
 use crate::params::Table;
 use twotower_artifacts::Ragged;
 use twotower_artifacts::schema::PADDING;
 
-/// The elements of pooled rows with their weights; padding is left out.
+/// The elements of all rows of a pooled field with their weights. Padding is left out.
 #[derive(Debug, Default)]
-pub struct Pooled {
+pub struct WeightedElements {
     offsets: Vec<usize>,
     uses: Vec<(u32, f32)>,
 }
 
-impl Pooled {
-    /// Weighs the elements of each row: 1/n each, or `recency[n]` by distance from the newest
-    /// (last) element. Of rows longer than `max_len` the last elements count.
+impl WeightedElements {
+    /// Weighs the n elements of each row: 1/n each, or the weights that `recency` gives n elements by their distance
+    /// from the newest (last) one. Only the last `max_len` elements of a row count.
     pub fn weigh(&mut self, ragged: &Ragged, max_len: usize, recency: Option<&Recency>) {
         self.offsets.clear();
         self.uses.clear();
@@ -47,7 +47,7 @@ pub struct Recency {
 }
 
 impl Recency {
-    /// From one logit per position, index 0 = newest.
+    /// Computes the weights from one logit per position; index 0 is the newest.
     pub fn new(logits: &[f32]) -> Self {
         let max_len = logits.len();
         let mut weights = vec![0.0; (max_len + 1) * max_len];
@@ -66,8 +66,8 @@ impl Recency {
         &self.weights[n * self.max_len..][..n]
     }
 
-    /// Adds to `gradient` the gradient of the logits, given for every row length n and position
-    /// the summed inner products of output gradient and element (`[max_len + 1, max_len]`).
+    /// Adds the gradient of the logits to `gradient`. `products`, `[max_len + 1, max_len]`, holds for every row
+    /// length and position the summed inner products of [`element_products`].
     pub fn backward(&self, products: &[f32], gradient: &mut [f32]) {
         for n in 1..=self.max_len {
             let (weights, products) = (self.weights(n), &products[n * self.max_len..][..n]);
@@ -80,7 +80,7 @@ impl Recency {
 }
 
 dispatched! {
-    /// Adds to `products` the inner product of `gradient` with the table row of each element.
+    /// Adds to `products` the inner product of the output's `gradient` with the table row of each element.
     pub fn element_products(table: &Table, uses: &[(u32, f32)], gradient: &[f32], products: &mut [f32]) {
         for ((code, _), product) in uses.iter().zip(products) {
             *product += inner::<FMA>(table.row(*code), gradient);
@@ -99,7 +99,7 @@ mod tests {
         ragged.push_row([5, PADDING, 6]);
         ragged.push_row([]);
         ragged.push_row([3, 4, 5, 6]);
-        let mut pooled = Pooled::default();
+        let mut pooled = WeightedElements::default();
         pooled.weigh(&ragged, 3, None);
         assert_eq!(pooled.row(0), [(6, 0.5), (5, 0.5)]);
         assert!(pooled.row(1).is_empty());
@@ -121,7 +121,7 @@ mod tests {
         }
         let dy = draw(ragged.rows() * dim);
         let loss = |logits: &[f32]| {
-            let mut pooled = Pooled::default();
+            let mut pooled = WeightedElements::default();
             pooled.weigh(&ragged, max_len, Some(&Recency::new(logits)));
             (0..ragged.rows())
                 .flat_map(|r| pooled.row(r).iter().map(move |used| (r, *used)))
@@ -131,7 +131,7 @@ mod tests {
                 .sum::<f64>()
         };
         let recency = Recency::new(&logits);
-        let mut pooled = Pooled::default();
+        let mut pooled = WeightedElements::default();
         pooled.weigh(&ragged, max_len, Some(&recency));
         let mut products = vec![0.0; (max_len + 1) * max_len];
         for r in 0..ragged.rows() {
@@ -147,7 +147,7 @@ mod tests {
             logits[i] = kept - 1e-2;
             let minus = loss(&logits);
             logits[i] = kept;
-            // Curvature of the softmax and f32 rounding over a step of 1e-2.
+            // The tolerance covers the curvature of the softmax and the rounding of f32 over a step of 1e-2.
             assert!((gradient[i] as f64 - (plus - minus) / 2e-2).abs() < 2e-3);
         }
     }

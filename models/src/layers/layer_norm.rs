@@ -2,7 +2,7 @@
 
 use crate::lanes::{dispatched, inner, total};
 
-/// The inverse of a row's deviation; `centred` receives the row less its mean.
+/// Writes the row minus its mean to `centred`, and returns the inverse of its deviation.
 #[inline(always)]
 fn moments<const FMA: bool>(row: &[f32], eps: f32, centred: &mut [f32]) -> f32 {
     let mean = total(row) / row.len() as f32;
@@ -23,7 +23,7 @@ dispatched! {
         }
     }
 
-    /// dx; adds the gradients of gain and bias to theirs.
+    /// Computes dx, and adds the gradients of gain and bias to theirs.
     pub fn backward(
         x: &[f32],
         gain: &[f32],

@@ -13,7 +13,7 @@ pub fn forward(weight: &Dense, bias: &[f32], x: &[f32], y: &mut [f32]) {
     matmul(y, true, 1.0, Operand::rows_of(x, weight.cols), weights.transposed());
 }
 
-/// dx; adds the gradients of the weight and of the bias to theirs.
+/// Computes dx, and adds the gradients of weight and bias to theirs.
 pub fn backward(weight: &Dense, x: &[f32], dy: &[f32], dx: &mut [f32], d_weight: &mut [f32], d_bias: &mut [f32]) {
     let dy_rows = Operand::rows_of(dy, weight.rows);
     matmul(d_weight, true, 1.0, dy_rows.transposed(), Operand::rows_of(x, weight.cols));

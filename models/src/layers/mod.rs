@@ -1,5 +1,5 @@
-//! Layers in training: each with a forward and a backward pass over a tile of rows. What a layer is,
-//! [`crate::tower`] says; here its weights are dense groups of [`Parameters`].
+//! Layers in training, each with a forward and a backward pass over a tile of rows. [`crate::tower`] defines the
+//! layers; here a weight is the index of a dense group of [`Parameters`].
 
 mod activation;
 mod dropout;
@@ -15,7 +15,7 @@ use crate::params::Parameters;
 use crate::tower::Layer;
 
 impl Layer<usize> {
-    /// Computes `y` from `x`, `[rows, width]` both.
+    /// Computes `y` from `x`, both of `[rows, width]`.
     pub fn forward(&self, parameters: &Parameters, x: &[f32], y: &mut [f32], width: usize) {
         let values = |group: &usize| &parameters.dense[*group].values[..];
         match self {
@@ -27,8 +27,8 @@ impl Layer<usize> {
         }
     }
 
-    /// Computes `dx` from `dy` and what the forward pass saw and gave, `(x, y)`; adds the gradients of the
-    /// layer's own parameters to `gradients`, of which there is one for each dense group.
+    /// Computes `dx` from `dy` and from input and output of the forward pass, `(x, y)`. Adds the gradients of the
+    /// layer's parameters to `gradients`, which has an entry for each dense group.
     pub fn backward(
         &self,
         parameters: &Parameters,
@@ -40,7 +40,7 @@ impl Layer<usize> {
     ) {
         match self {
             Layer::Linear { weight, bias } => {
-                // Out of the list while both are written to.
+                // The bias gradient is taken out of the list, since two entries are written to at once.
                 let mut d_bias = std::mem::take(&mut gradients[*bias]);
                 linear::backward(&parameters.dense[*weight], x, dy, dx, &mut gradients[*weight], &mut d_bias);
                 gradients[*bias] = d_bias;

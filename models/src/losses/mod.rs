@@ -1,29 +1,29 @@
-//! Losses over pairs of vectors: each gives its value and the gradients of both sides.
+//! Losses over pairs of vectors. Each gives its value and the gradients of both sides.
 
-pub mod pairwise;
+pub(crate) mod pairwise;
 pub mod softmax;
 
 use crate::lanes::add;
 use rayon::prelude::*;
 
-/// Vectors of a batch: a row per example, and the distinct items they are scored against.
+/// A batch with its vectors: a user vector per example, and the distinct items against which they are scored.
 #[derive(Debug, Clone, Copy)]
-pub struct Scored<'a> {
+pub struct ScoredBatch<'a> {
     /// `[batch, dim]` user vectors.
     pub users: &'a [f32],
     /// `[candidates, dim]` item vectors.
     pub items: &'a [f32],
     /// Width of a vector.
     pub dim: usize,
-    /// What an inner product is multiplied by: 1 / τ.
+    /// 1 / τ, by which inner products are multiplied.
     pub scale: f32,
-    /// `[batch]` the candidate each example clicked.
+    /// `[batch]` the candidate that each example clicked.
     pub positives: &'a [u32],
-    /// `[batch]` non-negative weights; the loss is the weighted mean.
+    /// `[batch]` weights of at least 0. The loss is the weighted mean.
     pub weights: &'a [f32],
 }
 
-impl Scored<'_> {
+impl ScoredBatch<'_> {
     /// Number of examples.
     pub fn rows(&self) -> usize {
         self.positives.len()
@@ -37,7 +37,7 @@ impl Scored<'_> {
         &self.items[candidate as usize * self.dim..][..self.dim]
     }
 
-    /// Each example's weight over the sum of weights.
+    /// `[batch]` weights divided by their sum.
     fn shares(&self) -> Vec<f32> {
         let total: f64 = self.weights.iter().map(|w| *w as f64).sum();
         let inverse = if total > 0.0 { 1.0 / total } else { 0.0 };
@@ -45,19 +45,19 @@ impl Scored<'_> {
     }
 }
 
-/// A loss and its gradients; reused between steps.
+/// A loss and its gradients. It is reused between steps.
 #[derive(Debug, Default)]
 pub struct LossGradient {
     /// Weighted mean over the examples.
     pub loss: f64,
-    /// `[batch, dim]`.
-    pub d_users: Vec<f32>,
-    /// `[candidates, dim]`.
-    pub d_items: Vec<f32>,
+    /// `[batch, dim]` gradient of the user vectors.
+    pub(crate) d_users: Vec<f32>,
+    /// `[candidates, dim]` gradient of the item vectors.
+    pub(crate) d_items: Vec<f32>,
     parts: Vec<Part>,
 }
 
-/// The share of one run of tiles; the runs depend on sizes only, never on threads.
+/// What one run of tiles adds to the loss and to the item gradients. Runs depend on sizes only, not on threads.
 #[derive(Debug, Default)]
 struct Part {
     loss: f64,
@@ -66,7 +66,7 @@ struct Part {
     scaled_users: Vec<f32>,
 }
 
-/// Bytes that all partial item gradients may take together.
+/// The most bytes of all partial item gradients together.
 const PARTS_BYTES: usize = 64 << 20;
 
 impl LossGradient {
@@ -74,7 +74,7 @@ impl LossGradient {
     /// the parts in order.
     fn over_tiles(
         &mut self,
-        scored: &Scored,
+        scored: &ScoredBatch,
         tile_rows: usize,
         tile: impl Fn(&mut Part, std::ops::Range<usize>, &mut [f32]) + Sync,
     ) {
@@ -108,12 +108,12 @@ impl LossGradient {
 }
 
 /// ln(1 + e^x) without overflow.
-pub fn softplus(x: f64) -> f64 {
+pub(crate) fn softplus(x: f64) -> f64 {
     x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
 /// 1 / (1 + e^-x).
-pub fn sigmoid(x: f64) -> f64 {
+pub(crate) fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
@@ -149,8 +149,8 @@ pub(crate) mod tests {
             Self { users, items: item_vectors, dim, scale, positives, weights }
         }
 
-        pub(crate) fn scored(&self) -> Scored<'_> {
-            Scored {
+        pub(crate) fn scored(&self) -> ScoredBatch<'_> {
+            ScoredBatch {
                 users: &self.users,
                 items: &self.items,
                 dim: self.dim,

@@ -1,6 +1,6 @@
 //! Losses over sampled negatives: binary cross-entropy and BPR.
 
-use super::{LossGradient, Scored, sigmoid, softplus};
+use super::{LossGradient, ScoredBatch, sigmoid, softplus};
 use crate::lanes::{add_scaled, dot};
 
 /// Examples of a tile.
@@ -8,7 +8,7 @@ const TILE: usize = 256;
 /// Marks a negative that could not be drawn: the user has every item.
 pub const NO_NEGATIVE: u32 = u32::MAX;
 
-/// Which loss.
+/// A loss over pairs of a positive and a negative.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pairwise {
     /// softplus(-z₊) + Σ softplus(z₋): -log σ(z₊) - Σ log σ(-z₋), z = s / τ.
@@ -17,8 +17,8 @@ pub enum Pairwise {
     Bpr,
 }
 
-/// Computes the loss and its gradients; `negatives` is `[batch, n]` candidates or [`NO_NEGATIVE`].
-pub fn pairwise(kind: Pairwise, scored: &Scored, negatives: &[u32], out: &mut LossGradient) {
+/// Computes the loss and its gradients. `negatives` is `[batch, n]` candidates or [`NO_NEGATIVE`].
+pub fn pairwise(kind: Pairwise, scored: &ScoredBatch, negatives: &[u32], out: &mut LossGradient) {
     let shares = scored.shares();
     let (dim, scale) = (scored.dim, scored.scale as f64);
     let per_row = negatives.len() / scored.rows().max(1);

@@ -3,29 +3,29 @@
 //! kernel serves all three, because they differ only in the candidates and their corrections.
 //!
 //! For example a with clicked candidate i, and candidate c: z_ac = s_ac / τ + correction_c, where
-//! a candidate that stands m times in the textbook's B columns stands here once with log m in its
+//! a candidate that occurs m times in the textbook's B columns occurs here once with log m in its
 //! correction, and i itself enters with multiplicity 1 (its other columns are accidental hits):
 //! L = -Σ_a w_a (z_ai - logsumexp_c z_ac) / Σ_a w_a.
 
-use super::{LossGradient, Scored};
+use super::{LossGradient, ScoredBatch};
 use crate::lanes::{add_scaled, exp_and_sum, shift_and_max};
 use crate::matmul::{Operand, matmul};
 use twotower_artifacts::Ragged;
 
 /// Examples of a tile.
 const TILE: usize = 64;
-/// Candidates of a tile: 64 x 8,192 scores are 2 MiB; the usual batch of 4,096 takes one pass.
+/// Candidates of a tile. 64 x 8,192 scores are 2 MiB, and the usual batch of 4,096 takes one pass.
 const BLOCK: usize = 8192;
 
-/// What candidates stand for.
+/// How candidates enter the loss.
 #[derive(Debug, Clone, Copy)]
 pub struct Candidates<'a> {
-    /// `[candidates]` added to the scaled score of a candidate that is not the row's positive.
+    /// `[candidates]` what is added to the scaled score of a candidate that is not the row's positive.
     pub correction: &'a [f32],
-    /// `[candidates]` the same when it is the row's positive.
+    /// `[candidates]` what is added to the scaled score of a candidate that is the row's positive.
     pub positive_correction: &'a [f32],
-    /// `[batch]` rows of candidates that are left out for an example (its other positives); never
-    /// its own positive. No rows = nothing is left out.
+    /// `[batch]` lists of candidates that are left out for an example, which are its other positives, but never
+    /// its own positive. Without lists, nothing is left out.
     pub masked: &'a Ragged,
 }
 
@@ -34,7 +34,7 @@ pub struct Candidates<'a> {
 /// # Memory
 /// One tile of scores per part, `64 * min(candidates, 8192)` floats, and a partial item gradient per part;
 /// never the whole `[batch, candidates]` matrix.
-pub fn softmax(scored: &Scored, candidates: &Candidates, out: &mut LossGradient) {
+pub fn softmax(scored: &ScoredBatch, candidates: &Candidates, out: &mut LossGradient) {
     let shares = scored.shares();
     let (dim, count) = (scored.dim, scored.items.len() / scored.dim);
     let blocks: Vec<_> = (0..count).step_by(BLOCK).map(|first| first..(first + BLOCK).min(count)).collect();
@@ -120,7 +120,7 @@ mod tests {
     use crate::losses::tests::Toy;
     use crate::rng::Rng;
 
-    const NONE: Ragged = Ragged { offsets: Vec::new(), codes: Vec::new() };
+    const NONE: Ragged = Ragged { offsets: Vec::new(), values: Vec::new() };
 
     fn run(toy: &Toy, correction: &[f32], positive_correction: &[f32], masked: &Ragged) -> LossGradient {
         let mut out = LossGradient::default();

@@ -1,9 +1,9 @@
-//! The first layer with embedding tables multiplied into it: `W₁ (e₁ ‖ e₂ ‖ …) = Σ W₁ⱼ eⱼ`, so a table
-//! `E` becomes `E W₁ⱼᵀ`, whose rows are added instead of concatenated and multiplied. Small tables are crossed
+//! The first layer with embedding tables folded into it. Since `W₁ (e₁ ‖ e₂ ‖ …) = Σ W₁ⱼ eⱼ`, a table `E` becomes
+//! `E W₁ⱼᵀ`, whose rows are added instead of being concatenated and multiplied. Small tables are crossed
 //! ([`crate::cross`]), so that one row is added for several fields.
 
 use super::Arithmetic;
-use super::int16::Rounded;
+use super::int16::RoundedRows;
 use super::linear::Linear;
 use super::rows::{Rows, Tables};
 use crate::cross::{Cross, crosses, first_layer};
@@ -14,69 +14,68 @@ use std::ops::Range;
 use twotower_artifacts::schema::PADDING;
 use twotower_artifacts::{CodeBatch, Column};
 
-/// Bytes that all folded tables of a tower may take: they must stay in a core's share of the last
-/// cache, or fetching a row costs more than the product it saves.
+/// The most bytes of all folded tables of a tower. They must stay in a core's share of the last-level cache, or
+/// fetching a row costs more than the product that it saves.
 pub const FOLDED_BYTES: usize = 16 << 20;
 
-/// Multiply-adds of a matrix product that take as long as adding one float of a row, rounded up: about 2 were
-/// measured with 9 MiB of tables and Zipf-distributed codes on two cores with 32 MiB of shared cache.
+/// The number of multiply-adds in a matrix product that take as long as adding one float of a row, rounded up. About 2
+/// were measured with 9 MiB of tables and Zipf-distributed codes on two cores with 32 MiB of shared cache.
 const FETCH: usize = 4;
 
-/// Floats of all dense fields together up to which they are added as rows, too: a product of so few
-/// columns spends its time on reading and writing the result.
+/// The most floats of all dense fields together with which they are folded too. A product of so few columns spends most
+/// of its time on reading and writing the result.
 const NARROW: usize = 16;
 
 /// How one field enters the first layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Entry {
-    /// With the other fields of its cross.
+    /// As part of a cross.
     Crossed,
-    /// Adds rows of the folded rows, beginning with this one.
+    /// By adding folded rows. The field's rows begin with this one.
     Rows(usize),
-    /// Takes the columns of the concatenation that begin with this one.
+    /// As columns of the concatenation, beginning with this one.
     Columns(usize),
 }
 
-/// How all fields enter, and the first layer where it is linear.
+/// The first stage of a tower: how all fields enter, and the first layer if it is linear.
 ///
 /// # What is folded
-/// Where one row of the result is `out` floats wide, a field of at most `len` elements of `width` floats
-/// costs `len * out * 4` (in multiply-adds) when folded, and `len * width * 4 + width * out` when not. It is
-/// folded when that is less and the folded table, `[cardinality, out]`, still fits in [`FOLDED_BYTES`], the
-/// smallest tables first: so categorical fields are, tables of many slots and long sequences are not.
-/// Dense fields are folded where they have 16 floats or fewer in all. In what is left of [`FOLDED_BYTES`], code
-/// fields are crossed.
+/// If a row of the result has `out` floats, a field of at most `len` elements of `width` floats costs `len * out * 4`
+/// multiply-adds when folded, and `len * width * 4 + width * out` otherwise. It is folded if that is cheaper and the
+/// folded table, `[cardinality, out]`, still fits into [`FOLDED_BYTES`]. The smallest tables come first. So categorical
+/// fields are folded, but large tables and long sequences are not. Dense fields are folded if they have at most 16
+/// floats in all. Code fields are crossed in what is left of [`FOLDED_BYTES`].
 #[derive(Debug)]
-pub(super) struct Entrance {
+pub(super) struct InputStage {
     entries: Vec<Entry>,
-    /// Folded code fields, and where the rows of each cross begin.
+    /// The crosses of the folded code fields, each with its first row in `rows`.
     crosses: Vec<(usize, Cross)>,
     /// Width of the concatenation of the fields that are not folded.
     pub columns: usize,
-    /// The most rows that one tower row adds.
+    /// The most folded rows that are added for one row of a batch.
     uses: usize,
     /// `[_, out]` rows of all folded fields.
     rows: Rows,
-    /// The first layer; none when it is not linear, and then nothing is folded.
+    /// The first layer. None if it is not linear, and then nothing is folded.
     linear: Option<Linear>,
 }
 
-/// The rows that every row of a tile adds.
+/// The folded rows that are added for each row of a tile.
 #[derive(Debug)]
 pub(super) struct Uses {
-    /// `[tile, most]` rows and weights, of which the first `lens[r]` count.
+    /// `[tile, most]` folded rows and weights. Of those for row r, the first `lens[r]` are used.
     uses: Vec<(u32, f32)>,
     lens: Vec<usize>,
     most: usize,
     /// Codes and weights of the elements of one row.
     elements: Vec<(u32, f32)>,
-    /// Rows of a cross, `[tile]`.
+    /// `[tile]` rows of a cross.
     combined: Vec<i32>,
 }
 
 impl Uses {
-    pub fn new(entrance: &Entrance, tile: usize) -> Self {
-        let most = entrance.uses;
+    pub fn new(input_stage: &InputStage, tile: usize) -> Self {
+        let most = input_stage.uses;
         Self {
             uses: vec![(0, 0.0); tile * most],
             lens: vec![0; tile],
@@ -97,8 +96,8 @@ impl Uses {
     }
 }
 
-impl Entrance {
-    /// Chooses what is folded and folds it.
+impl InputStage {
+    /// Chooses which fields are folded, and folds them.
     pub fn new(tower: &Tower, layout: &Layout, arithmetic: Arithmetic) -> Self {
         let (folds, room) = match first_layer(tower) {
             Some((weight, _)) => choose(tower, layout, weight.rows),
@@ -107,12 +106,12 @@ impl Entrance {
         Self::folding(tower, layout, &folds, room, arithmetic)
     }
 
-    /// The concatenation of all fields, and the first layer by its definition.
+    /// Folds nothing: all fields are concatenated, and the first layer is computed as it is defined.
     pub fn plain(tower: &Tower, layout: &Layout) -> Self {
         Self::folding(tower, layout, &vec![false; tower.inputs.len()], 0, Arithmetic::Float)
     }
 
-    /// Folds some fields, and crosses those that it can with so many rows more.
+    /// Folds the fields for which `folds` is true, and crosses some of them, which adds at most `room` rows.
     fn folding(tower: &Tower, layout: &Layout, folds: &[bool], room: usize, arithmetic: Arithmetic) -> Self {
         let (mut entries, mut kept, mut columns) = (Vec::new(), Vec::new(), 0);
         let (mut tables, mut len, mut uses) = (Vec::new(), 0, 0);
@@ -153,14 +152,14 @@ impl Entrance {
         Self { entries, crosses: tables, columns, uses, rows, linear }
     }
 
-    /// Whether the first layer is part of this.
+    /// Whether this stage includes the first layer.
     pub fn is_layer(&self) -> bool {
         self.linear.is_some()
     }
 
-    /// Embeds the fields of at most a tile of checked rows: `x` receives the concatenation of those not
-    /// folded, `[tile, columns]`, and `y` the first layer's result, `[tile, out]`, where it is linear.
-    /// Rows past the range are as if all fields were zero.
+    /// Embeds at most a tile of checked rows. `x`, `[tile, columns]`, receives the concatenation of the fields that are
+    /// not folded, and `y`, `[tile, out]`, the result of the first layer if it is linear. Rows after the given ones are
+    /// computed as if all fields were zero.
     pub fn forward(
         &self,
         tower: &Tower,
@@ -168,7 +167,7 @@ impl Entrance {
         batch: &CodeBatch,
         rows: Range<usize>,
         (x, y): (&mut [f32], &mut [f32]),
-        (uses, rounded): (&mut Uses, &mut Rounded),
+        (uses, rounded): (&mut Uses, &mut RoundedRows),
     ) {
         x.fill(0.0);
         uses.lens.fill(0);
@@ -200,13 +199,13 @@ impl Entrance {
         linear.add(x, self.columns, y, rounded);
     }
 
-    /// Width of the first layer's result; that of the concatenation where it is not linear.
+    /// Width of the result of the first layer, or of the concatenation if that layer is not linear.
     pub fn width(&self) -> usize {
         self.linear.as_ref().map_or(self.columns, Linear::output)
     }
 }
 
-/// Whether each field is folded into a first layer of `out` outputs, and how many rows more there is room for.
+/// Whether each field is folded into a first layer of `out` outputs, and for how many more rows there is room.
 fn choose(tower: &Tower, layout: &Layout, out: usize) -> (Vec<bool>, usize) {
     let dense = |input: &Input| matches!(input, Input::Dense);
     let fields = || tower.inputs.iter().zip(&layout.inputs);
@@ -235,7 +234,7 @@ fn choose(tower: &Tower, layout: &Layout, out: usize) -> (Vec<bool>, usize) {
     (folds, left)
 }
 
-/// Notes the folded rows of one pooled or dense field, the first of which is `first`.
+/// Adds the folded rows that a pooled or dense field needs to `uses`. The field's rows begin with `first`.
 fn add_uses(input: &Input, place: &InputLayout, column: &Column, rows: Range<usize>, first: usize, uses: &mut Uses) {
     match (input, column) {
         (Input::Pooled { reduce, .. }, Column::Ragged(ragged)) => {
@@ -249,7 +248,7 @@ fn add_uses(input: &Input, place: &InputLayout, column: &Column, rows: Range<usi
         (Input::Dense, Column::Dense { width, values }) => {
             for (r, row) in rows.enumerate() {
                 for (i, value) in values[row * width..(row + 1) * width].iter().enumerate() {
-                    // Most indicators of missing values are 0.
+                    // Most flags of missing values are 0.
                     if *value != 0.0 {
                         uses.push(r, first + i, *value);
                     }
@@ -260,7 +259,7 @@ fn add_uses(input: &Input, place: &InputLayout, column: &Column, rows: Range<usi
     }
 }
 
-/// Writes one field's part of the concatenation to `cells`, which are zero before.
+/// Writes a field's part of the concatenation to `cells`, which are zero before.
 fn gather<'a>(
     tower: &Tower,
     (input, place, column): (&Input, &InputLayout, &Column),
@@ -325,8 +324,8 @@ mod tests {
     }
 
     fn folded(tower: &Tower) -> Vec<bool> {
-        let entrance = Entrance::new(tower, &check_tower(tower).unwrap(), Arithmetic::Float);
-        entrance.entries.iter().map(|entry| !matches!(entry, Entry::Columns(_))).collect()
+        let input_stage = InputStage::new(tower, &check_tower(tower).unwrap(), Arithmetic::Float);
+        input_stage.entries.iter().map(|entry| !matches!(entry, Entry::Columns(_))).collect()
     }
 
     #[test]
@@ -352,12 +351,12 @@ mod tests {
         ] {
             let tower = tower(draw, fields(dense), 12, &[OUT, 24]);
             assert_eq!(folded(&tower), expected);
-            let entrance = Entrance::new(&tower, &check_tower(&tower).unwrap(), Arithmetic::Float);
-            assert_eq!(entrance.crosses.iter().map(|(_, cross)| cross.rows).collect::<Vec<_>>(), [120]);
+            let input_stage = InputStage::new(&tower, &check_tower(&tower).unwrap(), Arithmetic::Float);
+            assert_eq!(input_stage.crosses.iter().map(|(_, cross)| cross.rows).collect::<Vec<_>>(), [120]);
             let rows = batch(draw, &tower.schema, 300);
             let found = embed(&tower, &rows).unwrap();
             let worst = found.data.iter().zip(naive(&tower, &rows)).map(|(a, b)| (f64::from(*a) - b).abs());
-            // As without folding: rounding of sums of 100 products of f32.
+            // The bound is that without folding: the rounding of sums of 100 products of f32.
             assert!(worst.fold(0.0, f64::max) < 1e-5);
         }
     }
@@ -373,7 +372,7 @@ mod tests {
             ("d", code("c", share / 3), None),
         ];
         let tower = tower(draw, fields, 2, &[OUT]);
-        // Of width 2 nothing is worth it; with a wider table the fields of `c`, each for itself, come first.
+        // With a width of 2, folding is worth nothing. With a wider table, the fields of `c` come first, one by one.
         assert_eq!(folded(&tower), [false; 4]);
         let fields = vec![
             ("a", code("a", share / 2), None),
@@ -382,15 +381,15 @@ mod tests {
         ];
         let tower = crate::engine::samples::tower(draw, fields, 12, &[OUT]);
         assert_eq!(folded(&tower), [false, true, true]);
-        let entrance = Entrance::new(&tower, &check_tower(&tower).unwrap(), Arithmetic::Float);
-        let Rows::F32(rows) = &entrance.rows else { unreachable!() };
-        assert!(rows.len() * 4 <= FOLDED_BYTES && entrance.columns == 12);
+        let input_stage = InputStage::new(&tower, &check_tower(&tower).unwrap(), Arithmetic::Float);
+        let Rows::F32(rows) = &input_stage.rows else { unreachable!() };
+        assert!(rows.len() * 4 <= FOLDED_BYTES && input_stage.columns == 12);
     }
 
     #[test]
     fn folded_tables_are_halved_for_integers_unless_a_value_is_beyond_the_range_of_16_bits() {
         let mut tower = tower(&mut Draw::new(24), vec![("a", code("a", 30), None)], 12, &[OUT]);
-        let rows = |tower: &Tower| Entrance::new(tower, &check_tower(tower).unwrap(), Arithmetic::Int16).rows;
+        let rows = |tower: &Tower| InputStage::new(tower, &check_tower(tower).unwrap(), Arithmetic::Int16).rows;
         assert!(matches!(rows(&tower), Rows::F16(halves) if halves.len() == 30 * OUT));
         let Layer::Linear { weight, .. } = &mut tower.layers[0] else { unreachable!() };
         weight.data[0] = 1e7;
@@ -402,7 +401,7 @@ mod tests {
         let draw = &mut Draw::new(23);
         let mut relu = tower(draw, vec![("a", code("a", 9), None)], 12, &[]);
         relu.layers.insert(0, Layer::Relu);
-        // Nor is anything in a linear one that would only cost more.
+        // A tower with a linear first layer also folds nothing if that would cost more.
         let long = tower(draw, vec![("a", sequence("a", 9, 50), None)], 12, &[96, 12]);
         for tower in [relu, long] {
             assert_eq!(folded(&tower), [false]);

@@ -1,4 +1,4 @@
-//! Activations, written over their input, and the norm.
+//! Activations that overwrite their input, and the L2 norm.
 
 use crate::lanes::{dispatched, inner};
 
@@ -19,12 +19,12 @@ dispatched! {
         }
     }
 
-    /// Appends x / max(‖x‖₂, eps), per row of `width`, and says whether all of it are unit rows.
+    /// Appends x / max(‖x‖₂, eps), per row of `width`, and returns whether all these rows have norm 1.
     pub fn normalise(x: &[f32], width: usize, eps: f32, out: &mut Vec<f32>) -> bool {
         let mut unit = true;
         for row in x.chunks_exact(width) {
             let norm = inner::<FMA>(row, row).sqrt();
-            // Not for NaN.
+            // Both comparisons are false for NaN.
             unit &= norm > eps && norm < f32::INFINITY;
             let divisor = if norm > eps { norm } else { eps };
             out.extend(row.iter().map(|x| x / divisor));

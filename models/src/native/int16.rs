@@ -1,17 +1,17 @@
 //! Matrix products of 16-bit integers, about twice as fast as those of floats on machines with AVX2 or AVX-512.
 //!
-//! A weight is rounded once, with a scale for each output; inputs are rounded row by row, with a scale for each
-//! row, so that a row's result does not depend on the rows beside it. Sums are of 32-bit integers and exact: they
-//! are the same on every machine, in any order.
+//! Weights are rounded once, with a scale for each output. Inputs are rounded row by row, with a scale for each
+//! row, so that a row's result does not depend on the rows beside it. Sums are of 32-bit integers and exact, so they
+//! are the same on every machine and in any order.
 
 use crate::lanes::dispatched;
 use std::ops::Range;
 
-/// Outputs of a panel: a register of 16 sums with AVX-512, two with AVX2.
+/// Outputs of a panel, whose sums fill one register with AVX-512, or two with AVX2.
 const PANEL: usize = 16;
-/// Products that are added before their sum is: `vpmaddwd` and `vpdpwssd` take pairs.
+/// Products that an instruction adds at a time. `vpmaddwd` and `vpdpwssd` take pairs.
 const PAIR: usize = 2;
-/// Inputs and weights below this count as zero: their scale could not be inverted.
+/// Inputs and weights below this count as zero, since their scale could not be inverted.
 const TINY: f32 = 1e-30;
 
 /// A rounded weight.
@@ -19,34 +19,34 @@ const TINY: f32 = 1e-30;
 pub(super) struct Weight {
     /// `[outputs / 16, inputs / 2, 16, 2]`, filled up with zeros.
     panels: Vec<i16>,
-    /// What one unit of a weight is worth, per output.
+    /// `[outputs]` the value of one unit of a weight.
     scales: Vec<f32>,
     /// Floats of an input row.
     input: usize,
-    /// The largest rounded input with which no sum leaves 32 bits.
+    /// The largest rounded input with which no sum exceeds 32 bits.
     largest: f32,
 }
 
-/// Rounded rows of a tile.
+/// The rounded input rows of a tile.
 #[derive(Debug, Default)]
-pub(super) struct Rounded {
+pub(super) struct RoundedRows {
     /// `[rows, input filled up to pairs]`.
     values: Vec<i16>,
-    /// What one unit is worth, per row.
+    /// `[rows]` the value of one unit of an input.
     scales: Vec<f32>,
 }
 
 impl Weight {
     /// Rounds a weight `[input, output]`.
     ///
-    /// Weights are rounded to `-W ..= W` and inputs to `-A ..= A`, both at most 32,767 and about alike, with
-    /// `A Σ|w| < 2³¹` for every output: about 12 bits and a sign for layers of a few hundred inputs.
+    /// Weights are rounded to `-W ..= W` and inputs to `-A ..= A`. Both bounds are at most 32,767 and about equal, with
+    /// `A Σ|w| < 2³¹` for every output. Layers of a few hundred inputs get about 12 bits and a sign.
     pub fn new(weight: &[f32], output: usize) -> Self {
         let input = weight.len() / output.max(1);
         let column = |o: usize| weight.iter().skip(o).step_by(output);
         let most: Vec<f32> =
             (0..output).map(|o| f32::from_bits(column(o).fold(0, |most, w| larger(most, *w)))).collect();
-        // Of the sum of an output's weights, in units of the largest one.
+        // The largest sum of an output's absolute weights, each in units of the output's largest weight.
         let spread = (0..output)
             .filter(|o| most[*o] > TINY && most[*o].is_finite())
             .map(|o| column(o).map(|w| f64::from(w.abs() / most[o])).sum::<f64>())
@@ -71,7 +71,7 @@ impl Weight {
 
     /// `y = x W + b`, or `y += x W` without a bias, for `x` of `[rows, input]` floats. A row with a value that is not
     /// finite gives NaN.
-    pub fn product(&self, x: &[f32], bias: Option<&[f32]>, y: &mut [f32], rounded: &mut Rounded) {
+    pub fn product(&self, x: &[f32], bias: Option<&[f32]>, y: &mut [f32], rounded: &mut RoundedRows) {
         let (input, output) = (self.input, self.scales.len());
         let width = input.next_multiple_of(PAIR);
         let rows = y.len() / output.max(1);
@@ -82,7 +82,7 @@ impl Weight {
             target[input..].fill(0);
             let step = Step::new(largest(row), self.largest);
             match step.per_unit {
-                // Zeros, or what is not finite, whose bits are no numbers to add.
+                // The row is zero, or it is not finite, in which case only the scale, NaN, matters.
                 0.0 => target.fill(0),
                 per_unit => round(row, per_unit, &mut target[..input]),
             }
@@ -93,16 +93,16 @@ impl Weight {
     }
 }
 
-/// How floats become integers.
+/// The rounding of floats to integers.
 struct Step {
-    /// Units in a float of 1.
+    /// The integer that a float of 1 becomes, before it is rounded.
     per_unit: f32,
-    /// What one unit is worth.
+    /// The value of one unit of the integer.
     unit: f32,
 }
 
 impl Step {
-    /// For values up to `most` to become integers up to `units`; NaN is worth what is not finite.
+    /// Rounds values up to `most` to integers up to `units`. If `most` is not finite, a unit has the value NaN.
     fn new(most: f32, units: f32) -> Self {
         match most {
             most if !most.is_finite() => Self { per_unit: 0.0, unit: f32::NAN },
@@ -112,15 +112,15 @@ impl Step {
     }
 }
 
-/// The bits of the larger absolute value; of what is not finite where one of both is not.
+/// The bits of the larger absolute value. If either value is not finite, the result is not finite.
 #[inline(always)]
 fn larger(most: u32, value: f32) -> u32 {
-    // Without the sign, bits are ordered as the numbers are, and NaN comes last.
+    // Without the sign, bits have the order of the numbers, and NaN comes last.
     most.max(value.to_bits() & (u32::MAX >> 1))
 }
 
 dispatched! {
-    /// The largest absolute value; not finite where one value is not.
+    /// The largest absolute value. It is not finite if any value is not.
     pub fn largest(values: &[f32]) -> f32 {
         let _ = FMA;
         f32::from_bits(values.iter().fold(0, |most, value| larger(most, *value)))
@@ -137,7 +137,7 @@ dispatched! {
     }
 }
 
-/// The rows of a product: `[rows, width]` integers and what a unit of each row is worth.
+/// The rows of a product: `[rows, width]` integers, and for each row the value of one unit.
 #[derive(Clone, Copy)]
 struct Rows<'a> {
     values: &'a [i16],
@@ -145,7 +145,7 @@ struct Rows<'a> {
     scales: &'a [f32],
 }
 
-/// The weight of a product: as in [`Weight`], and what is added to each row instead of what the result was before.
+/// The weight of a product, as in [`Weight`], and the bias. Without a bias, the product is added to the result.
 #[derive(Clone, Copy)]
 struct Panels<'a> {
     values: &'a [i16],
@@ -173,9 +173,9 @@ fn multiply(x: Rows, panels: Panels, y: &mut [f32]) {
 /// Sums of a row and a panel of outputs.
 type Sums = [i32; PANEL];
 
-/// Computes some outputs of `y`, the first of a panel and those after it, in blocks of `R` rows and `P` panels.
-/// `block` adds up `[R, width]` inputs times `[P, width / 2, 16, 2]` weights; rows and panels that are left over come
-/// one by one.
+/// Computes the given outputs of `y`, which begin with the first output of a panel, in blocks of `R` rows and `P`
+/// panels. `block` sums up the products of `[R, width]` inputs and `[P, width / 2, 16, 2]` weights. Remaining rows and
+/// panels are computed one by one.
 #[inline(always)]
 fn over_blocks<const R: usize, const P: usize>(
     x: Rows,
@@ -189,7 +189,7 @@ fn over_blocks<const R: usize, const P: usize>(
         return;
     }
     let output = panels.scales.len();
-    // A group of panels stays in the nearest cache while all rows pass.
+    // A group of panels stays in the nearest cache while all rows are multiplied with it.
     for start in outputs.clone().step_by(P * PANEL) {
         let outputs = start..outputs.end.min(start + P * PANEL);
         let count = outputs.len().div_ceil(PANEL);
@@ -237,7 +237,7 @@ mod avx2 {
     use super::{PAIR, PANEL, Panels, Rows, Sums, over_blocks};
     use std::arch::x86_64::*;
 
-    /// Rows of a block: with two registers a row, as many sums as registers hold beside what is multiplied.
+    /// Rows of a block. Their sums take two registers per row, and leave enough registers for the operands.
     const BLOCK: usize = 6;
 
     /// As [`super::multiply`].
@@ -284,13 +284,13 @@ mod avx512 {
     use super::{PAIR, PANEL, Panels, Rows, Sums, over_blocks};
     use std::arch::x86_64::*;
 
-    /// `sum` and the products of pairs. The intrinsic for it, `_mm512_dpwssd_epi32`, is compiled to a product and a sum of
-    /// their own, which take longer than the one instruction.
+    /// `sum` plus the products of pairs. The intrinsic for it, `_mm512_dpwssd_epi32`, is compiled to separate
+    /// instructions for product and sum, which take longer than this one.
     #[target_feature(enable = "avx512f,avx512vnni")]
     #[inline]
     fn add_products(sum: __m512i, x: __m512i, weights: __m512i) -> __m512i {
         let mut sum = sum;
-        // SAFETY: an instruction on registers, of a feature that the function is compiled for.
+        // SAFETY: the instruction works on registers only, and the function is compiled for its feature.
         unsafe {
             std::arch::asm!("vpdpwssd {0}, {1}, {2}", inout(zmm_reg) sum, in(zmm_reg) x, in(zmm_reg) weights,
                 options(pure, nomem, nostack, preserves_flags));
@@ -298,14 +298,14 @@ mod avx512 {
         sum
     }
 
-    /// Rows of a block: with two panels, as many sums as registers hold beside what is multiplied.
+    /// Rows of a block. With two panels, their sums leave enough registers for the operands.
     const BLOCK: usize = 12;
 
     /// As [`super::multiply`].
     #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512vnni")]
     pub fn multiply(x: Rows, panels: Panels, y: &mut [f32]) {
         let output = panels.scales.len();
-        // An odd panel is the last one.
+        // The last panel is computed alone if the number of panels is odd.
         let pairs = match output.div_ceil(PANEL) % 2 {
             0 => output,
             _ => (output - 1) / PANEL * PANEL,
@@ -357,7 +357,7 @@ mod tests {
         for (rows, input, output) in [(1, 1, 1), (6, 256, 128), (13, 128, 64), (7, 33, 17), (256, 21, 16), (5, 2, 40)] {
             let (x, w) = (draw(&mut rng, rows * input), draw(&mut rng, input * output));
             let mut y = vec![1.0; rows * output];
-            Weight::new(&w, output).product(&x, None, &mut y, &mut Rounded::default());
+            Weight::new(&w, output).product(&x, None, &mut y, &mut RoundedRows::default());
             for r in 0..rows {
                 let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| v * v).sum::<f32>().sqrt();
                 for o in 0..output {
@@ -372,11 +372,11 @@ mod tests {
 
     #[test]
     fn sums_at_the_limit_stay_within_32_bits() {
-        // All of one sign and the largest size: nothing is left of the room.
+        // All values have one sign and the largest magnitude, so sums reach the limit.
         for (input, value) in [(1, 1.0), (256, -3.0), (100_000, 1e20)] {
             let weight = Weight::new(&vec![value; input], 1);
             let mut y = [0.0];
-            weight.product(&vec![value; input], None, &mut y, &mut Rounded::default());
+            weight.product(&vec![value; input], None, &mut y, &mut RoundedRows::default());
             let expected = input as f32 * value * value;
             assert!(y[0] == expected || (y[0] / expected - 1.0).abs() < 1e-3, "{input}: {} {expected}", y[0]);
         }
@@ -388,12 +388,12 @@ mod tests {
         (x[0], x[4], x[6]) = (f32::NAN, f32::INFINITY, 1e-42);
         (x[7], x[8]) = (0.0, 0.0);
         let mut y = vec![0.5; 4 * 2];
-        Weight::new(&w, 2).product(&x, None, &mut y, &mut Rounded::default());
+        Weight::new(&w, 2).product(&x, None, &mut y, &mut RoundedRows::default());
         assert!(y[..4].iter().all(|v| v.is_nan()) && y[4..6] == [0.5; 2]);
         assert!(y[6..].iter().all(|v| (v - 3.5).abs() < 1e-3));
         w[1] = f32::NAN;
         let mut y = vec![0.0; 2];
-        Weight::new(&w, 2).product(&x[9..], Some(&[0.0; 2]), &mut y, &mut Rounded::default());
+        Weight::new(&w, 2).product(&x[9..], Some(&[0.0; 2]), &mut y, &mut RoundedRows::default());
         assert!((y[0] - 3.0).abs() < 1e-3 && y[1].is_nan());
     }
 
@@ -418,7 +418,7 @@ mod tests {
                     over_blocks(x, panels, 0..output, y, |row, panel| [[portable(row, panel)]]);
                 });
                 assert_eq!(products(&multiply), plain, "{rows} {output}");
-                // The machine may have a wider one.
+                // The machine may have AVX-512 too, so AVX2 is called by name.
                 #[cfg(target_arch = "x86_64")]
                 if std::arch::is_x86_feature_detected!("avx2") {
                     // SAFETY: the processor has the feature the function is compiled for.

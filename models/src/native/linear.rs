@@ -1,16 +1,16 @@
-//! Linear layers, in either arithmetic.
+//! Linear layers in 32-bit floats or 16-bit integers.
 
 use super::Arithmetic;
-use super::int16::{Rounded, Weight};
+use super::int16::{RoundedRows, Weight};
 use crate::cross::transposed;
 use crate::matmul::{Operand, matmul};
 use crate::tower::Matrix;
 
-/// A linear layer with its weight as the matrix product reads it.
+/// A linear layer, with its weight in the form that the matrix product reads.
 #[derive(Debug)]
 pub(super) struct Linear {
     weight: Product,
-    /// What is added to each row of the result.
+    /// `[output]` biases, added to each row of the result.
     pub bias: Vec<f32>,
 }
 
@@ -23,7 +23,7 @@ enum Product {
 }
 
 impl Linear {
-    /// From a weight `[output, input]`, of which some columns are left out.
+    /// A layer of the given columns of a weight `[output, input]`.
     pub fn new(
         weight: &Matrix,
         columns: impl IntoIterator<Item = usize>,
@@ -44,7 +44,7 @@ impl Linear {
     }
 
     /// `y += x W`, `x` of `width` columns.
-    pub fn add(&self, x: &[f32], width: usize, y: &mut [f32], rounded: &mut Rounded) {
+    pub fn add(&self, x: &[f32], width: usize, y: &mut [f32], rounded: &mut RoundedRows) {
         match &self.weight {
             _ if width == 0 => {}
             Product::F32(weight) => {
@@ -55,7 +55,7 @@ impl Linear {
     }
 
     /// `y = x W + b`, `x` of `width` columns.
-    pub fn forward(&self, x: &[f32], width: usize, y: &mut [f32], rounded: &mut Rounded) {
+    pub fn forward(&self, x: &[f32], width: usize, y: &mut [f32], rounded: &mut RoundedRows) {
         match &self.weight {
             Product::Int16(weight) if width > 0 => weight.product(x, Some(&self.bias), y, rounded),
             _ => {

@@ -1,7 +1,7 @@
 //! The native engine: a tower run on the training kernels, without a shared library.
 //!
-//! Rows are computed in tiles of exactly [`TILE`], the last one filled up with zeros, so that the
-//! bits of a row do not depend on the rows beside it. Small embedding tables are multiplied into the first
+//! Rows are computed in tiles of exactly [`TILE`] rows, and the last tile is filled up with zeros, so that the
+//! bits of a row do not depend on the rows beside it. Small embedding tables are folded into the first
 //! layer when an engine is made ([`FOLDED_BYTES`]).
 
 mod fold;
@@ -17,25 +17,25 @@ use crate::error::ModelError;
 use crate::layers::layer_norm;
 use crate::tower::layout::{Layout, check_batch, check_tower};
 use crate::tower::{Layer, Matrix, Tower};
-use fold::{Entrance, Uses};
+use fold::{InputStage, Uses};
 use in_place::{normalise, prelu, relu};
-use int16::Rounded;
+use int16::RoundedRows;
 use linear::Linear;
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
 use twotower_artifacts::{CodeBatch, TowerSchema};
 
-/// Rows computed at a time: enough to feed `gemm`, few enough to stay in cache.
-pub const TILE: usize = 48;
+/// Rows computed at a time: enough for `gemm` to be fast, and few enough to stay in cache.
+pub(crate) const TILE: usize = 48;
 
 /// Embeds a batch on the current rayon pool.
 ///
 /// # Shapes
 /// - `batch`: columns in the order of `tower.schema`, codes below their cardinality
-/// - returns `[rows, dim]`; unit rows when the tower ends in an L2 norm and the row is not zero
+/// - returns `[rows, dim]`; a row has norm 1 if the tower ends in an L2 norm and the row is not zero
 ///
-/// The result does not depend on the number of threads, nor a row's bits on the rows beside it.
+/// The result does not depend on the number of threads, and the bits of a row not on the rows beside it.
 ///
 /// # Errors
 /// [`ModelError::Tower`] for a tower whose parts do not fit together; [`ModelError::Artifact`] for
@@ -56,25 +56,26 @@ pub fn embed(tower: &Tower, batch: &CodeBatch) -> Result<Matrix, ModelError> {
     Ok(Matrix { rows, cols: tower.dim, data })
 }
 
-/// A tower and the memory to run it on one thread; nothing is allocated per batch.
+/// A tower and the memory to run it on one thread. Nothing is allocated per batch.
 ///
 /// # Memory
-/// The tower, at most [`FOLDED_BYTES`] of folded tables, and the layers once more, all shared by clones;
-/// an engine of its own keeps two tiles of the widest layer.
+/// Clones share the tower, at most [`FOLDED_BYTES`] of folded tables, and a copy of the layers. Each engine
+/// has two tiles of the widest layer.
 #[derive(Debug)]
 pub struct NativeEngine {
     tower: Arc<Tower>,
     plan: Arc<Plan>,
-    /// The tower by its definition, until the first rows were compared with it; none for a plan in 32-bit floats.
+    /// A plan in 32-bit floats without folding, until the first rows were compared with it. None if `plan` is in 32-bit
+    /// floats itself.
     exact: Option<Arc<Plan>>,
     scratch: Scratch,
 }
 
 /// The largest absolute difference that 16-bit integers may make to a value of a unit vector.
-pub const INT16_TOLERANCE: f32 = 2e-3;
+pub(crate) const INT16_TOLERANCE: f32 = 2e-3;
 
 impl NativeEngine {
-    /// An engine for one worker; the others take clones of it.
+    /// An engine for one worker. Other workers take clones of it.
     ///
     /// # Errors
     /// [`ModelError::Tower`] for a tower whose parts do not fit together.
@@ -87,24 +88,24 @@ impl NativeEngine {
         Self { tower, plan: plan.into(), exact: None, scratch }
     }
 
-    /// An engine whose matrix products are of 16-bit integers, and folded tables of 16-bit floats. The first tile of
-    /// rows that it embeds is compared with the same in 32-bit floats, nothing folded ([`INT16_TOLERANCE`]).
+    /// An engine with matrix products of 16-bit integers and folded tables of 16-bit floats. The first tile of rows
+    /// that it embeds is compared with the result in 32-bit floats without folding ([`INT16_TOLERANCE`]).
     ///
     /// # Errors
     /// As [`NativeEngine::new`].
-    pub fn int16(tower: Arc<Tower>) -> Result<Self, ModelError> {
+    pub(crate) fn int16(tower: Arc<Tower>) -> Result<Self, ModelError> {
         let exact = Plan::plain(&tower)?.into();
         Ok(Self { exact: Some(exact), ..Self::of(Plan::new(&tower, Arithmetic::Int16)?, tower) })
     }
 
-    /// Compares the vectors of the first rows of a batch with those of the plan in 32-bit floats, once.
+    /// Compares the vectors of the first rows of the first batch with those of the plan in 32-bit floats.
     fn compare(&mut self, batch: &CodeBatch, found: &[f32]) -> Result<(), ModelError> {
         let rows = tile_rows(0, batch.rows());
         let Some(exact) = self.exact.take_if(|_| !rows.is_empty()) else { return Ok(()) };
         let mut scratch = Scratch::new(&exact);
         let mut expected = Vec::new();
         exact.forward(&self.tower, batch, rows, &mut scratch, &mut expected);
-        // What is no number in floats either is found by who reads the vectors.
+        // Values that are not finite in 32-bit floats either are left to the reader of the vectors.
         let pairs = expected.iter().zip(found).filter(|(expected, _)| expected.is_finite());
         let differences = pairs.map(|(a, b)| if b.is_finite() { (a - b).abs() } else { f32::INFINITY });
         match differences.fold(0.0, f32::max) {
@@ -145,12 +146,12 @@ impl Engine for NativeEngine {
     }
 }
 
-/// What matrix products are computed in; all else is in 32-bit floats.
+/// The arithmetic of matrix products. Everything else is in 32-bit floats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Arithmetic {
     /// 32-bit floats.
     Float,
-    /// 16-bit integers; folded tables are kept in 16-bit floats.
+    /// 16-bit integers, with folded tables in 16-bit floats.
     Int16,
 }
 
@@ -158,8 +159,8 @@ enum Arithmetic {
 #[derive(Debug)]
 struct Plan {
     layout: Layout,
-    entrance: Entrance,
-    /// Layers after the entrance.
+    input_stage: InputStage,
+    /// The layers after the input stage.
     steps: Vec<Step>,
 }
 
@@ -169,7 +170,7 @@ enum Step {
     Linear(Linear),
     Prelu(Vec<f32>),
     Relu,
-    /// Gains, biases, and what is added to variances.
+    /// Gains, biases, and the constant that is added to variances.
     LayerNorm(Vec<f32>, Vec<f32>, f32),
     L2Norm(f32),
 }
@@ -177,17 +178,17 @@ enum Step {
 /// Memory for one tile.
 #[derive(Debug)]
 struct Scratch {
-    /// Layer input and output, `[TILE, width]` each, `width` as the layers need.
+    /// The input of a layer, `[TILE, width]`; `y` is its output. `width` is that of the widest layer.
     x: Vec<f32>,
     y: Vec<f32>,
     uses: Uses,
-    rounded: Rounded,
+    rounded: RoundedRows,
 }
 
 impl Scratch {
     fn new(plan: &Plan) -> Self {
         let tile = || vec![0.0; TILE * plan.layout.max_width];
-        Self { x: tile(), y: tile(), uses: Uses::new(&plan.entrance, TILE), rounded: Rounded::default() }
+        Self { x: tile(), y: tile(), uses: Uses::new(&plan.input_stage, TILE), rounded: RoundedRows::default() }
     }
 }
 
@@ -198,27 +199,27 @@ fn tile_rows(tile: usize, rows: usize) -> Range<usize> {
 impl Plan {
     fn new(tower: &Tower, arithmetic: Arithmetic) -> Result<Self, ModelError> {
         let layout = check_tower(tower)?;
-        Ok(Self::entered_by(Entrance::new(tower, &layout, arithmetic), layout, tower, arithmetic))
+        Ok(Self::with_input_stage(InputStage::new(tower, &layout, arithmetic), layout, tower, arithmetic))
     }
 
-    /// The tower by its definition, in 32-bit floats: quickly prepared, for a few rows.
+    /// A plan in 32-bit floats without folding. It is prepared quickly, but runs slower, for a few rows.
     fn plain(tower: &Tower) -> Result<Self, ModelError> {
         let layout = check_tower(tower)?;
-        Ok(Self::entered_by(Entrance::plain(tower, &layout), layout, tower, Arithmetic::Float))
+        Ok(Self::with_input_stage(InputStage::plain(tower, &layout), layout, tower, Arithmetic::Float))
     }
 
-    fn entered_by(entrance: Entrance, layout: Layout, tower: &Tower, arithmetic: Arithmetic) -> Self {
-        let steps = tower.layers[entrance.is_layer() as usize..].iter().map(|layer| match layer {
+    fn with_input_stage(input_stage: InputStage, layout: Layout, tower: &Tower, arithmetic: Arithmetic) -> Self {
+        let steps = tower.layers[input_stage.is_layer() as usize..].iter().map(|layer| match layer {
             Layer::Linear { weight, bias } => Step::Linear(Linear::new(weight, 0..weight.cols, &bias.data, arithmetic)),
             Layer::Prelu { slope } => Step::Prelu(slope.data.clone()),
             Layer::Relu => Step::Relu,
             Layer::LayerNorm { gain, bias, eps } => Step::LayerNorm(gain.data.clone(), bias.data.clone(), *eps),
             Layer::L2Norm { eps } => Step::L2Norm(*eps),
         });
-        Self { steps: steps.collect(), layout, entrance }
+        Self { steps: steps.collect(), layout, input_stage }
     }
 
-    /// Embeds at most [`TILE`] checked rows: appends `[rows, dim]`.
+    /// Embeds at most [`TILE`] checked rows, and appends `[rows, dim]` values.
     fn forward(
         &self,
         tower: &Tower,
@@ -229,10 +230,10 @@ impl Plan {
     ) -> Norms {
         let values = rows.len() * tower.dim;
         let Scratch { x, y, uses, rounded } = scratch;
-        let mut width = self.entrance.width();
-        let buffers = (&mut x[..TILE * self.entrance.columns], &mut y[..TILE * width]);
-        self.entrance.forward(tower, &self.layout, batch, rows, buffers, (uses, rounded));
-        if self.entrance.is_layer() {
+        let mut width = self.input_stage.width();
+        let buffers = (&mut x[..TILE * self.input_stage.columns], &mut y[..TILE * width]);
+        self.input_stage.forward(tower, &self.layout, batch, rows, buffers, (uses, rounded));
+        if self.input_stage.is_layer() {
             std::mem::swap(x, y);
         }
         let (last, steps) = match self.steps.split_last() {

@@ -1,4 +1,4 @@
-//! Rows of folded tables, in either precision.
+//! Rows of folded tables in 32-bit or 16-bit floats.
 
 use super::Arithmetic;
 use crate::cross::Cross;
@@ -10,15 +10,16 @@ use half::f16;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Rows as wide as the first layer.
+/// Rows as wide as the output of the first layer.
 #[derive(Debug)]
 pub(super) enum Rows {
     F32(Vec<f32>),
-    /// Bits of 16-bit floats. Half the bytes: fetching rows from a cache that cores share is what adding them waits for.
+    /// Bits of 16-bit floats. Adding rows mostly waits for fetching them from a cache that cores share, and these have
+    /// half the bytes.
     F16(Vec<u16>),
 }
 
-/// The crosses that a first layer adds rows of, and where in the rows each begins.
+/// The crosses whose rows a first layer adds, each with its first row.
 pub(super) struct Tables<'a> {
     pub tower: &'a Tower,
     pub layout: &'a Layout,
@@ -27,7 +28,7 @@ pub(super) struct Tables<'a> {
 }
 
 impl Tables<'_> {
-    /// All rows, as `keep` writes them.
+    /// All rows, in the form to which `keep` converts them.
     fn rows<T: Copy + Default + Send>(&self, keep: impl Fn(&[f32], &mut [T]) + Sync) -> Vec<T> {
         let out = self.weight.rows;
         let len = self.crosses.iter().map(|(first, cross)| (first + cross.rows) * out).max();
@@ -41,7 +42,8 @@ impl Tables<'_> {
 }
 
 impl Rows {
-    /// The rows of all tables; for products in 16-bit integers in 16-bit floats, unless one is beyond their range.
+    /// The rows of all tables. With [`Arithmetic::Int16`] they are in 16-bit floats, unless a value exceeds their
+    /// range.
     pub fn new(tables: &Tables, arithmetic: Arithmetic) -> Self {
         if arithmetic == Arithmetic::Int16 {
             let within_range = AtomicBool::new(true);
@@ -66,7 +68,7 @@ impl Rows {
         }
     }
 
-    /// Has rows of `width` brought to the nearest cache, for a sum that comes soon.
+    /// Prefetches rows of `width` values into the nearest cache, for a sum that follows soon.
     pub fn prefetch(&self, width: usize, uses: &[(u32, f32)]) {
         for (row, _) in uses {
             let at = *row as usize * width..(*row as usize + 1) * width;
@@ -78,29 +80,29 @@ impl Rows {
     }
 }
 
-/// Bytes of a line of the caches.
+/// Bytes of a cache line.
 #[cfg(target_arch = "x86_64")]
 const LINE: usize = 64;
 
-/// A hint, which changes nothing.
+/// Asks the processor to load values into the cache. It has no other effect.
 #[inline]
 fn prefetch<T>(values: &[T]) {
     #[cfg(target_arch = "x86_64")]
     for line in values.chunks(LINE / size_of::<T>()) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: the address is one of the values.
+        // SAFETY: the address is that of one of the values.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
     }
 }
 
-/// Rounds a row to the bits of 16-bit floats, and says whether all values are within their range.
+/// Rounds a row to the bits of 16-bit floats, and returns whether all values are within their range.
 fn halve(row: &[f32], out: &mut [u16]) -> bool {
     out.reinterpret_cast_mut::<f16>().convert_from_f32_slice(row);
-    // Without their signs, bits are ordered as the numbers are; infinity and NaN come last.
+    // Without their signs, bits have the order of the numbers, and infinity and NaN come last.
     out.iter().fold(0, |most, bits| most.max(bits & (u16::MAX >> 1))) < f16::INFINITY.to_bits()
 }
 
-/// [`Rows::sum`] of 16-bit floats, given by their bits.
+/// [`Rows::sum`] for rows of 16-bit floats, given by their bits.
 fn weighted_halves(out: &mut [f32], base: &[f32], rows: &[u16], uses: &[(u32, f32)]) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2")
@@ -113,7 +115,7 @@ fn weighted_halves(out: &mut [f32], base: &[f32], rows: &[u16], uses: &[(u32, f3
     weighted_from(0, out, base, rows, uses);
 }
 
-/// [`weighted_halves`] of the values from `start` on.
+/// [`weighted_halves`] for the values from `start` on.
 fn weighted_from(start: usize, out: &mut [f32], base: &[f32], rows: &[u16], uses: &[(u32, f32)]) {
     let width = out.len();
     out[start..].copy_from_slice(&base[start..]);
@@ -135,7 +137,7 @@ mod f16c {
     #[target_feature(enable = "avx2,fma,f16c")]
     pub fn weighted_halves(out: &mut [f32], base: &[f32], rows: &[u16], uses: &[(u32, f32)]) {
         let mut start = 0;
-        // Sums of a run stay in registers over all uses.
+        // The sums of a run stay in registers over all uses.
         while out.len() - start >= 8 * LANES {
             run::<8>(start, out, base, rows, uses);
             start += 8 * LANES;
@@ -149,7 +151,7 @@ mod f16c {
         }
     }
 
-    /// `R` registers of the sums, from `start` on.
+    /// Computes `R` registers of sums, from `start` on.
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
     fn run<const R: usize>(start: usize, out: &mut [f32], base: &[f32], rows: &[u16], uses: &[(u32, f32)]) {
@@ -157,14 +159,14 @@ mod f16c {
         let (out, base) = (&mut out[start..][..R * LANES], &base[start..][..R * LANES]);
         let mut sums = [_mm256_setzero_ps(); R];
         for (sum, base) in sums.iter_mut().zip(base.as_chunks::<LANES>().0) {
-            // SAFETY: a chunk is a register's values.
+            // SAFETY: a chunk has the values of one register.
             *sum = unsafe { _mm256_loadu_ps(base.as_ptr()) };
         }
         for (at, weight) in uses {
             let weight = _mm256_set1_ps(*weight);
             let row = &rows[*at as usize * width + start..][..R * LANES];
             for (sum, values) in sums.iter_mut().zip(row.as_chunks::<LANES>().0) {
-                // SAFETY: as above, of half the size.
+                // SAFETY: as above, with values of half the size.
                 let values = unsafe { _mm256_cvtph_ps(_mm_loadu_si128(values.as_ptr().cast())) };
                 *sum = _mm256_fmadd_ps(weight, values, *sum);
             }

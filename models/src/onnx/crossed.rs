@@ -1,9 +1,9 @@
-//! The graph that ONNX Runtime is given instead of a file's: the same tower, with small code fields crossed
+//! The graph that ONNX Runtime gets instead of that of a tower's file: the same tower with small code fields crossed
 //! ([`crate::cross`]).
 //!
-//! The rows of all crosses are what the product of the first layer is added to, so that it has fewer columns, and so
-//! many fewer operators fetch and copy. Of the synthetic users' tower, 6 of 10 code fields are in two crosses, and 70
-//! of 166 columns stay.
+//! The rows of the crosses are added to the product of the first layer. So the product has fewer columns, and fewer
+//! operators fetch and copy. In the tower of the synthetic users, 6 of 10 code fields are in two crosses, and 70 of 166
+//! columns stay.
 
 use super::export::{concatenation, encoded, finish, layers};
 use super::graph::{Extent, GraphBuilder, int};
@@ -15,25 +15,26 @@ use crate::tower::layout::check_tower;
 use crate::tower::{Parameter, Place, Tower};
 use std::collections::BTreeSet;
 
-/// Bytes that the tables of all crosses may take, in every session.
+/// The most bytes of the tables of all crosses. Every session holds them.
 pub const CROSSED_BYTES: usize = 8 << 20;
 
-/// Columns of the concatenation whose product takes ONNX Runtime as long as fetching and adding rows of a table does:
-/// about 16 were measured for a first layer of 256 outputs.
+/// The number of columns of the concatenation whose product takes ONNX Runtime as long as fetching and adding a row of
+/// a table. About 16 were measured for a first layer of 256 outputs.
 const FETCH_COLUMNS: usize = 16;
 
 /// A tower as a graph with crosses.
-pub(crate) struct Crossed {
-    /// The model: an input int32 `[N]` for each cross, then the other fields' as in the tower's file.
+pub(crate) struct CrossedGraph {
+    /// The model. It has an input int32 `[N]` for each cross, and then the inputs of the other fields as in the tower's
+    /// file.
     pub model: Vec<u8>,
-    /// What the first inputs are rows of.
+    /// The crosses whose rows are the first inputs.
     pub crosses: Vec<Cross>,
-    /// The fields of the others.
+    /// The fields of the other inputs.
     pub fields: Vec<usize>,
 }
 
-impl Crossed {
-    /// Crosses code fields; none where that would save nothing.
+impl CrossedGraph {
+    /// Crosses code fields. None if that would save nothing.
     ///
     /// # Errors
     /// [`ModelError::Tower`] for a tower whose parts do not fit together.
@@ -53,7 +54,7 @@ impl Crossed {
         }
         let mut g = GraphBuilder::default();
         let mut sum: Option<String> = None;
-        // The first one has the bias in it.
+        // The table of the first cross includes the bias.
         let mut base = bias.to_vec();
         for (i, cross) in crosses.iter().enumerate() {
             let input = format!("/cross/{i}");
@@ -96,7 +97,7 @@ mod tests {
         let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
         let code = |name: &str| FieldShape::Code { table: name.into(), cardinality: 50 };
         let tower = tower(&mut Draw::new(41), names.map(|name| (name, code(name), None)).to_vec(), 9, &[200, 8]);
-        let crossed = Crossed::of(&tower).unwrap().unwrap();
+        let crossed = CrossedGraph::of(&tower).unwrap().unwrap();
         // Five pairs of 2,500 rows would take 10,000,000 bytes.
         assert_eq!(crossed.crosses.iter().map(|cross| cross.rows).collect::<Vec<_>>(), [2500; 4]);
         assert_eq!(crossed.fields, [8, 9]);

@@ -1,4 +1,4 @@
-//! A tower as an ONNX graph, and its publication.
+//! Builds the ONNX graph of a tower and publishes its file.
 
 use super::graph::{Extent, External, GraphBuilder, int, ints};
 use super::messages::{GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto, code};
@@ -17,12 +17,12 @@ use twotower_artifacts::{ArtifactError, FieldSchema, FieldShape, Fingerprint, To
 
 const OPSET: i64 = 17;
 const IR_VERSION: i64 = 8;
-/// Tables above this many bytes in all stand in a file of their own: a protobuf message holds at
-/// most 2 GiB.
+/// The most bytes of tables in the model file. Larger tables get a file of their own, since a protobuf
+/// message holds at most 2 GiB.
 pub const INLINE_LIMIT: u64 = 3 << 29;
 
 /// Name of the output of a tower with this schema: `vector`, with underscores appended until no field has it.
-pub fn output_name(schema: &TowerSchema) -> String {
+fn output_name(schema: &TowerSchema) -> String {
     let mut name = "vector".to_string();
     while schema.fields.iter().any(|f| f.name == name) {
         name.push('_');
@@ -32,11 +32,11 @@ pub fn output_name(schema: &TowerSchema) -> String {
 
 /// Writes a tower as an ONNX file, with `extra` beside the format's own metadata properties.
 ///
-/// Tables of more than 1.5 GiB in all go to `<file>.data` beside it, named and fingerprinted in the
-/// model. Each file is complete or absent; the model comes last.
+/// Tables of more than 1.5 GiB in all go to `<file>.data` beside it, and the model has its name and fingerprint.
+/// Each file is complete or absent, and the model is published last.
 ///
 /// # Memory
-/// Twice the size of the tables while they stand in the model file itself.
+/// Twice the size of the tables, if they are in the model file.
 ///
 /// # Errors
 /// [`ModelError::Tower`] for a tower whose parts do not fit together, [`ModelError::Setting`] when
@@ -45,7 +45,7 @@ pub fn export(tower: &Tower, path: &Path, extra: &BTreeMap<String, String>) -> R
     export_with_limit(tower, path, extra, INLINE_LIMIT)
 }
 
-/// [`export`] with the size of tables, in bytes, above which they leave the model file.
+/// As [`export`], with another limit than [`INLINE_LIMIT`] for the bytes of tables in the model file.
 ///
 /// # Errors
 /// As [`export`].
@@ -79,12 +79,12 @@ pub fn export_with_limit(
     Ok(())
 }
 
-/// A model file's bytes.
+/// The bytes of a model file.
 pub(super) fn encoded(graph: GraphProto, pairs: Vec<(String, String)>) -> Vec<u8> {
     ModelProto { graph: Some(graph), ..model(env!("CARGO_PKG_VERSION").to_string(), pairs) }.encode_to_vec()
 }
 
-/// A model without its graph, as that version of this program writes it.
+/// A model without its graph, as the given version of this program writes it.
 pub(super) fn model(version: String, pairs: Vec<(String, String)>) -> ModelProto {
     ModelProto {
         ir_version: Some(IR_VERSION),
@@ -121,7 +121,7 @@ pub(super) fn graph(mut g: GraphBuilder, tower: &Tower, data_file: Option<&str>)
     Ok(finish(g, tower, &vector))
 }
 
-/// Some fields beside each other: `[N, width]`.
+/// Concatenates the inputs of some fields: `[N, width]`.
 pub(super) fn concatenation(
     g: &mut GraphBuilder,
     tower: &Tower,
@@ -137,7 +137,7 @@ pub(super) fn concatenation(
     Ok(g.node("Concat", &parts, vec![int("axis", 1)]))
 }
 
-/// The layers from `first` on, applied to `x`.
+/// Applies the layers from `first` on to `x`.
 pub(super) fn layers(g: &mut GraphBuilder, tower: &Tower, first: usize, x: String) -> String {
     tower.layers.iter().enumerate().skip(first).fold(x, |x, (i, l)| layer(g, i, l, &x))
 }
@@ -189,7 +189,7 @@ fn declare_tables(g: &mut GraphBuilder, tower: &Tower, tables: BTreeSet<&String>
     }
 }
 
-/// What one field adds to the concatenation: `[N, width]`.
+/// The part of a field in the concatenation: `[N, width]`.
 fn field(g: &mut GraphBuilder, name: &str, input: &Input) -> String {
     match input {
         Input::Dense => name.to_string(),
@@ -222,9 +222,9 @@ fn field(g: &mut GraphBuilder, name: &str, input: &Input) -> String {
     }
 }
 
-/// Softmax over the real elements of the logits of their positions; zero for padding. `[N, L]`.
+/// The softmax, over the real elements of each row, of the logits of their positions. Zero for padding. `[N, L]`.
 fn position_weights(g: &mut GraphBuilder, field: &str, logits: &Matrix, is_real: &str, mask: &str) -> String {
-    // Stored oldest first, so that the last L of them belong to the L columns.
+    // Logits are stored oldest position first, so that the last L belong to the L columns.
     let name = tensor_name(Place::Reduce(field, Parameter::POSITION));
     let logits = g.floats(name, &[logits.cols], logits.data.iter().rev().copied());
     let length = g.node("Shape", &[field], vec![int("start", 1)]);
@@ -238,7 +238,7 @@ fn position_weights(g: &mut GraphBuilder, field: &str, logits: &Matrix, is_real:
     g.node("Mul", &[&weights, mask], vec![])
 }
 
-/// The nodes of a layer, its weights being tensors of the graph.
+/// Adds the nodes of a layer. Its weights are tensors of the graph.
 fn layer(g: &mut GraphBuilder, index: usize, layer: &Layer, x: &str) -> String {
     let named = layer.map(|parameter, matrix| {
         let dims = [matrix.rows, matrix.cols];
@@ -247,7 +247,7 @@ fn layer(g: &mut GraphBuilder, index: usize, layer: &Layer, x: &str) -> String {
     });
     match (layer, named) {
         (_, Layer::Linear { weight, bias }) => g.node("Gemm", &[x, &weight, &bias], vec![int("transB", 1)]),
-        // Much faster than the operator, and for slopes up to 1 the same bits.
+        // Max(x, x * slope) is much faster than the operator, and gives the same bits for slopes up to 1.
         (Layer::Prelu { slope: slopes }, Layer::Prelu { slope }) if slopes.data.iter().all(|s| *s <= 1.0) => {
             let scaled = g.node("Mul", &[x, &slope], vec![]);
             g.node("Max", &[x, &scaled], vec![])

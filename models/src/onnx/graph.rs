@@ -1,4 +1,4 @@
-//! A small builder of ONNX graphs: names every value once and keeps nodes in topological order.
+//! A small builder of ONNX graphs. It gives every value a unique name and keeps nodes in topological order.
 
 use super::messages::{
     AttributeProto, DimensionProto, GraphProto, NodeProto, StringStringEntryProto, TensorProto, TensorShapeProto,
@@ -12,11 +12,11 @@ use std::collections::BTreeSet;
 pub enum Extent<'a> {
     /// Known at export.
     Fixed(usize),
-    /// Named, chosen by the caller of the model.
+    /// Chosen by the caller of the model; it has a name.
     Dynamic(&'a str),
 }
 
-/// Where the values of a tensor lie in the external data file.
+/// The place of a tensor's values in the external data file.
 #[derive(Debug, Clone)]
 pub struct External<'a> {
     /// Name of the file, in the model's folder.
@@ -32,28 +32,28 @@ pub struct External<'a> {
 pub struct GraphBuilder {
     graph: GraphProto,
     tensors: BTreeSet<String>,
-    /// Tensors of parameters have no values.
+    /// Whether tensors of parameters are without values.
     is_outline: bool,
 }
 
 impl GraphBuilder {
-    /// A graph whose tensors of parameters are said by name, type and shape only.
+    /// A builder whose tensors of parameters have a name, a type and a shape, but no values.
     pub fn outline() -> Self {
         Self { is_outline: true, ..Self::default() }
     }
 
-    /// Declares an input; that of a field must not begin with `/`, as names of the graph's own values do.
+    /// Declares an input. The name of a field's input must not begin with `/`, as the names of other values do.
     pub fn input(&mut self, name: &str, element: i32, extents: &[Extent], description: &str) {
         self.graph.input.push(value_info(name, element, extents, description));
     }
 
-    /// Adds a float tensor of parameters, or finds the one that has this name already.
+    /// Adds a float tensor of parameters, unless there is one of this name. Returns the name.
     pub fn floats(&mut self, name: String, dims: &[usize], values: impl Iterator<Item = f32>) -> String {
         let raw_data = (!self.is_outline).then(|| values.flat_map(f32::to_le_bytes).collect::<Vec<u8>>().into());
         self.tensor(name, dims, code::FLOAT, TensorProto { raw_data, ..Default::default() })
     }
 
-    /// Adds a float tensor whose values stand in another file, or finds the one of this name.
+    /// Adds a float tensor whose values are in another file, unless there is one of this name. Returns the name.
     pub fn external_floats(&mut self, name: String, dims: &[usize], external: &External) -> String {
         let external_data = vec![
             StringStringEntryProto::new("location", external.file),
@@ -64,7 +64,8 @@ impl GraphBuilder {
         self.tensor(name, dims, code::FLOAT, tensor)
     }
 
-    /// Adds an integer constant, or finds the one of this value: int64 `[1]`, or int32 `[]` for comparisons.
+    /// Adds an integer constant, unless there is one of this value: int64 `[1]`, or int32 `[]` for comparisons. Returns
+    /// its name.
     pub fn integer(&mut self, value: i64, element: i32) -> String {
         let (kind, dims, raw) = match element {
             code::INT32 => ("int32", &[][..], Bytes::copy_from_slice(&(value as i32).to_le_bytes())),
@@ -74,7 +75,7 @@ impl GraphBuilder {
         self.tensor(name, dims, element, TensorProto { raw_data: Some(raw), ..Default::default() })
     }
 
-    /// Adds a float constant `[1]`, or finds the one of this value.
+    /// Adds a float constant `[1]`, unless there is one of this value. Returns its name.
     pub fn float(&mut self, value: f32) -> String {
         let raw_data = Some(Bytes::copy_from_slice(&value.to_le_bytes()));
         let name = format!("/constant/float/{value:e}");

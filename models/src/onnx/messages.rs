@@ -1,6 +1,6 @@
 //! The ONNX protobuf messages that a tower needs, declared by hand.
 //!
-//! Field numbers follow `onnx/onnx.proto`. It is proto2: every scalar is `optional`, otherwise a
+//! Field numbers are those of `onnx/onnx.proto`. It is proto2, so every scalar is `optional`. Otherwise a
 //! value equal to the default (`axis = 0`) would be dropped.
 
 use prost::Message;
@@ -149,7 +149,7 @@ pub struct StringStringEntryProto {
 }
 
 impl StringStringEntryProto {
-    /// An entry.
+    /// An entry of a key and a value.
     pub fn new(key: impl Into<String>, value: impl Into<String>) -> Self {
         Self { key: Some(key.into()), value: Some(value.into()) }
     }

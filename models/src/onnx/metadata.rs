@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use twotower_artifacts::{ArtifactError, Fingerprint, TowerSchema};
 
-/// The newest version of the file format that this build reads. A file has the oldest version that can say what it
-/// holds.
-pub const FORMAT_VERSION: u32 = 2;
-/// Layers that came after version 1, and the version they came with.
+/// The newest version of the file format that this build reads. A file is written with the oldest version that has all
+/// its layers.
+const FORMAT_VERSION: u32 = 2;
+/// Layers that were added after version 1, each with its first version.
 const LATER: [(&str, u32); 1] = [("layernorm", 2)];
 
 pub(super) const KEY_FORMAT: &str = "twotower.format_version";
@@ -26,21 +26,21 @@ const RESERVED: [&str; 8] =
     [KEY_FORMAT, KEY_ENCODER, KEY_SIDE, KEY_SCHEMA, KEY_TOWER, KEY_DIM, KEY_SIMILARITY, KEY_DATA];
 const SIMILARITY: &str = "cosine";
 
-/// What a tower file says about itself.
+/// The metadata of a tower file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Metadata {
     /// Inputs in order, the side, and the encoder state the codes must come from.
     pub schema: TowerSchema,
     /// Width of the output.
     pub dim: usize,
-    /// Fingerprint of the external data file, where the tables stand in one.
+    /// Fingerprint of the external data file, if the tables are in one.
     pub data: Option<Fingerprint>,
-    /// Pairs added by the exporter's caller.
+    /// Pairs that the caller of the export added.
     pub extra: BTreeMap<String, String>,
     pub(super) description: Description,
 }
 
-/// The parts of a tower that the initialisers do not say.
+/// The parts of a tower that are not initialisers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Description {
@@ -105,7 +105,7 @@ impl Metadata {
         Ok(ours.chain(self.extra.iter().map(|(k, v)| (k.clone(), v.clone()))).collect())
     }
 
-    /// Reads the properties of the file at `path`; what is not ours is kept in [`Metadata::extra`].
+    /// Reads the properties of the file at `path`. Those that are not of this format go to [`Metadata::extra`].
     ///
     /// # Errors
     /// [`ArtifactError::Corrupt`] when a property is missing or contradicts another,

@@ -1,6 +1,6 @@
-//! Whether a model file is, byte for byte, what the export writes for its tower, whatever the values of the tower's
-//! parameters are. ONNX Runtime runs the graph of a file: so it must be one of ours and no other, without further
-//! nodes, constants, operators or files.
+//! Checks that a model file has exactly the bytes that the export writes for its tower, apart from the values of the
+//! tower's parameters. ONNX Runtime runs any graph that a file holds, so a file must hold the exported one, without
+//! further nodes, constants, operators or files.
 
 use super::export::model;
 use super::graph::GraphBuilder;
@@ -14,9 +14,11 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 use std::ops::Range;
 use twotower_artifacts::ArtifactError;
 
-/// Numbers of `ModelProto.graph`, `GraphProto.initializer` and `TensorProto.raw_data`.
+/// Field number of `ModelProto.graph`.
 const GRAPH: u32 = 7;
+/// Field number of `GraphProto.initializer`.
 const INITIALIZER: u32 = 5;
+/// Field number of `TensorProto.raw_data`.
 const RAW_DATA: u32 = 9;
 
 /// A stretch of a model file.
@@ -25,11 +27,12 @@ struct Piece {
     part: String,
     /// Its bytes.
     bytes: Vec<u8>,
-    /// Bytes after it that may be any: the values of a parameter.
+    /// Number of bytes that follow and may have any value: those of a parameter.
     values: u64,
 }
 
-/// Checks a file of a tower, of which only the large matrices may lack their values, and whose graph lies at `graph`.
+/// Checks the file of a tower, whose graph is at `graph`. The values of `tower` need not be loaded, except those of
+/// vectors.
 ///
 /// # Errors
 /// [`ArtifactError::Mismatch`] naming the first part that the export writes otherwise, [`ArtifactError::Io`].
@@ -53,14 +56,14 @@ pub(super) fn check(
     let head = ModelProto { opset_import: Vec::new(), metadata_props: Vec::new(), ..model };
     let mut head = head.encode_to_vec();
     delimit(GRAPH, length, &mut head);
-    // The graph first, so that what is said is which of its parts differs, and not that its size does.
+    // The graph is compared first, so that the error names the part of it that differs, and not its size.
     compare(file, "its graph", parts, graph.clone())?;
     let whole = |part: &str, bytes| vec![Piece { part: part.into(), bytes, values: 0 }];
     compare(file, "its versions", whole("its versions and the size of its graph", head), 0..graph.start)?;
     compare(file, "the file", whole("its operator set and metadata", tail.encode_to_vec()), graph.end..file.whole().end)
 }
 
-/// Compares what lies at `range`, which is `what`, with its parts.
+/// Compares the bytes at `range` with the expected parts. `what` names them in errors.
 fn compare(file: &ModelFile<'_>, what: &str, parts: Vec<Piece>, range: Range<u64>) -> Result<(), ModelError> {
     let mut at = range.start;
     for piece in parts {
@@ -75,7 +78,7 @@ fn compare(file: &ModelFile<'_>, what: &str, parts: Vec<Piece>, range: Range<u64
     Err(foreign(file, &format!("{what} to end at byte {at}"), &format!("more up to byte {}", range.end)).into())
 }
 
-/// A file whose graph is not that of its tower.
+/// The error of a file whose graph is not that of its tower.
 pub(super) fn foreign(file: &ModelFile<'_>, expected: &str, found: &str) -> ArtifactError {
     ArtifactError::Mismatch {
         what: format!("the graph of tower {}", file.path.display()),
@@ -110,7 +113,7 @@ fn graph_pieces(graph: GraphProto) -> Vec<Piece> {
 fn tensor_piece(tensor: TensorProto) -> Piece {
     let mut content = tensor.encode_to_vec();
     let mut values = 0;
-    // A parameter: its values are the last of its fields.
+    // The tensor is a parameter. Its values are the last of its fields.
     if tensor.raw_data.is_none() && tensor.external_data.is_empty() {
         values = tensor.dims.iter().map(|dim| *dim as u64).product::<u64>() * size_of::<f32>() as u64;
         delimit(RAW_DATA, values, &mut content);
@@ -121,7 +124,7 @@ fn tensor_piece(tensor: TensorProto) -> Piece {
     Piece { part: format!("initialiser `{}`", tensor.name.unwrap_or_default()), bytes, values }
 }
 
-/// Writes what comes before the content of a field.
+/// Writes the key and the length that precede the content of a field.
 fn delimit(number: u32, length: u64, bytes: &mut Vec<u8>) {
     encode_key(number, WireType::LengthDelimited, bytes);
     encode_varint(length, bytes);

@@ -1,4 +1,4 @@
-//! Reading back a tower that [`export`](super::export) wrote.
+//! Reads a tower that [`export`](super::export) wrote.
 
 use super::messages::{StringStringEntryProto, TensorProto, code};
 use super::metadata::Metadata;
@@ -15,47 +15,47 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use twotower_artifacts::{ArtifactError, Fingerprint, open_regular};
 
-/// Numbers of the fields of `ModelProto` that are read.
+/// Field numbers of `ModelProto`.
 mod model {
     pub const PRODUCER_VERSION: u32 = 3;
     pub const GRAPH: u32 = 7;
     pub const METADATA: u32 = 14;
 }
-/// `GraphProto.initializer`.
+/// Field number of `GraphProto.initializer`.
 const INITIALIZER: u32 = 5;
-/// `TensorProto.raw_data`.
+/// Field number of `TensorProto.raw_data`.
 const RAW_DATA: u32 = 9;
 
-/// Parts of a model beside its graph, at the most: metadata that callers of the export added, above all.
+/// The most parts of a model. Most of them are metadata that callers of the export added.
 const MAX_MODEL_PARTS: usize = 1000;
-/// Parts of a graph for each field and layer, at the most, and beside them.
+/// The most parts of a graph per field and per layer, and besides those.
 const GRAPH_PARTS: usize = 40;
-/// Parts of a tensor, at the most.
+/// The most parts of a tensor.
 const MAX_TENSOR_PARTS: usize = 20;
 
-/// What becomes of the values of tables and of the weights of layers.
+/// Whether the values of tables and of matrices of layers are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Values {
     /// They are read.
     Held,
-    /// They stay on disk; the matrices have their shape alone.
+    /// They stay on disk. Matrices have a shape but no values.
     Left,
 }
 
 /// Reads an exported tower, bit for bit, and its metadata.
 ///
 /// # Memory
-/// The tower; sizes are checked against the file's before anything is allocated for them.
+/// That of the tower. Sizes are compared with that of the file before anything is allocated.
 ///
 /// # Errors
 /// [`ArtifactError::Corrupt`] for a file that is damaged or not ours, [`ArtifactError::Version`] for one of a newer
-/// format, [`ArtifactError::Mismatch`] for a file that is not what the export writes for its tower, and for one whose parts
-/// do not fit together.
+/// format, [`ArtifactError::Mismatch`] for a file that is not what the export writes for its tower, or whose parts do
+/// not fit together.
 pub fn read(path: &Path) -> Result<(Tower, Metadata), ModelError> {
     open(path, Values::Held)
 }
 
-/// What an exported tower says about itself, after the checks of [`read`].
+/// The metadata of an exported tower, which passes the checks of [`read`].
 ///
 /// # Memory
 /// Tables and weights stay on disk.
@@ -127,7 +127,7 @@ fn rebuild(metadata: &Metadata, tensors: &mut Tensors<'_>) -> Result<Tower, Arti
     Ok(Tower { schema: metadata.schema.clone(), inputs, tables, layers, dim: metadata.dim })
 }
 
-/// A tensor of a file: what it is, and where its values lie.
+/// A tensor of a file: its description, and the range of its values.
 struct Tensor {
     proto: TensorProto,
     raw: Option<Range<u64>>,
@@ -147,7 +147,7 @@ impl Tensor {
     }
 }
 
-/// The initialisers of a file, each taken once.
+/// The initialisers of a file. Each can be taken once.
 struct Tensors<'a> {
     file: &'a ModelFile<'a>,
     by_name: BTreeMap<String, Tensor>,
@@ -176,7 +176,7 @@ impl<'a> Tensors<'a> {
         Ok(Self { file, by_name, data, values })
     }
 
-    /// The weight of a place. Values of vectors are read always: how a layer is computed may depend on them.
+    /// The weight at a place. Values of vectors are always read, since the graph may depend on them.
     fn weight(&mut self, place: Place<'_>) -> Result<Matrix, ArtifactError> {
         let rank = match place {
             Place::Table(_) => 2,
@@ -193,7 +193,7 @@ impl<'a> Tensors<'a> {
         })
     }
 
-    /// The extents, of which there are `rank`, and the values of a tensor of floats.
+    /// Takes a tensor of floats with `rank` extents, and returns its extents and values.
     fn take(&mut self, name: &str, rank: usize, values: Values) -> Result<(Vec<usize>, Vec<f32>), ArtifactError> {
         let refuse = |file, found: &str| Err(foreign(file, &format!("initialiser `{name}`"), found));
         let Some(Tensor { proto, raw }) = self.by_name.remove(name) else {

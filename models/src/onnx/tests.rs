@@ -1,4 +1,4 @@
-//! Files written and read back, and files that are damaged.
+//! Writes files and reads them back, and tries damaged files.
 
 use super::export::export_with_limit;
 use super::graph::int;
@@ -110,7 +110,7 @@ fn large_tables_stand_beside_the_model_and_must_belong_to_it() {
     assert!(read(&path).unwrap_err().to_string().contains("user_tower.onnx.data"));
 }
 
-/// Where the golden model with tables beside it lies; with `TWOTOWER_WRITE_GOLDEN` set it is made anew.
+/// The golden model with tables beside it. With `TWOTOWER_WRITE_GOLDEN` set, it is made anew.
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/user_tower.onnx");
 
 #[test]
@@ -219,7 +219,7 @@ fn damaged_files_never_panic() {
         ("d", FieldShape::Code { table: "d".into(), cardinality: 3 }, None),
     ];
     let small = tower(draw, fields, 9, &[3, 2]);
-    assert!(Crossed::of(&small).unwrap().is_some());
+    assert!(CrossedGraph::of(&small).unwrap().is_some());
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("t.onnx");
     export(&small, &path, &BTreeMap::new()).unwrap();
@@ -228,12 +228,12 @@ fn damaged_files_never_panic() {
     let try_bytes = |bytes: &[u8]| -> bool {
         fs::write(&path, bytes).unwrap();
         let result = read(&path);
-        // Without the values of tables and weights the same is found.
+        // Without reading the values of tables and weights, the outcome is the same.
         assert_eq!(inspect(&path).is_ok(), result.is_ok());
         let is_ok = result.is_ok();
         if let Ok((tower, _)) = result {
-            // What passes the checks must run; its schema may have changed within them.
-            let _ = Crossed::of(&tower).unwrap();
+            // A file that passes the checks must run, although its schema may have changed.
+            let _ = CrossedGraph::of(&tower).unwrap();
             let _ = NativeEngine::new(tower.into()).unwrap().embed(&rows, &mut Vec::new());
         }
         is_ok
@@ -263,10 +263,10 @@ fn damaged_files_never_panic() {
     }
 }
 
-/// A change of a tower's file, and its name.
+/// The name of a change of a tower's file, and the change.
 type Edit = (&'static str, fn(&mut ModelProto));
 
-/// What somebody may make of a tower's file that ONNX Runtime would run as well, or choke on.
+/// Changes of a tower's file, which ONNX Runtime might run or fail on.
 fn edits() -> Vec<Edit> {
     fn graph(model: &mut ModelProto) -> &mut GraphProto {
         model.graph.as_mut().unwrap()
@@ -388,7 +388,7 @@ fn field_bytes(number: u32, content: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Opened for every engine, the file must be refused as one that does not belong here.
+/// Checks that all engines refuse the file as one of another tower.
 fn assert_foreign(path: &std::path::Path, what: &str) {
     let refused = [inspect(path).err(), read(path).err()];
     let opened = [EngineKind::Native, EngineKind::NativeInt16, EngineKind::Ort].map(|kind| open(kind, path).err());
@@ -428,7 +428,7 @@ fn a_graph_that_is_not_what_its_tower_needs_is_refused_at_every_size_and_by_ever
             edit(&mut model);
             write(what, model.encode_to_vec());
         }
-        // Parts of ONNX that the export has no message for, and that a reader of its messages passes over.
+        // The export has no messages for these parts of ONNX, and a reader of its messages ignores them.
         let more = |part: Vec<u8>| [&good[..], &part].concat();
         write("functions", more(field_bytes(25, b"")));
         write("a graph for training", more(field_bytes(20, b"")));

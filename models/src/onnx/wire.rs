@@ -1,5 +1,5 @@
-//! A protobuf file looked at where it lies: its fields are found one by one, and only what is asked for is read.
-//! A hostile file cannot make few bytes grow into many structs, and tables of gigabytes stay on disk.
+//! Reads single fields of a protobuf file without decoding all of it. So a hostile file cannot turn few bytes into many
+//! structs, and tables of gigabytes can stay on disk.
 
 use prost::bytes::Buf;
 use prost::encoding::{WireType, decode_key, decode_varint};
@@ -10,9 +10,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use twotower_artifacts::{ArtifactError, open_regular};
 
-/// Bytes of a key and a length, or of a key and a number, at the most.
+/// The most bytes of a key and a length, or of a key and a number.
 const HEAD: usize = 20;
-/// Bytes of one part that is read whole, at the most: a schema, a node, the shape of a tensor.
+/// The most bytes of a part that is read whole, such as a schema, a node, or the shape of a tensor.
 const MAX_PART: u64 = 16 << 20;
 
 /// A field of a message.
@@ -20,9 +20,9 @@ const MAX_PART: u64 = 16 << 20;
 pub(super) struct Field {
     /// Its number.
     pub number: u32,
-    /// Where its key begins.
+    /// The offset of its key in the file.
     pub start: u64,
-    /// Its content, without key and length.
+    /// The range of its content, without key and length.
     pub content: Range<u64>,
 }
 
@@ -54,10 +54,10 @@ impl<'a> ModelFile<'a> {
         0..self.size
     }
 
-    /// The fields of the message that lies there, of which there may be `most`.
+    /// The fields of the message at this range of the file.
     ///
     /// # Errors
-    /// [`ArtifactError::Corrupt`] for what is no message, or has more fields.
+    /// [`ArtifactError::Corrupt`] if it is not a message, or has more than `most` fields.
     pub fn fields(&self, message: Range<u64>, most: usize) -> Result<Vec<Field>, ArtifactError> {
         let damaged = |at: u64| self.corrupt(format!("not an ONNX model, or damaged at byte {at}"));
         let (mut fields, mut at) = (Vec::new(), message.start);
@@ -86,10 +86,10 @@ impl<'a> ModelFile<'a> {
         Ok(fields)
     }
 
-    /// The bytes that lie there.
+    /// The bytes at this range of the file.
     ///
     /// # Errors
-    /// [`ArtifactError::Corrupt`] for more than any part of a tower has but tables.
+    /// [`ArtifactError::Corrupt`] if there are more than any part of a tower has, except a table.
     pub fn bytes(&self, range: Range<u64>) -> Result<Vec<u8>, ArtifactError> {
         let length = range.end - range.start;
         if length > MAX_PART {
@@ -100,7 +100,7 @@ impl<'a> ModelFile<'a> {
         Ok(bytes)
     }
 
-    /// The floats that lie there.
+    /// The floats at this range of the file.
     ///
     /// # Errors
     /// [`ArtifactError::Io`].
@@ -108,7 +108,7 @@ impl<'a> ModelFile<'a> {
         floats(&self.file, range).map_err(|source| self.io(source))
     }
 
-    /// Where the file first differs from `expected`, which is compared with what lies at `at`.
+    /// Compares `expected` with the bytes of the file from `at` on, and returns the offset of the first that differs.
     ///
     /// # Errors
     /// [`ArtifactError::Io`].
@@ -132,7 +132,7 @@ impl<'a> ModelFile<'a> {
     }
 }
 
-/// The floats that lie in that range of a file, little-endian; all of it must be there.
+/// The little-endian floats at a range of a file, which must not go beyond its end.
 pub(super) fn floats(file: &File, range: Range<u64>) -> io::Result<Vec<f32>> {
     let mut values = Vec::with_capacity(((range.end - range.start) / 4) as usize);
     let (mut block, mut at) = (vec![0; 1 << 16], range.start);

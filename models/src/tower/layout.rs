@@ -1,4 +1,4 @@
-//! What a tower must satisfy before any engine runs it, and a batch before it is embedded.
+//! Checks of a tower before any engine runs it, and of a batch before it is embedded.
 
 use super::{Input, Layer, Matrix, Place, Reduce, Tower};
 use crate::error::ModelError;
@@ -9,25 +9,25 @@ use twotower_artifacts::{ArtifactError, CodeBatch, Column, FieldShape, TowerSche
 /// Widths of a checked tower.
 #[derive(Debug)]
 pub(crate) struct Layout {
-    /// Floats per row of the widest of inputs and layers.
+    /// Floats of the widest row: that of the concatenated inputs or of a layer.
     pub max_width: usize,
-    /// One per field.
+    /// The layout of each field.
     pub inputs: Vec<InputLayout>,
 }
 
-/// What one field takes of a row.
+/// The place of a field in the concatenated inputs.
 #[derive(Debug)]
 pub(crate) struct InputLayout {
-    /// Where they begin in the concatenation.
+    /// Its first column in the concatenation.
     pub start: usize,
-    /// Floats in the concatenation.
+    /// Its number of columns in the concatenation.
     pub width: usize,
-    /// The most elements that count, 0 for fields of another shape.
+    /// The most elements of a row that are used. 0 for fields without elements.
     pub max_len: usize,
 }
 
 impl Layout {
-    /// What a field takes of the concatenation.
+    /// The columns of a field in the concatenation.
     pub fn columns(&self, field: usize) -> Range<usize> {
         let input = &self.inputs[field];
         input.start..input.start + input.width
@@ -40,15 +40,15 @@ const MIN_EPS: f32 = 1e-6;
 /// The least that [`Layer::LayerNorm`] may add to a variance.
 const MIN_VARIANCE: f32 = 1e-12;
 
-/// Longest bag or sequence: engines keep room for [`MAX_LEN`] codes a row and field.
+/// The longest bag or sequence, for which engines reserve memory per row and field.
 const MAX_LEN: u32 = 1 << 14;
-/// Widest dense field.
+/// The widest dense field.
 const MAX_WIDTH: u32 = 1 << 16;
 
-/// Widest row of inputs or of a layer: engines keep a tile of them.
+/// The widest row of concatenated inputs or of a layer. Engines hold a tile of such rows.
 const MAX_ROW: usize = 1 << 18;
 
-/// Checks what a schema alone can say: names, and sizes within what an engine makes room for.
+/// Checks the names of a schema, and that its sizes are within what engines reserve memory for.
 ///
 /// # Errors
 /// [`ModelError::Tower`] naming the field.
@@ -82,7 +82,7 @@ pub(crate) fn check_tower(tower: &Tower) -> Result<Layout, ModelError> {
     Ok(layout)
 }
 
-/// As [`check_tower`] of a tower whose matrices may lack their values.
+/// As [`check_tower`], for a tower whose matrices may lack their values.
 ///
 /// # Errors
 /// As [`check_tower`].
@@ -236,11 +236,11 @@ pub(crate) fn check_batch(schema: &TowerSchema, batch: &CodeBatch) -> Result<(),
         let Column::Ragged(ragged) = column else { continue };
         let ordered = ragged.offsets.first().is_none_or(|first| *first == 0) && ragged.offsets.is_sorted();
         let last = ragged.offsets.last().map_or(0, |last| *last as usize);
-        if !ordered || last != ragged.codes.len() {
+        if !ordered || last != ragged.values.len() {
             let reason = format!(
                 "column `{}` has rows that do not follow one another up to its {} elements",
                 field.name,
-                ragged.codes.len()
+                ragged.values.len()
             );
             return Err(ArtifactError::BatchShape { side: schema.side, reason });
         }

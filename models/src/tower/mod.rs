@@ -1,5 +1,6 @@
-//! The one definition of a tower: its inputs, reductions and layers, whatever a weight is. While a tower is trained,
-//! a weight is the index of a group of parameters; in memory a matrix; in an ONNX graph the name of a tensor.
+//! The one definition of a tower: its inputs, reductions and layers. The type of a weight is a parameter. While a tower
+//! is trained, a weight is the index of a group of parameters; in memory, a matrix; in an ONNX graph, the name of a
+//! tensor.
 
 pub(crate) mod layout;
 
@@ -20,22 +21,21 @@ pub struct Matrix {
 }
 
 impl Matrix {
-    /// A vector, as the matrix of one row that it is among weights.
+    /// A vector as a matrix of one row.
     pub fn vector(data: Vec<f32>) -> Self {
         Self { rows: 1, cols: data.len(), data }
     }
 }
 
-/// A parameter of a layer or of a reduction: what it is called, and whether it is a vector or a matrix.
+/// A parameter of a layer or of a reduction: its name, and whether it is a vector or a matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Parameter {
+pub(crate) struct Parameter {
     /// Its name.
     pub name: &'static str,
     /// 1 for a vector, 2 for a matrix.
     pub rank: usize,
 }
 
-/// Those that there are.
 impl Parameter {
     /// Logits of [`Reduce::Position`].
     pub(crate) const POSITION: Self = Self { name: "position", rank: 1 };
@@ -44,29 +44,29 @@ impl Parameter {
     const BIAS: Self = Self { name: "bias", rank: 1 };
     const SLOPE: Self = Self { name: "slope", rank: 1 };
     const GAIN: Self = Self { name: "gain", rank: 1 };
-    /// Lower bound of a divisor: a constant, which files hold as they hold weights.
+    /// A lower bound of a divisor. It is a constant, but files hold it like a weight.
     pub(crate) const EPS: Self = Self { name: "eps", rank: 1 };
 }
 
-/// Where a weight stands in a tower.
+/// The place of a weight in a tower.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place<'a> {
-    /// An embedding table, by its name: `[cardinality, dim]`.
+pub(crate) enum Place<'a> {
+    /// The embedding table with this name, `[cardinality, dim]`.
     Table(&'a str),
-    /// In the reduction of the field of that name.
+    /// A parameter of the reduction of the field with this name.
     Reduce(&'a str, Parameter),
-    /// In the layer of that index.
+    /// A parameter of the layer with this index.
     Layer(usize, Parameter),
 }
 
 /// How the elements of a multi-valued or sequence field become one vector.
-/// Only real elements count; an empty row gives the zero vector.
+/// Padding does not count, and an empty row gives the zero vector.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reduce<W = Matrix> {
     /// Arithmetic mean.
     Mean,
-    /// Weighted mean, weights = softmax over the real elements of a learned logit per position
-    /// counted from the most recent element (index 0 = newest). `[max_len]`.
+    /// Weighted mean. The weights are the softmax, over the real elements, of a learned logit per
+    /// position, counted from the newest element (index 0). `[max_len]`.
     Position(W),
 }
 
@@ -79,11 +79,11 @@ impl<W> Reduce<W> {
         }
     }
 
-    /// The same reduction of other weights.
+    /// The same reduction with its weights mapped.
     ///
     /// # Errors
-    /// The first one of `weight`.
-    pub fn try_map<'a, V, E>(
+    /// The first error of `weight`.
+    pub(crate) fn try_map<'a, V, E>(
         &'a self,
         weight: &mut dyn FnMut(Parameter, &'a W) -> Result<V, E>,
     ) -> Result<Reduce<V>, E> {
@@ -94,14 +94,14 @@ impl<W> Reduce<W> {
     }
 }
 
-/// As its name.
+/// A reduction is serialised as its name.
 impl<W> Serialize for Reduce<W> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.kind())
     }
 }
 
-/// From its name.
+/// A reduction is deserialised from its name.
 impl<'de> Deserialize<'de> for Reduce<()> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let found = String::deserialize(deserializer)?;
@@ -111,7 +111,7 @@ impl<'de> Deserialize<'de> for Reduce<()> {
     }
 }
 
-/// How one field enters the first layer; parallel to [`TowerSchema::fields`].
+/// How a field enters the first layer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 #[serde(bound(serialize = "", deserialize = "Reduce<W>: Deserialize<'de>"))]
@@ -134,7 +134,7 @@ pub enum Input<W = Matrix> {
 }
 
 impl<W> Input<W> {
-    /// Name of the table that it takes rows of.
+    /// Name of the table whose rows it takes, if any.
     pub fn table(&self) -> Option<&String> {
         match self {
             Input::Embedding { table } | Input::Pooled { table, .. } => Some(table),
@@ -142,11 +142,11 @@ impl<W> Input<W> {
         }
     }
 
-    /// The same input of other weights.
+    /// The same input with its weights mapped.
     ///
     /// # Errors
-    /// The first one of `weight`.
-    pub fn try_map<'a, V, E>(
+    /// The first error of `weight`.
+    pub(crate) fn try_map<'a, V, E>(
         &'a self,
         weight: &mut dyn FnMut(Parameter, &'a W) -> Result<V, E>,
     ) -> Result<Input<V>, E> {
@@ -175,7 +175,8 @@ pub enum Layer<W = Matrix> {
     },
     /// y = max(x, 0).
     Relu,
-    /// y = (x - mean) / sqrt(variance + eps) * gain + bias, with the mean and the variance of each row (Ba et al., 2016).
+    /// y = (x - mean) / sqrt(variance + eps) * gain + bias, with the mean and the variance of each row (Ba et al.,
+    /// 2016).
     LayerNorm {
         /// `[out]`.
         gain: W,
@@ -203,11 +204,11 @@ impl<W> Layer<W> {
         }
     }
 
-    /// The layer of that name, with its weights, and the constants that are read of some; none where there is no such
-    /// layer.
+    /// The layer with this name. `weight` gives its weights, and `constant` the value of those that are constants. None
+    /// if there is no such layer.
     ///
     /// # Errors
-    /// The first one of `weight` or `constant`.
+    /// The first error of `weight` or `constant`.
     pub(crate) fn of_kind<E>(
         kind: &str,
         mut weight: impl FnMut(Parameter) -> Result<W, E>,
@@ -227,19 +228,22 @@ impl<W> Layer<W> {
         }))
     }
 
-    /// Width of its output, given that of its input and the number of rows of a weight.
-    pub fn output(&self, input: usize, rows: impl Fn(&W) -> usize) -> usize {
+    /// Width of its output, given that of its input and a function for the number of rows of a weight.
+    pub(crate) fn output(&self, input: usize, rows: impl Fn(&W) -> usize) -> usize {
         match self {
             Layer::Linear { weight, .. } => rows(weight),
             Layer::Prelu { .. } | Layer::Relu | Layer::LayerNorm { .. } | Layer::L2Norm { .. } => input,
         }
     }
 
-    /// The same layer of other weights.
+    /// The same layer with its weights mapped.
     ///
     /// # Errors
-    /// The first one of `map`.
-    pub fn try_map<'a, V, E>(&'a self, map: &mut dyn FnMut(Parameter, &'a W) -> Result<V, E>) -> Result<Layer<V>, E> {
+    /// The first error of `map`.
+    pub(crate) fn try_map<'a, V, E>(
+        &'a self,
+        map: &mut dyn FnMut(Parameter, &'a W) -> Result<V, E>,
+    ) -> Result<Layer<V>, E> {
         Ok(match self {
             Layer::Linear { weight, bias } => {
                 Layer::Linear { weight: map(Parameter::WEIGHT, weight)?, bias: map(Parameter::BIAS, bias)? }
@@ -253,8 +257,8 @@ impl<W> Layer<W> {
         })
     }
 
-    /// The same layer of other weights.
-    pub fn map<'a, V>(&'a self, mut map: impl FnMut(Parameter, &'a W) -> V) -> Layer<V> {
+    /// The same layer with its weights mapped.
+    pub(crate) fn map<'a, V>(&'a self, mut map: impl FnMut(Parameter, &'a W) -> V) -> Layer<V> {
         infallible(self.try_map(&mut |parameter, weight| Ok(map(parameter, weight))))
     }
 }
@@ -264,19 +268,19 @@ impl<W> Layer<W> {
 pub struct Tower<W = Matrix> {
     /// Inputs in order and the encoder state they come from.
     pub schema: TowerSchema,
-    /// How each field of the schema enters; same order.
+    /// How each field of the schema enters, in the same order.
     pub inputs: Vec<Input<W>>,
     /// Embedding tables by name, `[cardinality, dim]`.
     pub tables: BTreeMap<String, W>,
-    /// Layers in order; the last one is [`Layer::L2Norm`] for a cosine model.
+    /// Layers in order. The last one is [`Layer::L2Norm`] for a cosine model.
     pub layers: Vec<Layer<W>>,
     /// Width of the output.
     pub dim: usize,
 }
 
 impl<W> Tower<W> {
-    /// The same tower of other weights: tables by name, then reductions by field, then layers in order.
-    pub fn map<'a, V>(&'a self, mut weight: impl FnMut(Place<'a>, &'a W) -> V) -> Tower<V> {
+    /// The same tower with its weights mapped: tables by name, then reductions by field, then layers in order.
+    pub(crate) fn map<'a, V>(&'a self, mut weight: impl FnMut(Place<'a>, &'a W) -> V) -> Tower<V> {
         let tables = self.tables.iter().map(|(name, table)| (name.clone(), weight(Place::Table(name), table)));
         let tables = tables.collect();
         let fields = self.schema.fields.iter().zip(&self.inputs);

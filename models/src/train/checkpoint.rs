@@ -1,4 +1,4 @@
-//! Checkpoints: everything a run needs to go on as if it had never stopped, in one file.
+//! Checkpoints: everything that a run needs to go on as if it had never stopped, in one file.
 
 use super::config::TrainConfig;
 use super::report::EpochReport;
@@ -16,54 +16,54 @@ use twotower_artifacts::codec::{read_versioned, version, write_versioned};
 const MAGIC: &str = "TTCKPT";
 const VERSION: u32 = 2;
 
-/// File of the newest state within a training folder.
+/// Path of the file with the newest state in a training folder.
 pub fn last_path(dir: &Path) -> PathBuf {
     dir.join("last.ckpt")
 }
 
-/// File of the best epoch's parameters within a training folder.
+/// Path of the file with the best epoch's parameters in a training folder.
 pub fn best_path(dir: &Path) -> PathBuf {
     dir.join("best.ckpt")
 }
 
-/// Where a run stands.
+/// The progress of a run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Progress {
+pub(crate) struct Progress {
     /// Epochs done.
     pub epoch: usize,
     /// Steps done in the running epoch.
     pub step: usize,
-    /// Sum of the running epoch's losses, weighted by windows.
+    /// Sum of the running epoch's losses, each multiplied by its number of windows.
     pub loss_sum: f64,
-    /// The same of each of its terms, with the last step's weights.
+    /// The same sum for each term of the loss, with the weights of the last step.
     pub terms: Terms,
     /// Reports of the epochs done.
     pub epochs: Vec<EpochReport>,
-    /// Epoch (from 1) with the best metric; 0 = none yet.
+    /// Epoch with the best metric, counted from 1. 0 means none yet.
     pub best_epoch: usize,
-    /// Its metric.
+    /// The metric of that epoch.
     pub best_metric: f64,
-    /// Training ended: all epochs done, or stopped early.
+    /// Whether training has ended, after all epochs or early.
     pub finished: bool,
 }
 
-/// A state of training. The best epoch's, and the last one of a finished run, carry neither the optimiser nor the
-/// model's state.
+/// A state of training. Only states from which a run may go on include the optimiser and the model's state. The best
+/// epoch's and the last one of a finished run do not.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Checkpoint<S> {
-    /// What the run is: settings and data, in JSON, for comparison at resume.
+    /// Description of the run's settings and data as JSON, compared when a run is resumed.
     pub run: String,
     /// All parameters.
-    pub parameters: Parameters,
-    /// What further steps need.
-    pub going_on: Option<GoingOn<S>>,
-    /// Where the run stands.
-    pub progress: Progress,
+    pub(crate) parameters: Parameters,
+    /// What further steps need, unless the run is finished.
+    pub(crate) resume_state: Option<ResumeState<S>>,
+    /// The progress of the run.
+    pub(crate) progress: Progress,
 }
 
-/// What only a run that goes on needs.
+/// What a run needs, beside the parameters, to go on.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct GoingOn<S> {
+pub(crate) struct ResumeState<S> {
     /// Moments of the optimiser.
     pub optimiser: Adam,
     /// [`crate::model::Model::State`].
@@ -75,41 +75,41 @@ pub struct GoingOn<S> {
 struct CheckpointRef<'a, S> {
     run: &'a str,
     parameters: &'a Parameters,
-    going_on: Option<(&'a Adam, &'a S)>,
+    resume_state: Option<(&'a Adam, &'a S)>,
     progress: &'a Progress,
 }
 
-/// Checkpoints as version 1 had them: of a model without a state, and of a loss of one term without a name.
+/// A checkpoint of version 1, when models had no state, and losses had one term without a name.
 #[derive(Deserialize)]
-struct First {
+struct CheckpointV1 {
     run: String,
     parameters: Parameters,
     optimiser: Option<Adam>,
-    progress: FirstProgress,
+    progress: ProgressV1,
 }
 
 #[derive(Deserialize)]
-struct FirstProgress {
+struct ProgressV1 {
     epoch: usize,
     step: usize,
     loss_sum: f64,
-    epochs: Vec<FirstEpoch>,
+    epochs: Vec<EpochV1>,
     best_epoch: usize,
     best_metric: f64,
     finished: bool,
 }
 
 #[derive(Deserialize)]
-struct FirstEpoch {
+struct EpochV1 {
     epoch: usize,
     loss: f64,
     temperature: f64,
     validation: Option<Metrics>,
 }
 
-impl FirstProgress {
-    fn today(self) -> Progress {
-        let epoch = |FirstEpoch { epoch, loss, temperature, validation }| EpochReport {
+impl ProgressV1 {
+    fn upgrade(self) -> Progress {
+        let epoch = |EpochV1 { epoch, loss, temperature, validation }| EpochReport {
             epoch,
             loss,
             terms: Terms::default(),
@@ -126,40 +126,41 @@ impl FirstProgress {
 ///
 /// # Errors
 /// [`ModelError::Artifact`] when the file cannot be written.
-pub fn write<S: Serialize>(
+pub(crate) fn write<S: Serialize>(
     path: &Path,
     run: &str,
     parameters: &Parameters,
-    going_on: Option<(&Adam, &S)>,
+    resume_state: Option<(&Adam, &S)>,
     progress: &Progress,
 ) -> Result<(), ModelError> {
-    Ok(write_versioned(path, MAGIC, VERSION, &CheckpointRef { run, parameters, going_on, progress })?)
+    Ok(write_versioned(path, MAGIC, VERSION, &CheckpointRef { run, parameters, resume_state, progress })?)
 }
 
-/// Reads a checkpoint of a model with the state `S`. One of version 1 can be started from, but a run that it was to go
-/// on with ends there.
+/// Reads a checkpoint of a model with the state `S`. Of version 1, only checkpoints without an optimiser are read, from
+/// which a new run can start. A run of version 1 cannot be resumed.
 ///
 /// # Errors
 /// [`ModelError::Artifact`] when the file is missing, damaged or newer than this build; [`ModelError::Checkpoint`] for
-/// one of version 1 in the midst of a run.
+/// an unfinished run of version 1.
 pub fn read<S: DeserializeOwned>(path: &Path) -> Result<Checkpoint<S>, ModelError> {
     if version(path, MAGIC)? != 1 {
         return Ok(read_versioned(path, MAGIC, VERSION)?.1);
     }
-    let First { run, parameters, optimiser, progress } = read_versioned(path, MAGIC, 1)?.1;
+    let CheckpointV1 { run, parameters, optimiser, progress } = read_versioned(path, MAGIC, 1)?.1;
     match optimiser {
-        None => Ok(Checkpoint { run, parameters, going_on: None, progress: progress.today() }),
+        None => Ok(Checkpoint { run, parameters, resume_state: None, progress: progress.upgrade() }),
         Some(_) => Err(ModelError::Checkpoint {
             path: path.to_path_buf(),
             reason: format!(
-                "it is of version 1, in the midst of a run, which this build, of version {VERSION}, cannot go on with; end the run with the build that began it, or train anew"
+                "it is of version 1 and of an unfinished run, which this build, of version {VERSION}, cannot resume; finish the run with the build that began it, or train anew"
             ),
         }),
     }
 }
 
-/// What a run is, for comparison at resume; thread counts and checkpoint intervals are free to change.
-pub fn describe(set: &TrainingSet, model: &ModelConfig, config: &TrainConfig) -> String {
+/// Describes a run for comparison when it is resumed. The number of threads and the interval of checkpoints are left
+/// out, since they may change.
+pub(crate) fn describe(set: &TrainingSet, model: &ModelConfig, config: &TrainConfig) -> String {
     let config = TrainConfig { threads: 0, checkpoint_steps: 0, ..config.clone() };
     let mut hasher = blake3::Hasher::new();
     set.interactions.items.iter().for_each(|item| {
@@ -189,7 +190,7 @@ pub fn describe(set: &TrainingSet, model: &ModelConfig, config: &TrainConfig) ->
 ///
 /// # Errors
 /// [`ModelError::Checkpoint`] naming the first part that differs.
-pub fn check_run(path: &Path, found: &str, expected: &str) -> Result<(), ModelError> {
+pub(crate) fn check_run(path: &Path, found: &str, expected: &str) -> Result<(), ModelError> {
     if found == expected {
         return Ok(());
     }

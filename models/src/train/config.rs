@@ -3,7 +3,6 @@
 use crate::error::ModelError;
 use crate::metrics::{Measure, MetricName};
 use crate::optimiser::AdamSettings;
-use crate::samplers::SamplerKind;
 use serde::{Deserialize, Serialize};
 use twotower_artifacts::range::{self, Range, Ranges};
 
@@ -40,7 +39,7 @@ pub enum Loss {
 }
 
 impl Loss {
-    /// The name of its term in reports.
+    /// The name of the loss's term in reports.
     pub fn name(&self) -> &'static str {
         match self {
             Loss::InBatch => "in_batch",
@@ -50,6 +49,18 @@ impl Loss {
             Loss::Bpr { .. } => "bpr",
         }
     }
+}
+
+/// How sampled negatives are distributed over the catalogue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SamplerKind {
+    /// Every item with the same probability.
+    #[default]
+    Uniform,
+    /// In proportion to count^0.75 in the training events (Mikolov et al., NeurIPS 2013); items
+    /// without training events are never drawn.
+    Popularity,
 }
 
 /// Course of the learning rate after warm-up.
@@ -69,17 +80,17 @@ pub enum Schedule {
 pub struct TrainConfig {
     /// Passes over the training events.
     pub epochs: usize,
-    /// Events per step; 0 = by the number of events, so that an epoch has about 50 steps or more:
-    /// a power of two from 256 to 4,096.
+    /// Events per step. 0 chooses a power of two from 256 to 4,096 by the number of events, so that
+    /// an epoch has about 50 steps or more.
     pub batch_size: usize,
     /// Seed of initialisation, order and every draw.
     pub seed: u64,
     /// What is minimised.
     pub loss: Loss,
-    /// Subtract log q, q the probability with which a candidate was sampled (in_batch and mixed;
-    /// the other losses have no such term).
+    /// Whether log q is subtracted from the logit of a candidate that was sampled with probability q. It
+    /// applies to `in_batch` and `mixed`, since the other losses have no such term.
     pub logq_correction: bool,
-    /// Never score a user's other training positives as negatives. Default: yes, except for
+    /// Whether a user's other training positives are never scored as negatives. The default is yes, except for
     /// `full_softmax`, which is exact without it.
     pub mask_accidental_hits: Option<bool>,
     /// Largest learning rate.
@@ -94,13 +105,13 @@ pub struct TrainConfig {
     pub beta2: f32,
     /// Adam's epsilon.
     pub eps: f32,
-    /// Steps over which the learning rate rises linearly; at most a tenth of all steps.
+    /// Steps over which the learning rate rises linearly. At most a tenth of all steps is used.
     pub warmup_steps: usize,
     /// Course of the learning rate afterwards.
     pub schedule: Schedule,
     /// Where a cosine schedule ends, as a share of `learning_rate`.
     pub min_learning_rate: f64,
-    /// Largest global gradient norm; 0 = no clipping.
+    /// Largest global gradient norm. 0 means no clipping.
     pub clip_norm: f32,
     /// Share of codes dropped to unknown, so that the unknown rows are trained.
     pub unknown_rate: f64,
@@ -108,15 +119,15 @@ pub struct TrainConfig {
     pub missing_rate: f64,
     /// Validation metric that chooses the best epoch.
     pub metric: MetricName,
-    /// Epochs without a better metric after which training stops; 0 = never.
+    /// Epochs without a better metric after which training stops. 0 means never.
     pub patience: usize,
     /// Epochs before which training does not stop early.
     pub min_epochs: usize,
-    /// The most validation events ranked after an epoch, evenly spaced; 0 = all.
+    /// The most validation events ranked after an epoch, evenly spaced. 0 means all.
     pub validation_events: usize,
-    /// Steps between checkpoints within an epoch; 0 = only after epochs.
+    /// Steps between checkpoints within an epoch. 0 means only after epochs.
     pub checkpoint_steps: usize,
-    /// Threads; 0 = those of the process. Results do not depend on it.
+    /// Number of threads. 0 means those of the process. Results do not depend on it.
     pub threads: usize,
 }
 
@@ -186,7 +197,7 @@ impl TrainConfig {
         range::check(self, Self::RANGES).map_err(ModelError::range)
     }
 
-    /// These settings with `batch_size` chosen for a number of training events, where it is 0.
+    /// These settings with `batch_size` chosen for a number of training events, if it is 0.
     pub fn resolved(&self, events: usize) -> Self {
         let batch_size = match self.batch_size {
             0 => (events / 50 / 2 + 1).next_power_of_two().clamp(256, 4096),
@@ -195,13 +206,13 @@ impl TrainConfig {
         Self { batch_size, ..self.clone() }
     }
 
-    /// Whether known positives of a user are kept out of its negatives.
-    pub fn masks(&self) -> bool {
+    /// Whether a user's known positives are never scored as negatives.
+    pub(crate) fn masks(&self) -> bool {
         self.mask_accidental_hits.unwrap_or(self.loss != Loss::FullSoftmax)
     }
 
-    /// The learning rate of a step, counted from 0, of `total`.
-    pub fn learning_rate_at(&self, step: usize, total: usize) -> f64 {
+    /// The learning rate of step `step` of `total`, counted from 0.
+    pub(crate) fn learning_rate_at(&self, step: usize, total: usize) -> f64 {
         let warmup = self.warmup_steps.min(total / 10);
         if step < warmup {
             return self.learning_rate * (step + 1) as f64 / warmup as f64;
@@ -217,8 +228,8 @@ impl TrainConfig {
         }
     }
 
-    /// The optimiser's part.
-    pub fn adam(&self) -> AdamSettings {
+    /// The settings of the optimiser.
+    pub(crate) fn adam(&self) -> AdamSettings {
         AdamSettings {
             beta1: self.beta1,
             beta2: self.beta2,

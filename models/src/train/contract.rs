@@ -1,5 +1,6 @@
-//! A model in all that the contract allows and the DSSM does not use: windows of whole users, two terms, a state that
-//! lives from epoch to epoch, gradients of a whole table, and parameters with rates and first epochs of their own.
+//! Trains a model that uses what the contract allows and the DSSM does not use: windows of whole users, two terms, a
+//! state that is kept from epoch to epoch, gradients of a whole table, and parameters with rates and first epochs of
+//! their own.
 
 use super::tests::{StopAfter, bits, config};
 use super::*;
@@ -21,9 +22,9 @@ const RECENT: usize = 4;
 const CENTRES: usize = 3;
 const PULL: f64 = 0.05;
 
-/// A user at a moment is the row of his node, the mean of the rows of the items before it, and a bias; an item is its
-/// row. Each position of a user is told from a drawn item (`bpr`), and his node is pulled to the centre of its
-/// cluster (`pull`), which each epoch computes anew and moves halfway to.
+/// A user's vector at an event is the sum of the row of the user's node, the mean of the rows of the items before the
+/// event, and a bias. An item's vector is its row. Each event is compared with a drawn item (`bpr`), and each node is
+/// pulled to the centre of its cluster (`pull`). Each epoch moves the centres halfway to newly computed ones.
 struct Positions {
     parameters: Parameters,
     schemas: [TowerSchema; 2],
@@ -141,7 +142,7 @@ impl Model for Positions {
         Ok(())
     }
 
-    /// One per user: all his training events.
+    /// Each user is a window of all training events of the user.
     fn windows(&self, set: &TrainingSet, moment: Moment) -> Vec<u32> {
         let mut users: Vec<u32> = (0..set.users.rows() as u32).collect();
         moment.of_epoch(1).shuffle(&mut users);
@@ -258,7 +259,7 @@ fn run(
     rates: [f64; 2],
     dir: &Path,
     observer: &mut (dyn Observer + Send),
-) -> Result<Trained, ModelError> {
+) -> Result<TrainingResult, ModelError> {
     Trainer::new(set, config, dir, "positions", Positions::new(set, rates)).run(&Start::Resume, observer)
 }
 
@@ -289,7 +290,7 @@ fn both_terms_are_learned_and_told_by_name() {
     }
     let (first, last) = (&trained.epochs[0].terms.0, &trained.epochs[19].terms.0);
     assert!(first.iter().zip(last).all(|(first, last)| last.value < 0.9 * first.value), "{first:?} to {last:?}");
-    // A third of the items is right for a user: chance is about 10 / 21.
+    // A third of the items is right for a user, so chance is about 10 / 21.
     let best = trained.epochs[trained.best_epoch - 1].validation.as_ref().unwrap();
     assert!(best.values["recall@10"] > 0.75, "{:?}", best.values);
 }
@@ -358,7 +359,7 @@ fn what_starts_at_the_second_epoch_stands_still_before_and_a_rate_of_0_stands_st
     assert_eq!(first.dense, start.parameters.dense);
     assert_ne!(first.tables[NODE], start.parameters.tables[NODE]);
     let second = stopped(1);
-    // The first step of Adam is as long as the rate, whatever the gradient.
+    // The first step of Adam has the length of the rate, whatever the gradient.
     let rate = config.learning_rate_at(steps, config.epochs * steps) as f32;
     assert!(second.dense[0].values.iter().all(|x| (x.abs() - rate).abs() < 0.01 * rate), "{:?}", second.dense[0]);
     assert_eq!(second.tables[ITEM], start.parameters.tables[ITEM]);

@@ -1,12 +1,12 @@
-//! The training loop: windows, optimiser, validation, checkpoints; the same for every model.
+//! The training loop, which is the same for every model: windows, optimiser, validation, checkpoints.
 
 pub mod checkpoint;
-pub mod config;
-pub mod report;
+mod config;
+mod report;
 mod size;
 mod validation;
 
-pub use config::{Loss, Schedule, TrainConfig};
+pub use config::{Loss, SamplerKind, Schedule, TrainConfig};
 pub use report::{EpochReport, Observer, StepReport};
 pub use size::{Size, size};
 
@@ -29,21 +29,21 @@ pub enum Start {
     Fresh,
     /// From the folder's last checkpoint, or fresh where there is none.
     Resume,
-    /// From the parameters of an earlier model's checkpoint: old rows by value, new rows from the
-    /// unknown row, a fresh optimiser.
+    /// From the parameters of an earlier model's checkpoint, with a fresh optimiser. New rows start from
+    /// the unknown row.
     From(PathBuf),
 }
 
 /// The result of a run.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Trained {
+pub struct TrainingResult {
     /// User tower of the best epoch.
     pub user: Tower,
     /// Item tower of the best epoch.
     pub item: Tower,
     /// All epochs.
     pub epochs: Vec<EpochReport>,
-    /// The best epoch, from 1; the last one without validation events.
+    /// The best epoch, counted from 1. Without validation events it is the last one.
     pub best_epoch: usize,
     /// Its checkpoint, from which a later run can start ([`Start::From`]).
     pub checkpoint: PathBuf,
@@ -51,19 +51,18 @@ pub struct Trained {
 
 /// Trains a model and leaves `last.ckpt` and `best.ckpt` in `dir`, a folder that exists.
 ///
-/// The result depends on data, settings and seed only: not on threads, nor on interruptions and
-/// resumptions, at epoch boundaries or at any checkpoint within an epoch.
+/// The result depends only on data, settings and seed. It does not depend on threads, nor on where a run is
+/// interrupted and resumed.
 ///
 /// # Memory
-/// Parameters three times (values and Adam's moments) and 4 bytes a table row, the batch's activations, and
-/// one tile of scores per part of the loss. So a table costs `12 * dim + 4` bytes a row, 196 at width 16: 1.96 GB
-/// for 10 million rows, all of it resident once the examples have touched most of its 2 MiB pages. Resuming
-/// holds the checkpoint beside it; at the end the moments make room for the towers' tables.
+/// Parameters three times (values and Adam's moments), 4 bytes per table row, the batch's activations, and
+/// one tile of scores per part of the loss. So a table costs `12 * dim + 4` bytes per row. That is 196 at width 16, or
+/// 1.96 GB for 10 million rows, all of it resident once the examples have touched most of its 2 MiB pages. Resuming
+/// also holds the checkpoint. At the end, the moments are dropped to make room for the towers' tables.
 ///
 /// # Errors
 /// Settings, data and shapes that do not fit ([`ModelError::category`] tells them apart);
-/// [`ModelError::NonFiniteLoss`] at the first one; [`ModelError::Stopped`] when the observer asked
-/// for it.
+/// [`ModelError::NonFiniteLoss`] at the first such loss; [`ModelError::Stopped`] when the observer stopped the run.
 pub fn train(
     set: &TrainingSet,
     model: &ModelConfig,
@@ -71,7 +70,7 @@ pub fn train(
     start: Start,
     dir: &Path,
     observer: &mut (dyn Observer + Send),
-) -> Result<Trained, ModelError> {
+) -> Result<TrainingResult, ModelError> {
     config.check()?;
     set.check()?;
     let config = &config.resolved(set.events(Role::Train).count());
@@ -110,7 +109,7 @@ struct Trainer<'a, M: Model> {
     validation: Option<Validation>,
 }
 
-/// What a step leaves for its report.
+/// What a step contributes to its report.
 struct Step {
     terms: Terms,
     gradient_norm: f64,
@@ -134,19 +133,19 @@ impl<'a, M: Model> Trainer<'a, M> {
         }
     }
 
-    fn run(mut self, start: &Start, observer: &mut (dyn Observer + Send)) -> Result<Trained, ModelError> {
+    fn run(mut self, start: &Start, observer: &mut (dyn Observer + Send)) -> Result<TrainingResult, ModelError> {
         match start {
             Start::Fresh => {}
             Start::From(path) => {
                 self.model.parameters_mut().warm_start(&checkpoint::read::<M::State>(path)?.parameters)?;
-                // A resumption before the first checkpoint must begin here too.
+                // If the run is resumed before the first checkpoint, it must begin here too.
                 self.save_last()?;
             }
             Start::Resume => self.resume()?,
         }
         while !self.progress.finished {
             let moment = self.moment();
-            // Within an epoch, the checkpoint has what it began with.
+            // A run that is resumed within an epoch has the state of the epoch's beginning from the checkpoint.
             if moment.step == 0 {
                 self.model.begin_epoch(self.set, moment)?;
             }
@@ -195,7 +194,7 @@ impl<'a, M: Model> Trainer<'a, M> {
         Moment { seed: self.config.seed, epoch: self.progress.epoch, step: self.progress.step }
     }
 
-    /// One batch: the model's terms and gradients, and the update.
+    /// Trains one batch: computes the terms and gradients, and updates the parameters.
     fn step(&mut self, windows: &[Window], first: usize, steps: usize) -> Result<Step, ModelError> {
         let (config, moment, temperature) = (self.config, self.moment(), self.model.temperature());
         self.gradients.clear();
@@ -235,7 +234,7 @@ impl<'a, M: Model> Trainer<'a, M> {
 
     /// Validates, keeps the best, decides whether training ends, and writes the checkpoints.
     fn end_epoch(&mut self, windows: usize) -> Result<EpochReport, ModelError> {
-        // A loss is 0 where there is nothing to tell apart: one item in a batch, or weights of 0.
+        // The loss of a batch is 0 if all its events have one item, or if they weigh 0.
         if self.progress.epoch == 0 && self.progress.loss_sum == 0.0 {
             return Err(ModelError::Data {
                 reason: format!(
@@ -277,9 +276,9 @@ impl<'a, M: Model> Trainer<'a, M> {
         Ok(report)
     }
 
-    fn finish(mut self) -> Result<Trained, ModelError> {
+    fn finish(mut self) -> Result<TrainingResult, ModelError> {
         let path = best_path(self.dir);
-        // The towers are copies of the parameters: what only training needs makes room for them.
+        // The towers are copies of the parameters. To make room for them, what only training needs is dropped.
         self.optimiser = Adam::new(&Parameters::default());
         self.gradients = Gradients::new(&Parameters::default());
         if self.progress.best_epoch != self.progress.epoch || self.progress.step > 0 {
@@ -287,7 +286,13 @@ impl<'a, M: Model> Trainer<'a, M> {
             *self.model.parameters_mut() = best.parameters;
         }
         let (user, item) = self.model.towers();
-        Ok(Trained { user, item, epochs: self.progress.epochs, best_epoch: self.progress.best_epoch, checkpoint: path })
+        Ok(TrainingResult {
+            user,
+            item,
+            epochs: self.progress.epochs,
+            best_epoch: self.progress.best_epoch,
+            checkpoint: path,
+        })
     }
 
     fn resume(&mut self) -> Result<(), ModelError> {
@@ -299,10 +304,10 @@ impl<'a, M: Model> Trainer<'a, M> {
         checkpoint::check_run(&path, &last.run, self.run)?;
         let wrong = |reason: &str| ModelError::Checkpoint { path: path.clone(), reason: reason.into() };
         self.model.parameters_mut().warm_start(&last.parameters)?;
-        match last.going_on {
-            Some(going_on) if going_on.optimiser.fits(self.model.parameters()) => {
-                self.optimiser = going_on.optimiser;
-                self.model.restore(going_on.state);
+        match last.resume_state {
+            Some(resume_state) if resume_state.optimiser.fits(self.model.parameters()) => {
+                self.optimiser = resume_state.optimiser;
+                self.model.restore(resume_state.state);
             }
             Some(_) => return Err(wrong("its optimiser state has another shape")),
             None if last.progress.finished => {}
@@ -314,9 +319,9 @@ impl<'a, M: Model> Trainer<'a, M> {
 
     fn save_last(&self) -> Result<(), ModelError> {
         let parameters = self.model.parameters();
-        // A finished run takes no further step: the moments, two thirds of the file, have no use.
-        let going_on = (!self.progress.finished).then_some((&self.optimiser, self.model.state()));
-        checkpoint::write(&last_path(self.dir), self.run, parameters, going_on, &self.progress)
+        // A finished run takes no further step, so the moments, two thirds of the file, are left out.
+        let resume_state = (!self.progress.finished).then_some((&self.optimiser, self.model.state()));
+        checkpoint::write(&last_path(self.dir), self.run, parameters, resume_state, &self.progress)
     }
 
     fn stopped(&self) -> ModelError {

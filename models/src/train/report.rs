@@ -1,4 +1,4 @@
-//! What training tells its observer.
+//! The reports of a run to its observer.
 
 use crate::metrics::Metrics;
 use crate::model::Terms;
@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 pub struct StepReport {
     /// Epoch, from 1.
     pub epoch: usize,
-    /// Epochs at most.
+    /// The most epochs of the run.
     pub epochs: usize,
     /// Step within the epoch, from 1.
     pub step: usize,
@@ -20,7 +20,7 @@ pub struct StepReport {
     pub examples: usize,
     /// Windows per second since this process started or resumed the epoch.
     pub examples_per_s: f64,
-    /// The terms of its loss.
+    /// The terms of the step's loss.
     pub terms: Terms,
     /// Learning rate of the step.
     pub learning_rate: f64,
@@ -37,16 +37,16 @@ pub struct EpochReport {
     pub epoch: usize,
     /// Mean loss over the epoch's windows.
     pub loss: f64,
-    /// Means of its terms; the weights are those of the last step.
+    /// Means of the loss's terms, with the weights of the last step.
     pub terms: Terms,
     /// τ after the epoch, in models that have one.
     pub temperature: Option<f64>,
-    /// Metrics over the validation events; absent when there are none.
+    /// Metrics over the validation events. None if there are none.
     pub validation: Option<Metrics>,
 }
 
-/// Follows a run and may stop it: on `Break` the last checkpoint is written and
-/// [`crate::ModelError::Stopped`] returned.
+/// Follows a run and may stop it. On `Break`, the last checkpoint is written and
+/// [`crate::ModelError::Stopped`] is returned.
 pub trait Observer {
     /// After each step.
     fn on_step(&mut self, _report: &StepReport) -> ControlFlow<()> {
@@ -59,5 +59,5 @@ pub trait Observer {
     }
 }
 
-/// Sees nothing and never stops.
+/// Ignores all reports and never stops.
 impl Observer for () {}

@@ -1,25 +1,26 @@
-//! The memory that a training will hold, known before any of it is taken.
+//! Computes the memory of a training before it starts.
 
 use super::config::{Loss, TrainConfig};
 use crate::model::ModelConfig;
 use std::collections::BTreeMap;
 use twotower_artifacts::{FieldShape, TowerSchema};
 
-/// Bytes of a parameter: its value and Adam's two moments.
+/// Bytes of a parameter: its value and the two moments of Adam.
 const PARAMETER: u128 = 12;
-/// Bytes of a number on its way through a net: forward and backward.
+/// Bytes of an activation: its value and its gradient.
 const ACTIVATION: u128 = 8;
 
-/// What a training holds beside its data, in bytes.
+/// The size of a training, without its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
-    /// Numbers that are trained.
+    /// Number of trained parameters.
     pub parameters: u128,
-    /// Bytes of those, of the optimiser, and of a batch with its candidates.
+    /// Bytes of the parameters, of the optimiser, and of a batch with its candidates.
     pub bytes: u128,
 }
 
-/// The size of training `model` on towers of these schemas; `config` has its batch size, `items` is the catalogue's.
+/// The size of training `model` on towers of these schemas. `config` must have its batch size. `items` is the size of
+/// the catalogue.
 pub fn size(model: &ModelConfig, config: &TrainConfig, towers: [&TowerSchema; 2], items: usize) -> Size {
     let ModelConfig::Dssm(dssm) = model;
     let mut tables: BTreeMap<&str, u128> = BTreeMap::new();

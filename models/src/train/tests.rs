@@ -4,7 +4,7 @@ use crate::examples::tests::planted;
 use crate::metrics::{Measure, MetricName};
 use crate::params::TableGradient;
 use crate::rng::Rng;
-use crate::samplers::SamplerKind;
+use crate::train::SamplerKind;
 use std::ops::ControlFlow;
 use twotower_artifacts::schema::{MISSING, PADDING, UNKNOWN};
 use twotower_artifacts::{Category, Column, FieldShape};
@@ -31,11 +31,11 @@ fn run(
     start: Start,
     dir: &Path,
     observer: &mut (dyn Observer + Send),
-) -> Result<Trained, ModelError> {
+) -> Result<TrainingResult, ModelError> {
     train(set, &ModelConfig::Dssm(model.clone()), config, start, dir, observer)
 }
 
-fn fresh(set: &TrainingSet, model: &DssmConfig, config: &TrainConfig) -> Trained {
+fn fresh(set: &TrainingSet, model: &DssmConfig, config: &TrainConfig) -> TrainingResult {
     let dir = tempfile::tempdir().unwrap();
     run(set, model, config, Start::Fresh, dir.path(), &mut ()).unwrap()
 }
@@ -72,7 +72,7 @@ fn every_loss_learns_planted_tastes_far_beyond_popularity() {
     for loss in losses() {
         let trained = fresh(&set, &model(), &TrainConfig { loss, epochs: 8, learning_rate: 1e-2, ..config() });
         let best = trained.epochs[trained.best_epoch - 1].validation.as_ref().unwrap();
-        // A quarter of the items is right for a user: chance and popularity reach about 10 / 45.
+        // A quarter of the items is right for a user, so chance and popularity reach about 10 / 45.
         assert!(best.values["recall@10"] > 0.6, "{loss:?}: {:?}", best.values);
         assert!(trained.epochs.iter().all(|epoch| epoch.loss.is_finite()));
     }
@@ -84,7 +84,7 @@ fn towers_do_not_depend_on_the_number_of_threads() {
     let wide = DssmConfig { dropout: 0.2, learn_temperature: true, layer_norm: true, ..model() };
     for loss in losses() {
         let with = |threads| {
-            // Batches of several tiles of every kernel.
+            // Batches have several tiles of every kernel.
             let config = TrainConfig { loss, threads, epochs: 1, batch_size: 700, ..config() };
             fresh(&set, &wide, &config)
         };
@@ -102,7 +102,7 @@ fn a_stopped_and_resumed_run_equals_an_undisturbed_one_bit_for_bit() {
     let config = config();
     let steps = (100usize * 5).div_ceil(config.batch_size);
     let undisturbed = fresh(&set, &model, &config);
-    // In the middle of the first epoch, at its last step, and twice in the second.
+    // Runs stop in the middle of the first epoch, at its last step, or twice in the second.
     for stops in [vec![2], vec![steps], vec![steps + 1, 2]] {
         let dir = tempfile::tempdir().unwrap();
         for after in stops {
@@ -113,7 +113,7 @@ fn a_stopped_and_resumed_run_equals_an_undisturbed_one_bit_for_bit() {
         assert_eq!(bits(&resumed.user), bits(&undisturbed.user));
         assert_eq!(bits(&resumed.item), bits(&undisturbed.item));
         assert_eq!(resumed.epochs, undisturbed.epochs);
-        // A finished run has nothing left to do and says the same again.
+        // Resuming a finished run gives the same result again.
         let again = run(&set, &model, &config, Start::Resume, dir.path(), &mut StopAfter(1)).unwrap();
         assert_eq!(bits(&again.user), bits(&undisturbed.user));
     }
@@ -146,7 +146,7 @@ fn a_finished_run_keeps_no_moments_and_resumes_to_the_same_towers() {
     let set = planted(30, 12, 3, 6);
     let dir = tempfile::tempdir().unwrap();
     let first = run(&set, &model(), &config(), Start::Fresh, dir.path(), &mut ()).unwrap();
-    assert!(checkpoint::read::<()>(&last_path(dir.path())).unwrap().going_on.is_none());
+    assert!(checkpoint::read::<()>(&last_path(dir.path())).unwrap().resume_state.is_none());
     let again = run(&set, &model(), &config(), Start::Resume, dir.path(), &mut ()).unwrap();
     assert_eq!(again, first);
 }
@@ -174,7 +174,7 @@ fn a_checkpoint_of_version_1_can_be_started_from_and_is_refused_in_the_midst_of_
     let dir = tempfile::tempdir().unwrap();
     let path = last_path(dir.path());
     let write = |optimiser: Option<Adam>| {
-        // One epoch: its number, loss, temperature and metrics.
+        // The report of one epoch: its number, loss, temperature and metrics.
         let epochs = vec![(1usize, 0.5f64, 0.05f64, None::<crate::metrics::Metrics>)];
         let progress = (1usize, 0usize, 0.0f64, epochs, 1usize, 0.25f64, optimiser.is_none());
         let first = (&best.run, &best.parameters, optimiser, progress);
@@ -230,7 +230,7 @@ fn a_grown_vocabulary_starts_from_yesterdays_rows() {
             }
         }
     }
-    // A rate of next to nothing shows where training starts.
+    // With a tiny learning rate, the result shows where training starts.
     let still = TrainConfig { epochs: 1, learning_rate: 1e-30, weight_decay: 0.0, ..config() };
     let today = tempfile::tempdir().unwrap();
     let start = Start::From(yesterday.checkpoint.clone());
@@ -287,7 +287,7 @@ fn the_whole_models_gradient_agrees_with_finite_differences() {
     set.interactions.weights.iter_mut().enumerate().for_each(|(i, weight)| *weight = 1.0 + (i % 3) as f32);
     let config = TrainConfig { loss: Loss::Mixed { uniform: 5 }, unknown_rate: 0.0, missing_rate: 0.0, ..config() };
     let dssm = DssmConfig { learn_temperature: true, temperature: 0.5, layer_norm: true, ..model() };
-    // Embeddings of size 1, so that a difference's step is small beside activations.
+    // Embeddings have size 1, so that the step of a difference is small compared with activations.
     let build = || {
         let mut model = Dssm::new(&set, &dssm, &config).unwrap();
         model.parameters_mut().tables.iter_mut().flat_map(|table| &mut table.values).for_each(|x| *x *= 20.0);
@@ -315,7 +315,7 @@ fn the_whole_models_gradient_agrees_with_finite_differences() {
         (at(step) - at(-step)) / (2.0 * step as f64)
     };
     let mut rng = Rng::at(4, &[]);
-    // f32 forward passes over a step of 5e-3, and PReLU kinks within it.
+    // The tolerance covers rounding of f32 forward passes over a step of 5e-3, and kinks of PReLU within the step.
     let close = |got: f32, want: f64, what: &str| {
         assert!((got as f64 - want).abs() < 2e-3 + 0.05 * want.abs(), "{what}: {got}, differences say {want}");
     };

@@ -1,4 +1,4 @@
-//! Ranking of the validation events after an epoch.
+//! Ranks the validation events after an epoch.
 
 use crate::error::ModelError;
 use crate::examples::{Role, TrainingSet, Window, assemble};
@@ -20,8 +20,8 @@ pub struct Validation {
 }
 
 impl Validation {
-    /// Takes at most `limit` validation events (0 = all), evenly spaced, of items that are new to their user; what
-    /// is known of the user is excluded from each ranking. `None` when there are no such events.
+    /// Takes at most `limit` validation events, evenly spaced, or all for 0. Their items must be new to the user, and
+    /// the user's known items are excluded from the ranking. `None` if there are no such events.
     pub fn new(set: &TrainingSet, limit: usize, k: usize) -> Option<Self> {
         let novel = set.novel();
         let all: Vec<usize> = set.events(Role::Validation).filter(|event| novel[*event]).collect();
@@ -41,7 +41,7 @@ impl Validation {
         Some(Self { windows, excluded, relevant, popularity: set.training_counts(), ks })
     }
 
-    /// Embeds all items and the windows' users and ranks.
+    /// Embeds all items and the users of all windows, and ranks the items.
     ///
     /// # Errors
     /// [`ModelError::NonFiniteScore`] when the model has diverged.

@@ -109,6 +109,21 @@ pub(crate) struct TrainDetails<'a> {
     pub(crate) checkpoint: FileEntry,
 }
 
+/// How long `train` trained, as far as its details say so.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct EpochsDetails {
+    #[serde(default)]
+    pub(crate) best_epoch: Option<usize>,
+    #[serde(default)]
+    pub(crate) last_epoch: Option<LastEpoch>,
+}
+
+/// The last epoch of a training.
+#[derive(Debug, Deserialize)]
+pub(crate) struct LastEpoch {
+    pub(crate) epoch: usize,
+}
+
 /// Details of `train` where it takes an earlier run's towers, as it writes them; [`TowerDetails`] is read.
 #[derive(Debug, Serialize)]
 pub(crate) struct AdoptDetails<'a> {
@@ -226,6 +241,9 @@ pub(crate) struct CheckDetails {
     /// When the gates were asked, in seconds since 1970.
     #[serde(rename = "checked at", default, deserialize_with = "if_readable")]
     pub(crate) checked_at: Option<u64>,
+    /// The run is not to be published, whatever its gates say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) experiment: bool,
 }
 
 /// How the interactions are, and since when.

@@ -73,7 +73,7 @@ impl RunDir {
     }
 
     /// The link beside the run's folder that names the last complete run; none for a folder without a parent.
-    pub(crate) fn latest(&self) -> Option<PathBuf> {
+    pub fn latest(&self) -> Option<PathBuf> {
         std::path::absolute(&self.0).ok()?.parent().map(|parent| parent.join(LATEST))
     }
 

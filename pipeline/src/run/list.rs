@@ -58,6 +58,8 @@ pub struct RunInfo {
     pub complete: bool,
     /// What the gates said.
     pub gates: Checked,
+    /// Whether it was made with `--no-publish`: nothing goes back to it, or on from it, unless it is named.
+    pub experiment: bool,
     /// Users in the results.
     pub users: Option<u64>,
     /// Its place among the runs of the folder, in the order in which their gates were asked, whatever the clock said.
@@ -70,9 +72,9 @@ pub struct RunInfo {
 }
 
 impl RunInfo {
-    /// Whether it may be published.
+    /// Whether it is complete, passed its gates, and is no experiment.
     fn passed(&self) -> bool {
-        self.complete && matches!(self.gates, Checked::Passed { .. })
+        self.complete && !self.experiment && matches!(self.gates, Checked::Passed { .. })
     }
 
     /// When it was made, unless by a clock that was ahead of the one there is `now`.
@@ -154,6 +156,7 @@ fn look_at(run: &RunDir, latest: bool) -> RunInfo {
         sequence: gates.as_ref().and_then(|gates| gates.sequence),
         complete: encoders.is_ok() && recalled.is_ok() && items.is_ok() && towers.is_ok(),
         gates: gates.as_ref().and_then(|gates| gates.gates.as_deref()).map_or(Checked::No, checked),
+        experiment: gates.as_ref().is_some_and(|gates| gates.experiment),
         users: recalled.as_ref().ok().map(|parts| parts.iter().filter_map(|part| part.rows.get(rows::USERS)).sum()),
         at: gates.as_ref().and_then(|gates| gates.checked_at).or_else(finished),
         latest,
@@ -206,6 +209,29 @@ pub(crate) fn previous_of(run: &RunDir) -> Result<Option<RunDir>, PipelineError>
     let named = latest_of(&dir).map(|name| dir.join(name)).filter(|path| !own(path));
     let newest = || Ok(list(&dir)?.into_iter().rev().find(|r| r.passed() && !own(&r.path)).map(|r| r.path));
     Ok(named.map_or_else(newest, |path| Ok::<_, PipelineError>(Some(path)))?.map(RunDir::new))
+}
+
+/// The run that `run` is to go on from: the newest other one that passed its gates, of those before `run` where its own
+/// gates were asked already, so that the same date done again starts where it started.
+///
+/// # Errors
+/// As [`list`]; none where the folder of the runs is not there yet.
+pub fn predecessor_of(run: &RunDir) -> Result<Option<RunDir>, PipelineError> {
+    let Some(dir) = run.latest().and_then(|link| Some(link.parent()?.to_path_buf())) else { return Ok(None) };
+    if !dir.is_dir() {
+        return Ok(None);
+    }
+    let own = |path: &Path| RunDir::new(path).name() == run.name();
+    let runs = list(&dir)?;
+    match runs.iter().position(|r| own(&r.path) && r.sequence.is_some()) {
+        Some(at) => Ok(runs[..at].iter().rev().find(|r| r.passed()).map(|r| RunDir::new(&r.path))),
+        None => {
+            let previous = previous_of(run)?;
+            let name = previous.as_ref().map(RunDir::name);
+            let passed = runs.iter().any(|r| Some(&r.name) == name.as_ref() && r.passed());
+            Ok(previous.filter(|_| passed))
+        }
+    }
 }
 
 /// What [`rollback`] did.

@@ -79,7 +79,9 @@ impl Stage {
                 }
             }
             Stage::Evaluate => done(&evaluate(&job.obeying(Config::evaluate_settings))?),
-            Stage::Check => done(&check(&job.obeying(Config::check_settings), &options.accept)?),
+            Stage::Check => {
+                done(&check(&job.obeying(Config::check_settings), &options.accept, options.unpublished)?);
+            }
         }
         Ok(())
     }
@@ -98,6 +100,8 @@ pub struct RunOptions {
     pub adopt: Option<PathBuf>,
     /// Gates whose failure does not keep the run from being published.
     pub accept: Vec<Gate>,
+    /// Leave the link `latest` as it is.
+    pub unpublished: bool,
 }
 
 impl RunOptions {
@@ -112,7 +116,8 @@ impl RunOptions {
     }
 }
 
-/// Runs every stage that the job has, then points the link `latest` beside the run folder at it.
+/// Runs every stage that the job has, then points the link `latest` beside the run folder at it, unless it is to stay
+/// unpublished.
 ///
 /// `latest` is switched only after the last stage, in one step, so it always names a complete run that passed its
 /// gates.
@@ -126,7 +131,16 @@ pub fn run_all(
     mut done: impl FnMut(Stage, &Outcome),
 ) -> Result<(), PipelineError> {
     let _lock = RunLock::take_new(&context.run)?;
-    if let Some(link) = context.run.latest().filter(|_| context.run.name() != LATEST) {
+    if options.unpublished
+        && let Some(link) = context.published_as()
+    {
+        return Err(PipelineError::usage(format!(
+            "run: {} names {}, so what changes there cannot stay unpublished: without --no-publish the link is withdrawn meanwhile; or give --run another folder",
+            link.display(),
+            context.run.root().display()
+        )));
+    }
+    if let Some(link) = context.run.latest().filter(|_| context.run.name() != LATEST && !options.unpublished) {
         // Before the night's work, not after.
         check_link(&link)?;
     }
@@ -145,7 +159,7 @@ pub fn run_all(
         // The next stage begins with no more memory held than a command of its own would.
         allocator::give_back();
     }
-    switch_latest(context)
+    if options.unpublished { Ok(()) } else { switch_latest(context) }
 }
 
 /// Asks the gates about a run whose stages were done one by one, such as in shards, and points `latest` at it.
@@ -163,7 +177,7 @@ pub fn publish(context: &Job, accept: &[Gate]) -> Result<Outcome, PipelineError>
     }
     same_job(context)?;
     recalled.first().map_or(Ok(()), |part| same_tables(context, part))?;
-    let outcome = check(&context.obeying(Config::check_settings), accept)?;
+    let outcome = check(&context.obeying(Config::check_settings), accept, false)?;
     switch_latest(context)?;
     Ok(outcome)
 }

@@ -1,11 +1,8 @@
-//! The folder of `infer --output`: new or one that `infer --output` made, apart from every run and every table.
+//! The folder of an `--output`: new or one that the same command made, apart from every run and every table.
 
 use crate::error::PipelineError;
 use crate::run::dir::RunDir;
 use crate::run::lock::RunLock;
-use crate::run::manifests::settings;
-use crate::run::records::OutputRecord;
-use crate::stages::output::as_json;
 use crate::stream::parts::file_name;
 use std::path::{Path, PathBuf};
 use twotower_artifacts::publish::is_temp_name;
@@ -17,6 +14,46 @@ const MARKER: &str = "output.json";
 /// What the marker says its stage is.
 const STAGE: &str = "output";
 
+/// What a folder is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holds {
+    /// Vectors of a side, of `infer --output`.
+    Vectors(Side),
+    /// Lists of items for users, of `infer --recall --output`.
+    Recalled,
+    /// Lists of items for items, of `similar --output`.
+    SimilarItems,
+}
+
+impl Holds {
+    /// As the marker says it.
+    fn config(self) -> serde_json::Value {
+        match self {
+            Self::Vectors(side) => serde_json::json!({ "side": side }),
+            Self::Recalled => serde_json::json!({ "holds": "recalled items" }),
+            Self::SimilarItems => serde_json::json!({ "holds": "similar items" }),
+        }
+    }
+
+    /// The command that writes there.
+    fn command(self) -> &'static str {
+        match self {
+            Self::Vectors(_) | Self::Recalled => "infer",
+            Self::SimilarItems => "similar",
+        }
+    }
+}
+
+impl std::fmt::Display for Holds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Vectors(side) => write!(f, "vectors of {side}s"),
+            Self::Recalled => f.write_str("recalled items"),
+            Self::SimilarItems => f.write_str("similar items"),
+        }
+    }
+}
+
 /// The folder, and the lock on it: shards share it.
 pub struct OutputFolder {
     path: PathBuf,
@@ -24,22 +61,21 @@ pub struct OutputFolder {
 }
 
 impl OutputFolder {
-    /// Takes a folder for vectors of one side that `run` embeds, and makes it where it is missing. `tables` are those
-    /// that the job reads.
+    /// Takes a folder for what is made of `run`, and makes it where it is missing. `tables` are those that the job reads.
     ///
     /// # Errors
     /// [`PipelineError::Usage`] for a folder in a run, where `latest` stands, or one that a table is read from;
-    /// [`PipelineError::Mismatch`] for one that holds what `infer --output` did not write, or vectors of the other
-    /// side; [`PipelineError::InUse`] when another process has it alone; I/O.
+    /// [`PipelineError::Mismatch`] for one that holds anything else; [`PipelineError::InUse`] when another process has it alone; I/O.
     pub fn claim<'t>(
         path: &Path,
-        side: Side,
+        holds: Holds,
         run: &RunDir,
         tables: impl IntoIterator<Item = &'t TableSpec>,
     ) -> Result<Self, PipelineError> {
         let refuse = |why: String| {
             Err(PipelineError::usage(format!(
-                "infer: --output {}: {why}; name a folder of its own, which is made where it is missing",
+                "{}: --output {}: {why}; name a folder of its own, which is made where it is missing",
+                holds.command(),
                 path.display()
             )))
         };
@@ -61,7 +97,7 @@ impl OutputFolder {
             return refuse(format!("the table {} is read from there", table.pattern()));
         }
         let lock = RunLock::take_output(path)?;
-        mark(path, side)?;
+        mark(path, holds)?;
         Ok(Self { path: path.to_path_buf(), _lock: lock })
     }
 
@@ -71,35 +107,35 @@ impl OutputFolder {
     }
 }
 
-/// Makes sure that a folder holds nothing, or the marker of this side.
-fn mark(path: &Path, side: Side) -> Result<(), PipelineError> {
+/// Makes sure that a folder holds nothing, or the marker of this use.
+fn mark(path: &Path, holds: Holds) -> Result<(), PipelineError> {
     let marker = path.join(MARKER);
     let refuse = |why: String| {
         Err(PipelineError::Mismatch(format!(
-            "infer: --output {}: {why}; name another folder, or move away what is there",
+            "{}: --output {}: {why}; name another folder, or move away what is there",
+            holds.command(),
             path.display()
         )))
     };
     if marker.exists() {
         let said = Manifest::read(&marker)?;
-        let of = settings::<OutputRecord>("infer", &said).ok().map(|record| record.side);
-        return match said.stage == STAGE && of == Some(side) {
+        return match said.stage == STAGE && said.config == holds.config() {
             true => Ok(()),
-            false => {
-                let of = of.map_or("none".to_string(), |side| side.to_string());
-                refuse(format!("{MARKER} says that it is for `{}` of side `{of}`, not {side}s", said.stage))
-            }
+            false => refuse(format!("{MARKER} says that it is for `{}` {}, not for {holds}", said.stage, said.config)),
         };
     }
     for entry in std::fs::read_dir(path).map_err(PipelineError::io("list", path))? {
         let name = entry.map_err(PipelineError::io("list", path))?.file_name();
         if name != ".lock" && !is_temp_name(&name) {
             let name = name.to_string_lossy().into_owned();
-            return refuse(format!("it holds `{name}` and no {MARKER}, so `twotower infer --output` did not make it"));
+            let command = holds.command();
+            return refuse(format!(
+                "it holds `{name}` and no {MARKER}, so `twotower {command} --output` did not make it"
+            ));
         }
     }
     let mut manifest = Manifest::new(STAGE, env!("CARGO_PKG_VERSION"), Fingerprint::of(b""));
-    manifest.config = as_json(&marker, &OutputRecord { side })?;
+    manifest.config = holds.config();
     Ok(manifest.write(&marker)?)
 }
 

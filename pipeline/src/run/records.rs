@@ -125,10 +125,3 @@ pub(crate) struct EmbedRecord {
 pub(crate) struct IndexRecord {
     pub(crate) index: IndexConfig,
 }
-
-/// Settings of a folder of `infer --output`.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct OutputRecord {
-    /// The side whose vectors it holds.
-    pub(crate) side: Side,
-}

@@ -333,7 +333,7 @@ impl Drop for Embedder<'_> {
 }
 
 /// How far the norm of a vector may lie from 1: as far as search takes it.
-const NORM_TOLERANCE: f32 = 1e-3;
+const NORM_TOLERANCE: f32 = twotower_artifacts::vectors::NORM_TOLERANCE as f32;
 
 /// The first row of `vectors` whose norm is not 1, with its norm.
 fn without_direction(vectors: &[f32], dim: usize) -> Option<(usize, f32)> {

@@ -24,7 +24,7 @@ use crate::watch::allocator;
 use crate::watch::cancel::Cancel;
 use crate::watch::progress::Progress;
 use crate::watch::stall::Step;
-use std::path::Path;
+use std::path::PathBuf;
 use twotower_artifacts::Manifest;
 
 /// What a stage works with. `S` is the part of the job that it obeys, such as
@@ -144,22 +144,24 @@ impl<S> Context<S> {
         Ok(plan)
     }
 
+    /// The link `latest`, if it names this run.
+    pub fn published_as(&self) -> Option<PathBuf> {
+        let link = self.run.latest().filter(|link| link.is_symlink())?;
+        let (target, root) = (link.canonicalize().ok()?, self.run.root().canonicalize().ok()?);
+        (target == root).then_some(link)
+    }
+
     /// Takes the link `latest` back, if it names this run, and the manifest of the gates.
     ///
     /// # Errors
     /// [`PipelineError::Artifact`] when it cannot be removed.
     pub(crate) fn withdraw(&self) -> Result<(), PipelineError> {
-        let names_this = |link: &Path| {
-            let (target, root) = (link.canonicalize(), self.run.root().canonicalize());
-            link.is_symlink() && target.is_ok_and(|target| root.is_ok_and(|root| target == root))
-        };
-        if let Some(link) = self.run.latest()
+        if let Some(link) = self.published_as()
             && let Some(runs) = link.parent()
-            && names_this(&link)
         {
             let _switching = RunLock::of_latest(runs, "withdraw", &self.cancel)?;
             // It may name another run by now.
-            if names_this(&link) {
+            if self.published_as().is_some() {
                 tracing::info!("{} withdrawn: this run is changing", link.display());
                 remove_if_there(&link)?;
             }

@@ -1,10 +1,38 @@
 //! Progress bars on a terminal; a log line now and then elsewhere.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use std::sync::{Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 /// How often a stage without a terminal says how far it is.
 const LOG_EVERY: Duration = Duration::from_secs(30);
+
+/// The bars that are drawn at this moment.
+static DRAWN: Mutex<Vec<ProgressBar>> = Mutex::new(Vec::new());
+
+/// Writes to the screen while no bar stands there, so that none is left behind between what is written.
+pub(crate) fn without_bars<T>(write: impl FnOnce() -> T) -> T {
+    let drawn = match DRAWN.try_lock() {
+        Ok(drawn) => drawn.last().cloned(),
+        Err(TryLockError::Poisoned(drawn)) => drawn.into_inner().last().cloned(),
+        // Whoever has it is about to draw or to clear one.
+        Err(TryLockError::WouldBlock) => None,
+    };
+    match drawn {
+        Some(bar) => bar.suspend(write),
+        None => write(),
+    }
+}
+
+/// Changes the list of bars that are drawn.
+fn drawn(change: impl FnOnce(&mut Vec<ProgressBar>)) {
+    change(&mut DRAWN.lock().unwrap_or_else(PoisonError::into_inner));
+}
+
+/// Whole units a second.
+fn rate(state: &ProgressState, out: &mut dyn std::fmt::Write) {
+    let _ = write!(out, "{}/s", HumanCount(state.per_sec().round() as u64));
+}
 
 /// Whether bars are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,11 +51,15 @@ impl Progress {
             Progress::Quiet => ProgressDrawTarget::hidden(),
         };
         let template = format!(
-            "{{prefix:<16}} {{wide_bar:.cyan/dim}} {{human_pos}}/{{human_len}} {unit} {{per_sec}} ETA {{eta}} {{msg}}"
+            "{{prefix:<16}} {{wide_bar:.cyan/dim}} {{human_pos}}/{{human_len}} {unit} {{rate}} ETA {{eta}} {{msg}}"
         );
         let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = style.with_key("rate", rate);
         let bar = ProgressBar::with_draw_target(Some(total), target).with_style(style).with_prefix(stage.to_string());
         let logs = self == Progress::Shown && bar.is_hidden();
+        if !bar.is_hidden() {
+            drawn(|bars| bars.push(bar.clone()));
+        }
         Bar { bar, stage: stage.to_string(), unit, logs, started: Instant::now(), logged: Instant::now() }
     }
 }
@@ -70,6 +102,10 @@ impl Bar {
 
 impl Drop for Bar {
     fn drop(&mut self) {
+        if !self.bar.is_hidden() {
+            // Bars of a stage end in the reverse order of their beginning.
+            drawn(|bars| _ = bars.pop());
+        }
         self.bar.finish_and_clear();
     }
 }

@@ -8,6 +8,7 @@
 //! counted, and [`lost`] says how much that was.
 
 use crate::watch::limits;
+use crate::watch::progress::without_bars;
 use std::borrow::Cow;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -72,7 +73,7 @@ pub struct Log;
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if io::stderr().write_all(bytes).is_err() {
+        if without_bars(|| io::stderr().write_all(bytes)).is_err() {
             LOST.fetch_add(1, Ordering::Relaxed);
         }
         Ok(bytes.len())
@@ -111,11 +112,16 @@ pub fn tell(line: &str) {
     let _ = Log.write(format!("{}\n", escape(line)).as_bytes());
 }
 
-/// Writes an error to standard error, and what to do where a limit of the system is its cause.
-pub fn tell_error(error: &impl std::fmt::Display) {
+/// An error's text, and what to do where a limit of the system is its cause.
+pub fn error_text(error: &impl std::fmt::Display) -> String {
     let text = error.to_string();
     let advice = limits::advice(&text).map_or(String::new(), |advice| format!("\n  {advice}"));
-    tell(&format!("error: {text}{advice}"));
+    format!("{text}{advice}")
+}
+
+/// Writes an error to standard error, and what to do where a limit of the system is its cause.
+pub fn tell_error(error: &impl std::fmt::Display) {
+    tell(&format!("error: {}", error_text(error)));
 }
 
 /// Lets panics, which are bugs, be reported as everything else is.

@@ -155,7 +155,7 @@ impl Facts {
 
 /// The metrics, if they are of the run's own towers: a run that does not train measures nothing, and its folder
 /// may hold what an earlier one has left.
-fn metrics_of(run: &RunDir, trained: &Manifest) -> Result<Option<MetricsFile>, PipelineError> {
+pub(crate) fn metrics_of(run: &RunDir, trained: &Manifest) -> Result<Option<MetricsFile>, PipelineError> {
     let dir = run.evaluation();
     if !dir.join(files::evaluation::MANIFEST).exists() {
         return Ok(None);

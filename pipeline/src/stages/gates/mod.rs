@@ -12,7 +12,8 @@ mod values;
 pub(crate) mod verdict;
 mod whole;
 
-pub use crate::config::Gate;
+pub use crate::config::{Gate, GatesConfig};
+pub(crate) use facts::metrics_of;
 
 use crate::config::CheckSettings;
 use crate::error::PipelineError;
@@ -36,6 +37,9 @@ use std::time::Instant;
 use twotower_artifacts::Manifest;
 use verdict::{Measures, Ruling, Verdict};
 
+/// Key of the manifest's settings by which a run says that it is not to be published.
+pub(crate) const EXPERIMENT: &str = "experiment";
+
 /// Why what compares with a previous run is not applicable.
 const NO_PREVIOUS: &str = "there is no previous run";
 
@@ -48,13 +52,18 @@ struct Night<'a> {
     clock: u64,
 }
 
-/// Runs the stage: all gates, on the run and the previous one. Failures of gates in `accept` do not count.
+/// Runs the stage: all gates, on the run and the previous one. Failures of gates in `accept` do not count. Of an
+/// experiment, which is not to be published, the manifest says so.
 ///
 /// # Errors
 /// [`PipelineError::Gate`] naming every gate that failed, with its value, its limit and the next step; a run
 /// without the output of a stage or of a shard; [`PipelineError::InUse`] when another process changes the previous
 /// run.
-pub(crate) fn check(context: &Context<CheckSettings>, accept: &[Gate]) -> Result<Outcome, PipelineError> {
+pub(crate) fn check(
+    context: &Context<CheckSettings>,
+    accept: &[Gate],
+    experiment: bool,
+) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
     let _step = context.step("check");
     let config = &context.config;
@@ -78,6 +87,7 @@ pub(crate) fn check(context: &Context<CheckSettings>, accept: &[Gate]) -> Result
     let mut inputs = vec![(inputs::RUN, now.fingerprint.clone())];
     inputs.extend(before.as_ref().map(|before| (inputs::PREVIOUS_RUN, before.fingerprint.clone())));
     let asked = [("accepted", json!(accept)), ("previous", json!(before.as_ref().map(Facts::name)))];
+    let asked = asked.into_iter().chain(experiment.then(|| (EXPERIMENT, json!(true))));
     let place = Place::beside_results(context.run.gates(), files::MANIFEST);
     let no_gate_failed = |made: &Manifest| -> Result<bool, PipelineError> {
         let verdicts = details::<CheckDetails>("check", made).ok().and_then(|details| details.gates);
@@ -115,6 +125,7 @@ pub(crate) fn check(context: &Context<CheckSettings>, accept: &[Gate]) -> Result
         sequence: Some(list::next_sequence(&context.run)),
         interactions: now.interactions_state,
         checked_at: Some(clock),
+        experiment,
     };
     // There are no files, so that the new manifest takes the place of the old one at once.
     let outcome = output.publish(Summary { warnings, ..Summary::new(Vec::new(), counted, details) })?;

@@ -6,9 +6,10 @@ use crate::config::{IndexSettings, RecallSettings};
 use crate::error::PipelineError;
 use crate::rows::id_index::IdIndex;
 use crate::run::details::RecallDetails;
+use crate::run::dir::RunDir;
 use crate::run::files::index as files;
 use crate::run::lock::RunLock;
-use crate::run::manifests::{details, settings};
+use crate::run::manifests::{details, require, settings};
 use crate::run::names::{inputs, rows};
 use crate::run::records::IndexRecord;
 use crate::stages::Context;
@@ -23,7 +24,7 @@ use twotower_artifacts::publish::create_folder;
 use twotower_artifacts::vectors::load_parts;
 use twotower_artifacts::{FileEntry, Fingerprint, Ids, Manifest};
 use twotower_index::store::{IMAGE_NAME, MANIFEST_NAME};
-use twotower_index::{Eligibility, IndexError, IndexKind, ItemIndex, ItemVectors};
+use twotower_index::{Eligibility, IndexConfig, IndexError, IndexKind, ItemIndex, ItemVectors};
 
 /// Item ids and vectors in id order, so that ties by row are ties by id.
 pub struct Catalogue {
@@ -59,6 +60,26 @@ impl Catalogue {
     /// Fingerprint of the vectors, as an index names them.
     pub fn fingerprint(&self) -> &Fingerprint {
         self.vectors.fingerprint()
+    }
+
+    /// Exact search among these items, whatever index the run has.
+    ///
+    /// # Errors
+    /// Memory.
+    pub fn exact(&self) -> Result<Box<dyn ItemIndex>, PipelineError> {
+        let config = IndexConfig { kind: IndexKind::Exact, ..IndexConfig::default() };
+        let mut observer = |_| ControlFlow::Continue(());
+        Ok(twotower_index::build(&config, self.vectors.clone(), None, &mut observer)?.0)
+    }
+
+    /// The index that the run has of these vectors, as it is.
+    ///
+    /// # Errors
+    /// None, or one of other vectors; a damaged one.
+    pub fn saved(&self, run: &RunDir) -> Result<Box<dyn ItemIndex>, PipelineError> {
+        let dir = run.index();
+        require("recall", &dir.join(files::MANIFEST), "twotower recall")?.verify_files(&dir)?;
+        Ok(twotower_index::open(&dir, self.vectors.fingerprint())?)
     }
 
     /// The saved index of these vectors, or a new one, built, measured on users, checked and saved. Where only the

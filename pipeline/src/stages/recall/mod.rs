@@ -12,6 +12,7 @@ use crate::run::details::{PartDetails, RecallDetails};
 use crate::run::dir::remove_if_there;
 use crate::run::manifests::{as_written, details};
 use crate::run::names::{inputs, rows};
+use crate::run::output_folder::OutputFolder;
 use crate::stages::encode_warnings;
 use crate::stages::encoded::EncoderFolder;
 use crate::stages::output::{Place, Prologue, StageKey, Summary, row_counts};
@@ -25,6 +26,7 @@ use crate::timeline::exclusions::Exclusion;
 pub(crate) use catalogue::Catalogue;
 use catalogue::{Audience, index_fits};
 use search::{Search, Totals};
+use std::path::PathBuf;
 use std::time::Instant;
 use twotower_artifacts::vectors::Similarity;
 use twotower_artifacts::{Id, IdKind, Manifest, NeighbourFormat, Side};
@@ -41,6 +43,8 @@ pub struct Recall<'a> {
     raw: Option<Users>,
     state: Option<SearchState>,
     spare: Spare<Neighbours>,
+    /// The folder for the items of users that are not the job's: nothing of the run changes.
+    other: Option<OutputFolder>,
 }
 
 /// All that a shard's results depend on.
@@ -74,11 +78,21 @@ impl<'a> Recall<'a> {
     /// Missing item vectors, or parts of them that do not belong together; for raw rows those of
     /// [`Infer::open`](crate::stages::infer::Infer::open).
     pub fn open(context: &'a Context<RecallSettings>) -> Result<Self, PipelineError> {
+        Self::open_for(context, None)
+    }
+
+    /// As [`Recall::open`], where `other` is given for other users than the job's: those of the table of
+    /// `recall.embed`, who are searched for in the run's index as it is.
+    ///
+    /// # Errors
+    /// As [`Recall::open`].
+    pub fn open_for(context: &'a Context<RecallSettings>, other: Option<OutputFolder>) -> Result<Self, PipelineError> {
         let open = || {
             let items = VectorParts::find("recall", &context.run.vectors(Side::Item), Side::Item, None)?;
-            let raw = context.config.embed.as_ref().map(|embed| RawUsers::open(context, embed)).transpose()?;
+            let folder = other.as_ref().map(OutputFolder::path);
+            let raw = context.config.embed.as_ref().map(|embed| RawUsers::open(context, embed, folder)).transpose()?;
             let raw = raw.map(Users::Raw);
-            Ok(Self { context, items, raw, state: None, spare: Spare::default() })
+            Ok(Self { context, items, raw, state: None, spare: Spare::default(), other })
         };
         context.during("recall", open).map_err(|e: PipelineError| e.within("recall"))
     }
@@ -105,10 +119,15 @@ impl<'a> Recall<'a> {
 }
 
 impl SearchState {
-    fn load(context: &Context<RecallSettings>, items: &VectorParts, users: &Users) -> Result<Self, PipelineError> {
+    fn load(
+        context: &Context<RecallSettings>,
+        items: &VectorParts,
+        users: &Users,
+        other: Option<&OutputFolder>,
+    ) -> Result<Self, PipelineError> {
         items.verify("recall", &context.cancel)?;
         let catalogue = Catalogue::load(items)?;
-        let dir = context.run.recall();
+        let dir = folder(context, other);
         let exclude = || {
             let at_rows = |timeline, encoded: &EncoderFolder| users.timeline(context, timeline, encoded, &dir);
             Exclusion::load(context, users.ids(), at_rows, &catalogue.ids, &dir)
@@ -116,14 +135,23 @@ impl SearchState {
         let exclusion = context.during("reading exclusions", exclude)?;
         let eligible = exclusion.eligible(&catalogue.ids);
         let audience = Audience { users, exclusion: &exclusion, eligible: &eligible };
-        let index = context.during("the index", || catalogue.index(context, &audience))?;
+        let index = context.during("the index", || match other {
+            Some(_) => catalogue.saved(&context.run),
+            None => catalogue.index(context, &audience),
+        })?;
         Ok(Self { catalogue, exclusion, eligible, index })
     }
 }
 
+/// Where results go.
+fn folder(context: &Context<RecallSettings>, other: Option<&OutputFolder>) -> PathBuf {
+    other.map_or_else(|| context.run.recall(), |folder| folder.path().to_path_buf())
+}
+
 fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
-    let Recall { context, items, raw, state, spare } = stage;
+    let Recall { context, items, raw, state, spare, other } = stage;
+    let other = other.as_ref();
     let config = &context.config;
     let stored;
     let users = match raw {
@@ -135,15 +163,18 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
     };
     users.check(context, items)?;
     let key = shard_key(context, items, users, shard)?;
-    let place = Place::of_results(context.run.recall(), &manifest_name(shard));
+    let place = match other {
+        Some(folder) => Place::beside_results(folder.path().to_path_buf(), &manifest_name(shard)),
+        None => Place::of_results(context.run.recall(), &manifest_name(shard)),
+    };
     let same_index = |made: &Manifest| -> Result<bool, PipelineError> {
-        if index_fits(context, made) {
+        if other.is_some() || index_fits(context, made) {
             return Ok(true);
         }
         // A lost or foreign index is built again: the result stays if it comes out as it was.
         let index = context.run.index();
         tracing::warn!("recall: {} is not the index that was searched; building it again", index.display());
-        let built = state.insert(SearchState::load(context, items, users)?).index.manifest();
+        let built = state.insert(SearchState::load(context, items, users, other)?).index.manifest();
         let searched = details::<RecallDetails>("recall", made);
         Ok(searched.is_ok_and(|details| details.index == as_written(&serde_json::json!(built))))
     };
@@ -158,7 +189,7 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
     }
     let SearchState { catalogue, exclusion, eligible, index } = match state {
         Some(state) => &*state,
-        none => none.insert(SearchState::load(context, items, users)?),
+        none => none.insert(SearchState::load(context, items, users, other)?),
     };
     let k = config.recall.topk;
     let mut warnings = Vec::new();
@@ -171,7 +202,7 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
     let plan = context.plan(&users.needs(context, &catalogue.ids, index.as_ref(), exclusion.bytes()))?;
 
     let range = shard.range(users.rows());
-    let mut writer = ShardWriter::create(context, shard, users, catalogue.ids.ids())?;
+    let mut writer = ShardWriter::create(context, shard, users, catalogue.ids.ids(), output.dir(), other.is_none())?;
     let mut bar = context.progress.bar("recall", range.end - range.start, "users");
     let hash = VectorHash::new(index.dim());
     let search = Search { context, plan, index: index.as_ref(), exclusion, eligible, hash, spare };
@@ -183,8 +214,8 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
     })?;
     let quarantined = users.account(&range, writer.users())?;
     output.replace()?;
-    for other in NeighbourFormat::ALL.into_iter().filter(|f| f.extension() != config.recall.format.extension()) {
-        remove_if_there(&output.dir().join(part_name(shard, other.extension())))?;
+    for format in NeighbourFormat::ALL.into_iter().filter(|f| f.extension() != config.recall.format.extension()) {
+        remove_if_there(&output.dir().join(part_name(shard, format.extension())))?;
     }
     let ShardFiles { files, totals, ids } = writer.finish()?;
     warnings.extend(exclusion.warnings());

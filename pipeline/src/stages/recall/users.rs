@@ -63,16 +63,19 @@ pub struct RawUsers {
 }
 
 impl RawUsers {
-    /// A table of users.
+    /// A table of users: the one that was encoded, or any where `other` is the folder that gets what is made of it.
     ///
     /// # Errors
     /// As [`Embedding::load`], [`Embedding::source`] and [`Embedding::check_table`].
-    pub fn open<S>(context: &Context<S>, embed: &EmbedSettings) -> Result<Self, PipelineError> {
+    pub fn open<S>(context: &Context<S>, embed: &EmbedSettings, other: Option<&Path>) -> Result<Self, PipelineError> {
         let EmbedSettings { rows, engine } = embed;
         let embedding = Embedding::load("recall", context, Side::User, rows, *engine)?;
         let source = embedding.source(&rows.source)?;
-        embedding.check_table(context, &source)?;
-        let embedding = Box::new(embedding.prepare(context, &source, &context.run.recall())?);
+        if other.is_none() {
+            embedding.check_table(context, &source)?;
+        }
+        let dir = other.map_or_else(|| context.run.recall(), Path::to_path_buf);
+        let embedding = Box::new(embedding.prepare(context, &source, &dir)?);
         Ok(Self { embedding, source })
     }
 
@@ -114,7 +117,7 @@ impl Users {
             Users::Raw(raw) => Ok(raw),
             Users::Stored { parts, .. } => {
                 let embed = EmbedSettings { rows: rows.clone(), engine: parts.engine };
-                Ok(of_table.insert(RawUsers::open(context, &embed)?))
+                Ok(of_table.insert(RawUsers::open(context, &embed, None)?))
             }
         }
     }

@@ -9,13 +9,15 @@ use crate::stages::Context;
 use crate::stream::parts::part_name;
 use crate::stream::sample::SampleSink;
 use crate::stream::shard::Shard;
+use std::path::Path;
 use twotower_artifacts::neighbours::{NeighbourSink, open_sink};
 use twotower_artifacts::{FileEntry, Ids, ListRoom, NeighbourLists, NeighboursInfo};
 
 /// The files of a shard being written. Dropped unfinished, it leaves nothing.
 pub struct ShardWriter<'a> {
     sink: Box<dyn NeighbourSink>,
-    sample: SampleSink,
+    /// None for users who are not the run's.
+    sample: Option<SampleSink>,
     /// Ids of the catalogue.
     items: &'a Ids,
     topk: usize,
@@ -38,7 +40,8 @@ pub struct ShardFiles {
 }
 
 impl<'a> ShardWriter<'a> {
-    /// Files in the run's folder of results, as the job wants them, for items with these ids.
+    /// Files in a folder of results, as the job wants them, for items with these ids; with a sample for the gates, or
+    /// without.
     ///
     /// # Errors
     /// A file that cannot be created.
@@ -47,14 +50,17 @@ impl<'a> ShardWriter<'a> {
         shard: Shard,
         users: &Users,
         items: &'a Ids,
+        dir: &Path,
+        sampled: bool,
     ) -> Result<Self, PipelineError> {
         let RecallSettings { recall, compression, .. } = &context.config;
-        let path = context.run.recall().join(part_name(shard, recall.format.extension()));
-        let info = NeighboursInfo { users: users.ids(), items: items.kind() };
+        let path = dir.join(part_name(shard, recall.format.extension()));
+        let info = NeighboursInfo::of_users(users.ids(), items.kind());
         let (topk, room) = (recall.topk, ListRoom::new(recall.topk, items));
+        let sample = || SampleSink::create(&context.run, shard, users.rows(), &info, topk, room, *compression);
         Ok(Self {
+            sample: sampled.then(sample).transpose()?,
             sink: open_sink(recall.format, path, &info, room, *compression)?,
-            sample: SampleSink::create(&context.run, shard, users.rows(), &info, topk, room, *compression)?,
             items,
             topk,
             totals: Totals::default(),
@@ -83,7 +89,9 @@ impl<'a> ShardWriter<'a> {
         self.totals.add(batch, self.topk);
         self.ids.add(&batch.ids);
         let lists = NeighbourLists { offsets, rows, scores, item_ids: self.items };
-        self.sample.write(&batch.ids, &lists)?;
+        if let Some(sample) = &mut self.sample {
+            sample.write(&batch.ids, &lists)?;
+        }
         Ok(self.sink.write(&batch.ids, &lists)?)
     }
 
@@ -97,7 +105,10 @@ impl<'a> ShardWriter<'a> {
     /// # Errors
     /// A failed write; what is not published is not there.
     pub fn finish(self) -> Result<ShardFiles, PipelineError> {
-        let files = vec![self.sink.finish()?, self.sample.finish()?];
+        let mut files = vec![self.sink.finish()?];
+        if let Some(sample) = self.sample {
+            files.push(sample.finish()?);
+        }
         Ok(ShardFiles { files, totals: self.totals, ids: self.ids })
     }
 }

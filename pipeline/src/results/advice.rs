@@ -1,0 +1,132 @@
+//! What to try where a baseline is better than the model: settings that the job does not have yet, the likeliest first.
+
+use crate::config::Config;
+use crate::stages::evaluate::MetricsFile;
+use serde::Serialize;
+use twotower_encoders::FeatureSpec;
+use twotower_models::train::Loss;
+
+/// Items up to which an exact softmax over all of them is cheap.
+const FEW_ITEMS: usize = 50_000;
+/// What is compared at each cut-off, as tables show it.
+pub const MEASURES: [&str; 3] = ["recall", "ndcg", "hit"];
+
+/// A baseline that is better than the model.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Winner {
+    /// Its name, as in the metrics.
+    pub baseline: String,
+    /// Where it is better, in the order of the cut-offs.
+    pub at: Vec<String>,
+}
+
+/// The cut-offs of metrics, ascending.
+pub fn cut_offs(metrics: &MetricsFile) -> Vec<usize> {
+    let names = metrics.models.values().flat_map(|values| values.keys());
+    let mut ks: Vec<usize> = names.filter_map(|name| name.split_once('@')?.1.parse().ok()).collect();
+    ks.sort_unstable();
+    ks.dedup();
+    ks
+}
+
+/// The baselines that are better than the model at some cut-off.
+pub fn winners(metrics: &MetricsFile) -> Vec<Winner> {
+    let Some(model) = metrics.models.get("model") else { return Vec::new() };
+    let names = cut_offs(metrics).into_iter().flat_map(|k| MEASURES.map(|measure| format!("{measure}@{k}")));
+    let names: Vec<String> = names.collect();
+    let baselines = metrics.models.iter().filter(|(name, _)| *name != "model");
+    let winners = baselines.map(|(baseline, values)| {
+        let better = |name: &&String| matches!((values.get(*name), model.get(*name)), (Some(b), Some(m)) if b > m);
+        Winner { baseline: baseline.clone(), at: names.iter().filter(better).cloned().collect() }
+    });
+    winners.filter(|winner| !winner.at.is_empty()).collect()
+}
+
+/// What to try, each a whole sentence with the setting; `best_was_last` is whether the last epoch was the best.
+pub fn to_try(config: &Config, items: usize, best_was_last: bool) -> Vec<String> {
+    let has = |side: &[FeatureSpec], is: fn(&FeatureSpec) -> bool| side.iter().any(is);
+    let mut advice = Vec::new();
+    if !has(&config.features.user, |f| matches!(f, FeatureSpec::Sequence(_))) {
+        let time = match config.tables.interactions.times.timestamp {
+            Some(_) => "",
+            None => " and name the column of times in `tables.interactions.timestamp`",
+        };
+        advice.push(format!(
+            "let users be seen by their newest items: add {{ kind = \"sequence\", name = \"recent\", max_len = 50 }} to `features.user`{time}"
+        ));
+    }
+    if !has(&config.features.item, |f| matches!(f, FeatureSpec::Id(_))) {
+        advice.push(
+            "let each item have a vector of its own: add { kind = \"id\", name = \"item\" } to `features.item`".into(),
+        );
+    }
+    if best_was_last {
+        let (epochs, patience) = (config.train.epochs * 2, config.train.patience.max(3));
+        advice.push(format!(
+            "train longer, for the last epoch was the best: --set train.epochs={epochs} --set train.patience={patience}"
+        ));
+    }
+    if items <= FEW_ITEMS && config.train.loss != Loss::FullSoftmax {
+        advice.push(format!("compare with all {items} items in training: --set train.loss=full_softmax"));
+    }
+    let rate = config.train.learning_rate;
+    advice.push(format!(
+        "try other rates: --set train.learning_rate={} or --set train.learning_rate={}",
+        rounded(rate / 3.0),
+        rounded(rate * 3.0)
+    ));
+    advice
+}
+
+/// A setting with two digits.
+fn rounded(value: f64) -> String {
+    let digits = (1.0 - value.abs().max(f64::MIN_POSITIVE).log10().floor()).clamp(0.0, 12.0) as usize;
+    format!("{value:.digits$}").trim_end_matches('0').trim_end_matches('.').to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use twotower_artifacts::Fingerprint;
+
+    fn metrics(models: &[(&str, &[(&str, f64)])]) -> MetricsFile {
+        let values = |values: &[(&str, f64)]| values.iter().map(|(name, v)| (name.to_string(), *v)).collect();
+        let models: BTreeMap<String, BTreeMap<String, f64>> =
+            models.iter().map(|(name, of)| (name.to_string(), values(of))).collect();
+        let none = Fingerprint::of(b"");
+        MetricsFile {
+            format_version: 1,
+            protocol: String::new(),
+            data: none.clone(),
+            events: None,
+            towers: none,
+            users: 1,
+            users_without_test_events: 0,
+            users_without_new_items: 0,
+            repeated_test_events: 0,
+            users_not_drawn: 0,
+            items: 10,
+            models,
+        }
+    }
+
+    #[test]
+    fn a_baseline_wins_where_it_is_better_and_cut_offs_are_in_the_order_of_numbers() {
+        let model: &[(&str, f64)] = &[("recall@10", 0.3), ("recall@100", 0.5), ("ndcg@10", 0.2), ("hit@100", 0.5)];
+        let popular: &[(&str, f64)] = &[("recall@10", 0.3), ("recall@100", 0.6), ("ndcg@10", 0.3), ("hit@100", 0.1)];
+        let poor: &[(&str, f64)] = &[("recall@10", 0.1), ("recall@100", 0.1)];
+        let found = metrics(&[("model", model), ("popularity", popular), ("item_to_item", poor)]);
+        assert_eq!(cut_offs(&found), [10, 100]);
+        let expected = Winner { baseline: "popularity".into(), at: vec!["ndcg@10".into(), "recall@100".into()] };
+        assert_eq!(winners(&found), [expected]);
+        assert_eq!(winners(&metrics(&[("model", model), ("popularity", poor)])), []);
+    }
+
+    #[test]
+    fn settings_are_told_with_two_digits() {
+        for (value, text) in [(0.003, "0.003"), (0.001 / 3.0, "0.00033"), (0.1, "0.1"), (3.0, "3"), (0.0, "0")] {
+            assert_eq!(rounded(value), text);
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! The results of a run as people look at them: what a user had and gets, what is near an item, and what a run ends
+//! with. Everything is read in bounded memory but the ids of the catalogue.
+
+pub mod advice;
+pub mod nearest;
+pub mod similar;
+pub mod summary;
+mod titles;
+
+use crate::config::EntityTable;
+use crate::error::PipelineError;
+use crate::rows::quarantine::Quarantine;
+use crate::run::dir::RunDir;
+use crate::stages::encoded::EncoderFolder;
+use crate::stream::parts::complete_set;
+use crate::timeline::dataset::encoded_ids;
+use crate::timeline::of_run::RunTimeline;
+use crate::watch::cancel::Cancel;
+use serde::Serialize;
+use serde_json::Value;
+use std::ops::Range;
+use std::path::PathBuf;
+use titles::Titles;
+use twotower_artifacts::neighbour_lookup::{find_list, first_lists};
+use twotower_artifacts::neighbours_file::NeighbourTable;
+use twotower_artifacts::{Clock, Detail, Histories, Id, IdKind, Ids, Manifest, NeighbourFormat, Side};
+use twotower_tables::Moment;
+
+/// An item that a user had.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PastItem {
+    /// Its id.
+    pub item: Value,
+    /// Its title, where the items table has one.
+    pub title: Option<String>,
+    /// When: a moment in UTC, or a number where nobody knows its unit; null where the job has no timestamp.
+    pub time: Value,
+}
+
+/// An item of a list.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ListedItem {
+    /// Its id.
+    pub item: Value,
+    /// Its title, where the items table has one.
+    pub title: Option<String>,
+    /// Cosine similarity: large is good.
+    pub cosine_similarity: f32,
+}
+
+/// A user with what he had and what he gets.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ShownUser {
+    /// The id.
+    pub user: Value,
+    /// How many events he has; `history` may hold fewer.
+    pub events: usize,
+    /// What he had, the newest first.
+    pub history: Vec<PastItem>,
+    /// What he gets, the best first.
+    pub items: Vec<ListedItem>,
+}
+
+/// An id as JSON has it: a number or a text.
+pub(crate) fn id_value(id: Id<'_>) -> Value {
+    match id {
+        Id::Int(number) => number.into(),
+        Id::Text(text) => text.into(),
+    }
+}
+
+/// An id as it was typed, of the kind that the run has.
+///
+/// # Errors
+/// [`PipelineError::Usage`] for text where ids are integers.
+pub(crate) fn typed_id<'a>(stage: &str, side: Side, kind: IdKind, typed: &'a str) -> Result<Id<'a>, PipelineError> {
+    match kind {
+        IdKind::Text => Ok(Id::Text(typed)),
+        IdKind::Int => typed.trim().parse().map(Id::Int).map_err(|_| {
+            PipelineError::usage(format!("{stage}: --{side} {typed}: the ids of {side}s are whole numbers in this run"))
+        }),
+    }
+}
+
+/// The results of a complete run, open to be looked at.
+pub struct RunResults {
+    stage: &'static str,
+    run: RunDir,
+    encoded: EncoderFolder,
+    /// Ids of the encoded items table, whose rows events name.
+    items: Ids,
+    /// None in runs of versions that wrote none.
+    timeline: Option<RunTimeline>,
+    /// Rows of the users table without results.
+    left_out: Quarantine,
+    format: NeighbourFormat,
+    parts: Vec<ResultPart>,
+    /// Where titles may be.
+    table: Option<EntityTable>,
+}
+
+/// A part of the results, and the rows of the users table that it is of.
+struct ResultPart {
+    path: PathBuf,
+    rows: Range<u64>,
+}
+
+impl RunResults {
+    /// Opens what `recall` and `encode-features` left in a run. Titles are looked for in `items`, or else in the items
+    /// table that the run was made from.
+    ///
+    /// # Errors
+    /// A run without results, or with results of some shards; damaged files.
+    pub fn open(stage: &'static str, run: &RunDir, items: Option<EntityTable>) -> Result<Self, PipelineError> {
+        let manifests = complete_set(stage, &run.recall(), "twotower recall")?;
+        let format = manifests.first().map(|part| part.config["recall"]["format"].clone()).unwrap_or_default();
+        let encoded = EncoderFolder::load(stage, &run.encoders())?;
+        let timeline = match RunTimeline::open(stage, &run.encoders()) {
+            Err(PipelineError::MissingInput { .. }) => None,
+            opened => Some(opened?),
+        };
+        let table = items.or_else(|| serde_json::from_value(encoded.manifest.config["tables"]["items"].clone()).ok());
+        Ok(Self {
+            stage,
+            items: encoded_ids(&encoded, Side::Item)?,
+            left_out: Quarantine::load(&encoded.dir, &encoded.manifest)?,
+            encoded,
+            timeline,
+            format: serde_json::from_value(format).unwrap_or_default(),
+            parts: manifests.iter().map(|part| ResultPart::new(run, part)).collect::<Result<_, _>>()?,
+            table,
+            run: run.clone(),
+        })
+    }
+
+    /// Files of the results, in the order of shards, and their format.
+    pub fn files(&self) -> (Vec<PathBuf>, NeighbourFormat) {
+        (self.parts.iter().map(|part| part.path.clone()).collect(), self.format)
+    }
+
+    /// What a user had, and what he gets.
+    ///
+    /// # Errors
+    /// [`PipelineError::Usage`] for an id that neither results nor histories name; damaged files.
+    pub fn user(&self, typed: &str) -> Result<ShownUser, PipelineError> {
+        let user = typed_id(self.stage, Side::User, self.encoded.ids(Side::User)?, typed)?;
+        let mut found = None;
+        for part in &self.parts {
+            if let Some((place, list)) = find_list(&part.path, self.format, user)? {
+                found = Some((place.and_then(|place| self.row_of(part, place)), list));
+                break;
+            }
+        }
+        let row = found.as_ref().and_then(|(row, _)| *row);
+        let history = self.history(user, row)?;
+        if found.is_none() && history.is_empty() {
+            return Err(PipelineError::usage(format!(
+                "{}: {}: no results and no history of a user {}; ids are as the users table has them, and a user of whom a row cannot be used is named in {}",
+                self.stage,
+                self.run.root().display(),
+                user.quoted(),
+                self.encoded.dir.join(crate::run::files::encoders::QUARANTINE).display(),
+            )));
+        }
+        let gets = found.map_or_else(Vec::new, |(_, list)| pairs(&list, 0));
+        let mut shown = vec![ShownUser { user: id_value(user), events: history.len(), history, items: gets }];
+        self.add_titles(&mut shown)?;
+        shown.pop().ok_or(PipelineError::WorkerPanicked { stage: self.stage })
+    }
+
+    /// Some of the first users, those with a history before others: `users` of them, with so many of their newest
+    /// items and of their best.
+    ///
+    /// # Errors
+    /// Damaged files.
+    pub fn some_users(&self, users: usize, newest: usize, best: usize) -> Result<Vec<ShownUser>, PipelineError> {
+        // Of many users only some have a history.
+        const LOOKED_AT: usize = 64;
+        let Some(part) = self.parts.first() else { return Ok(Vec::new()) };
+        let lists = first_lists(&part.path, self.format, LOOKED_AT.max(users))?;
+        let mut shown = Vec::new();
+        for at in 0..lists.users.len() {
+            let user = lists.users.get(at);
+            // Where the long form does not tell the row, all histories would have to be gone through.
+            let row = match self.format {
+                NeighbourFormat::ParquetLong => None,
+                _ => self.row_of(part, at as u64),
+            };
+            let mut history = row.map_or(Ok(None), |row| self.history_at(user, row))?.unwrap_or_default();
+            let (events, mut items) = (history.len(), pairs(&lists, at));
+            history.truncate(newest);
+            items.truncate(best);
+            shown.push(ShownUser { user: id_value(user), events, history, items });
+        }
+        shown.sort_by_key(|user| user.events == 0 || user.items.is_empty());
+        shown.truncate(users);
+        self.add_titles(&mut shown)?;
+        Ok(shown)
+    }
+
+    /// The row of the users table of a user's place in a part.
+    fn row_of(&self, part: &ResultPart, place: u64) -> Option<u64> {
+        self.left_out.rows_left(part.rows.clone()).nth(usize::try_from(place).ok()?)
+    }
+
+    /// What a user had, the newest first; he may stand at `row` of the table.
+    fn history(&self, user: Id<'_>, row: Option<u64>) -> Result<Vec<PastItem>, PipelineError> {
+        let Some(timeline) = &self.timeline else { return Ok(Vec::new()) };
+        if let Some(row) = row
+            && let Some(found) = self.history_at(user, row)?
+        {
+            return Ok(found);
+        }
+        // He stands elsewhere: only the interactions name him, or the results are of another table.
+        let (timeline, mut found) = (timeline.timeline(), Histories::default());
+        let identity = timeline.info().key.identity(user);
+        for block in timeline.blocks() {
+            timeline.read(block, Detail::Items, &mut found)?;
+            if let Some(at) = found.identities.iter().position(|other| *other == identity) {
+                let row = found.rows[at];
+                return Ok(self.history_at(user, row)?.unwrap_or_default());
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// What the user at a row of the table had, the newest first; none where another user stands there, or nobody.
+    fn history_at(&self, user: Id<'_>, row: u64) -> Result<Option<Vec<PastItem>>, PipelineError> {
+        let Some(timeline) = self.timeline.as_ref().map(RunTimeline::timeline) else { return Ok(None) };
+        let mut found = Histories::default();
+        timeline.read(row..row + 1, Detail::All, &mut found)?;
+        let info = timeline.info();
+        let Ok(Some(at)) = found.find(row, user, &info.key) else { return Ok(None) };
+        let time = |ticks: i64| match info.clock {
+            Clock::Order => Value::Null,
+            Clock::Ticks { unit } => match unit.and_then(|unit| Moment::at(ticks, unit)) {
+                Some(moment) => moment.to_string().into(),
+                None => ticks.into(),
+            },
+        };
+        let past = |event: usize| {
+            let row = found.items[event] as usize;
+            let item = (row < self.items.len()).then(|| id_value(self.items.get(row)));
+            PastItem { item: item.unwrap_or_default(), title: None, time: time(found.times[event]) }
+        };
+        Ok(Some(found.events(at).rev().map(past).collect()))
+    }
+
+    /// Adds the titles of all items.
+    fn add_titles(&self, users: &mut [ShownUser]) -> Result<(), PipelineError> {
+        let had = users.iter().flat_map(|user| user.history.iter().map(|past| &past.item));
+        let gets = users.iter().flat_map(|user| user.items.iter().map(|listed| &listed.item));
+        let titles = self.titles(had.chain(gets))?;
+        for user in users {
+            user.history.iter_mut().for_each(|past| past.title = titles.of(&past.item));
+            user.items.iter_mut().for_each(|listed| listed.title = titles.of(&listed.item));
+        }
+        Ok(())
+    }
+
+    fn titles<'v>(&self, items: impl Iterator<Item = &'v Value>) -> Result<Titles, PipelineError> {
+        Titles::read(self.stage, self.table.as_ref(), self.items.kind(), items, &Cancel::default())
+    }
+}
+
+impl ResultPart {
+    fn new(run: &RunDir, part: &Manifest) -> Result<Self, PipelineError> {
+        let row = |key: &str| part.details[key].as_u64();
+        let (Some(file), Some(first), Some(end)) = (part.files.first(), row("first_row"), row("end_row")) else {
+            return Err(PipelineError::Mismatch(format!(
+                "lookup: a manifest in {} does not say which rows and file it is of; run `twotower recall --force`",
+                run.recall().display()
+            )));
+        };
+        Ok(Self { path: run.recall().join(&file.path), rows: first..end })
+    }
+}
+
+/// The items of the user at a place of some lists.
+fn pairs(lists: &NeighbourTable, at: usize) -> Vec<ListedItem> {
+    let pair = |pair: usize| {
+        let (item, cosine_similarity) = (id_value(lists.items.get(pair)), lists.scores[pair]);
+        ListedItem { item, title: None, cosine_similarity }
+    };
+    (lists.offsets[at]..lists.offsets[at + 1]).map(pair).collect()
+}

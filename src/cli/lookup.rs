@@ -1,0 +1,78 @@
+//! `twotower lookup`.
+
+use super::report::{COLUMNS, clipped, say_json};
+use super::summary::{aligned, id_text, listed, user_lines};
+use clap::Args;
+use clap::builder::RangedU64ValueParser;
+use std::path::PathBuf;
+use twotower_pipeline::config::{Config, EntityTable};
+use twotower_pipeline::error::PipelineError;
+use twotower_pipeline::results::RunResults;
+use twotower_pipeline::results::nearest::nearest_to;
+use twotower_pipeline::run::dir::RunDir;
+use twotower_pipeline::run::lock::{Access, RunLock};
+
+/// Options of `lookup`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true))]
+#[command(after_help = "Examples:
+  twotower lookup runs/latest --user 100042            what the user had, the newest first, and what he gets
+  twotower lookup runs/latest --item A-17 --limit 10   the items nearest to one, by the cosine of their vectors
+  twotower lookup runs/latest --user 100042 --json     all of it, as JSON
+Nothing is changed. Titles come from `tables.items.title`, or a column named title, name or the like.")]
+pub struct Opts {
+    /// The run's folder.
+    #[arg(default_value = "run", env = "TWOTOWER_RUN", value_name = "RUN")]
+    run: PathBuf,
+    /// The user to look up.
+    #[arg(long, value_name = "ID", group = "what", allow_hyphen_values = true)]
+    user: Option<String>,
+    /// The item to look up.
+    #[arg(long, value_name = "ID", group = "what", allow_hyphen_values = true)]
+    item: Option<String>,
+    /// Take titles from the items table of this job, instead of that of which the run was made.
+    #[arg(long, short, value_name = "FILE", env = "TWOTOWER_CONFIG")]
+    config: Option<PathBuf>,
+    /// Items shown at the most, of the history and of the list; of a user --json has all.
+    #[arg(long, default_value_t = 20, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
+    limit: usize,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the subcommand.
+pub fn run(opts: Opts) -> anyhow::Result<()> {
+    let config = opts.config.as_deref().map(|path| Config::load(path, &[])).transpose().map_err(PipelineError::from)?;
+    let items: Option<EntityTable> = config.map(|config| config.tables.items);
+    let run = RunDir::named(&opts.run)?;
+    let _still = RunLock::take(&run, Access::Shared)?;
+    if let Some(item) = &opts.item {
+        let found = nearest_to(&run, item, opts.limit, items)?;
+        if opts.json {
+            say_json(&serde_json::to_value(&found)?);
+            return Ok(());
+        }
+        let title = found.title.as_deref().map_or(String::new(), |title| format!("  {title}"));
+        say!("{}", clipped(&format!("item {}{title}", id_text(&found.item)), COLUMNS));
+        let rows: Vec<_> = found.nearest.iter().map(|item| listed("near", item)).collect();
+        aligned(&rows).iter().for_each(|line| say!("{line}"));
+        return Ok(());
+    }
+    let mut found = RunResults::open("lookup", &run, items)?.user(opts.user.as_deref().unwrap_or_default())?;
+    if opts.json {
+        say_json(&serde_json::to_value(&found)?);
+        return Ok(());
+    }
+    let more = [found.history.len(), found.items.len()].map(|n| n.saturating_sub(opts.limit));
+    found.history.truncate(opts.limit);
+    found.items.truncate(opts.limit);
+    user_lines(&found).iter().for_each(|line| say!("{line}"));
+    if more != [0, 0] {
+        say!("  … {} older and {} more (--limit)", more[0], more[1]);
+    }
+    if found.items.is_empty() {
+        say!("  gets nothing: only interactions name this user, or nothing is left for him");
+    }
+    Ok(())
+}

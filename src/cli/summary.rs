@@ -1,0 +1,131 @@
+//! What a run ends with, as people read it.
+
+use super::report::{COLUMNS, clipped, left, say_lines, table, wrapped};
+use serde_json::Value;
+use std::path::Path;
+use twotower_pipeline::results::advice::{MEASURES, cut_offs};
+use twotower_pipeline::results::summary::Summary;
+use twotower_pipeline::results::{ListedItem, ShownUser};
+use twotower_pipeline::stages::evaluate::MetricsFile;
+use unicode_width::UnicodeWidthStr;
+
+/// Models in the order in which they are shown, with what they are called.
+pub const MODELS: [(&str, &str); 3] =
+    [("model", "model"), ("popularity", "popularity"), ("item_to_item", "item to item")];
+
+/// Prints the summary of the run in a folder.
+pub fn print(summary: &Summary, run: &Path) {
+    say!("");
+    match &summary.metrics {
+        Some(metrics) => {
+            say_lines(wrapped("", &format!("Held-out interactions of {} users: {}", metrics.users, metrics.protocol)));
+            say_lines(short_table(metrics));
+        }
+        None => say!("Nothing was measured: the towers are those of an earlier run."),
+    }
+    for winner in &summary.winners {
+        let name = MODELS.iter().find(|(name, _)| *name == winner.baseline).map_or(&*winner.baseline, |(_, said)| said);
+        say_lines(wrapped("", &format!("Warning: {name} is better than the model at {}.", winner.at.join(", "))));
+    }
+    if !summary.advice.is_empty() {
+        say!("What to try, with --no-publish until one is better:");
+        summary.advice.iter().for_each(|advice| say_lines(wrapped("  - ", advice)));
+    }
+    if !summary.users.is_empty() {
+        say!("");
+        say!("Some users, their newest items, and the best they get (cosine similarity):");
+        summary.users.iter().for_each(|user| say_lines(user_lines(user)));
+    }
+    say!("");
+    let files = if summary.files == 1 { "1 file".to_string() } else { format!("{} files", summary.files) };
+    say!("Results: {} ({files})", summary.results.display());
+    if let Some(open) = &summary.open {
+        say!("  {open}");
+    }
+    if let Some(user) = summary.users.first() {
+        say!("  twotower lookup {} --user {}", run.display(), id_text(&user.user));
+    }
+}
+
+/// The model and the baselines, a row each, at as many cut-offs as fit the screen.
+pub fn short_table(metrics: &MetricsFile) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut names: Vec<String> = Vec::new();
+    for k in cut_offs(metrics) {
+        let wider: Vec<String> = names.iter().cloned().chain(MEASURES.map(|m| format!("{m}@{k}"))).collect();
+        let wide = lines_of(metrics, &wider);
+        if !names.is_empty() && wide.iter().any(|line| line.width() > COLUMNS) {
+            break;
+        }
+        (lines, names) = (wide, wider);
+    }
+    lines
+}
+
+fn lines_of(metrics: &MetricsFile, names: &[String]) -> Vec<String> {
+    let header: Vec<&str> = std::iter::once("").chain(names.iter().map(String::as_str)).collect();
+    let rows = MODELS.iter().filter_map(|(model, said)| {
+        let values = metrics.models.get(*model)?;
+        let value = |name: &String| values.get(name).map_or("-".to_string(), |value| format!("{value:.4}"));
+        Some(std::iter::once(said.to_string()).chain(names.iter().map(value)).collect::<Vec<String>>())
+    });
+    table(&header, &rows.collect::<Vec<_>>())
+}
+
+/// An id as people write it.
+pub fn id_text(id: &Value) -> String {
+    id.as_str().map_or_else(|| id.to_string(), str::to_string)
+}
+
+/// A user with what he had and what he gets.
+pub fn user_lines(user: &ShownUser) -> Vec<String> {
+    let had = user.history.iter().map(|past| {
+        // The day is enough.
+        let when = past.time.as_str().map_or_else(
+            || if past.time.is_null() { String::new() } else { past.time.to_string() },
+            |time| time.split('T').next().unwrap_or_default().to_string(),
+        );
+        ["had".to_string(), when, id_text(&past.item), past.title.clone().unwrap_or_default()]
+    });
+    let rows: Vec<[String; 4]> = had.chain(user.items.iter().map(|item| listed("gets", item))).collect();
+    let events = match user.events {
+        1 => "1 event".to_string(),
+        events => format!("{events} events"),
+    };
+    let head = clipped(&format!("user {} ({events})", id_text(&user.user)), COLUMNS);
+    std::iter::once(head).chain(aligned(&rows)).collect()
+}
+
+/// The cells of an item of a list.
+pub fn listed(what: &str, item: &ListedItem) -> [String; 4] {
+    let similarity = format!("{:+.4}", item.cosine_similarity);
+    [what.to_string(), similarity, id_text(&item.item), item.title.clone().unwrap_or_default()]
+}
+
+/// Rows of cells below each other; the last is cut where the screen ends.
+pub fn aligned(rows: &[[String; 4]]) -> Vec<String> {
+    let width = |c: usize| rows.iter().map(|row| clipped(&row[c], COLUMNS / 2).width()).max().unwrap_or(0);
+    let widths = [width(0), width(1), width(2)];
+    let line = |row: &[String; 4]| {
+        let cells = widths.iter().enumerate().map(|(c, width)| left(&clipped(&row[c], COLUMNS / 2), *width));
+        let begin = format!("  {}", cells.collect::<Vec<_>>().join("  "));
+        let rest = COLUMNS.saturating_sub(begin.width() + 2);
+        format!("{begin}  {}", clipped(&row[3], rest)).trim_end().to_string()
+    };
+    rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_align_whatever_the_script_and_fit_the_screen() {
+        let long = "a title that goes on and on ".repeat(4);
+        let rows = [["had", "2023-11-15", "北京", "套餐"], ["gets", "+0.8123", "A-1", &long]];
+        let lines = aligned(&rows.map(|row| row.map(String::from)));
+        assert_eq!(lines[0], "  had   2023-11-15  北京  套餐");
+        assert!(lines[1].starts_with("  gets  +0.8123     A-1   a title that") && lines[1].ends_with('…'), "{lines:?}");
+        assert!(lines.iter().all(|line| line.width() <= COLUMNS), "{lines:?}");
+    }
+}

@@ -1,0 +1,342 @@
+//! What a run ends with, and how commands answer: in tables that fit the screen, in JSON, and in errors.
+
+mod fixture;
+
+use fixture::sheet::{Column, Sheet};
+use fixture::{ITEMS, Job, item_id, items};
+use serde_json::Value;
+use std::sync::OnceLock;
+
+/// Titles, of which some are Chinese and one is long.
+fn titled_items() -> Sheet {
+    let title = |i: usize| match i % 3 {
+        0 => format!("套餐 {i}"),
+        1 => format!("Plan {i}"),
+        _ => format!("Plan {i} with a title that is longer than what is left of a line of a terminal by far"),
+    };
+    items().with("name", Column::Text((0..ITEMS).map(|i| Some(title(i))).collect()))
+}
+
+/// A small job with titles and two complete runs, `a` and `b`, of which `b` is of other seeds; `latest` names `a`.
+fn job() -> &'static Job {
+    static JOB: OnceLock<Job> = OnceLock::new();
+    JOB.get_or_init(|| {
+        let job = small("summary");
+        titled_items().write_parquet(&job.path("items.parquet"));
+        job.ok("run --run runs/a --accept metric --quiet");
+        job.ok("run --run runs/b --accept metric --no-publish --set train.seed=7 --quiet");
+        job
+    })
+}
+
+/// A small job of which only the gate of the metric is asked: how like each other such models are is chance.
+fn small(name: &str) -> Job {
+    let job = Job::small(name);
+    let text = std::fs::read_to_string(job.path("pipeline.toml")).unwrap();
+    let off = "[\"lists\", \"coverage\", \"overlap\", \"users\", \"vectors\", \"drift\"]";
+    job.write("pipeline.toml", &format!("{text}\n[gates]\noff = {off}\n"));
+    job
+}
+
+/// Columns that a line takes on the screen.
+fn width(line: &str) -> usize {
+    let wide = |c: char| ('\u{2e80}'..='\u{9fff}').contains(&c) || ('\u{ff00}'..='\u{ff60}').contains(&c);
+    line.chars().map(|c| if wide(c) { 2 } else { 1 }).sum()
+}
+
+#[test]
+fn a_run_ends_with_metrics_beside_baselines_users_with_titles_and_where_the_results_are() {
+    let job = job().copy("summary-told");
+    let told = job.ok("run --run runs/a --accept metric --quiet").stdout;
+    let lines: Vec<&str> = told.lines().collect();
+    let commands = |line: &&&str| !line.starts_with("  python3") && !line.starts_with("  twotower");
+    for line in lines.iter().filter(commands) {
+        assert!(width(line) <= 80, "{} columns: {line}", width(line));
+    }
+    // One line of each stage, none of which counts what is not there.
+    assert!(told.contains("encode-features: ") && !told.contains(" 0 ") && !told.contains("table rows"), "{told}");
+    let header = lines.iter().position(|line| line.trim_start().starts_with("recall@5 ")).unwrap();
+    let names: Vec<&str> = lines[header].split_whitespace().collect();
+    assert_eq!(names, ["recall@5", "ndcg@5", "hit@5", "recall@10", "ndcg@10", "hit@10"]);
+    let metrics: Value =
+        serde_json::from_slice(&std::fs::read(job.path("runs/a/evaluation/metrics.json")).unwrap()).unwrap();
+    for (row, (said, model)) in
+        [("model", "model"), ("popularity", "popularity"), ("item to item", "item_to_item")].into_iter().enumerate()
+    {
+        let line = lines[header + 1 + row];
+        let values: Vec<String> =
+            names.iter().map(|name| format!("{:.4}", metrics["models"][model][*name].as_f64().unwrap())).collect();
+        assert!(line.starts_with(said), "{line}");
+        assert_eq!(line[said.len()..].split_whitespace().collect::<Vec<_>>(), values, "{line}");
+    }
+    assert!(told.contains("Results: ") && told.contains("recall (1 file)"), "{told}");
+    assert!(told.contains("pandas.read_parquet('") && told.contains("part-00000-of-00001.parquet')"), "{told}");
+    assert!(told.contains("Published: ") && told.contains("  twotower lookup runs/a --user "), "{told}");
+
+    let summary = &job.json("run --run runs/a --accept metric")["summary"];
+    let users = summary["users"].as_array().unwrap();
+    assert_eq!((users.len(), summary["files"].as_u64()), (5, Some(1)));
+    for user in users {
+        assert!(user["events"].as_u64() > Some(0) && told.contains(&format!("user {} (", user["user"])), "{user}");
+        for item in user["items"].as_array().unwrap().iter().chain(user["history"].as_array().unwrap()) {
+            let row = (0..ITEMS).find(|row| item["item"] == item_id(*row)).unwrap();
+            let title = item["title"].as_str().unwrap();
+            assert!(title.split(' ').nth(1) == Some(&*row.to_string()), "{item}: row {row}");
+            let shown: String = title.chars().take(12).collect();
+            assert!(told.contains(&shown), "`{shown}` in {told}");
+        }
+    }
+    assert!(told.contains("…"), "long titles are cut: {told}");
+}
+
+#[test]
+fn a_baseline_that_is_better_is_told_with_settings_to_try() {
+    let job = job().copy("summary-baselines");
+    // By hand, since which one wins on so little data is chance.
+    let spoil = |better: bool| {
+        job.change("runs/a/evaluation/metrics.json", |metrics| {
+            for (model, values) in metrics["models"].as_object_mut().unwrap() {
+                let value = if model == "model" {
+                    0.5
+                } else if better && model == "item_to_item" {
+                    0.75
+                } else {
+                    0.25
+                };
+                for (name, v) in values.as_object_mut().unwrap() {
+                    *v = if name.ends_with("@10") { value.into() } else { 0.5.into() };
+                }
+            }
+        });
+        // The stage's manifest must name the changed file.
+        let bytes = std::fs::read(job.path("runs/a/evaluation/metrics.json")).unwrap();
+        let entry = twotower_artifacts::FileEntry::of_file(&job.path("runs/a/evaluation"), "metrics.json", 3).unwrap();
+        job.change("runs/a/evaluation/manifest.json", |manifest| {
+            manifest["files"][0]["blake3"] = entry.blake3.clone().into();
+            manifest["files"][0]["bytes"] = (bytes.len() as u64).into();
+        });
+        job.twotower("run --run runs/a --quiet --accept metric")
+    };
+    let told = spoil(true).stdout;
+    assert!(told.contains("Warning: item to item is better than the model at recall@10, ndcg@10, hit@10."), "{told}");
+    for setting in ["--set train.loss=full_softmax", "--set train.learning_rate=", "--no-publish"] {
+        assert!(told.contains(setting), "{setting}: {told}");
+    }
+    // The job has a sequence and an id already.
+    assert!(!told.contains("kind = \"sequence\"") && !told.contains("kind = \"id\""), "{told}");
+    let told = spoil(false).stdout;
+    assert!(told.contains("recall@10") && !told.contains("Warning") && !told.contains("full_softmax"), "{told}");
+}
+
+#[test]
+fn what_a_gate_refuses_is_shown_and_told_in_json_with_the_error() {
+    let job = job().copy("summary-refused");
+    let line = "run --run runs/c --set gates.min_metric_of_popularity=1000000";
+    let done = job.twotower(&format!("{line} --json --quiet"));
+    assert_eq!(done.code, 5, "{}", done.stderr);
+    let object: Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!((&object["exit_code"], &object["published"]), (&5.into(), &false.into()));
+    assert!(object["error"].as_str().unwrap().contains("gate `metric`"), "{object}");
+    assert!(object["summary"]["metrics"]["models"]["model"]["recall@5"].is_f64(), "{object}");
+    assert_eq!(object["stages"].as_array().unwrap().len(), 6, "{object}");
+    assert_eq!(job.latest(), "a");
+    let done = job.twotower(&format!("{line} --quiet"));
+    assert!(done.code == 5 && done.stdout.contains("popularity") && !done.stdout.contains("Published"), "{done:?}");
+    // Any command that fails says so in JSON, and its last line of the log is JSON where the others are.
+    let done = job.twotower("train --run nowhere --json --log-format json");
+    let object: Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!((done.code, &object["exit_code"]), (1, &1.into()));
+    assert!(object["error"].as_str().unwrap().contains("encode-features"), "{object}");
+    let last: Value = serde_json::from_str(done.stderr.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["level"], &last["fields"]["exit_code"]), (&"ERROR".into(), &1.into()), "{last}");
+    assert_eq!(last["fields"]["message"], object["error"]);
+}
+
+#[test]
+fn an_experiment_leaves_latest_as_it_is_and_a_stage_by_hand_says_first_that_it_is_withdrawn() {
+    let job = job().copy("summary-experiment");
+    assert_eq!(job.latest(), "a");
+    let again = job.ok("run --run runs/b --accept metric --no-publish --set train.seed=7 --quiet").stdout;
+    assert!(again.contains("Not published") && !again.contains("Published: "), "{again}");
+    assert_eq!(job.latest(), "a");
+    let refused = ["--no-publish", "runs/latest", "another folder"];
+    job.refused("run --run runs/a --accept metric --no-publish --force --quiet", 2, &refused);
+    assert_eq!(job.latest(), "a");
+
+    // Nothing goes back to it, or on from it, unless it is named; and once it is published it is no experiment.
+    let experiment = |run: &str| {
+        let runs = job.json("runs list runs");
+        runs["runs"].as_array().unwrap().iter().find(|r| r["name"] == run).unwrap()["experiment"] == true
+    };
+    assert!(experiment("b") && !experiment("a") && job.ok("runs list runs").stdout.contains("experiment"));
+    job.ok("run --run runs/c --accept metric --set train.seed=8 --quiet");
+    job.ok("rollback --quiet");
+    assert_eq!(job.latest(), "a");
+    let from = job.json("run --run runs/d --update-from previous --accept metric --no-publish")["updated_from"].clone();
+    assert!(from.as_str().unwrap().ends_with("runs/a"), "{from}");
+    job.ok("publish --run runs/b --accept metric --set train.seed=7 --quiet");
+    assert!(!experiment("b") && job.latest() == "b");
+    job.ok("rollback --to a --quiet");
+
+    for stage in ["encode-features", "train", "infer --side item", "recall"] {
+        let done = job.ok(&format!("{stage} --run runs/a"));
+        let first = done.stderr.lines().next().unwrap();
+        assert!(
+            first.contains("runs/latest names this run") && first.contains("withdrawn"),
+            "{stage}: {}",
+            done.stderr
+        );
+        // Nothing was to do.
+        assert_eq!(job.latest(), "a", "{stage}");
+        assert!(!job.ok(&format!("{stage} --run runs/b --set train.seed=7")).stderr.contains("withdrawn"), "{stage}");
+    }
+    job.ok("recall --run runs/a --topk 3 --quiet");
+    assert!(!job.path("runs/latest").exists());
+}
+
+#[test]
+fn the_previous_run_is_the_last_that_passed_and_the_first_night_starts_afresh() {
+    let job = small("summary-previous");
+    let night = |run: &str, more: &str| {
+        let done = job.ok(&format!("run --run nights/{run} --update-from previous --accept metric {more}"));
+        let said = done.stderr.lines().find(|line| line.contains("starts")).unwrap_or_default().to_string();
+        (said, done.stdout)
+    };
+    let trained_from = |run: &str| {
+        let manifest =
+            twotower_artifacts::Manifest::read(job.path(&format!("nights/{run}/towers/manifest.json"))).unwrap();
+        manifest.inputs.contains_key("previous towers")
+    };
+    let (said, _) = night("1", "--no-train");
+    assert!(said.contains("starts afresh"), "{said}");
+    let (said, _) = night("2", "");
+    assert!(said.contains("nights/1, the last run that passed"), "{said}");
+    assert_ne!(trained_from("1"), trained_from("2"));
+    // The same date again starts where it started, and there is nothing to do.
+    for run in ["2", "1"] {
+        let (said, told) = night(run, "");
+        assert!(said.contains(if run == "1" { "afresh" } else { "nights/1," }), "{run}: {said}");
+        assert_eq!(told.matches("current, skipped").count(), 7, "{run}: {told}");
+    }
+    // One that was refused is none to go on from.
+    job.refused(
+        "run --run nights/3 --update-from previous --set gates.min_metric_of_popularity=1000000 --quiet",
+        5,
+        &["metric"],
+    );
+    let (said, _) = night("4", "");
+    assert!(said.contains(&format!("nights/{},", 1)) || said.contains("nights/2,"), "{said}");
+}
+
+#[test]
+fn runs_are_compared_by_their_folders_the_model_first_and_cut_offs_in_order() {
+    let job = job().copy("summary-compare");
+    let rows = |line: &str| -> Vec<String> {
+        let told = job.ok(line).stdout;
+        told.lines().filter(|line| line.contains('@')).map(|line| line.to_string()).collect()
+    };
+    let told = rows("evaluate --compare runs/a runs/b");
+    assert_eq!(told, rows("evaluate --compare runs/a/evaluation/metrics.json runs/latest/../b"));
+    assert!(told[0].starts_with("model recall@5 ") && told[7].starts_with("model recall@10 "), "{told:?}");
+    assert!(told[14].starts_with("popularity recall@5 ") && told[28].starts_with("item to item recall@5 "), "{told:?}");
+    let compared = job.json("evaluate --compare runs/a runs/b");
+    let first = &compared["metrics"][0];
+    assert_eq!((&first["model"], &first["metric"]), (&"model".into(), &"recall@5".into()));
+}
+
+#[test]
+fn errors_of_settings_name_the_flag_or_the_line() {
+    let job = job().copy("summary-settings");
+    job.refused(
+        "train --set train.epochs=many",
+        2,
+        &["error: --set train.epochs=many: expected a whole number, found the text"],
+    );
+    job.refused("train --epochs 0", 2, &["error: --epochs 0: `train.epochs` = 0: expected"]);
+    job.refused("run --engine quick", 2, &["--engine", "quick"]);
+    job.edit("epochs = 1", "epochs = \"one\"");
+    let text = std::fs::read_to_string(job.path("pipeline.toml")).unwrap();
+    let line = text.lines().position(|line| line.starts_with("epochs")).unwrap() + 1;
+    job.refused("train --set recall.topk=3", 2, &["pipeline.toml", &format!("line {line}"), "expected a whole number"]);
+}
+
+#[test]
+fn the_manual_has_a_page_for_the_program_and_for_each_command() {
+    let job = Job::empty("summary-man");
+    let page = job.ok("man").stdout;
+    assert!(
+        page.contains(".TH twotower 1") && page.contains("lookup") && page.contains("EXIT") | page.contains("Exit"),
+        "{page}"
+    );
+    std::fs::create_dir(job.path("man1")).unwrap();
+    job.ok("man --output man1");
+    for command in ["twotower.1", "twotower-run.1", "twotower-lookup.1"] {
+        assert!(std::fs::read_to_string(job.path("man1").join(command)).unwrap().contains(".SH OPTIONS"), "{command}");
+    }
+    assert!(!job.ok("--help").stdout.contains("manual page"), "hidden");
+}
+
+/// What a terminal of 80 columns shows after all this was written to it.
+fn screen(written: &str) -> Vec<String> {
+    let (mut lines, mut row, mut column) = (vec![Vec::<char>::new()], 0usize, 0usize);
+    let mut chars = written.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\r' => column = 0,
+            '\n' => row += 1,
+            '\u{1b}' if chars.peek() == Some(&'[') => {
+                chars.next();
+                let mut number = String::new();
+                let end = loop {
+                    match chars.next() {
+                        Some(c) if c.is_ascii_alphabetic() => break c,
+                        Some(c) => number.push(c),
+                        None => break 'm',
+                    }
+                };
+                let n: usize = number.parse().unwrap_or(0);
+                match (end, n) {
+                    ('A', n) => row = row.saturating_sub(n.max(1)),
+                    ('B', n) => row += n.max(1),
+                    ('G', n) => column = n.max(1) - 1,
+                    ('K', 2) => lines[row].clear(),
+                    ('K', _) => lines[row].truncate(column),
+                    ('J', _) => lines.truncate(row + 1),
+                    _ => {}
+                }
+            }
+            c if c.is_control() => {}
+            c => {
+                if column == 80 {
+                    (row, column) = (row + 1, 0);
+                }
+                lines.resize(lines.len().max(row + 1), Vec::new());
+                let line = &mut lines[row];
+                line.resize(line.len().max(column + 1), ' ');
+                line[column] = c;
+                column += 1;
+            }
+        }
+        lines.resize(lines.len().max(row + 1), Vec::new());
+    }
+    lines.into_iter().map(|line| line.into_iter().collect::<String>().trim_end().to_string()).collect()
+}
+
+#[test]
+fn no_bar_is_left_between_the_lines_on_a_terminal() {
+    assert_eq!(screen("bar 1/9 ETA\r\u{1b}[2Klog\r\nbar 2/9\r\u{1b}[2Kdone\r\n"), ["log", "done", ""]);
+    let job = job().copy("summary-terminal");
+    let binary = env!("CARGO_BIN_EXE_twotower");
+    let line = format!("stty cols 80 rows 40; {binary} run --run runs/tty --accept metric --force");
+    let mut script = std::process::Command::new("script");
+    script.args(["-qec", &line, "/dev/null"]).current_dir(&job.dir).env("TERM", "xterm").env_remove("NO_COLOR");
+    fixture::clean_environment(&mut script);
+    let Ok(output) = script.output() else { return fixture::not_tested("there is no program `script`") };
+    let written = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && written.contains("ETA"), "{written}");
+    let shown = screen(&written);
+    assert!(shown.iter().any(|line| line.starts_with("recall: ")) && shown.iter().any(|line| line.contains("INFO")));
+    for line in &shown {
+        assert!(!line.contains("ETA") && !line.contains('█') && !line.contains('░'), "a bar is left: {line}");
+    }
+}
