@@ -4,7 +4,7 @@ use super::report::{COLUMNS, clipped, say_json};
 use super::summary::{aligned, id_text, listed, user_lines};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use twotower_pipeline::config::{Config, EntityTable};
 use twotower_pipeline::error::PipelineError;
 use twotower_pipeline::results::RunResults;
@@ -30,7 +30,7 @@ pub struct Opts {
     /// The item to look up.
     #[arg(long, value_name = "ID", group = "what", allow_hyphen_values = true)]
     item: Option<String>,
-    /// Take titles from the items table of this job, instead of that of which the run was made.
+    /// The job's file, whose items table has the titles; without it a pipeline.toml here, or beside the run or its folder.
     #[arg(long, short, value_name = "FILE", env = "TWOTOWER_CONFIG")]
     config: Option<PathBuf>,
     /// Items shown at the most, of the history and of the list; of a user --json has all.
@@ -41,11 +41,22 @@ pub struct Opts {
     json: bool,
 }
 
+/// The items table of the job: of the one that was named, or one that lies here or beside the run or its folder. A run
+/// itself knows its tables only by paths that count from the job's folder.
+fn items_table(typed: Option<&Path>, run: &RunDir) -> Result<Option<EntityTable>, PipelineError> {
+    if let Some(path) = typed {
+        return Ok(Some(Config::load(path, &[])?.tables.items));
+    }
+    let beside = run.root().ancestors().skip(1).take(2);
+    let mut jobs = std::iter::once(Path::new("")).chain(beside).map(|folder| folder.join("pipeline.toml"));
+    let job = jobs.find(|path| path.is_file()).and_then(|path| Config::load(&path, &[]).ok());
+    Ok(job.map(|config| config.tables.items))
+}
+
 /// Runs the subcommand.
 pub fn run(opts: Opts) -> anyhow::Result<()> {
-    let config = opts.config.as_deref().map(|path| Config::load(path, &[])).transpose().map_err(PipelineError::from)?;
-    let items: Option<EntityTable> = config.map(|config| config.tables.items);
     let run = RunDir::named(&opts.run)?;
+    let items = items_table(opts.config.as_deref(), &run)?;
     let _still = RunLock::take(&run, Access::Shared)?;
     if let Some(item) = &opts.item {
         let found = nearest_to(&run, item, opts.limit, items)?;

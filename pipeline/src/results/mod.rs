@@ -175,25 +175,32 @@ impl RunResults {
     /// Damaged files.
     pub fn some_users(&self, users: usize, newest: usize, best: usize) -> Result<Vec<ShownUser>, PipelineError> {
         // Of many users only some have a history.
-        const LOOKED_AT: usize = 64;
+        const LOOKED_AT: usize = 1024;
         let Some(part) = self.parts.first() else { return Ok(Vec::new()) };
         let lists = first_lists(&part.path, self.format, LOOKED_AT.max(users))?;
+        let rows: Vec<u64> = match self.format {
+            // It does not tell the rows, and all histories would have to be gone through.
+            NeighbourFormat::ParquetLong => Vec::new(),
+            _ => self.left_out.rows_left(part.rows.clone()).take(lists.users.len()).collect(),
+        };
+        let mut known = Histories::default();
+        if let (Some(timeline), Some(first), Some(last)) = (&self.timeline, rows.first(), rows.last()) {
+            timeline.timeline().read(*first..last + 1, Detail::Items, &mut known)?;
+        }
+        let has_history = |at: usize| rows.get(at).is_some_and(|row| known.rows.binary_search(row).is_ok());
+        let mut chosen: Vec<usize> = (0..lists.users.len()).collect();
+        chosen.sort_by_key(|at| !has_history(*at) || lists.offsets[*at] == lists.offsets[at + 1]);
+        chosen.truncate(users);
         let mut shown = Vec::new();
-        for at in 0..lists.users.len() {
+        for at in chosen {
             let user = lists.users.get(at);
-            // Where the long form does not tell the row, all histories would have to be gone through.
-            let row = match self.format {
-                NeighbourFormat::ParquetLong => None,
-                _ => self.row_of(part, at as u64),
-            };
+            let row = rows.get(at).copied();
             let mut history = row.map_or(Ok(None), |row| self.history_at(user, row))?.unwrap_or_default();
             let (events, mut items) = (history.len(), pairs(&lists, at));
             history.truncate(newest);
             items.truncate(best);
             shown.push(ShownUser { user: id_value(user), events, history, items });
         }
-        shown.sort_by_key(|user| user.events == 0 || user.items.is_empty());
-        shown.truncate(users);
         self.add_titles(&mut shown)?;
         Ok(shown)
     }
