@@ -59,7 +59,8 @@ fn random(n: usize) -> usize {
     mix(n as u64 + GAMMA) as usize
 }
 
-/// Processor time of the calling thread so far. It is read from the clock itself, since `/proc` counts in ticks of 4 ms.
+/// Processor time of the calling thread so far. It is read from the clock itself, since `/proc` counts in ticks of 4
+/// ms.
 fn thread_seconds() -> f64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the call writes to `time`, which is valid.
