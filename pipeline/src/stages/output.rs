@@ -309,7 +309,14 @@ mod tests {
     fn context(dir: &Path, size: usize) -> Context<Settings> {
         Context {
             config: Settings { size },
-            execution: Execution { workers: 1, batch_rows: 1, part_users: 0, train_threads: 1, max_bad_rows: 0.0 },
+            execution: Execution {
+                workers: 1,
+                batch_rows: 1,
+                part_users: 0,
+                train_threads: 1,
+                max_bad_rows: 0.0,
+                max_unreadable: 1.0,
+            },
             run: RunDir::new(dir.join("run")),
             force: false,
             sole: false,
