@@ -201,6 +201,13 @@ fn init_writes_a_job_that_runs_from_any_table_format() {
         let guessed =
             job.ok(&format!("init --users {users} --items {items} --interactions {interactions} --output {name}.toml"));
         assert!(guessed.stderr.contains("user_id") && guessed.stderr.contains("interactions.ts"), "{}", guessed.stderr);
+        let written = std::fs::read_to_string(job.path(&format!("{name}.toml"))).unwrap();
+        for length in [1, 5, 50] {
+            let recent =
+                format!("kind = \"sequence\"\nname = \"last_{length}\"\nmax_len = {length}\ntable = \"item\"\n");
+            assert!(written.contains(&recent), "{written}");
+        }
+        assert!(!written.contains("name = \"user\""), "{written}");
         job.ok(&format!("encode-features --config {name}.toml --run {name} --quiet"));
         job.refused(
             &format!("init --users {users} --items {items} --interactions {interactions} --output {name}.toml"),

@@ -112,6 +112,7 @@ pub fn init(options: &InitOptions) -> Result<(String, Vec<Guess>), PipelineError
     text.push_str("# weight = \"…\"       # a column of weights of at least 0\n");
     features(&mut text, Side::User, &users, &user_id, &mut guesses);
     features(&mut text, Side::Item, &items, &item_id, &mut guesses);
+    recent_items(&mut text, &users, &items, &mut guesses);
     if let Some(share) = bad_rows {
         let _ = write!(
             text,
@@ -229,6 +230,15 @@ impl Sampled {
                 _ => return sampled,
             }
         }
+    }
+
+    /// A name of a feature that no column has: this one, or a longer one.
+    fn free_name(&self, name: &str) -> String {
+        let mut name = name.to_string();
+        while self.columns.iter().any(|(sample, _)| sample.name == name) {
+            name.push_str("_id");
+        }
+        name
     }
 
     /// The settings beside the path that read the table, as lines of a job.
@@ -388,12 +398,10 @@ impl Sampled {
 }
 
 fn features(text: &mut String, side: Side, table: &Sampled, id: &str, guesses: &mut Vec<Guess>) {
-    let mut any = false;
     for (sample, proposal) in table.columns.iter().filter(|(s, _)| s.name != id) {
         guesses.push(Guess { about: format!("{}.{}", table.name, sample.name), reason: proposal.reason.clone() });
         match &proposal.role {
             Role::Feature(spec) => {
-                any = true;
                 let reason = escape_line(&proposal.reason);
                 let _ = write!(text, "\n# {reason}\n[[features.{side}]]\n{}", settings(spec));
             }
@@ -403,17 +411,27 @@ fn features(text: &mut String, side: Side, table: &Sampled, id: &str, guesses: &
             }
         }
     }
-    if side == Side::Item || !any {
-        let taken = |name: &String| table.columns.iter().any(|(s, _)| s.name == *name);
-        let mut name = side.to_string();
-        while taken(&name) {
-            name.push_str("_id");
-        }
+}
+
+/// Lengths of the histories that are features: short ones say what a user wants now, long ones what he likes.
+const RECENT: [u32; 3] = [1, 5, 50];
+
+/// The items that a user had last, as features of the user, and the item's own id, whose vectors they share.
+fn recent_items(text: &mut String, users: &Sampled, items: &Sampled, guesses: &mut Vec<Guess>) {
+    let item = items.free_name("item");
+    for length in RECENT {
+        let name = users.free_name(&format!("last_{length}"));
         let _ = write!(
             text,
-            "\n# the {side}'s own id as a feature; new ids take the unknown slot\n[[features.{side}]]\nkind = \"id\"\nname = \"{name}\"\n"
+            "\n# the {length} newest items of the user; they share the vectors of the item's id\n[[features.user]]\nkind = \"sequence\"\nname = \"{name}\"\nmax_len = {length}\ntable = \"{item}\"\n"
         );
     }
+    let _ = write!(
+        text,
+        "\n# the item's own id as a feature; new ids take the unknown slot\n[[features.item]]\nkind = \"id\"\nname = \"{item}\"\ntable = \"{item}\"\n"
+    );
+    let reason = "recent items of a user: what was done last says most about what is wanted next, and it is known of new users too; the user's own id is no feature, since it says nothing of those who did not train";
+    guesses.push(Guess { about: "features.user".to_string(), reason: reason.to_string() });
 }
 
 /// A value as TOML, in which what steers a terminal is escaped: a job is looked at too.
