@@ -315,7 +315,7 @@ fn vectors_of_other_rows_go_only_into_a_folder_of_their_own() {
             .replace("--side user", "--side item --set tables.items.id=user_id")
             .replace("--output", "--output newcomers"),
         4,
-        &["`user`"],
+        &["vectors of users, not for vectors of items"],
     );
     // While somebody has it alone, nobody else writes there.
     let lock = std::fs::File::options().create(true).append(true).open(job.path("newcomers/.lock")).unwrap();

@@ -398,7 +398,8 @@ fn bad_rows_of_text_files_are_set_aside_and_a_file_that_was_cut_is_refused() {
         let found = aside(&job, "users");
         assert_eq!(found.iter().map(|(row, _)| *row as usize).collect::<Vec<_>>(), bad, "{found:?}");
         let line = |row: usize| format!("line {}", row + 1 + header);
-        let expected = [line(20), format!("{} is not UTF-8", line(300)), "the id is".into(), "stands in row 5".into()];
+        let expected =
+            [line(20), format!("{} is not UTF-8", line(300)), "the id is".into(), format!("stands in {}", line(5))];
         for ((_, reason), expected) in found.iter().zip(expected) {
             assert!(reason.contains(&expected), "{reason} lacks {expected}");
         }

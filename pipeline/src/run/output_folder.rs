@@ -26,6 +26,13 @@ pub enum Holds {
 }
 
 impl Holds {
+    const ALL: [Self; 4] = [Self::Vectors(Side::User), Self::Vectors(Side::Item), Self::Recalled, Self::SimilarItems];
+
+    /// What a marker says; none where it is no marker, or of what this version does not know.
+    fn of(marker: &Manifest) -> Option<Self> {
+        Self::ALL.into_iter().find(|holds| marker.stage == STAGE && marker.config == holds.config())
+    }
+
     /// As the marker says it.
     fn config(self) -> serde_json::Value {
         match self {
@@ -119,9 +126,10 @@ fn mark(path: &Path, holds: Holds) -> Result<(), PipelineError> {
     };
     if marker.exists() {
         let said = Manifest::read(&marker)?;
-        return match said.stage == STAGE && said.config == holds.config() {
-            true => Ok(()),
-            false => refuse(format!("{MARKER} says that it is for `{}` {}, not for {holds}", said.stage, said.config)),
+        return match Holds::of(&said) {
+            Some(other) if other == holds => Ok(()),
+            Some(other) => refuse(format!("{MARKER} says that it is for {other}, not for {holds}")),
+            None => refuse(format!("{MARKER} is one of `{}`, not of twotower's outputs", said.stage)),
         };
     }
     for entry in std::fs::read_dir(path).map_err(PipelineError::io("list", path))? {
