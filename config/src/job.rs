@@ -663,8 +663,8 @@ kind = "numeric"
                 assert!(!said.contains(word), "{said}");
             }
         }
-        let flag = refused(MINIMAL, &[Override::new("train.batch_size", 0)]);
-        assert!(flag.starts_with("--batch-size 0: `train.batch_size` = 0"), "{flag}");
+        let flag = refused(MINIMAL, &[Override::new("train.patience", -1)]);
+        assert!(flag.starts_with("--patience -1: `train.patience` = -1"), "{flag}");
         // What is wrong in the file has its line, whatever flags there are.
         let lines = MINIMAL.lines().count();
         for (section, line) in [

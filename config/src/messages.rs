@@ -59,6 +59,9 @@ fn plain(line: &str) -> String {
     if line == "wanted string or table" {
         return "expected a name, or a name with settings such as { mixed = { uniform = 1024 } }".into();
     }
+    if line.ends_with(", expected string only") {
+        return "expected a name".into();
+    }
     let told = line.strip_prefix("invalid type: ").or_else(|| line.strip_prefix("invalid value: "));
     match told.and_then(|told| told.rsplit_once(", expected ")) {
         Some((found, expected)) => format!("expected {}, found {}", expected_in_words(expected), found_in_words(found)),
