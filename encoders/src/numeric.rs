@@ -440,11 +440,11 @@ mod tests {
             fitted.add(&column).unwrap();
             let NumericBounds::Range { min, max } = fitted.finish() else { unreachable!() };
             let mut out = Column::Dense { width: 2, values: Vec::new() };
-            NumericEncoder::new(&spec, NumericBounds::Range { min: 0.0, max: 10_000.0 })
+            NumericEncoder::new(&spec, NumericBounds::Range { min: 0.0, max: 8192.0 })
                 .encode(&column, &mut out, &mut counts)
                 .unwrap();
             let Column::Dense { values, .. } = out else { unreachable!() };
-            (min, max, values.chunks(2).map(|v| v[0] * 10_000.0).collect::<Vec<f32>>(), counts.junk)
+            (min, max, values.chunks(2).map(|v| v[0] * 8192.0).collect::<Vec<f32>>(), counts.junk)
         };
         let point = read(DecimalMark::Point, &["1,234.50", "¥1,234", "$ 5", "50%", "1,5"]);
         assert_eq!(point, (0.5, 1234.5, vec![1234.5, 1234.0, 5.0, 0.5, 0.0], 1));

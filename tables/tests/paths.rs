@@ -277,7 +277,7 @@ fn a_column_that_stands_in_the_file_too_must_say_what_the_folder_says() {
     for (column, found) in [("dt", "`2026-01-02`"), ("n", "null")] {
         let error = rows(&table, &[column]).unwrap_err();
         let expected =
-            format!("column `{column}` in {}/o/dt=2026-01-01/n=7/a.csv at row 1 is {found}", dir.path().display());
+            format!("column `{column}` in {}/o/dt=2026-01-01/n=7/a.csv at line 3 is {found}", dir.path().display());
         assert!(error.to_string().contains(&expected), "{error}");
     }
 }
@@ -532,7 +532,7 @@ fn brotli_is_read_and_encryption_is_called_by_its_name() {
     let dir = tempfile::tempdir().unwrap();
     let brotli = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/brotli.parquet");
     let found = rows(&open(dir.path(), brotli.to_str().unwrap()).unwrap(), &["v"]).unwrap();
-    assert!(found.len() == 4 && found.contains(&"a".into()) && found.contains(&"b".into()), "{found:?}");
+    assert_eq!(found, ["a", "b"]);
     let path = dir.path().join("t.parquet");
     six_rows(&path, 'a');
     let mut content = fs::read(&path).unwrap();

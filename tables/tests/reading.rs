@@ -449,8 +449,8 @@ fn ids_keep_their_kind_and_bad_ones_are_named_with_file_and_row() {
     assert_eq!(id_column(&batches[0], "id").unwrap().kind(), IdKind::Text);
     assert_eq!(id_column_as(&batches[0], "id", IdKind::Int).unwrap(), Ids::Int(vec![5, 6]));
     let error = id_column_as(&batches[1], "id", IdKind::Int).unwrap_err().to_string();
-    assert!(error.contains("b.csv at row 1: ` x` is not a 64-bit integer id"), "{error}");
-    assert!(matches!(id_column(&batches[2], "id"), Err(TableError::Id { place: Some(Place::Row(2)), .. })));
+    assert!(error.contains("b.csv at line 3: ` x` is not a 64-bit integer id"), "{error}");
+    assert!(matches!(id_column(&batches[2], "id"), Err(TableError::Id { place: Some(Place::Line(4)), .. })));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The native engine: a tower run on the training kernels, without a shared library.
 //!
-//! Rows are computed in tiles of exactly [`TILE`] rows, and the last tile is filled up with zeros, so that the
+//! Rows are computed in tiles of exactly `TILE` rows, and the last tile is filled up with zeros, so that the
 //! bits of a row do not depend on the rows beside it. Small embedding tables are folded into the first
 //! layer when an engine is made ([`FOLDED_BYTES`]).
 
