@@ -83,10 +83,10 @@ fn each_fault_is_found_by_its_own_check() {
 #[test]
 fn what_may_go_wrong_is_a_warning_and_no_problem() {
     let job = Job::new("doctor-warnings");
-    let line = "--memory 256MiB --set infer.workers=1000 --set infer.engine=native";
+    let line = "--memory 250MiB --set infer.workers=1000 --set infer.engine=native";
     let (finished, report) = checked(&job, line, &[("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")]);
     assert_eq!((finished.code, report["warnings"].as_u64()), (0, Some(3)), "{report}");
-    assert_found(&report, "memory", "warning", &["256 MiB (given)"]);
+    assert_found(&report, "memory", "warning", &["250 MiB (given)"]);
     assert_found(&report, "time zone", "warning", &["CET-1CEST", "summer time"]);
     assert_found(&report, "threads", "warning", &["the job asks for 1000"]);
     assert_found(&report, "memory of stages", "ok", &["encode-features ", "recall "]);
