@@ -40,7 +40,7 @@ fn title(item: &Value) -> String {
 
 #[test]
 fn a_user_is_shown_with_the_whole_history_and_list_whatever_the_format() {
-    let job = job();
+    let job = job().copy("lookup-users");
     let lists: BTreeMap<String, _> =
         recalled(&job.path("runs/lists/recall")).into_iter().map(|(user, list)| (user.to_string(), list)).collect();
     assert_eq!(lists.len(), 150);
@@ -100,7 +100,7 @@ fn a_user_whom_only_interactions_name_has_a_history_and_no_list() {
 
 #[test]
 fn the_items_nearest_to_an_item_are_those_of_the_highest_cosine() {
-    let job = job();
+    let job = job().copy("lookup-items");
     let all = vectors(&job.path("runs/lists/vectors/item"));
     let own = &all.iter().find(|(id, _)| *id == item_id(7)).unwrap().1;
     let mut expected: Vec<(i64, f64)> = all
