@@ -20,8 +20,8 @@ pub const BUFFERED_EACH: usize = 4 << 20;
 /// Bytes of records from which on a partition is searched for repeats, which may be all that makes it large.
 const LARGE: usize = 4 << 20;
 
-/// Chunks of the temporary file begin at multiples of this: the kernel fills the rest of a page that is written in part
-/// with zeros, which took a tenth of the time of many small chunks.
+/// Chunks of the temporary file begin at multiples of this, since the kernel fills the rest of a page that is written in
+/// part with zeros first.
 const PAGE: usize = 4096;
 
 /// A record of fixed size that starts with its key.
