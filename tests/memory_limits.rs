@@ -188,9 +188,10 @@ fn ids_of_a_thousand_bytes_stay_within_the_budget_in_every_stage_and_format() {
     let limit = Limit::new("ids");
     let budget = 260;
     for format in ["parquet", "parquet-long", "jsonl"] {
-        let settings = format!("--set infer.engine=\"native\" --set recall.topk=100 --set recall.format={format}");
-        for stage in ["infer --side user --force", "recall --force", "recall --fused --force", "publish"] {
-            let accept = if stage == "publish" { "--accept users" } else { "" };
+        let settings = format!("--set infer.engine=\"native\" --set recall.topk=300 --set recall.format={format}");
+        for stage in ["infer --side user --force", "recall --force", "recall --fused --force", "publish", "run"] {
+            // The last ends with some users and their lists.
+            let accept = if ["publish", "run"].contains(&stage) { "--accept users" } else { "" };
             let line = format!("{stage} --run trained/run {settings} {accept}");
             let mib = held(&job, &limit, &line, budget);
             println!("{mib} of {budget} MiB; {:?}: {line}", limit.hits());

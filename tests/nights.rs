@@ -241,7 +241,11 @@ fn seen_items_whose_ids_match_nothing_are_refused() {
     refused("other-items", &[fused], "history", &["whose item is in the catalogue"], |tables| {
         tables.interactions.ints("item_id").iter_mut().for_each(|id| *id = id.map(|id| id + 1_000_000));
     });
-    refused("no-rows", &[adopted, fused], "history", &["rows of interactions that can be read 0"], |tables| {
+    let says = [
+        "rows of interactions that can be read 0",
+        "interactions with a time that can be read, in which run `n0`'s newest was",
+    ];
+    refused("no-rows", &[adopted, fused], "history", &says, |tables| {
         tables.interactions = tables.interactions.take([]);
     });
     refused(

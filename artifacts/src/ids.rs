@@ -85,9 +85,10 @@ impl Id<'_> {
             Id::Text(text) => text,
         };
         let (text, cut) = text.char_indices().nth(100).map_or((*text, ""), |(end, _)| (&text[..end], "…"));
-        match text.is_ascii() {
-            true => format!("{text:?}{cut}"),
-            false => format!("{text:?}{cut} (in escapes \"{}\")", text.escape_default()),
+        let (shown, escaped) = (format!("{text:?}"), format!("\"{}\"", text.escape_default()));
+        match shown == escaped || text.is_ascii() {
+            true => format!("{shown}{cut}"),
+            false => format!("{shown}{cut} (in escapes {escaped})"),
         }
     }
 }
@@ -460,7 +461,8 @@ mod tests {
         assert_eq!(quoted("a\u{1b}[31m\n"), "\"a\\u{1b}[31m\\n\"");
         assert_ne!(quoted("caf\u{e9}"), quoted("cafe\u{301}"));
         assert_eq!(quoted(&"x".repeat(5000)), format!("\"{}\"…", "x".repeat(100)));
-        assert!(quoted("caf\u{e9}").ends_with("\"caf\\u{e9}\")") && quoted("U1\u{a0}").ends_with("\"U1\\u{a0}\")"));
+        assert_eq!(quoted("caf\u{e9}"), "\"caf\u{e9}\" (in escapes \"caf\\u{e9}\")");
+        assert_eq!(quoted("U1\u{a0}"), "\"U1\\u{a0}\"");
     }
     use arrow_array::{Decimal128Array, DictionaryArray, Float64Array, Int32Array, LargeStringArray};
 

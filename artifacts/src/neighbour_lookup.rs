@@ -1,5 +1,5 @@
 //! Some lists of a file of neighbours, whatever its format: one user's, or those of the first users. Memory is that of
-//! a batch, however large the file.
+//! a batch, however large the file: a thousand rows of the longest ids are some megabytes.
 
 use crate::error::ArtifactError;
 use crate::ids::{Id, IdKind, Ids};
@@ -17,35 +17,35 @@ use std::ops::Range;
 use std::path::Path;
 
 /// Rows of a column of ids that are looked at together.
-const BATCH: usize = 1 << 16;
+const BATCH: usize = 4096;
+/// Rows of the long form that are read together.
+const LONG_BATCH: usize = 1024;
 
-/// The lists of the first users of a file, at most so many. In the long form users without neighbours are not there.
+/// The lists of the first users of a file, at most so many, and of each list the first `best` items. In the long form
+/// users without neighbours are not there.
 ///
 /// # Errors
 /// A file that cannot be read, or is not of this format.
-pub fn first_lists(path: &Path, format: NeighbourFormat, users: usize) -> Result<NeighbourTable, ArtifactError> {
+pub fn first_lists(
+    path: &Path,
+    format: NeighbourFormat,
+    users: usize,
+    best: usize,
+) -> Result<NeighbourTable, ArtifactError> {
     let none = || NeighbourTable::new(&NeighboursInfo::of_users(IdKind::Int, IdKind::Int));
     match format {
         NeighbourFormat::Parquet => {
             let mut whole: Option<NeighbourTable> = None;
             for batch in read_list_rows(path, 0..users as u64, users)? {
                 let batch = batch?;
-                let Some(table) = &mut whole else {
-                    whole = Some(batch);
-                    continue;
-                };
-                let before = table.scores.len();
-                table.users.extend_from(&batch.users, 0..batch.users.len());
-                table.items.extend_from(&batch.items, 0..batch.items.len());
-                table.scores.extend_from_slice(&batch.scores);
-                table.offsets.extend(batch.offsets[1..].iter().map(|end| before + end));
+                whole.get_or_insert_with(|| batch.empty_like()).extend_best(&batch, best);
             }
             Ok(whole.unwrap_or_else(none))
         }
         NeighbourFormat::ParquetLong => {
             let file = LongFile::open(path)?;
             let end = file.end_of_users(users)?;
-            file.lists(0..end)
+            file.lists(0..end, best)
         }
         NeighbourFormat::Jsonl => {
             let mut lines = Lines::open(path)?;
@@ -55,7 +55,8 @@ pub fn first_lists(path: &Path, format: NeighbourFormat, users: usize) -> Result
             {
                 let (user, items, scores) = lines.parse(&line)?;
                 let table = table.get_or_insert_with(|| lines.table(&user, &items));
-                lines.push(table, &user, &items, &scores)?;
+                let best = best.min(items.len());
+                lines.push(table, &user, &items[..best], &scores[..best])?;
             }
             Ok(table.unwrap_or_else(none))
         }
@@ -82,7 +83,7 @@ pub fn find_list(
         NeighbourFormat::ParquetLong => {
             let file = LongFile::open(path)?;
             let Some(rows) = rows_of(&file.source, path, user)? else { return Ok(None) };
-            Ok(Some((None, file.lists(rows)?)))
+            Ok(Some((None, file.lists(rows, usize::MAX)?)))
         }
         NeighbourFormat::Jsonl => {
             let mut lines = Lines::open(path)?;
@@ -165,10 +166,10 @@ impl<'a> LongFile<'a> {
         Ok(row)
     }
 
-    /// The lists in a range of rows, which begins with a user's first.
-    fn lists(&self, rows: Range<u64>) -> Result<NeighbourTable, ArtifactError> {
+    /// The first `best` items of the lists in a range of rows, which begins with a user's first.
+    fn lists(&self, rows: Range<u64>, best: usize) -> Result<NeighbourTable, ArtifactError> {
         let mut table = NeighbourTable::new(&self.info);
-        for batch in self.source.batches(rows, 8192)? {
+        for batch in self.source.batches(rows, LONG_BATCH)? {
             let batch = batch?;
             let columns = match batch.columns() {
                 [_, rank, item, score] => rank
@@ -180,18 +181,23 @@ impl<'a> LongFile<'a> {
             let (rank, item, score) =
                 columns.ok_or_else(|| self.source.corrupt("expected an id, `rank`, an id and `cosine_similarity`"))?;
             let users = ids(&batch, self.path)?;
+            let items = Ids::from_array(item.as_ref()).map_err(|e| e.in_file(self.path, "the column of items"))?;
             for (row, rank) in rank.values().iter().enumerate() {
                 if *rank == 1 {
                     table.users.push(users.get(row));
-                    table.offsets.push(table.offsets[table.offsets.len() - 1]);
+                    table.offsets.push(table.items.len());
                 }
-                match table.offsets.last_mut() {
-                    Some(end) if !table.users.is_empty() => *end += 1,
-                    _ => return Err(self.source.corrupt(format!("the first rank of a list is {rank}"))),
+                if table.users.is_empty() {
+                    return Err(self.source.corrupt(format!("the first rank of a list is {rank}")));
+                }
+                if *rank as usize <= best {
+                    table.items.push(items.get(row));
+                    table.scores.push(score.value(row));
+                }
+                if let Some(end) = table.offsets.last_mut() {
+                    *end = table.items.len();
                 }
             }
-            table.items.extend_from_array(item).map_err(|e| e.in_file(self.path, "the column of items"))?;
-            table.scores.extend_from_slice(score.values());
         }
         Ok(table)
     }
@@ -332,15 +338,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for format in NeighbourFormat::ALL {
             let path = written(dir.path(), format, true);
-            let first = first_lists(&path, format, 3).unwrap();
+            let first = first_lists(&path, format, 3, 2).unwrap();
             // Users 0, 4, … have no items, and the long form does not name them.
             let (users, offsets) = match format {
-                NeighbourFormat::ParquetLong => (["u\"1", "u\"2", "u\"3"], vec![0, 1, 3, 6]),
+                NeighbourFormat::ParquetLong => (["u\"1", "u\"2", "u\"3"], vec![0, 1, 3, 5]),
                 _ => (["u\"0", "u\"1", "u\"2"], vec![0, 0, 1, 3]),
             };
             assert_eq!(first.users.iter().map(|id| id.to_string()).collect::<Vec<_>>(), users, "{format:?}");
             assert_eq!(first.offsets, offsets, "{format:?}");
-            assert_eq!(first_lists(&path, format, 1000).unwrap().scores.len(), 450, "{format:?}");
+            let items: Vec<String> = first.items.iter().map(|id| id.to_string()).collect();
+            let best = ["i\"0", "i\"1", "i\"0", "i\"2", "i\"1"];
+            assert_eq!(items, best[..first.offsets[3]], "{format:?}");
+            assert_eq!(first_lists(&path, format, 1000, 9).unwrap().scores.len(), 450, "{format:?}");
         }
     }
 }

@@ -30,10 +30,27 @@ impl NeighbourTable {
     pub(crate) fn new(info: &NeighboursInfo) -> Self {
         Self { users: Ids::new(info.users), offsets: vec![0], items: Ids::new(info.items), scores: Vec::new() }
     }
+
+    /// A table of no users, for ids of the same kinds.
+    pub(crate) fn empty_like(&self) -> Self {
+        let (users, items) = (Ids::new(self.users.kind()), Ids::new(self.items.kind()));
+        Self { users, offsets: vec![0], items, scores: Vec::new() }
+    }
+
+    /// Appends the users of another table, and of each list the first `best` items.
+    pub(crate) fn extend_best(&mut self, other: &Self, best: usize) {
+        self.users.extend_from(&other.users, 0..other.users.len());
+        for ends in other.offsets.windows(2) {
+            let pairs = ends[0]..ends[1].min(ends[0].saturating_add(best));
+            self.items.extend_from(&other.items, pairs.clone());
+            self.scores.extend_from_slice(&other.scores[pairs]);
+            self.offsets.push(self.scores.len());
+        }
+    }
 }
 
 /// Streams a [`NeighbourFormat::Parquet`] file in batches of `batch_users`. Where lists are long, row groups hold few
-/// users; batches are then at most an eighth of a row group, or 64 users if that is more.
+/// users; batches are then at most an eighth of a row group, so that memory does not depend on the length of ids.
 ///
 /// # Errors
 /// [`ArtifactError::Io`], [`ArtifactError::Parquet`], [`ArtifactError::Corrupt`] or [`ArtifactError::Version`], on
@@ -65,7 +82,7 @@ pub(crate) fn read_list_rows(
     if !is_list(1, items) || !is_list(2, "cosine_similarity") {
         return Err(source.corrupt(format!("expected an id, `{items}` and `cosine_similarity`")));
     }
-    let batch_users = batch_users.min((source.largest_group() / 8).max(64));
+    let batch_users = batch_users.min((source.largest_group() / 8).max(1));
     let batches = source.batches(rows, batch_users)?;
     Ok(batches.map(move |batch| {
         let batch = batch?;

@@ -5,7 +5,7 @@
 //! items, times, weights. The index holds these hashes, and the hash of the index is the timeline's fingerprint. So a
 //! reader notices any changed byte that it reads, and need not read the whole file to trust a part of it.
 
-use super::{Detail, Event, Histories, TimelineInfo};
+use super::{BlockRoom, Detail, Event, Histories, TimelineInfo};
 use crate::blocks::BlockWriter;
 use crate::codec;
 use crate::error::ArtifactError;
@@ -324,10 +324,12 @@ impl Timeline {
             Detail::All => SECTIONS,
         };
         let length = |section: usize| block.bytes[section] as usize;
-        let mut packed = vec![0; (0..taken).map(length).sum()];
+        let BlockRoom { mut packed, mut values } = std::mem::take(&mut into.room);
+        packed.resize((0..taken).map(length).sum(), 0);
         self.file.read_exact_at(&mut packed, block.offset).map_err(io_error("read", &self.path))?;
         let mut rest = &packed[..];
-        let mut section = |section: usize, bytes: usize| {
+        // Puts the next section into `values`.
+        let mut section = |section: usize, bytes: usize, values: &mut Vec<u8>| {
             let (own, after) = rest.split_at(length(section));
             rest = after;
             if hash(own) != block.hashes[section] {
@@ -338,22 +340,18 @@ impl Timeline {
                 let reason = format!("a section of {} bytes cannot have {bytes} when decompressed", own.len());
                 return Err(self.corrupt(block, &reason));
             }
-            let values = lz4_flex::block::decompress(own, bytes).map_err(|e| self.corrupt(block, &e.to_string()))?;
-            if values.len() != bytes {
-                return Err(self.corrupt(block, &format!("a section of {} bytes, expected {bytes}", values.len())));
+            values.resize(bytes, 0);
+            match lz4_flex::block::decompress_into(own, values) {
+                Ok(found) if found == bytes => Ok(()),
+                Ok(found) => Err(self.corrupt(block, &format!("a section of {found} bytes, expected {bytes}"))),
+                Err(error) => Err(self.corrupt(block, &error.to_string())),
             }
-            Ok(values)
         };
         let (users, events) = (block.users as usize, block.events as usize);
-        let who = section(0, users * USER)?;
-        let items = section(1, events * 4)?;
-        let (times, weights) = match detail {
-            Detail::Items => (Vec::new(), Vec::new()),
-            Detail::All => (section(2, events * 8)?, section(3, events * 4)?),
-        };
+        section(0, users * USER, &mut values)?;
         let mut event = 0;
         let (mut begin, mut end) = (None, 0);
-        for user in who.chunks_exact(USER) {
+        for user in values.chunks_exact(USER) {
             let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| user[at + byte]));
             let row = word(0);
             let count = u32::from_le_bytes(std::array::from_fn(|byte| user[24 + byte])) as usize;
@@ -373,18 +371,22 @@ impl Timeline {
             into.offsets.push(before + count as u64);
         }
         let kept = begin.unwrap_or(end)..end;
-        let cut = |bytes: &[u8], width: usize| bytes[kept.start * width..kept.end * width].to_vec();
+        let cut = |width: usize| kept.start * width..kept.end * width;
+        section(1, events * 4, &mut values)?;
         let first = into.items.len();
-        into.items.extend(cut(&items, 4).chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+        into.items.extend(values[cut(4)].chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])));
         if into.items[first..].iter().any(|item| u64::from(*item) >= self.info.items) {
             return Err(self.corrupt(block, "an item is beyond the end of the items table"));
         }
         if detail == Detail::All {
+            section(2, events * 8, &mut values)?;
             let time = |b: &[u8]| i64::from_le_bytes(std::array::from_fn(|byte| b[byte]));
-            into.times.extend(cut(&times, 8).chunks_exact(8).map(time));
+            into.times.extend(values[cut(8)].chunks_exact(8).map(time));
+            section(3, events * 4, &mut values)?;
             let weight = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-            into.weights.extend(cut(&weights, 4).chunks_exact(4).map(weight));
+            into.weights.extend(values[cut(4)].chunks_exact(4).map(weight));
         }
+        into.room = BlockRoom { packed, values };
         Ok(())
     }
 

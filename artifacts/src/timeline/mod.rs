@@ -63,6 +63,24 @@ pub struct Histories {
     pub times: Vec<i64>,
     /// `[events]` weights, or empty with [`Detail::Items`].
     pub weights: Vec<f32>,
+    /// Room to read blocks into.
+    room: BlockRoom,
+}
+
+/// Memory of the last block that was read, to be used again for the next.
+#[derive(Debug, Clone, Default)]
+struct BlockRoom {
+    /// Its sections as they are in the file.
+    packed: Vec<u8>,
+    /// One section at a time, decompressed.
+    values: Vec<u8>,
+}
+
+/// Histories are equal whatever their room held last.
+impl PartialEq for BlockRoom {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 impl Histories {

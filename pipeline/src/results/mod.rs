@@ -177,7 +177,7 @@ impl RunResults {
         // Of many users only some have a history.
         const LOOKED_AT: usize = 1024;
         let Some(part) = self.parts.first() else { return Ok(Vec::new()) };
-        let lists = first_lists(&part.path, self.format, LOOKED_AT.max(users))?;
+        let lists = first_lists(&part.path, self.format, LOOKED_AT.max(users), best)?;
         let rows: Vec<u64> = match self.format {
             // It does not tell the rows, and all histories would have to be gone through.
             NeighbourFormat::ParquetLong => Vec::new(),
@@ -196,9 +196,8 @@ impl RunResults {
             let user = lists.users.get(at);
             let row = rows.get(at).copied();
             let mut history = row.map_or(Ok(None), |row| self.history_at(user, row))?.unwrap_or_default();
-            let (events, mut items) = (history.len(), pairs(&lists, at));
+            let (events, items) = (history.len(), pairs(&lists, at));
             history.truncate(newest);
-            items.truncate(best);
             shown.push(ShownUser { user: id_value(user), events, history, items });
         }
         self.add_titles(&mut shown)?;

@@ -12,12 +12,13 @@ use crate::run::names::tables::USERS;
 use crate::stages::Context;
 use crate::stream::memory::{MIB, Needs, Plan};
 use crate::stream::ordered;
+use crate::stream::spare::Spare;
 use crate::timeline::interactions::{self, Interactions};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use twotower_artifacts::codes::GROUP_ROWS;
-use twotower_artifacts::keyed::{KeyedMap, hash_id, hash_ids};
+use twotower_artifacts::keyed::{Identity, KeyedMap, hash_id, hash_ids};
 use twotower_artifacts::{
     CodeBatch, CodesGroups, CodesInfo, CodesWriter, Compression, EncodedGroup, FileEntry, IdKind, Ids, Side,
     TowerSchema,
@@ -141,15 +142,19 @@ impl<'a> UserPasses<'a> {
         let (mut kept, bytes) = (Vec::new(), AtomicU64::new(0));
         let keeps = AtomicBool::new(passes.encodes);
         let (key, filter) = (events.key(), events.take_users());
+        let (spare_hashes, spare_users) = (Spare::<Vec<u64>>::default(), Spare::<Vec<(Identity, u64)>>::default());
         passes.stream(
             passes.read(passes.rows)?,
             || {
                 let fit = fits.next();
                 let (keeps, bytes, filter) = (&keeps, &bytes, &filter);
+                let (spare_hashes, spare_users) = (&spare_hashes, &spare_users);
                 Ok(move |part: TablePart| {
                     let mut fit = fit.lock().unwrap_or_else(PoisonError::into_inner);
-                    let (mut hashes, mut batches, mut bad) = (Vec::new(), Vec::new(), Vec::new());
-                    let mut users = Vec::new();
+                    let (mut hashes, mut users) = (spare_hashes.take(), spare_users.take());
+                    hashes.clear();
+                    users.clear();
+                    let (mut batches, mut bad) = (Vec::new(), Vec::new());
                     for batch in part {
                         let mut batch = batch?;
                         if keeps.load(Ordering::Relaxed) {
@@ -184,6 +189,8 @@ impl<'a> UserPasses<'a> {
                 finder.add(&hashes)?;
                 events.add_users(&users)?;
                 bar.advance((hashes.len() + bad.len()) as u64);
+                spare_hashes.give([hashes]);
+                spare_users.give([users]);
                 aside.add(passes.rows, bad)?;
                 if keeps.load(Ordering::Relaxed) {
                     kept.push(batches);

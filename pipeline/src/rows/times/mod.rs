@@ -76,7 +76,8 @@ impl EventTimes {
         }
     }
 
-    /// The unit that the times added so far count, and the first and the last of them; none where the job has no times.
+    /// The unit that the times added so far count, and the first and the last of them; none where the job has no times,
+    /// or where none was added.
     /// Says in the log how they were read.
     ///
     /// # Errors
@@ -97,16 +98,17 @@ impl EventTimes {
         let most = found().find(|(_, reading)| 2 * reading.count > self.count).map(|(unit, _)| unit);
         let unit = column.unit.or(most);
         let read_as = read_as(column, unit);
-        let span =
-            TimeSpan { first: self.first, last: self.last, unit: unit.map(|unit| unit.plural().to_string()), read_as };
-        if self.count > 0 {
-            let shown = |time: i64| match unit.and_then(|unit| Moment::at(time, unit)) {
-                Some(moment) => format!("{moment}"),
-                None => time.to_string(),
-            };
-            let (first, last) = (shown(self.first), shown(self.last));
-            tracing::info!("{INTERACTIONS}: column `{}`: {}, from {first} to {last}", column.name, span.read_as);
+        if self.count == 0 {
+            return Ok((Clock::Ticks { unit }, None));
         }
+        let shown = |time: i64| match unit.and_then(|unit| Moment::at(time, unit)) {
+            Some(moment) => format!("{moment}"),
+            None => time.to_string(),
+        };
+        let (first, last) = (shown(self.first), shown(self.last));
+        tracing::info!("{INTERACTIONS}: column `{}`: {read_as}, from {first} to {last}", column.name);
+        let unit_name = unit.map(|unit| unit.plural().to_string());
+        let span = TimeSpan { first: self.first, last: self.last, unit: unit_name, read_as };
         Ok((Clock::Ticks { unit }, Some(span)))
     }
 }
