@@ -160,6 +160,7 @@ fn bad_users_are_set_aside_with_reason_and_place_and_every_stage_accounts_for_th
     assert!(recalled(&job.path("run/recall")) == whole);
     job.ok("verify");
     std::fs::remove_dir_all(job.path("run/vectors/user")).unwrap();
+    std::fs::remove_dir_all(job.path("run/manifests/vectors/user")).unwrap();
     for shard in 0..2 {
         job.ok(&format!("recall --fused --shard {shard}/2 --force --quiet"));
     }
