@@ -33,10 +33,11 @@ measure() {
 
 for millions in "$@"; do
     rm -rf "$dir/sizes"
-    mkdir -p "$dir/sizes/run/vectors"
+    mkdir -p "$dir/sizes/run/vectors" "$dir/sizes/run/manifests/vectors"
     "$twotower" synth "$dir/sizes/data" --users "${millions}000000" --quiet > "$dir/sizes/out"
     cp -R "$dir/trained/run/encoders" "$dir/trained/run/towers" "$dir/sizes/run"
     cp -R "$dir/trained/run/vectors/item" "$dir/sizes/run/vectors"
+    cp -R "$dir/trained/run/manifests/vectors/item" "$dir/sizes/run/manifests/vectors"
     measure 'infer' infer --side user
     measure 'recall' recall
     rm -rf "$dir/sizes/run/recall" "$dir/sizes/run/vectors/user"

@@ -28,19 +28,19 @@ for time in $(seq "$times"); do
 done
 
 "$twotower" infer --config "$dir/trained/pipeline.toml" --run "$dir/trained/run" --side user --quiet \
-    --table "$dir/soak/users/*.parquet" --output "$dir/soak/vectors" --memory "$memory" --engine "$engine" &
+    --table "$dir/soak/users/*.parquet" --output "$dir/soak/output" --memory "$memory" --engine "$engine" &
 pid=$!
 began=$(date +%s)
 : > "$dir/soak/rss"
 while kill -0 "$pid" 2> /dev/null; do
     rss=$(awk '/^VmRSS/ { print $2 }' "/proc/$pid/status" 2> /dev/null || true)
     [ -z "$rss" ] || echo "$(($(date +%s) - began)) $rss" >> "$dir/soak/rss"
-    rm -f "$dir"/soak/vectors/part-*.parquet
+    rm -f "$dir"/soak/output/vectors/part-*.parquet
     sleep 1
 done
 wait "$pid"
 seconds=$(($(date +%s) - began))
-parts=$(find "$dir/soak/vectors" -name 'part-*.json' | wc -l)
+parts=$(find "$dir/soak/output/manifests" -name 'part-*.json' | wc -l)
 echo "soak: $((users * times)) rows, $parts parts, in $seconds s"
 # A part begins by giving memory back, so that one reading says little: the middle one of a minute does, and the highest.
 minute() {

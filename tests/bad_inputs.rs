@@ -33,7 +33,7 @@ struct Case {
 
 const ENCODE: &str = "encode-features";
 const ENCODED: &str = "run/encoders/manifest.json";
-const RECALLED: &str = "run/recall/part-00000-of-00001.json";
+const RECALLED: &str = "run/manifests/recall/part-00000-of-00001.json";
 
 /// A column of text in place of the one under the name.
 fn text_column(sheet: fixture::sheet::Sheet, name: &str, value: &str) -> fixture::sheet::Sheet {
@@ -299,7 +299,7 @@ const CASES: &[Case] = &[
         command: "infer --side user --shard 8/8",
         code: 2,
         says: &["8/8", "count from 0", "7/8"],
-        absent: "run/vectors/user/part-00008-of-00008.json",
+        absent: "run/manifests/vectors/user/part-00008-of-00008.json",
     },
     Case {
         name: "recall-shard-beyond-the-last",
@@ -308,7 +308,7 @@ const CASES: &[Case] = &[
         command: "recall --shard 8/8",
         code: 2,
         says: &["8/8", "count from 0", "7/8"],
-        absent: "run/recall/part-00008-of-00008.json",
+        absent: "run/manifests/recall/part-00008-of-00008.json",
     },
     Case {
         name: "unreadable-shard",
@@ -392,7 +392,7 @@ const CASES: &[Case] = &[
         command: "infer --side user --shard 0/3",
         code: 4,
         says: &["part-00000-of-00001.json", "shard 0/3", "--force"],
-        absent: "run/vectors/user/part-00000-of-00003.json",
+        absent: "run/manifests/vectors/user/part-00000-of-00003.json",
     },
     Case {
         name: "shards-of-unlike-engines",
@@ -440,7 +440,7 @@ const CASES: &[Case] = &[
         command: "infer --side item",
         code: 1,
         says: &["run/towers/manifest.json", "is missing", "run `twotower train` first"],
-        absent: "run/vectors/item/part-00000-of-00001.json",
+        absent: "run/manifests/vectors/item/part-00000-of-00001.json",
     },
     Case {
         name: "no-vectors",
@@ -523,7 +523,7 @@ fn numbers_that_are_not_finite_are_counted_and_taken_as_missing() {
         "{}",
         done.stderr
     );
-    let manifest = Manifest::read(job.path("run/vectors/user/part-00000-of-00001.json")).unwrap();
+    let manifest = Manifest::read(job.path("run/manifests/vectors/user/part-00000-of-00001.json")).unwrap();
     assert!(manifest.warnings.iter().any(|w| w.contains("`age`: 3 of 1500 values not finite")), "{manifest:?}");
     assert_eq!(manifest.details["encoded"]["features"]["age"]["not_finite"], 3);
     // As if the value had been missing.

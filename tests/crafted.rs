@@ -141,8 +141,8 @@ fn a_manifest_without_its_checksum_is_refused_and_its_stage_can_be_run_again() {
     let manifests = [
         ("run/encoders/manifest.json", "encode-features"),
         ("run/towers/manifest.json", "train"),
-        ("run/vectors/item/part-00000-of-00001.json", "infer --side item"),
-        ("run/recall/part-00000-of-00001.json", "recall"),
+        ("run/manifests/vectors/item/part-00000-of-00001.json", "infer --side item"),
+        ("run/manifests/recall/part-00000-of-00001.json", "recall"),
     ];
     for (path, stage) in manifests {
         let whole = std::fs::read_to_string(job.path(path)).unwrap();
@@ -163,7 +163,7 @@ fn a_file_of_json_that_is_larger_than_any_is_refused_by_its_size() {
     job.one_epoch();
     job.ok("run --quiet --accept metric --accept coverage");
     let sparse = |path: &Path| std::fs::File::create(path).unwrap().set_len(3 << 30).unwrap();
-    for path in ["encoders/manifest.json", "encoders/encoders.json", "recall/part-00000-of-00001.json"] {
+    for path in ["encoders/manifest.json", "encoders/encoders.json", "manifests/recall/part-00000-of-00001.json"] {
         let path = job.path("run").join(path);
         let whole = std::fs::read(&path).unwrap();
         sparse(&path);

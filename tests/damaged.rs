@@ -161,14 +161,14 @@ const READERS: &[(&str, &str)] = &[
     ("towers/user_tower.onnx", "infer --side user --force"),
     ("towers/checkpoints/best.ckpt", "train --run next --from run/towers"),
     ("vectors/item/part-00000-of-00001.parquet", "recall --force"),
-    ("vectors/item/part-00000-of-00001.json", "recall --force"),
+    ("manifests/vectors/item/part-00000-of-00001.json", "recall --force"),
     ("vectors/user/part-00000-of-00001.parquet", "recall --force"),
-    ("vectors/user/part-00000-of-00001.json", "recall --force"),
+    ("manifests/vectors/user/part-00000-of-00001.json", "recall --force"),
     ("index/index.bin", "recall --topk 9"),
     ("index/index.json", "recall --topk 9"),
     ("index/stage.json", "recall --topk 9"),
     ("recall/part-00000-of-00001.parquet", "verify run"),
-    ("recall/part-00000-of-00001.json", "verify run"),
+    ("manifests/recall/part-00000-of-00001.json", "verify run"),
     ("evaluation/metrics.json", "verify run"),
 ];
 
@@ -225,11 +225,11 @@ fn no_manifest_leads_out_of_the_run() {
     let manifests: [(&str, usize, &[&str]); 8] = [
         ("run/encoders/manifest.json", 0, encoders),
         ("run/towers/manifest.json", 0, &["infer --side user --force", "run"]),
-        ("run/vectors/item/part-00000-of-00001.json", 0, &["recall --force", "infer --side item", "run"]),
-        ("run/vectors/user/part-00000-of-00001.json", 0, &["recall --force", "infer --side user", "run"]),
+        ("run/manifests/vectors/item/part-00000-of-00001.json", 0, &["recall --force", "infer --side item", "run"]),
+        ("run/manifests/vectors/user/part-00000-of-00001.json", 0, &["recall --force", "infer --side user", "run"]),
         ("run/index/stage.json", 0, &["recall --topk 9"]),
-        ("run/recall/part-00000-of-00001.json", 0, &["recall", "run"]),
-        ("run/recall/part-00000-of-00001.json", 1, &["recall", "run"]),
+        ("run/manifests/recall/part-00000-of-00001.json", 0, &["recall", "run"]),
+        ("run/manifests/recall/part-00000-of-00001.json", 1, &["recall", "run"]),
         ("run/evaluation/manifest.json", 0, &["evaluate", "run"]),
     ];
     let absolute = outside.path("part-00000-of-00001.parquet").to_string_lossy().into_owned();
@@ -322,15 +322,15 @@ fn a_folder_of_a_run_that_is_a_link_is_the_place_where_its_owner_put_it() {
 fn absurd_numbers_are_refused_before_anything_is_allocated() {
     let base = finished();
     let cases: &[(&str, &str, Value, &[&str])] = &[
-        ("vectors/user/part-00000-of-00001.json", "/rows/table rows", json!(u64::MAX), &["recall --force"]),
-        ("vectors/user/part-00000-of-00001.json", "/rows/rows", json!(u64::MAX), &[]),
-        ("vectors/user/part-00000-of-00001.json", "/config/shards", json!(u32::MAX), &["recall --force"]),
-        ("vectors/user/part-00000-of-00001.json", "/config/shards", json!(u64::MAX), &["recall --force"]),
-        ("vectors/user/part-00000-of-00001.json", "/files/0/bytes", json!(u64::MAX), &["recall --force"]),
-        ("vectors/user/part-00000-of-00001.json", "/files/0/rows", json!(u64::MAX), &[]),
-        ("vectors/item/part-00000-of-00001.json", "/details/dim", json!(u64::MAX), &[]),
-        ("recall/part-00000-of-00001.json", "/config/shards", json!(u32::MAX), &[]),
-        ("recall/part-00000-of-00001.json", "/rows/table rows", json!(u64::MAX), &[]),
+        ("manifests/vectors/user/part-00000-of-00001.json", "/rows/table rows", json!(u64::MAX), &["recall --force"]),
+        ("manifests/vectors/user/part-00000-of-00001.json", "/rows/rows", json!(u64::MAX), &[]),
+        ("manifests/vectors/user/part-00000-of-00001.json", "/config/shards", json!(u32::MAX), &["recall --force"]),
+        ("manifests/vectors/user/part-00000-of-00001.json", "/config/shards", json!(u64::MAX), &["recall --force"]),
+        ("manifests/vectors/user/part-00000-of-00001.json", "/files/0/bytes", json!(u64::MAX), &["recall --force"]),
+        ("manifests/vectors/user/part-00000-of-00001.json", "/files/0/rows", json!(u64::MAX), &[]),
+        ("manifests/vectors/item/part-00000-of-00001.json", "/details/dim", json!(u64::MAX), &[]),
+        ("manifests/recall/part-00000-of-00001.json", "/config/shards", json!(u32::MAX), &[]),
+        ("manifests/recall/part-00000-of-00001.json", "/rows/table rows", json!(u64::MAX), &[]),
         ("encoders/manifest.json", "/rows/items", json!(u64::MAX), &[]),
         ("encoders/encoders.json", "/vocabularies/user_city/size", json!(u64::MAX), &["train --force"]),
         ("index/index.json", "/count", json!(u64::MAX), &[]),

@@ -70,8 +70,8 @@ fn a_drifted_table_gives_unit_vectors_and_unchanged_users_keep_theirs_bit_for_bi
         today().write_parquet(&job.path("today.parquet"));
         let done = job.ok(&format!("infer --side user --engine {engine} --table today.parquet --output today"));
         assert!(done.stderr.contains("not finite: taken as missing"), "{}", done.stderr);
-        assert_unit(&job.path("today"));
-        let after = by_id(&job.path("today"));
+        assert_unit(&job.path("today/vectors"));
+        let after = by_id(&job.path("today/vectors"));
         assert_eq!(after.len(), today().rows());
         assert!(after.contains_key(&-17) && after.contains_key(&i64::MAX));
         for id in unchanged_ids() {

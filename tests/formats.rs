@@ -146,7 +146,7 @@ fn a_table_that_is_replaced_during_a_run_ends_it_and_no_user_is_lost_or_twice() 
         let mut command = job.command(line);
         command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
         let child = command.spawn().unwrap();
-        stop_at(&child, &job.path(&format!("run/{part}-of-00100.json")));
+        stop_at(&child, &job.path(&format!("run/manifests/{part}-of-00100.json")));
         std::fs::rename(job.path("new.parquet"), job.path("users.parquet")).unwrap();
         assert!(Command::new("kill").args(["-CONT", &child.id().to_string()]).status().unwrap().success());
         let finished = child.wait_with_output().unwrap();

@@ -309,7 +309,7 @@ fn a_run_made_in_shards_is_published_once_all_are_there_and_measures_the_same() 
     job.ok("publish --run runs/b --set train.seed=7");
     assert_eq!(job.latest(), "b");
     assert_eq!(measured("runs/b"), whole);
-    let samples = fixture::results::files(&job.path("runs/b/recall/sample"), "parquet");
+    let samples = fixture::results::files(&job.path("runs/b/samples"), "parquet");
     assert_eq!(samples.len(), 3, "samples of other numbers of shards are gone: {samples:?}");
     let users: usize = samples.iter().map(|path| fixture::results::recalled_of(path).len()).sum();
     assert_eq!(users, USERS, "a small table is its own sample");
@@ -320,7 +320,7 @@ fn a_run_made_in_shards_is_published_once_all_are_there_and_measures_the_same() 
 #[test]
 fn a_previous_run_that_is_damaged_does_not_cost_the_night() {
     let job = yesterday().copy("gates-damaged");
-    job.write("runs/a/recall/part-00000-of-00001.json", "{");
+    job.write("runs/a/manifests/recall/part-00000-of-00001.json", "{");
     let finished = job.ok("run --run runs/b --set train.seed=7 --quiet");
     assert!(finished.stderr.contains("the previous run `a` is not compared with"), "{}", finished.stderr);
     assert_eq!((job.latest(), ruling(&job, "runs/b", "overlap")), ("b".into(), "not_applicable".into()));
@@ -338,11 +338,11 @@ fn a_run_of_which_one_stage_was_done_anew_is_not_published() {
     for (line, stage) in [
         (
             "train --run runs/a --force --set train.epochs=2 --quiet",
-            "vectors/item/part-00000-of-00001.json: made from ",
+            "manifests/vectors/item/part-00000-of-00001.json: made from ",
         ),
         (
             "infer --side item --run runs/a --force --set infer.engine=native --quiet",
-            "vectors/user/part-00000-of-00001.json: engine of user and item vectors",
+            "manifests/vectors/user/part-00000-of-00001.json: engine of user and item vectors",
         ),
     ] {
         let job = yesterday().copy("gates-stale");

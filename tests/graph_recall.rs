@@ -106,7 +106,7 @@ fn the_recall_that_an_index_states_is_that_of_users_with_what_they_have_seen_lef
             );
         }
         // The manifest of the results says the same.
-        let part = std::fs::read(job.path("run/recall/part-00000-of-00001.json")).unwrap();
+        let part = std::fs::read(job.path("run/manifests/recall/part-00000-of-00001.json")).unwrap();
         let part: Value = serde_json::from_slice(&part).unwrap();
         assert_eq!(part["details"]["index"], index);
         if settings.is_empty() {

@@ -162,14 +162,14 @@ fn stage(folder: &Path) -> &'static str {
     let places = [
         ("encode-features", "encoders/manifest.json"),
         ("train", "towers/manifest.json"),
-        ("infer", "vectors/item/part-00000-of-00001.json"),
-        ("recall", "recall"),
+        ("infer", "manifests/vectors/item/part-00000-of-00001.json"),
+        ("recall", "manifests/recall"),
         ("evaluate", "evaluation/manifest.json"),
     ];
     let run = folder.join("run");
     let done = |place: &str| match place {
         // In whatever number of parts, and with users' vectors or fused with them.
-        "recall" => walk(&run.join(place)).iter().any(|path| path.extension().is_some_and(|e| e == "json")),
+        "manifests/recall" => walk(&run.join(place)).iter().any(|path| path.extension().is_some_and(|e| e == "json")),
         _ => run.join(place).exists(),
     };
     places.iter().find(|(_, place)| !done(place)).map_or("after", |(stage, _)| stage)

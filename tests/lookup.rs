@@ -182,8 +182,8 @@ fn newcomers_get_the_items_of_their_vectors_and_the_run_stays_as_it_is() {
     job.ok(&format!("{line} vectors --quiet"));
     let items = vectors(&job.path("runs/lists/vectors/item"));
     let own: BTreeMap<String, Vec<f32>> =
-        vectors(&job.path("vectors")).into_iter().map(|(id, vector)| (id.to_string(), vector)).collect();
-    let lists = recalled(&job.path("items"));
+        vectors(&job.path("vectors/vectors")).into_iter().map(|(id, vector)| (id.to_string(), vector)).collect();
+    let lists = recalled(&job.path("items/recall"));
     assert_eq!(lists.len(), 41);
     let timeline = histories(&job.path("runs/lists"));
     let at = timeline.rows.binary_search(&3).unwrap();
@@ -206,11 +206,11 @@ fn newcomers_get_the_items_of_their_vectors_and_the_run_stays_as_it_is() {
     assert_eq!(lists[40].1[0].0, in_run["items"][0]["item"]);
     // As text, whose ids are numbers of the run; and again, for nothing.
     job.ok("infer --run runs/lists --side user --table new.csv --output of-csv --recall --quiet");
-    assert_eq!(recalled(&job.path("of-csv")), lists);
+    assert_eq!(recalled(&job.path("of-csv/recall")), lists);
     assert_eq!(job.json(&format!("{line} items --recall"))["skipped"], true);
     assert!(outputs(&job.path("runs/lists")) == before, "the run has changed");
     assert!(job.path("runs/latest").exists());
-    assert!(!job.path("items/sample").exists());
+    assert!(!job.path("items/samples").exists());
     job.refused(&format!("{line} items"), 4, &["recalled items", "vectors of users"]);
     job.refused("infer --run runs/lists --side item --table new.parquet --output x --recall", 2, &["--side user"]);
 }

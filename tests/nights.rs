@@ -396,9 +396,9 @@ fn a_bad_night_in_shards_is_refused_when_it_is_published() {
     // Of whole interactions the counts of the shards add up to those of one command.
     Tables::of(1).write(&job);
     let matched = |run: &str| {
-        let parts = fixture::results::files(&job.path(run).join("recall"), "json");
-        let of = |part: &std::path::PathBuf| {
-            let pairs = Manifest::read(part).unwrap().details["exclusions"]["pairs"].clone();
+        let parts = fixture::results::manifests_of(&job.path(run), "recall");
+        let of = |part: &Manifest| {
+            let pairs = &part.details["exclusions"]["pairs"];
             ["interactions", "exclusions"].map(|name| pairs[name]["matched_pairs"].as_u64().unwrap())
         };
         parts.iter().map(of).fold([0, 0], |sum, n| [sum[0] + n[0], sum[1] + n[1]])

@@ -256,7 +256,7 @@ fn vectors_of_other_rows_go_only_into_a_folder_of_their_own() {
         ("runs/a/", 2, "lies in the run"),
         ("runs/a/new", 2, "lies in the run"),
         ("runs/b/../a/recall", 1, "resolve"),
-        ("./runs/../runs/a/recall/sample", 2, "lies in the run"),
+        ("./runs/../runs/a/samples", 2, "lies in the run"),
         ("runs/latest", 2, "lies in the run"),
         ("runs/latest/recall", 2, "lies in the run"),
         ("to-recall", 2, "lies in the run"),
@@ -294,22 +294,22 @@ fn vectors_of_other_rows_go_only_into_a_folder_of_their_own() {
     for folder in ["newcomers", "empty", "runs/newcomers", "elsewhere/deep/new"] {
         for force in ["", " --force"] {
             job.ok(&format!("{line} {folder}{force}"));
-            assert_eq!(vectors(&job.path(folder)).len(), 50, "{folder}");
+            assert_eq!(vectors(&job.path(folder).join("vectors")).len(), 50, "{folder}");
         }
     }
-    job.write("newcomers/part-of-me.txt", "mine");
+    job.write("newcomers/vectors/part-of-me.txt", "mine");
     job.write("newcomers/notes.txt", "mine");
     job.refused(&format!("{line} newcomers --shard 0/2"), 4, &["of another number of shards", "--force"]);
     for shard in ["0/2", "1/2"] {
         job.ok(&format!("{line} newcomers --shard {shard} --force"));
     }
-    assert_eq!(vectors(&job.path("newcomers")).len(), 50);
-    assert!(["part-of-me.txt", "notes.txt"].iter().all(|name| job.path("newcomers").join(name).exists()));
+    assert_eq!(vectors(&job.path("newcomers/vectors")).len(), 50);
+    assert!(["vectors/part-of-me.txt", "notes.txt"].iter().all(|name| job.path("newcomers").join(name).exists()));
     // A file under a part's name that no manifest names and no stage wrote is nobody's to delete.
-    job.write("newcomers/part-00000-of-00007.parquet", "mine");
+    job.write("newcomers/vectors/part-00000-of-00007.parquet", "mine");
     job.refused(&format!("{line} newcomers --shard 0/2 --force"), 4, &["part-00000-of-00007.parquet", "move it away"]);
-    assert_eq!(std::fs::read_to_string(job.path("newcomers/part-00000-of-00007.parquet")).unwrap(), "mine");
-    std::fs::remove_file(job.path("newcomers/part-00000-of-00007.parquet")).unwrap();
+    assert_eq!(std::fs::read_to_string(job.path("newcomers/vectors/part-00000-of-00007.parquet")).unwrap(), "mine");
+    std::fs::remove_file(job.path("newcomers/vectors/part-00000-of-00007.parquet")).unwrap();
     job.refused(
         &line
             .replace("--side user", "--side item --set tables.items.id=user_id")
@@ -342,7 +342,10 @@ fn a_file_that_no_stage_wrote_is_not_written_over_in_a_runs_folder() {
         std::fs::write(path(folder).join("part-of-me.txt"), "mine").unwrap();
         job.ok(&format!("{line} --run runs/b --quiet"));
         job.ok(&format!("{line} --run runs/b --quiet --force --shard 0/2"));
-        assert!(path(folder).join("part-of-me.txt").exists() && !path(folder).join(format!("{PART}.json")).exists());
+        assert!(
+            path(folder).join("part-of-me.txt").exists()
+                && !path("manifests").join(folder).join(format!("{PART}.json")).exists()
+        );
     }
 }
 
@@ -354,25 +357,22 @@ fn finished(finished: &Finished) -> (i32, &str) {
 fn a_part_of_another_run_or_under_another_name_is_refused_everywhere() {
     let job = base().copy("own-copied");
     job.ok("run --run runs/b --set train.seed=9 --quiet");
-    let put = |from: &str, to: &str| {
-        for extension in ["parquet", "json"] {
-            let part = |run: &str| job.path(&format!("{run}/{PART}.{extension}"));
-            std::fs::copy(part(from), part(to)).unwrap();
-        }
-        if from.ends_with("recall") {
-            let sample = |run: &str| job.path(&format!("{run}/sample/{PART}.parquet"));
-            std::fs::copy(sample(from), sample(to)).unwrap();
+    let put = |output: &str| {
+        let mut files = vec![format!("{output}/{PART}.parquet"), format!("manifests/{output}/{PART}.json")];
+        files.extend((output == "recall").then(|| format!("samples/{PART}.parquet")));
+        for file in files {
+            let [from, to] = ["a", "b"].map(|run| job.path(&format!("runs/{run}/{file}")));
+            std::fs::copy(from, to).unwrap();
         }
     };
     for folder in ["recall", "vectors/user", "vectors/item"] {
         let tried = job.copy("own-copied-tried");
-        let (from, to) = (format!("runs/a/{folder}"), format!("runs/b/{folder}"));
-        put(&from, &to);
+        put(folder);
         for line in ["publish --run runs/b --force", "verify runs/b"] {
             let done = job.twotower(line);
             assert_eq!(finished(&done).0, 4, "{folder}: {line}: {}", finished(&done).1);
         }
-        fixture::copy_all(&tried.path(&to), &job.path(&to));
+        fixture::copy_all(&tried.path("runs/b"), &job.path("runs/b"));
         job.ok("verify runs/b");
     }
     assert!(Path::new(&job.latest()).ends_with("b"));

@@ -86,10 +86,9 @@ fn spoilt() -> (Sheet, Vec<Option<Vec<f32>>>) {
     (sheet, tastes)
 }
 
-/// Counts of the manifests of a folder's parts, added up.
-fn sum(dir: &Path, name: &str) -> u64 {
-    let parts = fixture::results::files(dir, "json");
-    parts.iter().map(|part| Manifest::read(part).unwrap().rows[name]).sum()
+/// Counts of the manifests of an output's parts, added up.
+fn sum(run: &Path, output: &str, name: &str) -> u64 {
+    fixture::results::manifests_of(run, output).iter().map(|part| part.rows[name]).sum()
 }
 
 /// Asserts that of the users of a run all but the `bad` ones are in every output, in order, and that `verify` agrees.
@@ -110,12 +109,12 @@ fn assert_accounted(job: &Job, bad: &[usize]) {
     if run.join("vectors/user").exists() {
         let found: Vec<String> = vectors(&run.join("vectors/user")).iter().map(|(id, _)| text(id)).collect();
         assert!(found == good, "{} vectors", found.len());
-        let sums = ["rows", "quarantined"].map(|name| sum(&run.join("vectors/user"), name));
+        let sums = ["rows", "quarantined"].map(|name| sum(&run, "vectors/user", name));
         assert_eq!(sums, [good.len() as u64, bad.len() as u64]);
     }
     let found: Vec<String> = recalled(&run.join("recall")).iter().map(|(id, _)| text(id)).collect();
     assert!(found == good, "{} recalled", found.len());
-    let sums = ["users", "quarantined"].map(|name| sum(&run.join("recall"), name));
+    let sums = ["users", "quarantined"].map(|name| sum(&run, "recall", name));
     assert_eq!(sums, [good.len() as u64, bad.len() as u64]);
 }
 
@@ -161,6 +160,7 @@ fn bad_users_are_set_aside_with_reason_and_place_and_every_stage_accounts_for_th
     assert!(recalled(&job.path("run/recall")) == whole);
     job.ok("verify");
     std::fs::remove_dir_all(job.path("run/vectors/user")).unwrap();
+    std::fs::remove_dir_all(job.path("run/manifests/vectors/user")).unwrap();
     for shard in 0..2 {
         job.ok(&format!("recall --fused --shard {shard}/2 --force --quiet"));
     }
@@ -174,7 +174,7 @@ fn bad_users_are_set_aside_with_reason_and_place_and_every_stage_accounts_for_th
     text_users().write_parquet_with(&job.path("users.parquet"), "taste", &self::tastes());
     job.ok("run --quiet");
     assert!(!job.path("run/encoders/quarantine.jsonl").exists());
-    assert_eq!(sum(&job.path("run/recall"), "quarantined"), 0);
+    assert_eq!(sum(&job.path("run"), "recall", "quarantined"), 0);
 }
 
 #[test]
@@ -270,7 +270,7 @@ fn counts_and_fingerprints_of_the_quarantine_that_do_not_fit_are_found() {
     sheet.write_parquet_with(&whole.path("users.parquet"), "taste", &tastes);
     text_interactions().write_parquet(&whole.path("interactions.parquet"));
     whole.ok("run --quiet");
-    let (encoders, users) = ("run/encoders/manifest.json", "run/vectors/user/part-00000-of-00001.json");
+    let (encoders, users) = ("run/encoders/manifest.json", "run/manifests/vectors/user/part-00000-of-00001.json");
     for (manifest, pointer, value, code, says) in [
         (users, "/rows/quarantined", 6.into(), 4, "rows quarantined"),
         (users, "/inputs/quarantine", "0".repeat(32).into(), 4, "made without the rows"),
@@ -296,7 +296,7 @@ fn a_night_on_adopted_towers_sets_the_same_rows_aside() {
     job.ok("run --run tonight --update-from run --no-train --fused --quiet");
     assert!(recalled(&job.path("tonight/recall")) == recalled(&job.path("run/recall")));
     let counts = Manifest::read(job.path("tonight/encoders/manifest.json")).unwrap().rows;
-    assert_eq!((counts["users quarantined"], sum(&job.path("tonight/recall"), "quarantined")), (7, 7));
+    assert_eq!((counts["users quarantined"], sum(&job.path("tonight"), "recall", "quarantined")), (7, 7));
     job.ok("verify tonight");
 }
 
@@ -411,7 +411,7 @@ fn bad_rows_of_text_files_are_set_aside_and_a_file_that_was_cut_is_refused() {
         let out: u64 = names.iter().map(|name| counts[*name]).sum();
         assert_eq!(counts["interactions"], positives.len() as u64);
         assert_eq!(out + counts["interactions quarantined"], counts["interactions"]);
-        let part = Manifest::read(job.path("run/recall/part-00000-of-00001.json")).unwrap();
+        let part = Manifest::read(job.path("run/manifests/recall/part-00000-of-00001.json")).unwrap();
         assert!(part.warnings.iter().any(|w| w.contains("rows of interactions cannot be used")), "{:?}", part.warnings);
 
         // The last row lost its end: more may be lost than that row.

@@ -81,7 +81,7 @@ fn a_run_in_parts_gives_the_same_lists_and_keeps_the_parts_that_are_complete() {
         assert_eq!(found.len(), fixture::USERS);
         assert!(found == whole);
         assert_eq!(done("--set run.part_users=400"), [""; 0]);
-        std::fs::remove_file(job.path("run/recall/part-00002-of-00004.json")).unwrap();
+        std::fs::remove_file(job.path("run/manifests/recall/part-00002-of-00004.json")).unwrap();
         assert_eq!(done("--set run.part_users=400")[0], "recall 2/4");
         assert_eq!(done("--set run.part_users=0").len(), stages.len() + 1);
         assert!(!job.path("run/recall/part-00002-of-00004.parquet").exists());
@@ -124,7 +124,7 @@ fn latest_names_complete_runs_only() {
     let broken =
         job.twotower("run --run runs/a --set recall.topk=5 --set recall.deny.path=gone.csv --set recall.deny.item=i");
     assert_eq!(broken.code, 3, "{}", broken.stderr);
-    assert!(job.path("runs/a/vectors/user/part-00000-of-00001.json").exists());
+    assert!(job.path("runs/a/manifests/vectors/user/part-00000-of-00001.json").exists());
     assert_eq!(latest(), None);
     job.ok("run --run runs/a --quiet");
     assert_eq!(latest(), Some("a".into()));

@@ -68,7 +68,7 @@ fn without_a_shard_the_whole_table_is_done_in_parts_of_which_complete_ones_stay(
         let all = |skipped: [bool; 4]| (0..4).map(|i| (format!("{i}/4"), skipped[i])).collect::<Vec<_>>();
         assert_eq!(lines(), all([false; 4]), "{line}");
         let folder = if stage == "infer" { "vectors/user" } else { "recall" };
-        std::fs::remove_file(job.path(&format!("run/{folder}/part-00001-of-00004.json"))).unwrap();
+        std::fs::remove_file(job.path(&format!("run/manifests/{folder}/part-00001-of-00004.json"))).unwrap();
         assert_eq!(lines(), all([true, false, true, true]), "{line}");
     }
     assert!(vectors(&job.path("run/vectors/user")) == vectors(&whole.path("run/vectors/user")));

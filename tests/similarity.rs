@@ -166,7 +166,8 @@ exclusions = { path = \"pairs.csv\", user = \"who\", item = \"what\" }",
 /// Puts vectors of our own into a run, as `infer` would have.
 fn plant(job: &Job, side: &str, rows: &[(i64, [f32; 8])]) {
     let dir = job.path(&format!("run/vectors/{side}"));
-    let path = dir.join("part-00000-of-00001.json");
+    let output = format!("vectors/{side}");
+    let path = fixture::results::manifest_of(&job.path("run"), &output, "part-00000-of-00001.json");
     let mut manifest = Manifest::read(&path).unwrap();
     let part = dir.join("part-00000-of-00001.parquet");
     let info = VectorsInfo {
@@ -182,7 +183,7 @@ fn plant(job: &Job, side: &str, rows: &[(i64, [f32; 8])]) {
     writer.write(&ids, rows.iter().flat_map(|(_, v)| *v).collect::<Vec<f32>>()).unwrap();
     let entry: FileEntry = writer.finish().unwrap();
     manifest.fingerprint = Fingerprint::of(entry.blake3.as_bytes());
-    manifest.files = vec![entry];
+    manifest.files = vec![entry.under(&output)];
     manifest.rows = ["rows", "table rows"].map(|name| (name.to_string(), rows.len() as u64)).into();
     manifest.write(&path).unwrap();
 }

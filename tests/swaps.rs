@@ -74,8 +74,8 @@ const SWAPS: &[Swap] = &[
     swap(&["towers/checkpoints/best.ckpt"], &[Data, Events, Seed], &[NEXT], &[USER, EVALUATE], "checkpoints/best.ckpt"),
     // Vectors.
     swap(&["vectors/item/part-00000-of-00001.parquet"], &[Data, Events, Seed], &[RECALL], &[], ITEM_PART),
-    swap(&["vectors/item/part-00000-of-00001.json"], &[Data, Events, Seed], &[RECALL], &[], ITEM_PART),
-    swap(&["vectors/item"], &[Data, Events, Seed], &[RECALL], &[], "item vectors"),
+    swap(&["manifests/vectors/item/part-00000-of-00001.json"], &[Data, Events, Seed], &[RECALL], &[], ITEM_PART),
+    swap(&["vectors/item", "manifests/vectors/item"], &[Data, Events, Seed], &[RECALL], &[], "item vectors"),
     swap(
         &["vectors/user/part-00000-of-00001.parquet"],
         &[Data, Events, Seed, Order],
@@ -84,14 +84,14 @@ const SWAPS: &[Swap] = &[
         "vectors/user/part-00000-of-00001",
     ),
     swap(
-        &["vectors/user/part-00000-of-00001.json"],
+        &["manifests/vectors/user/part-00000-of-00001.json"],
         &[Data, Events, Seed, Order],
         &[RECALL],
         &[],
         "vectors/user/part-00000-of-00001",
     ),
-    swap(&["vectors/user"], &[Data, Events, Seed], &[RECALL], &[], "user vectors"),
-    swap(&["vectors"], &[Data, Events, Seed], &[RECALL], &[], "vectors"),
+    swap(&["vectors/user", "manifests/vectors/user"], &[Data, Events, Seed], &[RECALL], &[], "user vectors"),
+    swap(&["vectors", "manifests/vectors"], &[Data, Events, Seed], &[RECALL], &[], "vectors"),
     // The index, which is built again where it does not fit.
     swap(&["index/index.bin"], &[Data, Events, Seed], &[], &[RECALL, RECALL_NINE], "run/index"),
     swap(&["index/index.json"], &[Data, Events, Seed], &[], &[RECALL, RECALL_NINE], "run/index"),
@@ -100,13 +100,13 @@ const SWAPS: &[Swap] = &[
     swap(&["index"], &[Data, Events, Seed], &[], &[RECALL, RECALL_NINE], "run/index"),
     // Two stages that fit each other, and nothing else.
     swap(&["encoders", "towers"], &[Data], &[RECALL], &[], "item vectors"),
-    swap(&["vectors", "index"], &[Data, Events, Seed], &[RECALL], &[], "vectors"),
-    swap(&["vectors/item", "index"], &[Data, Events, Seed], &[RECALL], &[], "item vectors"),
+    swap(&["vectors", "manifests/vectors", "index"], &[Data, Events, Seed], &[RECALL], &[], "vectors"),
+    swap(&["vectors/item", "manifests/vectors/item", "index"], &[Data, Events, Seed], &[RECALL], &[], "item vectors"),
     // Results, which no stage reads.
     swap(&["recall/part-00000-of-00001.parquet"], &[Data, Events, Seed, Order], &[], &["recall"], "recall"),
-    swap(&["recall/part-00000-of-00001.json"], &[Data, Events, Seed, Order], &[], &["recall"], "recall"),
-    swap(&["recall/sample/part-00000-of-00001.parquet"], &[Data, Events, Seed, Order], &[], &["recall"], "recall"),
-    swap(&["recall"], &[Data, Events, Seed, Order], &[], &["recall"], "recall"),
+    swap(&["manifests/recall/part-00000-of-00001.json"], &[Data, Events, Seed, Order], &[], &["recall"], "recall"),
+    swap(&["samples/part-00000-of-00001.parquet"], &[Data, Events, Seed, Order], &[], &["recall"], "recall"),
+    swap(&["recall", "samples", "manifests/recall"], &[Data, Events, Seed, Order], &[], &["recall"], "recall"),
     swap(&["evaluation/metrics.json"], &[Data, Events, Seed], &[], &["evaluate"], "evaluation"),
     swap(&["evaluation/manifest.json"], &[Data, Events, Seed], &[], &["evaluate"], "evaluation"),
     swap(&["evaluation"], &[Data, Events, Seed], &[], &["evaluate"], "evaluation"),
@@ -263,10 +263,10 @@ fn an_artifact_of_another_run_is_refused_or_made_again_and_never_mixed() {
 /// Folders that a command writes.
 fn after_stage(line: &str) -> &'static [&'static str] {
     match line.split(' ').next() {
-        Some("recall") => &["recall", "index"],
+        Some("recall") => &["recall", "samples", "manifests/recall", "index"],
         Some("evaluate") => &["evaluation"],
-        Some("infer") if line.contains("user") => &["vectors/user"],
-        Some("infer") => &["vectors/item"],
+        Some("infer") if line.contains("user") => &["vectors/user", "manifests/vectors/user"],
+        Some("infer") => &["vectors/item", "manifests/vectors/item"],
         _ => &[],
     }
 }

@@ -96,7 +96,7 @@ fn rows_of_another_table_get_the_histories_of_their_users() {
     some.write_parquet(&job.path("some.parquet"));
     job.ok("infer --run runs/day2 --side user --table some.parquet --output some --quiet");
     let found: Vec<(String, Vec<f32>)> =
-        vectors(&job.path("some")).into_iter().map(|(id, vector)| (id.to_string(), vector)).collect();
+        vectors(&job.path("some/vectors")).into_iter().map(|(id, vector)| (id.to_string(), vector)).collect();
     assert_eq!(found.len(), 4);
     for (user, vector) in found {
         assert!(expected[&user] == vector, "user {user}");

@@ -52,6 +52,7 @@ fn found(job: &Job, what: &str, code: i32, says: &[&str]) {
 }
 
 fn part(folder: &str, shard: usize, extension: &str) -> String {
+    let folder = if extension == "json" { format!("manifests/{folder}") } else { folder.to_string() };
     format!("run/{folder}/part-{shard:05}-of-{SHARDS:05}.{extension}")
 }
 
@@ -101,8 +102,8 @@ fn stages_that_never_ran_are_fine_unless_required() {
     job.ok("verify next --require recall");
     job.refused("verify next --require evaluate", 4, &["1 problem"]);
     // A fused recall names the towers it embedded with.
-    job.change("run/recall/part-00000-of-00001.json", |m| m["inputs"]["towers"] = json!("0".repeat(32)));
-    found(&job, "fused recall", 4, &["recall/part-00000-of-00001.json", "towers"]);
+    job.change("run/manifests/recall/part-00000-of-00001.json", |m| m["inputs"]["towers"] = json!("0".repeat(32)));
+    found(&job, "fused recall", 4, &["manifests/recall/part-00000-of-00001.json", "towers"]);
     std::fs::remove_dir_all(job.path("run")).unwrap();
     job.refused("verify run", 1, &["run"]);
     std::fs::create_dir(job.path("run")).unwrap();
@@ -259,12 +260,12 @@ fn fields_of_other_manifests_that_other_files_contradict_are_refused() {
         ("towers/manifest.json", "/fingerprint", zeros()),
         ("towers/manifest.json", "/inputs/encoders", zeros()),
         ("towers/manifest.json", "/inputs/encoded tables", zeros()),
-        ("vectors/item/part-00000-of-00001.json", "/inputs/towers", zeros()),
-        ("vectors/item/part-00000-of-00001.json", "/inputs/encoders", zeros()),
-        ("vectors/item/part-00000-of-00001.json", "/config/side", json!("user")),
-        ("vectors/item/part-00000-of-00001.json", "/config/ids", json!("text")),
-        ("vectors/item/part-00000-of-00001.json", "/config/precision", json!("f16")),
-        ("vectors/item/part-00000-of-00001.json", "/details/dim", json!(9)),
+        ("manifests/vectors/item/part-00000-of-00001.json", "/inputs/towers", zeros()),
+        ("manifests/vectors/item/part-00000-of-00001.json", "/inputs/encoders", zeros()),
+        ("manifests/vectors/item/part-00000-of-00001.json", "/config/side", json!("user")),
+        ("manifests/vectors/item/part-00000-of-00001.json", "/config/ids", json!("text")),
+        ("manifests/vectors/item/part-00000-of-00001.json", "/config/precision", json!("f16")),
+        ("manifests/vectors/item/part-00000-of-00001.json", "/details/dim", json!(9)),
         ("index/stage.json", "/inputs/item vectors", zeros()),
         ("index/stage.json", "/fingerprint", zeros()),
         ("index/stage.json", "/rows/items", json!(61)),
@@ -275,8 +276,8 @@ fn fields_of_other_manifests_that_other_files_contradict_are_refused() {
     for (manifest, pointer, value) in cases {
         let job = finished().copy("verify-other");
         job.change(&format!("run/{manifest}"), |m| *m.pointer_mut(pointer).unwrap() = value.clone());
-        let folder = manifest.split('/').next().unwrap();
-        found(&job, &format!("{manifest} {pointer}"), 4, &[&format!("run/{folder}")]);
+        let folder = manifest.trim_start_matches("manifests/").split('/').next().unwrap();
+        found(&job, &format!("{manifest} {pointer}"), 4, &["run/", &format!("{folder}/")]);
     }
 }
 
@@ -292,7 +293,8 @@ fn gaps_duplicates_and_other_numbers_of_shards_are_found() {
         found(&job, "no manifest", 4, &[folder, "parts without manifests"]);
 
         let job = finished().copy("verify-coverage");
-        std::fs::copy(job.path(&part(folder, 1, "json")), job.path(&format!("run/{folder}/part-copy.json"))).unwrap();
+        std::fs::copy(job.path(&part(folder, 1, "json")), job.path(&format!("run/manifests/{folder}/part-copy.json")))
+            .unwrap();
         found(&job, "duplicate", 4, &[folder, "shard 1/3 is there 2 times"]);
 
         // Parts of two shards among those of three: they overlap, whichever remain.
@@ -301,8 +303,8 @@ fn gaps_duplicates_and_other_numbers_of_shards_are_found() {
         std::fs::remove_dir_all(other.path("run/vectors/user")).unwrap();
         in_shards(&other, 2);
         let job = finished().copy("verify-coverage");
-        for extension in ["json", "parquet"] {
-            let name = format!("run/{folder}/part-00000-of-00002.{extension}");
+        for (above, extension) in [("manifests/", "json"), ("", "parquet")] {
+            let name = format!("run/{above}{folder}/part-00000-of-00002.{extension}");
             std::fs::copy(other.path(&name), job.path(&name)).unwrap();
         }
         found(&job, "another n", 4, &[folder, "made under other settings", "shards"]);
@@ -332,14 +334,17 @@ fn a_part_of_another_table_or_model_is_found_even_with_its_manifest() {
                     std::fs::copy(other.path(&name), job.path(&name)).unwrap();
                 }
                 if folder == "recall" && extensions.len() == 2 {
-                    let sample = part("recall/sample", 2, "parquet");
+                    let sample = part("samples", 2, "parquet");
                     std::fs::copy(other.path(&sample), job.path(&sample)).unwrap();
                 }
                 let done = job.twotower("verify run --json");
                 let report = report(&done);
                 let code = if extensions.contains(&"json") && extensions.len() == 2 { 4 } else { 3 };
                 assert_eq!(done.code, code, "{what}, {folder} {extensions:?}: {report:#}");
-                assert!(report["problems"].to_string().contains(&part(folder, 2, "")), "{what}, {folder}: {report:#}");
+                assert!(
+                    report["problems"].to_string().contains(&part(folder, 2, "")["run/".len()..]),
+                    "{what}, {folder}: {report:#}"
+                );
             }
         }
     }

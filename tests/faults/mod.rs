@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "every test file uses its own part of this module")]
 
 pub use crate::fixture::results::{Outputs, outputs};
-use crate::fixture::results::{assert_intact, walk, without_times};
+use crate::fixture::results::{assert_intact, base_of, walk, without_times};
 use crate::fixture::{Finished, Job, copy_all, long, users};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, Metadata};
@@ -357,7 +357,7 @@ pub fn finished(run: &Path, expected: &Outputs) -> BTreeMap<PathBuf, (u64, i64, 
     // The timeline is a part of the encoder folder, whose own manifest comes last and lists it too.
     let manifests = manifests(run).into_iter().filter(|(path, _)| current(path) && !path.ends_with("timeline.json"));
     let files = manifests.flat_map(|(path, manifest)| {
-        let folder = path.parent().unwrap().to_path_buf();
+        let folder = base_of(&path);
         manifest.files.into_iter().map(move |file| folder.join(file.path)).chain([path])
     });
     files.map(|path| (path.clone(), made(path.metadata().unwrap()))).collect()

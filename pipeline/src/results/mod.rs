@@ -12,6 +12,7 @@ use crate::error::PipelineError;
 use crate::rows::quarantine::Quarantine;
 use crate::run::dir::RunDir;
 use crate::stages::encoded::EncoderFolder;
+use crate::stream::part_folder::Part;
 use crate::stream::parts::complete_set;
 use crate::timeline::dataset::encoded_ids;
 use crate::timeline::of_run::RunTimeline;
@@ -23,7 +24,7 @@ use std::path::PathBuf;
 use titles::Titles;
 use twotower_artifacts::neighbour_lookup::{find_list, first_lists};
 use twotower_artifacts::neighbours_file::NeighbourTable;
-use twotower_artifacts::{Clock, Detail, Histories, Id, IdKind, Ids, Manifest, NeighbourFormat, Side};
+use twotower_artifacts::{Clock, Detail, Histories, Id, IdKind, Ids, NeighbourFormat, Side};
 use twotower_tables::Moment;
 
 /// An item that a user had.
@@ -113,7 +114,7 @@ impl RunResults {
     /// A run without results, or with results of some shards; damaged files.
     pub fn open(stage: &'static str, run: &RunDir, items: Option<EntityTable>) -> Result<Self, PipelineError> {
         let manifests = complete_set(stage, &run.recall(), "twotower recall")?;
-        let format = manifests.first().map(|part| part.config["recall"]["format"].clone()).unwrap_or_default();
+        let format = manifests.first().map(|part| part.manifest.config["recall"]["format"].clone()).unwrap_or_default();
         let encoded = EncoderFolder::load(stage, &run.encoders())?;
         let timeline = match RunTimeline::open(stage, &run.encoders()) {
             Err(PipelineError::MissingInput { .. }) => None,
@@ -127,7 +128,7 @@ impl RunResults {
             encoded,
             timeline,
             format: serde_json::from_value(format).unwrap_or_default(),
-            parts: manifests.iter().map(|part| ResultPart::new(run, part)).collect::<Result<_, _>>()?,
+            parts: manifests.iter().map(ResultPart::new).collect::<Result<_, _>>()?,
             table,
             run: run.clone(),
         })
@@ -270,15 +271,15 @@ impl RunResults {
 }
 
 impl ResultPart {
-    fn new(run: &RunDir, part: &Manifest) -> Result<Self, PipelineError> {
-        let row = |key: &str| part.details[key].as_u64();
-        let (Some(file), Some(first), Some(end)) = (part.files.first(), row("first_row"), row("end_row")) else {
+    fn new(part: &Part) -> Result<Self, PipelineError> {
+        let row = |key: &str| part.manifest.details[key].as_u64();
+        let (Some(path), Some(first), Some(end)) = (part.files().next(), row("first_row"), row("end_row")) else {
             return Err(PipelineError::Mismatch(format!(
-                "lookup: a manifest in {} does not say which rows and file it is of; run `twotower recall --force`",
-                run.recall().display()
+                "lookup: {} does not say which rows and file it is of; run `twotower recall --force`",
+                part.path.display()
             )));
         };
-        Ok(Self { path: run.recall().join(&file.path), rows: first..end })
+        Ok(Self { path, rows: first..end })
     }
 }
 

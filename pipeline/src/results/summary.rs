@@ -57,7 +57,7 @@ impl Summary {
         let (files, format) = results.files();
         let users = results.some_users(USERS, ITEMS, ITEMS)?;
         let open = files.first().and_then(|first| opening(first, files.len(), format));
-        Ok(Self { metrics, winners, advice, users, results: job.run.recall(), files: files.len(), open })
+        Ok(Self { metrics, winners, advice, users, results: job.run.recall().data(), files: files.len(), open })
     }
 }
 

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use twotower_artifacts::{Fingerprint, Manifest, Side};
 
-/// The name of a part's manifest, and what it says.
+/// The path of a part's manifest in the run's folder, and what it says.
 pub type NamedPart<'a> = (String, &'a Manifest);
 
 /// RunManifests of a run's outputs, as far as there are any.
@@ -42,7 +42,9 @@ pub struct RunManifests<'a> {
 /// Two outputs that do not belong together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contradiction {
-    /// The manifest of the later one, as a path in the run's folder.
+    /// The output that the later one is, such as `vectors/user`.
+    pub output: String,
+    /// Its manifest, as a path in the run's folder.
     pub path: String,
     /// What it says, and what was expected.
     pub what: String,
@@ -79,18 +81,19 @@ pub fn contradictions(made: &RunManifests<'_>) -> Vec<Contradiction> {
 
 /// Where a manifest stands, and the command that makes it again.
 struct Place {
+    output: String,
     path: String,
     command: String,
 }
 
 impl Place {
-    /// The place of a part.
-    fn of(folder: &str, name: &str) -> Self {
-        let command = match folder.strip_prefix("vectors/") {
+    /// The place of a part of an output, whose manifest is at `path`.
+    fn of(output: &str, path: &str) -> Self {
+        let command = match output.strip_prefix("vectors/") {
             Some(side) => format!("twotower infer --side {side}"),
-            None => format!("twotower {folder}"),
+            None => format!("twotower {output}"),
         };
-        Self { path: format!("{folder}/{name}"), command }
+        Self { output: output.into(), path: path.into(), command }
     }
 }
 
@@ -101,8 +104,9 @@ struct Comparison<'a> {
 
 impl Comparison<'_> {
     fn note(&mut self, place: &Place, what: impl Into<String>) {
-        let Place { path, command } = place;
-        self.list.push(Contradiction { path: path.clone(), what: what.into(), command: command.clone() });
+        let Place { output, path, command } = place;
+        let (output, path, command) = (output.clone(), path.clone(), command.clone());
+        self.list.push(Contradiction { output, path, what: what.into(), command });
     }
 
     /// What was read from a manifest. Where that failed, there is none, and the error is noted.
@@ -136,7 +140,8 @@ impl Comparison<'_> {
 
     fn towers(&mut self) {
         let RunManifests { encoded, trained: Some(trained), .. } = self.made else { return };
-        let place = Place { path: "towers/manifest.json".into(), command: "twotower train".into() };
+        let place =
+            Place { output: "towers".into(), path: "towers/manifest.json".into(), command: "twotower train".into() };
         self.input(&place, trained, inputs::ENCODERS, encoded.map(|e| &e.fingerprint), true);
         self.input(&place, trained, inputs::ENCODED_TABLES, encoded.map(encoded::content).as_ref(), false);
     }
@@ -191,7 +196,11 @@ impl Comparison<'_> {
                 ),
             );
         }
-        let fitted = Place { path: "encoders/manifest.json".into(), command: "twotower encode-features".into() };
+        let fitted = Place {
+            output: "encoders".into(),
+            path: "encoders/manifest.json".into(),
+            command: "twotower encode-features".into(),
+        };
         if let Some(record) = self.read(&fitted, settings::<EncodeRecord>(READER, encoded)) {
             self.both(place, &format!("column of {side} ids"), Some(record.tables.id(side)), id);
         }

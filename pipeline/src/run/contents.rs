@@ -4,7 +4,8 @@ use crate::error::PipelineError;
 use crate::run::dir::RunDir;
 use crate::run::files;
 use crate::run::lock;
-use crate::stream::parts::{is_artifact, list_parts};
+use crate::stream::part_folder::{MANIFESTS, PartFolder};
+use crate::stream::parts::is_artifact;
 use crate::stream::sample;
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,21 +18,27 @@ use twotower_encoders::store;
 /// The first bytes of a vocabulary and of a timeline.
 const MAGICS: [&[u8]; 2] = [b"twotower-vocabulary", twotower_artifacts::timeline::MAGIC.as_bytes()];
 
-/// Manifests of a run, there or not.
-fn manifests(run: &RunDir) -> Vec<PathBuf> {
+/// The outputs of a run that are in parts.
+fn part_folders(run: &RunDir) -> [PartFolder; 3] {
+    [run.vectors(Side::User), run.vectors(Side::Item), run.recall()]
+}
+
+/// Manifests of a run, there or not, each with the folder from which the paths in it count.
+fn manifests(run: &RunDir) -> Vec<(PathBuf, PathBuf)> {
+    let in_folder = |folder: PathBuf, name: &str| (folder.join(name), folder);
     let mut paths = vec![
-        run.towers().join(files::towers::MANIFEST),
-        run.index().join(files::index::MANIFEST),
-        run.evaluation().join(files::evaluation::MANIFEST),
-        run.gates().join(files::gates::MANIFEST),
-        run.encoders().join(files::encoders::TIMELINE_MANIFEST),
+        in_folder(run.towers(), files::towers::MANIFEST),
+        in_folder(run.index(), files::index::MANIFEST),
+        in_folder(run.evaluation(), files::evaluation::MANIFEST),
+        in_folder(run.gates(), files::gates::MANIFEST),
+        in_folder(run.encoders(), files::encoders::TIMELINE_MANIFEST),
     ];
-    for folder in [run.vectors(Side::User), run.vectors(Side::Item), run.recall()] {
-        let parts = list_parts(&folder).unwrap_or_default().into_iter();
-        paths.extend(parts.filter(|path| path.extension() == Some("json".as_ref())));
+    for folder in part_folders(run) {
+        let parts = folder.manifest_paths().unwrap_or_default().into_iter();
+        paths.extend(parts.map(|(path, layout)| (path, folder.base(layout))));
     }
     // It says that this is a run, so it comes last.
-    paths.push(run.encoders().join(files::encoders::MANIFEST));
+    paths.push(in_folder(run.encoders(), files::encoders::MANIFEST));
     paths
 }
 
@@ -43,12 +50,18 @@ fn folders(run: &RunDir) -> Vec<PathBuf> {
         run.towers().join(files::towers::CHECKPOINTS),
         run.towers().join(files::towers::CANDIDATE),
         run.towers(),
-        run.vectors(Side::User),
-        run.vectors(Side::Item),
+        run.vectors(Side::User).data(),
+        run.vectors(Side::Item).data(),
         run.root().join("vectors"),
         run.index(),
-        run.recall().join(sample::FOLDER),
-        run.recall(),
+        sample::earlier_folder(run).data(),
+        run.recall().data(),
+        sample::folder(run).data(),
+        run.vectors(Side::User).manifests(),
+        run.vectors(Side::Item).manifests(),
+        run.root().join(MANIFESTS).join("vectors"),
+        run.recall().manifests(),
+        run.root().join(MANIFESTS),
         run.evaluation(),
         run.gates(),
         run.root().to_path_buf(),
@@ -62,10 +75,9 @@ fn folders(run: &RunDir) -> Vec<PathBuf> {
 /// A folder that cannot be listed.
 pub fn stranger(run: &RunDir) -> Result<Option<PathBuf>, PipelineError> {
     let mut known: BTreeSet<PathBuf> = BTreeSet::new();
-    for path in manifests(run) {
-        let dir = path.parent().unwrap_or(run.root());
+    for (path, base) in manifests(run) {
         if let Ok(manifest) = Manifest::read(&path) {
-            known.extend(manifest.files.iter().map(|file| dir.join(&file.path)));
+            known.extend(manifest.files.iter().map(|file| base.join(&file.path)));
             known.insert(path);
         }
     }
@@ -129,7 +141,8 @@ fn entries(folder: &Path) -> Result<Vec<(PathBuf, bool)>, PipelineError> {
 /// # Errors
 /// What cannot be listed or removed.
 pub fn remove(run: &RunDir) -> Result<(), PipelineError> {
-    let (manifests, folders) = (manifests(run), folders(run));
+    let manifests: Vec<PathBuf> = manifests(run).into_iter().map(|(path, _)| path).collect();
+    let folders = folders(run);
     for folder in &folders {
         for (path, is_folder) in entries(folder)? {
             if !is_folder && !manifests.contains(&path) {

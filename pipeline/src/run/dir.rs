@@ -2,6 +2,8 @@
 
 use crate::error::PipelineError;
 use crate::run::files;
+use crate::stream::part_folder::PartFolder;
+use crate::stream::shard::Shard;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use twotower_artifacts::{Side, publish};
@@ -9,6 +11,9 @@ use twotower_tables::TableSpec;
 
 /// Name of the link to the published run, beside the runs.
 pub const LATEST: &str = "latest";
+
+/// The folder of the items of users, in a run or an output folder.
+pub(crate) const RECALL: &str = "recall";
 
 /// The folder of a run.
 #[derive(Debug, Clone)]
@@ -39,7 +44,7 @@ impl RunDir {
     /// # Errors
     /// [`PipelineError::Usage`] naming both.
     pub fn refuse_within<'t>(&self, tables: impl IntoIterator<Item = &'t TableSpec>) -> Result<(), PipelineError> {
-        let part = self.recall().join("part-00000-of-00001.parquet");
+        let part = self.recall().file(Shard::WHOLE, "parquet");
         let Some(table) = tables.into_iter().find(|table| table.covers(&part)) else { return Ok(()) };
         Err(PipelineError::usage(format!(
             "--run {}: the table {} is read from there, so the run's files would be taken for rows; name another folder",
@@ -87,9 +92,9 @@ impl RunDir {
         self.0.join("towers")
     }
 
-    /// Vector parts of one side.
-    pub fn vectors(&self, side: Side) -> PathBuf {
-        self.0.join("vectors").join(side.to_string())
+    /// Vectors of one side.
+    pub fn vectors(&self, side: Side) -> PartFolder {
+        PartFolder::new(&self.0, format!("vectors/{side}"))
     }
 
     /// The item index.
@@ -98,8 +103,8 @@ impl RunDir {
     }
 
     /// Recalled items per user.
-    pub(crate) fn recall(&self) -> PathBuf {
-        self.0.join("recall")
+    pub(crate) fn recall(&self) -> PartFolder {
+        PartFolder::new(&self.0, RECALL)
     }
 
     /// Metrics.

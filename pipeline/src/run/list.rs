@@ -10,6 +10,7 @@ use crate::run::lock::{Access, RunLock};
 use crate::run::manifests::details;
 use crate::run::names::rows;
 use crate::stages::gates::verdict::{Ruling, Verdict};
+use crate::stream::part_folder::Part;
 use crate::stream::parts::complete_set;
 use crate::watch::cancel::Cancel;
 use crate::watch::clock;
@@ -146,8 +147,8 @@ fn look_at(run: &RunDir, latest: bool) -> RunInfo {
     let towers = Manifest::read(run.towers().join(files::towers::MANIFEST));
     let gates = gates_of(run);
     let finished = || {
-        let newest = recalled.as_ref().ok()?.iter().flat_map(|part| &part.files);
-        let times = newest.filter_map(|file| fs::metadata(run.recall().join(&file.path)).ok()?.modified().ok());
+        let files = recalled.as_ref().ok()?.iter().flat_map(Part::files);
+        let times = files.filter_map(|path| fs::metadata(path).ok()?.modified().ok());
         times.max().map(clock::seconds)
     };
     RunInfo {
@@ -157,7 +158,10 @@ fn look_at(run: &RunDir, latest: bool) -> RunInfo {
         complete: encoders.is_ok() && recalled.is_ok() && items.is_ok() && towers.is_ok(),
         gates: gates.as_ref().and_then(|gates| gates.gates.as_deref()).map_or(Checked::No, checked),
         experiment: gates.as_ref().is_some_and(|gates| gates.experiment),
-        users: recalled.as_ref().ok().map(|parts| parts.iter().filter_map(|part| part.rows.get(rows::USERS)).sum()),
+        users: recalled
+            .as_ref()
+            .ok()
+            .map(|parts| parts.iter().filter_map(|part| part.manifest.rows.get(rows::USERS)).sum()),
         at: gates.as_ref().and_then(|gates| gates.checked_at).or_else(finished),
         latest,
     }

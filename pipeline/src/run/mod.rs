@@ -32,6 +32,7 @@ use crate::stages::infer::Infer;
 use crate::stages::recall::Recall;
 use crate::stages::train::{TrainOptions, train_model};
 use crate::stages::{Context, Job, Outcome};
+use crate::stream::part_folder::PartFolder;
 use crate::stream::parts::complete_set;
 use crate::timeline::exclusions::Exclusion;
 use crate::watch::allocator;
@@ -43,7 +44,7 @@ use twotower_tables::Table;
 impl Stage {
     /// Whether the stage has left an output, which may be current.
     fn has_output(self, run: &RunDir) -> bool {
-        let parts = |dir: PathBuf| complete_set("run", &dir, "twotower run").is_ok();
+        let parts = |folder: PartFolder| complete_set("run", &folder, "twotower run").is_ok();
         match self {
             Stage::EncodeFeatures => run.encoders().join(files::encoders::MANIFEST).exists(),
             Stage::Train => run.towers().join(files::towers::MANIFEST).exists(),
@@ -169,14 +170,13 @@ pub fn run_all(
 /// works in the run's folder.
 pub fn publish(context: &Job, accept: &[Gate]) -> Result<Outcome, PipelineError> {
     let _lock = RunLock::take(&context.run, Access::Sole)?;
-    let dir = context.run.recall();
     // The shards were made at other times, maybe by other machines.
-    let recalled = complete_set("publish", &dir, "twotower recall")?;
+    let recalled = complete_set("publish", &context.run.recall(), "twotower recall")?;
     for part in &recalled {
-        part.files.iter().try_for_each(|file| verify_file("publish", &dir, file, &context.cancel))?;
+        part.manifest.files.iter().try_for_each(|file| verify_file("publish", &part.base, file, &context.cancel))?;
     }
     same_job(context)?;
-    recalled.first().map_or(Ok(()), |part| same_tables(context, part))?;
+    recalled.first().map_or(Ok(()), |part| same_tables(context, &part.manifest))?;
     let outcome = check(&context.obeying(Config::check_settings), accept, false)?;
     switch_latest(context)?;
     Ok(outcome)

@@ -1,9 +1,9 @@
 //! The folder of an `--output`: new or one that the same command made, apart from every run and every table.
 
 use crate::error::PipelineError;
-use crate::run::dir::RunDir;
+use crate::run::dir::{RECALL, RunDir};
 use crate::run::lock::RunLock;
-use crate::stream::parts::file_name;
+use crate::stream::part_folder::{PartFolder, file_name, list_parts, shard_of_name};
 use std::path::{Path, PathBuf};
 use twotower_artifacts::publish::is_temp_name;
 use twotower_artifacts::{Fingerprint, Manifest, Side};
@@ -42,6 +42,15 @@ impl Holds {
         }
     }
 
+    /// What the folder in it is called that holds nothing but data; none where there is a single file.
+    fn parts(self) -> Option<&'static str> {
+        match self {
+            Self::Vectors(_) => Some("vectors"),
+            Self::Recalled => Some(RECALL),
+            Self::SimilarItems => None,
+        }
+    }
+
     /// The command that writes there.
     fn command(self) -> &'static str {
         match self {
@@ -64,6 +73,7 @@ impl std::fmt::Display for Holds {
 /// The folder, and the lock on it: shards share it.
 pub struct OutputFolder {
     path: PathBuf,
+    holds: Holds,
     _lock: RunLock,
 }
 
@@ -99,18 +109,24 @@ impl OutputFolder {
         if latest.transpose()?.is_some_and(|latest| place.starts_with(latest)) || own.starts_with(&place) {
             return refuse("it is where runs are kept and published".into());
         }
-        let part = place.join("part-00000-of-00001.parquet");
-        if let Some(table) = tables.into_iter().find(|table| table.covers(&part)) {
+        let parts = holds.parts().map_or(place.clone(), |name| place.join(name));
+        let written = [place, parts].map(|folder| folder.join("part-00000-of-00001.parquet"));
+        if let Some(table) = tables.into_iter().find(|table| written.iter().any(|path| table.covers(path))) {
             return refuse(format!("the table {} is read from there", table.pattern()));
         }
         let lock = RunLock::take_output(path)?;
         mark(path, holds)?;
-        Ok(Self { path: path.to_path_buf(), _lock: lock })
+        Ok(Self { path: path.to_path_buf(), holds, _lock: lock })
     }
 
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The parts that it holds.
+    pub(crate) fn parts(&self) -> PartFolder {
+        PartFolder::new(&self.path, self.holds.parts().unwrap_or_default())
     }
 }
 
@@ -127,7 +143,15 @@ fn mark(path: &Path, holds: Holds) -> Result<(), PipelineError> {
     if marker.exists() {
         let said = Manifest::read(&marker)?;
         return match Holds::of(&said) {
-            Some(other) if other == holds => Ok(()),
+            Some(other) if other == holds => {
+                match list_parts(path)?.into_iter().find(|path| shard_of_name(path).is_some()) {
+                    None => Ok(()),
+                    Some(part) => refuse(format!(
+                        "an earlier version wrote {} there; parts stand in folders of their own by now",
+                        part.display()
+                    )),
+                }
+            }
             Some(other) => refuse(format!("{MARKER} says that it is for {other}, not for {holds}")),
             None => refuse(format!("{MARKER} is one of `{}`, not of twotower's outputs", said.stage)),
         };

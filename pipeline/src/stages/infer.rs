@@ -16,7 +16,7 @@ use crate::stages::towers::{check_tower, verified_towers};
 use crate::stages::{Context, Outcome};
 use crate::stream::memory::{MIB, Needs, Plan};
 use crate::stream::ordered;
-use crate::stream::parts::{manifest_name, part_name};
+use crate::stream::part_folder::PartFolder;
 use crate::stream::shard::Shard;
 use crate::stream::spare::Spare;
 use crate::timeline::dataset::History;
@@ -42,8 +42,12 @@ pub struct Infer<'a> {
     context: &'a Context<InferSettings>,
     embedding: Embedding,
     source: Source,
-    /// The folder for vectors of rows that are not the job's.
-    other: Option<OutputFolder>,
+    /// Where the vectors go.
+    folder: PartFolder,
+    /// Whether that is the run, or a folder for rows that are not the job's.
+    is_of_run: bool,
+    /// That folder, which is locked until its vectors are there.
+    _other: Option<OutputFolder>,
 }
 
 /// The encoder state and the tower of one side, which belong together.
@@ -368,9 +372,11 @@ impl<'a> Infer<'a> {
             if other.is_none() {
                 embedding.check_table(context, &source)?;
             }
-            let dir = other.as_ref().map_or_else(|| context.run.vectors(*side), |(_, dir)| dir.path().to_path_buf());
-            let embedding = embedding.prepare(context, &source, &dir)?;
-            Ok(Self { context, embedding, source, other: other.map(|(_, dir)| dir) })
+            let is_of_run = other.is_none();
+            let other = other.map(|(_, folder)| folder);
+            let folder = other.as_ref().map_or_else(|| context.run.vectors(*side), OutputFolder::parts);
+            let embedding = embedding.prepare(context, &source, &folder.data())?;
+            Ok(Self { context, embedding, source, folder, is_of_run, _other: other })
         };
         let name = format!("infer {side}");
         context.during(&name, open).map_err(|e: PipelineError| e.within(name))
@@ -400,16 +406,11 @@ impl<'a> Infer<'a> {
 
 fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
-    let Infer { context, embedding, source, other } = stage;
+    let Infer { context, embedding, source, folder, is_of_run, .. } = stage;
     let (side, total) = (context.config.side, source.rows());
     let range = shard.range(total);
 
-    let dir = other.as_ref().map_or_else(|| context.run.vectors(side), |folder| folder.path().to_path_buf());
-    let manifest = manifest_name(shard);
-    let place = match other {
-        Some(_) => Place::beside_results(dir, &manifest),
-        None => Place::of_results(dir, &manifest),
-    };
+    let place = Place::of_part(folder, shard, *is_of_run);
     let output = match context.begin(stage.key(shard)?, place, started, |_| Ok(true))? {
         Prologue::Current(outcome) => return Ok(outcome),
         Prologue::Due(output) => output,
@@ -418,7 +419,7 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
     let mut needs = embedding.needs("infer");
     needs.held.push(("the writer", WRITER_BYTES));
     let plan = context.plan(&needs)?;
-    output.prepare_part(shard, "parquet")?;
+    output.prepare_part(folder, shard, "parquet")?;
 
     let info = VectorsInfo {
         ids: embedding.ids,
@@ -428,7 +429,7 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
         encoder: embedding.encoded.state.fingerprint().clone(),
         tower: embedding.towers.clone(),
     };
-    let mut writer = VectorsWriter::create(output.dir().join(part_name(shard, "parquet")), &info, compression)?;
+    let mut writer = VectorsWriter::create(folder.file(shard, "parquet"), &info, compression)?;
     let batches = plan.width.in_flight + writer.kept(plan.batch_rows);
     embedding.spare.reserve(batches, || Vec::with_capacity(plan.batch_rows * embedding.dim));
     let mut bar = context.progress.bar(&format!("infer {side}"), range.end - range.start, "rows");
@@ -454,12 +455,12 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
     )?;
     let quarantined = source.account(&range, written)?;
     output.replace()?;
-    let entry = writer.finish()?;
+    let entry = writer.finish()?.under(folder.name());
     let rows = row_counts([(rows::ROWS, written), (rows::QUARANTINED, quarantined), (rows::TABLE_ROWS, total)]);
     let warnings = encode_warnings::of_features("infer", side, &context.config.rows.spec(), &counts);
     let part = PartDetails { first_row: range.start, end_row: range.end, ids };
     let details = InferDetails { part, dim: embedding.dim, encoded: counts };
-    output.publish_part(shard, Summary { warnings, ..Summary::new(vec![entry], rows, details) })
+    output.publish_part(folder, shard, Summary { warnings, ..Summary::new(vec![entry], rows, details) })
 }
 
 #[cfg(test)]

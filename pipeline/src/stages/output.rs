@@ -11,6 +11,7 @@ use super::{Context, Outcome};
 use crate::error::PipelineError;
 use crate::run::dir::{prepare_dir, remove_if_there};
 use crate::run::manifests::{as_written, content_fingerprint, verify_file};
+use crate::stream::part_folder::{Layout, PartFolder};
 use crate::stream::parts::{exclude_other_counts, refuse_stranger};
 use crate::stream::shard::Shard;
 use crate::watch::cancel::Cancel;
@@ -41,13 +42,13 @@ pub(crate) struct StageKey {
 }
 
 impl StageKey {
-    /// The manifest at `path` if it was made under this key and its files are the ones it speaks of, byte
-    /// for byte: one pass over them. An absent manifest, and files that are not its own, are no error: the work is
+    /// The manifest at `path` if it was made under this key and its files, whose paths count from `base`, are the ones
+    /// it speaks of, byte for byte: one pass over them. An absent manifest, and files that are not its own, are no error: the work is
     /// done again.
     ///
     /// # Errors
     /// A manifest that cannot be read, a signal.
-    fn current(&self, path: &Path, cancel: &Cancel) -> Result<Option<Manifest>, PipelineError> {
+    fn current(&self, path: &Path, base: &Path, cancel: &Cancel) -> Result<Option<Manifest>, PipelineError> {
         if !path.exists() {
             return Ok(None);
         }
@@ -59,13 +60,12 @@ impl StageKey {
         if !same {
             return Ok(None);
         }
-        let dir = path.parent().unwrap_or(Path::new("."));
-        let has_its_size = |f: &FileEntry| std::fs::metadata(dir.join(&f.path)).is_ok_and(|m| m.len() == f.bytes);
+        let has_its_size = |f: &FileEntry| std::fs::metadata(base.join(&f.path)).is_ok_and(|m| m.len() == f.bytes);
         if !manifest.files.iter().all(has_its_size) {
             return Ok(None);
         }
         for file in &manifest.files {
-            match verify_file(self.stage, dir, file, cancel) {
+            match verify_file(self.stage, base, file, cancel) {
                 Ok(()) => {}
                 Err(stopped @ PipelineError::Interrupted { .. }) => return Err(stopped),
                 Err(error) => {
@@ -91,21 +91,43 @@ impl StageKey {
 
 /// Where an output stands.
 pub(crate) struct Place {
+    /// Where its files are written.
     dir: PathBuf,
-    manifest: PathBuf,
+    /// Where its manifest is written.
+    manifest: ManifestPlace,
+    /// Where an earlier version wrote it, if that was elsewhere.
+    earlier: Option<ManifestPlace>,
     /// Whether the published run is another one when this output changes.
     is_published: bool,
+}
+
+/// Where a manifest stands, and the folder from which the paths in it count.
+struct ManifestPlace {
+    path: PathBuf,
+    base: PathBuf,
 }
 
 impl Place {
     /// An output in the folder `dir` that results of the run depend on: before it changes, the run is withdrawn.
     pub(crate) fn of_results(dir: PathBuf, manifest: &str) -> Self {
-        Self { manifest: dir.join(manifest), dir, is_published: true }
+        Self { is_published: true, ..Self::beside_results(dir, manifest) }
     }
 
     /// An output in the folder `dir` that no result of the run depends on.
     pub(crate) fn beside_results(dir: PathBuf, manifest: &str) -> Self {
-        Self { manifest: dir.join(manifest), dir, is_published: false }
+        let manifest = ManifestPlace { path: dir.join(manifest), base: dir.clone() };
+        Self { dir, manifest, earlier: None, is_published: false }
+    }
+
+    /// The part of a shard, which other results of the run depend on or not.
+    pub(crate) fn of_part(folder: &PartFolder, shard: Shard, is_published: bool) -> Self {
+        let place = |layout| ManifestPlace { path: folder.manifest(layout, shard), base: folder.base(layout) };
+        Self { dir: folder.data(), manifest: place(Layout::Apart), earlier: Some(place(Layout::Beside)), is_published }
+    }
+
+    /// Where a manifest of it may stand.
+    fn manifests(&self) -> impl Iterator<Item = &ManifestPlace> {
+        std::iter::once(&self.manifest).chain(&self.earlier)
     }
 }
 
@@ -181,7 +203,13 @@ impl<S> Context<S> {
         started: Instant,
         is_good: impl FnOnce(&Manifest) -> Result<bool, PipelineError>,
     ) -> Result<Prologue<'_, S>, PipelineError> {
-        let found = if self.force { None } else { key.current(&place.manifest, &self.cancel)? };
+        let mut found = None;
+        for ManifestPlace { path, base } in place.manifests().filter(|_| !self.force) {
+            found = key.current(path, base, &self.cancel)?;
+            if found.is_some() {
+                break;
+            }
+        }
         if let Some(manifest) = found
             && is_good(&manifest)?
         {
@@ -207,12 +235,15 @@ impl<S> Output<'_, S> {
         self.started
     }
 
-    /// Makes its folder and those `below` it ready: they exist, and temporary files of dead writers are gone.
+    /// Makes its folder, that of its manifest and those `below` it ready: they exist, and temporary files of dead writers are gone.
     ///
     /// # Errors
     /// [`PipelineError::Artifact`] naming the folder.
     pub(crate) fn prepare(&self, below: &[&str]) -> Result<(), PipelineError> {
         prepare_dir(&self.place.dir)?;
+        if let Some(folder) = self.place.manifest.path.parent().filter(|folder| *folder != self.place.dir) {
+            prepare_dir(folder)?;
+        }
         below.iter().try_for_each(|name| prepare_dir(&self.place.dir.join(name)))
     }
 
@@ -221,11 +252,11 @@ impl<S> Output<'_, S> {
     ///
     /// # Errors
     /// Those of [`exclude_other_counts`] and [`refuse_stranger`].
-    pub(crate) fn prepare_part(&self, shard: Shard, extension: &str) -> Result<(), PipelineError> {
+    pub(crate) fn prepare_part(&self, folder: &PartFolder, shard: Shard, extension: &str) -> Result<(), PipelineError> {
         self.prepare(&[])?;
-        let (stage, dir, context) = (self.key.stage, &self.place.dir, self.context);
-        exclude_other_counts(stage, dir, shard, context.force || context.sole, || self.withdraw())?;
-        refuse_stranger(stage, dir, shard, extension)
+        let (stage, context) = (self.key.stage, self.context);
+        exclude_other_counts(stage, folder, shard, context.force || context.sole, || self.withdraw())?;
+        refuse_stranger(stage, folder, shard, extension)
     }
 
     /// Withdraws the run, if its results depend on this output.
@@ -243,7 +274,7 @@ impl<S> Output<'_, S> {
     /// [`PipelineError::Artifact`] when either cannot be removed; then nothing may be overwritten.
     pub(crate) fn replace(&self) -> Result<(), PipelineError> {
         self.withdraw()?;
-        remove_if_there(&self.place.manifest)
+        self.place.manifests().try_for_each(|manifest| remove_if_there(&manifest.path))
     }
 
     /// Writes the manifest, which makes the output complete.
@@ -252,7 +283,7 @@ impl<S> Output<'_, S> {
     /// [`PipelineError::Artifact`] when it cannot be written.
     pub(crate) fn publish<D: Serialize>(self, summary: Summary<D>) -> Result<Outcome, PipelineError> {
         let Summary { files, rows, fingerprint, seed, warnings, details } = summary;
-        let path = self.place.manifest;
+        let path = self.place.manifest.path;
         let mut manifest = self.key.manifest(files, rows, self.started);
         manifest.fingerprint = fingerprint.unwrap_or(manifest.fingerprint);
         manifest.seed = seed;
@@ -268,13 +299,14 @@ impl<S> Output<'_, S> {
     /// As [`Output::publish`]; parts of another number of shards that somebody has begun to write meanwhile.
     pub(crate) fn publish_part<D: Serialize>(
         self,
+        folder: &PartFolder,
         shard: Shard,
         summary: Summary<D>,
     ) -> Result<Outcome, PipelineError> {
-        let (stage, dir) = (self.key.stage, self.place.dir.clone());
+        let stage = self.key.stage;
         let outcome = self.publish(summary)?;
         // Who writes later finds the parts of the other.
-        exclude_other_counts(stage, &dir, shard, false, || Ok(()))?;
+        exclude_other_counts(stage, folder, shard, false, || Ok(()))?;
         Ok(outcome)
     }
 }

@@ -2,7 +2,8 @@
 
 pub(crate) mod distinct;
 pub mod memory;
-pub mod parts;
+pub mod part_folder;
+pub(crate) mod parts;
 pub(crate) mod sample;
 pub mod shard;
 pub(crate) mod spare;

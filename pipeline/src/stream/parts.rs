@@ -1,10 +1,11 @@
-//! Parts: one shard's output each, `part-i-of-n` with a manifest beside it.
+//! Parts: one shard's output each, `part-i-of-n` with a manifest.
 
 use crate::error::PipelineError;
 use crate::run::dir::remove_if_there;
 use crate::run::manifests::{row_count, settings, verify_file};
 use crate::run::names::{inputs, rows};
 use crate::run::records::InferRecord;
+use crate::stream::part_folder::{Layout, Part, PartFolder, manifest_name, shard_of_name};
 use crate::stream::shard::Shard;
 use crate::watch::cancel::Cancel;
 use serde_json::Value;
@@ -15,32 +16,6 @@ use twotower_artifacts::{
     ArtifactError, FileEntry, Fingerprint, IdKind, Manifest, NeighbourFormat, Side, VectorsReader, inspect_neighbours,
 };
 use twotower_models::engine::EngineKind;
-
-/// Name of a shard's file.
-pub fn part_name(shard: Shard, extension: &str) -> String {
-    format!("part-{}.{extension}", shard.label())
-}
-
-/// Name of a shard's manifest.
-pub(crate) fn manifest_name(shard: Shard) -> String {
-    part_name(shard, "json")
-}
-
-/// A shard's manifest.
-#[derive(Debug, Clone)]
-pub(crate) struct Part {
-    /// Where it stands.
-    pub path: PathBuf,
-    /// What it says.
-    pub manifest: Manifest,
-}
-
-impl Part {
-    /// The shard that it says to be; none where that makes no sense.
-    pub fn shard(&self) -> Option<Shard> {
-        Shard::of(&self.manifest)
-    }
-}
 
 /// The settings that all parts of one output have in common: all but the shard.
 pub(crate) fn settings_of(part: &Manifest) -> BTreeMap<String, Value> {
@@ -62,14 +37,6 @@ pub(crate) fn differing<T: PartialEq>(a: &BTreeMap<String, T>, b: &BTreeMap<Stri
     a.keys().chain(b.keys()).filter(|key| a.get(*key) != b.get(*key)).cloned().collect()
 }
 
-/// The shard whose part a file is by its name; none for any other name.
-fn shard_of_name(name: &str) -> Option<Shard> {
-    let (label, extension) = name.strip_prefix("part-")?.split_once('.')?;
-    let (index, count) = label.split_once("-of-")?;
-    let shard = Shard::new(index.parse().ok()?, count.parse().ok()?).ok()?;
-    (label == shard.label() && ["json", "jsonl", "parquet"].contains(&extension)).then_some(shard)
-}
-
 /// Whether a file is one that a stage wrote: Parquet that says so in its footer, or lists as JSON Lines.
 pub(crate) fn is_artifact(path: &Path) -> bool {
     let lists = |format| inspect_neighbours(path, format).is_ok();
@@ -86,10 +53,19 @@ pub(crate) fn is_artifact(path: &Path) -> bool {
 ///
 /// # Errors
 /// [`PipelineError::Mismatch`] naming it.
-pub(crate) fn refuse_stranger(stage: &str, dir: &Path, shard: Shard, extension: &str) -> Result<(), PipelineError> {
-    let (name, path) = (part_name(shard, extension), dir.join(part_name(shard, extension)));
-    let named = |manifest: Manifest| manifest.files.iter().any(|file| file.path == name);
-    if !path.exists() || Manifest::read(dir.join(manifest_name(shard))).is_ok_and(named) || is_artifact(&path) {
+pub(crate) fn refuse_stranger(
+    stage: &str,
+    folder: &PartFolder,
+    shard: Shard,
+    extension: &str,
+) -> Result<(), PipelineError> {
+    let path = folder.file(shard, extension);
+    let named = |layout: Layout| {
+        let listed = folder.listed(layout, shard, extension);
+        let manifest = Manifest::read(folder.manifest(layout, shard));
+        manifest.is_ok_and(|manifest| manifest.files.iter().any(|file| file.path == listed))
+    };
+    if !path.exists() || [Layout::Apart, Layout::Beside].into_iter().any(named) || is_artifact(&path) {
         return Ok(());
     }
     Err(stranger(stage, &path))
@@ -102,39 +78,47 @@ fn stranger(stage: &str, path: &Path) -> PipelineError {
     ))
 }
 
-/// Makes sure that a folder holds no parts of another number of shards: read together with this
-/// shard's they would give rows twice. With `force` they are removed after `withdraw`, manifests first, so that none
-/// names a file that is gone; other shards may be doing the same. Files of other names are left alone.
+/// Makes sure that a folder holds no parts of another number of shards: read together with this shard's they would
+/// give rows twice. A manifest whose part was taken away counts for nothing and is removed. With `force` parts are removed
+/// after `withdraw`, manifests first, so that none names a file that is gone; other shards may be doing the same. Files of
+/// other names are left alone.
 ///
 /// # Errors
 /// [`PipelineError::Mismatch`] naming one of them, or, with `force`, one that no manifest names and no stage wrote.
 pub(crate) fn exclude_other_counts(
     stage: &str,
-    dir: &Path,
+    folder: &PartFolder,
     shard: Shard,
     force: bool,
     withdraw: impl FnOnce() -> Result<(), PipelineError>,
 ) -> Result<(), PipelineError> {
-    let mut others = list_parts(dir)?;
-    let is_other = |path: &Path| shard_of_name(file_name(path)).is_some_and(|other| other.count != shard.count);
-    others.retain(|path| is_other(path));
-    if let (Some(path), false) = (others.first(), force) {
+    let is_other = |path: &Path| shard_of_name(path).is_some_and(|other| other.count != shard.count);
+    let (mut files, mut manifests) = (folder.files()?, folder.manifest_paths()?);
+    files.retain(|path| is_other(path));
+    manifests.retain(|(path, _)| is_other(path));
+    for (path, layout) in std::mem::take(&mut manifests) {
+        let part = Manifest::read(&path).ok().map(|manifest| folder.part(path.clone(), layout, manifest));
+        match part.is_some_and(|part| part.is_gone()) {
+            true => remove_if_there(&path)?,
+            false => manifests.push((path, layout)),
+        }
+    }
+    let one = manifests.first().map(|(path, _)| path).or(files.first());
+    if let (Some(path), false) = (one, force) {
         return Err(PipelineError::Mismatch(format!(
             "{stage}: {} is of another number of shards than shard {shard}; give --force to remove the parts of other numbers, or use another --run folder",
             path.display()
         )));
     }
-    if others.is_empty() {
+    if one.is_none() {
         return Ok(());
     }
-    let (manifests, mut files): (Vec<PathBuf>, Vec<PathBuf>) =
-        others.into_iter().partition(|path| path.extension() == Some("json".as_ref()));
     let mut named = Vec::new();
-    for path in &manifests {
+    for (path, layout) in &manifests {
         match Manifest::read(path) {
             // Another shard has removed it.
             Err(ArtifactError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-            manifest => named.extend(manifest?.files.iter().map(|file| dir.join(&file.path))),
+            manifest => named.extend(folder.part(path.clone(), *layout, manifest?).files()),
         }
     }
     if let Some(path) = files.iter().find(|path| path.exists() && !named.contains(path) && !is_artifact(path)) {
@@ -144,27 +128,11 @@ pub(crate) fn exclude_other_counts(
     withdraw()?;
     files.sort();
     files.dedup();
-    for path in manifests.into_iter().chain(files) {
+    for path in manifests.into_iter().map(|(path, _)| path).chain(files) {
         tracing::warn!("{stage}: removing {}, of another number of shards", path.display());
         remove_if_there(&path)?;
     }
     Ok(())
-}
-
-pub(crate) fn file_name(path: &Path) -> &str {
-    path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
-}
-
-/// All files of a folder named like a part, in order.
-pub(crate) fn list_parts(dir: &Path) -> Result<Vec<PathBuf>, PipelineError> {
-    let mut paths: Vec<PathBuf> = match std::fs::read_dir(dir) {
-        Ok(entries) => entries.filter_map(|e| e.ok().map(|e| e.path())).collect(),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Err(e) => return Err(PipelineError::io("list", dir)(e)),
-    };
-    paths.retain(|path| file_name(path).starts_with("part-"));
-    paths.sort();
-    Ok(paths)
 }
 
 /// A complete set of vector parts of one side. All have the same tower, engine, precision and table, and every shard is
@@ -186,8 +154,8 @@ pub(crate) struct VectorParts {
     pub towers: Fingerprint,
     /// Fingerprint of all parts' content.
     pub fingerprint: Fingerprint,
-    dir: PathBuf,
-    files: Vec<FileEntry>,
+    /// Their entries in manifests, with the folders from which their paths count.
+    files: Vec<(PathBuf, FileEntry)>,
 }
 
 impl VectorParts {
@@ -195,8 +163,13 @@ impl VectorParts {
     ///
     /// # Errors
     /// No parts; a missing shard; parts of unlike towers, engines, tables or shard counts.
-    pub fn find(stage: &'static str, dir: &Path, side: Side, shard: Option<Shard>) -> Result<Self, PipelineError> {
-        let set = PartSet::read(stage, dir, format!("twotower infer --side {side}"))?;
+    pub fn find(
+        stage: &'static str,
+        folder: &PartFolder,
+        side: Side,
+        shard: Option<Shard>,
+    ) -> Result<Self, PipelineError> {
+        let set = PartSet::read(stage, folder, format!("twotower infer --side {side}"))?;
         set.refuse_unlike("inputs", |part| part.manifest.inputs.clone())?;
         let first = set.first();
         let (path, first) = (&first.path, &first.manifest);
@@ -219,45 +192,39 @@ impl VectorParts {
             engine: embedded.engine,
             towers,
             fingerprint: Fingerprint::of(b""),
-            dir: dir.to_path_buf(),
             files: Vec::new(),
         };
         let mut read = Vec::new();
         for shard in shard.unwrap_or(Shard::WHOLE).covering(total, set.count) {
             let part = set.of(shard)?;
-            let file = part.manifest.files.first().ok_or_else(|| {
-                PipelineError::Mismatch(format!(
-                    "{stage}: {}: lists no file; run `twotower infer --side {side} --shard {shard} --force`",
-                    part.path.display()
-                ))
-            })?;
-            let quarantined = part.manifest.rows.get(rows::QUARANTINED).copied().unwrap_or_default();
-            found.take(stage, side, shard, file, quarantined)?;
+            found.take(stage, side, (folder, shard), part)?;
             read.push(&part.manifest);
         }
         found.fingerprint = parts_fingerprint(read);
         Ok(found)
     }
 
-    /// Takes the file of a shard, if by its footer it is one of these parts; `quarantined` of the shard's rows have no
-    /// vectors.
+    /// Takes the file of a shard, if by its footer it is one of these parts.
     fn take(
         &mut self,
         stage: &str,
         side: Side,
-        shard: Shard,
-        file: &FileEntry,
-        quarantined: u64,
+        (folder, shard): (&PartFolder, Shard),
+        part: &Part,
     ) -> Result<(), PipelineError> {
-        let path = self.dir.join(part_name(shard, "parquet"));
-        if path != self.dir.join(&file.path) {
-            return Err(PipelineError::Mismatch(format!(
-                "{stage}: {}: lists `{}`, expected `{}`; run `twotower infer --side {side} --shard {shard} --force`",
-                self.dir.join(manifest_name(shard)).display(),
-                file.path,
-                part_name(shard, "parquet")
-            )));
-        }
+        let quarantined = part.manifest.rows.get(rows::QUARANTINED).copied().unwrap_or_default();
+        let listed = folder.listed(part.layout, shard, "parquet");
+        let file = part.manifest.files.first().filter(|file| file.path == listed).ok_or_else(|| {
+            let found = match part.manifest.files.first() {
+                Some(file) => format!("lists `{}`", file.path),
+                None => "lists no file".to_string(),
+            };
+            PipelineError::Mismatch(format!(
+                "{stage}: {}: {found}, expected `{listed}`; run `twotower infer --side {side} --shard {shard} --force`",
+                part.path.display()
+            ))
+        })?;
+        let path = folder.file(shard, "parquet");
         let reader = VectorsReader::open(&path)?;
         let (rows, info) = (shard.range(self.rows), reader.info());
         let expected = (rows.end - rows.start).saturating_sub(quarantined);
@@ -274,7 +241,7 @@ impl VectorParts {
             )));
         }
         self.parts.push((path, rows));
-        self.files.push(file.clone());
+        self.files.push((part.base.clone(), file.clone()));
         Ok(())
     }
 
@@ -284,26 +251,29 @@ impl VectorParts {
     /// # Errors
     /// [`ArtifactError::Corrupt`] naming the first that is not; a signal.
     pub fn verify(&self, stage: &'static str, cancel: &Cancel) -> Result<(), PipelineError> {
-        self.files.iter().try_for_each(|file| verify_file(stage, &self.dir, file, cancel))
+        self.files.iter().try_for_each(|(base, file)| verify_file(stage, base, file, cancel))
     }
 }
 
-/// Manifests of a complete set of parts, in shard order. Every shard is there once, and all have the same number of
-/// shards and the same settings.
+/// A complete set of parts, in shard order. Every shard is there once, and all have the same number of shards and the
+/// same settings.
 ///
 /// # Errors
 /// A shard without a manifest or with two, naming the command that makes it; parts of unlike settings.
-pub(crate) fn complete_set(stage: &'static str, dir: &Path, command: &str) -> Result<Vec<Manifest>, PipelineError> {
-    let set = PartSet::read(stage, dir, command.to_string())?;
-    let of = |index| set.of(Shard { index, count: set.count }).map(|part| part.manifest.clone());
-    (0..set.count).map(of).collect()
+pub(crate) fn complete_set(
+    stage: &'static str,
+    folder: &PartFolder,
+    command: &str,
+) -> Result<Vec<Part>, PipelineError> {
+    let set = PartSet::read(stage, folder, command.to_string())?;
+    (0..set.count).map(|index| set.of(Shard { index, count: set.count }).cloned()).collect()
 }
 
 /// The parts of a folder, which have the same settings and the same number of shards.
 struct PartSet {
     /// The stage that reads them.
     stage: &'static str,
-    dir: PathBuf,
+    folder: PartFolder,
     /// The command that makes them, without the shard.
     command: String,
     /// Number of shards.
@@ -313,9 +283,9 @@ struct PartSet {
 }
 
 impl PartSet {
-    fn read(stage: &'static str, dir: &Path, command: String) -> Result<Self, PipelineError> {
-        let parts = part_manifests(dir)?;
-        let mut set = Self { stage, dir: dir.to_path_buf(), command, count: 0, parts };
+    fn read(stage: &'static str, folder: &PartFolder, command: String) -> Result<Self, PipelineError> {
+        let parts = part_manifests(folder)?;
+        let mut set = Self { stage, folder: folder.clone(), command, count: 0, parts };
         let Some(first) = set.parts.first() else { return Err(set.missing("part-*.json", "")) };
         set.count = first.shard().map_or(0, |shard| shard.count);
         if set.count == 0 {
@@ -361,6 +331,11 @@ impl PartSet {
         let mut claims = self.parts.iter().filter(|part| part.shard() == Some(shard));
         match (claims.next(), claims.next()) {
             (None, _) => Err(self.missing(&manifest_name(shard), &format!(" --shard {shard}"))),
+            (Some(part), None) if part.is_gone() => {
+                let advice = format!("run `{} --shard {shard}` first", self.command);
+                let path = part.files().next().unwrap_or_else(|| part.path.clone());
+                Err(PipelineError::MissingInput { stage: self.stage, path, advice })
+            }
             (Some(part), None) => Ok(part),
             (Some(part), Some(other)) => Err(PipelineError::Mismatch(format!(
                 "{}: {} and {} both say to be shard {shard}; run `{} --shard {shard} --force`",
@@ -374,18 +349,18 @@ impl PartSet {
 
     fn missing(&self, name: &str, shard: &str) -> PipelineError {
         let advice = format!("run `{}{shard}` first", self.command);
-        PipelineError::MissingInput { stage: self.stage, path: self.dir.join(name), advice }
+        PipelineError::MissingInput { stage: self.stage, path: self.folder.manifests().join(name), advice }
     }
 }
 
 /// Manifests of a folder's parts; one that another shard removes meanwhile is passed over.
-fn part_manifests(dir: &Path) -> Result<Vec<Part>, PipelineError> {
-    let mut manifests = Vec::new();
-    for path in list_parts(dir)?.into_iter().filter(|p| p.extension() == Some("json".as_ref())) {
+fn part_manifests(folder: &PartFolder) -> Result<Vec<Part>, PipelineError> {
+    let mut parts = Vec::new();
+    for (path, layout) in folder.manifest_paths()? {
         match Manifest::read(&path) {
             Err(ArtifactError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-            manifest => manifests.push(Part { manifest: manifest?, path }),
+            manifest => parts.push(folder.part(path, layout, manifest?)),
         }
     }
-    Ok(manifests)
+    Ok(parts)
 }

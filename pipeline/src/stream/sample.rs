@@ -1,12 +1,13 @@
-//! A sample of the results beside them: lists of the same users every night, for the gates to compare.
+//! A sample of the results: lists of the same users every night, for the gates to compare.
 //!
 //! A user is in the sample when the hash of the id is low enough, so the sample depends on neither the order of
 //! the table, nor shards, nor the format of the results, and two nights have nearly the same users in it.
 
 use crate::error::PipelineError;
-use crate::run::dir::{RunDir, prepare_dir};
+use crate::run::dir::{RunDir, prepare_dir, remove_if_there};
 use crate::stream::memory::MIB;
-use crate::stream::parts::{exclude_other_counts, part_name};
+use crate::stream::part_folder::{Layout, Part, PartFolder, part_name};
+use crate::stream::parts::exclude_other_counts;
 use crate::stream::shard::Shard;
 use std::hash::Hasher;
 use std::path::PathBuf;
@@ -17,14 +18,50 @@ use twotower_artifacts::{
     Compression, FileEntry, Id, Ids, ListRoom, NeighbourFormat, NeighbourLists, NeighbourSink, NeighboursInfo,
 };
 
-/// The folder of the samples, below the folder of the results.
-pub const FOLDER: &str = "sample";
+/// The folder of the samples, in the run's.
+const FOLDER: &str = "samples";
+/// Where earlier versions wrote them, in the folder of the results.
+const EARLIER_FOLDER: &str = "sample";
+/// Their format, whatever that of the results.
+const EXTENSION: &str = "parquet";
 /// About how many users are in the samples of all shards together: all users where there are no more.
 const USERS: u64 = 10_000;
 /// About how many pairs are in these samples at the most: fewer users where lists are long.
 const PAIRS: u64 = 1 << 20;
 /// Users read at a time.
 const BATCH_USERS: usize = 8192;
+
+/// The samples of a run.
+pub fn folder(run: &RunDir) -> PartFolder {
+    PartFolder::new(run.root(), FOLDER)
+}
+
+/// The samples of a run of an earlier version.
+pub fn earlier_folder(run: &RunDir) -> PartFolder {
+    PartFolder::new(run.recall().data(), EARLIER_FOLDER)
+}
+
+/// The path of a shard's sample as the manifest of its results lists it.
+pub fn listed(layout: Layout, shard: Shard) -> String {
+    let folder = match layout {
+        Layout::Apart => FOLDER,
+        Layout::Beside => EARLIER_FOLDER,
+    };
+    format!("{folder}/{}", part_name(shard, EXTENSION))
+}
+
+/// Removes the sample of a shard that an earlier version left among the results, where a reader would take it for more
+/// of them, and its folder after the last one.
+///
+/// # Errors
+/// [`PipelineError::Artifact`] naming it.
+pub fn remove_earlier(run: &RunDir, shard: Shard) -> Result<(), PipelineError> {
+    let folder = earlier_folder(run);
+    remove_if_there(&folder.file(shard, EXTENSION))?;
+    // Samples of other shards, or what no stage made, keep it.
+    let _ = std::fs::remove_dir(folder.data());
+    Ok(())
+}
 
 /// About how many users are in the samples of lists of `k` items.
 pub fn wanted(k: usize) -> u64 {
@@ -93,10 +130,12 @@ impl SampleSink {
         room: ListRoom,
         compression: Compression,
     ) -> Result<Self, PipelineError> {
-        let dir = run.recall().join(FOLDER);
-        prepare_dir(&dir)?;
-        exclude_other_counts("recall", &dir, shard, true, || Ok(()))?;
-        let path = dir.join(file_name(shard));
+        let folder = folder(run);
+        prepare_dir(&folder.data())?;
+        for folder in [&folder, &earlier_folder(run)] {
+            exclude_other_counts("recall", folder, shard, true, || Ok(()))?;
+        }
+        let path = folder.file(shard, EXTENSION);
         Ok(Self {
             sink: open_sink(NeighbourFormat::Parquet, path, info, room, compression)?,
             chosen: Draw::new(users, wanted(k)),
@@ -129,18 +168,13 @@ impl SampleSink {
         Ok(self.sink.write(&self.users, &chosen)?)
     }
 
-    /// Publishes the sample; its path is relative to the folder of the results.
+    /// Publishes the sample; its path counts from the run's folder.
     ///
     /// # Errors
     /// A failed write.
     pub fn finish(self) -> Result<FileEntry, PipelineError> {
         Ok(self.sink.finish()?.under(FOLDER))
     }
-}
-
-/// Name of a shard's sample, below the folder of samples.
-pub fn file_name(shard: Shard) -> String {
-    part_name(shard, NeighbourFormat::Parquet.extension())
 }
 
 /// Lists of a sample read back. Ids are there by their identity alone: those that are long take no more room.
@@ -167,16 +201,16 @@ pub fn read_bytes(k: usize) -> u64 {
     2 * wanted(k) * user as u64 + 32 * MIB
 }
 
-/// Reads a sample of `shards` shards; none where a shard has no file.
+/// Reads the sample of the results that are in these parts; none where one of them has no file.
 ///
 /// # Errors
 /// A damaged file.
-pub fn read(run: &RunDir, shards: u32) -> Result<Option<SampledLists>, PipelineError> {
-    let dir = run.recall().join(FOLDER);
-    let paths: Vec<PathBuf> = (0..shards).map(|index| dir.join(file_name(Shard { index, count: shards }))).collect();
-    if !paths.iter().all(|path| path.exists()) {
-        return Ok(None);
-    }
+pub fn read(parts: &[Part]) -> Result<Option<SampledLists>, PipelineError> {
+    let path = |part: &Part| {
+        let path = part.base.join(listed(part.layout, part.shard()?));
+        path.exists().then_some(path)
+    };
+    let Some(paths) = parts.iter().map(path).collect::<Option<Vec<PathBuf>>>() else { return Ok(None) };
     let mut whole = SampledLists { offsets: vec![0], ..SampledLists::default() };
     for path in &paths {
         for batch in read_lists(path, BATCH_USERS)? {

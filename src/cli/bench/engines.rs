@@ -15,7 +15,6 @@ use twotower_models::tower::Layer;
 use twotower_pipeline::error::PipelineError;
 use twotower_pipeline::run::dir::RunDir;
 use twotower_pipeline::run::files;
-use twotower_pipeline::stream::parts::part_name;
 use twotower_pipeline::stream::shard::Shard;
 
 /// Side of the square matrices whose product is the machine's peak.
@@ -100,7 +99,7 @@ pub fn engine(dir: &Path, kind: EngineKind, threads: usize, long: Duration) -> R
 
 /// Exact search for the vectors of users, over and over.
 pub fn search(dir: &Path, threads: usize, long: Duration) -> Result<Count, PipelineError> {
-    let part = |side| run(dir).vectors(side).join(part_name(Shard::WHOLE, "parquet"));
+    let part = |side| run(dir).vectors(side).file(Shard::WHOLE, "parquet");
     let (info, _, items) = load_parts(&[part(Side::Item)])?.ok_or_else(|| too_few("item vectors"))?;
     let items = ItemVectors::new(info.dim, items)?;
     let exact = IndexConfig { kind: IndexKind::Exact, ..IndexConfig::default() };

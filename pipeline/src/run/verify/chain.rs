@@ -5,6 +5,7 @@ use super::coverage::{Output, Parts};
 use crate::rows::quarantine::{BAD_ROWS, Quarantine};
 use crate::run::chain::{Contradiction, NamedPart, RunManifests, contradictions, is_fused};
 use crate::run::details::{EncodeDetails, RecallDetails};
+use crate::run::dir::RunDir;
 use crate::run::files;
 use crate::run::manifests::{as_written, content_fingerprint, details};
 use crate::run::names::{inputs, rows};
@@ -14,9 +15,10 @@ use crate::stages::evaluate::read_metrics;
 use crate::stages::recall::Catalogue;
 use crate::stages::towers::verified_in;
 use crate::stages::train::checkpoint_entry;
-use crate::stream::parts::{Part, VectorParts, file_name, list_parts};
+use crate::stream::part_folder::{Part, PartFolder};
+use crate::stream::parts::VectorParts;
 use crate::timeline::of_run::RunTimeline;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use twotower_artifacts::{Fingerprint, Manifest, Side};
 use twotower_encoders::store;
 use twotower_index::store::MANIFEST_NAME;
@@ -89,33 +91,32 @@ impl Check<'_> {
         let timeline = read(&run.encoders().join(files::encoders::TIMELINE_MANIFEST));
         let trained = read(&run.towers().join(files::towers::MANIFEST));
         let quarantine = encoded.as_ref().and_then(|encoded| Quarantine::load(&run.encoders(), encoded).ok());
-        let parts = |dir: PathBuf| -> Vec<(String, Manifest)> {
-            let paths = list_parts(&dir).unwrap_or_default().into_iter();
-            let manifests = paths.filter(|path| path.extension() == Some("json".as_ref()));
-            manifests.filter_map(|path| Some((file_name(&path).to_string(), read(&path)?))).collect()
+        let parts = |folder: PartFolder| -> Vec<Part> {
+            let paths = folder.manifest_paths().unwrap_or_default().into_iter();
+            paths.filter_map(|(path, layout)| read(&path).map(|read| folder.part(path, layout, read))).collect()
         };
         let [items, users, recalled] = [run.vectors(Side::Item), run.vectors(Side::User), run.recall()].map(parts);
-        fn named(parts: &[(String, Manifest)]) -> Vec<NamedPart<'_>> {
-            parts.iter().map(|(name, part)| (name.clone(), part)).collect()
+        fn named<'a>(run: &RunDir, parts: &'a [Part]) -> Vec<NamedPart<'a>> {
+            parts.iter().map(|part| part.within(run.root())).collect()
         }
         // Results of users that were embedded on the way are not of the vectors that an earlier night may have left.
-        self.fused = recalled.iter().any(|(_, part)| is_fused(part));
+        self.fused = recalled.iter().any(|part| is_fused(&part.manifest));
         self.contradictions = contradictions(&RunManifests {
             encoded: encoded.as_ref(),
             timeline: timeline.map(|manifest| manifest.fingerprint),
             trained: trained.as_ref(),
-            items: named(&items),
-            users: if self.fused { Vec::new() } else { named(&users) },
-            recalled: named(&recalled),
+            items: named(run, &items),
+            users: if self.fused { Vec::new() } else { named(run, &users) },
+            recalled: named(run, &recalled),
             index: None,
             quarantine: quarantine.as_ref(),
         });
     }
 
-    /// Notes what in a folder does not belong to the rest.
-    fn contradicted(&mut self, folder: &str) {
+    /// Notes what of an output does not belong to the rest.
+    fn contradicted(&mut self, output: &str) {
         let found = std::mem::take(&mut self.contradictions);
-        for Contradiction { path, what, .. } in found.iter().filter(|c| Path::new(&c.path).starts_with(folder)) {
+        for Contradiction { path, what, .. } in found.iter().filter(|c| c.output == output) {
             self.mismatch(&self.run.root().join(path), what);
         }
         self.contradictions = found;
@@ -219,16 +220,19 @@ impl Check<'_> {
     }
 
     fn vectors(&mut self, side: Side, links: &mut Links) -> bool {
-        let (before, dir) = (self.found.problems.len(), self.run.vectors(side));
+        let (before, folder) = (self.found.problems.len(), self.run.vectors(side));
         let name = if side == Side::User { inputs::USER_VECTORS } else { inputs::ITEM_VECTORS };
-        let Some(parts) = self.parts(&dir, Output::Vectors(side)) else { return false };
-        self.contradicted(&format!("vectors/{side}"));
+        let Some(parts) = self.parts(&folder, Output::Vectors(side)) else { return false };
+        self.contradicted(folder.name());
         if side == Side::User && self.fused {
-            let note = format!("{}: the results were made without them, from users embedded on the way", dir.display());
+            let note = format!(
+                "{}: the results were made without them, from users embedded on the way",
+                folder.data().display()
+            );
             self.found.notes.push(note);
         }
         if side == Side::Item && !parts.list.is_empty() {
-            links.items = self.take(VectorParts::find("verify", &dir, side, None));
+            links.items = self.take(VectorParts::find("verify", &folder, side, None));
         }
         self.report_parts(name, &parts, before);
         true
@@ -268,10 +272,10 @@ impl Check<'_> {
     }
 
     fn recall(&mut self, links: &Links, users_there: bool) -> bool {
-        let (before, dir) = (self.found.problems.len(), self.run.recall());
-        let Some(parts) = self.parts(&dir, Output::Recall) else { return false };
-        self.contradicted("recall");
-        for Part { path, manifest } in &parts.list {
+        let (before, folder) = (self.found.problems.len(), self.run.recall());
+        let Some(parts) = self.parts(&folder, Output::Recall) else { return false };
+        self.contradicted(folder.name());
+        for Part { path, manifest, .. } in &parts.list {
             if let (Some(index), Some(searched)) =
                 (&links.index, self.take(details::<RecallDetails>("verify", manifest)))
             {

@@ -5,7 +5,7 @@ use crate::run::details::{IdRange, InferDetails, PartDetails};
 use crate::run::manifests::{details, settings};
 use crate::run::names::{inputs, rows};
 use crate::run::records::{InferRecord, RecallRecord};
-use crate::stream::parts::{Part, file_name, list_parts, manifest_name, part_name};
+use crate::stream::part_folder::{Part, PartFolder, file_name, manifest_name};
 use crate::stream::sample;
 use crate::stream::shard::Shard;
 use std::collections::BTreeMap;
@@ -53,32 +53,33 @@ impl Parts {
 
 impl Check<'_> {
     /// Verifies the parts of a folder; none where the stage never ran.
-    pub(super) fn parts(&mut self, dir: &Path, output: Output) -> Option<Parts> {
-        let files = self.take(list_parts(dir)).unwrap_or_default();
-        if files.is_empty() {
+    pub(super) fn parts(&mut self, folder: &PartFolder, output: Output) -> Option<Parts> {
+        let files = self.take(folder.files()).unwrap_or_default();
+        let manifests = self.take(folder.manifest_paths()).unwrap_or_default();
+        if files.is_empty() && manifests.is_empty() {
             return None;
         }
         let mut parts = Parts { list: Vec::new(), output };
-        let manifests: Vec<_> = files.iter().filter(|p| p.extension() == Some("json".as_ref())).collect();
-        for path in &manifests {
-            self.known.insert(path.to_path_buf());
-            if let Some(manifest) = self.take(Manifest::read(path)) {
-                parts.list.push(Part { path: path.to_path_buf(), manifest });
+        let dir = folder.data();
+        if manifests.is_empty() {
+            self.mismatch(&dir, format!("parts without manifests do not count: `{}` did not finish", output.stage()));
+        }
+        for (path, layout) in manifests {
+            self.known.insert(path.clone());
+            if let Some(manifest) = self.take(Manifest::read(&path)) {
+                parts.list.push(folder.part(path, layout, manifest));
             }
         }
-        if manifests.is_empty() {
-            self.mismatch(dir, format!("parts without manifests do not count: `{}` did not finish", output.stage()));
-        }
         for part in &parts.list {
-            self.part(dir, part, output);
+            self.part(folder, part, output);
         }
-        self.coverage(dir, &parts);
+        self.coverage(&dir, &parts);
         Some(parts)
     }
 
     /// What a part says about itself, and whether its file agrees.
-    fn part(&mut self, dir: &Path, part: &Part, output: Output) {
-        let Part { path, manifest } = part;
+    fn part(&mut self, folder: &PartFolder, part: &Part, output: Output) {
+        let Part { path, layout, base, manifest } = part;
         self.equal(path, "`stage`", &output.stage(), &manifest.stage.as_str());
         let shard = match Shard::of_part("verify", manifest) {
             Ok(shard) => shard,
@@ -101,9 +102,9 @@ impl Check<'_> {
             }
         }
         let extension = format.map_or("parquet", NeighbourFormat::extension);
-        let mut expected = vec![part_name(shard, extension)];
+        let mut expected = vec![folder.listed(*layout, shard, extension)];
         if let Output::Recall = output {
-            expected.push(format!("{}/{}", sample::FOLDER, sample::file_name(shard)));
+            expected.push(sample::listed(*layout, shard));
         }
         let listed: Vec<&String> = manifest.files.iter().map(|file| &file.path).collect();
         if listed != expected.iter().collect::<Vec<_>>() {
@@ -125,13 +126,13 @@ impl Check<'_> {
         };
         self.equal(path, "rows of the table", &range, &(said.first_row..said.end_row));
         let before = self.found.problems.len();
-        manifest.files.iter().for_each(|file| self.file(dir, file));
+        manifest.files.iter().for_each(|file| self.file(base, file));
         if self.found.problems.len() > before {
             return;
         }
         let found = match format {
-            None => self.vector_file(dir, part, file),
-            Some(format) => self.recall_file(dir, part, file, format, said.ids.clone()),
+            None => self.vector_file(part, file),
+            Some(format) => self.recall_file(part, file, format, said.ids.clone()),
         };
         if let Some((rows, ids)) = found {
             self.equal(path, "`files.rows`", &rows, &file.rows);
@@ -141,8 +142,8 @@ impl Check<'_> {
     }
 
     /// Rows and ids of a file of vectors, and whether it is what its manifest says.
-    fn vector_file(&mut self, dir: &Path, part: &Part, file: &FileEntry) -> Option<(u64, IdRange)> {
-        let (path, manifest) = (dir.join(&file.path), &part.manifest);
+    fn vector_file(&mut self, part: &Part, file: &FileEntry) -> Option<(u64, IdRange)> {
+        let (path, manifest) = (part.base.join(&file.path), &part.manifest);
         let reader = self.take(VectorsReader::open(&path))?;
         let (info, rows) = (reader.info(), reader.rows());
         self.equal(&path, "rows by its footer", &manifest.rows.get(rows::ROWS).copied(), &Some(rows));
@@ -168,13 +169,12 @@ impl Check<'_> {
     /// Rows and ids of a file of neighbours; `said` are the ids by its manifest.
     fn recall_file(
         &mut self,
-        dir: &Path,
         part: &Part,
         file: &FileEntry,
         format: NeighbourFormat,
         said: IdRange,
     ) -> Option<(u64, IdRange)> {
-        let (path, manifest) = (dir.join(&file.path), &part.manifest);
+        let (path, manifest) = (part.base.join(&file.path), &part.manifest);
         let edges = self.take(inspect_neighbours(&path, format))?;
         let count = |name: &str| manifest.rows.get(name).copied();
         let long = format == NeighbourFormat::ParquetLong;

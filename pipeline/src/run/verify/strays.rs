@@ -2,7 +2,8 @@
 
 use super::Check;
 use crate::run::files::towers as files;
-use crate::stream::parts::file_name;
+use crate::stream::part_folder::{MANIFESTS, file_name};
+use crate::stream::sample;
 use std::path::{Path, PathBuf};
 
 impl Check<'_> {
@@ -37,8 +38,18 @@ impl Check<'_> {
     /// Whether a folder is part of a run's layout.
     fn is_ours(&self, folder: &Path) -> bool {
         let run = self.run;
-        let below = [run.encoders(), run.towers(), run.index(), run.recall(), run.evaluation(), run.gates()];
-        below.iter().any(|ours| folder.starts_with(ours)) || folder.starts_with(run.root().join("vectors"))
+        let below = [
+            run.encoders(),
+            run.towers(),
+            run.root().join("vectors"),
+            run.index(),
+            run.recall().data(),
+            sample::folder(run).data(),
+            run.root().join(MANIFESTS),
+            run.evaluation(),
+            run.gates(),
+        ];
+        below.iter().any(|ours| folder.starts_with(ours))
     }
 }
 

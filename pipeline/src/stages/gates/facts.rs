@@ -10,6 +10,7 @@ use crate::run::names::rows;
 use crate::run::records::RecallRecord;
 use crate::stages::evaluate::{MetricsFile, read_metrics};
 use crate::stream::distinct::DistinctSketch;
+use crate::stream::part_folder::Part;
 use crate::stream::sample::{self, SampledLists};
 use crate::timeline::counts::ExclusionCounts;
 use serde::Deserialize;
@@ -71,7 +72,8 @@ impl Facts {
     pub fn read(run: &RunDir) -> Result<Self, PipelineError> {
         let Outputs { encoded, timeline: _, trained, items, users, recalled, fused } = Outputs::read(run)?;
         let metrics = metrics_of(run, &trained)?;
-        let parts = [&encoded, &trained].into_iter().chain(&items).chain(&users).chain(&recalled);
+        let parts = items.iter().chain(&users).chain(&recalled).map(|part| &part.manifest);
+        let parts = [&encoded, &trained].into_iter().chain(parts);
         let mut names: Vec<String> = parts.map(|manifest| manifest.fingerprint.to_string()).collect();
         let searched = all_details::<RecallDetails>(&recalled)?;
         // Only the vocabularies' fingerprint says which values were counted how often.
@@ -80,11 +82,11 @@ impl Facts {
         // The same results may come of other tables.
         names.extend(searched.iter().map(|part| serde_json::json!(part.exclusions).to_string()));
         names.extend(metrics.as_ref().map(|m| serde_json::json!(m.models).to_string()));
-        let (first, first_manifest) = (&searched[0], &recalled[0]);
+        let (first, first_manifest) = (&searched[0], &recalled[0].manifest);
         let index = IndexManifest::deserialize(&first.index).map_err(|e| {
             PipelineError::Mismatch(format!(
                 "check: {}: `details.index`: {e}; run `twotower recall --force`",
-                run.recall().display()
+                run.recall().data().display()
             ))
         })?;
         let met = |counts: Vec<EncodeCounts>| {
@@ -92,7 +94,7 @@ impl Facts {
             counts.iter().for_each(|counts| all.merge(counts));
             all.features
         };
-        let of_infer = |parts: &[Manifest]| -> Result<_, PipelineError> {
+        let of_infer = |parts: &[Part]| -> Result<_, PipelineError> {
             Ok(met(all_details::<InferDetails>(parts)?.into_iter().map(|part| part.encoded).collect()))
         };
         let of_users = match fused {
@@ -105,7 +107,7 @@ impl Facts {
             // Runs of earlier versions have none.
             quarantined: recalled
                 .iter()
-                .filter_map(|part| part.rows.get(rows::QUARANTINED))
+                .filter_map(|part| part.manifest.rows.get(rows::QUARANTINED))
                 .fold(0, |sum, n| n.saturating_add(sum)),
             pairs: sum(&recalled, rows::PAIRS)?,
             interactions: encoded.rows.get(rows::INTERACTIONS).copied(),
@@ -120,7 +122,7 @@ impl Facts {
             index,
             eligible: first.eligible as u64,
             topk: settings::<RecallRecord>(CHECK, first_manifest)?.recall.topk as u64,
-            sample: sample::read(run, recalled.len() as u32)?,
+            sample: sample::read(&recalled)?,
             metrics,
             untrained: details::<TowerDetails>(CHECK, &trained).unwrap_or_default().untrained.unwrap_or_default(),
             fingerprint: Fingerprint::of(names.join(" ").as_bytes()),
@@ -137,7 +139,7 @@ impl Facts {
             (Some(_), Some(_)) => Ok(self),
             _ => Err(PipelineError::Mismatch(format!(
                 "check: results of {} do not say what was excluded or how many vectors are distinct; run `twotower recall --force`, with its shards if it has some",
-                self.run.recall().display()
+                self.run.recall().data().display()
             ))),
         }
     }
@@ -175,8 +177,8 @@ fn interactions_state(run: &RunDir) -> Result<Option<InteractionsState>, Pipelin
 }
 
 /// Details of all parts.
-fn all_details<T: DeserializeOwned>(parts: &[Manifest]) -> Result<Vec<T>, PipelineError> {
-    parts.iter().map(|part| details(CHECK, part)).collect()
+fn all_details<T: DeserializeOwned>(parts: &[Part]) -> Result<Vec<T>, PipelineError> {
+    parts.iter().map(|part| details(CHECK, &part.manifest)).collect()
 }
 
 /// A detail of all parts together; none where one lacks it.
@@ -190,8 +192,10 @@ fn of_all<P, T: Clone>(parts: &[P], of: impl Fn(&P) -> Option<&T>, merge: impl F
 }
 
 /// A count of rows over all parts.
-fn sum(parts: &[Manifest], name: &str) -> Result<u64, PipelineError> {
+fn sum(parts: &[Part], name: &str) -> Result<u64, PipelineError> {
     let too_large =
         || PipelineError::Mismatch(format!("check: `rows.{name}` of all parts together is no 64-bit number"));
-    parts.iter().try_fold(0u64, |sum, part| sum.checked_add(row_count(CHECK, part, name)?).ok_or_else(too_large))
+    parts
+        .iter()
+        .try_fold(0u64, |sum, part| sum.checked_add(row_count(CHECK, &part.manifest, name)?).ok_or_else(too_large))
 }

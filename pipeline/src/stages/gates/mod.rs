@@ -69,7 +69,7 @@ pub(crate) fn check(
     let config = &context.config;
     let outputs = Outputs::read(&context.run)?;
     outputs.belong_together(&context.run)?;
-    let recalled: RecallRecord = settings("check", &outputs.recalled[0])?;
+    let recalled: RecallRecord = settings("check", &outputs.recalled[0].manifest)?;
     context.memory.require(&needs(recalled.recall.topk))?;
     let mut now = Facts::read(&context.run)?.counted()?;
     let mut warnings = Vec::new();

@@ -6,8 +6,8 @@ use crate::run::chain::{Contradiction, NamedPart, RunManifests, contradictions, 
 use crate::run::dir::RunDir;
 use crate::run::files;
 use crate::run::manifests::require;
-use crate::stream::parts::{complete_set, manifest_name};
-use crate::stream::shard::Shard;
+use crate::stream::part_folder::Part;
+use crate::stream::parts::complete_set;
 use crate::timeline::of_run;
 use twotower_artifacts::json::read_json;
 use twotower_artifacts::{Manifest, Side};
@@ -22,11 +22,11 @@ pub struct Outputs {
     /// The manifest of `train`.
     pub trained: Manifest,
     /// Manifests of the item vectors, by shard.
-    pub items: Vec<Manifest>,
+    pub items: Vec<Part>,
     /// Manifests of the user vectors, by shard; where users were embedded on the way, those of the results.
-    pub users: Vec<Manifest>,
+    pub users: Vec<Part>,
     /// Manifests of the results, by shard.
-    pub recalled: Vec<Manifest>,
+    pub recalled: Vec<Part>,
     /// Whether users were embedded on the way.
     pub fused: bool,
 }
@@ -42,7 +42,7 @@ impl Outputs {
         let trained = require("check", &run.towers().join(files::towers::MANIFEST), "twotower train")?;
         let items = complete_set("check", &run.vectors(Side::Item), "twotower infer --side item")?;
         let recalled = complete_set("check", &run.recall(), "twotower recall")?;
-        let fused = is_fused(&recalled[0]);
+        let fused = is_fused(&recalled[0].manifest);
         let users = match fused {
             true => recalled.clone(),
             false => complete_set("check", &run.vectors(Side::User), "twotower infer --side user")?,
@@ -57,22 +57,21 @@ impl Outputs {
     /// [`PipelineError::Mismatch`] naming the first output that does not belong to the others, and how many more.
     pub fn belong_together(&self, run: &RunDir) -> Result<(), PipelineError> {
         let quarantine = Quarantine::load(&run.encoders(), &self.encoded)?;
-        fn named(parts: &[Manifest]) -> Vec<NamedPart<'_>> {
-            let name = |part| Shard::of(part).map(manifest_name).unwrap_or_default();
-            parts.iter().map(|part| (name(part), part)).collect()
+        fn named<'a>(run: &RunDir, parts: &'a [Part]) -> Vec<NamedPart<'a>> {
+            parts.iter().map(|part| part.within(run.root())).collect()
         }
         let made = RunManifests {
             encoded: Some(&self.encoded),
             timeline: Some(self.timeline.fingerprint.clone()),
             trained: Some(&self.trained),
-            items: named(&self.items),
-            users: if self.fused { Vec::new() } else { named(&self.users) },
-            recalled: named(&self.recalled),
+            items: named(run, &self.items),
+            users: if self.fused { Vec::new() } else { named(run, &self.users) },
+            recalled: named(run, &self.recalled),
             index: read_json(run.index().join(MANIFEST_NAME)).ok(),
             quarantine: Some(&quarantine),
         };
         let found = contradictions(&made);
-        let Some(Contradiction { path, what, command }) = found.first() else { return Ok(()) };
+        let Some(Contradiction { path, what, command, .. }) = found.first() else { return Ok(()) };
         let more = match found.len() {
             1 => String::new(),
             n => {

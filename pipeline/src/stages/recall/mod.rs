@@ -18,7 +18,8 @@ use crate::stages::encoded::EncoderFolder;
 use crate::stages::output::{Place, Prologue, StageKey, Summary, row_counts};
 use crate::stages::{Context, Outcome};
 use crate::stream::distinct::VectorHash;
-use crate::stream::parts::{VectorParts, manifest_name, part_name};
+use crate::stream::part_folder::PartFolder;
+use crate::stream::parts::VectorParts;
 use crate::stream::sample;
 use crate::stream::shard::Shard;
 use crate::stream::spare::Spare;
@@ -26,7 +27,6 @@ use crate::timeline::exclusions::Exclusion;
 pub(crate) use catalogue::Catalogue;
 use catalogue::{Audience, index_fits};
 use search::{Search, Totals};
-use std::path::PathBuf;
 use std::time::Instant;
 use twotower_artifacts::vectors::Similarity;
 use twotower_artifacts::{Id, IdKind, Manifest, NeighbourFormat, Side};
@@ -89,8 +89,9 @@ impl<'a> Recall<'a> {
     pub fn open_for(context: &'a Context<RecallSettings>, other: Option<OutputFolder>) -> Result<Self, PipelineError> {
         let open = || {
             let items = VectorParts::find("recall", &context.run.vectors(Side::Item), Side::Item, None)?;
-            let folder = other.as_ref().map(OutputFolder::path);
-            let raw = context.config.embed.as_ref().map(|embed| RawUsers::open(context, embed, folder)).transpose()?;
+            let folder = other.as_ref().map(|folder| folder.parts().data());
+            let open = |embed| RawUsers::open(context, embed, folder.as_deref());
+            let raw = context.config.embed.as_ref().map(open).transpose()?;
             let raw = raw.map(Users::Raw);
             Ok(Self { context, items, raw, state: None, spare: Spare::default(), other })
         };
@@ -127,7 +128,7 @@ impl SearchState {
     ) -> Result<Self, PipelineError> {
         items.verify("recall", &context.cancel)?;
         let catalogue = Catalogue::load(items)?;
-        let dir = folder(context, other);
+        let dir = folder(context, other).data();
         let exclude = || {
             let at_rows = |timeline, encoded: &EncoderFolder| users.timeline(context, timeline, encoded, &dir);
             Exclusion::load(context, users.ids(), at_rows, &catalogue.ids, &dir)
@@ -144,8 +145,8 @@ impl SearchState {
 }
 
 /// Where results go.
-fn folder(context: &Context<RecallSettings>, other: Option<&OutputFolder>) -> PathBuf {
-    other.map_or_else(|| context.run.recall(), |folder| folder.path().to_path_buf())
+fn folder(context: &Context<RecallSettings>, other: Option<&OutputFolder>) -> PartFolder {
+    other.map_or_else(|| context.run.recall(), OutputFolder::parts)
 }
 
 fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, PipelineError> {
@@ -163,10 +164,8 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
     };
     users.check(context, items)?;
     let key = shard_key(context, items, users, shard)?;
-    let place = match other {
-        Some(folder) => Place::beside_results(folder.path().to_path_buf(), &manifest_name(shard)),
-        None => Place::of_results(context.run.recall(), &manifest_name(shard)),
-    };
+    let folder = folder(context, other);
+    let place = Place::of_part(&folder, shard, other.is_none());
     let same_index = |made: &Manifest| -> Result<bool, PipelineError> {
         if other.is_some() || index_fits(context, made) {
             return Ok(true);
@@ -182,7 +181,7 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
         Prologue::Current(outcome) => return Ok(outcome),
         Prologue::Due(output) => output,
     };
-    output.prepare_part(shard, config.recall.format.extension())?;
+    output.prepare_part(&folder, shard, config.recall.format.extension())?;
 
     if let Users::Stored { parts, .. } = users {
         parts.verify("recall", &context.cancel)?;
@@ -202,7 +201,7 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
     let plan = context.plan(&users.needs(context, &catalogue.ids, index.as_ref(), exclusion.bytes()))?;
 
     let range = shard.range(users.rows());
-    let mut writer = ShardWriter::create(context, shard, users, catalogue.ids.ids(), output.dir(), other.is_none())?;
+    let mut writer = ShardWriter::create(context, shard, users, catalogue.ids.ids(), &folder, other.is_none())?;
     let mut bar = context.progress.bar("recall", range.end - range.start, "users");
     let hash = VectorHash::new(index.dim());
     let search = Search { context, plan, index: index.as_ref(), exclusion, eligible, hash, spare };
@@ -215,7 +214,10 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
     let quarantined = users.account(&range, writer.users())?;
     output.replace()?;
     for format in NeighbourFormat::ALL.into_iter().filter(|f| f.extension() != config.recall.format.extension()) {
-        remove_if_there(&output.dir().join(part_name(shard, format.extension())))?;
+        remove_if_there(&folder.file(shard, format.extension()))?;
+    }
+    if other.is_none() {
+        sample::remove_earlier(&context.run, shard)?;
     }
     let ShardFiles { files, totals, ids } = writer.finish()?;
     warnings.extend(exclusion.warnings());
@@ -251,5 +253,5 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
         exclusions: Some(excluded),
         distinct: Some(totals.vectors),
     };
-    output.publish_part(shard, Summary { warnings, ..Summary::new(files, rows, details) })
+    output.publish_part(&folder, shard, Summary { warnings, ..Summary::new(files, rows, details) })
 }

@@ -74,7 +74,7 @@ impl RawUsers {
         if other.is_none() {
             embedding.check_table(context, &source)?;
         }
-        let dir = other.map_or_else(|| context.run.recall(), Path::to_path_buf);
+        let dir = other.map_or_else(|| context.run.recall().data(), Path::to_path_buf);
         let embedding = Box::new(embedding.prepare(context, &source, &dir)?);
         Ok(Self { embedding, source })
     }

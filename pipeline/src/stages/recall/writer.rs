@@ -6,16 +6,17 @@ use crate::config::RecallSettings;
 use crate::error::PipelineError;
 use crate::run::details::IdRange;
 use crate::stages::Context;
-use crate::stream::parts::part_name;
+use crate::stream::part_folder::PartFolder;
 use crate::stream::sample::SampleSink;
 use crate::stream::shard::Shard;
-use std::path::Path;
 use twotower_artifacts::neighbours::{NeighbourSink, open_sink};
 use twotower_artifacts::{FileEntry, Ids, ListRoom, NeighbourLists, NeighboursInfo};
 
 /// The files of a shard being written. Dropped unfinished, it leaves nothing.
 pub struct ShardWriter<'a> {
     sink: Box<dyn NeighbourSink>,
+    /// Name of the folder of results.
+    folder: String,
     /// None for users who are not the run's.
     sample: Option<SampleSink>,
     /// Ids of the catalogue.
@@ -31,7 +32,7 @@ pub struct ShardWriter<'a> {
 
 /// The files of a shard, and what they hold.
 pub struct ShardFiles {
-    /// The results, and their sample.
+    /// The results, and their sample. Paths count from the run's folder, or from that of an `--output`.
     pub files: Vec<FileEntry>,
     /// Counts over all users.
     pub totals: Totals,
@@ -50,15 +51,16 @@ impl<'a> ShardWriter<'a> {
         shard: Shard,
         users: &Users,
         items: &'a Ids,
-        dir: &Path,
+        folder: &PartFolder,
         sampled: bool,
     ) -> Result<Self, PipelineError> {
         let RecallSettings { recall, compression, .. } = &context.config;
-        let path = dir.join(part_name(shard, recall.format.extension()));
+        let path = folder.file(shard, recall.format.extension());
         let info = NeighboursInfo::of_users(users.ids(), items.kind());
         let (topk, room) = (recall.topk, ListRoom::new(recall.topk, items));
         let sample = || SampleSink::create(&context.run, shard, users.rows(), &info, topk, room, *compression);
         Ok(Self {
+            folder: folder.name().to_string(),
             sample: sampled.then(sample).transpose()?,
             sink: open_sink(recall.format, path, &info, room, *compression)?,
             items,
@@ -105,7 +107,7 @@ impl<'a> ShardWriter<'a> {
     /// # Errors
     /// A failed write; what is not published is not there.
     pub fn finish(self) -> Result<ShardFiles, PipelineError> {
-        let mut files = vec![self.sink.finish()?];
+        let mut files = vec![self.sink.finish()?.under(&self.folder)];
         if let Some(sample) = self.sample {
             files.push(sample.finish()?);
         }
