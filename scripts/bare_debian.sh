@@ -70,8 +70,14 @@ cp /etc/resolv.conf "$root/etc/resolv.conf"
 [ -z "$ca" ] || cp "$ca" "$root/etc/ssl/certs/ca-certificates.crt"
 clone=$root/root/twotower
 commit=$(git -C "$repository" rev-parse --short HEAD)
-rm -rf --one-file-system "$clone"
-git clone --quiet --no-hardlinks "$repository" "$clone"
+# A clone that is there is brought to the commit, so that cargo builds only what has changed.
+if [ -d "$clone/.git" ]; then
+  git -C "$clone" fetch --quiet "$repository" HEAD
+  git -C "$clone" reset --quiet --hard FETCH_HEAD
+  git -C "$clone" clean --quiet -ffdx --exclude=/target
+else
+  git clone --quiet --no-hardlinks "$repository" "$clone"
+fi
 mkdir -p "$root/opt/rust" "$root/root/.cargo" "$clone/target"
 say "commit $commit in Debian $(cat "$root/etc/debian_version"), $(unshare --root="$root" sh -c 'ls /usr/bin /usr/sbin | wc -l') programs, $("$toolchain/bin/rustc" --version)"
 
