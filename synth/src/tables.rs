@@ -32,8 +32,8 @@ pub(crate) struct Rows {
 
 /// The files of one part of users and of their interactions, being written.
 pub(crate) enum Part {
-    Parquet { users: PartWriter, interactions: PartWriter },
-    Exported(ExportedPart),
+    Parquet { users: Box<PartWriter>, interactions: Box<PartWriter> },
+    Exported(Box<ExportedPart>),
 }
 
 impl Layout {
@@ -80,10 +80,10 @@ impl Part {
         let [users, interactions] = folder::TABLES.map(|table| folder::part(dir, table, number, world.layout));
         Ok(match world.layout {
             Layout::Parquet => Part::Parquet {
-                users: PartWriter::create(&users, Population::schema())?,
-                interactions: PartWriter::create(&interactions, interactions_schema())?,
+                users: Box::new(PartWriter::create(&users, Population::schema())?),
+                interactions: Box::new(PartWriter::create(&interactions, interactions_schema())?),
             },
-            Layout::Exported => Part::Exported(ExportedPart::create(&users, &interactions)?),
+            Layout::Exported => Part::Exported(Box::new(ExportedPart::create(&users, &interactions)?)),
         })
     }
 
