@@ -4,10 +4,10 @@
 mod fixture;
 
 use fixture::sheet::{Column, Sheet, latin1};
-use fixture::{Job, SETTINGS, TABLES, interactions, item_id, items, results, users};
+use fixture::{Job, SETTINGS, TABLES, interactions, item_id, items, results, system, users};
 use std::io::Write;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::Child;
 use std::time::Duration;
 
 /// Writes the three tables with `write` under `extension`, and a job that reads them with `settings`.
@@ -120,10 +120,9 @@ fn columns_of_folders_are_ids_times_and_features_like_any_other() {
 
 /// Waits until a file is there, and stops the process while it still has work to do.
 fn stop_at(child: &Child, file: &Path) {
-    let signal = |name: &str| Command::new("kill").arg(name).arg(child.id().to_string()).status().unwrap();
     for _ in 0..60_000 {
         if file.exists() {
-            assert!(signal("-STOP").success());
+            system::send(child, libc::SIGSTOP);
             return;
         }
         std::thread::sleep(Duration::from_millis(1));
@@ -148,7 +147,7 @@ fn a_table_that_is_replaced_during_a_run_ends_it_and_no_user_is_lost_or_twice() 
         let child = command.spawn().unwrap();
         stop_at(&child, &job.path(&format!("run/manifests/{part}-of-00100.json")));
         std::fs::rename(job.path("new.parquet"), job.path("users.parquet")).unwrap();
-        assert!(Command::new("kill").args(["-CONT", &child.id().to_string()]).status().unwrap().success());
+        system::send(&child, libc::SIGCONT);
         let finished = child.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&finished.stderr);
         assert_eq!(finished.status.code(), Some(3), "{name}: {said}");
@@ -206,7 +205,7 @@ fn a_side_file_that_is_replaced_between_two_stages_ends_the_run() {
     let child = command.spawn().unwrap();
     stop_at(&child, &job.path("run/encoders/manifest.json"));
     std::fs::rename(job.path("new.parquet"), job.path("side.parquet")).unwrap();
-    assert!(Command::new("kill").args(["-CONT", &child.id().to_string()]).status().unwrap().success());
+    system::send(&child, libc::SIGCONT);
     let finished = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&finished.stderr);
     assert_eq!(finished.status.code(), Some(3), "{said}");

@@ -18,7 +18,7 @@ fn stopped_at(runs: &Runs, line: &str, folder: &Path, at: usize) -> Guarded {
 }
 
 fn goes_on(mut child: Guarded) {
-    child.send("-CONT");
+    child.send(libc::SIGCONT);
     assert!(child.end().success());
 }
 
@@ -57,7 +57,7 @@ fn a_second_run_is_refused_by_name_and_the_first_ones_death_lets_the_third_in() 
     // Another folder is another run.
     let other = runs.folder("other", false);
     runs.complete(NIGHT.lines, &other);
-    first.send("-KILL");
+    first.send(libc::SIGKILL);
     first.end();
     assert!(folder.join("run/.lock").exists());
     runs.complete(NIGHT.lines, &folder);

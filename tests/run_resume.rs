@@ -142,7 +142,7 @@ fn terminate(job: &Job, line: &str, ready: impl Fn() -> bool) -> (Option<i32>, f
         ready()
     });
     let signalled = Instant::now();
-    child.send("-TERM");
+    child.send(libc::SIGTERM);
     (child.end().code(), signalled.elapsed().as_secs_f64())
 }
 

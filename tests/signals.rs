@@ -16,7 +16,8 @@ const GOES_ON: &str = "the same command goes on from there";
 /// From signal to end, as promised.
 const WITHIN: Duration = Duration::from_secs(5);
 /// Signals, and the exit code of each.
-const SIGNALS: [(&str, i32); 4] = [("-TERM", 143), ("-INT", 130), ("-HUP", 129), ("-QUIT", 131)];
+const SIGNALS: [(libc::c_int, i32); 4] =
+    [(libc::SIGTERM, 143), (libc::SIGINT, 130), (libc::SIGHUP, 129), (libc::SIGQUIT, 131)];
 
 /// Checks how a command that got a signal ended; one that was done before it looked ends well.
 fn assert_stopped(finished: &Finished, code: i32, what: &str) -> bool {
@@ -93,11 +94,11 @@ fn a_step_that_does_not_come_to_an_end_is_ended_within_five_seconds() {
 fn a_second_signal_ends_a_step_at_once() {
     let runs = Runs::new("signals-twice");
     let mut child = runs.halted_at(NIGHT.lines[0], &runs.folder("twice", false), Fault { action: "hang", at: 30 });
-    child.send("-TERM");
+    child.send(libc::SIGTERM);
     let mut stderr = BufReader::new(child.0.stderr.take().unwrap()).lines().map(|line| line.unwrap());
     assert!(stderr.any(|line| line.contains("stopping at ")), "it never noticed the first signal");
     let second = Instant::now();
-    child.send("-INT");
+    child.send(libc::SIGINT);
     let status = child.end();
     assert_eq!((status.code(), status.signal()), (Some(143), None));
     assert!(second.elapsed() < Duration::from_secs(2), "{:?}", second.elapsed());
@@ -115,7 +116,7 @@ fn a_night_whose_starter_ignores_hangups_goes_on_after_one() {
     let mut child = Guarded(nohup.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
     let state = || std::fs::read_to_string(format!("/proc/{}/stat", child.0.id())).unwrap_or_default();
     faults::until("it stops", || state().contains(") T "));
-    for signal in ["-HUP", "-QUIT", "-CONT"] {
+    for signal in [libc::SIGHUP, libc::SIGQUIT, libc::SIGCONT] {
         child.send(signal);
     }
     let status = child.end();

@@ -114,7 +114,7 @@ fn a_process_that_was_stopped_for_longer_goes_on() {
         let fault = Fault { action: "stop", at: call(&calls[0], name, part) };
         let mut child = runs.halted_at(&line, &folder, fault);
         std::thread::sleep(2 * TIMEOUT);
-        child.send("-CONT");
+        child.send(libc::SIGCONT);
         let status = child.end();
         let mut stderr = String::new();
         child.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();

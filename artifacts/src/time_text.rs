@@ -76,7 +76,8 @@ const PATTERNS: [&str; 19] = [
 #[derive(Debug, Clone, PartialEq)]
 pub enum TimeFormat {
     /// ISO 8601: a date, or a date, `T` or a space, and a time of day to the minute, the second or a fraction of it, with
-    /// `Z`, `UTC`, an offset such as `+08:00`, or nothing after it.
+    /// `Z`, `UTC`, an offset such as `+08:00`, or nothing after it. Also the same as spreadsheets write it: with slashes
+    /// or dots in the date, and without leading zeros, as in `2026/1/31 9:05`.
     Iso,
     /// A pattern in the form of strftime.
     Pattern {
@@ -127,7 +128,7 @@ impl TimeFormat {
     /// The moment that a text says; none where it does not have this format.
     pub fn read(&self, text: &str) -> Option<Moment> {
         match self {
-            Self::Iso => read_iso(text.trim()),
+            Self::Iso => read_iso(text.trim()).or_else(|| read_iso(&padded(text.trim())?)),
             Self::Pattern { items, .. } => read_pattern(text.trim(), items),
         }
     }
@@ -135,7 +136,7 @@ impl TimeFormat {
     /// Whether a text is a date without a time of day.
     pub fn is_date(text: &str) -> bool {
         let text = text.trim();
-        text.len() == 10 && read_iso(text).is_some()
+        text.len() <= 10 && Self::Iso.read(text).is_some()
     }
 }
 
@@ -154,6 +155,30 @@ fn read_iso(text: &str) -> Option<Moment> {
         return None;
     }
     string_to_datetime(&Utc, &text).ok().map(Moment)
+}
+
+/// Year, month, day and hour as a spreadsheet writes them, `2026/1/31 9:05`, in the form of ISO 8601; none where the
+/// text has another form, or has that of ISO 8601 already.
+fn padded(text: &str) -> Option<String> {
+    let digits = |text: &str, most: usize| {
+        let length = text.bytes().take_while(u8::is_ascii_digit).count();
+        (1..=most).contains(&length).then_some(length)
+    };
+    let (year, rest) = text.split_at_checked(4)?;
+    let mark = rest.chars().next().filter(|mark| matches!(mark, '/' | '.' | '-'))?;
+    let (month, rest) = rest[1..].split_at(digits(&rest[1..], 2)?);
+    let rest = rest.strip_prefix(mark)?;
+    let (day, rest) = rest.split_at(digits(rest, 2)?);
+    let date = format!("{year}-{month:0>2}-{day:0>2}");
+    let iso = match rest.trim_start_matches([' ', 'T']) {
+        "" if rest.is_empty() => date,
+        time if time.len() + 1 == rest.len() => match digits(time, 2)? {
+            1 => format!("{date}T0{time}"),
+            _ => format!("{date}T{time}"),
+        },
+        _ => return None,
+    };
+    (iso != text).then_some(iso)
 }
 
 fn read_pattern(text: &str, items: &[Item<'static>]) -> Option<Moment> {
@@ -199,6 +224,13 @@ mod tests {
             ("2026-01-31T23:59", micro - 59_000_000),
             ("2026-02-01T07:59+08:00", micro - 59_000_000),
             ("1969-12-31T23:59:59.999999Z", -1),
+            ("2026/1/31", 1_000_000 * (SECOND + 1 - 86_400)),
+            ("2026.1.31", 1_000_000 * (SECOND + 1 - 86_400)),
+            ("2026-1-31", 1_000_000 * (SECOND + 1 - 86_400)),
+            ("2026/01/31 23:59:59", micro),
+            ("2026/1/31 23:59:59.5", micro + 500_000),
+            ("2026/2/1 7:59:59+08:00", micro),
+            ("2026/2/1 7:59+08:00", micro - 59_000_000),
             ("2016-12-31T23:59:60Z", 1_483_228_800_000_000),
         ] {
             assert_eq!(micros(&TimeFormat::Iso, text), Some(expected), "{text}");
@@ -214,6 +246,15 @@ mod tests {
             "2026-01-31x23:59:59",
             "31.01.2026 23:59:59",
             "2026-01-31T23:5é",
+            "2026/1-31",
+            "2026/13/1",
+            "2026/1/31 9",
+            "2026/1/31  9:05",
+            "2026/1/31 9:05 Uhr",
+            "26/1/31",
+            "2026/é/1",
+            "éé/1/31",
+            "2026/1/31/",
             "2026-01-31T23:59é:59",
             "1769903999",
         ] {

@@ -6,7 +6,7 @@ use clap::builder::RangedU64ValueParser;
 use std::path::PathBuf;
 use twotower_pipeline::error::PipelineError;
 use twotower_pipeline::stream::memory::mib;
-use twotower_pipeline::synth::{SynthConfig, generate};
+use twotower_pipeline::synth::{Layout, SynthConfig, generate};
 use twotower_pipeline::watch::progress::Progress;
 
 /// What to generate.
@@ -34,15 +34,23 @@ impl DataOpts {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   twotower synth data --users 1000000
-  twotower synth tomorrow --users 1000000 --day 1     new users, new values, more nulls")]
+  twotower synth tomorrow --users 1000000 --day 1     new users, new values, more nulls
+  twotower synth export --users 20000 --items 200 --exported
+  twotower init --users export/users --items export/items.csv \
+      --interactions export/interactions --output pipeline.toml")]
 pub struct Opts {
-    /// Folder that gets users/, items.parquet, interactions/ and meta.json.
+    /// Folder that gets users/, items.parquet (or .csv), interactions/ and meta.json.
     dir: PathBuf,
     #[command(flatten)]
     data: DataOpts,
     /// Day of the users table: each adds new users, new values and nulls.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=10))]
     day: u32,
+    /// Write tables as a company's systems export them: CSV in GBK with Chinese column names, numbered ids with leading
+    /// zeros, dates in two spellings, amounts with separators, 是 and 否, and a few rows of users and interactions
+    /// without an id or twice.
+    #[arg(long)]
+    exported: bool,
     /// Worker threads; 0 = one per core.
     #[arg(long, default_value_t = 0, value_parser = RangedU64ValueParser::<usize>::new().range(0..=1024))]
     threads: usize,
@@ -56,7 +64,8 @@ pub struct Opts {
 
 /// Runs the subcommand.
 pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
-    let config = SynthConfig { day: opts.day, threads: opts.threads, force: opts.force, ..opts.data.config() };
+    let layout = if opts.exported { Layout::Exported } else { Layout::Parquet };
+    let config = SynthConfig { day: opts.day, layout, threads: opts.threads, force: opts.force, ..opts.data.config() };
     let progress = if quiet { Progress::Quiet } else { Progress::Shown };
     let mut bar = progress.bar("synth", config.users, "users");
     let started = std::time::Instant::now();

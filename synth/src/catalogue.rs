@@ -34,6 +34,10 @@ pub(crate) struct Catalogue {
     pub blocks: Vec<ItemBlock>,
     pub ids: Arc<StringArray>,
     pub columns: Vec<ArrayRef>,
+    /// `[column][item]` codes, [`NULL`] for null.
+    pub codes: [Vec<i32>; ITEM_COLUMNS.len()],
+    pub prices: Vec<f64>,
+    pub months: Vec<i32>,
 }
 
 /// `[cardinality]` latent vectors of a column's values, drawn from a standard normal.
@@ -60,11 +64,12 @@ impl Catalogue {
         let mut columns: Vec<ArrayRef> = vec![ids.clone()];
         let mut own = Random::new(seed, Stream::ItemLatent, 0);
         let mut latents: Vec<Latent> = (0..items).map(|_| std::array::from_fn(|_| 0.5 * own.normal() as f32)).collect();
-        for (i, column) in (0..).zip(&ITEM_COLUMNS) {
+        let codes: [Vec<i32>; ITEM_COLUMNS.len()] = std::array::from_fn(|i| {
+            let (column, i) = (&ITEM_COLUMNS[i], i as u8);
             let table = latent_table(seed, Stream::ItemTable(i), column.cardinality);
             let mut random = Random::new(seed, Stream::ItemColumn(i), 0);
             let zipf = Zipf::new(column.cardinality, ITEM_ZIPF);
-            let codes: Vec<i32> = latents
+            latents
                 .iter_mut()
                 .map(|latent| {
                     let code = zipf.draw(&mut random);
@@ -74,8 +79,10 @@ impl Catalogue {
                     add_scaled(latent, column.weight, &table[code as usize]);
                     code as i32
                 })
-                .collect();
-            columns.push(column.array(&codes, &column.values(0)));
+                .collect()
+        });
+        for (column, codes) in ITEM_COLUMNS.iter().zip(&codes) {
+            columns.push(column.array(codes, &column.values(0)));
         }
         let mut random = Random::new(seed, Stream::ItemColumn(ITEM_COLUMNS.len() as u8), 0);
         let mut months = Vec::with_capacity(items);
@@ -86,9 +93,9 @@ impl Catalogue {
             prices.push(cents(f64::from(exp(3.0 + log_price as f32))));
             months.push(MONTHS[random.below(MONTHS.len() as u32) as usize]);
         }
-        columns.push(Arc::new(Float64Array::from(prices)));
-        columns.push(Arc::new(Int32Array::from(months)));
-        Self { items, blocks: blocks(&latents, &popularity(seed, items)), ids, columns }
+        columns.push(Arc::new(Float64Array::from(prices.clone())));
+        columns.push(Arc::new(Int32Array::from(months.clone())));
+        Self { items, blocks: blocks(&latents, &popularity(seed, items)), ids, columns, codes, prices, months }
     }
 
     pub fn schema() -> Arc<Schema> {

@@ -4,8 +4,6 @@ use crate::catalogue::{BLOCK, Catalogue, ItemBlock, Latent};
 use crate::elementary::exp;
 use crate::random::{Random, Stream};
 
-/// Share of users with interactions.
-const BUYERS: f64 = 0.05;
 /// Chance that a user stops after each draw.
 const STOP: f64 = 0.2;
 /// The most draws of a user.
@@ -28,10 +26,10 @@ pub(crate) struct Choices {
     pub times: Vec<i64>,
 }
 
-/// Rows of the users that have interactions, ascending.
-pub(crate) fn buyers(seed: u64, chunk: u64, rows: usize) -> Vec<u32> {
+/// Rows of the users that have interactions, about a `share` of all, ascending.
+pub(crate) fn buyers(seed: u64, chunk: u64, rows: usize, share: f64) -> Vec<u32> {
     let mut random = Random::new(seed, Stream::Buyers, chunk);
-    (0..rows as u32).filter(|_| random.chance(BUYERS)).collect()
+    (0..rows as u32).filter(|_| random.chance(share)).collect()
 }
 
 /// Unnormalised choice probabilities of a group of users.

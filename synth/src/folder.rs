@@ -4,7 +4,7 @@
 //! generated, and tells an interrupted data set from a folder with other data.
 
 use crate::error::{SynthError, io_error};
-use crate::{SynthConfig, SynthReport};
+use crate::{Layout, SynthConfig, SynthReport};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::ErrorKind;
@@ -17,7 +17,7 @@ use twotower_artifacts::publish::{publish_bytes, remove_stale_temps};
 const VERSION: u32 = 1;
 const META: &str = "meta.json";
 const PARTIAL: &str = "meta.json.partial";
-pub(crate) const ITEMS: &str = "items.parquet";
+const LAYOUTS: [Layout; 2] = [Layout::Parquet, Layout::Exported];
 pub(crate) const TABLES: [&str; 2] = ["users", "interactions"];
 
 /// The content of `meta.json`.
@@ -43,12 +43,17 @@ fn publish(path: PathBuf, meta: &Meta) -> Result<(), SynthError> {
     Ok(publish_bytes(&path, &text)?)
 }
 
-/// The path of one part of a table.
-pub(crate) fn part(dir: &Path, table: &str, number: u64) -> PathBuf {
-    dir.join(table).join(format!("part-{number:05}.parquet"))
+/// The name of the table of items.
+pub(crate) fn items(layout: Layout) -> String {
+    format!("items.{}", layout.ending())
 }
 
-/// The parts of one table in the folder, each with its size in bytes.
+/// The path of one part of a table.
+pub(crate) fn part(dir: &Path, table: &str, number: u64, layout: Layout) -> PathBuf {
+    dir.join(table).join(format!("part-{number:05}.{}", layout.ending()))
+}
+
+/// The parts of one table in the folder, of any layout, each with its size in bytes.
 fn parts(dir: &Path, table: &str) -> Result<Vec<(PathBuf, u64)>, SynthError> {
     let folder = dir.join(table);
     let entries = match fs::read_dir(&folder) {
@@ -59,7 +64,8 @@ fn parts(dir: &Path, table: &str) -> Result<Vec<(PathBuf, u64)>, SynthError> {
     for entry in entries {
         let entry = entry.map_err(io_error("list", &folder))?;
         let name = entry.file_name();
-        if name.to_str().is_some_and(|n| n.starts_with("part-") && n.ends_with(".parquet")) {
+        let ends = |name: &str| LAYOUTS.iter().any(|layout| name.ends_with(&format!(".{}", layout.ending())));
+        if name.to_str().is_some_and(|n| n.starts_with("part-") && ends(n)) {
             let path = entry.path();
             let bytes = entry.metadata().map_err(io_error("read the size of", &path))?.len();
             parts.push((path, bytes));
@@ -83,7 +89,8 @@ fn remove(path: &Path) -> Result<(), SynthError> {
 pub(crate) fn find_complete(dir: &Path, config: &SynthConfig) -> Result<Option<SynthReport>, SynthError> {
     let occupied = |holds: String| SynthError::Occupied { dir: dir.to_path_buf(), holds };
     let path = dir.join(META);
-    let mut bytes = fs::metadata(dir.join(ITEMS)).map_or(0, |m| m.len());
+    let size = |layout| fs::metadata(dir.join(items(layout))).map_or(0, |m| m.len());
+    let mut bytes: u64 = LAYOUTS.into_iter().map(size).sum();
     let mut files = 0;
     for table in TABLES {
         for (_, size) in parts(dir, table)? {
@@ -102,8 +109,13 @@ pub(crate) fn find_complete(dir: &Path, config: &SynthConfig) -> Result<Option<S
             let c = &found.config;
             let damage = if same { "a damaged" } else { "another" };
             Err(occupied(format!(
-                "{damage} data set (users {}, items {}, seed {}, day {}, version {})",
-                c.users, c.items, c.seed, c.day, found.version
+                "{damage} data set ({} files, users {}, items {}, seed {}, day {}, version {})",
+                c.layout.ending(),
+                c.users,
+                c.items,
+                c.seed,
+                c.day,
+                found.version
             )))
         }
         Err(ArtifactError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
@@ -120,7 +132,9 @@ pub(crate) fn find_complete(dir: &Path, config: &SynthConfig) -> Result<Option<S
 pub(crate) fn begin(dir: &Path, config: &SynthConfig) -> Result<(), SynthError> {
     publish(dir.join(PARTIAL), &meta(config, SynthReport::default()))?;
     remove(&dir.join(META))?;
-    remove(&dir.join(ITEMS))?;
+    for layout in LAYOUTS {
+        remove(&dir.join(items(layout)))?;
+    }
     remove_stale_temps(dir)?;
     for table in TABLES {
         remove_stale_temps(dir.join(table))?;

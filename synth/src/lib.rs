@@ -15,36 +15,50 @@
 //! DIR/items.parquet
 //! DIR/meta.json                          settings and report; written last
 //! ```
+//!
+//! With [`Layout::Exported`] the tables are CSV files as the systems of such a company export them, spoilt rows
+//! included; there, 30% of the users have interactions.
 
 mod catalogue;
 mod choice;
 mod columns;
 mod elementary;
 mod error;
+mod exported;
 mod folder;
 mod oracle;
 mod parts;
 mod population;
 mod random;
+mod tables;
 
 pub use error::SynthError;
 pub use folder::read_report;
 pub use oracle::RecallCeiling;
 
-use arrow_array::{ArrayRef, Int64Array, StringArray};
-use arrow_schema::{DataType, Field, Schema};
 use catalogue::Catalogue;
-use columns::{dictionary, dictionary_type};
 use oracle::{EVALUATED_CHUNKS, Observations};
-use parts::PartWriter;
 use population::{CHUNK, Population};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
+use tables::{Part, Rows, World};
 
 /// New users of a day, as a share of the users of day 0.
 const GROWTH_PERCENT: u64 = 1;
+
+/// The form of the tables.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layout {
+    /// Parquet, clean.
+    #[default]
+    Parquet,
+    /// CSV in GBK with Chinese column names, dates in two spellings, amounts with separators and currency signs, ids
+    /// with leading zeros, and some rows without an id or twice.
+    Exported,
+}
 
 /// What to generate. `threads` and `force` do not change the data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -61,6 +75,9 @@ pub struct SynthConfig {
     pub day: u32,
     /// Chunks of 65,536 users per file, 1 to 64.
     pub chunks_per_file: u32,
+    /// The form of the tables.
+    #[serde(default)]
+    pub layout: Layout,
     /// Worker threads. 0 is one per core.
     #[serde(skip)]
     pub threads: usize,
@@ -71,7 +88,16 @@ pub struct SynthConfig {
 
 impl Default for SynthConfig {
     fn default() -> Self {
-        Self { users: 200_000, items: 2000, seed: 1, day: 0, chunks_per_file: 16, threads: 0, force: false }
+        Self {
+            users: 200_000,
+            items: 2000,
+            seed: 1,
+            day: 0,
+            chunks_per_file: 16,
+            layout: Layout::Parquet,
+            threads: 0,
+            force: false,
+        }
     }
 }
 
@@ -106,7 +132,7 @@ pub struct SynthReport {
     pub items: u64,
     /// Rows of the interactions table.
     pub interactions: u64,
-    /// Bytes of all Parquet files.
+    /// Bytes of all tables.
     pub bytes: u64,
     /// The recall that a model can reach, and that of popularity.
     pub ceiling: RecallCeiling,
@@ -119,14 +145,13 @@ pub struct SynthReport {
 struct Generator<'a> {
     config: &'a SynthConfig,
     dir: &'a Path,
-    catalogue: Catalogue,
-    population: Population,
+    world: World,
 }
 
 /// The sums of one part, which are merged in the order of parts.
 #[derive(Default)]
 struct PartSums {
-    interactions: u64,
+    rows: Rows,
     bytes: u64,
     observations: Observations,
 }
@@ -169,16 +194,14 @@ fn write_tables(
     dir: &Path,
     progress: &mut (dyn FnMut(u64) + Send),
 ) -> Result<SynthReport, SynthError> {
-    let generator = Generator {
-        config,
-        dir,
+    let world = World {
+        seed: config.seed,
+        layout: config.layout,
         catalogue: Catalogue::new(config.seed, config.items as usize),
         population: Population::new(config.seed, config.day),
     };
-    let users = config.users_of_day();
-    let mut items = PartWriter::create(&dir.join(folder::ITEMS), Catalogue::schema())?;
-    items.write(generator.catalogue.columns.clone())?;
-    let mut bytes = items.finish()?;
+    let (items, mut bytes) = tables::write_items(&world, dir)?;
+    let generator = Generator { config, dir, world };
 
     let progress = Mutex::new((0u64, progress));
     let written = |rows: u64| {
@@ -187,7 +210,7 @@ fn write_tables(
         let total = progress.0;
         (progress.1)(total);
     };
-    let parts = users.div_ceil(CHUNK * u64::from(config.chunks_per_file)) as u32;
+    let parts = config.users_of_day().div_ceil(CHUNK * u64::from(config.chunks_per_file)) as u32;
     // Threads take one part at a time, since with runs of parts a thread would be idle at the end.
     let sums: Vec<PartSums> = (0..parts)
         .into_par_iter()
@@ -197,27 +220,20 @@ fn write_tables(
 
     let mut total = PartSums::default();
     for part in sums {
-        total.interactions += part.interactions;
+        total.rows.users += part.rows.users;
+        total.rows.interactions += part.rows.interactions;
         total.bytes += part.bytes;
         total.observations.merge(part.observations);
     }
     bytes += total.bytes;
     Ok(SynthReport {
-        users,
-        items: u64::from(config.items),
-        interactions: total.interactions,
+        users: total.rows.users,
+        items,
+        interactions: total.rows.interactions,
         bytes,
         ceiling: total.observations.finish(),
         reused: false,
     })
-}
-
-fn interactions_schema() -> Arc<Schema> {
-    Arc::new(Schema::new(vec![
-        Field::new("user_id", DataType::Utf8, false),
-        Field::new("product_id", dictionary_type(), false),
-        Field::new("ts", DataType::Int64, false),
-    ]))
 }
 
 impl Generator<'_> {
@@ -225,50 +241,33 @@ impl Generator<'_> {
         let chunks_per_file = u64::from(self.config.chunks_per_file);
         let rows_of_day = self.config.users_of_day();
         let chunks = rows_of_day.div_ceil(CHUNK).min((part + 1) * chunks_per_file);
-        let [users_path, interactions_path] = folder::TABLES.map(|table| folder::part(self.dir, table, part));
-        let mut users_part = PartWriter::create(&users_path, Population::schema())?;
-        let mut interactions_part = PartWriter::create(&interactions_path, interactions_schema())?;
+        let mut files = Part::create(&self.world, self.dir, part)?;
         let mut sums = PartSums::default();
         for chunk in part * chunks_per_file..chunks {
             let rows = CHUNK.min(rows_of_day - chunk * CHUNK);
-            self.write_chunk(chunk, rows as usize, &mut users_part, &mut interactions_part, &mut sums)?;
+            self.write_chunk(chunk, rows as usize, &mut files, &mut sums)?;
             written(rows);
         }
-        sums.bytes = users_part.finish()? + interactions_part.finish()?;
+        sums.bytes = files.finish()?;
         Ok(sums)
     }
 
-    fn write_chunk(
-        &self,
-        chunk: u64,
-        rows: usize,
-        users_part: &mut PartWriter,
-        interactions_part: &mut PartWriter,
-        sums: &mut PartSums,
-    ) -> Result<(), SynthError> {
-        let mut users = self.population.draw(chunk, rows);
-        let buyers = choice::buyers(self.config.seed, chunk, rows);
-        let latents = self.population.latents(chunk, &users, &buyers);
+    fn write_chunk(&self, chunk: u64, rows: usize, files: &mut Part, sums: &mut PartSums) -> Result<(), SynthError> {
+        let World { seed, layout, catalogue, population } = &self.world;
+        let mut users = population.draw(chunk, rows);
+        let buyers = choice::buyers(*seed, chunk, rows, layout.buyers());
+        let latents = population.latents(chunk, &users, &buyers);
         let observations = &mut sums.observations;
-        let choices = choice::choose(self.config.seed, chunk, &self.catalogue, &buyers, &latents, |weights, items| {
+        let choices = choice::choose(*seed, chunk, catalogue, &buyers, &latents, |weights, items| {
             if chunk < EVALUATED_CHUNKS {
                 observations.observe(weights, items);
             }
         });
         // Drift comes after the choices, so that they do not depend on the day.
-        self.population.drift(chunk, &mut users);
-        let columns = self.population.columns(chunk, &users);
-        let ids = columns[0].as_any().downcast_ref::<StringArray>();
-        let ids = ids.expect("the first column holds the user ids");
-        let buyer_ids = choices.users.iter().map(|row| ids.value(*row as usize));
-        let items: Vec<i32> = choices.items.iter().map(|item| *item as i32).collect();
-        let interactions: Vec<ArrayRef> = vec![
-            Arc::new(StringArray::from_iter_values(buyer_ids)),
-            dictionary(&items, &self.catalogue.ids),
-            Arc::new(Int64Array::from(choices.times)),
-        ];
-        sums.interactions += choices.items.len() as u64;
-        users_part.write(columns)?;
-        interactions_part.write(interactions)
+        population.drift(chunk, &mut users);
+        let written = files.write(&self.world, chunk, &users, &choices)?;
+        sums.rows.users += written.users;
+        sums.rows.interactions += written.interactions;
+        Ok(())
     }
 }

@@ -34,13 +34,14 @@ pub(crate) struct Population {
 #[derive(Debug)]
 pub(crate) struct Users {
     /// `[column][row]` codes, [`NULL`] for null.
-    codes: Vec<Vec<i32>>,
-    /// `[column][row]` positions in [`SWITCH_VALUES`].
-    switches: Vec<Vec<i32>>,
-    arpu: Vec<f64>,
-    arpu_known: Vec<bool>,
-    data_gb: Vec<f32>,
-    tenure: Vec<i32>,
+    pub codes: [Vec<i32>; USER_COLUMNS.len()],
+    /// `[column][row]` positions in [`SWITCH_VALUES`], of which the first 4 say yes and the next 4 no.
+    pub switches: [Vec<i32>; SWITCHES.len()],
+    pub arpu: Vec<f64>,
+    pub arpu_known: Vec<bool>,
+    pub data_gb: Vec<f32>,
+    /// Months, [`NULL`] for null.
+    pub tenure: Vec<i32>,
 }
 
 /// Latent vectors of a user column's values, with mean zero over users. A part that all users share would only change
@@ -88,28 +89,24 @@ impl Population {
             Random::new(self.seed, Stream::UserColumn(next_column), chunk)
         };
         let nulls = |i: u8| Random::new(self.seed, Stream::UserNull(i), chunk);
-        let codes = (0..)
-            .zip(self.zipf.iter().zip(&USER_COLUMNS))
-            .map(|(i, (zipf, spec))| {
-                let (mut random, mut nulls) = (column(), nulls(i));
-                let mut draw = || {
-                    let code = zipf.draw(&mut random) as i32;
-                    if nulls.chance(spec.nulls) { NULL } else { code }
-                };
-                (0..rows).map(|_| draw()).collect()
-            })
-            .collect();
-        let switches = SWITCHES
-            .map(|_| {
-                let mut random = column();
-                let mut draw = || match (random.chance(0.08), random.chance(0.4)) {
-                    (true, _) => 8 + random.below(5) as i32,
-                    (_, true) => random.below(4) as i32,
-                    (_, false) => 4 + random.below(4) as i32,
-                };
-                (0..rows).map(|_| draw()).collect()
-            })
-            .into();
+        let codes = std::array::from_fn(|i| {
+            let (zipf, spec) = (&self.zipf[i], &USER_COLUMNS[i]);
+            let (mut random, mut nulls) = (column(), nulls(i as u8));
+            let mut draw = || {
+                let code = zipf.draw(&mut random) as i32;
+                if nulls.chance(spec.nulls) { NULL } else { code }
+            };
+            (0..rows).map(|_| draw()).collect()
+        });
+        let switches = SWITCHES.map(|_| {
+            let mut random = column();
+            let mut draw = || match (random.chance(0.08), random.chance(0.4)) {
+                (true, _) => 8 + random.below(5) as i32,
+                (_, true) => random.below(4) as i32,
+                (_, false) => 4 + random.below(4) as i32,
+            };
+            (0..rows).map(|_| draw()).collect()
+        });
         let mut random = column();
         let arpu = (0..rows).map(|_| cents(f64::from(exp(4.0 + 0.6 * random.normal() as f32)))).collect();
         let mut unknown = nulls(USER_COLUMNS.len() as u8);

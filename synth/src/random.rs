@@ -18,6 +18,7 @@ pub(crate) enum Stream {
     BuyerLatent,
     Choices,
     Drift(u32),
+    Exported(u8),
 }
 
 impl Stream {
@@ -34,6 +35,7 @@ impl Stream {
             Stream::BuyerLatent => (9, 0),
             Stream::Choices => (10, 0),
             Stream::Drift(day) => (11, day),
+            Stream::Exported(table) => (12, u32::from(table)),
         };
         name << 32 | u64::from(part)
     }

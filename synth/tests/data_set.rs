@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
 use std::path::Path;
 use twotower_artifacts::Category;
-use twotower_synth::{SynthConfig, SynthError, SynthReport, generate, read_report};
+use twotower_synth::{Layout, SynthConfig, SynthError, SynthReport, generate, read_report};
 
 /// A configuration with three files of users, the last one short.
 fn config() -> SynthConfig {
@@ -249,6 +249,46 @@ fn a_complete_folder_is_reused_and_a_foreign_one_is_refused() {
     fs::remove_file(dir.path().join("meta.json")).unwrap();
     assert!(matches!(generate(&base, dir.path(), &mut |_| {}), Err(SynthError::Occupied { .. })));
     assert!(dir.path().join("users/part-00000.parquet").exists());
+}
+
+#[test]
+fn exported_tables_are_gbk_with_few_spoilt_rows_and_do_not_depend_on_threads() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let config = SynthConfig { layout: Layout::Exported, users: 70_000, items: 100, ..config() };
+    let report = make(&config, dir.path());
+    assert_eq!(report, make(&SynthConfig { threads: 1, ..config.clone() }, other.path()));
+    let files = bytes(dir.path());
+    assert!(files == bytes(other.path()));
+    let lines = |name: &str| -> Vec<String> {
+        let (text, _, is_damaged) = encoding_rs::GBK.decode(&files[name]);
+        assert!(!is_damaged && !text.contains("&#"), "{name}");
+        text.split_terminator("\r\n").map(str::to_string).collect()
+    };
+    let users = [lines("users/part-00000.csv"), lines("users/part-00001.csv")];
+    assert!(users[0][0] == users[1][0] && users[0][0].starts_with("用户编号,"));
+    let ids: Vec<&str> = users.iter().flat_map(|part| &part[1..]).map(|line| line.split(',').next().unwrap()).collect();
+    let known: HashSet<&str> = ids.iter().copied().filter(|id| !id.is_empty()).collect();
+    let missing = ids.iter().filter(|id| id.is_empty()).count();
+    let repeated = ids.len() - missing - known.len();
+    assert_eq!((ids.len() as u64, missing + known.len()), (report.users, 70_000));
+    assert!((70..150).contains(&missing) && (70..150).contains(&repeated), "{missing} {repeated}");
+    assert!(known.iter().all(|id| id.len() == 11 && id.starts_with("000000")));
+
+    let orders = lines("interactions/part-00000.csv");
+    let slashes = orders.iter().filter(|line| line.contains('/')).count() as f64 / orders.len() as f64;
+    assert!((slashes - 0.5).abs() < 0.02, "{slashes} of the times have slashes");
+    assert!(orders.iter().any(|line| line.starts_with(',')) && orders.iter().any(|line| line.contains(",,")));
+    let items = lines("items.csv");
+    assert!(items.len() == 101 && items[1].starts_with("000000,"), "{}", items[1]);
+    // With signal: who knows the users ranks far better than popularity.
+    let c = &report.ceiling;
+    assert!(c.oracle_recall_at_50 > c.popularity_recall_at_50 + 0.05, "{c:?}");
+
+    // A data set of the other form is another one.
+    let refused = generate(&SynthConfig { layout: Layout::Parquet, ..config.clone() }, dir.path(), &mut |_| {});
+    assert!(refused.unwrap_err().to_string().contains("another data set (csv files"));
+    make(&SynthConfig { layout: Layout::Parquet, force: true, ..config }, dir.path());
+    assert!(bytes(dir.path()).keys().all(|name| !name.ends_with("csv")));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use chardetng::{EncodingDetector, Iso2022JpDetection, Utf8Detection};
 use encoding_rs::{
-    BIG5, DecoderResult, EUC_JP, EUC_KR, GB18030, REPLACEMENT, SHIFT_JIS, UTF_16BE, UTF_16LE, WINDOWS_1252,
+    BIG5, DecoderResult, EUC_JP, EUC_KR, GB18030, GBK, REPLACEMENT, SHIFT_JIS, UTF_16BE, UTF_16LE, WINDOWS_1252,
     X_USER_DEFINED,
 };
 use serde::de::Error as _;
@@ -79,6 +79,8 @@ impl Encoding {
         let mut detector = EncodingDetector::new(Iso2022JpDetection::Deny);
         detector.feed(bytes, false);
         let likely = detector.guess(None, Utf8Detection::Deny);
+        // A few Chinese words, such as a header alone, tell the detector too little.
+        let likely = if likely.is_single_byte() && is_common_chinese(bytes) { GBK } else { likely };
         let others = [GB18030, BIG5, SHIFT_JIS, EUC_KR, EUC_JP, WINDOWS_1252];
         std::iter::once(likely).chain(others).find(|encoding| decodes(encoding, bytes)).map(Encoding::Named)
     }
@@ -149,6 +151,25 @@ fn is_mostly_utf_8(bytes: &[u8]) -> bool {
     }
     let is_cut = std::str::from_utf8(bytes).is_err_and(|e| e.error_len().is_none());
     bad == 0 || (is_cut && bad == 1) || good > 4 * bad
+}
+
+/// Whether all that is no ASCII are symbols and the 3,755 most common characters of GB 2312, as in GBK. Words of
+/// single-byte encodings have letters that would be no such character, or letters alone between ASCII.
+fn is_common_chinese(bytes: &[u8]) -> bool {
+    let mut rest = bytes;
+    let mut characters = 0;
+    loop {
+        rest = match rest {
+            // The last may be cut.
+            [] | [0x80..=0xFF] => return characters > 1,
+            [0..=0x7F, rest @ ..] => rest,
+            [0xA1..=0xA3 | 0xB0..=0xD7, 0xA1..=0xFE, rest @ ..] => {
+                characters += 1;
+                rest
+            }
+            _ => return false,
+        };
+    }
 }
 
 /// Text of two bytes a character has its zeros, those of digits, separators and line breaks, nearly all on one side.
@@ -245,6 +266,17 @@ mod tests {
         assert_eq!(Encoding::fitting(&le).unwrap().name(), "utf-16le");
         assert_eq!(Encoding::fitting(&be).unwrap().name(), "utf-16be");
         assert_eq!(Encoding::fitting(&[b"\xFF\xFE".as_slice(), &le].concat()), Some(Encoding::Utf16));
+        // A header, and amounts with a sign.
+        let few = format!("用户编号,产品编号,订购时间,金额\r\n{}", "0001,07,2025/3/7 9:05,￥9.00\r\n".repeat(99));
+        assert_eq!(Encoding::fitting(&bytes("gbk", &few)).unwrap().name(), "gbk");
+        assert!(is_common_chinese(&bytes("gbk", "城市")) && !is_common_chinese(b"city"));
+        for (name, text) in [
+            ("windows-1251", "имя,город\nАнна,МОСКВА\n"),
+            ("ibm866", "имя,город\nАнна,МОСКВА\n"),
+            ("windows-1252", "prénom,ville\nZoë,MÜNCHEN\n"),
+        ] {
+            assert!(!is_common_chinese(&bytes(name, text)), "{name}");
+        }
         assert_eq!(Encoding::fitting(chinese.as_bytes()), Some(Encoding::Utf8));
         let one_bad = [chinese.as_bytes(), b"4,\xB9\xE3\xD6\xDD,\n"].concat();
         assert_eq!(Encoding::fitting(&one_bad), Some(Encoding::Utf8), "a row of another encoding is a bad row");

@@ -105,9 +105,9 @@ pub fn calls(log: &Path) -> Vec<Call> {
 pub struct Guarded(pub Child);
 
 impl Guarded {
-    /// Sends a signal, such as `-TERM`.
-    pub fn send(&self, signal: &str) {
-        assert!(Command::new("kill").args([signal, &self.0.id().to_string()]).status().unwrap().success());
+    /// Sends a signal, such as `libc::SIGTERM`.
+    pub fn send(&self, signal: libc::c_int) {
+        crate::fixture::system::send(&self.0, signal);
     }
 
     /// Waits for the end.

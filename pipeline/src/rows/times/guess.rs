@@ -23,7 +23,10 @@ pub fn guess(table: &Table, name: &str) -> Result<Option<(TimeSettings, String)>
     let sample = Sample::of(table, name, values)?;
     let all = |count: u64| count > 0 && count == sample.present;
     if all(sample.iso) {
-        return Ok(Some((settings, "text in ISO 8601".to_string())));
+        return Ok(Some((
+            settings,
+            "text that begins with the year, in ISO 8601 or as spreadsheets write it".to_string(),
+        )));
     }
     let ours = |unit: &TickUnit| TickUnit::ALL.iter().zip(sample.ours).any(|(of, (n, _))| of == unit && all(n));
     if let Some(unit) = TickUnit::ALL.into_iter().find(|unit| ours(unit)) {
