@@ -74,10 +74,16 @@ def found_share(entry: dict) -> str:
     return f", recall {statistics.median(values):.3f}" if values else ""
 
 
-def readme_table(results: dict) -> str:
-    """What the README shows, between its markers."""
+def short_table(results: dict, lines: int | None = None) -> str:
+    """Our rate beside each rival's. With `lines`, that many at most, and only of sections that may be quoted."""
     rows = ["<!-- peers:begin -->", "| | twotower | | beside | ratio |", "|---|---|---|---|---|"]
-    for what, unit, mine, rival, theirs, _ in aims(results):
+    if lines is not None:
+        quiet = {name: s for name, s in results["sections"].items() if s["load_before"] <= QUIET}
+        results = results | {"sections": quiet}
+    found = aims(results)
+    if lines is not None and len(found) > lines:  # spread over what was measured, first and last included
+        found = [found[round(i * (len(found) - 1) / (lines - 1))] for i in range(lines)]
+    for what, unit, mine, rival, theirs, _ in found:
         rows.append(f"| {what} | {figure(mine)} {unit} | {rival} | {figure(theirs)} | {mine / theirs:.3g} |")
     return "\n".join([*rows, "<!-- peers:end -->"])
 
@@ -119,7 +125,7 @@ def results_page(results: dict) -> str:
     lines = [
         "# twotower beside its peers", "",
         "Made by `run.py`; see [README.md](README.md) for what is measured and how.", "",
-        "## In short", "", readme_table(results), "",
+        "## In short", "", short_table(results), "",
         "## Aims", "", "| | beside | aim | measured | |", "|---|---|---|---|---|",
     ]
     for what, _, mine, rival, theirs, least in aims(results):
@@ -152,4 +158,4 @@ def write(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    print(readme_table(json.loads((Path(sys.argv[1] if len(sys.argv) > 1 else HERE) / "results.json").read_text())))
+    print(short_table(json.loads((Path(sys.argv[1] if len(sys.argv) > 1 else HERE) / "results.json").read_text()), 5))
