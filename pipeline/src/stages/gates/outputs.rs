@@ -56,7 +56,8 @@ impl Outputs {
     /// # Errors
     /// [`PipelineError::Mismatch`] naming the first output that does not belong to the others, and how many more.
     pub fn belong_together(&self, run: &RunDir) -> Result<(), PipelineError> {
-        let quarantine = Quarantine::load(&run.encoders(), &self.encoded)?;
+        let aside = |side| Ok((side, Quarantine::load(&run.encoders(), &self.encoded, side)?));
+        let quarantine = [Side::User, Side::Item].into_iter().map(aside).collect::<Result<_, PipelineError>>()?;
         fn named(parts: &[Manifest]) -> Vec<NamedPart<'_>> {
             let name = |part| Shard::of(part).map(manifest_name).unwrap_or_default();
             parts.iter().map(|part| (name(part), part)).collect()
@@ -69,7 +70,7 @@ impl Outputs {
             users: if self.fused { Vec::new() } else { named(&self.users) },
             recalled: named(&self.recalled),
             index: read_json(run.index().join(MANIFEST_NAME)).ok(),
-            quarantine: Some(&quarantine),
+            quarantine,
         };
         let found = contradictions(&made);
         let Some(Contradiction { path, what, command }) = found.first() else { return Ok(()) };
