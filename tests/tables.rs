@@ -54,7 +54,7 @@ fn what_a_telecom_exports_goes_from_init_through_run_without_an_edit() {
     write("customers.csv", &encoded(encoding_rs::GBK, &customers(400)));
     let mut offers = "套餐编号,名称,类别\n".to_string();
     let mut calls = "客户编号,套餐编号,时间\n".to_string();
-    for i in 0..30 {
+    for i in 0..120 {
         offers += &format!("P{i:03},全球通套餐{i},类别{}\n", i % 4);
     }
     offers += "P004,全球通套餐4,类别0\n,未命名套餐,类别1\n";
@@ -72,7 +72,7 @@ fn what_a_telecom_exports_goes_from_init_through_run_without_an_edit() {
         "encoding \"gbk\"",
         "delimiter \";\"",
         "users.客户编号: of 400 rows 1 have no id and 1 repeat the id of an earlier row",
-        "items.套餐编号: of 32 rows 1 have no id and 1 repeat the id of an earlier row",
+        "items.套餐编号: of 122 rows 1 have no id and 1 repeat the id of an earlier row",
         "users.开户日期: guessed date",
         "users.月消费: guessed numeric",
         "users.是否5G: guessed boolean",
