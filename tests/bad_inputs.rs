@@ -203,7 +203,7 @@ const CASES: &[Case] = &[
         spoil: |job| items().take((0..ITEMS).chain([3])).write_parquet(&job.path("items.parquet")),
         command: ENCODE,
         code: 3,
-        says: &["items", "`item_id`", "867", "row 3 of", "row 60 of", "must be unique"],
+        says: &["items", "`item_id`", "867", "row 60 of", "in row 3 already", "must be unique"],
         absent: ENCODED,
     },
     Case {

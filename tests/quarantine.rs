@@ -263,6 +263,64 @@ fn vectors_made_without_other_rows_than_the_quarantine_has_are_refused() {
     assert_accounted(&job, &[19]);
 }
 
+/// Items of which row 5 has no id, and the last row that of row 3; and those that are left of them.
+fn spoilt_items() -> (Sheet, Sheet) {
+    let mut sheet = fixture::items();
+    let ids = sheet.ints("item_id");
+    ids[5] = None;
+    ids[fixture::ITEMS - 1] = ids[3];
+    let left = sheet.take((0..fixture::ITEMS - 1).filter(|row| *row != 5));
+    (sheet, left)
+}
+
+#[test]
+fn bad_items_are_set_aside_as_users_are_and_every_stage_accounts_for_them() {
+    let share = 0.04;
+    let [job, clean] = ["quarantine-items", "quarantine-items-clean"].map(|name| job(name, share));
+    let (all, left) = spoilt_items();
+    for (job, items) in [(&job, &all), (&clean, &left)] {
+        text_users().write_parquet_with(&job.path("users.parquet"), "taste", &tastes());
+        text_interactions().write_parquet(&job.path("interactions.parquet"));
+        items.write_parquet(&job.path("items.parquet"));
+        job.ok("run --quiet --accept metric");
+        job.ok("verify");
+    }
+    let found = aside(&job, "items");
+    assert_eq!(found.len(), 2);
+    assert!(found[0].0 == 5 && found[0].1.contains("the id is null"), "{found:?}");
+    assert!(found[1].0 == 59 && found[1].1.contains("the id stands in row 3 already"), "{found:?}");
+    let counts = Manifest::read(job.path("run/encoders/manifest.json")).unwrap().rows;
+    assert_eq!((counts["items"], counts["items quarantined"]), (60, 2));
+    let sums = ["rows", "quarantined"].map(|name| sum(&job.path("run/vectors/item"), name));
+    assert_eq!(sums, [58, 2]);
+    assert_eq!(job.json("run --quiet --accept metric")["stages"][0]["skipped"], true);
+    // As if the bad rows had never been there.
+    let results = |job: &Job| (vectors(&job.path("run/vectors/item")), recalled(&job.path("run/recall")));
+    assert!(results(&job) == results(&clean));
+
+    // Vectors that were made with other rows are found.
+    let (part, encoders) = ("run/vectors/item/part-00000-of-00001.json", "run/encoders/manifest.json");
+    for (manifest, pointer, value, code, says) in [
+        (part, "/inputs/quarantine", "0".repeat(32).into(), 4, "made without the rows"),
+        (encoders, "/rows/items quarantined", Value::from(3), 3, "2 rows of items, its manifest says 3"),
+    ] {
+        let job = job.copy("quarantine-items-changed");
+        job.change(manifest, |m| *m.pointer_mut(pointer).unwrap() = value);
+        let verified = job.twotower("verify run");
+        assert_eq!(verified.code, code, "{pointer}: {}\n{}", verified.stdout, verified.stderr);
+        assert!(verified.stdout.contains(says), "{pointer}: expected `{says}` in\n{}", verified.stdout);
+    }
+
+    // A share below 2 of 60 rows stops the run.
+    job.edit("max_bad_rows = 0.04", "max_bad_rows = 0.03");
+    job.refused("run --quiet", 3, &["items: 2 bad rows", "row 5", "row 59", "`encode.max_bad_rows` = 0.03"]);
+    // And a table without any good row is no catalogue.
+    let none = fixture::items().with("item_id", Column::Int(vec![None; fixture::ITEMS]));
+    none.write_parquet(&job.path("items.parquet"));
+    job.edit("max_bad_rows = 0.03", "max_bad_rows = 1.0");
+    job.refused("encode-features --quiet", 3, &["items: none of 60 rows can be used"]);
+}
+
 #[test]
 fn counts_and_fingerprints_of_the_quarantine_that_do_not_fit_are_found() {
     let whole = job("quarantine-counts", 0.005);

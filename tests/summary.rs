@@ -122,13 +122,13 @@ fn a_baseline_that_is_better_is_told_with_settings_to_try() {
     };
     let told = spoil(true).stdout;
     assert!(told.contains("Warning: item to item is better than the model at recall@10, ndcg@10, hit@10."), "{told}");
-    for setting in ["--set train.loss=full_softmax", "--set train.learning_rate=", "--no-publish"] {
+    for setting in ["--set 'model.hidden=[64]'", "--set train.learning_rate=", "--no-publish"] {
         assert!(told.contains(setting), "{setting}: {told}");
     }
     // The job has a sequence and an id already.
     assert!(!told.contains("kind = \"sequence\"") && !told.contains("kind = \"id\""), "{told}");
     let told = spoil(false).stdout;
-    assert!(told.contains("recall@10") && !told.contains("Warning") && !told.contains("full_softmax"), "{told}");
+    assert!(told.contains("recall@10") && !told.contains("Warning") && !told.contains("model.hidden"), "{told}");
 }
 
 #[test]

@@ -54,9 +54,10 @@ fn what_a_telecom_exports_goes_from_init_through_run_without_an_edit() {
     write("customers.csv", &encoded(encoding_rs::GBK, &customers(400)));
     let mut offers = "套餐编号,名称,类别\n".to_string();
     let mut calls = "客户编号,套餐编号,时间\n".to_string();
-    for i in 0..30 {
+    for i in 0..120 {
         offers += &format!("P{i:03},全球通套餐{i},类别{}\n", i % 4);
     }
+    offers += "P004,全球通套餐4,类别0\n,未命名套餐,类别1\n";
     for u in (0..400).filter(|u| *u != 7 && *u != 9) {
         for n in 0..5 {
             calls +=
@@ -71,6 +72,7 @@ fn what_a_telecom_exports_goes_from_init_through_run_without_an_edit() {
         "encoding \"gbk\"",
         "delimiter \";\"",
         "users.客户编号: of 400 rows 1 have no id and 1 repeat the id of an earlier row",
+        "items.套餐编号: of 122 rows 1 have no id and 1 repeat the id of an earlier row",
         "users.开户日期: guessed date",
         "users.月消费: guessed numeric",
         "users.是否5G: guessed boolean",
@@ -79,7 +81,10 @@ fn what_a_telecom_exports_goes_from_init_through_run_without_an_edit() {
     }
     job.ok("run --config pipeline.toml --run runs/1 --quiet --set infer.engine=native --set train.epochs=1 --set gates.off=[\"metric\",\"coverage\",\"lists\"]");
     let encoders = manifest(&job, "runs/1/encoders/manifest.json");
-    assert_eq!(encoders["rows"]["users quarantined"], 2);
+    assert_eq!(
+        (&encoders["rows"]["users quarantined"], &encoders["rows"]["items quarantined"]),
+        (&2.into(), &2.into())
+    );
     let counts = &encoders["details"]["encoded"]["user"]["features"];
     for feature in ["开户日期", "月消费", "是否5G"] {
         let met = &counts[feature];

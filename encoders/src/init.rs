@@ -60,9 +60,24 @@ const FEW: usize = 16;
 const SPOILT: f64 = 0.02;
 /// The share of distinct values above which a text column is near-unique.
 const NEAR_UNIQUE: f64 = 0.5;
+/// The share of values that are numbers above which a column is one of numbers.
+const NUMBERS: f64 = 0.95;
+/// Rows from which a share of distinct values says something of the table.
+const MANY: u64 = 200;
 /// The first day of 1990 and the last of 2100: the dates of most tables.
 const FIRST_OF_OURS: i32 = 7_305;
 const LAST_OF_OURS: i32 = 47_846;
+/// The share of distinct values above which a column says nothing but which row it is.
+const OWN: f64 = 0.9;
+/// The share of codes with letters, or of digits that begin with 0, in a column of codes.
+const SOME_CODES: f64 = 0.01;
+/// How often a postal code must stand in the table to be a category of its own.
+const POSTAL_COUNT: u64 = 3;
+/// Words of names of postal codes, and parts of Chinese ones.
+const POSTAL: [&str; 7] = ["zip", "zipcode", "postcode", "postal", "postalcode", "pincode", "plz"];
+const POSTAL_PARTS: [&str; 3] = ["邮编", "邮政编码", "郵遞區號"];
+/// Words of names of other digits that are no quantity.
+const CODES: [&str; 4] = ["phone", "tel", "mobile", "code"];
 /// Buckets proposed for near-unique text.
 const BUCKETS: u32 = 100_000;
 
@@ -176,6 +191,9 @@ pub fn propose(sample: &ColumnSample) -> Proposal {
     if distinct == 1 {
         return skip("skipped: one value only".to_string());
     }
+    if is_postal(sample) {
+        return categories(sample, format!("postal codes, {distinct} distinct"), POSTAL_COUNT);
+    }
     if let Some(proposal) = propose_boolean(sample) {
         return proposal;
     }
@@ -186,10 +204,36 @@ pub fn propose(sample: &ColumnSample) -> Proposal {
     let marks =
         if is_text(&sample.data_type) { marks_of(sample.values.keys().map(String::as_str)) } else { Marks::None };
     let mark = if let Marks::Certain(mark) = marks { mark } else { DecimalMark::Point };
-    if sample.share(|v| read_number(v, mark).is_some()) > 0.95 {
+    let is_number = |v: &str| read_number(v, mark).is_some();
+    if sample.share(is_number) > NUMBERS {
+        if are_codes(sample, is_number) {
+            return categories(sample, format!("digits that are no quantity, {distinct} distinct"), 1);
+        }
         return propose_number(sample, id_like, (mark, marks == Marks::Either));
     }
     propose_text(sample)
+}
+
+/// Whether the column is named as postal codes are, and nearly all of its values are short.
+fn is_postal(sample: &ColumnSample) -> bool {
+    let named = sample.named(&POSTAL) || POSTAL_PARTS.iter().any(|part| sample.name.contains(part));
+    named && sample.share(|v| v.chars().count() <= 12) > NUMBERS
+}
+
+/// Whether the values are codes: some digits begin with 0, or what is no number is as long as the numbers are, which
+/// are all of one length, such as 12345 and K1A0B.
+fn are_codes(sample: &ColumnSample, is_number: impl Fn(&str) -> bool) -> bool {
+    let is_digits = |v: &str| v.bytes().all(|b| b.is_ascii_digit());
+    if sample.share(|v| v.len() > 1 && v.starts_with('0') && is_digits(v)) > SOME_CODES {
+        return true;
+    }
+    let (numbers, others): (Vec<&String>, Vec<&String>) = sample.values.keys().partition(|v| is_number(v));
+    let Some(length) = numbers.first().map(|v| v.len()).filter(|length| *length >= 4) else { return false };
+    let is_code = |v: &&String| v.len() == length && v.bytes().all(|b| b.is_ascii_alphanumeric());
+    let have_both = |v: &&String| v.bytes().any(|b| b.is_ascii_digit());
+    let some = sample.share(|v| !is_number(v)) > SOME_CODES / 10.0;
+    some && numbers.iter().all(|v| is_digits(v) && v.len() == length)
+        && others.iter().all(|v| is_code(v) && have_both(v))
 }
 
 fn propose_list(sample: &ColumnSample, (shortest, longest): (usize, usize)) -> Proposal {
@@ -269,15 +313,13 @@ fn propose_date(sample: &ColumnSample) -> Option<Proposal> {
 fn propose_number(sample: &ColumnSample, id_like: bool, (mark, is_ambiguous): (DecimalMark, bool)) -> Proposal {
     let distinct = sample.values.len();
     let whole = sample.share(|v| v.trim().parse::<i64>().is_ok()) > 0.99;
-    let digits = whole
-        && (sample.share(|v| v.len() > 1 && v.starts_with('0')) > 0.01
-            || sample.named(&["zip", "zipcode", "postcode", "postal", "phone", "tel", "mobile", "code"]));
+    let digits = whole && sample.named(&CODES);
     if digits || (whole && id_like) {
         let what = if digits { "digits that are no quantity" } else { "ids of something else" };
-        return categories(sample, format!("{what}, {distinct} distinct"));
+        return categories(sample, format!("{what}, {distinct} distinct"), 1);
     }
     if whole && distinct <= FEW {
-        return categories(sample, format!("{distinct} distinct integers"));
+        return categories(sample, format!("{distinct} distinct integers"), 1);
     }
     let mut numbers: Vec<(f64, u64)> =
         sample.values.iter().filter_map(|(v, n)| Some((read_number(v, mark).filter(|x| x.is_finite())?, *n))).collect();
@@ -299,8 +341,13 @@ fn propose_number(sample: &ColumnSample, id_like: bool, (mark, is_ambiguous): (D
             format!(", `{example}` read as {read} (where the comma stands before the fraction, set decimal = \",\")")
         }
     };
+    let other = sample.values.keys().find(|v| read_number(v, mark).is_none()).map_or(String::new(), |other| {
+        let share = 100.0 * sample.share(|v| read_number(v, mark).is_none());
+        format!("; {share:.1}% of the values are no numbers, such as `{other}`, and count as missing")
+    });
     let spec = NumericSpec { name: sample.name.clone(), column: None, transform, buckets: None, decimal: mark };
-    feature(FeatureSpec::Numeric(spec), format!("numbers from {min} to {max}, median {median}, {shape}{written}"))
+    let reason = format!("numbers from {min} to {max}, median {median}, {shape}{written}{other}");
+    feature(FeatureSpec::Numeric(spec), reason)
 }
 
 fn propose_text(sample: &ColumnSample) -> Proposal {
@@ -322,17 +369,26 @@ fn propose_text(sample: &ColumnSample) -> Proposal {
         let reason = "skipped: free text; give an embedding of it as a vector feature".to_string();
         return Proposal { role: Role::Skip, reason };
     }
-    categories(sample, format!("text, {distinct} distinct"))
+    categories(sample, format!("text, {distinct} distinct"), 1)
 }
 
-/// Categorical, or hashed where nearly every row has its own value.
-fn categories(sample: &ColumnSample, reason: String) -> Proposal {
+/// Categorical with values that stand `min_count` times at the least, or hashed where most rows have their own value, or
+/// none where nearly all have.
+fn categories(sample: &ColumnSample, reason: String, min_count: u64) -> Proposal {
     let (name, column) = (sample.name.clone(), None);
-    if sample.present() >= 1000 && sample.distinct_share() > NEAR_UNIQUE {
+    if sample.present() >= MANY && sample.distinct_share() > OWN {
+        let reason = format!("skipped: {reason}: nearly every row has its own, so it says nothing of other rows");
+        return Proposal { role: Role::Skip, reason };
+    }
+    if sample.present() >= 1000 && sample.distinct_share() > NEAR_UNIQUE && min_count == 1 {
         let spec = HashedSpec { name, column, buckets: BUCKETS, seed: 0 };
         return feature(FeatureSpec::Hashed(spec), format!("{reason}, near-unique"));
     }
-    let spec = CategoricalSpec { name, column, min_count: 1, max_size: None, table: None };
+    let reason = match min_count {
+        1 => reason,
+        least => format!("{reason}; those that stand fewer than {least} times count as unknown"),
+    };
+    let spec = CategoricalSpec { name, column, min_count, max_size: None, table: None };
     feature(FeatureSpec::Categorical(spec), reason)
 }
 
@@ -386,14 +442,41 @@ mod tests {
             ("is_vip", cycle(&["yes", "No", "1", "0", "Y", "n", "?", "F", "T", "true"], 100), "boolean", "90% true"),
             ("flag", Arc::new(Int64Array::from_iter_values((0..50).map(|i| i % 2))), "boolean", "100% true"),
             ("stars", Arc::new(Int64Array::from_iter_values((0..50).map(|i| i % 5))), "categorical", "5 distinct"),
-            ("zip", text((0..60).map(|i| format!("0{}", 1000 + i))), "categorical", "no quantity"),
+            ("zip", text((0..60).map(|i| format!("0{}", 1000 + i))), "categorical", "postal codes, 60 distinct"),
+            (
+                "ZipCode",
+                Arc::new(Int64Array::from_iter_values((0..90).map(|i| 10_000 + i % 40))),
+                "categorical",
+                "postal",
+            ),
+            (
+                "postal_code",
+                cycle(&["10115", "K1A0B", "98107-2117", "80331"], 100),
+                "categorical",
+                "fewer than 3 times",
+            ),
+            ("邮政编码", cycle(&["100000", "200000", "510000"], 99), "categorical", "postal codes"),
+            ("area", text((0..60).map(|i| format!("0{}", 1000 + i))), "categorical", "no quantity"),
+            (
+                "district",
+                text((0..100).map(|i| if i % 50 == 7 { "K1A0B".to_string() } else { format!("{}", 10_000 + i % 40) })),
+                "categorical",
+                "no quantity",
+            ),
+            (
+                "weight",
+                text((0..100).map(|i| if i == 7 { "heavy".to_string() } else { format!("{}.5", i * 13) })),
+                "numeric",
+                "1.0% of the values are no numbers, such as `heavy`, and count as missing",
+            ),
             ("phone", text((0..60).map(|i| format!("1380000{i:04}"))), "categorical", "no quantity"),
             ("age", Arc::new(Int64Array::from_iter_values((0..500).map(|i| 18 + i % 60))), "numeric", "not long"),
             ("spend", Arc::new(Float64Array::from_iter_values((0..50).map(|i| 1.5f64.powi(i)))), "numeric", "long-t"),
             ("price", cycle(&["1.5", "2.25", "x", "9"], 100), "categorical", "text"),
             ("genres", cycle(&["Action|Drama", "Drama", "Comedy|Action", "Comedy"], 100), "multi_valued", "`|`"),
             ("city", cycle(&["Oslo", "Rome", "Lima"], 100), "categorical", "3 distinct"),
-            ("device", text((0..2000).map(|i| format!("dev-{i}"))), "hashed", "near-unique"),
+            ("device", text((0..2000).map(|i| format!("dev-{}", i * 2 / 3))), "hashed", "near-unique"),
+            ("serial", text((0..2000).map(|i| format!("dev-{i}"))), "Skip", "says nothing of other rows"),
             ("about", text((0..50).map(|i| format!("this is the text number {i}"))), "Skip", "free text"),
             ("day", text((1..29).map(|i| format!("2024-02-{i:02}"))), "date", "begin with the year"),
             (

@@ -1,5 +1,7 @@
 //! `init`: a commented `pipeline.toml` from the columns of given files.
 
+pub(crate) mod first_model;
+
 use crate::config::{EncodeConfig, TimeSettings};
 use crate::error::PipelineError;
 use crate::rows::columns::read_whole;
@@ -8,6 +10,7 @@ use crate::rows::times::guess::guess;
 use crate::watch::cancel::Cancel;
 use crate::watch::terminal::{escape_line, steers};
 use arrow_schema::DataType;
+use first_model::FirstModel;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
@@ -75,7 +78,7 @@ pub fn init(options: &InitOptions) -> Result<(String, Vec<Guess>), PipelineError
     let known = &options.columns;
     let user_id = users.id(known.user_id.as_deref(), &mut guesses)?;
     let item_id = items.id(known.item_id.as_deref(), &mut guesses)?;
-    let bad_rows = spoilt_ids(&users, &user_id, &items, &item_id, &mut guesses);
+    let bad_rows = spoilt_ids([(&users, &user_id), (&items, &item_id)], &mut guesses);
     let events = interactions.event_columns(known, (&users, &user_id), (&items, &item_id), &mut guesses)?;
 
     let mut text = String::from(
@@ -116,13 +119,17 @@ pub fn init(options: &InitOptions) -> Result<(String, Vec<Guess>), PipelineError
     if let Some(share) = bad_rows {
         let _ = write!(
             text,
-            "\n# The share of users, or of interactions, that may be unusable, such as rows without an id: they are left out.\n[encode]\nmax_bad_rows = {share}\n"
+            "\n# The share of a table's rows that may be unusable, such as rows without an id: they are left out.\n[encode]\nmax_bad_rows = {share}\n"
         );
     }
-    text.push_str(
+    let model = FirstModel::of(items.table.rows()? as usize);
+    guesses.extend(model.guesses());
+    let [of_model, of_training] = ["model", "train"].map(|section| model.lines(section));
+    let _ = write!(
+        text,
         "\n# How positives are held out: leave_last_out, time, ratio or random.\n[split]\nkind = \"leave_last_out\"\n\
-         \n[model]\nkind = \"dssm\"\n# embedding_dim = 16\n# hidden = [256, 128, 64]\n\
-         \n[train]\n# epochs = 10\n# batch_size = 1024\n# learning_rate = 0.001\n\
+         \n[model]\nkind = \"dssm\"\n{of_model}\
+         \n[train]\n{of_training}# epochs = 10\n# batch_size = 1024\n\
          \n[recall]\ntopk = 50\n# format = \"parquet\"    # or parquet-long, jsonl\n\
          \n# What a night must reach before \"latest\" names it; see docs/CONFIG.md for all limits.\n[gates]\n\
          # off = [\"coverage\"]    # gates that are not asked\n# min_rows = 0.7    # users, as a share of the previous run's\n",
@@ -154,32 +161,33 @@ fn other_delimiter(table: &Table) -> Option<&'static str> {
     ["::", "\t", ";", "|", ",", "\u{1}"].into_iter().find(|delimiter| only.name.contains(delimiter))
 }
 
-/// Says which ids are missing or stand twice, as far as the sample shows, and what a run does with them; returns the
-/// share of bad rows that the job must allow for it, if it is more than the usual one.
-fn spoilt_ids(users: &Sampled, user_id: &str, items: &Sampled, item_id: &str, guesses: &mut Vec<Guess>) -> Option<f64> {
-    let spoilt = |table: &Sampled, id: &str| {
-        let sample = table.columns.iter().map(|(sample, _)| sample).find(|sample| sample.name == id)?;
-        let (missing, repeated) = sample.missing_and_repeated();
-        (missing + repeated > 0).then_some((missing, repeated, sample.rows))
-    };
-    let said = |(missing, repeated, rows): (u64, u64, u64)| {
-        format!("of {rows} rows {missing} have no id and {repeated} repeat the id of an earlier row")
-    };
-    if let Some(found) = spoilt(items, item_id) {
-        let reason = format!("{}: the run stops at such rows of items: remove them first", said(found));
-        guesses.push(Guess { about: format!("items.{item_id}"), reason });
+/// Says which ids of users and items are missing or stand twice, as far as the samples show, and what a run does with
+/// them; returns the share of bad rows that the job must allow for it, if it is more than the usual one.
+fn spoilt_ids(tables: [(&Sampled, &String); 2], guesses: &mut Vec<Guess>) -> Option<f64> {
+    let mut most = None;
+    for (table, id) in tables {
+        let Some(sample) = table.columns.iter().map(|(sample, _)| sample).find(|sample| sample.name == *id) else {
+            continue;
+        };
+        let ((missing, repeated), rows) = (sample.missing_and_repeated(), sample.rows);
+        let bad = missing + repeated;
+        if bad == 0 {
+            continue;
+        }
+        let usual = EncodeConfig::default().max_bad_rows;
+        let mut allowed = String::new();
+        if bad as f64 > (rows as f64 * usual).floor() {
+            // Twice as many as the sample shows, in thousandths.
+            let share = ((2000.0 * bad as f64 / rows as f64).ceil() / 1000.0).clamp(usual, 1.0);
+            allowed = format!(", for which `encode.max_bad_rows` is {share}");
+            most = Some(most.map_or(share, |other: f64| other.max(share)));
+        }
+        let reason = format!(
+            "of {rows} rows {missing} have no id and {repeated} repeat the id of an earlier row: the run leaves these rows out and writes them to `quarantine.jsonl`{allowed}"
+        );
+        guesses.push(Guess { about: format!("{}.{id}", table.name), reason });
     }
-    let found = spoilt(users, user_id)?;
-    let (bad, rows) = (found.0 + found.1, found.2);
-    let usual = EncodeConfig::default().max_bad_rows;
-    let is_more = bad as f64 > (rows as f64 * usual).floor();
-    // Twice as many as the sample shows, in thousandths.
-    let share = ((2000.0 * bad as f64 / rows as f64).ceil() / 1000.0).clamp(usual, 1.0);
-    let allowed = if is_more { format!(", for which `encode.max_bad_rows` is {share}") } else { String::new() };
-    let reason =
-        format!("{}: the run leaves these rows out and writes them to `quarantine.jsonl`{allowed}", said(found));
-    guesses.push(Guess { about: format!("users.{user_id}"), reason });
-    is_more.then_some(share)
+    most
 }
 
 impl Sampled {
@@ -462,4 +470,72 @@ fn settings(spec: &FeatureSpec) -> String {
         _ => 2,
     });
     lines.concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    /// A job from its text.
+    pub(super) fn read(text: &str) -> Config {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipeline.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(&path, &[]).unwrap()
+    }
+
+    /// The job that is written for three tables, and what is said of it.
+    fn written_for(tables: [(&str, String); 3]) -> (String, Vec<String>) {
+        let dir = tempfile::tempdir().unwrap();
+        let [users, items, interactions] = tables.map(|(name, text)| {
+            let path = dir.path().join(format!("{name}.csv"));
+            std::fs::write(&path, text).unwrap();
+            path.display().to_string()
+        });
+        let columns = KnownColumns::default();
+        let options = InitOptions { users, items, interactions, delimiter: None, encoding: None, columns };
+        let (job, guesses) = init(&options).unwrap();
+        (job, guesses.into_iter().map(|guess| format!("{}: {}", guess.about, guess.reason)).collect())
+    }
+
+    #[test]
+    fn a_job_has_recent_items_a_chosen_model_and_room_for_bad_ids_of_users_and_items() {
+        let lines = |head: &str, rows: &mut dyn Iterator<Item = String>| {
+            format!("{head}\n{}\n", rows.collect::<Vec<_>>().join("\n"))
+        };
+        let users =
+            lines("user_id,zip,title", &mut (0..400).map(|u| format!("u{u},{:05},name of {u}", 70_000 + u % 50)));
+        let with_empty = |i: usize| if i == 7 { String::new() } else { format!("i{}", i.max(1)) };
+        let items = lines("item_id,name", &mut (0..300).map(|i| format!("{},the item {i}", with_empty(i))));
+        let events = lines(
+            "user_id,item_id,time",
+            &mut (0..900).map(|e| format!("u{},i{},{}", e % 400, 1 + e % 6, 1_600_000_000 + e)),
+        );
+        let (job, said) = written_for([("users", users), ("items", items), ("events", events)]);
+        let config = read(&job);
+        assert_eq!(FirstModel::of(300).unlike(&config), Vec::<String>::new());
+        let kinds = |features: &[FeatureSpec]| {
+            features.iter().map(|f| format!("{} {}", f.kind(), f.name())).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            kinds(&config.features.user),
+            ["categorical zip", "sequence last_1", "sequence last_5", "sequence last_50"]
+        );
+        // Names of items are as many as items.
+        assert_eq!(kinds(&config.features.item), ["id item"]);
+        // One row without an id and one that repeats that of the row before, of 300: twice that share.
+        assert_eq!(config.encode.max_bad_rows, 0.014);
+        for expected in [
+            "items.item_id: of 300 rows 1 have no id and 1 repeat the id of an earlier row: the run leaves these rows out",
+            "for which `encode.max_bad_rows` is 0.014",
+            "items.name: skipped: text, 300 distinct: nearly every row has its own",
+            "users.zip: guessed categorical: postal codes, 50 distinct",
+            "train.loss: \"in_batch\": the items of a batch",
+            "model.hidden: [64]: one layer",
+        ] {
+            assert!(said.iter().any(|line| line.contains(expected)), "expected `{expected}` in {said:#?}");
+        }
+        assert!(job.contains("# one layer") && job.contains("hidden = [64]"), "{job}");
+    }
 }

@@ -1,13 +1,12 @@
 //! What to try where a baseline is better than the model: settings that the job does not have yet, the likeliest first.
 
 use crate::config::Config;
+use crate::init::first_model::FirstModel;
 use crate::stages::evaluate::MetricsFile;
 use serde::Serialize;
 use twotower_encoders::FeatureSpec;
-use twotower_models::train::Loss;
+use twotower_models::model::ModelConfig;
 
-/// Items up to which an exact softmax over all of them is cheap.
-const FEW_ITEMS: usize = 50_000;
 /// What is compared at each cut-off, as tables show it.
 pub const MEASURES: [&str; 3] = ["recall", "ndcg", "hit"];
 
@@ -66,8 +65,15 @@ pub fn to_try(config: &Config, items: usize, best_was_last: bool) -> Vec<String>
             "train longer, for the last epoch was the best: --set train.epochs={epochs} --set train.patience={patience}"
         ));
     }
-    if items <= FEW_ITEMS && config.train.loss != Loss::FullSoftmax {
-        advice.push(format!("compare with all {items} items in training: --set train.loss=full_softmax"));
+    let unlike = FirstModel::of(items).unlike(config);
+    let ModelConfig::Dssm(model) = &config.model;
+    if !unlike.is_empty() {
+        advice.push(format!("take what `init` writes for so many items: {}", unlike.join(" ")));
+    } else if let [width] = model.hidden[..] {
+        let twice = 2 * width;
+        advice.push(format!(
+            "give items and vectors more room (stored vectors take twice as much): --set model.embedding_dim={twice} --set 'model.hidden=[{twice}]'"
+        ));
     }
     let rate = config.train.learning_rate;
     advice.push(format!(

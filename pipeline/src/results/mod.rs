@@ -124,7 +124,7 @@ impl RunResults {
         Ok(Self {
             stage,
             items: encoded_ids(&encoded, Side::Item)?,
-            left_out: Quarantine::load(&encoded.dir, &encoded.manifest)?,
+            left_out: Quarantine::load(&encoded.dir, &encoded.manifest, Side::User)?,
             encoded,
             timeline,
             format: serde_json::from_value(format).unwrap_or_default(),

@@ -3,6 +3,7 @@
 use super::id_value;
 use crate::config::EntityTable;
 use crate::error::PipelineError;
+use crate::rows::bad_rows::sift;
 use crate::rows::columns::read_batches;
 use crate::watch::cancel::Cancel;
 use arrow_array::Array;
@@ -58,7 +59,7 @@ impl Titles {
         let mut wanted: BTreeSet<String> = items.map(Value::to_string).collect();
         let Some(spec) = spec.filter(|_| !wanted.is_empty()) else { return Ok(Self::default()) };
         let table = match Table::open("items", &spec.source) {
-            Ok(table) => table,
+            Ok(table) => table.leniently(),
             Err(error) => {
                 tracing::warn!("{stage}: no titles are shown: {error}");
                 return Ok(Self::default());
@@ -67,12 +68,15 @@ impl Titles {
         let Some(title) = column(&table, spec) else { return Ok(Self::default()) };
         let (mut titles, columns) = (BTreeMap::new(), [spec.id.clone(), title]);
         for batch in read_batches(stage, &table, &columns, 0..u64::MAX, cancel)? {
-            let batch = batch?;
-            let values = batch.batch.column(1);
-            for (row, id) in id_column_as(&batch, &spec.id, kind)?.iter().enumerate() {
-                let id = id_value(id).to_string();
-                if wanted.remove(&id) && values.is_valid(row) {
-                    titles.insert(id, array_value_to_string(values, row).unwrap_or_default());
+            // Of rows with one id the first counts; rows that cannot be used were set aside.
+            let (good, _) = sift(&batch?, &spec.id, |rows| Ok(id_column_as(rows, &spec.id, kind)?))?;
+            for (rows, ids) in good {
+                let values = rows.batch.column(1);
+                for (row, id) in ids.iter().enumerate() {
+                    let id = id_value(id).to_string();
+                    if wanted.remove(&id) && values.is_valid(row) {
+                        titles.insert(id, array_value_to_string(values, row).unwrap_or_default());
+                    }
                 }
             }
             if wanted.is_empty() {

@@ -6,20 +6,23 @@ use crate::run::dir::{RunDir, remove_if_there};
 use crate::run::files::encoders as files;
 use crate::run::manifests::require;
 use crate::run::names::rows;
-use crate::run::names::tables::{INTERACTIONS, USERS};
+use crate::run::names::tables::{self, INTERACTIONS, ITEMS, USERS};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use twotower_artifacts::publish::Staged;
-use twotower_artifacts::{ArtifactError, FileEntry, Fingerprint, Manifest, open_regular};
+use twotower_artifacts::{ArtifactError, FileEntry, Fingerprint, Manifest, Side, open_regular};
 use twotower_tables::TableBatch;
 
 /// The tables whose rows may be set aside, which count their rows under their own names, and the names of the counts of
 /// bad rows.
-pub const BAD_ROWS: [(&str, &str); 2] =
-    [(USERS, rows::USERS_QUARANTINED), (INTERACTIONS, rows::INTERACTIONS_QUARANTINED)];
+pub const BAD_ROWS: [(&str, &str); 3] = [
+    (USERS, rows::USERS_QUARANTINED),
+    (ITEMS, rows::ITEMS_QUARANTINED),
+    (INTERACTIONS, rows::INTERACTIONS_QUARANTINED),
+];
 /// Bad rows that an error names.
 const NAMED: usize = 3;
 
@@ -43,14 +46,14 @@ pub struct QuarantineWriter<'a> {
     counts: BTreeMap<String, u64>,
     /// The first bad rows of the table that is being read.
     first: Vec<BadRow>,
-    /// Bad rows of the users table.
-    users: Vec<u64>,
+    /// Bad rows of the tables of users and of items.
+    rows: BTreeMap<Side, Vec<u64>>,
 }
 
 impl<'a> QuarantineWriter<'a> {
     /// A quarantine without rows, in the encoder folder `dir`.
     pub fn new(dir: &'a Path, max_bad_rows: f64) -> Self {
-        Self { dir, max_bad_rows, file: None, counts: BTreeMap::new(), first: Vec::new(), users: Vec::new() }
+        Self { dir, max_bad_rows, file: None, counts: BTreeMap::new(), first: Vec::new(), rows: BTreeMap::new() }
     }
 
     /// Adds bad rows of a table of `rows` rows.
@@ -69,8 +72,8 @@ impl<'a> QuarantineWriter<'a> {
             if count > allowed(rows, self.max_bad_rows) && self.first.len() == NAMED {
                 return Err(self.refuse(&bad.table, rows));
             }
-            if bad.table == USERS {
-                self.users.push(bad.row);
+            if let Some(side) = [Side::User, Side::Item].into_iter().find(|side| bad.table == tables::of(*side)) {
+                self.rows.entry(side).or_default().push(bad.row);
             }
             let path = self.dir.join(files::QUARANTINE);
             let file = match &mut self.file {
@@ -110,9 +113,9 @@ impl<'a> QuarantineWriter<'a> {
         self.counts.get(table).copied().unwrap_or_default()
     }
 
-    /// Bad rows of the users table so far.
-    pub fn users(&self) -> Quarantine {
-        Quarantine::new(self.users.clone())
+    /// Bad rows of a side's table so far.
+    pub fn of(&self, side: Side) -> Quarantine {
+        Quarantine::new(self.rows.get(&side).cloned().unwrap_or_default())
     }
 
     /// Publishes the file, or removes an earlier one where no row is bad.
@@ -130,7 +133,7 @@ impl<'a> QuarantineWriter<'a> {
     }
 }
 
-/// The rows of a users table that are left out. Of other tables none are.
+/// The rows of a table of users, or of items, that are left out.
 #[derive(Debug, Clone, Default)]
 pub struct Quarantine {
     /// Ascending.
@@ -143,29 +146,30 @@ impl Quarantine {
         Self { rows: rows.into() }
     }
 
-    /// The users left out by the encoder folder `dir` with that manifest.
+    /// The rows of a side's table that the encoder folder `dir` with that manifest leaves out.
     ///
     /// # Errors
     /// A file that is not the one of the manifest, or that has another number of rows than it says.
-    pub fn load(dir: &Path, manifest: &Manifest) -> Result<Self, PipelineError> {
+    pub fn load(dir: &Path, manifest: &Manifest, side: Side) -> Result<Self, PipelineError> {
         let Some(entry) = manifest.files.iter().find(|file| file.path == files::QUARANTINE) else {
             return Ok(Self::default());
         };
         entry.verify(dir)?;
         let path = dir.join(files::QUARANTINE);
         let corrupt = |reason: String| ArtifactError::Corrupt { path: path.clone(), reason };
-        let mut rows = Vec::new();
+        let (table, mut rows) = (tables::of(side), Vec::new());
         let file = open_regular(&path)?;
         for line in BufReader::new(file).lines() {
             let line = line.map_err(PipelineError::io("read", &path))?;
             let bad: BadRow = serde_json::from_str(&line).map_err(|e| corrupt(format!("not a bad row: {e}")))?;
-            if bad.table == USERS {
+            if bad.table == table {
                 rows.push(bad.row);
             }
         }
-        let said = manifest.rows.get(rows::USERS_QUARANTINED).copied().unwrap_or_default();
+        let counted = BAD_ROWS.iter().find(|(of, _)| *of == table).and_then(|(_, name)| manifest.rows.get(*name));
+        let said = counted.copied().unwrap_or_default();
         if rows.len() as u64 != said {
-            return Err(corrupt(format!("{} rows of users, its manifest says {said}", rows.len())).into());
+            return Err(corrupt(format!("{} rows of {table}, its manifest says {said}", rows.len())).into());
         }
         Ok(Self::new(rows))
     }
@@ -177,7 +181,7 @@ impl Quarantine {
     pub fn of_vectors(stage: &'static str, run: &RunDir, expected: &Fingerprint) -> Result<Self, PipelineError> {
         let dir = run.encoders();
         let manifest = require(stage, &dir.join(files::MANIFEST), "twotower encode-features")?;
-        let found = Self::load(&dir, &manifest)?;
+        let found = Self::load(&dir, &manifest, Side::User)?;
         match found.fingerprint() {
             Some(fingerprint) if fingerprint == *expected => Ok(found),
             other => Err(ArtifactError::Mismatch {
@@ -375,7 +379,7 @@ mod tests {
         let mut writer = QuarantineWriter::new(dir.path(), 0.25);
         writer.add(8, vec![bad(7), bad(1)]).unwrap();
         writer.end(USERS, 8).unwrap();
-        assert_eq!((writer.count(USERS), writer.users().rows.to_vec()), (2, vec![1, 7]));
+        assert_eq!((writer.count(USERS), writer.of(Side::User).rows.to_vec()), (2, vec![1, 7]));
         // A third is more than a quarter of 8, and enough for the error to name.
         let error = writer.add(8, vec![bad(2)]).unwrap_err().to_string();
         assert!(

@@ -12,23 +12,23 @@ use twotower_tables::{ReadOptions, Table, TableBatch, TableSpec};
 pub struct Source {
     table: Table,
     rows: u64,
-    /// Whether it is the users table that was encoded.
+    /// Whether it is the side's table that was encoded.
     is_encoded: bool,
     quarantine: Quarantine,
 }
 
 impl Source {
-    /// A table of a side's rows. If it is the users table that `encode-features` has read, the rows that it put into
-    /// quarantine are left out; in any other table a row that cannot be used is an error.
+    /// A table of a side's rows. If it is the one that `encode-features` has read, the rows that it put into quarantine
+    /// are left out; in any other table a row that cannot be used is an error.
     ///
     /// # Errors
     /// A table that cannot be read or has no rows; a damaged quarantine.
     pub fn open(encoded: &EncoderFolder, side: Side, spec: &TableSpec) -> Result<Self, PipelineError> {
         let mut table = Table::open(tables::of(side), spec)?;
         let mut quarantine = Quarantine::default();
-        let is_encoded = side == Side::User && encoded.manifest.inputs.get(tables::USERS) == Some(&table.fingerprint());
+        let is_encoded = encoded.manifest.inputs.get(tables::of(side)) == Some(&table.fingerprint());
         if is_encoded {
-            quarantine = Quarantine::load(&encoded.dir, &encoded.manifest)?;
+            quarantine = Quarantine::load(&encoded.dir, &encoded.manifest, side)?;
             table = table.leniently();
         }
         let rows = table.require_rows()?;
@@ -40,7 +40,7 @@ impl Source {
         self.rows
     }
 
-    /// Whether its rows are those of the users that were encoded.
+    /// Whether its rows are those that were encoded.
     pub fn is_encoded(&self) -> bool {
         self.is_encoded
     }

@@ -35,8 +35,8 @@ pub struct RunManifests<'a> {
     pub recalled: Vec<NamedPart<'a>>,
     /// What `index/index.json` says.
     pub index: Option<Value>,
-    /// Rows of the users table that were left out.
-    pub quarantine: Option<&'a Quarantine>,
+    /// Rows of the tables that were left out, where that is known.
+    pub quarantine: BTreeMap<Side, Quarantine>,
 }
 
 /// Two outputs that do not belong together.
@@ -204,7 +204,7 @@ impl Comparison<'_> {
         if let Some(record) = self.read(&fitted, settings::<EncodeRecord>(READER, encoded)) {
             self.both(place, &format!("column of {side} ids"), Some(record.tables.id(side)), id);
         }
-        if let (Side::User, Some(quarantine), Some(shard)) = (side, quarantine, Shard::of(part)) {
+        if let (Some(quarantine), Some(shard)) = (quarantine.get(&side), Shard::of(part)) {
             let count = |name: &str| part.rows.get(name).copied().unwrap_or_default();
             let expected = quarantine.within(&shard.range(count(rows::TABLE_ROWS)));
             self.equal(place, "rows quarantined", &expected, &count(rows::QUARANTINED));

@@ -105,7 +105,7 @@ fn recall(config: &Config, towers: Option<&Path>) -> Result<Needs, PipelineError
         true => embedding(config, "recall", towers, Side::User),
         false => Needs { per_row: 4 * dim(config) as u64, ..Needs::held("recall", Vec::new()) },
     };
-    let items = Table::open(ITEMS, &config.tables.items.source)?;
+    let items = Table::open(ITEMS, &config.tables.items.source)?.leniently();
     let count = items.rows()? as usize;
     let vectors = count * dim(config) * size_of::<f32>();
     let room = ListRoom::new(config.recall.topk.min(count), &first_ids(&items, &config.tables.items.id)?);

@@ -61,7 +61,7 @@ pub(crate) mod inputs {
 pub(crate) mod rows {
     /// Users of a table, or of results.
     pub(crate) const USERS: &str = super::tables::USERS;
-    /// Items.
+    /// Items of a table, or of results.
     pub(crate) const ITEMS: &str = super::tables::ITEMS;
     /// Rows of the interactions table.
     pub(crate) const INTERACTIONS: &str = super::tables::INTERACTIONS;
@@ -69,6 +69,8 @@ pub(crate) mod rows {
     pub(crate) const USERS_WITH_POSITIVES: &str = "users with positives";
     /// Rows of the users table that cannot be used.
     pub(crate) const USERS_QUARANTINED: &str = "users quarantined";
+    /// Rows of the items table that cannot be used.
+    pub(crate) const ITEMS_QUARANTINED: &str = "items quarantined";
     /// Rows of the interactions table that cannot be used.
     pub(crate) const INTERACTIONS_QUARANTINED: &str = "interactions quarantined";
     /// Interactions that became events.

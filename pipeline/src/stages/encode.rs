@@ -2,11 +2,9 @@
 
 use crate::config::EncodeSettings;
 use crate::error::PipelineError;
-use crate::rows::bad_rows::readable_ids;
-use crate::rows::columns::{encode_error, read_batches};
-use crate::rows::id_index::IdIndex;
+use crate::rows::columns::encode_error;
 use crate::rows::quarantine::{self, QuarantineWriter};
-use crate::rows::side_files::{SideFiles, read_columns};
+use crate::rows::side_files::SideFiles;
 use crate::rows::strangers::{COMPARED, SomeIds, ids_of};
 use crate::rows::unreadable;
 use crate::run::details::{EncodeDetails, TableDetails, TableFiles, TimelineDetails, VocabularyDetails};
@@ -17,6 +15,7 @@ use crate::run::names::tables::{INTERACTIONS, ITEMS, USERS};
 use crate::run::names::{inputs, rows};
 use crate::stages::encode_warnings;
 use crate::stages::encoded;
+use crate::stages::item_table::ItemTable;
 use crate::stages::output::{Output, Place, Prologue, StageKey, Summary, as_json, row_counts};
 use crate::stages::user_passes::UserPasses;
 use crate::stages::{Context, Outcome};
@@ -27,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 use twotower_artifacts::codes::GROUP_ROWS;
 use twotower_artifacts::keyed::IdentityKey;
-use twotower_artifacts::{CodeBatch, CodesInfo, CodesWriter, Compression, FileEntry, Id, Ids, Manifest, Side};
+use twotower_artifacts::{CodeBatch, CodesInfo, CodesWriter, Compression, FileEntry, Ids, Manifest, Side};
 use twotower_encoders::{EncodeCounts, EncoderFit, EncoderState, store};
 use twotower_tables::{Table, TableBatch, id_kind};
 
@@ -44,11 +43,11 @@ pub struct EncodeOptions {
 ///
 /// The interactions are read once and the users twice: one pass fits vocabularies and bounds, one encodes those that
 /// have positives (only they train), or all. Between both, the events of all users are sorted into the timeline. Items
-/// are held in memory; of users and interactions only the row numbers of users that train. Rows of users and
-/// interactions that cannot be used are set aside, as long as they are few.
+/// are held in memory; of users and interactions only the row numbers of users that train. Rows that cannot be used are
+/// set aside, as long as they are few.
 ///
 /// # Errors
-/// Any table, encoder or I/O error; duplicate ids of items; more bad rows than `encode.max_bad_rows`; a feature with more
+/// Any table, encoder or I/O error; more bad rows than `encode.max_bad_rows`; a feature with more
 /// unreadable values than `encode.max_unreadable`; a table without rows; an update of a run by itself.
 pub fn encode_features(context: &Context<EncodeSettings>, options: &EncodeOptions) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
@@ -68,9 +67,9 @@ pub fn encode_features(context: &Context<EncodeSettings>, options: &EncodeOption
     let sources = inputs.sources();
     let Inputs { users, items, interactions, joins, previous } = inputs;
     let encode = Encode { context, dir, joins };
-    let item_table = encode.read_items(&items)?;
-    let user_kind = id_kind(&users, &context.config.tables.users.id)?;
     let mut aside = QuarantineWriter::new(dir, context.execution.max_bad_rows);
+    let item_table = ItemTable::read(context, &items, &mut aside)?;
+    let user_kind = id_kind(&users, &context.config.tables.users.id)?;
     let trains = !options.without_positives;
     if trains {
         interactions.require_rows()?;
@@ -95,7 +94,7 @@ pub fn encode_features(context: &Context<EncodeSettings>, options: &EncodeOption
         let small = std::thread::Builder::new()
             .spawn_scoped(scope, || Ok((encode.encode_items(&state, &item_table)?, encode.save(&state)?)))
             .map_err(PipelineError::io("start a thread of", "encode-features"))?;
-        let encoded = passes.encode(&state, &aside.users(), &events.timeline.rows);
+        let encoded = passes.encode(&state, &aside.of(Side::User), &events.timeline.rows);
         Ok::<_, PipelineError>((
             small.join().unwrap_or(Err(PipelineError::WorkerPanicked { stage: "encode-features" })),
             encoded,
@@ -107,7 +106,7 @@ pub fn encode_features(context: &Context<EncodeSettings>, options: &EncodeOption
         Some(entry) => entries.push(entry),
         None => remove_if_there(&dir.join(files::ALL_USERS))?,
     }
-    let [bad_users, bad_interactions] = [USERS, INTERACTIONS].map(|table| aside.count(table));
+    let [bad_users, bad_items, bad_interactions] = [USERS, ITEMS, INTERACTIONS].map(|table| aside.count(table));
     entries.extend(aside.publish()?);
     entries.extend(state_entries);
 
@@ -115,8 +114,9 @@ pub fn encode_features(context: &Context<EncodeSettings>, options: &EncodeOption
     let rows = row_counts([
         (rows::USERS, seen),
         (rows::USERS_WITH_POSITIVES, encoded.ids.len() as u64),
-        (rows::ITEMS, item_table.ids.ids().len() as u64),
+        (rows::ITEMS, item_table.ids.ids().len() as u64 + bad_items),
         (rows::USERS_QUARANTINED, bad_users),
+        (rows::ITEMS_QUARANTINED, bad_items),
         (rows::INTERACTIONS, counted.rows + bad_interactions),
         (rows::INTERACTIONS_QUARANTINED, bad_interactions),
         (rows::INTERACTIONS_KEPT, counted.kept),
@@ -188,7 +188,7 @@ impl Inputs {
         let [user, item] = [Side::User, Side::Item].map(|side| (side, context.config.side(side)));
         Ok(Self {
             users: Table::open(USERS, &tables.users.source)?.leniently(),
-            items: Table::open(ITEMS, &tables.items.source)?,
+            items: Table::open(ITEMS, &tables.items.source)?.leniently(),
             interactions: Table::open(INTERACTIONS, &tables.interactions.source)?.leniently(),
             joins: SideFiles::open(
                 &[(user.0, &user.1, &tables.users.source), (item.0, &item.1, &tables.items.source)],
@@ -245,16 +245,6 @@ fn vocabularies(state: &EncoderState) -> BTreeMap<String, VocabularyDetails> {
     all.collect()
 }
 
-/// Items read whole; their encoded rows are in id order.
-struct ItemTable {
-    /// Ascending.
-    ids: IdIndex,
-    /// Row of the raw table of each id.
-    order: Vec<usize>,
-    /// The raw table.
-    batches: Vec<TableBatch>,
-}
-
 struct Encode<'a> {
     context: &'a Context<EncodeSettings>,
     dir: &'a Path,
@@ -265,40 +255,6 @@ impl Encode<'_> {
     fn fit_items(&self, fit: &mut EncoderFit, batch: &TableBatch) -> Result<(), PipelineError> {
         let rows = self.joins.join(&self.context.config.side(Side::Item), Side::Item, batch)?;
         fit.fit_batch(Side::Item, &rows).map_err(|e| encode_error(e, batch))
-    }
-
-    fn side_columns(&self, side: Side) -> Vec<String> {
-        read_columns(&self.context.config.side(side))
-    }
-
-    fn read_items(&self, table: &Table) -> Result<ItemTable, PipelineError> {
-        table.require_rows()?;
-        let columns = self.side_columns(Side::Item);
-        let id = &self.context.config.tables.items.id;
-        let mut unsorted = Ids::new(id_kind(table, id)?);
-        let mut batches = Vec::new();
-        for batch in read_batches("encode-features", table, &columns, 0..table.rows()?, &self.context.cancel)? {
-            let batch = batch?;
-            let ids = readable_ids(&batch, id, unsorted.kind())?;
-            unsorted.extend_from(&ids, 0..ids.len());
-            batches.push(batch);
-        }
-        if let Some((first, second)) = unsorted.duplicate() {
-            return Err(duplicate_id(
-                ITEMS,
-                id,
-                unsorted.get(first),
-                [first, second].map(|row| place_in(&batches, row)),
-            ));
-        }
-        let order = unsorted.sorted_positions();
-        let mut ids = Ids::new(unsorted.kind());
-        ids.extend_from(&unsorted, order.iter().copied());
-        let ids = IdIndex::new(ids).map_err(|(first, second)| {
-            let (first, second) = (order[first], order[second]);
-            duplicate_id(ITEMS, id, unsorted.get(first), [first, second].map(|row| place_in(&batches, row)))
-        })?;
-        Ok(ItemTable { ids, order, batches })
     }
 
     /// Fits vocabularies and bounds of both sides. Each worker fits its own rows, and in the end all fits are merged.
@@ -362,19 +318,4 @@ impl Encode<'_> {
         }
         Ok((writer.finish()?, counts))
     }
-}
-
-pub(crate) fn duplicate_id(table: &str, column: &str, id: Id<'_>, [first, second]: [String; 2]) -> PipelineError {
-    PipelineError::Data(format!(
-        "{table}: column `{column}`: id `{id}` stands in {first} and in {second}; ids must be unique, remove one of the rows"
-    ))
-}
-
-/// Where a row of some batches, which follow each other, stands.
-fn place_in(batches: &[TableBatch], row: usize) -> String {
-    let row = row as u64;
-    let holds = |batch: &&TableBatch| row < batch.first_row + batch.batch.num_rows() as u64;
-    batches.iter().find(holds).map_or(format!("row {row}"), |batch| {
-        format!("{} of {}", batch.place(row.saturating_sub(batch.first_row) as usize), batch.path().display())
-    })
 }

@@ -7,6 +7,7 @@ pub(crate) mod encoded;
 pub mod evaluate;
 pub mod gates;
 pub mod infer;
+pub(crate) mod item_table;
 pub(crate) mod output;
 pub mod recall;
 pub mod towers;

@@ -123,7 +123,7 @@ impl<'a> UserPasses<'a> {
     ) -> Result<EncoderFit, PipelineError> {
         match self.fit_and_sift(&fresh, aside, events)? {
             Some(fit) => Ok(fit),
-            None => self.fit_without(&fresh, &aside.users()),
+            None => self.fit_without(&fresh, &aside.of(Side::User)),
         }
     }
 
@@ -264,7 +264,7 @@ impl<'a> UserPasses<'a> {
     /// with one hash are no duplicates.
     fn find_duplicates(&self, repeated: &[u64], aside: &mut QuarantineWriter<'_>) -> Result<(), PipelineError> {
         let id = &self.context.config.tables.users.id;
-        let (wanted, known) = ([id.clone()], aside.users());
+        let (wanted, known) = ([id.clone()], aside.of(Side::User));
         let mut firsts: KeyedMap<String, (u64, usize, Place)> = KeyedMap::default();
         let batches = read_batches("encode-features", self.table, &wanted, 0..self.rows, &self.context.cancel)?;
         for batch in known.filter(batches) {

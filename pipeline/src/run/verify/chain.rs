@@ -90,7 +90,8 @@ impl Check<'_> {
         let encoded = read(&run.encoders().join(files::encoders::MANIFEST));
         let timeline = read(&run.encoders().join(files::encoders::TIMELINE_MANIFEST));
         let trained = read(&run.towers().join(files::towers::MANIFEST));
-        let quarantine = encoded.as_ref().and_then(|encoded| Quarantine::load(&run.encoders(), encoded).ok());
+        let aside = |side| Some((side, Quarantine::load(&run.encoders(), encoded.as_ref()?, side).ok()?));
+        let quarantine = [Side::User, Side::Item].into_iter().filter_map(aside).collect();
         let parts = |folder: PartFolder| -> Vec<Part> {
             let paths = folder.manifest_paths().unwrap_or_default().into_iter();
             paths.filter_map(|(path, layout)| read(&path).map(|read| folder.part(path, layout, read))).collect()
@@ -109,7 +110,7 @@ impl Check<'_> {
             users: if self.fused { Vec::new() } else { named(run, &users) },
             recalled: named(run, &recalled),
             index: None,
-            quarantine: quarantine.as_ref(),
+            quarantine,
         });
     }
 
@@ -147,16 +148,18 @@ impl Check<'_> {
             for file in expected.iter().filter(|f| manifest.files.iter().all(|entry| entry.path != **f)) {
                 self.mismatch(&path, format!("does not list `{file}`"));
             }
-            for (side, name, what) in [
-                (Side::User, files::encoders::USERS, rows::USERS_WITH_POSITIVES),
-                (Side::Item, files::encoders::ITEMS, rows::ITEMS),
+            for (side, name, rows) in [
+                (Side::User, files::encoders::USERS, count(rows::USERS_WITH_POSITIVES)),
+                (Side::Item, files::encoders::ITEMS, usable_items(&manifest)),
             ] {
                 if let Some(table) = self.take(encoded.table(side)) {
-                    self.equal(&dir.join(name), "rows by its footer", &count(what), &table.rows());
+                    self.equal(&dir.join(name), "rows by its footer", &rows, &table.rows());
                 }
             }
             self.timeline(&dir, &manifest, links);
-            self.take(Quarantine::load(&dir, &manifest));
+            for side in [Side::User, Side::Item] {
+                self.take(Quarantine::load(&dir, &manifest, side));
+            }
             let aside: u64 = BAD_ROWS.iter().map(|(_, bad)| count(bad)).sum();
             let listed = manifest.files.iter().find(|f| f.path == files::encoders::QUARANTINE).map_or(0, |f| f.rows);
             self.equal(&path, "rows quarantined", &aside, &listed);
@@ -164,7 +167,7 @@ impl Check<'_> {
                 self.equal(&path, "`details.content`", &links.encoded, &said.content);
             }
         }
-        self.report("encoders", count(rows::USERS_WITH_POSITIVES) + count(rows::ITEMS), &[&manifest], before);
+        self.report("encoders", count(rows::USERS_WITH_POSITIVES) + usable_items(&manifest), &[&manifest], before);
         true
     }
 
@@ -179,7 +182,7 @@ impl Check<'_> {
         if let Some(run) = self.take(RunTimeline::open("verify", dir)) {
             let (timeline, path) = (run.timeline(), dir.join(files::encoders::TIMELINE));
             let sizes = (timeline.info().table_rows, timeline.info().items);
-            self.equal(&path, "users and items by its index", &(count(rows::USERS), count(rows::ITEMS)), &sizes);
+            self.equal(&path, "users and items by its index", &(count(rows::USERS), usable_items(encoded)), &sizes);
             if let Some(events) = self.take(timeline.events_before(sizes.0)) {
                 self.equal(&path, "events of users of the table", &count(rows::INTERACTIONS_KEPT), &events);
             }
@@ -308,4 +311,10 @@ impl Check<'_> {
         self.report("evaluation", manifest.rows.get(rows::USERS).copied().unwrap_or_default(), &[&manifest], before);
         true
     }
+}
+
+/// Rows of the items table that are in no quarantine.
+fn usable_items(encoded: &Manifest) -> u64 {
+    let count = |name: &str| encoded.rows.get(name).copied().unwrap_or_default();
+    count(rows::ITEMS).saturating_sub(count(rows::ITEMS_QUARANTINED))
 }

@@ -56,7 +56,8 @@ impl Outputs {
     /// # Errors
     /// [`PipelineError::Mismatch`] naming the first output that does not belong to the others, and how many more.
     pub fn belong_together(&self, run: &RunDir) -> Result<(), PipelineError> {
-        let quarantine = Quarantine::load(&run.encoders(), &self.encoded)?;
+        let aside = |side| Ok((side, Quarantine::load(&run.encoders(), &self.encoded, side)?));
+        let quarantine = [Side::User, Side::Item].into_iter().map(aside).collect::<Result<_, PipelineError>>()?;
         fn named<'a>(run: &RunDir, parts: &'a [Part]) -> Vec<NamedPart<'a>> {
             parts.iter().map(|part| part.within(run.root())).collect()
         }
@@ -68,7 +69,7 @@ impl Outputs {
             users: if self.fused { Vec::new() } else { named(run, &self.users) },
             recalled: named(run, &self.recalled),
             index: read_json(run.index().join(MANIFEST_NAME)).ok(),
-            quarantine: Some(&quarantine),
+            quarantine,
         };
         let found = contradictions(&made);
         let Some(Contradiction { path, what, command, .. }) = found.first() else { return Ok(()) };
