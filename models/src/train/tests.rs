@@ -1,14 +1,16 @@
 use super::*;
 use crate::dssm::{AttentionConfig, DssmConfig, SequencePooling};
+use crate::examples::assemble;
 use crate::examples::tests::planted;
 use crate::metrics::{Measure, MetricName};
 use crate::params::TableGradient;
 use crate::rng::Rng;
 use crate::tower::encoder::NormOrder;
 use crate::train::SamplerKind;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use twotower_artifacts::schema::{MISSING, PADDING, UNKNOWN};
-use twotower_artifacts::{Category, Column, FieldShape};
+use twotower_artifacts::{Category, CodeBatch, Column, FieldShape, Side};
 
 fn model() -> DssmConfig {
     DssmConfig { embedding_dim: 8, hidden: vec![24, 12], pooling: SequencePooling::Position, ..DssmConfig::default() }
@@ -102,6 +104,30 @@ fn encoders_of_every_order_of_norms_learn_which_item_follows_another() {
     for norm in [NormOrder::Original, NormOrder::Paper, NormOrder::Pre, NormOrder::Post] {
         let found = recall(&attentive(norm, 0.05));
         assert!(found > 0.8, "{norm:?}: {found}");
+    }
+}
+
+#[test]
+fn trained_encoders_agree_with_their_towers_in_both_engines() {
+    let set = planted(90, 24, 3, 8);
+    let config = TrainConfig { epochs: 2, learning_rate: 1e-2, ..config() };
+    for norm in [NormOrder::Original, NormOrder::Paper, NormOrder::Pre, NormOrder::Post] {
+        let dir = tempfile::tempdir().unwrap();
+        let trained = run(&set, &attentive(norm, 0.2), &config, Start::Fresh, dir.path(), &mut ()).unwrap();
+        let path = dir.path().join("user_tower.onnx");
+        crate::onnx::export(&trained.user, &path, &BTreeMap::new()).unwrap();
+        // Histories of none to more than four events.
+        let mut users = CodeBatch::empty(&set.user_schema);
+        let windows: Vec<Window> = (0..set.roles.len()).map(|event| set.window(event)).collect();
+        assemble(&set, &windows, &mut users);
+        crate::engine::verify(&path, &trained.user, &users, 1e-4).unwrap();
+        // And with the training's own forward pass, from the checkpoint of the best epoch.
+        let mut model = Dssm::new(&set, &attentive(norm, 0.2), &config).unwrap();
+        *model.parameters_mut() = checkpoint::read::<()>(&trained.checkpoint).unwrap().parameters;
+        let mut work = model.work();
+        let found = model.embed(Side::User, &users, &mut work);
+        let expected = crate::native::embed(&trained.user, &users).unwrap().data;
+        assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5), "{norm:?}");
     }
 }
 
