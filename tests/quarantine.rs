@@ -291,7 +291,7 @@ fn bad_items_are_set_aside_as_users_are_and_every_stage_accounts_for_them() {
     assert!(found[1].0 == 59 && found[1].1.contains("the id stands in row 3 already"), "{found:?}");
     let counts = Manifest::read(job.path("run/encoders/manifest.json")).unwrap().rows;
     assert_eq!((counts["items"], counts["items quarantined"]), (60, 2));
-    let sums = ["rows", "quarantined"].map(|name| sum(&job.path("run/vectors/item"), name));
+    let sums = ["rows", "quarantined"].map(|name| sum(&job.path("run"), "vectors/item", name));
     assert_eq!(sums, [58, 2]);
     assert_eq!(job.json("run --quiet --accept metric")["stages"][0]["skipped"], true);
     // As if the bad rows had never been there.

@@ -163,6 +163,8 @@ name = "item"
 [model]
 kind = "dssm"
 embedding_dims = { city = 4 }
+pooling = "attention"
+attention = { blocks = 1 }
 [index]
 ef_search = 100
 [split]

@@ -13,6 +13,8 @@ use crate::net::{Net, Pass, backward_pair};
 use crate::pages::zeroed;
 use crate::params::{Gradients, Parameters, Table};
 use crate::rng::Rng;
+use crate::tower::MAX_BLOCKS;
+use crate::tower::encoder::{EncoderShape, NormOrder};
 use crate::tower::{Input, Layer, Reduce, Tower};
 use crate::train::TrainConfig;
 use rayon::prelude::*;
@@ -41,6 +43,30 @@ pub enum SequencePooling {
     Mean,
     /// Softmax of a learned logit per position, counted from the newest element.
     Position,
+    /// A transformer ([`crate::tower::encoder`]), of which the newest element's output is taken.
+    Attention,
+}
+
+/// Settings of the transformer that `pooling = "attention"` reduces sequences with (SASRec; Kang and McAuley, ICDM
+/// 2018). Its width is that of the sequence's table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AttentionConfig {
+    /// Number of blocks.
+    pub blocks: usize,
+    /// Heads of each block. They divide the width.
+    pub heads: usize,
+    /// Where layer norms stand.
+    pub norm: NormOrder,
+    /// Probability, in training, of dropping an element of the input, an attention weight, or an element of either
+    /// layer of a feed-forward network.
+    pub dropout: f32,
+}
+
+impl Default for AttentionConfig {
+    fn default() -> Self {
+        Self { blocks: 2, heads: 1, norm: NormOrder::Original, dropout: 0.2 }
+    }
 }
 
 /// Settings of the DSSM.
@@ -60,6 +86,9 @@ pub struct DssmConfig {
     pub layer_norm: bool,
     /// How sequences are pooled.
     pub pooling: SequencePooling,
+    /// The transformer of `pooling = "attention"`. Without settings it has the default ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention: Option<AttentionConfig>,
     /// Cosines are divided by this. If it is learned, this is its first value.
     pub temperature: f32,
     /// Whether log τ is trained.
@@ -77,9 +106,20 @@ impl Default for DssmConfig {
             activation: Activation::Prelu,
             layer_norm: false,
             pooling: SequencePooling::Mean,
+            attention: None,
             temperature: 0.05,
             learn_temperature: false,
             dropout: 0.0,
+        }
+    }
+}
+
+impl SequencePooling {
+    fn name(self) -> &'static str {
+        match self {
+            SequencePooling::Mean => "mean",
+            SequencePooling::Position => "position",
+            SequencePooling::Attention => "attention",
         }
     }
 }
@@ -90,6 +130,9 @@ impl DssmConfig {
         ("embedding_dim", Range::Whole(1, 4096)),
         ("embedding_dims.*", Range::Whole(1, 4096)),
         ("hidden", Range::Whole(1, 1 << 16)),
+        ("attention.blocks", Range::Whole(1, MAX_BLOCKS as i64)),
+        ("attention.heads", Range::Whole(1, 1024)),
+        ("attention.dropout", Range::Below(0.0, 1.0)),
         ("temperature", Range::Real(0.001, 100.0)),
         ("dropout", Range::Below(0.0, 1.0)),
     ];
@@ -102,6 +145,13 @@ impl DssmConfig {
     /// [`ModelError::Setting`].
     pub fn check(&self) -> Result<(), ModelError> {
         range::check(self, Self::RANGES).map_err(ModelError::range)?;
+        if self.attention.is_some() && self.pooling != SequencePooling::Attention {
+            return Err(ModelError::Setting {
+                setting: "attention".into(),
+                expected: "`pooling = \"attention\"` beside it, or no such table".into(),
+                found: format!("`pooling = \"{}\"`", self.pooling.name()),
+            });
+        }
         match self.hidden.len() {
             1..=Self::LAYERS => Ok(()),
             found => Err(ModelError::Setting {
@@ -128,7 +178,7 @@ pub(crate) struct Dssm {
 }
 
 /// Standard deviation of fresh embeddings.
-const EMBEDDING_DEVIATION: f64 = 0.05;
+pub(crate) const EMBEDDING_DEVIATION: f64 = 0.05;
 
 /// The purposes for which random numbers are drawn.
 const ORDER: u64 = 10;
@@ -151,7 +201,7 @@ pub(crate) struct Work {
 
 impl Dssm {
     /// A model with fresh parameters: embeddings N(0, 0.05²), weights Glorot uniform, biases 0, gains 1, PReLU
-    /// slopes 0.25, position logits 0. They are a pure function of schemas, settings and seed.
+    /// slopes 0.25, position logits 0, positions N(0, 0.05²). They are a pure function of schemas, settings and seed.
     ///
     /// # Errors
     /// [`ModelError::Setting`] and [`ModelError::Data`] when settings or schemas cannot be built.
@@ -263,6 +313,22 @@ fn build(schema: &TowerSchema, config: &DssmConfig, seed: u64, parameters: &mut 
                         let name = format!("{side}/{}/position", field.name);
                         Reduce::Position(parameters.add_dense(name, 1, max_len, false, vec![0.0; max_len]))
                     }
+                    SequencePooling::Attention => {
+                        let AttentionConfig { blocks, heads, norm, .. } = config.attention.clone().unwrap_or_default();
+                        let dim = parameters.tables.iter().find(|t| t.name == *table).map_or(0, |table| table.dim);
+                        if !dim.is_multiple_of(heads) {
+                            return Err(ModelError::Setting {
+                                setting: "attention.heads".into(),
+                                expected: format!("a divisor of {dim}, the width of table `{table}`"),
+                                found: heads.to_string(),
+                            });
+                        }
+                        let name = format!("{side}/{}", field.name);
+                        let shape = EncoderShape { blocks, heads, norm };
+                        let key = inputs.len() as u64;
+                        let draw = |parameter| Rng::at(seed, &[2, side as u64, key, parameter]);
+                        Reduce::Attention(parameters.add_encoder(&name, shape, dim, max_len, draw))
+                    }
                 };
                 Input::Pooled { table: table.clone(), reduce }
             }
@@ -271,7 +337,8 @@ fn build(schema: &TowerSchema, config: &DssmConfig, seed: u64, parameters: &mut 
     }
     let dim = config.hidden[config.hidden.len() - 1];
     let tower = Tower { schema: schema.clone(), inputs, tables, layers: Vec::new(), dim };
-    let mut net = Net { tower, dropout: Vec::new(), dense: first..first };
+    let encoder_dropout = config.attention.clone().unwrap_or_default().dropout;
+    let mut net = Net { tower, dropout: Vec::new(), encoder_dropout, dense: first..first };
     let mut width = net.input_width(parameters);
     if width == 0 {
         return Err(ModelError::Data { reason: format!("the {side} tower has no inputs; give it a feature") });

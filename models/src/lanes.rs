@@ -112,6 +112,20 @@ dispatched! {
         fold(best, max)
     }
 
+    /// The largest value, or minus infinity.
+    pub fn largest(row: &[f32]) -> f32 {
+        let mut best = [f32::NEG_INFINITY; LANES];
+        for chunk in row.chunks(LANES) {
+            best.iter_mut().zip(chunk).for_each(|(best, x)| *best = max(*x, *best));
+        }
+        fold(best, max)
+    }
+
+    /// Multiplies all values by `scale`.
+    pub fn multiply(row: &mut [f32], scale: f32) {
+        row.iter_mut().for_each(|x| *x *= scale);
+    }
+
     /// Replaces each x by e^(x - `origin`) and returns their sum.
     pub fn exp_and_sum(row: &mut [f32], origin: f32) -> f32 {
         let mut sum = [0.0; LANES];

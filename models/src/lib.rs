@@ -3,6 +3,8 @@
 mod candidates;
 mod cross;
 pub mod dssm;
+mod encoded;
+mod encoder;
 pub mod engine;
 mod error;
 pub mod examples;

@@ -19,6 +19,15 @@ impl<'a> Operand<'a> {
         Self { data, rows: data.len() / cols, cols, row_stride: cols, col_stride: 1 }
     }
 
+    /// The first `rows` rows of `cols` columns at the beginning of `data`, whose rows are `stride` values apart.
+    ///
+    /// # Panics
+    /// When `data` is too short: a bug in the caller.
+    pub fn strided(data: &'a [f32], rows: usize, cols: usize, stride: usize) -> Self {
+        check_extent(data.len(), rows, cols, stride);
+        Self { data, rows, cols, row_stride: stride, col_stride: 1 }
+    }
+
     /// Rows and columns swapped.
     pub fn transposed(self) -> Self {
         Self {
@@ -31,26 +40,62 @@ impl<'a> Operand<'a> {
     }
 }
 
+/// Checks that rows of `cols` values that are `stride` apart are within `len` values.
+fn check_extent(len: usize, rows: usize, cols: usize, stride: usize) {
+    let fits = rows == 0 || (rows - 1) * stride + cols <= len;
+    assert!(fits && cols <= stride, "{rows} rows of {cols} values, {stride} apart, among {len} values");
+}
+
+/// Where a product is written: rows of some columns of a row-major matrix.
+pub struct Target<'a> {
+    data: &'a mut [f32],
+    rows: usize,
+    cols: usize,
+    stride: usize,
+}
+
+impl<'a> Target<'a> {
+    /// As [`Operand::strided`].
+    ///
+    /// # Panics
+    /// When `data` is too short: a bug in the caller.
+    pub fn strided(data: &'a mut [f32], rows: usize, cols: usize, stride: usize) -> Self {
+        check_extent(data.len(), rows, cols, stride);
+        Self { data, rows, cols, stride }
+    }
+}
+
 /// `out = scale * a b`, or `out += scale * a b`; `out` is row-major `[a.rows, b.cols]`.
 ///
 /// # Panics
 /// When the shapes do not agree: a bug in the caller.
 pub fn matmul(out: &mut [f32], accumulate: bool, scale: f32, a: Operand, b: Operand) {
+    let (m, n) = (a.rows, b.cols);
+    assert!(out.len() == m * n, "[{m}, {n}] into {} values", out.len());
+    matmul_into(Target { data: out, rows: m, cols: n, stride: n }, accumulate, scale, a, b);
+}
+
+/// As [`matmul`], into some columns of a matrix.
+///
+/// # Panics
+/// As [`matmul`].
+pub fn matmul_into(out: Target, accumulate: bool, scale: f32, a: Operand, b: Operand) {
     let (m, n, k) = (a.rows, b.cols, a.cols);
-    assert!(out.len() == m * n && b.rows == k, "[{m}, {k}] x [{}, {n}] into {} values", b.rows, out.len());
+    let (rows, cols) = (out.rows, out.cols);
+    assert!((rows, cols) == (m, n) && b.rows == k, "[{m}, {k}] x [{}, {n}] into [{rows}, {cols}]", b.rows);
     if m == 0 || n == 0 {
         return;
     }
-    // SAFETY: the assertion above and the constructors of `Operand` keep every index
+    // SAFETY: the assertion above and the constructors of `Operand` and `Target` keep every index
     // row * row_stride + col * col_stride inside the slices; `out` is borrowed exclusively.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            out.as_mut_ptr(),
+            out.data.as_mut_ptr(),
             1,
-            n as isize,
+            out.stride as isize,
             accumulate,
             a.data.as_ptr(),
             a.col_stride as isize,
@@ -99,5 +144,29 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn columns_of_wider_matrices_are_multiplied_and_written_alone() {
+        let mut rng = Rng::at(2, &[]);
+        let (m, n, k, wide) = (5, 4, 3, 9);
+        let mut draw = |n: usize| (0..n).map(|_| rng.normal() as f32).collect::<Vec<f32>>();
+        let (a, b, start) = (draw(m * wide), draw(n * wide), draw(m * wide));
+        let mut out = start.clone();
+        let rows = Operand::strided(&a[2..], m, k, wide);
+        let columns = Operand::strided(&b[6..], n, k, wide).transposed();
+        matmul_into(Target::strided(&mut out[5..], m, n, wide), false, 0.5, rows, columns);
+        for i in 0..m * wide {
+            let (row, col) = (i / wide, i % wide);
+            let inner = |j: usize| (0..k).map(|c| a[row * wide + 2 + c] * b[j * wide + 6 + c]).sum::<f32>();
+            let want = if (5..5 + n).contains(&col) { 0.5 * inner(col - 5) } else { start[i] };
+            assert!((out[i] - want).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "among 20 values")]
+    fn rows_beyond_the_data_are_refused() {
+        Operand::strided(&[0.0; 20], 3, 3, 9);
     }
 }

@@ -1,5 +1,7 @@
 //! A tower in training: forward and backward passes through fields, their concatenation, and layers.
 
+use crate::encoded::EncodedField;
+use crate::encoder::Dropout;
 use crate::error::ModelError;
 use crate::lanes::add;
 use crate::layers::dropout;
@@ -7,6 +9,7 @@ use crate::layers::embedding::{Recency, WeightedElements, element_products};
 use crate::params::{Gradients, Parameters, TableGradient};
 use crate::rng::Rng;
 use crate::sparse::weighted_sum;
+use crate::tower::encoder::Encoder;
 use crate::tower::{Input, Layer, Place, Reduce, Tower};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -24,6 +27,8 @@ pub struct Net {
     pub tower: Tower<usize>,
     /// For each layer, the probability in [0, 1) with which an element of its output is dropped. 0 means no dropout.
     pub dropout: Vec<f32>,
+    /// The probability in [0, 1) with which encoders of sequences drop elements.
+    pub encoder_dropout: f32,
     /// Dense groups of this tower.
     pub dense: Range<usize>,
 }
@@ -52,6 +57,8 @@ pub struct Pass {
     noise: Option<u64>,
     pooled: Vec<WeightedElements>,
     recency: Vec<Option<Recency>>,
+    /// For each field with an encoder, its sequences.
+    encoded: Vec<EncodedField>,
     /// For each tile, the concatenated inputs and the output of every step.
     tiles: Vec<Vec<Vec<f32>>>,
     parts: Vec<Vec<Vec<f32>>>,
@@ -116,15 +123,16 @@ impl Net {
         pass.rows = batch.rows();
         pass.noise = noise;
         self.weigh(parameters, batch, pass);
+        self.encode(parameters, batch, pass);
         pass.output.resize(pass.rows * dim, 0.0);
         pass.tiles.resize_with(pass.rows.div_ceil(TILE), || vec![Vec::new(); widths.len()]);
-        let (pooled, output) = (&pass.pooled, &mut pass.output);
+        let (reduced, output) = ((&pass.pooled[..], &pass.encoded[..]), &mut pass.output);
         pass.tiles.par_iter_mut().zip(output.par_chunks_mut(TILE * dim)).enumerate().for_each(|(t, (tile, out))| {
             let rows = t * TILE..t * TILE + out.len() / dim;
             for (values, width) in tile.iter_mut().zip(&widths) {
                 values.resize(rows.len() * width, 0.0);
             }
-            self.gather(parameters, batch, pooled, rows, &mut tile[0], widths[0]);
+            self.gather(parameters, batch, reduced, rows, &mut tile[0], widths[0]);
             for (s, step) in steps.iter().enumerate() {
                 let (before, after) = tile.split_at_mut(s + 1);
                 match step {
@@ -158,18 +166,49 @@ impl Net {
         });
     }
 
+    /// The encoder of a field, if it has one.
+    fn encoder(input: &Input<usize>) -> Option<&Encoder<usize>> {
+        match input {
+            Input::Pooled { reduce: Reduce::Attention(encoder), .. } => Some(encoder),
+            Input::Pooled { .. } | Input::Embedding { .. } | Input::Dense => None,
+        }
+    }
+
+    /// Computes the encoders of all fields that have one.
+    fn encode(&self, parameters: &Parameters, batch: &CodeBatch, pass: &mut Pass) {
+        pass.encoded.resize_with(self.tower.inputs.len(), EncodedField::default);
+        for (f, ((field, input), column)) in self.fields().zip(&batch.columns).enumerate() {
+            let (Some(encoder), Some(max_len), Column::Ragged(ragged)) =
+                (Self::encoder(input), field.shape.max_len(), column)
+            else {
+                continue;
+            };
+            let Some(table) = input.table().map(|table| &parameters.tables[self.tower.tables[table]]) else { continue };
+            let encoded = &mut pass.encoded[f];
+            encoded.packed.pack(ragged, 0..ragged.rows(), max_len);
+            encoded.forward(parameters, encoder, table, self.dropout_of(f, pass.noise));
+        }
+    }
+
+    /// Dropout of the encoder of a field, if there is any.
+    fn dropout_of(&self, field: usize, noise: Option<u64>) -> Option<Dropout> {
+        let noise = noise.filter(|_| self.encoder_dropout > 0.0)?;
+        Some(Dropout { rate: self.encoder_dropout, key: Rng::at(noise, &[field as u64]).bits() })
+    }
+
     /// Fills `x`, `[rows.len(), width]`, with the concatenated inputs.
     fn gather(
         &self,
         parameters: &Parameters,
         batch: &CodeBatch,
-        pooled: &[WeightedElements],
+        (pooled, encoded): (&[WeightedElements], &[EncodedField]),
         rows: Range<usize>,
         x: &mut [f32],
         width: usize,
     ) {
         let mut offset = 0;
-        for ((field, column), pooled) in self.fields().zip(&batch.columns).zip(pooled) {
+        let reduced = pooled.iter().zip(encoded);
+        for ((field, column), (pooled, encoded)) in self.fields().zip(&batch.columns).zip(reduced) {
             let field_width = self.field_width(parameters, field);
             let slots = x.chunks_exact_mut(width).map(|row| &mut row[offset..offset + field_width]);
             match (field.1, column) {
@@ -178,6 +217,9 @@ impl Net {
                     for (slot, code) in slots.zip(&codes[rows.clone()]) {
                         slot.copy_from_slice(table.row(*code));
                     }
+                }
+                (Input::Pooled { reduce: Reduce::Attention(_), .. }, Column::Ragged(_)) => {
+                    slots.zip(rows.clone()).for_each(|(slot, r)| encoded.copy(r, slot));
                 }
                 (Input::Pooled { table, .. }, Column::Ragged(_)) => {
                     let table = &parameters.tables[self.tower.tables[table]];
@@ -197,8 +239,15 @@ impl Net {
         }
     }
 
+    /// The floats of all gradients of a pass from which those of tables are summed: of the concatenated inputs, and of
+    /// the elements of sequences that have an encoder.
+    fn gradient_len(&self, parameters: &Parameters, pass: &Pass) -> usize {
+        pass.rows * self.input_width(parameters) + pass.encoded.iter().map(EncodedField::gradient_len).sum::<usize>()
+    }
+
     /// Adds the gradients of this tower's dense groups, given those of the pass's output, and
-    /// writes the gradients of the concatenated inputs to `d_inputs`, `[rows, input_width]`.
+    /// writes the gradients of the concatenated inputs to `d_inputs`, `[rows, input_width]`, followed by those of the
+    /// elements of sequences that have an encoder.
     pub fn backward(
         &self,
         parameters: &Parameters,
@@ -210,12 +259,13 @@ impl Net {
         let steps = self.steps();
         let widths = self.widths(parameters, &steps);
         let dim = self.tower.dim;
+        let (d_inputs, d_elements) = d_inputs.split_at_mut(pass.rows * widths[0]);
         let per_part = pass.tiles.len().div_ceil(PARTS).max(1);
         let count = pass.tiles.len().div_ceil(per_part);
         pass.parts.resize_with(count, || crate::params::zeros(parameters));
         let (noise, pooled, recency) = (pass.noise, &pass.pooled, &pass.recency);
         let inputs = pass.tiles.par_chunks(per_part).zip(d_output.par_chunks(per_part * TILE * dim));
-        let outputs = pass.parts.par_iter_mut().zip(d_inputs.par_chunks_mut(per_part * TILE * widths[0]));
+        let outputs = pass.parts.par_iter_mut().zip(d_inputs.par_chunks_mut((per_part * TILE * widths[0]).max(1)));
         inputs.zip(outputs).enumerate().for_each(|(p, ((tiles, d_output), (part, d_inputs)))| {
             part[self.dense.clone()].iter_mut().for_each(|g| g.fill(0.0));
             let mut products = self.products(parameters);
@@ -249,6 +299,29 @@ impl Net {
             for part in &pass.parts {
                 add(&mut gradients[group], &part[group]);
             }
+        }
+        self.backward_encoders(parameters, pass, (d_inputs, widths[0]), d_elements, gradients);
+    }
+
+    /// The backward pass of all encoders, given the gradients of the concatenated inputs and their width.
+    fn backward_encoders(
+        &self,
+        parameters: &Parameters,
+        pass: &mut Pass,
+        (d_inputs, width): (&[f32], usize),
+        mut d_elements: &mut [f32],
+        gradients: &mut [Vec<f32>],
+    ) {
+        let mut offset = 0;
+        for (f, field) in self.fields().enumerate() {
+            if let Some(encoder) = Self::encoder(field.1) {
+                let dropout = self.dropout_of(f, pass.noise);
+                let encoded = &mut pass.encoded[f];
+                let (mine, others) = std::mem::take(&mut d_elements).split_at_mut(encoded.gradient_len());
+                encoded.backward(parameters, encoder, dropout, (d_inputs, width, offset), mine, gradients);
+                d_elements = others;
+            }
+            offset += self.field_width(parameters, field);
         }
     }
 
@@ -301,13 +374,18 @@ impl Net {
     ) {
         let width = self.input_width(parameters);
         let mut at = base;
-        for ((field, column), pooled) in self.fields().zip(&batch.columns).zip(&pass.pooled) {
+        let mut element = base + pass.rows * width;
+        let reduced = pass.pooled.iter().zip(&pass.encoded);
+        for ((field, column), (pooled, encoded)) in self.fields().zip(&batch.columns).zip(reduced) {
             let is_wanted = field.1.table().is_some_and(|table| self.tower.tables[table] == wanted);
             match (field.1, column) {
                 (Input::Embedding { .. }, Column::Code(codes)) if is_wanted => {
                     for (r, code) in codes.iter().enumerate() {
                         note(*code, at + r * width, 1.0);
                     }
+                }
+                (Input::Pooled { reduce: Reduce::Attention(_), .. }, _) if is_wanted => {
+                    encoded.note_uses(element, &mut note);
                 }
                 (Input::Pooled { .. }, _) if is_wanted => {
                     for r in 0..pass.rows {
@@ -319,6 +397,7 @@ impl Net {
                 _ => {}
             }
             at += self.field_width(parameters, field);
+            element += encoded.gradient_len();
         }
     }
 
@@ -346,7 +425,7 @@ pub fn backward_pair(
     towers: [(&Net, &CodeBatch, &mut Pass, &[f32]); 2],
     gradients: &mut Gradients,
 ) -> Result<(), ModelError> {
-    let sizes = towers.each_ref().map(|(net, _, pass, _)| pass.rows * net.input_width(parameters));
+    let sizes = towers.each_ref().map(|(net, _, pass, _)| net.gradient_len(parameters, pass));
     let total = sizes[0] + sizes[1];
     if total > u32::MAX as usize {
         return Err(ModelError::Setting {

@@ -62,6 +62,8 @@ item = [{ kind = "id", name = "h", min_count = 1, max_size = 9, table = "item_id
 kind = "dssm"
 layer_norm = true
 embedding_dims = { a = 4 }
+pooling = "attention"
+attention = { blocks = 2, heads = 1, norm = "original", dropout = 0.2 }
 [train]
 mask_accidental_hits = true
 [split]
@@ -129,6 +131,7 @@ const OBEYED: &[(&str, &str, &str)] = &[
     ("split", "TV", "validation_from test_from validation test train_on_validation"),
     ("model", "T", "embedding_dim hidden activation layer_norm pooling temperature learn_temperature dropout"),
     ("model.embedding_dims", "T", "a"),
+    ("model.attention", "T", "blocks heads norm dropout"),
     ("train", "T", "epochs batch_size seed loss logq_correction mask_accidental_hits learning_rate weight_decay"),
     ("train", "T", "embedding_weight_decay beta1 beta2 eps warmup_steps schedule min_learning_rate clip_norm"),
     ("train", "T", "unknown_rate missing_rate metric patience min_epochs validation_events checkpoint_steps"),
@@ -171,6 +174,7 @@ fn other(name: &str) -> Option<Value> {
         "compression" => json!("zstd"),
         "activation" => json!("relu"),
         "pooling" => json!("position"),
+        "norm" => json!("pre"),
         "loss" => json!("full_softmax"),
         "schedule" => json!("constant"),
         "metric" => json!("ndcg@10"),

@@ -17,6 +17,19 @@ use twotower_artifacts::{ArtifactError, CodeBatch, Column, FieldShape, TowerSche
 /// fixed number keeps the bits of a row independent of the number of rows in its batch.
 pub const TILE: usize = 512;
 
+/// The most elements of sequences with an encoder in a run, so that a value of 64 floats for each takes 1 MiB.
+const ENCODED: usize = 4096;
+/// The least rows of a run.
+const MIN_TILE: usize = 8;
+
+/// The rows of every run of a tower. Encoders have many values for each element of the longest possible sequence.
+fn tile(metadata: &Metadata) -> usize {
+    match metadata.encoded_len() {
+        0 => TILE,
+        len => (ENCODED / len).clamp(MIN_TILE, TILE),
+    }
+}
+
 /// The size in bytes up to which a tower's small code fields are crossed for ONNX Runtime. While the crossed graph is
 /// made, it takes about three times the size of the file.
 pub const CROSS_LIMIT: u64 = 32 << 20;
@@ -37,6 +50,8 @@ pub struct OrtEngine {
     session: Session,
     metadata: Metadata,
     inputs: Vec<(Source, Input)>,
+    /// Rows of every run.
+    tile: usize,
 }
 
 /// Where the values of an input come from.
@@ -46,7 +61,7 @@ enum Source {
     Cross(Cross),
 }
 
-/// One input of a run, `[TILE, ...]`.
+/// One input of a run, `[rows, ...]`.
 #[derive(Debug)]
 enum Input {
     Codes(Vec<i32>),
@@ -110,22 +125,24 @@ impl OrtEngine {
         let session = builder(library::environment()?)
             .and_then(|mut builder| builder.commit_from_memory(&crossed.model))
             .map_err(|e| ModelError::runtime("load, with fields crossed,", path, e))?;
-        let crosses = crossed.crosses.iter().map(|c| (Source::Cross(c.clone()), Input::Codes(vec![0; TILE])));
+        let tile = tile(&metadata);
+        let crosses = crossed.crosses.iter().map(|c| (Source::Cross(c.clone()), Input::Codes(vec![0; tile])));
         let fields = crossed.fields.iter().map(|field| {
-            let input = Input::new(&metadata.schema.fields[*field].shape);
+            let input = Input::new(&metadata.schema.fields[*field].shape, tile);
             (Source::Field(*field), input)
         });
         let inputs = crosses.chain(fields).collect();
-        Ok(Self { path: path.to_path_buf(), session, metadata, inputs })
+        Ok(Self { path: path.to_path_buf(), session, metadata, inputs, tile })
     }
 
     fn published(path: &Path, metadata: Metadata) -> Result<Self, ModelError> {
         let session = builder(library::environment()?)
             .and_then(|mut builder| builder.commit_from_file(path))
             .map_err(|e| ModelError::runtime("load", path, e))?;
+        let tile = tile(&metadata);
         let fields = metadata.schema.fields.iter().enumerate();
-        let inputs = fields.map(|(i, field)| (Source::Field(i), Input::new(&field.shape))).collect();
-        Ok(Self { path: path.to_path_buf(), session, metadata, inputs })
+        let inputs = fields.map(|(i, field)| (Source::Field(i), Input::new(&field.shape, tile))).collect();
+        Ok(Self { path: path.to_path_buf(), session, metadata, inputs, tile })
     }
 }
 
@@ -135,19 +152,19 @@ fn builder(environment: &ort::environment::Environment) -> Result<SessionBuilder
 
 impl Engine for OrtEngine {
     fn embed(&mut self, batch: &CodeBatch, out: &mut Vec<f32>) -> Result<Norms, ModelError> {
-        let Self { path, session, metadata, inputs } = self;
+        let Self { path, session, metadata, inputs, tile } = self;
         check_batch(&metadata.schema, batch)?;
         let (rows, dim) = (batch.rows(), metadata.dim);
         out.reserve(rows * dim);
-        for first in (0..rows).step_by(TILE) {
-            let range = first..rows.min(first + TILE);
+        for first in (0..rows).step_by(*tile) {
+            let range = first..rows.min(first + *tile);
             for (source, input) in inputs.iter_mut() {
                 match source {
                     Source::Field(field) => input.fill(&batch.columns[*field], range.clone()),
                     Source::Cross(cross) => input.combine(cross, &batch.columns, range.clone()),
                 }
             }
-            run(session, inputs, range.len(), dim, out).map_err(|e| ModelError::runtime("run", path, e))?;
+            run(session, inputs, (range.len(), *tile), dim, out).map_err(|e| ModelError::runtime("run", path, e))?;
         }
         Ok(Norms::Unknown)
     }
@@ -164,36 +181,36 @@ impl Engine for OrtEngine {
 fn run(
     session: &mut Session,
     inputs: &[(Source, Input)],
-    rows: usize,
+    (rows, tile): (usize, usize),
     dim: usize,
     out: &mut Vec<f32>,
 ) -> Result<(), ort::Error> {
     let values: Vec<SessionInputValue> = inputs.iter().map(|(_, input)| input.value()).collect::<Result<_, _>>()?;
     let outputs = session.run(&values[..])?;
     let (shape, vectors) = outputs[0].try_extract_tensor::<f32>()?;
-    if **shape != [TILE as i64, dim as i64] {
-        return Err(ort::Error::new(format!("output of shape {shape}, expected [{TILE}, {dim}]")));
+    if **shape != [tile as i64, dim as i64] {
+        return Err(ort::Error::new(format!("output of shape {shape}, expected [{tile}, {dim}]")));
     }
     out.extend_from_slice(&vectors[..rows * dim]);
     Ok(())
 }
 
 impl Input {
-    fn new(shape: &FieldShape) -> Self {
+    fn new(shape: &FieldShape, tile: usize) -> Self {
         match shape {
-            FieldShape::Code { .. } => Input::Codes(vec![0; TILE]),
+            FieldShape::Code { .. } => Input::Codes(vec![0; tile]),
             FieldShape::Bag { max_len, .. } | FieldShape::Sequence { max_len, .. } => {
                 let len = *max_len as usize;
-                Input::Padded { codes: vec![0; TILE * len], len }
+                Input::Padded { codes: vec![0; tile * len], len }
             }
             FieldShape::Dense { width } => {
                 let width = *width as usize;
-                Input::Dense { values: vec![0.0; TILE * width], width }
+                Input::Dense { values: vec![0.0; tile * width], width }
             }
         }
     }
 
-    /// Copies at most [`TILE`] checked rows of a column. The remaining rows become padding or zeros.
+    /// Copies at most as many checked rows of a column as a run has. The remaining rows become padding or zeros.
     fn fill(&mut self, column: &Column, rows: Range<usize>) {
         match (self, column) {
             (Input::Codes(to), Column::Code(from)) => {
@@ -226,9 +243,11 @@ impl Input {
 
     fn value(&self) -> Result<SessionInputValue<'_>, ort::Error> {
         Ok(match self {
-            Input::Codes(codes) => TensorRef::from_array_view(([TILE], &codes[..]))?.into(),
-            Input::Padded { codes, len } => TensorRef::from_array_view(([TILE, *len], &codes[..]))?.into(),
-            Input::Dense { values, width } => TensorRef::from_array_view(([TILE, *width], &values[..]))?.into(),
+            Input::Codes(codes) => TensorRef::from_array_view(([codes.len()], &codes[..]))?.into(),
+            Input::Padded { codes, len } => TensorRef::from_array_view(([codes.len() / len, *len], &codes[..]))?.into(),
+            Input::Dense { values, width } => {
+                TensorRef::from_array_view(([values.len() / width, *width], &values[..]))?.into()
+            }
         })
     }
 }

@@ -1,6 +1,8 @@
 //! Random towers and batches for tests, and a naive f64 forward pass as their oracle.
 
+use crate::encoder::reference::outputs;
 use crate::rng::Rng;
+use crate::tower::encoder::{Encoder, EncoderShape, NormOrder};
 use crate::tower::{Input, Layer, Matrix, Reduce, Tower};
 use std::collections::BTreeMap;
 use twotower_artifacts::schema::PADDING;
@@ -109,6 +111,34 @@ pub fn normalised(seed: u64) -> Tower {
     tower
 }
 
+/// A random encoder of sequences of at most `max_len` elements of `dim` floats.
+pub fn encoder(draw: &mut Draw, shape: EncoderShape, dim: usize, max_len: usize) -> Encoder {
+    shape.encoder().map_parameters(|parameter| {
+        let (rows, cols) = parameter.encoder_extents(dim, max_len);
+        let mut matrix = draw.matrix(rows, cols);
+        let scale = if parameter.rank == 2 { 0.5 } else { 0.3 };
+        matrix.data.iter_mut().for_each(|x| *x = scale * *x + f32::from(parameter.is_gain()));
+        matrix
+    })
+}
+
+/// A tower with two sequences that have encoders of this order of norms, one of two blocks with heads and a shorter one
+/// of one block, beside a code, a mean and floats.
+pub fn encoding(seed: u64, norm: NormOrder) -> Tower {
+    let draw = &mut Draw::new(seed);
+    let sequence = |max_len| FieldShape::Sequence { table: "item".into(), cardinality: 40, max_len };
+    let long = encoder(draw, EncoderShape { blocks: 2, heads: 4, norm }, 16, 40);
+    let short = encoder(draw, EncoderShape { blocks: 1, heads: 1, norm }, 16, 3);
+    let fields = vec![
+        ("city", FieldShape::Code { table: "city".into(), cardinality: 50 }, None),
+        ("long", sequence(40), Some(Reduce::Attention(long))),
+        ("recent", sequence(12), None),
+        ("short", sequence(3), Some(Reduce::Attention(short))),
+        ("vector", FieldShape::Dense { width: 6 }, None),
+    ];
+    tower(draw, fields, 16, &[32, 24])
+}
+
 /// Random valid rows. Ragged rows have lengths from 0 to beyond the limit, and some have padding among their elements.
 pub fn batch(draw: &mut Draw, schema: &TowerSchema, rows: usize) -> CodeBatch {
     let mut batch = CodeBatch::empty(schema);
@@ -167,9 +197,17 @@ fn naive_row(tower: &Tower, batch: &CodeBatch, row: usize) -> Vec<f64> {
                 let mut codes: Vec<u32> = ragged.row(row).iter().copied().filter(|c| *c != PADDING).collect();
                 codes.reverse();
                 codes.truncate(*max_len as usize);
+                if let Reduce::Attention(encoder) = reduce {
+                    let rows: Vec<Vec<f64>> = codes.iter().rev().map(|code| embedding(table, *code)).collect();
+                    let encoder = encoder.map(|weight| weight.data.iter().map(|x| f64::from(*x)).collect());
+                    let zero = vec![0.0; tower.tables[table].cols];
+                    x.extend(if rows.is_empty() { zero } else { outputs(&encoder, &rows)[rows.len() - 1].clone() });
+                    continue;
+                }
                 let weight = |position: usize| match reduce {
                     Reduce::Mean => 1.0,
                     Reduce::Position(logits) => f64::from(logits.data[position]).exp(),
+                    Reduce::Attention(_) => unreachable!("an encoder is no weighted mean"),
                 };
                 let total: f64 = (0..codes.len()).map(weight).sum();
                 let mut pooled = vec![0.0; tower.tables[table].cols];

@@ -1,7 +1,8 @@
 //! Tests all engines against the definitions, against each other, and on invalid input.
 
-use super::samples::{Draw, batch, every_shape, naive, normalised, rows_of};
+use super::samples::{Draw, batch, encoding, every_shape, naive, normalised, rows_of};
 use super::*;
+use crate::tower::encoder::NormOrder;
 use crate::tower::{Input, Layer};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -29,7 +30,10 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 #[test]
 fn all_engines_equal_a_naive_f64_forward_pass() {
-    for (seed, tower) in [(0, every_shape(0)), (1, every_shape(1)), (2, every_shape(2)), (3, normalised(3))] {
+    let orders = [NormOrder::Original, NormOrder::Paper, NormOrder::Pre, NormOrder::Post];
+    let plain = [every_shape(0), every_shape(1), every_shape(2), normalised(3)];
+    let towers = plain.into_iter().chain(orders.map(|order| encoding(4, order)));
+    for (seed, tower) in towers.enumerate().map(|(seed, tower)| (seed as u64, tower)) {
         let (_dir, path) = exported(&tower);
         let rows = batch(&mut Draw::new(seed + 100), &tower.schema, 600);
         let expected = naive(&tower, &rows);
@@ -71,8 +75,13 @@ fn onnx_runtime_crosses_small_code_fields_and_a_tower_of_nothing_else() {
 
 #[test]
 fn the_bits_of_a_row_do_not_depend_on_its_neighbours() {
-    let tower = every_shape(7);
-    let (_dir, path) = exported(&tower);
+    for tower in [every_shape(7), encoding(7, NormOrder::Original)] {
+        rows_are_alone(&tower);
+    }
+}
+
+fn rows_are_alone(tower: &Tower) {
+    let (_dir, path) = exported(tower);
     let draw = &mut Draw::new(8);
     let all = batch(draw, &tower.schema, 700);
     for kind in KINDS {

@@ -9,7 +9,7 @@ mod linear;
 mod norm;
 
 pub use dropout::dropout;
-pub(crate) use layer_norm::forward as layer_norm;
+pub(crate) use layer_norm::{backward as layer_norm_backward, forward as layer_norm};
 
 use crate::params::Parameters;
 use crate::tower::Layer;

@@ -7,6 +7,7 @@ use super::int16::RoundedRows;
 use super::linear::Linear;
 use super::rows::{Rows, Tables};
 use crate::cross::{Cross, crosses, first_layer};
+use crate::encoder::{ChunkPass, NO_OUTPUT, PackedSequences};
 use crate::sparse::weighted_rows;
 use crate::tower::layout::{InputLayout, Layout};
 use crate::tower::{Input, Reduce, Tower};
@@ -71,6 +72,16 @@ pub(super) struct Uses {
     elements: Vec<(u32, f32)>,
     /// `[tile]` rows of a cross.
     combined: Vec<i32>,
+    /// The sequences of an encoder.
+    sequences: Sequences,
+}
+
+/// Memory for an encoder's sequences of one tile of rows.
+#[derive(Debug, Default)]
+struct Sequences {
+    packed: PackedSequences,
+    pass: ChunkPass,
+    outputs: Vec<f32>,
 }
 
 impl Uses {
@@ -82,6 +93,7 @@ impl Uses {
             most,
             elements: Vec::new(),
             combined: vec![0; tile],
+            sequences: Sequences::default(),
         }
     }
 
@@ -185,7 +197,7 @@ impl InputStage {
                 Entry::Columns(start) => {
                     let columns = start..start + place.width;
                     let cells = x.chunks_exact_mut(self.columns).map(|row| &mut row[columns.clone()]);
-                    gather(tower, (input, place, column), rows.clone(), cells, &mut uses.elements);
+                    gather(tower, (input, place, column), rows.clone(), cells, uses);
                 }
             }
         }
@@ -214,6 +226,8 @@ fn choose(tower: &Tower, layout: &Layout, out: usize) -> (Vec<bool>, usize) {
     let mut tables: Vec<(usize, usize)> = fields()
         .enumerate()
         .filter_map(|(field, (input, place))| match input {
+            // An encoder is not a sum of rows.
+            Input::Pooled { reduce: Reduce::Attention(_), .. } => None,
             Input::Embedding { table } | Input::Pooled { table, .. } => {
                 let (len, width) = (place.max_len.max(1), place.width);
                 let cheaper = len * out * FETCH < len * width * FETCH + width * out;
@@ -265,7 +279,7 @@ fn gather<'a>(
     (input, place, column): (&Input, &InputLayout, &Column),
     rows: Range<usize>,
     cells: impl Iterator<Item = &'a mut [f32]>,
-    elements: &mut Vec<(u32, f32)>,
+    uses: &mut Uses,
 ) {
     match (input, column) {
         (Input::Embedding { table }, Column::Code(codes)) => {
@@ -274,11 +288,26 @@ fn gather<'a>(
                 cell.copy_from_slice(&table.data[*code as usize * table.cols..][..table.cols]);
             }
         }
+        (Input::Pooled { table, reduce: Reduce::Attention(encoder) }, Column::Ragged(ragged)) => {
+            let Sequences { packed, pass, outputs } = &mut uses.sequences;
+            let (table, encoder) = (&tower.tables[table], encoder.map(|weight| &weight.data[..]));
+            packed.pack(ragged, rows, place.max_len);
+            outputs.resize(packed.wanted.len() * table.cols, 0.0);
+            for chunk in packed.chunks() {
+                let out = &mut outputs[chunk.outputs.start * table.cols..chunk.outputs.end * table.cols];
+                pass.forward(&encoder, &table.data, packed, &chunk, None, out);
+            }
+            for (cell, output) in cells.zip(&packed.output_of) {
+                if *output != NO_OUTPUT {
+                    cell.copy_from_slice(&outputs[*output as usize * table.cols..][..table.cols]);
+                }
+            }
+        }
         (Input::Pooled { table, reduce }, Column::Ragged(ragged)) => {
             let table = &tower.tables[table];
             for (cell, row) in cells.zip(rows) {
-                weigh(reduce, place.max_len, ragged.row(row), elements);
-                weighted_rows(cell, None, &table.data, elements);
+                weigh(reduce, place.max_len, ragged.row(row), &mut uses.elements);
+                weighted_rows(cell, None, &table.data, &uses.elements);
             }
         }
         (Input::Dense, Column::Dense { width, values }) => {

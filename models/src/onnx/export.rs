@@ -1,5 +1,6 @@
 //! Builds the ONNX graph of a tower and publishes its file.
 
+use super::encoder::{EncodedField, encoder};
 use super::graph::{Extent, External, GraphBuilder, int, ints};
 use super::messages::{GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto, code};
 use super::metadata::Metadata;
@@ -201,17 +202,26 @@ fn field(g: &mut GraphBuilder, name: &str, input: &Input) -> String {
             let axis = g.integer(1, code::INT64);
             let is_real = g.node("Greater", &[name, &zero], vec![]);
             let mask = g.node("Cast", &[&is_real], vec![int("to", i64::from(code::FLOAT))]);
-            let weights = match reduce {
-                Reduce::Mean => mask.clone(),
-                Reduce::Position(logits) => position_weights(g, name, logits, &is_real, &mask),
+            let rows = |g: &mut GraphBuilder| {
+                g.node("Gather", &[&tensor_name(Place::Table(table)), name], vec![int("axis", 0)])
             };
-            let rows = g.node("Gather", &[&tensor_name(Place::Table(table)), name], vec![int("axis", 0)]);
-            let weights = g.node("Unsqueeze", &[&weights, &axis], vec![]);
-            let sum = g.node("MatMul", &[&weights, &rows], vec![]);
-            let sum = g.node("Squeeze", &[&sum, &axis], vec![]);
+            let weighted = |g: &mut GraphBuilder, weights: &str| {
+                let rows = rows(g);
+                let weights = g.node("Unsqueeze", &[weights, &axis], vec![]);
+                let sum = g.node("MatMul", &[&weights, &rows], vec![]);
+                g.node("Squeeze", &[&sum, &axis], vec![])
+            };
             match reduce {
-                Reduce::Position(_) => sum,
+                Reduce::Attention(weights) => {
+                    let field = EncodedField { name, rows: &rows(g), is_real: &is_real, mask: &mask };
+                    encoder(g, &field, weights)
+                }
+                Reduce::Position(logits) => {
+                    let weights = position_weights(g, name, logits, &is_real, &mask);
+                    weighted(g, &weights)
+                }
                 Reduce::Mean => {
+                    let sum = weighted(g, &mask);
                     let count = g.node("ReduceSum", &[&mask, &axis], vec![int("keepdims", 1)]);
                     let one = g.float(1.0);
                     let count = g.node("Max", &[&count, &one], vec![]);
@@ -256,16 +266,7 @@ fn layer(g: &mut GraphBuilder, index: usize, layer: &Layer, x: &str) -> String {
         (_, Layer::Relu) => g.node("Relu", &[x], vec![]),
         (_, Layer::LayerNorm { gain, bias, eps }) => {
             let eps = g.floats(tensor_name(Place::Layer(index, Parameter::EPS)), &[1], std::iter::once(eps));
-            let mean = g.node("ReduceMean", &[x], vec![ints("axes", &[1]), int("keepdims", 1)]);
-            let centred = g.node("Sub", &[x, &mean], vec![]);
-            let two = g.float(2.0);
-            let squares = g.node("Pow", &[&centred, &two], vec![]);
-            let variance = g.node("ReduceMean", &[&squares], vec![ints("axes", &[1]), int("keepdims", 1)]);
-            let variance = g.node("Add", &[&variance, &eps], vec![]);
-            let deviation = g.node("Sqrt", &[&variance], vec![]);
-            let normal = g.node("Div", &[&centred, &deviation], vec![]);
-            let scaled = g.node("Mul", &[&normal, &gain], vec![]);
-            g.node("Add", &[&scaled, &bias], vec![])
+            layer_norm(g, x, &gain, &bias, &eps)
         }
         (_, Layer::L2Norm { eps }) => {
             let eps = g.floats(tensor_name(Place::Layer(index, Parameter::EPS)), &[1], std::iter::once(eps));
@@ -274,4 +275,18 @@ fn layer(g: &mut GraphBuilder, index: usize, layer: &Layer, x: &str) -> String {
             g.node("Div", &[x, &norm], vec![])
         }
     }
+}
+
+/// The layer norm of the rows of `x`, `[_, width]`.
+pub(super) fn layer_norm(g: &mut GraphBuilder, x: &str, gain: &str, bias: &str, eps: &str) -> String {
+    let mean = g.node("ReduceMean", &[x], vec![ints("axes", &[1]), int("keepdims", 1)]);
+    let centred = g.node("Sub", &[x, &mean], vec![]);
+    let two = g.float(2.0);
+    let squares = g.node("Pow", &[&centred, &two], vec![]);
+    let variance = g.node("ReduceMean", &[&squares], vec![ints("axes", &[1]), int("keepdims", 1)]);
+    let variance = g.node("Add", &[&variance, eps], vec![]);
+    let deviation = g.node("Sqrt", &[&variance], vec![]);
+    let normal = g.node("Div", &[&centred, &deviation], vec![]);
+    let scaled = g.node("Mul", &[&normal, gain], vec![]);
+    g.node("Add", &[&scaled, bias], vec![])
 }

@@ -1,7 +1,7 @@
 //! The metadata properties of a tower file.
 
 use crate::error::ModelError;
-use crate::tower::{Input, Tower};
+use crate::tower::{Input, Reduce, Tower};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,9 +9,11 @@ use twotower_artifacts::{ArtifactError, Fingerprint, TowerSchema};
 
 /// The newest version of the file format that this build reads. A file is written with the oldest version that has all
 /// its layers.
-const FORMAT_VERSION: u32 = 2;
+const FORMAT_VERSION: u32 = 3;
 /// Layers that were added after version 1, each with its first version.
 const LATER: [(&str, u32); 1] = [("layernorm", 2)];
+/// The first version with encoders of sequences.
+const ENCODERS: u32 = 3;
 
 pub(super) const KEY_FORMAT: &str = "twotower.format_version";
 pub(super) const KEY_ENCODER: &str = "twotower.encoder_fingerprint";
@@ -58,6 +60,10 @@ impl Description {
     }
 }
 
+fn encodes(input: &Input<()>) -> bool {
+    matches!(input, Input::Pooled { reduce: Reduce::Attention(_), .. })
+}
+
 impl Metadata {
     /// Describes a tower.
     ///
@@ -84,9 +90,17 @@ impl Metadata {
         })
     }
 
+    /// The most elements of a sequence that an encoder reduces. 0 without encoders.
+    pub(crate) fn encoded_len(&self) -> usize {
+        let fields = self.schema.fields.iter().zip(&self.description.inputs);
+        let lens = fields.filter(|(_, input)| encodes(input)).filter_map(|(field, _)| field.shape.max_len());
+        lens.max().unwrap_or(0)
+    }
+
     fn version(&self) -> u32 {
         let later = LATER.iter().filter(|(kind, _)| self.description.layers.iter().any(|layer| layer == kind));
-        later.map(|(_, version)| *version).max().unwrap_or(1)
+        let encoders = self.description.inputs.iter().any(encodes).then_some(ENCODERS);
+        later.map(|(_, version)| *version).chain(encoders).max().unwrap_or(1)
     }
 
     /// The properties, in a fixed order.

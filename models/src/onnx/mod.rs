@@ -25,6 +25,7 @@
 //! to rebuild the [`Tower`](crate::tower::Tower), bit for bit, from the initialisers.
 
 mod crossed;
+mod encoder;
 mod export;
 mod graph;
 mod messages;
@@ -35,7 +36,7 @@ mod read;
 mod tests;
 mod wire;
 
-use crate::tower::Place;
+use crate::tower::{Parameter, Place};
 
 pub use crossed::CROSSED_BYTES;
 pub(crate) use crossed::CrossedGraph;
@@ -47,6 +48,7 @@ pub use read::{inspect, read};
 fn tensor_name(place: Place<'_>) -> String {
     match place {
         Place::Table(table) => format!("/table/{table}"),
+        Place::Reduce(field, Parameter { name, block: Some(block), .. }) => format!("/{name}/{block}/{field}"),
         Place::Reduce(field, parameter) => format!("/{}/{field}", parameter.name),
         Place::Layer(layer, parameter) => format!("/layer/{layer}/{}", parameter.name),
     }

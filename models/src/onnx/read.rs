@@ -7,7 +7,7 @@ use super::wire::{self, ModelFile};
 use super::{data_file_name, tensor_name};
 use crate::error::ModelError;
 use crate::tower::layout::{check_shape, check_values};
-use crate::tower::{Layer, Matrix, Parameter, Place, Tower};
+use crate::tower::{Input, Layer, Matrix, Parameter, Place, Reduce, Tower};
 use prost::Message;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -30,6 +30,8 @@ const RAW_DATA: u32 = 9;
 const MAX_MODEL_PARTS: usize = 1000;
 /// The most parts of a graph per field and per layer, and besides those.
 const GRAPH_PARTS: usize = 40;
+/// The most parts of a graph per block of an encoder.
+const BLOCK_PARTS: usize = 160;
 /// The most parts of a tensor.
 const MAX_TENSOR_PARTS: usize = 20;
 
@@ -165,7 +167,13 @@ impl<'a> Tensors<'a> {
     ) -> Result<Self, ArtifactError> {
         let described = metadata.schema.fields.len() + metadata.description.layers.len();
         let mut by_name = BTreeMap::new();
-        let parts = file.fields(graph, GRAPH_PARTS.saturating_mul(described.saturating_add(1)))?;
+        let blocks = metadata.description.inputs.iter().map(|input| match input {
+            Input::Pooled { reduce: Reduce::Attention(encoder), .. } => encoder.blocks.len() + 1,
+            Input::Pooled { .. } | Input::Embedding { .. } | Input::Dense => 0,
+        });
+        let blocks = blocks.sum::<usize>().saturating_mul(BLOCK_PARTS);
+        let most = GRAPH_PARTS.saturating_mul(described.saturating_add(1)).saturating_add(blocks);
+        let parts = file.fields(graph, most)?;
         for field in parts.into_iter().filter(|field| field.number == INITIALIZER) {
             let tensor = Tensor::read(file, field.content)?;
             let name = tensor.proto.name.clone().unwrap_or_default();

@@ -6,10 +6,11 @@ use super::messages::{
     GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, code,
 };
 use super::*;
-use crate::engine::samples::{Draw, batch, every_shape, normalised, tower};
+use crate::engine::samples::{Draw, batch, encoder, encoding, every_shape, normalised, tower};
 use crate::engine::{CROSS_LIMIT, Engine, EngineKind, open, verify};
 use crate::error::ModelError;
 use crate::native::NativeEngine;
+use crate::tower::encoder::{EncoderShape, NormOrder};
 use crate::tower::{Layer, Matrix, Reduce, Tower};
 use proptest::prelude::*;
 use prost::Message;
@@ -147,11 +148,14 @@ fn slopes_up_to_one_and_above_give_the_native_engines_vectors() {
 }
 
 #[test]
-fn a_tower_with_a_layer_norm_is_of_a_later_version_and_read_back() {
+fn towers_with_later_parts_are_of_a_later_version_and_read_back() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("t.onnx");
-    for (tower, version) in [(every_shape(6), b'1'), (normalised(6), b'2')] {
+    let orders = [NormOrder::Original, NormOrder::Paper, NormOrder::Pre, NormOrder::Post];
+    let encoders = orders.map(|order| (encoding(6, order), b'3'));
+    for (tower, version) in [(every_shape(6), b'1'), (normalised(6), b'2')].into_iter().chain(encoders) {
         export(&tower, &path, &BTreeMap::new()).unwrap();
+        assert_eq!(inspect(&path).unwrap().schema, tower.schema);
         assert_eq!(read(&path).unwrap().0, tower);
         let bytes = fs::read(&path).unwrap();
         let key = b"twotower.format_version\x12\x01";
@@ -220,9 +224,24 @@ fn damaged_files_never_panic() {
     ];
     let small = tower(draw, fields, 9, &[3, 2]);
     assert!(CrossedGraph::of(&small).unwrap().is_some());
+    damage_never_panics(draw, &small, 1);
+}
+
+#[test]
+fn damaged_files_with_an_encoder_never_panic() {
+    let draw = &mut Draw::new(16);
+    let shape = EncoderShape { blocks: 1, heads: 2, norm: NormOrder::Pre };
+    let reduce = Reduce::Attention(encoder(draw, shape, 2, 3));
+    let sequence = FieldShape::Sequence { table: "a".into(), cardinality: 4, max_len: 3 };
+    let small = tower(draw, vec![("a", sequence, Some(reduce))], 2, &[2]);
+    damage_never_panics(draw, &small, 5);
+}
+
+/// Truncates a tower's file at every `stride`-th byte, changes every `stride`-th byte, and damages it at random.
+fn damage_never_panics(draw: &mut Draw, small: &Tower, stride: usize) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("t.onnx");
-    export(&small, &path, &BTreeMap::new()).unwrap();
+    export(small, &path, &BTreeMap::new()).unwrap();
     let good = fs::read(&path).unwrap();
     let rows = batch(draw, &small.schema, 10);
     let try_bytes = |bytes: &[u8]| -> bool {
@@ -239,10 +258,10 @@ fn damaged_files_never_panic() {
         is_ok
     };
     assert!(try_bytes(&good));
-    for end in 0..good.len() {
+    for end in (0..good.len()).step_by(stride) {
         assert!(!try_bytes(&good[..end]), "truncated to {end} of {} bytes", good.len());
     }
-    for at in 0..good.len() {
+    for at in (0..good.len()).step_by(stride) {
         for value in [0xff, good[at] ^ 1, draw.byte()] {
             let mut bytes = good.clone();
             bytes[at] = value;

@@ -1,6 +1,7 @@
 //! Checks of a tower before any engine runs it, and of a batch before it is embedded.
 
-use super::{Input, Layer, Matrix, Place, Reduce, Tower};
+use super::encoder::Encoder;
+use super::{Input, Layer, MAX_BLOCKS, Matrix, Parameter, Place, Reduce, Tower};
 use crate::error::ModelError;
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -101,6 +102,9 @@ pub(crate) fn check_values(tower: &Tower) -> Result<(), ModelError> {
         let Err(reason) = check_matrix(matrix) else { return };
         let what = match place {
             Place::Table(name) => format!("table `{name}`"),
+            Place::Reduce(field, Parameter { name, block: Some(block), .. }) => {
+                format!("field `{field}`, block {block}, {name}")
+            }
             Place::Reduce(field, parameter) => format!("field `{field}`, {}", parameter.name),
             Place::Layer(layer, parameter) => format!("layer {layer}, {}", parameter.name),
         };
@@ -138,11 +142,11 @@ fn layout(tower: &Tower) -> Result<Layout, String> {
                 FieldShape::Bag { table: expected, cardinality, max_len: len }
                 | FieldShape::Sequence { table: expected, cardinality, max_len: len },
             ) => {
-                let len = *len as usize;
-                check_reduce(reduce, len).map_err(|reason| format!("field `{name}`: {reason}"))?;
-                max_len = len;
+                max_len = *len as usize;
                 used.insert(table);
-                table_width(tower, name, table, expected, *cardinality)?
+                let width = table_width(tower, name, table, expected, *cardinality)?;
+                check_reduce(reduce, max_len, width).map_err(|reason| format!("field `{name}`: {reason}"))?;
+                width
             }
             (input, shape) => return Err(format!("field `{name}`: input {input:?} cannot take shape {shape:?}")),
         };
@@ -162,14 +166,35 @@ fn layout(tower: &Tower) -> Result<Layout, String> {
     Ok(Layout { max_width, inputs })
 }
 
-/// Checks a reduction of at most `len` elements.
-fn check_reduce(reduce: &Reduce, len: usize) -> Result<(), String> {
+/// Checks a reduction of at most `len` elements of `width` floats.
+fn check_reduce(reduce: &Reduce, len: usize, width: usize) -> Result<(), String> {
     match reduce {
         Reduce::Position(logits) if (logits.rows, logits.cols) != (1, len) => {
             Err(format!("{} position logits for at most {len} elements", logits.rows.saturating_mul(logits.cols)))
         }
         Reduce::Mean | Reduce::Position(_) => Ok(()),
+        Reduce::Attention(encoder) => check_encoder(encoder, len, width),
     }
+}
+
+/// Checks an encoder of at most `len` elements of `width` floats.
+fn check_encoder(encoder: &Encoder, len: usize, width: usize) -> Result<(), String> {
+    let (blocks, heads, order) = (encoder.blocks.len(), encoder.heads, encoder.order);
+    if !(1..=MAX_BLOCKS).contains(&blocks) {
+        return Err(format!("an encoder of {blocks} blocks, expected 1 to {MAX_BLOCKS}"));
+    }
+    if heads == 0 || !width.is_multiple_of(heads) {
+        return Err(format!("{heads} heads, which do not divide the width {width} of the table"));
+    }
+    let has_output = encoder.blocks.iter().all(|block| block.output.is_some() == order.has_output());
+    if !has_output || encoder.last.is_some() != order.has_last_norm() {
+        return Err(format!("an encoder without the parts that its order of norms, {order:?}, has"));
+    }
+    encoder.try_map(&mut |parameter, weight| {
+        let (expected, found) = (parameter.encoder_extents(width, len), (weight.rows, weight.cols));
+        if found == expected { Ok(()) } else { Err(format!("{} {found:?}, expected {expected:?}", parameter.name)) }
+    })?;
+    Ok(())
 }
 
 /// Final and largest width of the layers.

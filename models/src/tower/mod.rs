@@ -2,9 +2,11 @@
 //! is trained, a weight is the index of a group of parameters; in memory, a matrix; in an ONNX graph, the name of a
 //! tensor.
 
+pub mod encoder;
 pub(crate) mod layout;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use encoder::{Encoder, EncoderShape};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use twotower_artifacts::TowerSchema;
@@ -34,18 +36,24 @@ pub(crate) struct Parameter {
     pub name: &'static str,
     /// 1 for a vector, 2 for a matrix.
     pub rank: usize,
+    /// The block of an encoder that it belongs to, if it does.
+    pub block: Option<usize>,
 }
 
 impl Parameter {
+    const fn of(name: &'static str, rank: usize) -> Self {
+        Self { name, rank, block: None }
+    }
+
     /// Logits of [`Reduce::Position`].
-    pub(crate) const POSITION: Self = Self { name: "position", rank: 1 };
+    pub(crate) const POSITION: Self = Self::of("position", 1);
     /// The matrix of a linear layer.
-    pub(crate) const WEIGHT: Self = Self { name: "weight", rank: 2 };
-    const BIAS: Self = Self { name: "bias", rank: 1 };
-    const SLOPE: Self = Self { name: "slope", rank: 1 };
-    const GAIN: Self = Self { name: "gain", rank: 1 };
+    pub(crate) const WEIGHT: Self = Self::of("weight", 2);
+    const BIAS: Self = Self::of("bias", 1);
+    const SLOPE: Self = Self::of("slope", 1);
+    const GAIN: Self = Self::of("gain", 1);
     /// A lower bound of a divisor. It is a constant, but files hold it like a weight.
-    pub(crate) const EPS: Self = Self { name: "eps", rank: 1 };
+    pub(crate) const EPS: Self = Self::of("eps", 1);
 }
 
 /// The place of a weight in a tower.
@@ -68,17 +76,11 @@ pub enum Reduce<W = Matrix> {
     /// Weighted mean. The weights are the softmax, over the real elements, of a learned logit per
     /// position, counted from the newest element (index 0). `[max_len]`.
     Position(W),
+    /// What a transformer makes of the newest element.
+    Attention(Encoder<W>),
 }
 
 impl<W> Reduce<W> {
-    /// Its name in tower files.
-    fn kind(&self) -> &'static str {
-        match self {
-            Reduce::Mean => "mean",
-            Reduce::Position(_) => "position",
-        }
-    }
-
     /// The same reduction with its weights mapped.
     ///
     /// # Errors
@@ -90,24 +92,52 @@ impl<W> Reduce<W> {
         Ok(match self {
             Reduce::Mean => Reduce::Mean,
             Reduce::Position(logits) => Reduce::Position(weight(Parameter::POSITION, logits)?),
+            Reduce::Attention(encoder) => Reduce::Attention(encoder.try_map(weight)?),
         })
     }
 }
 
-/// A reduction is serialised as its name.
-impl<W> Serialize for Reduce<W> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.kind())
+/// A reduction without its weights, as tower files hold it: `"mean"`, `"position"`, or
+/// `{"attention": {"blocks": 2, "heads": 1, "norm": "original"}}`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+enum ReduceShape {
+    Mean,
+    Position,
+    Attention(EncoderShape),
+}
+
+impl<W> From<&Reduce<W>> for ReduceShape {
+    fn from(reduce: &Reduce<W>) -> Self {
+        match reduce {
+            Reduce::Mean => ReduceShape::Mean,
+            Reduce::Position(_) => ReduceShape::Position,
+            Reduce::Attention(encoder) => ReduceShape::Attention(encoder.shape()),
+        }
     }
 }
 
-/// A reduction is deserialised from its name.
+/// A reduction is serialised without its weights.
+impl<W> Serialize for Reduce<W> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        ReduceShape::from(self).serialize(serializer)
+    }
+}
+
+/// The most blocks of an encoder, and the most heads.
+pub(crate) const MAX_BLOCKS: usize = 64;
+
 impl<'de> Deserialize<'de> for Reduce<()> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let found = String::deserialize(deserializer)?;
-        let all = [Reduce::Mean, Reduce::Position(())];
-        let named = all.into_iter().find(|reduce| reduce.kind() == found);
-        named.ok_or_else(|| serde::de::Error::custom(format!("there is no reduction `{found}`")))
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(match ReduceShape::deserialize(deserializer)? {
+            ReduceShape::Mean => Reduce::Mean,
+            ReduceShape::Position => Reduce::Position(()),
+            ReduceShape::Attention(shape) if shape.blocks > MAX_BLOCKS => {
+                let reason = format!("an encoder of {} blocks, expected at most {MAX_BLOCKS}", shape.blocks);
+                return Err(serde::de::Error::custom(reason));
+            }
+            ReduceShape::Attention(shape) => Reduce::Attention(shape.encoder()),
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Computes the memory of a training before it starts.
 
 use super::config::{Loss, TrainConfig};
+use crate::dssm::{DssmConfig, SequencePooling};
 use crate::model::ModelConfig;
 use std::collections::BTreeMap;
 use twotower_artifacts::{FieldShape, TowerSchema};
@@ -10,6 +11,11 @@ const PARAMETER: u128 = 12;
 /// Bytes of an activation: its value and its gradient.
 const ACTIVATION: u128 = 8;
 
+/// Matrices `[dim, dim]` of a block of an encoder, at most.
+const ENCODER_MATRICES: u128 = 6;
+/// Vectors that a block of an encoder keeps for each element.
+const ENCODER_ACTIVATIONS: u128 = 13;
+
 /// The size of a training, without its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
@@ -17,6 +23,15 @@ pub struct Size {
     pub parameters: u128,
     /// Bytes of the parameters, of the optimiser, and of a batch with its candidates.
     pub bytes: u128,
+}
+
+/// Activations of a row's sequence in an encoder, if it has one. Its weights are added to `weights`.
+fn encoder(dssm: &DssmConfig, shape: &FieldShape, dim: u128, weights: &mut u128) -> u128 {
+    let (SequencePooling::Attention, FieldShape::Sequence { max_len, .. }) = (dssm.pooling, shape) else { return 0 };
+    let attention = dssm.attention.clone().unwrap_or_default();
+    let (blocks, len) = (attention.blocks as u128, u128::from(*max_len));
+    *weights += len * dim + blocks * ENCODER_MATRICES * dim * (dim + 1);
+    (blocks * ENCODER_ACTIVATIONS + 1) * len * dim
 }
 
 /// The size of training `model` on towers of these schemas. `config` must have its batch size. `items` is the size of
@@ -28,11 +43,11 @@ pub fn size(model: &ModelConfig, config: &TrainConfig, towers: [&TowerSchema; 2]
     let hidden: u128 = dssm.hidden.iter().map(|width| *width as u128).sum();
     let widths = towers.map(|tower| {
         let fields = tower.fields.iter().map(|field| match (&field.shape, field.shape.table()) {
-            (_, Some((table, rows))) => {
+            (shape, Some((table, rows))) => {
                 let own = dssm.embedding_dims.get(table).or_else(|| dssm.embedding_dims.get(&field.name));
                 let dim = *own.unwrap_or(&dssm.embedding_dim) as u128;
                 tables.insert(table, u128::from(rows) * dim);
-                dim
+                dim + encoder(dssm, shape, dim, &mut dense)
             }
             (FieldShape::Dense { width }, _) => u128::from(*width),
             _ => 0,

@@ -1,0 +1,186 @@
+//! The backward pass of encoders.
+
+use super::attention::AttentionGradients;
+use super::packed::Queries;
+use super::{BlockPass, Chunk, ChunkPass, Dropout, PackedSequences, Site, Step, Values};
+use crate::lanes::{add, multiply};
+use crate::layers::layer_norm_backward;
+use crate::matmul::{Operand, matmul};
+use crate::tower::encoder::{Affine, Block, Encoder, NORM_EPS, Norm, NormOrder};
+
+/// Where the gradients of an encoder go.
+pub(crate) struct EncoderGradients<'a> {
+    /// The dense group of each weight.
+    pub groups: &'a Encoder<usize>,
+    /// `[groups]` gradients, to which are added.
+    pub dense: &'a mut [Vec<f32>],
+}
+
+impl ChunkPass {
+    /// Computes the gradients of a chunk's embeddings, `[elements, dim]`, each that of `√dim e`, and adds those of the
+    /// encoder's weights to theirs, given the gradients of the outputs of the last forward pass, `[outputs, dim]`.
+    pub fn backward(
+        &mut self,
+        encoder: &Values<'_>,
+        (packed, chunk): (&PackedSequences, &Chunk),
+        dropout: Option<Dropout>,
+        d_out: &[f32],
+        d_embeddings: &mut [f32],
+        gradients: EncoderGradients<'_>,
+    ) {
+        let Self { places, blocks, result, unused, .. } = self;
+        let count = packed.codes[chunk.elements.clone()].len();
+        let dim = d_embeddings.len() / count.max(1);
+        let groups = gradients.groups;
+        let mut d = vec![0.0; d_out.len()];
+        match (&encoder.last, &groups.last) {
+            (Some(norm), Some(group)) => norm_backward(norm, group, result, d_out, &mut d, gradients.dense),
+            _ => d.copy_from_slice(d_out),
+        }
+        let last = blocks.len().saturating_sub(1);
+        for (b, pass) in blocks.iter().enumerate().rev() {
+            let step = Step { encoder, block: &encoder.blocks[b], index: b, dim, places, dropout };
+            let queries = if b == last { &places.wanted } else { &places.all };
+            d = step.backward(queries, pass, d, unused, (&groups.blocks[b], &mut *gradients.dense));
+        }
+        Dropout::apply(dropout, 0, Site::Input, &mut d, unused);
+        let d_positions = &mut gradients.dense[groups.positions];
+        for pair in places.offsets.windows(2) {
+            for element in pair[0]..pair[1] {
+                let position = (pair[1] - 1 - element) * dim;
+                add(&mut d_positions[position..position + dim], &d[element * dim..][..dim]);
+            }
+        }
+        d_embeddings.copy_from_slice(&d);
+    }
+}
+
+impl Step<'_> {
+    /// The gradient of the block's input, given that of its results, `[queries, dim]`.
+    fn backward(
+        &self,
+        queries: &Queries,
+        pass: &BlockPass,
+        d_out: Vec<f32>,
+        unused: &mut Vec<f32>,
+        (groups, dense): (&Block<usize>, &mut [Vec<f32>]),
+    ) -> Vec<f32> {
+        let (block, dim, order) = (self.block, self.dim, self.encoder.order);
+        let zeros = |like: &[f32]| vec![0.0; like.len()];
+        // The sum of the feed-forward network and what it is added to.
+        let d_result = match order {
+            NormOrder::Post => {
+                let mut d = zeros(&d_out);
+                norm_backward(&block.feed_forward_norm, &groups.feed_forward_norm, &pass.result, &d_out, &mut d, dense);
+                d
+            }
+            NormOrder::Original | NormOrder::Paper | NormOrder::Pre => d_out,
+        };
+        let mut d_outer = d_result.clone();
+        Dropout::apply(self.dropout, self.index, Site::Outer, &mut d_outer, unused);
+        let mut d_inner = zeros(&d_outer);
+        affine_backward(&block.outer, &groups.outer, &pass.inner, &d_outer, &mut d_inner, dense);
+        // What is dropped or not above 0 passes nothing on; what is kept was scaled.
+        d_inner.iter_mut().zip(&pass.inner).for_each(|(d, x)| *d = if *x > 0.0 { *d } else { 0.0 });
+        if let Some(Dropout { rate, .. }) = self.dropout {
+            multiply(&mut d_inner, 1.0 / (1.0 - rate));
+        }
+        let mut d_normal = d_outer;
+        affine_backward(&block.inner, &groups.inner, &pass.normal, &d_inner, &mut d_normal, dense);
+        // The sum of attention and what it is added to.
+        let mut d_sum = d_inner;
+        let (norm, norm_groups) = match order {
+            NormOrder::Post => (&block.attention_norm, &groups.attention_norm),
+            NormOrder::Original | NormOrder::Paper | NormOrder::Pre => {
+                (&block.feed_forward_norm, &groups.feed_forward_norm)
+            }
+        };
+        let past_norm = matches!(order, NormOrder::Paper | NormOrder::Pre);
+        if !past_norm {
+            add(&mut d_normal, &d_result);
+        }
+        norm_backward(norm, norm_groups, &pass.sum, &d_normal, &mut d_sum, dense);
+        if past_norm {
+            add(&mut d_sum, &d_result);
+        }
+        // Attention.
+        let d_attended = match (&block.output, &groups.output) {
+            (Some(output), Some(group)) => {
+                let mut d = zeros(&d_sum);
+                affine_backward(output, group, &pass.attended, &d_sum, &mut d, dense);
+                d
+            }
+            _ => d_sum.clone(),
+        };
+        let (mut d_query, mut d_key_value) = (zeros(&pass.query), zeros(&pass.key_value));
+        self.attention(queries, &pass.query, &pass.key_value).backward(
+            &pass.attended,
+            &pass.log_sums,
+            &d_attended,
+            AttentionGradients { query: &mut d_query, key_value: &mut d_key_value },
+        );
+        let mut d_query_source = zeros(&pass.query_source);
+        affine_backward(&block.query, &groups.query, &pass.query_source, &d_query, &mut d_query_source, dense);
+        let mut d_source = zeros(&pass.source);
+        affine_backward(&block.key_value, &groups.key_value, &pass.source, &d_key_value, &mut d_source, dense);
+        let scatter = |d: &[f32], to: &mut [f32]| {
+            for (element, d) in self.places.elements(queries).zip(d.chunks_exact(dim)) {
+                add(&mut to[element * dim..][..dim], d);
+            }
+        };
+        match order {
+            NormOrder::Original => {
+                add(&mut d_query_source, &d_sum);
+                let mut d_asking = d_sum;
+                let (norm, group) = (&block.attention_norm, &groups.attention_norm);
+                norm_backward(norm, group, &pass.asking, &d_query_source, &mut d_asking, dense);
+                scatter(&d_asking, &mut d_source);
+                d_source
+            }
+            NormOrder::Paper | NormOrder::Pre => {
+                scatter(&d_query_source, &mut d_source);
+                let mut d_input = zeros(&d_source);
+                let (norm, group) = (&block.attention_norm, &groups.attention_norm);
+                norm_backward(norm, group, &pass.input, &d_source, &mut d_input, dense);
+                scatter(&d_sum, &mut d_input);
+                d_input
+            }
+            NormOrder::Post => {
+                scatter(&d_query_source, &mut d_source);
+                scatter(&d_sum, &mut d_source);
+                d_source
+            }
+        }
+    }
+}
+
+/// Writes the gradient of a layer norm's input, and adds those of gain and bias to theirs.
+fn norm_backward(
+    norm: &Norm<&[f32]>,
+    groups: &Norm<usize>,
+    x: &[f32],
+    dy: &[f32],
+    dx: &mut [f32],
+    dense: &mut [Vec<f32>],
+) {
+    let mut d_bias = std::mem::take(&mut dense[groups.bias]);
+    layer_norm_backward(x, norm.gain, NORM_EPS, dy, dx, (&mut dense[groups.gain], &mut d_bias));
+    dense[groups.bias] = d_bias;
+}
+
+/// Writes the gradient of an affine map's input, and adds those of weight and bias to theirs.
+fn affine_backward(
+    affine: &Affine<&[f32]>,
+    groups: &Affine<usize>,
+    x: &[f32],
+    dy: &[f32],
+    dx: &mut [f32],
+    dense: &mut [Vec<f32>],
+) {
+    let output = affine.bias.len();
+    let input = affine.weight.len() / output;
+    let d_rows = Operand::rows_of(dy, output);
+    matmul(&mut dense[groups.weight], true, 1.0, d_rows.transposed(), Operand::rows_of(x, input));
+    dy.chunks_exact(output).for_each(|row| add(&mut dense[groups.bias], row));
+    matmul(dx, false, 1.0, d_rows, Operand::rows_of(affine.weight, input));
+}

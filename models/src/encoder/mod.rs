@@ -1,0 +1,278 @@
+//! Computes encoders ([`crate::tower::encoder`]) in training and in the native engine: packed sequences, so that short
+//! ones cost less, in chunks of a few hundred elements.
+//!
+//! Matrix products have a fixed number of rows ([`TILE`]), and attention the shape of a sequence. So the bits of an
+//! output depend on its sequence and the encoder alone, not on other sequences, nor on threads.
+
+mod attention;
+mod backward;
+mod packed;
+#[cfg(test)]
+pub(crate) mod reference;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use backward::EncoderGradients;
+pub(crate) use packed::{Chunk, NO_OUTPUT, PackedSequences};
+
+use crate::lanes::add;
+use crate::layers::{self, layer_norm};
+use crate::matmul::{Operand, matmul};
+use crate::rng::Rng;
+use crate::tower::encoder::{Affine, Block, Encoder, NORM_EPS, Norm, NormOrder};
+use attention::{Attention, WeightDropout};
+use packed::{Places, Queries};
+
+/// Rows of a matrix product. The last product of a chunk is filled up with zeros.
+const TILE: usize = 48;
+
+/// An encoder whose weights are values.
+pub(crate) type Values<'a> = Encoder<&'a [f32]>;
+
+/// Dropout in training.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Dropout {
+    /// The probability with which an element of the input, an attention weight, or an element of either layer of the
+    /// feed-forward network is dropped.
+    pub rate: f32,
+    /// The key of random numbers.
+    pub key: u64,
+}
+
+/// The places of a block where elements are dropped.
+#[derive(Debug, Clone, Copy)]
+enum Site {
+    Input,
+    Weights,
+    Inner,
+    Outer,
+}
+
+impl Dropout {
+    fn rng(self, block: usize, site: Site) -> Rng {
+        Rng::at(self.key, &[block as u64, site as u64])
+    }
+
+    /// Drops elements of `values`, if there is dropout. `unused` is working memory.
+    fn apply(dropout: Option<Self>, block: usize, site: Site, values: &mut Vec<f32>, unused: &mut Vec<f32>) {
+        let Some(this) = dropout else { return };
+        unused.resize(values.len(), 0.0);
+        layers::dropout(values, this.rate, Some(this.rng(block, site)), unused);
+        std::mem::swap(values, unused);
+    }
+
+    fn weights(dropout: Option<Self>, block: usize) -> Option<WeightDropout> {
+        dropout.map(|this| WeightDropout { rate: this.rate, key: this.rng(block, Site::Weights).bits() })
+    }
+}
+
+/// What the backward pass needs of a block.
+#[derive(Debug, Default)]
+struct BlockPass {
+    /// `[elements, dim]` the block's input.
+    input: Vec<f32>,
+    /// `[elements, dim]` what keys and values are made of: the input, or its layer norm.
+    source: Vec<f32>,
+    /// `[queries, dim]` the rows of the input that ask.
+    asking: Vec<f32>,
+    /// `[queries, dim]` what queries are made of.
+    query_source: Vec<f32>,
+    /// `[queries, dim]`.
+    query: Vec<f32>,
+    /// `[elements, 2 dim]`.
+    key_value: Vec<f32>,
+    /// `[queries, dim]` the result of attention, before the matrix that may follow it.
+    attended: Vec<f32>,
+    /// `[queries, heads]`.
+    log_sums: Vec<f32>,
+    /// `[queries, dim]` the sum of attention and what it is added to.
+    sum: Vec<f32>,
+    /// `[queries, dim]` what the feed-forward network reads: the layer norm of `sum`.
+    normal: Vec<f32>,
+    /// `[queries, dim]` the inner layer, after activation and dropout.
+    inner: Vec<f32>,
+    /// `[queries, dim]` the sum of the feed-forward network and what it is added to.
+    result: Vec<f32>,
+}
+
+/// What the backward pass needs of a chunk. It is reused between steps.
+#[derive(Debug, Default)]
+pub(crate) struct ChunkPass {
+    places: Places,
+    blocks: Vec<BlockPass>,
+    /// `[outputs, dim]` the result of the last block, before the last layer norm.
+    result: Vec<f32>,
+    unused: Vec<f32>,
+    tile: Tile,
+}
+
+/// A tile of a matrix product that is filled up with zeros.
+#[derive(Debug, Default)]
+struct Tile {
+    x: Vec<f32>,
+    y: Vec<f32>,
+}
+
+impl ChunkPass {
+    /// Computes the outputs of a chunk, `[outputs, dim]`, given all rows of its embedding table.
+    pub fn forward(
+        &mut self,
+        encoder: &Values<'_>,
+        table: &[f32],
+        packed: &PackedSequences,
+        chunk: &Chunk,
+        dropout: Option<Dropout>,
+        out: &mut [f32],
+    ) {
+        let Some(dim) = encoder.blocks.first().map(|block| block.query.bias.len()) else { return out.fill(0.0) };
+        let Self { places, blocks, result, unused, tile } = self;
+        *places = Places::of(packed, chunk);
+        blocks.resize_with(encoder.blocks.len(), BlockPass::default);
+        embed(encoder.positions, table, dim, places, &packed.codes[chunk.elements.clone()], &mut blocks[0].input);
+        Dropout::apply(dropout, 0, Site::Input, &mut blocks[0].input, unused);
+        let last = blocks.len() - 1;
+        for (b, block) in encoder.blocks.iter().enumerate() {
+            let step = Step { encoder, block, index: b, dim, places, dropout };
+            let queries = if b == last { &places.wanted } else { &places.all };
+            let mut next = std::mem::take(if b == last { &mut *result } else { &mut blocks[b + 1].input });
+            step.forward(queries, &mut blocks[b], &mut next, unused, tile);
+            *(if b == last { &mut *result } else { &mut blocks[b + 1].input }) = next;
+        }
+        match &encoder.last {
+            Some(Norm { gain, bias }) => layer_norm(result, gain, bias, NORM_EPS, out),
+            None => out.copy_from_slice(result),
+        }
+    }
+}
+
+/// Writes `√dim e + p` of each element.
+fn embed(positions: &[f32], table: &[f32], dim: usize, places: &Places, codes: &[u32], out: &mut Vec<f32>) {
+    out.resize(codes.len() * dim, 0.0);
+    let scale = (dim as f32).sqrt();
+    for pair in places.offsets.windows(2) {
+        for element in pair[0]..pair[1] {
+            let row = &table[codes[element] as usize * dim..][..dim];
+            let position = &positions[(pair[1] - 1 - element) * dim..][..dim];
+            let out = &mut out[element * dim..][..dim];
+            for ((out, x), p) in out.iter_mut().zip(row).zip(position) {
+                *out = scale * x + p;
+            }
+        }
+    }
+}
+
+/// A block of an encoder on a chunk.
+struct Step<'a> {
+    encoder: &'a Values<'a>,
+    block: &'a Block<&'a [f32]>,
+    index: usize,
+    dim: usize,
+    places: &'a Places,
+    dropout: Option<Dropout>,
+}
+
+impl Step<'_> {
+    fn attention<'b>(&'b self, queries: &'b Queries, query: &'b [f32], key_value: &'b [f32]) -> Attention<'b> {
+        let (dim, heads, places) = (self.dim, self.encoder.heads, self.places);
+        let dropout = Dropout::weights(self.dropout, self.index);
+        Attention { dim, heads, places, queries, query, key_value, dropout }
+    }
+
+    /// Computes the results of some queries, `[queries, dim]`.
+    fn forward(
+        &self,
+        queries: &Queries,
+        pass: &mut BlockPass,
+        out: &mut Vec<f32>,
+        unused: &mut Vec<f32>,
+        tile: &mut Tile,
+    ) {
+        let (block, dim, order) = (self.block, self.dim, self.encoder.order);
+        let count = queries.places.len() * dim;
+        let BlockPass { input, source, asking, query_source, query, key_value, attended, .. } = pass;
+        gather(self.places, queries, input, dim, asking);
+        source.resize(input.len(), 0.0);
+        query_source.resize(count, 0.0);
+        match order {
+            NormOrder::Original => {
+                source.copy_from_slice(input);
+                normalise(&block.attention_norm, asking, query_source);
+            }
+            NormOrder::Paper | NormOrder::Pre => {
+                normalise(&block.attention_norm, input, source);
+                gather(self.places, queries, source, dim, query_source);
+            }
+            NormOrder::Post => {
+                source.copy_from_slice(input);
+                query_source.copy_from_slice(asking);
+            }
+        }
+        query.resize(count, 0.0);
+        affine(&block.query, query_source, query, tile);
+        key_value.resize(2 * input.len(), 0.0);
+        affine(&block.key_value, source, key_value, tile);
+        attended.resize(count, 0.0);
+        pass.log_sums.resize(queries.places.len() * self.encoder.heads, 0.0);
+        self.attention(queries, query, key_value).forward(attended, &mut pass.log_sums);
+
+        let sum = &mut pass.sum;
+        sum.resize(count, 0.0);
+        match &block.output {
+            Some(output) => affine(output, attended, sum, tile),
+            None => sum.copy_from_slice(attended),
+        }
+        add(sum, if order == NormOrder::Original { query_source } else { asking });
+        let (normal, inner, result) = (&mut pass.normal, &mut pass.inner, &mut pass.result);
+        normal.resize(count, 0.0);
+        let norm = if order == NormOrder::Post { &block.attention_norm } else { &block.feed_forward_norm };
+        normalise(norm, sum, normal);
+        inner.resize(count, 0.0);
+        affine(&block.inner, normal, inner, tile);
+        inner.iter_mut().for_each(|x| *x = if *x > 0.0 { *x } else { 0.0 * *x });
+        Dropout::apply(self.dropout, self.index, Site::Inner, inner, unused);
+        result.resize(count, 0.0);
+        affine(&block.outer, inner, result, tile);
+        Dropout::apply(self.dropout, self.index, Site::Outer, result, unused);
+        add(result, if matches!(order, NormOrder::Paper | NormOrder::Pre) { sum } else { normal });
+        out.resize(count, 0.0);
+        match order {
+            NormOrder::Post => normalise(&block.feed_forward_norm, result, out),
+            NormOrder::Original | NormOrder::Paper | NormOrder::Pre => out.copy_from_slice(result),
+        }
+    }
+}
+
+/// The rows of the queries among those of all elements.
+fn gather(places: &Places, queries: &Queries, from: &[f32], dim: usize, to: &mut Vec<f32>) {
+    to.clear();
+    for element in places.elements(queries) {
+        to.extend_from_slice(&from[element * dim..][..dim]);
+    }
+}
+
+fn normalise(norm: &Norm<&[f32]>, x: &[f32], y: &mut [f32]) {
+    layer_norm(x, norm.gain, norm.bias, NORM_EPS, y);
+}
+
+/// `y = x Wᵀ + b`, [`TILE`] rows at a time.
+fn affine(affine: &Affine<&[f32]>, x: &[f32], y: &mut [f32], tile: &mut Tile) {
+    let output = affine.bias.len();
+    let input = affine.weight.len() / output;
+    let weight = Operand::rows_of(affine.weight, input).transposed();
+    let product = |x: &[f32], y: &mut [f32]| {
+        y.chunks_exact_mut(output).for_each(|row| row.copy_from_slice(affine.bias));
+        matmul(y, true, 1.0, Operand::rows_of(x, input), weight);
+    };
+    for (x, y) in x.chunks(TILE * input).zip(y.chunks_mut(TILE * output)) {
+        if x.len() == TILE * input {
+            product(x, y);
+            continue;
+        }
+        tile.x.clear();
+        tile.x.extend_from_slice(x);
+        tile.x.resize(TILE * input, 0.0);
+        tile.y.resize(TILE * output, 0.0);
+        product(&tile.x, &mut tile.y);
+        y.copy_from_slice(&tile.y[..y.len()]);
+    }
+}

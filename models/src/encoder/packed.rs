@@ -1,0 +1,140 @@
+//! Sequences of a field, packed one after another without padding.
+
+use twotower_artifacts::Ragged;
+use twotower_artifacts::schema::PADDING;
+
+/// Marks a row without elements, which gets the zero vector.
+pub(crate) const NO_OUTPUT: u32 = u32::MAX;
+
+/// Elements of a chunk, beyond which the next sequence begins a new chunk. Chunks are computed each by one thread, and
+/// depend on the lengths of sequences alone.
+const CHUNK: usize = 512;
+
+/// Packed sequences, and which of their elements' outputs the rows of a batch take.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct PackedSequences {
+    /// `[elements]` codes, the oldest of each sequence first.
+    pub codes: Vec<u32>,
+    /// `[sequences + 1]` the first element of each sequence.
+    pub offsets: Vec<usize>,
+    /// `[outputs]` elements whose outputs are wanted, ascending.
+    pub wanted: Vec<usize>,
+    /// `[sequences + 1]` the first wanted element of each sequence.
+    pub wanted_offsets: Vec<usize>,
+    /// `[rows]` the output that a row takes, or [`NO_OUTPUT`].
+    pub output_of: Vec<u32>,
+}
+
+/// A run of sequences that one thread computes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Chunk {
+    /// Sequences.
+    pub sequences: std::ops::Range<usize>,
+    /// Elements.
+    pub elements: std::ops::Range<usize>,
+    /// Outputs.
+    pub outputs: std::ops::Range<usize>,
+}
+
+impl PackedSequences {
+    /// Forgets all sequences and rows.
+    pub fn clear(&mut self) {
+        self.codes.clear();
+        self.wanted.clear();
+        self.output_of.clear();
+        for offsets in [&mut self.offsets, &mut self.wanted_offsets] {
+            offsets.clear();
+            offsets.push(0);
+        }
+    }
+
+    /// Takes the newest `max_len` real elements of some rows, each a sequence whose newest element's output its row
+    /// takes.
+    pub fn pack(&mut self, ragged: &Ragged, rows: std::ops::Range<usize>, max_len: usize) {
+        self.clear();
+        for row in rows {
+            let first = self.codes.len();
+            let newest_first = ragged.row(row).iter().rev().filter(|code| **code != PADDING);
+            self.codes.extend(newest_first.take(max_len));
+            self.codes[first..].reverse();
+            if self.codes.len() == first {
+                self.output_of.push(NO_OUTPUT);
+                continue;
+            }
+            self.output_of.push(self.wanted.len() as u32);
+            self.wanted.push(self.codes.len() - 1);
+            self.end_sequence();
+        }
+    }
+
+    /// Ends a sequence, whose elements and wanted elements were added.
+    fn end_sequence(&mut self) {
+        self.offsets.push(self.codes.len());
+        self.wanted_offsets.push(self.wanted.len());
+    }
+
+    /// Chunks in order. No sequence is in two.
+    pub fn chunks(&self) -> Vec<Chunk> {
+        let mut chunks = Vec::new();
+        let (mut first, sequences) = (0, self.offsets.len() - 1);
+        while first < sequences {
+            let elements = self.offsets[first];
+            let mut end = first + 1;
+            while end < sequences && self.offsets[end + 1] - elements <= CHUNK {
+                end += 1;
+            }
+            chunks.push(Chunk {
+                sequences: first..end,
+                elements: elements..self.offsets[end],
+                outputs: self.wanted_offsets[first]..self.wanted_offsets[end],
+            });
+            first = end;
+        }
+        chunks
+    }
+}
+
+/// The elements of a chunk's sequences that ask, as queries of attention do, and the elements that they see.
+#[derive(Debug, Default)]
+pub(super) struct Queries {
+    /// `[sequences + 1]` the first query of each sequence.
+    pub offsets: Vec<usize>,
+    /// `[queries]` the place of each query in its sequence, ascending within it. It sees the elements up to its own.
+    pub places: Vec<usize>,
+}
+
+/// The sequences of a chunk, counted from its own first element.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    /// `[sequences + 1]` the first element of each sequence.
+    pub offsets: Vec<usize>,
+    /// All elements.
+    pub all: Queries,
+    /// The wanted ones.
+    pub wanted: Queries,
+}
+
+impl Places {
+    pub fn of(packed: &PackedSequences, chunk: &Chunk) -> Self {
+        let range = chunk.sequences.start..chunk.sequences.end + 1;
+        let offsets: Vec<usize> = packed.offsets[range.clone()].iter().map(|at| at - chunk.elements.start).collect();
+        let all = offsets.windows(2).flat_map(|pair| 0..pair[1] - pair[0]).collect();
+        let wanted = chunk.sequences.clone().flat_map(|s| {
+            let elements = &packed.wanted[packed.wanted_offsets[s]..packed.wanted_offsets[s + 1]];
+            elements.iter().map(move |element| element - packed.offsets[s])
+        });
+        let wanted = wanted.collect();
+        let wanted_offsets = packed.wanted_offsets[range].iter().map(|at| at - chunk.outputs.start).collect();
+        Self {
+            all: Queries { offsets: offsets.clone(), places: all },
+            wanted: Queries { offsets: wanted_offsets, places: wanted },
+            offsets,
+        }
+    }
+
+    /// The element of each query, in order.
+    pub fn elements<'a>(&'a self, queries: &'a Queries) -> impl Iterator<Item = usize> + 'a {
+        let sequences = self.offsets.iter().zip(queries.offsets.windows(2));
+        sequences.flat_map(|(first, pair)| queries.places[pair[0]..pair[1]].iter().map(move |place| first + place))
+    }
+}

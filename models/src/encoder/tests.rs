@@ -1,0 +1,246 @@
+//! Tests encoders against the definition in f64, and their gradients against finite differences of it.
+
+use super::reference::outputs;
+use super::*;
+use crate::tower::Parameter;
+use crate::tower::encoder::EncoderShape;
+use twotower_artifacts::Ragged;
+
+const ORDERS: [NormOrder; 4] = [NormOrder::Original, NormOrder::Paper, NormOrder::Pre, NormOrder::Post];
+const DIM: usize = 12;
+const MAX_LEN: usize = 90;
+const ROWS: usize = 40;
+
+/// Groups of random weights, and where the encoder has them.
+struct Sample {
+    groups: Encoder<usize>,
+    dense: Vec<Vec<f32>>,
+    table: Vec<f32>,
+}
+
+impl Sample {
+    fn new(order: NormOrder, blocks: usize, heads: usize) -> Self {
+        let mut rng = Rng::at(order as u64 + 10, &[blocks as u64, heads as u64]);
+        let mut dense: Vec<Vec<f32>> = Vec::new();
+        let shape = EncoderShape { blocks, heads, norm: order };
+        let mut group = |parameter: Parameter| {
+            let (rows, cols) = parameter.encoder_extents(DIM, MAX_LEN);
+            let near = f32::from(parameter.is_gain());
+            let spread = if parameter.rank == 2 { 0.5 } else { 0.3 };
+            dense.push((0..rows * cols).map(|_| near + spread * rng.normal() as f32).collect());
+            dense.len() - 1
+        };
+        let groups = shape.encoder();
+        let groups = groups.try_map::<_, ()>(&mut |parameter, ()| Ok(group(parameter))).unwrap();
+        let mut rng = Rng::at(3, &[]);
+        let table = (0..ROWS * DIM).map(|_| rng.normal() as f32 * 0.3).collect();
+        Self { groups, dense, table }
+    }
+
+    fn values(&self) -> Values<'_> {
+        self.groups.map(|group| &self.dense[*group][..])
+    }
+
+    /// Outputs of all wanted elements, chunk by chunk.
+    fn run(&self, packed: &PackedSequences, dropout: Option<Dropout>) -> (Vec<f32>, Vec<ChunkPass>) {
+        let mut out = vec![0.0; packed.wanted.len() * DIM];
+        let mut passes = Vec::new();
+        for chunk in packed.chunks() {
+            let mut pass = ChunkPass::default();
+            let range = chunk.outputs.start * DIM..chunk.outputs.end * DIM;
+            pass.forward(&self.values(), &self.table, packed, &chunk, dropout, &mut out[range]);
+            passes.push(pass);
+        }
+        (out, passes)
+    }
+}
+
+/// Sequences of these lengths, with random codes. The wanted elements are all, or the last of each.
+fn packed(lengths: &[usize], all: bool) -> PackedSequences {
+    let mut rng = Rng::at(8, &[]);
+    let mut packed = PackedSequences::default();
+    packed.clear();
+    for length in lengths {
+        let first = packed.codes.len();
+        packed.codes.extend((0..*length).map(|_| 1 + rng.below(ROWS - 1) as u32));
+        packed.wanted.extend(if all { first..first + length } else { first + length - 1..first + length });
+        packed.offsets.push(packed.codes.len());
+        packed.wanted_offsets.push(packed.wanted.len());
+    }
+    packed
+}
+
+fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|x| f64::from(*x)).collect()
+}
+
+/// The outputs of all wanted elements by the definition.
+fn expected(groups: &Encoder<usize>, dense: &[Vec<f64>], table: &[f64], packed: &PackedSequences) -> Vec<f64> {
+    let encoder = groups.map(|group| dense[*group].clone());
+    let mut out = Vec::new();
+    for (pair, wanted) in packed.offsets.windows(2).zip(packed.wanted_offsets.windows(2)) {
+        let codes = &packed.codes[pair[0]..pair[1]];
+        let rows: Vec<Vec<f64>> = codes.iter().map(|c| table[*c as usize * DIM..][..DIM].to_vec()).collect();
+        let all = outputs(&encoder, &rows);
+        out.extend(packed.wanted[wanted[0]..wanted[1]].iter().flat_map(|element| all[element - pair[0]].clone()));
+    }
+    out
+}
+
+#[test]
+fn outputs_equal_the_definition_in_f64_in_every_order_of_norms() {
+    // Sequences of one element, of several blocks of queries, of several tiles, and of several chunks.
+    let lengths = [1, 2, 31, 32, 33, 90, 7, 64, 65, 90, 90, 90, 90, 3];
+    for order in ORDERS {
+        for (blocks, heads) in [(1, 1), (2, 3), (3, 2)] {
+            let sample = Sample::new(order, blocks, heads);
+            let dense: Vec<Vec<f64>> = sample.dense.iter().map(|values| wide(values)).collect();
+            for all in [true, false] {
+                let packed = packed(&lengths, all);
+                assert!(packed.chunks().len() > 1);
+                let (found, _) = sample.run(&packed, None);
+                let expected = expected(&sample.groups, &dense, &wide(&sample.table), &packed);
+                let worst = found.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
+                // Rounding of f32 over three blocks, with sums of 12 to 90 products of values up to 10.
+                assert!(worst < 5e-5, "{order:?}, {blocks} blocks, {heads} heads: {worst:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_agree_with_finite_differences_in_f64() {
+    for order in ORDERS {
+        for all in [true, false] {
+            let sample = Sample::new(order, 2, 3);
+            // The second block of queries of a sequence sees more than its own elements.
+            let packed = packed(&[1, 5, 40, 3], all);
+            let mut rng = Rng::at(21, &[]);
+            let c: Vec<f32> = (0..packed.wanted.len() * DIM).map(|_| rng.normal() as f32 * 0.2).collect();
+            let (_, mut passes) = sample.run(&packed, None);
+            let mut dense: Vec<Vec<f32>> = sample.dense.iter().map(|values| vec![0.0; values.len()]).collect();
+            let mut d_embeddings = vec![0.0; packed.codes.len() * DIM];
+            for (pass, chunk) in passes.iter_mut().zip(packed.chunks()) {
+                let gradients = EncoderGradients { groups: &sample.groups, dense: &mut dense };
+                let outputs = chunk.outputs.start * DIM..chunk.outputs.end * DIM;
+                let elements = chunk.elements.start * DIM..chunk.elements.end * DIM;
+                let d = &mut d_embeddings[elements];
+                pass.backward(&sample.values(), (&packed, &chunk), None, &c[outputs], d, gradients);
+            }
+            let mut d_table = vec![0.0; sample.table.len()];
+            for (code, d) in packed.codes.iter().zip(d_embeddings.chunks_exact(DIM)) {
+                let row = &mut d_table[*code as usize * DIM..][..DIM];
+                row.iter_mut().zip(d).for_each(|(to, d)| *to += (DIM as f32).sqrt() * d);
+            }
+            let mut values: Vec<Vec<f64>> = sample.dense.iter().map(|values| wide(values)).collect();
+            values.push(wide(&sample.table));
+            dense.push(d_table);
+            for (group, found) in dense.iter().enumerate() {
+                for _ in 0..8 {
+                    let i = rng.below(found.len());
+                    let mut loss = |delta: f64| {
+                        values[group][i] += delta;
+                        let (table, dense) = values.split_last().unwrap();
+                        let out = expected(&sample.groups, dense, table, &packed);
+                        values[group][i] -= delta;
+                        out.iter().zip(&c).map(|(y, c)| y * f64::from(*c)).sum::<f64>()
+                    };
+                    let want = (loss(1e-6) - loss(-1e-6)) / 2e-6;
+                    let found = f64::from(found[i]);
+                    // Rounding of f32 over two blocks and 49 elements.
+                    let room = 2e-4 * (1.0 + want.abs());
+                    assert!((found - want).abs() < room, "{order:?}, group {group}, {i}: {found}, {want}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn with_dropout_the_gradient_is_that_of_the_forward_pass_with_the_same_draws() {
+    for order in ORDERS {
+        let mut sample = Sample::new(order, 2, 2);
+        // All activations stay above 0, so that no difference is taken across their kink.
+        for block in &sample.groups.blocks {
+            sample.dense[block.inner.bias].fill(9.0);
+        }
+        let packed = packed(&[4, 35], true);
+        let dropout = Some(Dropout { rate: 0.3, key: 5 });
+        let mut rng = Rng::at(22, &[]);
+        let c: Vec<f32> = (0..packed.wanted.len() * DIM).map(|_| rng.normal() as f32 * 0.2).collect();
+        let (first, mut passes) = sample.run(&packed, dropout);
+        assert_ne!(first, sample.run(&packed, None).0);
+        assert_ne!(first, sample.run(&packed, Some(Dropout { rate: 0.3, key: 6 })).0);
+        let mut dense: Vec<Vec<f32>> = sample.dense.iter().map(|values| vec![0.0; values.len()]).collect();
+        let mut d_embeddings = vec![0.0; packed.codes.len() * DIM];
+        let chunk = &packed.chunks()[0];
+        let gradients = EncoderGradients { groups: &sample.groups, dense: &mut dense };
+        passes[0].backward(&sample.values(), (&packed, chunk), dropout, &c, &mut d_embeddings, gradients);
+        // A direction in which all weights move tells every gradient apart from a wrong one, and its derivative is
+        // large beside the rounding of f32.
+        let direction: Vec<Vec<f32>> =
+            dense.iter().map(|values| values.iter().map(|_| rng.normal() as f32).collect()).collect();
+        for group in 0..dense.len() {
+            let inner = dense[group].iter().zip(&direction[group]).map(|(g, d)| f64::from(g * d)).sum::<f64>();
+            let mut loss = |step: f32| {
+                sample.dense[group].iter_mut().zip(&direction[group]).for_each(|(x, d)| *x += step * d);
+                let out = sample.run(&packed, dropout).0;
+                sample.dense[group].iter_mut().zip(&direction[group]).for_each(|(x, d)| *x -= step * d);
+                out.iter().zip(&c).map(|(y, c)| f64::from(*y) * f64::from(*c)).sum::<f64>()
+            };
+            let want = (loss(1e-3) - loss(-1e-3)) / 2e-3;
+            // Curvature over the step, and rounding of f32 over it.
+            assert!((inner - want).abs() < 0.01 * (1.0 + want.abs()), "{order:?}, group {group}: {inner}, {want}");
+        }
+    }
+}
+
+#[test]
+fn later_elements_never_change_an_earlier_output() {
+    for order in ORDERS {
+        let sample = Sample::new(order, 2, 2);
+        let before = packed(&[90], true);
+        let (expected, _) = sample.run(&before, None);
+        for changed in [89, 50, 32, 1] {
+            let mut after = before.clone();
+            after.codes[changed..].iter_mut().for_each(|code| *code = *code % (ROWS as u32 - 1) + 1);
+            let (found, _) = sample.run(&after, None);
+            assert_eq!(found[..changed * DIM], expected[..changed * DIM], "{order:?}, {changed}");
+            assert_ne!(found[changed * DIM..][..DIM], expected[changed * DIM..][..DIM]);
+        }
+    }
+}
+
+#[test]
+fn the_bits_of_an_output_depend_on_its_sequence_alone() {
+    for order in ORDERS {
+        let sample = Sample::new(order, 2, 2);
+        let lengths = [5, 90, 1, 40, 90, 90, 90, 90, 90, 90, 17];
+        for all in [true, false] {
+            let together = packed(&lengths, all);
+            let (expected, _) = sample.run(&together, None);
+            for sequence in 0..lengths.len() {
+                let codes = together.codes[together.offsets[sequence]..together.offsets[sequence + 1]].to_vec();
+                let length = codes.len();
+                let alone = PackedSequences { codes, ..packed(&[length], all) };
+                let range = together.wanted_offsets[sequence] * DIM..together.wanted_offsets[sequence + 1] * DIM;
+                assert_eq!(sample.run(&alone, None).0, expected[range], "{order:?}, {sequence}");
+            }
+        }
+    }
+}
+
+#[test]
+fn padding_on_either_side_and_elements_beyond_the_longest_change_nothing() {
+    let rows: [&[u32]; 6] = [&[3, 4, 5], &[0, 0, 3, 4, 5], &[3, 4, 5, 0], &[0, 3, 0, 4, 5, 0], &[9, 8, 3, 4, 5], &[0]];
+    let mut ragged = Ragged::default();
+    rows.iter().for_each(|row| ragged.push_row(row.iter().copied()));
+    let mut packed = PackedSequences::default();
+    packed.pack(&ragged, 0..6, 3);
+    assert_eq!(packed.output_of, [0, 1, 2, 3, 4, NO_OUTPUT]);
+    assert_eq!(packed.codes, [3, 4, 5].repeat(5));
+    let (out, _) = Sample::new(NormOrder::Original, 2, 1).run(&packed, None);
+    assert!(out.chunks_exact(DIM).all(|row| *row == out[..DIM]));
+    packed.pack(&ragged, 2..4, 2);
+    assert_eq!((packed.codes.as_slice(), packed.offsets.as_slice()), (&[4, 5, 4, 5][..], &[0, 2, 4][..]));
+}

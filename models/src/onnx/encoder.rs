@@ -1,0 +1,184 @@
+//! The nodes of an encoder of a sequence ([`crate::tower::encoder`]).
+//!
+//! Vectors of elements are rows of `[N L, dim]`, padding included. Padding is never a key, so what it becomes itself
+//! does not matter. The last block is computed for the last column alone.
+
+use super::export::layer_norm;
+use super::graph::{GraphBuilder, int, ints};
+use super::messages::code;
+use super::tensor_name;
+use crate::tower::Place;
+use crate::tower::encoder::{Affine, Encoder, NORM_EPS, Norm, NormOrder};
+
+/// A field with an encoder.
+pub(super) struct EncodedField<'a> {
+    /// Its input, int32 `[N, L]`.
+    pub name: &'a str,
+    /// Rows of its embedding table, `[N, L, dim]`.
+    pub rows: &'a str,
+    /// Whether an element is not padding, `[N, L]`.
+    pub is_real: &'a str,
+    /// The same as floats.
+    pub mask: &'a str,
+}
+
+/// Values that all blocks use.
+struct Shared {
+    /// `[-1, dim]`, a shape.
+    flat: String,
+    /// `[N, L, dim]`, a shape.
+    rows: String,
+    /// `[N, L, heads, dim / heads]` and `[N, 1, heads, dim / heads]`, shapes.
+    heads: [String; 2],
+    /// Which keys a query sees: `[N, 1, L, L]`, and `[N, 1, 1, L]` for those of the last column.
+    seen: [String; 2],
+    dim: usize,
+    head_dim: usize,
+}
+
+impl Shared {
+    /// The rows of the last column, `[N, dim]`.
+    fn last(&self, g: &mut GraphBuilder, x: &str) -> String {
+        let rows = g.node("Reshape", &[x, &self.rows], vec![]);
+        let column = g.integer(-1, code::INT64);
+        let last = g.node("Gather", &[&rows, &column], vec![int("axis", 1)]);
+        g.node("Reshape", &[&last, &self.flat], vec![])
+    }
+}
+
+/// A list of integers, of lists of integers.
+fn concatenated(g: &mut GraphBuilder, parts: &[&str]) -> String {
+    g.node("Concat", parts, vec![int("axis", 0)])
+}
+
+/// What an encoder makes of the newest elements, and zeros for rows of padding: `[N, dim]`.
+pub(super) fn encoder(g: &mut GraphBuilder, field: &EncodedField<'_>, encoder: &Encoder) -> String {
+    let dim = encoder.positions.cols;
+    let named = encoder.try_map::<_, std::convert::Infallible>(&mut |parameter, matrix| {
+        let dims = [matrix.rows, matrix.cols];
+        let name = tensor_name(Place::Reduce(field.name, parameter));
+        Ok(g.floats(name, &dims[2 - parameter.rank..], matrix.data.iter().copied()))
+    });
+    let Ok(named) = named;
+    let integer = |g: &mut GraphBuilder, value: i64| g.integer(value, code::INT64);
+    let axis = integer(g, 1);
+    // Positions, counted from the newest element: L - 1 to 0.
+    let shape = g.node("Shape", &[field.name], vec![]);
+    let length = g.node("Shape", &[field.name], vec![int("start", 1)]);
+    let backwards = integer(g, -1);
+    let first = g.node("Add", &[&length, &backwards], vec![]);
+    let [first, backwards] = [first, backwards].map(|value| g.node("Squeeze", &[&value], vec![]));
+    let positions = g.node("Range", &[&first, &backwards, &backwards], vec![]);
+    let queries = g.node("Unsqueeze", &[&positions, &axis], vec![]);
+    let causal = g.node("GreaterOrEqual", &[&positions, &queries], vec![]);
+    let real = g.node("Unsqueeze", &[field.is_real, &axis], vec![]);
+    let real = g.node("Unsqueeze", &[&real, &axis], vec![]);
+    let seen = [g.node("And", &[&causal, &real], vec![]), real];
+    let head_dim = dim / encoder.heads;
+    let [any, one] = [-1, 1].map(|value| integer(g, value));
+    let [width, heads, head_width] = [dim, encoder.heads, head_dim].map(|value| integer(g, value as i64));
+    let shared = Shared {
+        flat: concatenated(g, &[&any, &width]),
+        rows: concatenated(g, &[&shape, &width]),
+        heads: [concatenated(g, &[&shape, &heads, &head_width]), concatenated(g, &[&any, &one, &heads, &head_width])],
+        seen,
+        dim,
+        head_dim,
+    };
+    let scale = g.float((dim as f32).sqrt());
+    let scaled = g.node("Mul", &[field.rows, &scale], vec![]);
+    let positions = g.node("Gather", &[&named.positions, &positions], vec![int("axis", 0)]);
+    let placed = g.node("Add", &[&scaled, &positions], vec![]);
+    let mut x = g.node("Reshape", &[&placed, &shared.flat], vec![]);
+    for (b, block) in named.blocks.iter().enumerate() {
+        let is_last = b + 1 == named.blocks.len();
+        let step = Step { shared: &shared, order: named.order, is_last };
+        x = step.block(g, block, &x);
+    }
+    if let Some(last) = &named.last {
+        x = norm(g, last, &x);
+    }
+    let column = integer(g, -1);
+    let mask = g.node("Gather", &[field.mask, &column], vec![int("axis", 1)]);
+    g.node("Mul", &[&x, &mask], vec![])
+}
+
+fn norm(g: &mut GraphBuilder, norm: &Norm<String>, x: &str) -> String {
+    let eps = g.float(NORM_EPS);
+    layer_norm(g, x, &norm.gain, &norm.bias, &eps)
+}
+
+fn affine(g: &mut GraphBuilder, affine: &Affine<String>, x: &str) -> String {
+    g.node("Gemm", &[x, &affine.weight, &affine.bias], vec![int("transB", 1)])
+}
+
+/// A block in a graph.
+struct Step<'a> {
+    shared: &'a Shared,
+    order: NormOrder,
+    /// Whether only the last column asks.
+    is_last: bool,
+}
+
+impl Step<'_> {
+    fn asking(&self, g: &mut GraphBuilder, x: &str) -> String {
+        if self.is_last { self.shared.last(g, x) } else { x.to_string() }
+    }
+
+    fn block(&self, g: &mut GraphBuilder, block: &crate::tower::encoder::Block<String>, x: &str) -> String {
+        let asking = self.asking(g, x);
+        let (query_source, source) = match self.order {
+            NormOrder::Original => (norm(g, &block.attention_norm, &asking), x.to_string()),
+            NormOrder::Paper | NormOrder::Pre => {
+                let source = norm(g, &block.attention_norm, x);
+                (self.asking(g, &source), source)
+            }
+            NormOrder::Post => (asking.clone(), x.to_string()),
+        };
+        let query = affine(g, &block.query, &query_source);
+        let key_value = affine(g, &block.key_value, &source);
+        let mut attended = self.attention(g, &query, &key_value);
+        if let Some(output) = &block.output {
+            attended = affine(g, output, &attended);
+        }
+        let residual = if self.order == NormOrder::Original { &query_source } else { &asking };
+        let sum = g.node("Add", &[&attended, residual], vec![]);
+        let is_post = self.order == NormOrder::Post;
+        let normal = norm(g, if is_post { &block.attention_norm } else { &block.feed_forward_norm }, &sum);
+        let inner = affine(g, &block.inner, &normal);
+        let inner = g.node("Relu", &[&inner], vec![]);
+        let outer = affine(g, &block.outer, &inner);
+        let residual = if matches!(self.order, NormOrder::Paper | NormOrder::Pre) { &sum } else { &normal };
+        let result = g.node("Add", &[&outer, residual], vec![]);
+        if is_post { norm(g, &block.feed_forward_norm, &result) } else { result }
+    }
+
+    /// The weighted means of values, `[rows of the query, dim]`.
+    fn attention(&self, g: &mut GraphBuilder, query: &str, key_value: &str) -> String {
+        let Shared { flat, heads, seen, dim, head_dim, .. } = self.shared;
+        let index = usize::from(self.is_last);
+        let dim = *dim as i64;
+        let axis = g.integer(1, code::INT64);
+        let columns = |g: &mut GraphBuilder, from: i64| {
+            let [start, end] = [from, from + dim].map(|at| g.integer(at, code::INT64));
+            g.node("Slice", &[key_value, &start, &end, &axis], vec![])
+        };
+        let (key, value) = (columns(g, 0), columns(g, dim));
+        let by_head = |g: &mut GraphBuilder, x: &str, shape: &str, order: [i64; 4]| {
+            let split = g.node("Reshape", &[x, shape], vec![]);
+            g.node("Transpose", &[&split], vec![ints("perm", &order)])
+        };
+        let query = by_head(g, query, &heads[index], [0, 2, 1, 3]);
+        let key = by_head(g, &key, &heads[0], [0, 2, 3, 1]);
+        let value = by_head(g, &value, &heads[0], [0, 2, 1, 3]);
+        let scores = g.node("MatMul", &[&query, &key], vec![]);
+        let scale = g.float(1.0 / (*head_dim as f32).sqrt());
+        let scores = g.node("Mul", &[&scores, &scale], vec![]);
+        let never = g.float(f32::MIN);
+        let scores = g.node("Where", &[&seen[index], &scores, &never], vec![]);
+        let weights = g.node("Softmax", &[&scores], vec![int("axis", 3)]);
+        let means = g.node("MatMul", &[&weights, &value], vec![]);
+        let means = g.node("Transpose", &[&means], vec![ints("perm", &[0, 2, 1, 3])]);
+        g.node("Reshape", &[&means, flat], vec![])
+    }
+}

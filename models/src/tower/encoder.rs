@@ -1,0 +1,239 @@
+//! The definition of a transformer over a sequence (SASRec; Kang and McAuley, ICDM 2018), a reduction of a sequence to
+//! one vector.
+//!
+//! An element of the sequence enters as `√dim e + p`, with its row e of the embedding table and the row p of its
+//! position. Positions are counted from the newest element, so that padding on either side changes nothing. Each block
+//! has two sublayers, attention to the elements up to one's own and a point-wise feed-forward network, and the vector
+//! of the newest element is the result.
+//!
+//! Departures from the paper: linear maps have biases, as in the authors' code, and feed-forward networks have no
+//! other width than `dim`, as there.
+
+use super::Parameter;
+use serde::{Deserialize, Serialize};
+
+/// Added to the variance by every layer norm of an encoder, as in the authors' code.
+pub(crate) const NORM_EPS: f32 = 1e-8;
+
+/// Where the layer norms (LN) of a block stand. SA is attention, with queries from its first input and keys and values
+/// from its second; FF is the feed-forward network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NormOrder {
+    /// The authors' code (`kang205/SASRec`): `q = LN(x)`, `y = LN(q + SA(q, x))`, result `y + FF(y)`; LN at the end.
+    #[default]
+    Original,
+    /// The paper's text (section III.C): `y = x + SA(LN(x), LN(x))`, result `y + FF(LN(y))`; none at the end.
+    Paper,
+    /// As the paper's text, with a matrix after attention and LN at the end (`pmixer/SASRec.pytorch`, `norm_first`).
+    Pre,
+    /// `y = LN(x + SA(x, x))`, result `LN(y + FF(y))`, with a matrix after attention and LN at the end
+    /// (`pmixer/SASRec.pytorch`).
+    Post,
+}
+
+impl NormOrder {
+    /// Whether a matrix follows attention. With one head it would change nothing that the values' matrix cannot.
+    pub(crate) fn has_output(self) -> bool {
+        matches!(self, NormOrder::Pre | NormOrder::Post)
+    }
+
+    /// Whether a layer norm follows the last block.
+    pub(crate) fn has_last_norm(self) -> bool {
+        self != NormOrder::Paper
+    }
+}
+
+/// The gain and the bias of a layer norm.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Norm<W = super::Matrix> {
+    /// `[dim]`.
+    pub gain: W,
+    /// `[dim]`.
+    pub bias: W,
+}
+
+/// `y = x Wᵀ + b`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Affine<W = super::Matrix> {
+    /// `[out, in]`.
+    pub weight: W,
+    /// `[out]`.
+    pub bias: W,
+}
+
+/// A block: attention, and a feed-forward network `outer(max(inner(x), 0))`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Block<W = super::Matrix> {
+    /// The layer norm of the attention's sublayer.
+    pub attention_norm: Norm<W>,
+    /// Queries, `[dim, dim]`.
+    pub query: Affine<W>,
+    /// Keys and then values, `[2 dim, dim]`.
+    pub key_value: Affine<W>,
+    /// What follows attention, `[dim, dim]`, if the order of norms has it.
+    pub output: Option<Affine<W>>,
+    /// The layer norm of the feed-forward network's sublayer.
+    pub feed_forward_norm: Norm<W>,
+    /// The first matrix of the feed-forward network, `[dim, dim]`.
+    pub inner: Affine<W>,
+    /// The second matrix of the feed-forward network, `[dim, dim]`.
+    pub outer: Affine<W>,
+}
+
+/// A transformer over a sequence of at most as many elements as it has positions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Encoder<W = super::Matrix> {
+    /// Where layer norms stand.
+    pub order: NormOrder,
+    /// Heads of attention. They divide the width.
+    pub heads: usize,
+    /// `[max_len, dim]`, the newest element's first.
+    pub positions: W,
+    /// Blocks in order.
+    pub blocks: Vec<Block<W>>,
+    /// The layer norm after the last block, if the order of norms has it.
+    pub last: Option<Norm<W>>,
+}
+
+/// What an encoder's parameters do not say: its shape apart from widths and lengths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncoderShape {
+    /// Number of blocks.
+    pub blocks: usize,
+    /// Number of heads.
+    pub heads: usize,
+    /// Where layer norms stand.
+    pub norm: NormOrder,
+}
+
+/// Names of the parameters that each sublayer's part has.
+struct Names {
+    weight: &'static str,
+    bias: &'static str,
+}
+
+const QUERY: Names = Names { weight: "query_weight", bias: "query_bias" };
+const KEY_VALUE: Names = Names { weight: "key_value_weight", bias: "key_value_bias" };
+const OUTPUT: Names = Names { weight: "output_weight", bias: "output_bias" };
+const INNER: Names = Names { weight: "inner_weight", bias: "inner_bias" };
+const OUTER: Names = Names { weight: "outer_weight", bias: "outer_bias" };
+const ATTENTION_NORM: Names = Names { weight: "attention_gain", bias: "attention_bias" };
+const FEED_FORWARD_NORM: Names = Names { weight: "feed_forward_gain", bias: "feed_forward_bias" };
+const LAST: Names = Names { weight: "last_gain", bias: "last_bias" };
+
+/// Maps a weight, given the parameter it is.
+type MapWeight<'m, 'a, W, V, E> = &'m mut dyn FnMut(Parameter, &'a W) -> Result<V, E>;
+
+impl<W> Norm<W> {
+    fn try_map<'a, V, E>(
+        &'a self,
+        block: Option<usize>,
+        names: &Names,
+        map: MapWeight<'_, 'a, W, V, E>,
+    ) -> Result<Norm<V>, E> {
+        let gain = map(Parameter { name: names.weight, rank: 1, block }, &self.gain)?;
+        Ok(Norm { gain, bias: map(Parameter { name: names.bias, rank: 1, block }, &self.bias)? })
+    }
+}
+
+impl<W> Affine<W> {
+    fn try_map<'a, V, E>(
+        &'a self,
+        block: usize,
+        names: &Names,
+        map: MapWeight<'_, 'a, W, V, E>,
+    ) -> Result<Affine<V>, E> {
+        let block = Some(block);
+        let weight = map(Parameter { name: names.weight, rank: 2, block }, &self.weight)?;
+        Ok(Affine { weight, bias: map(Parameter { name: names.bias, rank: 1, block }, &self.bias)? })
+    }
+}
+
+impl<W> Block<W> {
+    fn try_map<'a, V, E>(&'a self, b: usize, map: MapWeight<'_, 'a, W, V, E>) -> Result<Block<V>, E> {
+        Ok(Block {
+            attention_norm: self.attention_norm.try_map(Some(b), &ATTENTION_NORM, map)?,
+            query: self.query.try_map(b, &QUERY, map)?,
+            key_value: self.key_value.try_map(b, &KEY_VALUE, map)?,
+            output: self.output.as_ref().map(|output| output.try_map(b, &OUTPUT, map)).transpose()?,
+            feed_forward_norm: self.feed_forward_norm.try_map(Some(b), &FEED_FORWARD_NORM, map)?,
+            inner: self.inner.try_map(b, &INNER, map)?,
+            outer: self.outer.try_map(b, &OUTER, map)?,
+        })
+    }
+}
+
+impl<W> Encoder<W> {
+    /// Its shape.
+    pub fn shape(&self) -> EncoderShape {
+        EncoderShape { blocks: self.blocks.len(), heads: self.heads, norm: self.order }
+    }
+
+    /// The same encoder with its weights mapped: positions, blocks in order, and the last layer norm.
+    ///
+    /// # Errors
+    /// The first error of `map`.
+    pub(crate) fn try_map<'a, V, E>(&'a self, map: MapWeight<'_, 'a, W, V, E>) -> Result<Encoder<V>, E> {
+        let positions = map(Parameter { name: "positions", rank: 2, block: None }, &self.positions)?;
+        let blocks = self.blocks.iter().enumerate().map(|(b, block)| block.try_map(b, map));
+        let blocks = blocks.collect::<Result<_, E>>()?;
+        let last = self.last.as_ref().map(|last| last.try_map(None, &LAST, map)).transpose()?;
+        Ok(Encoder { order: self.order, heads: self.heads, positions, blocks, last })
+    }
+
+    /// The same encoder with its weights mapped.
+    pub(crate) fn map<'a, V>(&'a self, mut map: impl FnMut(&'a W) -> V) -> Encoder<V> {
+        super::infallible(self.try_map(&mut |_, weight| Ok(map(weight))))
+    }
+}
+
+impl Encoder<()> {
+    /// This encoder with the weight that `weight` gives for each parameter, in order.
+    pub(crate) fn map_parameters<V>(&self, mut weight: impl FnMut(Parameter) -> V) -> Encoder<V> {
+        super::infallible(self.try_map(&mut |parameter, ()| Ok(weight(parameter))))
+    }
+}
+
+impl EncoderShape {
+    /// An encoder of this shape without weights.
+    pub(crate) fn encoder(self) -> Encoder<()> {
+        let affine = || Affine { weight: (), bias: () };
+        let norm = || Norm { gain: (), bias: () };
+        let block = || Block {
+            attention_norm: norm(),
+            query: affine(),
+            key_value: affine(),
+            output: self.norm.has_output().then(affine),
+            feed_forward_norm: norm(),
+            inner: affine(),
+            outer: affine(),
+        };
+        Encoder {
+            order: self.norm,
+            heads: self.heads,
+            positions: (),
+            blocks: (0..self.blocks).map(|_| block()).collect(),
+            last: self.norm.has_last_norm().then(norm),
+        }
+    }
+}
+
+impl Parameter {
+    /// The number of rows and columns that this parameter of an encoder has.
+    pub(crate) fn encoder_extents(&self, dim: usize, max_len: usize) -> (usize, usize) {
+        match self.name {
+            "positions" => (max_len, dim),
+            name if name == KEY_VALUE.weight => (2 * dim, dim),
+            name if name == KEY_VALUE.bias => (1, 2 * dim),
+            _ if self.rank == 2 => (dim, dim),
+            _ => (1, dim),
+        }
+    }
+
+    /// Whether this parameter of an encoder is the gain of a layer norm.
+    pub(crate) fn is_gain(&self) -> bool {
+        [ATTENTION_NORM.weight, FEED_FORWARD_NORM.weight, LAST.weight].contains(&self.name)
+    }
+}
