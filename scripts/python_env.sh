@@ -1,12 +1,27 @@
 #!/usr/bin/env bash
-# Makes the Python environment that tests of the documents use, and prints its interpreter's path.
-#   scripts/python_env.sh [FOLDER]        (FOLDER defaults to the user's cache folder)
+# Fetches the Python packages that the documents' examples use (python_env.txt: versions), and prints the path of an
+# interpreter that has them. Needs pip or venv (apt-get install python3-pip).
+#   scripts/python_env.sh [FOLDER]        (FOLDER defaults to one in the user's cache folder)
 set -euo pipefail
-folder=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/twotower/python}
-packages=(numpy==2.4.6 pyarrow==26.0.1 onnxruntime==1.31.1)
-if [ "$(cat "$folder/packages" 2>/dev/null)" != "${packages[*]}" ]; then
-    python3 -m venv --clear "$folder" >&2
-    "$folder/bin/pip" install --quiet "${packages[@]}" >&2
-    echo "${packages[*]}" > "$folder/packages"
+versions=$(dirname "$0")/python_env.txt
+folder=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/twotower/python-$(sha256sum "$versions" | cut -c 1-16)}
+if [ ! -d "$folder" ]; then
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    if python3 -m pip --version > /dev/null 2>&1; then
+        pip=(python3 -m pip)
+    elif python3 -m venv "$work/venv" > /dev/null 2>&1; then
+        pip=("$work/venv/bin/python" -m pip)
+    else
+        echo "python_env: pip is needed to fetch the packages of $versions: apt-get install -y python3-pip (or python3-venv)" >&2
+        exit 1
+    fi
+    mkdir -p "$(dirname "$folder")"
+    rm -rf "$folder.new"
+    "${pip[@]}" install --quiet --disable-pip-version-check --only-binary :all: --target "$folder.new/packages" -r "$versions" >&2
+    # The folder is found from the script's own place, so that it may be moved.
+    printf '#!/bin/sh\nPYTHONPATH="$(dirname "$0")/packages" exec python3 "$@"\n' > "$folder.new/python"
+    chmod +x "$folder.new/python"
+    mv -T "$folder.new" "$folder"
 fi
-echo "$folder/bin/python"
+echo "$folder/python"
