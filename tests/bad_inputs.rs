@@ -448,7 +448,7 @@ const CASES: &[Case] = &[
         spoil: |job| _ = (job.ok("encode-features --quiet"), job.ok("train --quiet")),
         command: "recall",
         code: 1,
-        says: &["run/vectors/item", "is missing", "twotower infer --side item"],
+        says: &["run/manifests/vectors/item", "is missing", "twotower infer --side item"],
         absent: RECALLED,
     },
     Case {

@@ -299,7 +299,7 @@ fn bad_items_are_set_aside_as_users_are_and_every_stage_accounts_for_them() {
     assert!(results(&job) == results(&clean));
 
     // Vectors that were made with other rows are found.
-    let (part, encoders) = ("run/vectors/item/part-00000-of-00001.json", "run/encoders/manifest.json");
+    let (part, encoders) = ("run/manifests/vectors/item/part-00000-of-00001.json", "run/encoders/manifest.json");
     for (manifest, pointer, value, code, says) in [
         (part, "/inputs/quarantine", "0".repeat(32).into(), 4, "made without the rows"),
         (encoders, "/rows/items quarantined", Value::from(3), 3, "2 rows of items, its manifest says 3"),

@@ -50,7 +50,7 @@ impl NeighbourTable {
 }
 
 /// Streams a [`NeighbourFormat::Parquet`] file in batches of `batch_users`. Where lists are long, row groups hold few
-/// users; batches are then at most an eighth of a row group, so that memory does not depend on the length of ids.
+/// users; batches are then at most an eighth of a row group, or 8 users if that is more.
 ///
 /// # Errors
 /// [`ArtifactError::Io`], [`ArtifactError::Parquet`], [`ArtifactError::Corrupt`] or [`ArtifactError::Version`], on
@@ -82,7 +82,7 @@ pub(crate) fn read_list_rows(
     if !is_list(1, items) || !is_list(2, "cosine_similarity") {
         return Err(source.corrupt(format!("expected an id, `{items}` and `cosine_similarity`")));
     }
-    let batch_users = batch_users.min((source.largest_group() / 8).max(1));
+    let batch_users = batch_users.min((source.largest_group() / 8).max(8));
     let batches = source.batches(rows, batch_users)?;
     Ok(batches.map(move |batch| {
         let batch = batch?;
