@@ -68,7 +68,7 @@ fi
 
 cp /etc/resolv.conf "$root/etc/resolv.conf"
 [ -z "$ca" ] || cp "$ca" "$root/etc/ssl/certs/ca-certificates.crt"
-clone=$root/root/twotower
+clone=$root/srv/twotower
 commit=$(git -C "$repository" rev-parse --short HEAD)
 # A clone that is there is brought to the commit, so that cargo builds only what has changed.
 if [ -d "$clone/.git" ]; then
@@ -105,13 +105,13 @@ exec unshare --mount --pid --fork --kill-child bash -euo pipefail -c '
   mount --bind "$TOOLCHAIN" "$ROOT/opt/rust"
   mount -o remount,bind,ro "$ROOT/opt/rust"
   [ -z "$CARGO_FOLDER" ] || mount --bind "$CARGO_FOLDER" "$ROOT/root/.cargo"
-  [ -z "$TARGET_FOLDER" ] || mount --bind "$TARGET_FOLDER" "$ROOT/root/twotower/target"
+  [ -z "$TARGET_FOLDER" ] || mount --bind "$TARGET_FOLDER" "$ROOT/srv/twotower/target"
   cd "$ROOT"
   pivot_root . mnt
   exec chroot . /usr/bin/env -i PATH=/opt/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 TERM=dumb \
     bash -euo pipefail -c "
       umount -l /mnt
-      cd /root/twotower
+      cd /srv/twotower
       if [ \$# -gt 0 ]; then exec \"\$@\"; fi
       set -x
       scripts/demo.sh demo --users 200000
