@@ -9,9 +9,15 @@ pub mod shard;
 pub(crate) mod spare;
 
 use crate::error::PipelineError;
+use crate::watch::allocator;
 use crate::watch::cancel::Cancel;
 use crate::watch::stall::Doing;
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// Time after which free memory goes back to the kernel. Gaps between buffers of unlike sizes would add up otherwise, so
+/// that a longer table would have a higher peak.
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(3);
 
 /// How wide a stream is.
 #[derive(Debug, Clone, Copy)]
@@ -125,6 +131,7 @@ where
             let me = watch.thread(format!("{stage}-write"));
             let mut next = 0u64;
             let mut early = BTreeMap::new();
+            let mut given_back = Instant::now();
             me.doing(Doing::WaitingForResult, next);
             for result in results {
                 let (number, out) = result?;
@@ -133,6 +140,10 @@ where
                     me.doing(Doing::Writing, next);
                     sink(out)?;
                     next += 1;
+                    if given_back.elapsed() >= GIVE_BACK_EVERY {
+                        allocator::give_back();
+                        given_back = Instant::now();
+                    }
                     let _ = ticket_back.try_send(());
                 }
                 me.doing(Doing::WaitingForResult, next);
