@@ -7,6 +7,7 @@ use fixture::{Finished, Job, in_shell, not_tested};
 use std::fs::{create_dir, read_to_string, remove_dir, write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use twotower_models::engine::{EncoderSize, EngineKind, encoder_bytes};
 
 /// Users of the smallest table; the others have ten and a hundred times as many.
 const USERS: u64 = 5000;
@@ -151,18 +152,55 @@ fn a_budget_too_small_is_refused_with_the_least_and_the_least_does_within_it() {
         "recall --topk 6 --fused",
     ];
     for line in lines {
-        let line = format!("{line} --run trained/run {TOWERS}");
-        let before = fixture::results::snapshot(&job.path("trained/run"), &[]);
-        let refused = job.twotower(&format!("{line} --memory 8MiB --quiet"));
-        assert_eq!(refused.code, 2, "{line}\n{}", refused.stderr);
-        assert!(fixture::results::snapshot(&job.path("trained/run"), &[]) == before, "{line}: it changed the run");
-        let least = refused.stderr.split("at least ").nth(1).and_then(|rest| rest.split(' ').next());
-        let least: u64 = least.unwrap_or_else(|| panic!("{}", refused.stderr)).parse().unwrap();
-        let short = job.twotower(&format!("{line} --memory {}MiB --quiet", least - 1));
-        assert_eq!(short.code, 2, "{line}: {} MiB, one less than the least, do too", least - 1);
-        let mib = held(&job, &limit, &line, least);
-        println!("{mib} of {least} MiB; {:?}: {line}", limit.hits());
-        assert!(mib <= least as f64, "{mib} of {least} MiB: {line}");
+        assert_least(&job, &limit, &format!("{line} --run trained/run {TOWERS}"));
+    }
+}
+
+/// Asserts that a command on `trained/run` refuses a small budget, changes nothing then, and keeps to the least that it
+/// names.
+fn assert_least(job: &Job, limit: &Limit, line: &str) {
+    let before = fixture::results::snapshot(&job.path("trained/run"), &[]);
+    let refused = job.twotower(&format!("{line} --memory 8MiB --quiet"));
+    assert_eq!(refused.code, 2, "{line}\n{}", refused.stderr);
+    assert!(fixture::results::snapshot(&job.path("trained/run"), &[]) == before, "{line}: it changed the run");
+    let least = mib_after(&refused, "at least ");
+    let short = job.twotower(&format!("{line} --memory {}MiB --quiet", least - 1));
+    assert_eq!(short.code, 2, "{line}: {} MiB, one less than the least, do too", least - 1);
+    let mib = held(job, limit, line, least);
+    println!("{mib} of {least} MiB; {:?}: {line}", limit.hits());
+    assert!(mib <= least as f64, "{mib} of {least} MiB: {line}");
+}
+
+/// The number of MiB that stands after some words of an error.
+fn mib_after(refused: &Finished, words: &str) -> u64 {
+    let number = refused.stderr.split(words).nth(1).and_then(|rest| rest.split(' ').next());
+    number.unwrap_or_else(|| panic!("no `{words}` in {}", refused.stderr)).parse().unwrap()
+}
+
+#[test]
+fn encoders_of_long_sequences_are_counted_before_and_in_the_stages_and_kept_to() {
+    const LEN: usize = 500;
+    let job = Job::empty("memory-encoders");
+    data(&job, 1);
+    job.ok("init --users data-1/users --items data-1/items.parquet --interactions data-1/interactions --output pipeline.toml");
+    job.edit("max_len = 50\n", &format!("max_len = {LEN}\n"));
+    let attention = "--set model.pooling=\"attention\" --set model.embedding_dim=8 --set model.hidden=[16,8]";
+    job.ok(&format!("run --run trained/run --set train.epochs=1 {attention} --engine native {ACCEPTED} --quiet"));
+    let limit = Limit::new("encoders");
+    for engine in [EngineKind::Native, EngineKind::Ort] {
+        // What `run` says before its first stage.
+        let forecast = |pooling: &str| {
+            let line = format!("run --run new/run {attention} --set model.pooling=\"{pooling}\" --engine {engine}");
+            let refused = job.twotower(&format!("{line} --memory 8MiB --quiet"));
+            assert_eq!(refused.code, 2, "{line}\n{}", refused.stderr);
+            mib_after(&refused, "infer-users ")
+        };
+        let sizes = [1, 5, LEN].map(|len| EncoderSize { len, dim: 8, blocks: 2, heads: 1 });
+        let (expected, found) = (encoder_bytes(engine, &sizes), forecast("attention") - forecast("mean"));
+        assert!(found.abs_diff(expected >> 20) <= 1, "{engine}: {found} MiB, expected {expected} bytes");
+        for line in ["infer --side user --force", "recall --fused --force"] {
+            assert_least(&job, &limit, &format!("{line} --run trained/run {attention} --engine {engine}"));
+        }
     }
 }
 

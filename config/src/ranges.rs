@@ -174,8 +174,15 @@ loss = LOSS
 "#;
 
     fn jobs() -> Vec<toml::Value> {
-        let losses = ["{ mixed = { uniform = 5 } }", "{ bce = { negatives = 5 } }", "{ bpr = { negatives = 5 } }"];
+        let losses = [
+            "{ mixed = { uniform = 5 } }",
+            "{ bce = { negatives = 5 } }",
+            "{ bpr = { negatives = 5 } }",
+            "{ gbce = { negatives = 5 } }",
+            "{ sampled_softmax = { negatives = 5 } }",
+        ];
         let splits = ["kind = \"time\"\nvalidation_from = 1\ntest_from = 2", "kind = \"ratio\"", "kind = \"random\""];
+        let splits = splits.into_iter().cycle();
         let job = |(loss, split)| toml::from_str(&JOB.replace("LOSS", loss).replace("SPLIT", split)).unwrap();
         losses.into_iter().zip(splits).map(job).collect()
     }

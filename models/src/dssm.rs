@@ -5,6 +5,7 @@
 //! and the losses of [`crate::losses`] instead of a softmax over four random documents.
 
 use crate::candidates::{BatchCandidates, CandidateSource};
+use crate::encoder::EncoderSize;
 use crate::error::ModelError;
 use crate::examples::{Role, TrainingSet, Window, assemble, drop_codes};
 use crate::losses::{LossGradient, ScoredBatch};
@@ -21,7 +22,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use twotower_artifacts::range::{self, Range, Ranges};
-use twotower_artifacts::{CodeBatch, FieldShape, Side, TowerSchema};
+use twotower_artifacts::{CodeBatch, FieldSchema, FieldShape, Side, TowerSchema};
 
 /// Activation between hidden layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -160,6 +161,25 @@ impl DssmConfig {
                 found: format!("{found} widths"),
             }),
         }
+    }
+
+    /// The sizes of the encoders of one side's sequences, given the fields of that side and of the other.
+    pub fn encoder_sizes(&self, fields: &[FieldSchema], others: &[FieldSchema]) -> Vec<EncoderSize> {
+        if self.pooling != SequencePooling::Attention {
+            return Vec::new();
+        }
+        let AttentionConfig { blocks, heads, .. } = self.attention.clone().unwrap_or_default();
+        let uses = |field: &FieldSchema, table: &str| field.shape.table().is_some_and(|(name, _)| name == table);
+        let width = |table: &str| {
+            let users = fields.iter().chain(others).filter(|field| uses(field, table));
+            let mut names = std::iter::once(table).chain(users.map(|field| field.name.as_str()));
+            names.find_map(|name| self.embedding_dims.get(name)).copied().unwrap_or(self.embedding_dim)
+        };
+        let sequences = fields.iter().filter_map(|field| match &field.shape {
+            FieldShape::Sequence { table, max_len, .. } => Some((table, *max_len as usize)),
+            FieldShape::Code { .. } | FieldShape::Bag { .. } | FieldShape::Dense { .. } => None,
+        });
+        sequences.map(|(table, len)| EncoderSize { len, dim: width(table), blocks, heads }).collect()
     }
 }
 

@@ -12,7 +12,7 @@ use crate::rng::Rng;
 use std::ops::Range;
 
 /// Queries of a block.
-const BLOCK: usize = 32;
+pub(super) const BLOCK: usize = 32;
 
 /// Random numbers of the dropout of a layer's attention weights, and the rate.
 #[derive(Clone, Copy)]

@@ -6,6 +6,7 @@
 
 mod attention;
 mod backward;
+mod memory;
 mod packed;
 #[cfg(test)]
 pub(crate) mod reference;
@@ -13,6 +14,7 @@ pub(crate) mod reference;
 mod tests;
 
 pub(crate) use backward::EncoderGradients;
+pub use memory::{EncoderSize, encoder_bytes};
 pub(crate) use packed::{Chunk, NO_OUTPUT, PackedSequences};
 
 use crate::lanes::add;

@@ -8,7 +8,7 @@ pub(crate) const NO_OUTPUT: u32 = u32::MAX;
 
 /// Elements of a chunk, beyond which the next sequence begins a new chunk. Chunks are computed each by one thread, and
 /// depend on the lengths of sequences alone.
-const CHUNK: usize = 512;
+pub(super) const CHUNK: usize = 512;
 
 /// Packed sequences, and which of their elements' outputs the rows of a batch take.
 #[derive(Debug, Default, Clone)]

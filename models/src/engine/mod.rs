@@ -16,7 +16,9 @@ pub(crate) mod samples;
 #[cfg(test)]
 mod tests;
 
+pub use crate::encoder::{EncoderSize, encoder_bytes};
 pub use runtime::CROSS_LIMIT;
+pub(crate) use runtime::tile_for;
 use runtime::{OrtEngine, OrtTower};
 
 use crate::error::ModelError;

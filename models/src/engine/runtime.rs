@@ -2,6 +2,7 @@
 
 use super::{Engine, Norms, library};
 use crate::cross::Cross;
+use crate::encoder::EncoderSize;
 use crate::error::ModelError;
 use crate::onnx::{self, CrossedGraph, Metadata};
 use crate::tower::layout::check_batch;
@@ -23,10 +24,10 @@ const ENCODED: usize = 4096;
 const MIN_TILE: usize = 8;
 
 /// The rows of every run of a tower. Encoders have many values for each element of the longest possible sequence.
-fn tile(metadata: &Metadata) -> usize {
-    match metadata.encoded_len() {
-        0 => TILE,
-        len => (ENCODED / len).clamp(MIN_TILE, TILE),
+pub(crate) fn tile_for(encoders: &[EncoderSize]) -> usize {
+    match encoders.iter().map(|encoder| encoder.len).max() {
+        None => TILE,
+        Some(len) => (ENCODED / len.max(1)).clamp(MIN_TILE, TILE),
     }
 }
 
@@ -125,7 +126,7 @@ impl OrtEngine {
         let session = builder(library::environment()?)
             .and_then(|mut builder| builder.commit_from_memory(&crossed.model))
             .map_err(|e| ModelError::runtime("load, with fields crossed,", path, e))?;
-        let tile = tile(&metadata);
+        let tile = tile_for(&metadata.encoders);
         let crosses = crossed.crosses.iter().map(|c| (Source::Cross(c.clone()), Input::Codes(vec![0; tile])));
         let fields = crossed.fields.iter().map(|field| {
             let input = Input::new(&metadata.schema.fields[*field].shape, tile);
@@ -139,7 +140,7 @@ impl OrtEngine {
         let session = builder(library::environment()?)
             .and_then(|mut builder| builder.commit_from_file(path))
             .map_err(|e| ModelError::runtime("load", path, e))?;
-        let tile = tile(&metadata);
+        let tile = tile_for(&metadata.encoders);
         let fields = metadata.schema.fields.iter().enumerate();
         let inputs = fields.map(|(i, field)| (Source::Field(i), Input::new(&field.shape, tile))).collect();
         Ok(Self { path: path.to_path_buf(), session, metadata, inputs, tile })

@@ -1,6 +1,7 @@
 //! Softmax cross-entropy over candidate items: in-batch with the logQ correction (Yi et al., RecSys
-//! 2019), mixed with uniform negatives (Yang et al., WWW 2020), and exact over the catalogue. One
-//! kernel serves all three, because they differ only in the candidates and their corrections.
+//! 2019), mixed with uniform negatives (Yang et al., WWW 2020), over uniform negatives alone (Klenitskiy and Vasilev,
+//! RecSys 2023), and exact over the catalogue. One kernel serves all four, because they differ only in the candidates and
+//! their corrections.
 //!
 //! For example a with clicked candidate i, and candidate c: z_ac = s_ac / τ + correction_c, where
 //! a candidate that occurs m times in the textbook's B columns occurs here once with log m in its
@@ -8,7 +9,7 @@
 //! L = -Σ_a w_a (z_ai - logsumexp_c z_ac) / Σ_a w_a.
 
 use super::{LossGradient, ScoredBatch};
-use crate::lanes::{add_scaled, exp_and_sum, shift_and_max};
+use crate::lanes::{add_scaled, dot, exp_and_sum, shift_and_max};
 use crate::matmul::{Operand, matmul};
 use twotower_artifacts::Ragged;
 
@@ -20,6 +21,9 @@ const BLOCK: usize = 8192;
 /// How candidates enter the loss.
 #[derive(Debug, Clone, Copy)]
 pub struct Candidates<'a> {
+    /// The number of candidates, the first ones, that enter the loss of every example. The others enter that of the
+    /// examples whose positive they are.
+    pub shared: usize,
     /// `[candidates]` what is added to the scaled score of a candidate that is not the row's positive.
     pub correction: &'a [f32],
     /// `[candidates]` what is added to the scaled score of a candidate that is the row's positive.
@@ -36,7 +40,7 @@ pub struct Candidates<'a> {
 /// never the whole `[batch, candidates]` matrix.
 pub fn softmax(scored: &ScoredBatch, candidates: &Candidates, out: &mut LossGradient) {
     let shares = scored.shares();
-    let (dim, count) = (scored.dim, scored.items.len() / scored.dim);
+    let (dim, count) = (scored.dim, candidates.shared);
     let blocks: Vec<_> = (0..count).step_by(BLOCK).map(|first| first..(first + BLOCK).min(count)).collect();
     out.over_tiles(scored, TILE, |part, rows, d_users| {
         let users = &scored.users[rows.start * dim..rows.end * dim];
@@ -62,6 +66,14 @@ pub fn softmax(scored: &ScoredBatch, candidates: &Candidates, out: &mut LossGrad
                 }
             }
         };
+        for (r, row) in rows.clone().enumerate() {
+            let positive = scored.positives[row] as usize;
+            if positive >= count {
+                let score = scored.scale * dot(scored.user(row), scored.item(positive as u32));
+                positives[r] = score + candidates.positive_correction[positive];
+                (maxima[r], sums[r]) = (positives[r], 1.0);
+            }
+        }
         // First pass: running maximum and sum of each row, block by block.
         for block in &blocks {
             scores(block, &mut part.scores);
@@ -105,7 +117,12 @@ pub fn softmax(scored: &ScoredBatch, candidates: &Candidates, out: &mut LossGrad
         }
         for (r, d_user) in d_users.chunks_exact_mut(dim).enumerate() {
             let row = rows.start + r;
-            let pull = -shares[row] * scored.scale;
+            // A positive in no block has a probability too, p, so that the gradient of its score is p - 1.
+            let probability = match scored.positives[row] as usize >= count {
+                true => (((positives[r] - maxima[r]) as f64).exp() / sums[r]) as f32,
+                false => 0.0,
+            };
+            let pull = shares[row] * scored.scale * (probability - 1.0);
             d_user.iter_mut().for_each(|x| *x *= factors[r]);
             add_scaled(d_user, pull, scored.item(scored.positives[row]));
             add_scaled(&mut part.d_items[scored.positives[row] as usize * dim..][..dim], pull, scored.user(row));
@@ -124,7 +141,8 @@ mod tests {
 
     fn run(toy: &Toy, correction: &[f32], positive_correction: &[f32], masked: &Ragged) -> LossGradient {
         let mut out = LossGradient::default();
-        softmax(&toy.scored(), &Candidates { correction, positive_correction, masked }, &mut out);
+        let shared = correction.len();
+        softmax(&toy.scored(), &Candidates { shared, correction, positive_correction, masked }, &mut out);
         out
     }
 
@@ -172,6 +190,34 @@ mod tests {
             let got = run(&toy, &shared, &own, masked);
             toy.agrees_with(&got, |toy, users, items| textbook(toy, users, items, &q, masked));
         }
+    }
+
+    #[test]
+    fn candidates_that_are_not_shared_count_for_the_rows_whose_positive_they_are() {
+        // Of 12 items, the first 7 are shared; rows have positives of both kinds.
+        let (shared, mut toy) = (7, Toy::new(14, 70, 12, 6, 5.0));
+        let correction = [0.7f32; 12];
+        let positive_correction: Vec<f32> = (0..12).map(|c| 0.1 * c as f32).collect();
+        let mut masked = Ragged::default();
+        toy.positives.iter().for_each(|p| masked.push_row([2, 5, 9].into_iter().filter(|c| c != p)));
+        let mut got = LossGradient::default();
+        let candidates =
+            Candidates { shared, correction: &correction, positive_correction: &positive_correction, masked: &masked };
+        softmax(&toy.scored(), &candidates, &mut got);
+        assert!(toy.positives.iter().any(|p| (*p as usize) < shared));
+        assert!(toy.positives.iter().any(|p| (*p as usize) >= shared));
+        toy.agrees_with(&got, |toy, users, items| {
+            let total: f64 = toy.weights.iter().map(|w| *w as f64).sum();
+            let loss = |a: usize| {
+                let positive = toy.positives[a] as usize;
+                let dot = |c: usize| (0..6).map(|i| users[a * 6 + i] * items[c * 6 + i]).sum::<f64>() * 5.0;
+                let z = dot(positive) + f64::from(positive_correction[positive]);
+                let others = (0..shared).filter(|c| *c != positive && ![2, 5].contains(c));
+                let sum: f64 = others.map(|c| (dot(c) + f64::from(correction[c])).exp()).sum();
+                (z.exp() + sum).ln() - z
+            };
+            (0..70).map(|a| f64::from(toy.weights[a]) / total * loss(a)).sum()
+        });
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The metadata properties of a tower file.
 
+use crate::encoder::EncoderSize;
 use crate::error::ModelError;
 use crate::tower::{Input, Reduce, Tower};
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,8 @@ pub struct Metadata {
     pub data: Option<Fingerprint>,
     /// Pairs that the caller of the export added.
     pub extra: BTreeMap<String, String>,
+    /// The sizes of the encoders of sequences. They are no property of their own, but follow from the tower's weights.
+    pub encoders: Vec<EncoderSize>,
     pub(super) description: Description,
 }
 
@@ -86,15 +89,9 @@ impl Metadata {
             dim: tower.dim,
             data,
             extra: extra.clone(),
+            encoders: tower.encoder_sizes(),
             description: Description::of(tower),
         })
-    }
-
-    /// The most elements of a sequence that an encoder reduces. 0 without encoders.
-    pub(crate) fn encoded_len(&self) -> usize {
-        let fields = self.schema.fields.iter().zip(&self.description.inputs);
-        let lens = fields.filter(|(_, input)| encodes(input)).filter_map(|(field, _)| field.shape.max_len());
-        lens.max().unwrap_or(0)
     }
 
     fn version(&self) -> u32 {
@@ -119,7 +116,8 @@ impl Metadata {
         Ok(ours.chain(self.extra.iter().map(|(k, v)| (k.clone(), v.clone()))).collect())
     }
 
-    /// Reads the properties of the file at `path`. Those that are not of this format go to [`Metadata::extra`].
+    /// Reads the properties of the file at `path`. Those that are not of this format go to [`Metadata::extra`]. The
+    /// sizes of encoders are left to who reads the weights.
     ///
     /// # Errors
     /// [`ArtifactError::Corrupt`] when a property is missing or contradicts another,
@@ -161,6 +159,6 @@ impl Metadata {
                 serde_json::from_value(hex.clone().into()).map_err(|_| parse_error(KEY_DATA, "a fingerprint", &hex))?,
             ),
         };
-        Ok(Self { schema, dim, data, extra: pairs, description })
+        Ok(Self { schema, dim, data, extra: pairs, encoders: Vec::new(), description })
     }
 }

@@ -85,7 +85,7 @@ fn open(path: &Path, values: Values) -> Result<(Tower, Metadata), ModelError> {
             _ => {}
         }
     }
-    let metadata = Metadata::from_pairs(path, pairs)?;
+    let mut metadata = Metadata::from_pairs(path, pairs)?;
     let data = metadata.data.as_ref().map(|expected| DataFile::open(path, expected)).transpose()?;
     let data_name = data.as_ref().map(|data| data.name.clone());
     let tower = rebuild(&metadata, &mut Tensors::of(&file, graph.clone(), &metadata, data, values)?)?;
@@ -99,6 +99,7 @@ fn open(path: &Path, values: Values) -> Result<(Tower, Metadata), ModelError> {
         ModelError::Tower { reason, .. } => foreign(&file, "parts that fit together", &reason).into(),
         other => other,
     })?;
+    metadata.encoders = tower.encoder_sizes();
     Ok((tower, metadata))
 }
 

@@ -5,6 +5,7 @@
 pub mod encoder;
 pub(crate) mod layout;
 
+use crate::encoder::EncoderSize;
 use encoder::{Encoder, EncoderShape};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -321,6 +322,21 @@ impl<W> Tower<W> {
         let layers = self.layers.iter().enumerate();
         let layers = layers.map(|(i, layer)| layer.map(|parameter, w| weight(Place::Layer(i, parameter), w)));
         Tower { schema: self.schema.clone(), inputs, tables, layers: layers.collect(), dim: self.dim }
+    }
+}
+
+impl Tower {
+    /// The sizes of the encoders of sequences, by field.
+    pub(crate) fn encoder_sizes(&self) -> Vec<EncoderSize> {
+        let encoders = self.inputs.iter().filter_map(|input| match input {
+            Input::Pooled { reduce: Reduce::Attention(encoder), .. } => Some(encoder),
+            Input::Pooled { .. } | Input::Embedding { .. } | Input::Dense => None,
+        });
+        let size = |encoder: &Encoder| {
+            let Matrix { rows: len, cols: dim, .. } = encoder.positions;
+            EncoderSize { len, dim, blocks: encoder.blocks.len(), heads: encoder.heads }
+        };
+        encoders.map(size).collect()
     }
 }
 

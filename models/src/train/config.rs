@@ -18,6 +18,11 @@ pub enum Loss {
         /// Uniform draws per batch.
         uniform: usize,
     },
+    /// Softmax over the positive and items drawn uniformly from the catalogue, the same for the whole batch.
+    SampledSoftmax {
+        /// Distinct items drawn per batch; the whole catalogue where it has fewer.
+        negatives: usize,
+    },
     /// Exact softmax over the whole catalogue.
     FullSoftmax,
     /// Binary cross-entropy with sampled negatives.
@@ -27,6 +32,15 @@ pub enum Loss {
         /// Their distribution.
         #[serde(default)]
         sampler: SamplerKind,
+    },
+    /// Binary cross-entropy with uniformly sampled negatives, in which the positive's probability is raised to a power
+    /// against overconfidence (gBCE; Petrov and Macdonald, RecSys 2023).
+    Gbce {
+        /// Negatives per positive.
+        negatives: usize,
+        /// Calibration: 0 is `bce`; 1 gives probabilities as if all items were negatives.
+        #[serde(default = "calibration")]
+        t: f64,
     },
     /// Bayesian personalised ranking with sampled negatives.
     Bpr {
@@ -44,11 +58,18 @@ impl Loss {
         match self {
             Loss::InBatch => "in_batch",
             Loss::Mixed { .. } => "mixed",
+            Loss::SampledSoftmax { .. } => "sampled_softmax",
             Loss::FullSoftmax => "full_softmax",
             Loss::Bce { .. } => "bce",
+            Loss::Gbce { .. } => "gbce",
             Loss::Bpr { .. } => "bpr",
         }
     }
+}
+
+/// The calibration that the authors of gBCE recommend.
+fn calibration() -> f64 {
+    0.75
 }
 
 /// How sampled negatives are distributed over the catalogue.
@@ -88,7 +109,7 @@ pub struct TrainConfig {
     /// What is minimised.
     pub loss: Loss,
     /// Whether log q is subtracted from the logit of a candidate that was sampled with probability q. It
-    /// applies to `in_batch` and `mixed`, since the other losses have no such term.
+    /// applies to `in_batch`, `mixed` and `sampled_softmax`, since the other losses have no such term.
     pub logq_correction: bool,
     /// Whether a user's other training positives are never scored as negatives. The default is yes, except for
     /// `full_softmax`, which is exact without it.
@@ -169,7 +190,10 @@ impl TrainConfig {
         ("batch_size", Range::Whole(0, 1 << 20)),
         ("seed", Range::SEED),
         ("loss.mixed.uniform", Range::Whole(1, 1_000_000)),
+        ("loss.sampled_softmax.negatives", Range::Whole(1, 1_000_000)),
         ("loss.bce.negatives", Range::Whole(1, 10_000)),
+        ("loss.gbce.negatives", Range::Whole(1, 10_000)),
+        ("loss.gbce.t", Range::SHARE),
         ("loss.bpr.negatives", Range::Whole(1, 10_000)),
         ("learning_rate", Range::Above(0.0, 10.0)),
         ("weight_decay", Range::Below(0.0, 1.0)),

@@ -63,9 +63,9 @@ pub fn size(model: &ModelConfig, config: &TrainConfig, towers: [&TowerSchema; 2]
     let (batch, items) = (config.batch_size as u128, items as u128);
     let (candidates, drawn) = match config.loss {
         Loss::InBatch => (batch, 0),
-        Loss::Mixed { uniform } => (batch + uniform as u128, 0),
+        Loss::Mixed { uniform: drawn } | Loss::SampledSoftmax { negatives: drawn } => (batch + drawn as u128, 0),
         Loss::FullSoftmax => (items, 0),
-        Loss::Bce { negatives, .. } | Loss::Bpr { negatives, .. } => {
+        Loss::Bce { negatives, .. } | Loss::Gbce { negatives, .. } | Loss::Bpr { negatives, .. } => {
             let drawn = batch * negatives as u128;
             (batch + drawn, drawn)
         }

@@ -63,7 +63,9 @@ fn losses() -> Vec<Loss> {
     vec![
         Loss::InBatch,
         Loss::Mixed { uniform: 16 },
+        Loss::SampledSoftmax { negatives: 20 },
         Loss::FullSoftmax,
+        Loss::Gbce { negatives: 4, t: 0.75 },
         Loss::Bce { negatives: 4, sampler: SamplerKind::Uniform },
         Loss::Bpr { negatives: 4, sampler: SamplerKind::Popularity },
     ]

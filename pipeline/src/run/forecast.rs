@@ -15,8 +15,10 @@ use crate::stages::user_passes;
 use crate::stream::memory::{Memory, Needs};
 use std::path::Path;
 use twotower_artifacts::vectors::WRITER_BYTES;
-use twotower_artifacts::{Ids, ListRoom, Side};
+use twotower_artifacts::{FieldSchema, Ids, ListRoom, Side};
+use twotower_models::engine::EncoderSize;
 use twotower_models::model::ModelConfig;
+use twotower_models::onnx::inspect;
 use twotower_tables::{ReadOptions, Table, id_column};
 
 /// Items that are looked at to see how long ids are.
@@ -89,9 +91,28 @@ pub fn check(memory: Memory, least: &[LeastMemory]) -> Result<(), PipelineError>
 fn embedding(config: &Config, stage: &'static str, towers: Option<&Path>, side: Side) -> Needs {
     let size = |name: String| towers.and_then(|dir| std::fs::metadata(dir.join(name)).ok()).map_or(0, |m| m.len());
     let tower = size(files::tower(side)) + size(files::tower_data(side));
-    let shapes = config.side(side).features.into_iter().map(|feature| feature.least_shape(side));
-    let codes = shapes.map(|shape| row_bytes(&shape)).sum();
-    embedding_needs(stage, config.infer.engine, tower, dim(config), codes)
+    let codes = fields(config, side).iter().map(|field| row_bytes(&field.shape)).sum();
+    let encoders = encoders(config, towers, side);
+    embedding_needs(stage, config.infer.engine, tower, (dim(config), codes), &encoders)
+}
+
+/// The fields of a side, with vocabularies of one value.
+fn fields(config: &Config, side: Side) -> Vec<FieldSchema> {
+    let features = config.side(side).features.into_iter();
+    features.map(|feature| FieldSchema { name: feature.name().into(), shape: feature.least_shape(side) }).collect()
+}
+
+/// The encoders of a side's sequences: those of the towers that the job takes, or those that it is going to train.
+fn encoders(config: &Config, towers: Option<&Path>, side: Side) -> Vec<EncoderSize> {
+    match towers {
+        // A tower that cannot be read is the stage's to name.
+        Some(dir) => inspect(&dir.join(files::tower(side))).map_or(Vec::new(), |metadata| metadata.encoders),
+        None => {
+            let ModelConfig::Dssm(dssm) = &config.model;
+            let other = if side == Side::User { Side::Item } else { Side::User };
+            dssm.encoder_sizes(&fields(config, side), &fields(config, other))
+        }
+    }
 }
 
 fn infer(config: &Config, towers: Option<&Path>, side: Side) -> Needs {

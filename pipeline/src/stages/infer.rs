@@ -32,7 +32,7 @@ use twotower_artifacts::{
     CodeBatch, FieldShape, Fingerprint, Histories, IdKind, Ids, Side, TowerSchema, VectorsInfo, VectorsWriter,
 };
 use twotower_encoders::{EncodeCounts, SideEncoder, SideSpec};
-use twotower_models::engine::{self, CROSS_LIMIT, Engine, EngineKind, Norms};
+use twotower_models::engine::{self, CROSS_LIMIT, EncoderSize, Engine, EngineKind, Norms, encoder_bytes};
 use twotower_models::native::FOLDED_BYTES;
 use twotower_models::onnx::CROSSED_BYTES;
 use twotower_tables::{ReadOptions, TableBatch, TableSpec, id_column_as};
@@ -55,6 +55,8 @@ pub(crate) struct Embedding {
     encoded: EncoderFolder,
     schema: TowerSchema,
     dim: usize,
+    /// The tower's encoders of sequences.
+    sequences: Vec<EncoderSize>,
     /// Fingerprint of both towers.
     towers: Fingerprint,
     tower: PathBuf,
@@ -87,10 +89,10 @@ impl Embedding {
         let towers = verified_towers(stage, context)?.fingerprint;
         let tower = context.run.towers().join(files::tower(side));
         let metadata = twotower_models::onnx::inspect(&tower)?;
-        let (schema, dim) = (metadata.schema, metadata.dim);
+        let (schema, dim, sequences) = (metadata.schema, metadata.dim, metadata.encoders);
         check_tower(stage, context, side, &schema.encoder, encoded.state.fingerprint())?;
-        let sequences = schema.fields.iter().any(|f| matches!(f.shape, FieldShape::Sequence { .. }));
-        let history = if sequences { Some(History::load(stage, &encoded)?) } else { None };
+        let has_history = schema.fields.iter().any(|f| matches!(f.shape, FieldShape::Sequence { .. }));
+        let history = if has_history { Some(History::load(stage, &encoded)?) } else { None };
         let ids = encoded.ids(side)?;
         let (spec, fitted) = (rows.spec(), encoded.state.side(side).spec());
         if spec.features != fitted.features {
@@ -101,7 +103,7 @@ impl Embedding {
         }
         let joins = SideFiles::open(&[(side, &spec, &rows.source)], &context.cancel)?;
         let (engines, spare) = (Mutex::default(), Spare::default());
-        Ok(Self { encoded, schema, dim, towers, tower, engine, engines, spare, ids, spec, joins, history })
+        Ok(Self { encoded, schema, dim, sequences, towers, tower, engine, engines, spare, ids, spec, joins, history })
     }
 
     /// A worker with an engine of its own, out of `workers` that will be asked for. The first of them opens the engines
@@ -207,7 +209,7 @@ impl Embedding {
         let size = |path: &PathBuf| std::fs::metadata(path).map_or(0, |m| m.len());
         let tower = size(&self.tower) + size(&data);
         let codes = self.schema.fields.iter().map(|field| row_bytes(&field.shape)).sum();
-        let mut needs = embedding_needs(stage, self.engine, tower, self.dim, codes);
+        let mut needs = embedding_needs(stage, self.engine, tower, (self.dim, codes), &self.sequences);
         let history = self.history.as_ref().map_or(0, History::bytes);
         needs.held.extend([("histories of users", history), ("side files", self.joins.bytes())]);
         needs
@@ -251,9 +253,15 @@ const RUN: u64 = 12 * MIB;
 /// What an id takes, roughly.
 const ID_BYTES: usize = 24;
 
-/// What embedding holds in memory: a tower of `tower` bytes, and for each row `codes` bytes and a vector of `dim`
-/// floats.
-pub(crate) fn embedding_needs(stage: &'static str, engine: EngineKind, tower: u64, dim: usize, codes: usize) -> Needs {
+/// What embedding holds in memory: a tower of `tower` bytes with encoders of sequences, and for each row a vector of
+/// `dim` floats and `codes` bytes.
+pub(crate) fn embedding_needs(
+    stage: &'static str,
+    engine: EngineKind,
+    tower: u64,
+    (dim, codes): (usize, usize),
+    encoders: &[EncoderSize],
+) -> Needs {
     // ONNX Runtime copies the tower for every session; native workers share the one that was read.
     let (shared, own) = match engine {
         EngineKind::Ort if tower <= CROSS_LIMIT => (RUNTIME + 3 * tower, tower + CROSSED_BYTES as u64 + RUN),
@@ -263,7 +271,8 @@ pub(crate) fn embedding_needs(stage: &'static str, engine: EngineKind, tower: u6
     };
     // Vectors stand in the batch and in the writer's columns.
     let per_row = (codes + 2 * 4 * dim + ID_BYTES) as u64;
-    Needs { per_worker: own, per_row, ..Needs::held(stage, vec![("the tower", shared)]) }
+    let per_worker = own + encoder_bytes(engine, encoders);
+    Needs { per_worker, per_row, ..Needs::held(stage, vec![("the tower", shared)]) }
 }
 
 /// The most bytes of one encoded row of a field.

@@ -1,0 +1,101 @@
+//! What a worker of an engine holds to compute the encoders of a tower.
+
+use super::TILE as PRODUCT_ROWS;
+use super::attention::BLOCK;
+use super::packed::CHUNK;
+use crate::engine::{EngineKind, tile_for};
+use crate::native::TILE;
+
+/// The size of an encoder, by which the memory to compute it is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EncoderSize {
+    /// The most elements of a sequence.
+    pub len: usize,
+    /// Width of an element's vector.
+    pub dim: usize,
+    /// Number of blocks.
+    pub blocks: usize,
+    /// Number of heads.
+    pub heads: usize,
+}
+
+/// Values of `dim` floats of each element that ONNX Runtime holds at a time: those of a block, of which some are held in
+/// two orders. It finds their places itself; `models/tests/encoder_memory.rs` measures them.
+const RUNTIME_VALUES: u64 = 12;
+/// Values of a float for each pair of elements and each head. Three are needed at a time: scores, the same masked, and
+/// weights. Twice as many were measured for long sequences: for its second run, ONNX Runtime takes what the first one
+/// needed in one piece, which may not fit into what it has.
+const RUNTIME_SCORES: u64 = 6;
+/// Bytes of the masks of each pair of elements, likewise twice.
+const RUNTIME_MASKS: u64 = 4;
+
+/// The most bytes that one worker of an engine holds to compute the encoders of its tower, beside what it holds for any
+/// tower. `encoders` are all that the tower has.
+pub fn encoder_bytes(kind: EngineKind, encoders: &[EncoderSize]) -> u64 {
+    let rows = tile_for(encoders) as u64;
+    let of = |encoder: &EncoderSize| match kind {
+        EngineKind::Native => encoder.native(),
+        // The first rows are computed in 32-bit floats as well.
+        EngineKind::NativeInt16 => 2 * encoder.native(),
+        EngineKind::Ort => encoder.runtime(rows),
+    };
+    encoders.iter().map(of).sum()
+}
+
+impl EncoderSize {
+    fn sizes(&self) -> [u64; 4] {
+        [self.len, self.dim, self.blocks, self.heads].map(|size| size as u64)
+    }
+
+    /// Bytes of a native worker: the values of every block for each element of a chunk, of the last block only those of
+    /// elements' keys and values, and for each row those of its newest element; a tile of a product; the scores of a
+    /// block of queries; and the codes of a tile of rows with their places.
+    fn native(&self) -> u64 {
+        let [len, dim, blocks, heads] = self.sizes();
+        let [rows, tile] = [TILE as u64, PRODUCT_ROWS as u64];
+        let elements = len.max(CHUNK as u64);
+        let earlier = blocks.saturating_sub(1) * elements * (12 * dim + heads);
+        let last = elements * 4 * dim + rows * (8 * dim + heads);
+        let floats = earlier + last + 3 * tile * dim + 2 * rows * dim + BLOCK as u64 * len;
+        4 * (floats + rows * len) + 8 * elements
+    }
+
+    /// Bytes of a worker of ONNX Runtime that runs `rows` rows at a time, all as long as can be. In the last block, only
+    /// the newest element has scores.
+    fn runtime(&self, rows: u64) -> u64 {
+        let [len, dim, blocks, heads] = self.sizes();
+        let elements = rows * len;
+        let pairs = elements * if blocks > 1 { len } else { 1 };
+        4 * (RUNTIME_VALUES * elements * dim + RUNTIME_SCORES * pairs * heads) + RUNTIME_MASKS * pairs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn encoders_take_what_their_sizes_say() {
+        const MIB: u64 = 1 << 20;
+        let size = EncoderSize { len: 50, dim: 64, blocks: 2, heads: 1 };
+        let mib = |kind, size| encoder_bytes(kind, &[size]) as f64 / MIB as f64;
+        // 12 · 64 floats for each of 512 elements of the first block are 1.5 MiB; and a third of it for the last block.
+        assert!((2.0..2.5).contains(&mib(EngineKind::Native, size)));
+        // 12 values of 64 floats for each of 81 · 50 elements, and six scores for each pair of them.
+        assert!((16.0..18.0).contains(&mib(EngineKind::Ort, size)));
+        for kind in [EngineKind::Native, EngineKind::NativeInt16, EngineKind::Ort] {
+            let bytes = |size| encoder_bytes(kind, &[size]);
+            assert_eq!(encoder_bytes(kind, &[]), 0);
+            assert!(encoder_bytes(kind, &[size, size]) == 2 * bytes(size));
+            let EncoderSize { len, dim, blocks, .. } = size;
+            for larger in [
+                EncoderSize { len: 30 * len, ..size },
+                EncoderSize { dim: 2 * dim, ..size },
+                EncoderSize { blocks: 8 * blocks, ..size },
+                EncoderSize { heads: 4, ..size },
+            ] {
+                assert!(bytes(larger) >= bytes(size), "{kind}: {larger:?}");
+            }
+        }
+    }
+}

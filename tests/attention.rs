@@ -1,0 +1,124 @@
+//! `pooling = "attention"` from raw tables to lists: all stages, both engines, a kill and a resume, a second day.
+
+mod faults;
+mod fixture;
+
+use faults::{Guarded, until};
+use fixture::results::{assert_whole, outputs, recalled, vectors};
+use fixture::{ITEMS, Job, USERS, interactions, item_id, user_id};
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Stdio;
+use twotower_models::engine::EncoderSize;
+use twotower_models::onnx::inspect;
+
+/// The longest sequence that enters a tower.
+const LEN: usize = 6;
+
+/// The small job with an encoder over the newest items of a user.
+fn job(name: &str) -> Job {
+    let job = Job::new(name);
+    job.edit("max_len = 3", &format!("max_len = {LEN}"));
+    let attention = "pooling = \"attention\"\nattention = { blocks = 2, heads = 2, dropout = 0.1 }\n";
+    job.edit("hidden = [16, 8]\n", &format!("hidden = [16, 8]\n{attention}"));
+    job
+}
+
+/// Vectors of a run's users, by id.
+fn by_user(job: &Job, run: &str) -> BTreeMap<String, Vec<f32>> {
+    let vectors = vectors(&job.path(&format!("{run}/vectors/user"))).into_iter();
+    vectors.map(|(id, vector)| (id.to_string(), vector)).collect()
+}
+
+/// The items that each user had, by ids.
+fn had() -> BTreeMap<String, BTreeSet<String>> {
+    let mut events = interactions();
+    let (users, items) = (events.ints("user_id").clone(), events.ints("item_id").clone());
+    let mut had: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (user, item) in users.iter().zip(items) {
+        had.entry(user.unwrap().to_string()).or_default().insert(item.unwrap().to_string());
+    }
+    had
+}
+
+#[test]
+fn a_run_goes_from_raw_tables_to_lists_and_both_engines_agree() {
+    let job = job("attention-engines");
+    job.ok("run --run ort --quiet");
+    assert_whole(&job.path("ort"));
+    let encoders = inspect(&job.path("ort/towers/user_tower.onnx")).unwrap().encoders;
+    assert_eq!(encoders, [EncoderSize { len: LEN, dim: 8, blocks: 2, heads: 2 }]);
+    let (lists, had) = (recalled(&job.path("ort/recall")), had());
+    assert_eq!(lists.len(), USERS);
+    for (user, list) in &lists {
+        assert_eq!(list.len(), 10, "user {user}");
+        let mine = had.get(&user.to_string());
+        let again = list.iter().any(|(item, _)| mine.is_some_and(|mine| mine.contains(&item.to_string())));
+        assert!(!again, "user {user} gets again what he had: {list:?}");
+    }
+    // The same towers in the other engine, into a run of its own.
+    job.ok("run --run native --update-from ort --no-train --engine native --quiet --accept overlap");
+    let tower = |run: &str| std::fs::read(job.path(&format!("{run}/towers/user_tower.onnx"))).unwrap();
+    assert!(tower("ort") == tower("native"), "the towers differ");
+    let (ort, native) = (by_user(&job, "ort"), by_user(&job, "native"));
+    assert_eq!((ort.len(), native.len()), (USERS, USERS));
+    for (user, vector) in &ort {
+        let worst = vector.iter().zip(&native[user]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst <= 1e-4, "user {user}: the engines differ by {worst}");
+    }
+}
+
+#[test]
+fn a_training_that_was_killed_resumes_to_the_same_bytes() {
+    let settings = "--set train.epochs=8 --set train.batch_size=64 --set train.checkpoint_steps=20";
+    let line = format!("run {settings} --engine native --quiet");
+    let [killed, undisturbed] = ["a", "b"].map(|which| job(&format!("attention-kill-{which}")));
+    undisturbed.ok(&line);
+    let mut child = Guarded(killed.command(&line).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap());
+    let best = killed.path("run/towers/checkpoints/best.ckpt");
+    until("the first epoch's checkpoint", || best.exists() || child.0.try_wait().unwrap().is_some());
+    child.send(libc::SIGKILL);
+    assert_eq!(child.end().code(), None, "it ended before it was killed");
+    assert!(!killed.path("run/towers/manifest.json").exists());
+    let resumed = killed.ok(&format!("run {settings} --engine native"));
+    assert!(!resumed.stderr.contains("epoch 1:"), "it began again\n{}", resumed.stderr);
+    let [killed, undisturbed] = [killed, undisturbed].map(|job| outputs(&job.path("run")));
+    assert_eq!(killed.keys().collect::<Vec<_>>(), undisturbed.keys().collect::<Vec<_>>());
+    for (path, bytes) in &undisturbed {
+        assert!(killed[path] == *bytes, "{} differs", path.display());
+    }
+}
+
+#[test]
+fn a_second_day_without_training_has_new_vectors_for_those_who_did_something() {
+    let job = job("attention-days");
+    job.native();
+    job.ok("run --run runs/day1 --quiet");
+    // One user does more; two change the order of what they did last.
+    let mut events = interactions();
+    const ACTIVE: [usize; 3] = [40, 41, 72];
+    for (at, item) in [11, 12, 13].into_iter().enumerate() {
+        events.ints("user_id").push(Some(user_id(ACTIVE[0])));
+        events.ints("item_id").push(Some(item_id(item)));
+        events.ints("ts").push(Some(1_703_000_000 + at as i64));
+    }
+    for user in &ACTIVE[1..] {
+        let users = events.ints("user_id").clone();
+        let mine: Vec<usize> = (0..users.len()).filter(|row| users[*row] == Some(user_id(*user))).collect();
+        let (first, second) = (mine[mine.len() - 1], mine[mine.len() - 2]);
+        let items = events.ints("item_id");
+        assert_ne!(items[first], items[second]);
+        items.swap(first, second);
+    }
+    events.write_parquet(&job.path("interactions.parquet"));
+    let night = "--update-from runs/day1 --no-train --quiet --accept history";
+    job.ok(&format!("run --run runs/apart {night}"));
+    job.ok(&format!("run --run runs/fused --fused {night}"));
+    let (before, after) = (by_user(&job, "runs/day1"), by_user(&job, "runs/apart"));
+    let changed: BTreeSet<&String> = before.keys().filter(|user| before[*user] != after[*user]).collect();
+    let active = ACTIVE.map(|user| user_id(user).to_string());
+    assert_eq!(changed, active.iter().collect());
+    let [apart, fused] = ["apart", "fused"].map(|run| recalled(&job.path(&format!("runs/{run}/recall"))));
+    assert!(fused == apart, "the lists of a fused run differ");
+    assert_eq!(fused.len(), USERS);
+    assert!(fused.iter().all(|(_, list)| list.len() == 10 && list.len() < ITEMS));
+}
