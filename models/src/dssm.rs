@@ -7,12 +7,13 @@
 use crate::candidates::{BatchCandidates, CandidateSource};
 use crate::encoder::EncoderSize;
 use crate::error::ModelError;
-use crate::examples::{Role, TrainingSet, Window, assemble, drop_codes};
+use crate::examples::{Known, Role, TrainingSet, Window, assemble, drop_codes};
 use crate::losses::{LossGradient, ScoredBatch};
 use crate::model::{Model, Moment, Terms};
 use crate::net::{Net, Pass, backward_pair};
 use crate::pages::zeroed;
 use crate::params::{Gradients, Parameters, Table};
+use crate::positions::Positions;
 use crate::rng::Rng;
 use crate::tower::MAX_BLOCKS;
 use crate::tower::encoder::{EncoderShape, NormOrder};
@@ -181,6 +182,13 @@ impl DssmConfig {
         });
         sequences.map(|(table, len)| EncoderSize { len, dim: width(table), blocks, heads }).collect()
     }
+
+    /// How events are cut into windows of several targets. None if each training event is an example of its own: without
+    /// an encoder, or if what is known of an event is not what came before it.
+    pub(crate) fn positions(&self, users: &TowerSchema, known: Known) -> Option<Positions> {
+        let by_position = self.pooling == SequencePooling::Attention && known == Known::Earlier;
+        by_position.then(|| Positions::of(users)).flatten()
+    }
 }
 
 /// A DSSM in training.
@@ -195,6 +203,8 @@ pub(crate) struct Dssm {
     loss: &'static str,
     unknown_rate: f64,
     missing_rate: f64,
+    /// How events are cut into windows, if the model is trained at every position of a sequence.
+    pub(crate) positions: Option<Positions>,
 }
 
 /// Standard deviation of fresh embeddings.
@@ -207,12 +217,16 @@ const NOISE: u64 = 12;
 
 /// The working memory of a step.
 pub(crate) struct Work {
+    /// A row for each window, if windows have several targets.
+    windows: CodeBatch,
+    /// For each target, the window of it alone.
+    targets: Vec<Window>,
     users: CodeBatch,
     items: CodeBatch,
     candidates: BatchCandidates,
-    /// Items of the windows' events.
+    /// Items of the targets.
     clicked: Vec<u32>,
-    /// Weights of the windows' events.
+    /// Weights of the targets.
     weights: Vec<f32>,
     user_pass: Pass,
     item_pass: Pass,
@@ -245,6 +259,7 @@ impl Dssm {
             loss: train.loss.name(),
             unknown_rate: train.unknown_rate,
             missing_rate: train.missing_rate,
+            positions: config.positions(&set.user_schema, set.known),
         })
     }
 
@@ -260,6 +275,23 @@ impl Dssm {
         match self.log_temperature {
             Some(group) => (-self.parameters.dense[group].values[0]).exp(),
             None => 1.0 / self.temperature,
+        }
+    }
+
+    /// Fills the users' rows of a batch, one for each target. `key` is that of the codes that are dropped.
+    fn assemble_users(&self, set: &TrainingSet, windows: &[Window], key: u64, work: &mut Work) {
+        let drop = |batch: &mut CodeBatch| drop_codes(batch, self.unknown_rate, self.missing_rate, key);
+        match &self.positions {
+            None => {
+                assemble(set, windows, &mut work.users);
+                drop(&mut work.users);
+            }
+            // What is dropped is dropped for all targets of a window.
+            Some(positions) => {
+                positions.assemble(set, windows, &mut work.windows);
+                drop(&mut work.windows);
+                positions.spread(set, windows, &work.windows, &mut work.users);
+            }
         }
     }
 }
@@ -401,6 +433,8 @@ impl Model for Dssm {
 
     fn work(&self) -> Work {
         Work {
+            windows: CodeBatch::empty(&self.user.tower.schema),
+            targets: Vec::new(),
             users: CodeBatch::empty(&self.user.tower.schema),
             items: CodeBatch::empty(&self.item.tower.schema),
             candidates: BatchCandidates::default(),
@@ -418,15 +452,26 @@ impl Model for Dssm {
 
     fn restore(&mut self, (): ()) {}
 
-    /// Each training event is a window. Their order is random.
+    /// Each training event is a window, or, where all positions of sequences are trained, stretches of events. Their
+    /// order is random.
     fn windows(&self, set: &TrainingSet, moment: Moment) -> Vec<u32> {
-        let mut events: Vec<u32> = set.events(Role::Train).map(|event| event as u32).collect();
-        moment.of_epoch(ORDER).shuffle(&mut events);
-        events
+        let mut windows = match &self.positions {
+            None => set.events(Role::Train).map(|event| event as u32).collect(),
+            Some(positions) => positions.windows(set),
+        };
+        moment.of_epoch(ORDER).shuffle(&mut windows);
+        windows
     }
 
     fn window(&self, set: &TrainingSet, number: u32) -> Window {
-        set.window(number as usize)
+        match &self.positions {
+            None => set.window(number as usize),
+            Some(positions) => positions.window(set, number as usize),
+        }
+    }
+
+    fn targets(&self, set: &TrainingSet, number: u32) -> usize {
+        self.positions.map_or(1, |positions| set.targets(&positions.window(set, number as usize)).count())
     }
 
     fn learn(
@@ -437,18 +482,22 @@ impl Model for Dssm {
         work: &mut Work,
         gradients: &mut Gradients,
     ) -> Result<Terms, ModelError> {
-        let events = || windows.iter().map(|window| window.targets.start);
+        work.targets.clear();
+        for window in windows {
+            let target = |event| Window { targets: event..event + 1, ..window.clone() };
+            work.targets.extend(set.targets(window).map(target));
+        }
+        let events = || work.targets.iter().map(|target| target.targets.start);
         work.clicked.clear();
         work.clicked.extend(events().map(|event| set.interactions.items[event]));
         work.weights.clear();
         work.weights.extend(events().map(|event| set.interactions.weights[event]));
-        self.source.choose(windows, &work.clicked, moment.of_step(CANDIDATES), &mut work.candidates);
-        assemble(set, windows, &mut work.users);
+        self.source.choose(&work.targets, &work.clicked, moment.of_step(CANDIDATES), &mut work.candidates);
         work.items.clear();
         work.items.extend_from_rows(&set.items, work.candidates.items.iter().map(|item| *item as usize));
         // A small share of codes is dropped, so that the rows of unknown and of missing values are trained.
         let mut noise = moment.of_step(NOISE);
-        drop_codes(&mut work.users, self.unknown_rate, self.missing_rate, noise.bits());
+        self.assemble_users(set, windows, noise.bits(), work);
         drop_codes(&mut work.items, self.unknown_rate, self.missing_rate, noise.bits());
 
         self.user.forward(&self.parameters, &work.users, Some(noise.bits()), &mut work.user_pass);

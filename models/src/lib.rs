@@ -20,6 +20,7 @@ pub mod onnx;
 pub mod optimiser;
 mod pages;
 pub mod params;
+mod positions;
 pub mod rng;
 mod samplers;
 mod sparse;

@@ -54,7 +54,7 @@ pub struct Term {
     pub name: String,
     /// The factor with which the value enters the loss.
     pub weight: f64,
-    /// The mean over windows, before it is multiplied by the weight.
+    /// The mean over targets, before it is multiplied by the weight.
     pub value: f64,
 }
 
@@ -132,6 +132,10 @@ pub(crate) trait Model: Sync {
     fn windows(&self, set: &TrainingSet, moment: Moment) -> Vec<u32>;
     /// The window with this number.
     fn window(&self, set: &TrainingSet, number: u32) -> Window;
+    /// The number of targets of the window with this number, of which batches have a number that is set.
+    fn targets(&self, set: &TrainingSet, number: u32) -> usize {
+        set.targets(&self.window(set, number)).count()
+    }
 
     /// Returns the terms of the loss of these windows, and adds the gradients of their weighted sum to `gradients`,
     /// which are zero before.

@@ -185,7 +185,7 @@ impl Net {
             };
             let Some(table) = input.table().map(|table| &parameters.tables[self.tower.tables[table]]) else { continue };
             let encoded = &mut pass.encoded[f];
-            encoded.packed.pack(ragged, 0..ragged.rows(), max_len);
+            encoded.packed.pack_together(ragged, max_len);
             encoded.forward(parameters, encoder, table, self.dropout_of(f, pass.noise));
         }
     }

@@ -47,7 +47,7 @@ impl ChunkPass {
         let d_positions = &mut gradients.dense[groups.positions];
         for pair in places.offsets.windows(2) {
             for element in pair[0]..pair[1] {
-                let position = (pair[1] - 1 - element) * dim;
+                let position = (element - pair[0]) * dim;
                 add(&mut d_positions[position..position + dim], &d[element * dim..][..dim]);
             }
         }

@@ -154,7 +154,7 @@ fn embed(positions: &[f32], table: &[f32], dim: usize, places: &Places, codes: &
     for pair in places.offsets.windows(2) {
         for element in pair[0]..pair[1] {
             let row = &table[codes[element] as usize * dim..][..dim];
-            let position = &positions[(pair[1] - 1 - element) * dim..][..dim];
+            let position = &positions[(element - pair[0]) * dim..][..dim];
             let out = &mut out[element * dim..][..dim];
             for ((out, x), p) in out.iter_mut().zip(row).zip(position) {
                 *out = scale * x + p;

@@ -52,19 +52,58 @@ impl PackedSequences {
     /// takes.
     pub fn pack(&mut self, ragged: &Ragged, rows: std::ops::Range<usize>, max_len: usize) {
         self.clear();
+        let mut codes = Vec::new();
         for row in rows {
-            let first = self.codes.len();
-            let newest_first = ragged.row(row).iter().rev().filter(|code| **code != PADDING);
-            self.codes.extend(newest_first.take(max_len));
-            self.codes[first..].reverse();
-            if self.codes.len() == first {
+            newest(ragged.row(row), max_len, &mut codes);
+            if codes.is_empty() {
                 self.output_of.push(NO_OUTPUT);
                 continue;
             }
-            self.output_of.push(self.wanted.len() as u32);
-            self.wanted.push(self.codes.len() - 1);
+            self.codes.extend(&codes);
+            self.want_newest();
             self.end_sequence();
         }
+    }
+
+    /// As [`PackedSequences::pack`], but a row whose sequence begins with all of the sequence before it continues that
+    /// one. So successive events of a user have one sequence, which is computed once for all of them. Outputs are the
+    /// same but for rounding.
+    pub fn pack_together(&mut self, ragged: &Ragged, max_len: usize) {
+        self.clear();
+        let (mut codes, mut first) = (Vec::new(), 0);
+        for row in 0..ragged.rows() {
+            newest(ragged.row(row), max_len, &mut codes);
+            if codes.is_empty() {
+                self.output_of.push(NO_OUTPUT);
+                continue;
+            }
+            match codes.strip_prefix(&self.codes[first..]) {
+                Some(more) if first < self.codes.len() => {
+                    if more.is_empty() {
+                        self.output_of.push(self.wanted.len() as u32 - 1);
+                        continue;
+                    }
+                    self.codes.extend(more);
+                }
+                _ => {
+                    if first < self.codes.len() {
+                        self.end_sequence();
+                    }
+                    first = self.codes.len();
+                    self.codes.extend(&codes);
+                }
+            }
+            self.want_newest();
+        }
+        if first < self.codes.len() {
+            self.end_sequence();
+        }
+    }
+
+    /// Gives the next row the output of the newest element so far.
+    fn want_newest(&mut self) {
+        self.output_of.push(self.wanted.len() as u32);
+        self.wanted.push(self.codes.len() - 1);
     }
 
     /// Ends a sequence, whose elements and wanted elements were added.
@@ -92,6 +131,13 @@ impl PackedSequences {
         }
         chunks
     }
+}
+
+/// The newest `max_len` real elements of a row, the oldest first.
+fn newest(row: &[u32], max_len: usize, codes: &mut Vec<u32>) {
+    codes.clear();
+    codes.extend(row.iter().rev().filter(|code| **code != PADDING).take(max_len));
+    codes.reverse();
 }
 
 /// The elements of a chunk's sequences that ask, as queries of attention do, and the elements that they see.

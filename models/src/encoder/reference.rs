@@ -49,7 +49,7 @@ fn attention(query: &Rows, key_value: &Rows, heads: usize) -> Rows {
 /// The outputs of all elements of a sequence whose rows of the table are given, oldest first.
 pub(crate) fn outputs(encoder: &Encoder<Vec<f64>>, rows: &[Vec<f64>]) -> Rows {
     let (dim, count) = (rows[0].len(), rows.len());
-    let position = |i: usize| &encoder.positions[(count - 1 - i) * dim..][..dim];
+    let position = |i: usize| &encoder.positions[i * dim..][..dim];
     let scale = (dim as f64).sqrt();
     let element = |i: usize| rows[i].iter().zip(position(i)).map(|(x, p)| scale * x + p).collect();
     let mut x: Rows = (0..count).map(element).collect();

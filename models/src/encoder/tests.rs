@@ -212,6 +212,22 @@ fn later_elements_never_change_an_earlier_output() {
 }
 
 #[test]
+fn an_elements_output_is_that_of_the_sequence_which_ends_with_it() {
+    for order in ORDERS {
+        let sample = Sample::new(order, 2, 2);
+        let whole = packed(&[90], true);
+        let (expected, _) = sample.run(&whole, None);
+        for length in [1, 2, 31, 32, 33, 89, 90] {
+            let ended = PackedSequences { codes: whole.codes[..length].to_vec(), ..packed(&[length], false) };
+            let (found, _) = sample.run(&ended, None);
+            let expected = &expected[(length - 1) * DIM..length * DIM];
+            // Products of other shapes round differently.
+            assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 2e-5), "{order:?}, {length}");
+        }
+    }
+}
+
+#[test]
 fn the_bits_of_an_output_depend_on_its_sequence_alone() {
     for order in ORDERS {
         let sample = Sample::new(order, 2, 2);
@@ -226,6 +242,33 @@ fn the_bits_of_an_output_depend_on_its_sequence_alone() {
                 let range = together.wanted_offsets[sequence] * DIM..together.wanted_offsets[sequence + 1] * DIM;
                 assert_eq!(sample.run(&alone, None).0, expected[range], "{order:?}, {sequence}");
             }
+        }
+    }
+}
+
+#[test]
+fn rows_that_continue_the_row_before_share_its_sequence() {
+    let rows: [&[u32]; 9] =
+        [&[], &[3], &[3, 4], &[0, 3, 4, 5, 6], &[3, 4, 5, 6], &[], &[3, 4, 5, 6, 7], &[4, 5, 6, 7, 8], &[5]];
+    let mut ragged = Ragged::default();
+    rows.iter().for_each(|row| ragged.push_row(row.iter().copied()));
+    let mut together = PackedSequences::default();
+    together.pack_together(&ragged, 5);
+    assert_eq!(together.codes, [3, 4, 5, 6, 7, 4, 5, 6, 7, 8, 5]);
+    assert_eq!(
+        (together.offsets.as_slice(), together.wanted_offsets.as_slice()),
+        (&[0, 5, 10, 11][..], &[0, 5 - 1, 5, 6][..])
+    );
+    assert_eq!(together.wanted, [0, 1, 3, 4, 9, 10]);
+    assert_eq!(together.output_of, [NO_OUTPUT, 0, 1, 2, 2, NO_OUTPUT, 3, 4, 5]);
+    let mut apart = PackedSequences::default();
+    apart.pack(&ragged, 0..rows.len(), 5);
+    for order in ORDERS {
+        let sample = Sample::new(order, 2, 2);
+        let (shared, single) = (sample.run(&together, None).0, sample.run(&apart, None).0);
+        for (a, b) in together.output_of.iter().zip(&apart.output_of).filter(|(a, _)| **a != NO_OUTPUT) {
+            let [a, b] = [(a, &shared), (b, &single)].map(|(output, values)| &values[*output as usize * DIM..][..DIM]);
+            assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 2e-5), "{order:?}");
         }
     }
 }

@@ -62,15 +62,14 @@ pub(super) fn encoder(g: &mut GraphBuilder, field: &EncodedField<'_>, encoder: &
     let Ok(named) = named;
     let integer = |g: &mut GraphBuilder, value: i64| g.integer(value, code::INT64);
     let axis = integer(g, 1);
-    // Positions, counted from the newest element: L - 1 to 0.
+    // A query sees the columns up to its own.
     let shape = g.node("Shape", &[field.name], vec![]);
     let length = g.node("Shape", &[field.name], vec![int("start", 1)]);
-    let backwards = integer(g, -1);
-    let first = g.node("Add", &[&length, &backwards], vec![]);
-    let [first, backwards] = [first, backwards].map(|value| g.node("Squeeze", &[&value], vec![]));
-    let positions = g.node("Range", &[&first, &backwards, &backwards], vec![]);
-    let queries = g.node("Unsqueeze", &[&positions, &axis], vec![]);
-    let causal = g.node("GreaterOrEqual", &[&positions, &queries], vec![]);
+    let [first, step] = [0, 1].map(|value| integer(g, value));
+    let [first, length, step] = [&first, &length, &step].map(|value| g.node("Squeeze", &[value], vec![]));
+    let columns = g.node("Range", &[&first, &length, &step], vec![]);
+    let queries = g.node("Unsqueeze", &[&columns, &axis], vec![]);
+    let causal = g.node("LessOrEqual", &[&columns, &queries], vec![]);
     let real = g.node("Unsqueeze", &[field.is_real, &axis], vec![]);
     let real = g.node("Unsqueeze", &[&real, &axis], vec![]);
     let seen = [g.node("And", &[&causal, &real], vec![]), real];
@@ -87,7 +86,11 @@ pub(super) fn encoder(g: &mut GraphBuilder, field: &EncodedField<'_>, encoder: &
     };
     let scale = g.float((dim as f32).sqrt());
     let scaled = g.node("Mul", &[field.rows, &scale], vec![]);
-    let positions = g.node("Gather", &[&named.positions, &positions], vec![int("axis", 0)]);
+    // Positions, counted from the oldest real element. Those of padding are -1, the last one, which is as good as any.
+    let ones = g.node("Cast", &[field.is_real], vec![int("to", i64::from(code::INT64))]);
+    let count = g.node("CumSum", &[&ones, &step], vec![]);
+    let places = g.node("Sub", &[&count, &one], vec![]);
+    let positions = g.node("Gather", &[&named.positions, &places], vec![int("axis", 0)]);
     let placed = g.node("Add", &[&scaled, &positions], vec![]);
     let mut x = g.node("Reshape", &[&placed, &shared.flat], vec![]);
     for (b, block) in named.blocks.iter().enumerate() {

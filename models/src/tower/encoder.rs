@@ -2,11 +2,13 @@
 //! one vector.
 //!
 //! An element of the sequence enters as `√dim e + p`, with its row e of the embedding table and the row p of its
-//! position. Positions are counted from the newest element, so that padding on either side changes nothing. Each block
-//! has two sublayers, attention to the elements up to one's own and a point-wise feed-forward network, and the vector
-//! of the newest element is the result.
+//! position. Positions are counted from the oldest element that is not padding, so that padding on either side changes
+//! nothing, and that an element's vector is the same whatever follows it. Each block has two sublayers, attention to the
+//! elements up to one's own and a point-wise feed-forward network, and the vector of the newest element is the result.
 //!
-//! Departures from the paper: linear maps have biases, as in the authors' code, and feed-forward networks have no
+//! Departures from the paper: positions are counted from the oldest element there is, not from the oldest of `max_len`
+//! places that shorter sequences do not fill, so that training at every position of a sequence teaches what the tower
+//! makes of a history that ends there; linear maps have biases, as in the authors' code, and feed-forward networks have no
 //! other width than `dim`, as there.
 
 use super::Parameter;
@@ -88,7 +90,7 @@ pub struct Encoder<W = super::Matrix> {
     pub order: NormOrder,
     /// Heads of attention. They divide the width.
     pub heads: usize,
-    /// `[max_len, dim]`, the newest element's first.
+    /// `[max_len, dim]`, the oldest element's first.
     pub positions: W,
     /// Blocks in order.
     pub blocks: Vec<Block<W>>,

@@ -33,7 +33,7 @@ pub(crate) struct Progress {
     pub epoch: usize,
     /// Steps done in the running epoch.
     pub step: usize,
-    /// Sum of the running epoch's losses, each multiplied by its number of windows.
+    /// Sum of the running epoch's losses, each multiplied by its number of targets.
     pub loss_sum: f64,
     /// The same sum for each term of the loss, with the weights of the last step.
     pub terms: Terms,

@@ -101,7 +101,7 @@ pub enum Schedule {
 pub struct TrainConfig {
     /// Passes over the training events.
     pub epochs: usize,
-    /// Events per step. 0 chooses a power of two from 256 to 4,096 by the number of events, so that
+    /// Targets per step. With windows of several targets, a step has as many, more or less those of one window. 0 chooses a power of two from 256 to 4,096 by the number of events, so that
     /// an epoch has about 50 steps or more.
     pub batch_size: usize,
     /// Seed of initialisation, order and every draw.

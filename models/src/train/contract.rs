@@ -248,7 +248,7 @@ impl Model for Positions {
 }
 
 fn settings() -> TrainConfig {
-    TrainConfig { batch_size: 11, learning_rate: 3e-2, ..config() }
+    TrainConfig { batch_size: 77, learning_rate: 3e-2, ..config() }
 }
 
 const RATES: [f64; 2] = [1.0, 0.3];
@@ -333,7 +333,7 @@ fn a_run_stopped_at_any_step_and_resumed_equals_an_undisturbed_one_bit_for_bit()
     let (set, config) = (set(), settings());
     let fresh = tempfile::tempdir().unwrap();
     let undisturbed = run(&set, &config, RATES, fresh.path(), &mut ()).unwrap();
-    let steps = config.epochs * set.users.rows().div_ceil(config.batch_size);
+    let steps = config.epochs * set.events(Role::Train).count().div_ceil(config.batch_size);
     for after in 1..steps {
         let dir = tempfile::tempdir().unwrap();
         let stopped = run(&set, &config, RATES, dir.path(), &mut StopAfter(after));
@@ -348,7 +348,7 @@ fn a_run_stopped_at_any_step_and_resumed_equals_an_undisturbed_one_bit_for_bit()
 #[test]
 fn what_starts_at_the_second_epoch_stands_still_before_and_a_rate_of_0_stands_still_for_ever() {
     let (set, config) = (set(), settings());
-    let steps = set.users.rows().div_ceil(config.batch_size);
+    let steps = set.events(Role::Train).count().div_ceil(config.batch_size);
     let dir = tempfile::tempdir().unwrap();
     let start = Positions::new(&set, RATES);
     let stopped = |after| {

@@ -1,5 +1,6 @@
 //! The training loop, which is the same for every model: windows, optimiser, validation, checkpoints.
 
+mod batches;
 pub mod checkpoint;
 mod config;
 mod report;
@@ -17,6 +18,7 @@ use crate::model::{Group, Model, ModelConfig, Moment, Terms};
 use crate::optimiser::{Adam, Move, Moves};
 use crate::params::{Gradients, Parameters};
 use crate::tower::Tower;
+use batches::{Batch, batches};
 use checkpoint::{Progress, best_path, last_path};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -150,24 +152,24 @@ impl<'a, M: Model> Trainer<'a, M> {
                 self.model.begin_epoch(self.set, moment)?;
             }
             let order = self.model.windows(self.set, moment);
-            let steps = order.len().div_ceil(self.config.batch_size);
+            let targets = order.iter().map(|number| self.model.targets(self.set, *number));
+            let batches = batches(targets, self.config.batch_size);
+            let steps = batches.len();
+            let before = batches.get(moment.step).map_or(0, |batch| batch.targets.start);
             let began = Instant::now();
-            while self.progress.step < steps {
-                let first = self.progress.step * self.config.batch_size;
-                let end = (first + self.config.batch_size).min(order.len());
-                let windows: Vec<Window> =
-                    order[first..end].iter().map(|number| self.model.window(self.set, *number)).collect();
-                let step = self.step(&windows, first, steps)?;
-                self.count(&step.terms, windows.len());
+            while let Some(batch) = batches.get(self.progress.step) {
+                let numbers = order[batch.windows.clone()].iter();
+                let windows: Vec<Window> = numbers.map(|number| self.model.window(self.set, *number)).collect();
+                let step = self.step(&windows, batch, steps)?;
+                self.count(&step.terms, batch.targets.len());
                 self.progress.step += 1;
                 let report = StepReport {
                     epoch: self.progress.epoch + 1,
                     epochs: self.config.epochs,
                     step: self.progress.step,
                     steps,
-                    examples: end,
-                    examples_per_s: (end - moment.step * self.config.batch_size) as f64
-                        / began.elapsed().as_secs_f64().max(1e-9),
+                    examples: batch.targets.end,
+                    examples_per_s: (batch.targets.end - before) as f64 / began.elapsed().as_secs_f64().max(1e-9),
                     terms: step.terms,
                     learning_rate: step.learning_rate,
                     gradient_norm: step.gradient_norm,
@@ -182,7 +184,7 @@ impl<'a, M: Model> Trainer<'a, M> {
                     return Err(self.stopped());
                 }
             }
-            let report = self.end_epoch(order.len())?;
+            let report = self.end_epoch(batches.last().map_or(0, |batch| batch.targets.end))?;
             if observer.on_epoch(&report).is_break() && !self.progress.finished {
                 return Err(self.stopped());
             }
@@ -195,7 +197,7 @@ impl<'a, M: Model> Trainer<'a, M> {
     }
 
     /// Trains one batch: computes the terms and gradients, and updates the parameters.
-    fn step(&mut self, windows: &[Window], first: usize, steps: usize) -> Result<Step, ModelError> {
+    fn step(&mut self, windows: &[Window], batch: &Batch, steps: usize) -> Result<Step, ModelError> {
         let (config, moment, temperature) = (self.config, self.moment(), self.model.temperature());
         self.gradients.clear();
         let terms = self.model.learn(self.set, windows, moment, &mut self.work, &mut self.gradients)?;
@@ -205,8 +207,8 @@ impl<'a, M: Model> Trainer<'a, M> {
                 value: term.value,
                 epoch: moment.epoch + 1,
                 step: moment.step + 1,
-                first,
-                end: first + windows.len(),
+                first: batch.targets.start,
+                end: batch.targets.end,
             });
         }
         let moves = Moves::of(self.model.parameters(), |name| {
@@ -219,12 +221,12 @@ impl<'a, M: Model> Trainer<'a, M> {
         Ok(Step { terms, gradient_norm, learning_rate, temperature })
     }
 
-    /// Adds the terms of some windows to those of the epoch.
-    fn count(&mut self, terms: &Terms, windows: usize) {
+    /// Adds the terms of some targets to those of the epoch.
+    fn count(&mut self, terms: &Terms, targets: usize) {
         let progress = &mut self.progress;
-        progress.loss_sum += terms.total() * windows as f64;
+        progress.loss_sum += terms.total() * targets as f64;
         for term in &terms.0 {
-            let value = term.value * windows as f64;
+            let value = term.value * targets as f64;
             match progress.terms.0.iter_mut().find(|sum| sum.name == term.name) {
                 Some(sum) => (sum.weight, sum.value) = (term.weight, sum.value + value),
                 None => progress.terms.add(&term.name, term.weight, value),
@@ -233,7 +235,7 @@ impl<'a, M: Model> Trainer<'a, M> {
     }
 
     /// Validates, keeps the best, decides whether training ends, and writes the checkpoints.
-    fn end_epoch(&mut self, windows: usize) -> Result<EpochReport, ModelError> {
+    fn end_epoch(&mut self, targets: usize) -> Result<EpochReport, ModelError> {
         // The loss of a batch is 0 if all its events have one item, or if they weigh 0.
         if self.progress.epoch == 0 && self.progress.loss_sum == 0.0 {
             return Err(ModelError::Data {
@@ -247,10 +249,10 @@ impl<'a, M: Model> Trainer<'a, M> {
         let progress = &mut self.progress;
         progress.epoch += 1;
         let mut terms = std::mem::take(&mut progress.terms);
-        terms.0.iter_mut().for_each(|term| term.value /= windows as f64);
+        terms.0.iter_mut().for_each(|term| term.value /= targets as f64);
         let report = EpochReport {
             epoch: progress.epoch,
-            loss: progress.loss_sum / windows as f64,
+            loss: progress.loss_sum / targets as f64,
             terms,
             temperature: self.model.temperature(),
             validation: metrics,
@@ -331,5 +333,7 @@ impl<'a, M: Model> Trainer<'a, M> {
 
 #[cfg(test)]
 mod contract;
+#[cfg(test)]
+mod position_tests;
 #[cfg(test)]
 mod tests;

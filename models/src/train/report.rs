@@ -16,9 +16,9 @@ pub struct StepReport {
     pub step: usize,
     /// Steps of an epoch.
     pub steps: usize,
-    /// Windows seen in this epoch.
+    /// Targets seen in this epoch.
     pub examples: usize,
-    /// Windows per second since this process started or resumed the epoch.
+    /// Targets per second since this process started or resumed the epoch.
     pub examples_per_s: f64,
     /// The terms of the step's loss.
     pub terms: Terms,
@@ -35,7 +35,7 @@ pub struct StepReport {
 pub struct EpochReport {
     /// Epoch, from 1.
     pub epoch: usize,
-    /// Mean loss over the epoch's windows.
+    /// Mean loss over the epoch's targets.
     pub loss: f64,
     /// Means of the loss's terms, with the weights of the last step.
     pub terms: Terms,

@@ -2,7 +2,9 @@
 
 use super::config::{Loss, TrainConfig};
 use crate::dssm::{DssmConfig, SequencePooling};
+use crate::examples::Known;
 use crate::model::ModelConfig;
+use crate::positions::Positions;
 use std::collections::BTreeMap;
 use twotower_artifacts::{FieldShape, TowerSchema};
 
@@ -26,18 +28,20 @@ pub struct Size {
 }
 
 /// Activations of a row's sequence in an encoder, if it has one. Its weights are added to `weights`.
-fn encoder(dssm: &DssmConfig, shape: &FieldShape, dim: u128, weights: &mut u128) -> u128 {
+fn encoder(dssm: &DssmConfig, positions: Option<Positions>, shape: &FieldShape, dim: u128, weights: &mut u128) -> u128 {
     let (SequencePooling::Attention, FieldShape::Sequence { max_len, .. }) = (dssm.pooling, shape) else { return 0 };
     let attention = dssm.attention.clone().unwrap_or_default();
     let (blocks, len) = (attention.blocks as u128, u128::from(*max_len));
     *weights += len * dim + blocks * ENCODER_MATRICES * dim * (dim + 1);
-    (blocks * ENCODER_ACTIVATIONS + 1) * len * dim
+    let elements = positions.map_or(len, |positions| positions.elements(*max_len as usize) as u128);
+    (blocks * ENCODER_ACTIVATIONS + 1) * elements * dim
 }
 
 /// The size of training `model` on towers of these schemas. `config` must have its batch size. `items` is the size of
-/// the catalogue.
-pub fn size(model: &ModelConfig, config: &TrainConfig, towers: [&TowerSchema; 2], items: usize) -> Size {
+/// the catalogue, and `known` says which events of a user are known when others are predicted.
+pub fn size(model: &ModelConfig, config: &TrainConfig, towers: [&TowerSchema; 2], items: usize, known: Known) -> Size {
     let ModelConfig::Dssm(dssm) = model;
+    let positions = dssm.positions(towers[0], known);
     let mut tables: BTreeMap<&str, u128> = BTreeMap::new();
     let mut dense = 0;
     let hidden: u128 = dssm.hidden.iter().map(|width| *width as u128).sum();
@@ -47,7 +51,7 @@ pub fn size(model: &ModelConfig, config: &TrainConfig, towers: [&TowerSchema; 2]
                 let own = dssm.embedding_dims.get(table).or_else(|| dssm.embedding_dims.get(&field.name));
                 let dim = *own.unwrap_or(&dssm.embedding_dim) as u128;
                 tables.insert(table, u128::from(rows) * dim);
-                dim + encoder(dssm, shape, dim, &mut dense)
+                dim + encoder(dssm, positions, shape, dim, &mut dense)
             }
             (FieldShape::Dense { width }, _) => u128::from(*width),
             _ => 0,
@@ -60,7 +64,8 @@ pub fn size(model: &ModelConfig, config: &TrainConfig, towers: [&TowerSchema; 2]
         }
         input + hidden
     });
-    let (batch, items) = (config.batch_size as u128, items as u128);
+    let beyond = positions.map_or(0, Positions::longest);
+    let (batch, items) = ((config.batch_size + beyond) as u128, items as u128);
     let (candidates, drawn) = match config.loss {
         Loss::InBatch => (batch, 0),
         Loss::Mixed { uniform: drawn } | Loss::SampledSoftmax { negatives: drawn } => (batch + drawn as u128, 0),

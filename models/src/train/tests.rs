@@ -84,7 +84,7 @@ fn every_loss_learns_planted_tastes_far_beyond_popularity() {
 }
 
 /// A model whose sequence has an encoder.
-fn attentive(norm: NormOrder, dropout: f32) -> DssmConfig {
+pub(super) fn attentive(norm: NormOrder, dropout: f32) -> DssmConfig {
     let attention = Some(AttentionConfig { blocks: 2, heads: 2, norm, dropout });
     DssmConfig { pooling: SequencePooling::Attention, attention, ..model() }
 }
@@ -391,8 +391,10 @@ fn gradient_agrees_with_differences(set: &TrainingSet, dssm: &DssmConfig, config
         model
     };
     let model = build();
-    let windows: Vec<Window> = set.events(Role::Train).take(60).map(|event| set.window(event)).collect();
     let moment = Moment { seed: 3, epoch: 0, step: 0 };
+    let mut numbers = model.windows(set, moment);
+    numbers.sort_unstable();
+    let windows: Vec<Window> = numbers.iter().take(60).map(|number| model.window(set, *number)).collect();
     let learn = |model: &Dssm, gradients: &mut Gradients| {
         gradients.clear();
         model.learn(set, &windows, moment, &mut model.work(), gradients).unwrap().total()

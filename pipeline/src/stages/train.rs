@@ -165,7 +165,7 @@ fn check_size(context: &Context<TrainSettings>, data: &Dataset) -> Result<(), Pi
     let config = &context.config;
     let train = config.train.resolved(data.set.events(Role::Train).count());
     let towers = [&data.set.user_schema, &data.set.item_schema];
-    let size = size(&config.model, &train, towers, data.item_ids.len());
+    let size = size(&config.model, &train, towers, data.item_ids.len(), data.set.known);
     let there_is = Memory::there_is();
     if size.bytes <= u128::from(there_is) {
         return Ok(());
