@@ -55,7 +55,7 @@ fn items_table(typed: Option<&Path>, run: &RunDir) -> Result<Option<EntityTable>
 
 /// Runs the subcommand.
 pub fn run(opts: Opts) -> anyhow::Result<()> {
-    let run = RunDir::named(&opts.run)?;
+    let run = RunDir::existing("lookup", &opts.run)?;
     let items = items_table(opts.config.as_deref(), &run)?;
     let _still = RunLock::take(&run, Access::Shared)?;
     if let Some(item) = &opts.item {
