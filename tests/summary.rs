@@ -125,6 +125,13 @@ fn a_baseline_that_is_better_is_told_with_settings_to_try() {
     for setting in ["--set 'model.hidden=[64]'", "--set train.learning_rate=", "--no-publish"] {
         assert!(told.contains(setting), "{setting}: {told}");
     }
+    // What is to be copied has lines of its own, of which no one ends within a setting.
+    for line in told.lines().filter(|line| line.contains("--set")) {
+        assert!(
+            line.trim_start().starts_with("--set ") && !line.trim_end_matches('\\').trim_end().ends_with("--set"),
+            "{line}"
+        );
+    }
     // The job has a sequence and an id already.
     assert!(!told.contains("kind = \"sequence\"") && !told.contains("kind = \"id\""), "{told}");
     let told = spoil(false).stdout;

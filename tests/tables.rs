@@ -71,8 +71,8 @@ fn what_a_telecom_exports_goes_from_init_through_run_without_an_edit() {
     for says in [
         "encoding \"gbk\"",
         "delimiter \";\"",
-        "users.客户编号: of 400 rows 1 have no id and 1 repeat the id of an earlier row",
-        "items.套餐编号: of 122 rows 1 have no id and 1 repeat the id of an earlier row",
+        "users.客户编号: of 400 rows 1 has no id and 1 repeats the id of an earlier row",
+        "items.套餐编号: of 122 rows 1 has no id and 1 repeats the id of an earlier row",
         "users.开户日期: guessed date",
         "users.月消费: guessed numeric",
         "users.是否5G: guessed boolean",

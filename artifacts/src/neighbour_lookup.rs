@@ -309,7 +309,8 @@ impl<'a> Lines<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::neighbours::{ListRoom, NeighbourLists, open_sink};
+    use crate::list_room::ListRoom;
+    use crate::neighbours::{NeighbourLists, open_sink};
     use crate::parquet_file::Compression;
 
     /// A file of 300 users, of which user `u` has `u % 4` of 5 items.

@@ -3,6 +3,7 @@
 use crate::error::ConfigError;
 use crate::gates::GatesConfig;
 use crate::messages::{explain, line_of, setting_of};
+use crate::overrides::{Override, apply, blamed};
 use crate::ranges::{check_all, check_typed};
 use crate::split::SplitConfig;
 use crate::times::{TimeLimit, TimeSettings};
@@ -217,7 +218,7 @@ pub struct Features {
 pub struct EncodeConfig {
     /// Write the codes of all users to `users-all.parquet`, for other programs: twotower needs only those that train.
     pub all_users: bool,
-    /// The share of the rows of users, or of interactions, that may be set aside as unusable.
+    /// The share of the rows of users, of items, or of interactions, that may be set aside as unusable.
     pub max_bad_rows: f64,
     /// The share of a feature's values, of those that are not missing, that may be unreadable.
     pub max_unreadable: f64,
@@ -386,55 +387,6 @@ impl Default for EvaluateConfig {
     }
 }
 
-/// The value of an override.
-pub use toml::Value;
-
-/// A setting given on the command line: a dotted key and a TOML value.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Override {
-    /// Path of the setting: `train.epochs`.
-    pub key: String,
-    /// Its value.
-    pub value: toml::Value,
-    /// What was typed, as messages name it.
-    typed: String,
-}
-
-impl Override {
-    /// An override of a known key, by a flag that is named after it.
-    pub fn new(key: &str, value: impl Into<toml::Value>) -> Self {
-        let (value, name) = (value.into(), key.rsplit('.').next().unwrap_or(key).replace('_', "-"));
-        let name = if key == "index.kind" { "index".to_string() } else { name };
-        let shown = value.as_str().map_or_else(|| value.to_string(), str::to_string);
-        Self { key: key.to_string(), typed: format!("--{name} {shown}"), value }
-    }
-
-    /// Parses `key=value`; the value is TOML, or else taken as a string.
-    ///
-    /// # Errors
-    /// [`ConfigError::Usage`] without a `=`.
-    pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let Some((key, value)) = text.split_once('=') else {
-            return Err(ConfigError::usage(format!("--set {text}: expected key=value, such as train.epochs=3")));
-        };
-        let parsed = toml::from_str::<toml::Table>(&format!("v = {value}")).ok().and_then(|mut t| t.remove("v"));
-        Ok(Self {
-            key: key.trim().to_string(),
-            value: parsed.unwrap_or_else(|| toml::Value::String(value.to_string())),
-            typed: format!("--set {text}"),
-        })
-    }
-
-    /// Whether it gives a setting, or a section that the setting is in.
-    fn gives(&self, setting: &str) -> bool {
-        setting.strip_prefix(&*self.key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-    }
-
-    fn refuse(&self, why: impl std::fmt::Display) -> ConfigError {
-        ConfigError::usage(format!("{}: {why}", self.typed))
-    }
-}
-
 impl Config {
     /// Reads a job's file, applies overrides, and resolves table paths against the file's folder.
     ///
@@ -544,37 +496,12 @@ impl Config {
     }
 }
 
-/// The override with which a job first has this error; none where the file alone has it.
-fn blamed<'o>(mut table: toml::Table, overrides: &'o [Override], message: &str) -> Option<&'o Override> {
-    let fails = |table: &toml::Table| {
-        Config::deserialize(toml::Value::Table(table.clone())).is_err_and(|error| error.message() == message)
-    };
-    if fails(&table) {
-        return None;
-    }
-    overrides.iter().find(|given| apply(&mut table, given).is_err() || fails(&table))
-}
-
-fn apply(table: &mut toml::Table, change: &Override) -> Result<(), String> {
-    let mut keys: Vec<&str> = change.key.split('.').collect();
-    let last = keys.pop().unwrap_or_default();
-    let mut at = table;
-    for key in keys {
-        let next = at.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));
-        let kind = next.type_str();
-        at = next
-            .as_table_mut()
-            .ok_or_else(|| format!("setting `{}`: `{key}` is a {kind}, not a section", change.key))?;
-    }
-    at.insert(last.to_string(), change.value.clone());
-    Ok(())
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    const MINIMAL: &str = r#"
+    /// A job with the least that one must have.
+    pub(crate) const MINIMAL: &str = r#"
 [tables.users]
 path = "users"
 id = "user_id"
@@ -594,7 +521,8 @@ name = "price"
 kind = "numeric"
 "#;
 
-    fn load(text: &str, overrides: &[Override]) -> Result<Config, ConfigError> {
+    /// A job from its text.
+    pub(crate) fn load(text: &str, overrides: &[Override]) -> Result<Config, ConfigError> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pipeline.toml");
         std::fs::write(&path, text).unwrap();
@@ -625,57 +553,5 @@ kind = "numeric"
         let error = load(&typo, &[]).unwrap_err();
         assert!(error.to_string().contains("did you mean `path`?"), "{error}");
         assert_eq!(error.category().exit_code(), 2);
-    }
-
-    #[test]
-    fn overrides_reach_nested_settings_and_are_checked_too() {
-        let config = load(MINIMAL, &[Override::parse("recall.topk=7").unwrap()]).unwrap();
-        assert_eq!(config.recall.topk, 7);
-        assert!(load(MINIMAL, &[Override::new("recall.topk", 0)]).unwrap_err().to_string().contains("recall.topk"));
-        assert!(load(MINIMAL, &[Override::new("recall.tpk", 1)]).is_err());
-    }
-
-    #[test]
-    fn errors_name_the_flag_or_the_line_in_plain_words() {
-        let set = |texts: &[&str]| texts.iter().map(|text| Override::parse(text).unwrap()).collect::<Vec<_>>();
-        let refused = |text: &str, overrides: &[Override]| load(text, overrides).unwrap_err().to_string();
-        for (given, says) in [
-            (
-                &["recall.topk=3", "train.epochs=many"][..],
-                "--set train.epochs=many: expected a whole number, found the text \"many\"",
-            ),
-            (
-                &["train.epochs=0", "recall.topk=3"],
-                "--set train.epochs=0: `train.epochs` = 0: expected a whole number from 1",
-            ),
-            (&["recall.tpk=3"], "--set recall.tpk=3: unknown setting `tpk`"),
-            (
-                &["tables.users.id.x=3"],
-                "--set tables.users.id.x=3: setting `tables.users.id.x`: `id` is a string, not a section",
-            ),
-            (&["recall.topk=3", "train.loss=mixd"], "--set train.loss=mixd: "),
-            (&["train.loss=mixed"], "--set train.loss=mixed: "),
-            (&["index.kind=3"], "--set index.kind=3: "),
-        ] {
-            let said = refused(MINIMAL, &set(given));
-            assert!(said.starts_with(says), "{said}");
-            for word in ["variant", "usize", "unit", "invalid type", "unknown field"] {
-                assert!(!said.contains(word), "{said}");
-            }
-        }
-        let flag = refused(MINIMAL, &[Override::new("train.patience", -1)]);
-        assert!(flag.starts_with("--patience -1: `train.patience` = -1"), "{flag}");
-        // What is wrong in the file has its line, whatever flags there are.
-        let lines = MINIMAL.lines().count();
-        for (section, line) in [
-            ("[train]\nepochs = 0\n", lines + 2),
-            ("[recall]\ntpk = 0\n", lines + 2),
-            ("[train]\nepochs = \"x\"", lines + 2),
-        ] {
-            for overrides in [&[][..], &set(&["recall.format=jsonl"])] {
-                let said = refused(&format!("{MINIMAL}{section}"), overrides);
-                assert!(said.contains(&format!("line {line}")) && said.contains("pipeline.toml"), "{section}: {said}");
-            }
-        }
     }
 }

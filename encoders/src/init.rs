@@ -54,16 +54,22 @@ pub struct Proposal {
     pub reason: String,
 }
 
-/// The most distinct integers that are taken for categories.
+/// The most distinct integers that are taken for categories, however many rows there are.
 const FEW: usize = 16;
+/// The same where very many rows share them: then each is learned by itself, and what they say need not follow their
+/// order. Ages and other quantities mostly have more values.
+const SHARED: usize = 50;
+/// Rows of the sample that share an integer on average, from which that is so.
+const SHARING: u64 = 100;
 /// The share of rows that may lack an id, or repeat that of another row, in a column that looks like the table's id.
 const SPOILT: f64 = 0.02;
 /// The share of distinct values above which a text column is near-unique.
 const NEAR_UNIQUE: f64 = 0.5;
 /// The share of values that are numbers above which a column is one of numbers.
 const NUMBERS: f64 = 0.95;
-/// Rows from which a share of distinct values says something of the table.
-const MANY: u64 = 200;
+/// Rows from which a share of distinct values says something of the table. Ten rows of a column that has no more values
+/// than these, each as frequent as the others, are all distinct once in 2,700 times (10! / 10^10).
+const TELLING: u64 = 10;
 /// The first day of 1990 and the last of 2100: the dates of most tables.
 const FIRST_OF_OURS: i32 = 7_305;
 const LAST_OF_OURS: i32 = 47_846;
@@ -125,6 +131,17 @@ impl ColumnSample {
         (self.missing, self.present().saturating_sub(self.values.len() as u64))
     }
 
+    /// How far its rows tell ids: `50 rows, all distinct`, or `50 rows, of which 1 lacks an id and 2 repeat one`.
+    pub fn ids(&self) -> String {
+        let (missing, repeated) = self.missing_and_repeated();
+        let parts = [counted(missing, "lacks an id", "lack an id"), counted(repeated, "repeats one", "repeat one")];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        match &parts[..] {
+            [] => format!("{} rows, all distinct", self.rows),
+            parts => format!("{} rows, of which {}", self.rows, parts.join(" and ")),
+        }
+    }
+
     /// Whether nearly every row has a value of its own.
     pub fn is_nearly_unique(&self) -> bool {
         let (missing, repeated) = self.missing_and_repeated();
@@ -155,6 +172,15 @@ impl ColumnSample {
     }
 }
 
+/// `1 lacks`, `2 lack`; none where there are none.
+pub fn counted(n: u64, one: &str, several: &str) -> Option<String> {
+    match n {
+        0 => None,
+        1 => Some(format!("1 {one}")),
+        n => Some(format!("{n} {several}")),
+    }
+}
+
 /// Guesses what a column is good for, and says why.
 pub fn propose(sample: &ColumnSample) -> Proposal {
     let distinct = sample.values.len();
@@ -180,13 +206,7 @@ pub fn propose(sample: &ColumnSample) -> Proposal {
     let id_like = sample.named(&["id", "uid", "uuid", "guid", "key", "msisdn", "imsi", "sku", "asin"])
         || ["编号", "編號", "标识", "番号", "번호"].iter().any(|word| sample.name.contains(word));
     if id_like && sample.is_nearly_unique() {
-        let reason = match sample.missing_and_repeated() {
-            (0, 0) => format!("guessed id: {distinct} rows, all distinct"),
-            (missing, repeated) => {
-                format!("guessed id: {} rows, of which {missing} lack an id and {repeated} repeat one", sample.rows)
-            }
-        };
-        return Proposal { role: Role::Id, reason };
+        return Proposal { role: Role::Id, reason: format!("guessed id: {}", sample.ids()) };
     }
     if distinct == 1 {
         return skip("skipped: one value only".to_string());
@@ -321,6 +341,13 @@ fn propose_number(sample: &ColumnSample, id_like: bool, (mark, is_ambiguous): (D
     if whole && distinct <= FEW {
         return categories(sample, format!("{distinct} distinct integers"), 1);
     }
+    let sharing = sample.present() / distinct.max(1) as u64;
+    if whole && distinct <= SHARED && sharing >= SHARING {
+        let reason = format!(
+            "{distinct} distinct integers, each of {sharing} rows on average: enough to learn each by itself, in whatever order they are"
+        );
+        return categories(sample, reason, 1);
+    }
     let mut numbers: Vec<(f64, u64)> =
         sample.values.iter().filter_map(|(v, n)| Some((read_number(v, mark).filter(|x| x.is_finite())?, *n))).collect();
     numbers.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -376,7 +403,7 @@ fn propose_text(sample: &ColumnSample) -> Proposal {
 /// none where nearly all have.
 fn categories(sample: &ColumnSample, reason: String, min_count: u64) -> Proposal {
     let (name, column) = (sample.name.clone(), None);
-    if sample.present() >= MANY && sample.distinct_share() > OWN {
+    if sample.present() >= TELLING && sample.distinct_share() > OWN {
         let reason = format!("skipped: {reason}: nearly every row has its own, so it says nothing of other rows");
         return Proposal { role: Role::Skip, reason };
     }
@@ -442,7 +469,7 @@ mod tests {
             ("is_vip", cycle(&["yes", "No", "1", "0", "Y", "n", "?", "F", "T", "true"], 100), "boolean", "90% true"),
             ("flag", Arc::new(Int64Array::from_iter_values((0..50).map(|i| i % 2))), "boolean", "100% true"),
             ("stars", Arc::new(Int64Array::from_iter_values((0..50).map(|i| i % 5))), "categorical", "5 distinct"),
-            ("zip", text((0..60).map(|i| format!("0{}", 1000 + i))), "categorical", "postal codes, 60 distinct"),
+            ("zip", text((0..60).map(|i| format!("0{}", 1000 + i % 30))), "categorical", "postal codes, 30 distinct"),
             (
                 "ZipCode",
                 Arc::new(Int64Array::from_iter_values((0..90).map(|i| 10_000 + i % 40))),
@@ -456,7 +483,7 @@ mod tests {
                 "fewer than 3 times",
             ),
             ("邮政编码", cycle(&["100000", "200000", "510000"], 99), "categorical", "postal codes"),
-            ("area", text((0..60).map(|i| format!("0{}", 1000 + i))), "categorical", "no quantity"),
+            ("area", text((0..60).map(|i| format!("0{}", 1000 + i % 30))), "categorical", "no quantity"),
             (
                 "district",
                 text((0..100).map(|i| if i % 50 == 7 { "K1A0B".to_string() } else { format!("{}", 10_000 + i % 40) })),
@@ -469,7 +496,19 @@ mod tests {
                 "numeric",
                 "1.0% of the values are no numbers, such as `heavy`, and count as missing",
             ),
-            ("phone", text((0..60).map(|i| format!("1380000{i:04}"))), "categorical", "no quantity"),
+            ("phone", text((0..60).map(|i| format!("1380000{:04}", i % 30))), "categorical", "no quantity"),
+            ("mobile", text((0..60).map(|i| format!("1380000{i:04}"))), "Skip", "nearly every row has its own"),
+            ("title", text((0..10).map(|i| format!("套餐{i}"))), "Skip", "10 distinct: nearly every row has its own"),
+            ("plan", text((0..9).map(|i| format!("套餐{i}"))), "categorical", "9 distinct"),
+            ("brand", text((0..40).map(|i| format!("brand {}", i % 30))), "categorical", "30 distinct"),
+            (
+                "channel",
+                Arc::new(Int64Array::from_iter_values((0..2500).map(|i| 1000 + i % 25))),
+                "categorical",
+                "25 distinct integers, each of 100 rows on average",
+            ),
+            ("floor", Arc::new(Int64Array::from_iter_values((0..2475).map(|i| i % 25))), "numeric", "from 0 to 24"),
+            ("years", Arc::new(Int64Array::from_iter_values((0..9000).map(|i| 18 + i % 60))), "numeric", "from 18 to"),
             ("age", Arc::new(Int64Array::from_iter_values((0..500).map(|i| 18 + i % 60))), "numeric", "not long"),
             ("spend", Arc::new(Float64Array::from_iter_values((0..50).map(|i| 1.5f64.powi(i)))), "numeric", "long-t"),
             ("price", cycle(&["1.5", "2.25", "x", "9"], 100), "categorical", "text"),
@@ -496,7 +535,7 @@ mod tests {
             ("Unnamed: 0", Arc::new(Int64Array::from_iter_values(0..50)), "Skip", "pandas"),
             ("__index_level_0__", Arc::new(Int64Array::from_iter_values(0..50)), "Skip", "pandas"),
             ("客户编号", text((0..50).map(|i| format!("{i:05}"))), "Id", "all distinct"),
-            ("uid", text((0..99).chain([7]).map(|i| format!("U{i}"))), "Id", "0 lack an id and 1 repeat one"),
+            ("uid", text((0..99).chain([7]).map(|i| format!("U{i}"))), "Id", "100 rows, of which 1 repeats one"),
             ("const", cycle(&["x"], 10), "Skip", "one value"),
             ("nothing", Arc::new(Int64Array::from(vec![None, None])), "Skip", "no values"),
             (

@@ -1,8 +1,9 @@
 //! `init`: a commented `pipeline.toml` from the columns of given files.
 
+mod bad_rows;
 pub(crate) mod first_model;
 
-use crate::config::{EncodeConfig, TimeSettings};
+use crate::config::{InteractionTable, TimeSettings};
 use crate::error::PipelineError;
 use crate::rows::columns::read_whole;
 use crate::rows::strangers::{self, COMPARED, SomeIds};
@@ -10,6 +11,7 @@ use crate::rows::times::guess::guess;
 use crate::watch::cancel::Cancel;
 use crate::watch::terminal::{escape_line, steers};
 use arrow_schema::DataType;
+use bad_rows::Allowed;
 use first_model::FirstModel;
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -78,8 +80,11 @@ pub fn init(options: &InitOptions) -> Result<(String, Vec<Guess>), PipelineError
     let known = &options.columns;
     let user_id = users.id(known.user_id.as_deref(), &mut guesses)?;
     let item_id = items.id(known.item_id.as_deref(), &mut guesses)?;
-    let bad_rows = spoilt_ids([(&users, &user_id), (&items, &item_id)], &mut guesses);
+    let mut allowed = Allowed::default();
+    allowed.ids(&users, &user_id, &mut guesses);
+    allowed.ids(&items, &item_id, &mut guesses);
     let events = interactions.event_columns(known, (&users, &user_id), (&items, &item_id), &mut guesses)?;
+    allowed.interactions(&interactions, &events, [(&users, &user_id), (&items, &item_id)], &mut guesses);
 
     let mut text = String::from(
         "# A twotower job, written by `twotower init` from the columns of the tables below.\n\
@@ -100,8 +105,8 @@ pub fn init(options: &InitOptions) -> Result<(String, Vec<Guess>), PipelineError
         quoted(&events.user),
         quoted(&events.item)
     );
-    match &events.time {
-        Some(TimeSettings { timestamp: Some(column), format, unit, .. }) => {
+    match &events.times {
+        TimeSettings { timestamp: Some(column), format, unit, .. } => {
             let _ = writeln!(text, "timestamp = {}", quoted(column));
             let unit = unit.map(|unit| unit.name().to_string());
             for (setting, value) in [("timestamp_format", format), ("timestamp_unit", &unit)] {
@@ -116,7 +121,7 @@ pub fn init(options: &InitOptions) -> Result<(String, Vec<Guess>), PipelineError
     features(&mut text, Side::User, &users, &user_id, &mut guesses);
     features(&mut text, Side::Item, &items, &item_id, &mut guesses);
     recent_items(&mut text, &users, &items, &mut guesses);
-    if let Some(share) = bad_rows {
+    if let Some(share) = allowed.share() {
         let _ = write!(
             text,
             "\n# The share of a table's rows that may be unusable, such as rows without an id: they are left out.\n[encode]\nmax_bad_rows = {share}\n"
@@ -146,12 +151,6 @@ struct Sampled {
     columns: Vec<(ColumnSample, Proposal)>,
 }
 
-struct EventColumns {
-    user: String,
-    item: String,
-    time: Option<TimeSettings>,
-}
-
 /// The separator of fields of a delimited table whose first line the usual one does not part, if it is one of those
 /// that are common.
 fn other_delimiter(table: &Table) -> Option<&'static str> {
@@ -159,35 +158,6 @@ fn other_delimiter(table: &Table) -> Option<&'static str> {
     let [only] = table.columns() else { return None };
     table.paths().next().filter(|path| is_delimited(path))?;
     ["::", "\t", ";", "|", ",", "\u{1}"].into_iter().find(|delimiter| only.name.contains(delimiter))
-}
-
-/// Says which ids of users and items are missing or stand twice, as far as the samples show, and what a run does with
-/// them; returns the share of bad rows that the job must allow for it, if it is more than the usual one.
-fn spoilt_ids(tables: [(&Sampled, &String); 2], guesses: &mut Vec<Guess>) -> Option<f64> {
-    let mut most = None;
-    for (table, id) in tables {
-        let Some(sample) = table.columns.iter().map(|(sample, _)| sample).find(|sample| sample.name == *id) else {
-            continue;
-        };
-        let ((missing, repeated), rows) = (sample.missing_and_repeated(), sample.rows);
-        let bad = missing + repeated;
-        if bad == 0 {
-            continue;
-        }
-        let usual = EncodeConfig::default().max_bad_rows;
-        let mut allowed = String::new();
-        if bad as f64 > (rows as f64 * usual).floor() {
-            // Twice as many as the sample shows, in thousandths.
-            let share = ((2000.0 * bad as f64 / rows as f64).ceil() / 1000.0).clamp(usual, 1.0);
-            allowed = format!(", for which `encode.max_bad_rows` is {share}");
-            most = Some(most.map_or(share, |other: f64| other.max(share)));
-        }
-        let reason = format!(
-            "of {rows} rows {missing} have no id and {repeated} repeat the id of an earlier row: the run leaves these rows out and writes them to `quarantine.jsonl`{allowed}"
-        );
-        guesses.push(Guess { about: format!("{}.{id}", table.name), reason });
-    }
-    most
 }
 
 impl Sampled {
@@ -311,9 +281,13 @@ impl Sampled {
         let unfit = self.columns.iter().find(|(s, p)| !fits(s) && (p.role == Role::Id || distinct(s)));
         match found {
             Some((sample, proposal)) => {
+                let why = match proposal.role {
+                    Role::Id => "",
+                    _ => "; no column is named like an id, and this is the first that could be one",
+                };
                 guesses.push(Guess {
                     about: format!("{}.{}", self.name, sample.name),
-                    reason: format!("id: {}", proposal.reason),
+                    reason: format!("id: {}{why}", sample.ids()),
                 });
                 Ok(sample.name.clone())
             }
@@ -331,14 +305,14 @@ impl Sampled {
         }
     }
 
-    /// Which columns name user, item and time: by the ids' own names first, else by shared values.
+    /// The table as the job is to have it: which columns name user, item and time, by the ids' own names first, else by shared values.
     fn event_columns(
         &self,
         known: &KnownColumns,
         (users, user_id): (&Sampled, &str),
         (items, item_id): (&Sampled, &str),
         guesses: &mut Vec<Guess>,
-    ) -> Result<EventColumns, PipelineError> {
+    ) -> Result<InteractionTable, PipelineError> {
         let mut find = |own: &Option<String>,
                         entity: &Sampled,
                         id: &str,
@@ -401,7 +375,8 @@ impl Sampled {
                 reason: "no timestamp found: the order of the rows counts as time".to_string(),
             }),
         }
-        Ok(EventColumns { user, item, time: time.map(|(_, (settings, _))| settings) })
+        let times = time.map_or_else(TimeSettings::default, |(_, (settings, _))| settings);
+        Ok(InteractionTable { user, item, times, weight: None, source: self.spec.clone() })
     }
 }
 
@@ -527,7 +502,9 @@ mod tests {
         // One row without an id and one that repeats that of the row before, of 300: twice that share.
         assert_eq!(config.encode.max_bad_rows, 0.014);
         for expected in [
-            "items.item_id: of 300 rows 1 have no id and 1 repeat the id of an earlier row: the run leaves these rows out",
+            "users.user_id: id: 400 rows, all distinct",
+            "items.item_id: id: 300 rows, of which 1 lacks an id and 1 repeats one",
+            "items.item_id: of 300 rows 1 has no id and 1 repeats the id of an earlier row: the run leaves these rows out",
             "for which `encode.max_bad_rows` is 0.014",
             "items.name: skipped: text, 300 distinct: nearly every row has its own",
             "users.zip: guessed categorical: postal codes, 50 distinct",
@@ -537,5 +514,42 @@ mod tests {
             assert!(said.iter().any(|line| line.contains(expected)), "expected `{expected}` in {said:#?}");
         }
         assert!(job.contains("# one layer") && job.contains("hidden = [64]"), "{job}");
+    }
+
+    #[test]
+    fn bad_rows_of_interactions_count_too_and_an_id_is_not_told_to_be_a_number() {
+        let lines = |head: &str, rows: Vec<String>| format!("{head}\n{}\n", rows.join("\n"));
+        let users = lines("u,age", (0..100).map(|u| format!("{u},{}", 18 + u % 60)).collect());
+        let items = lines("i,price", (0..50).map(|i| format!("{i},{i}.5")).collect());
+        let event = |e: usize| match e {
+            17 => ",3,2026-01-31".to_string(),
+            400 => "9,,2026-01-31".to_string(),
+            500 => "9,3,".to_string(),
+            e => format!("{},{},2026-01-{:02}", e % 100, e % 50, 1 + e % 28),
+        };
+        let of = |events: Vec<String>| {
+            written_for([
+                ("users", users.clone()),
+                ("items", items.clone()),
+                ("events", lines("user,item,day", events)),
+            ])
+        };
+        let (job, said) = of((0..1000).map(event).collect());
+        let spoilt = said.iter().find(|line| line.contains("cannot be used")).unwrap();
+        assert!(
+            spoilt.starts_with("interactions: 3 of 1000 rows cannot be used, such as row 17 (line 19 of "),
+            "{spoilt}"
+        );
+        assert!(
+            spoilt.contains("column `user`") && spoilt.ends_with("for which `encode.max_bad_rows` is 0.006"),
+            "{spoilt}"
+        );
+        assert_eq!(read(&job).encode.max_bad_rows, 0.006);
+        let id = said.iter().find(|line| line.starts_with("users.u: ")).unwrap();
+        assert!(id.starts_with("users.u: id: 100 rows, all distinct; no column is named like an id"), "{id}");
+        // One in a thousand is what every job allows.
+        let (job, said) = of((0..1000).map(|e| event(if e == 400 || e == 500 { 1 } else { e })).collect());
+        assert!(said.iter().any(|line| line.contains("1 of 1000 rows cannot be used")), "{said:#?}");
+        assert!(!job.contains("max_bad_rows"), "{job}");
     }
 }

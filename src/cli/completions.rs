@@ -6,7 +6,8 @@ use clap_complete::Shell;
 /// Options of `completions`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
-  twotower completions bash > ~/.local/share/bash-completion/completions/twotower")]
+  twotower completions bash \\
+      > ~/.local/share/bash-completion/completions/twotower")]
 pub struct Opts {
     /// The shell.
     shell: Shell,

@@ -16,7 +16,8 @@ use twotower_pipeline::watch::progress::Progress;
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   twotower demo demo --users 200000
-Leaves DIR/data, DIR/pipeline.toml and DIR/run, so that every stage can be repeated by hand:
+Leaves DIR/data, DIR/pipeline.toml and DIR/run, so that every stage can be
+repeated by hand:
   twotower recall --config demo/pipeline.toml --run demo/run --topk 20")]
 pub struct Opts {
     /// Folder for data, job and run.

@@ -14,8 +14,8 @@ use twotower_pipeline::stream::memory::Memory;
 #[command(after_help = "Examples:
   twotower doctor --config pipeline.toml --run runs/2026-01-31
   twotower doctor --json --memory 1GiB
-Give it what the night's `run` is given, as the same user. Exit code 0 without problems, 1 with any; a
-warning is none.")]
+Give it what the night's `run` is given, as the same user. Exit code 0 without
+problems, 1 with any; a warning is none.")]
 pub struct Opts {
     /// The job's file.
     #[arg(long, short, default_value = "pipeline.toml", env = "TWOTOWER_CONFIG", value_name = "FILE")]

@@ -12,7 +12,8 @@ use twotower_pipeline::stages::encode::{EncodeOptions, encode_features};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   twotower encode-features --config pipeline.toml --run runs/today
-  twotower encode-features --run runs/today --update runs/yesterday/encoders   old codes never move
+  # old codes never move
+  twotower encode-features --run runs/today --update runs/yesterday/encoders
   twotower encode-features --run runs/today --all-users --memory 512MiB")]
 pub struct Opts {
     #[command(flatten)]

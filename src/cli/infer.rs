@@ -19,9 +19,12 @@ use twotower_tables::Format;
   twotower infer --run runs/today --side user --shard 3/16
   twotower infer --run runs/today --side user --recall --memory 512MiB
   SLURM_ARRAY_TASK_ID=3 twotower infer --run runs/today --side user --shards 16
-  twotower infer --run runs/today --side user --table newcomers.parquet --output newcomers --engine native
-  twotower infer --run runs/today --side user --table newcomers.parquet --recall --output items-of-newcomers
-The last two write newcomers/vectors/ and items-of-newcomers/recall/, folders that hold Parquet and nothing else.")]
+  twotower infer --run runs/today --side user --table newcomers.parquet \\
+      --output newcomers --engine native
+  twotower infer --run runs/today --side user --table newcomers.parquet \\
+      --recall --output items-of-newcomers
+The last two write newcomers/vectors/ and items-of-newcomers/recall/, folders
+that hold Parquet and nothing else.")]
 pub struct Opts {
     #[command(flatten)]
     job: JobOpts,

@@ -9,9 +9,12 @@ use twotower_pipeline::watch::terminal::tell;
 /// Options of `init`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  twotower init --users users.parquet --items items.csv --interactions orders/ > pipeline.toml
-  twotower init --users u.csv --items i.csv --interactions r.csv --output pipeline.toml
-  twotower init --users u.csv --items i.csv --interactions r.csv --encoding gbk --delimiter ';' --user-id uid
+  twotower init --users users.parquet --items items.csv --interactions orders/ \\
+      > pipeline.toml
+  twotower init --users u.csv --items i.csv --interactions r.csv \\
+      --output pipeline.toml
+  twotower init --users u.csv --items i.csv --interactions r.csv \\
+      --encoding gbk --delimiter ';' --user-id uid
 The guesses and their reasons go to standard error; check them.")]
 pub struct Opts {
     /// File, folder or glob of users.

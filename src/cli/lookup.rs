@@ -16,10 +16,14 @@ use twotower_pipeline::run::lock::{Access, RunLock};
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("what").required(true))]
 #[command(after_help = "Examples:
-  twotower lookup runs/latest --user 100042            what the user had, the newest first, and what he gets
-  twotower lookup runs/latest --item A-17 --limit 10   the items nearest to one, by the cosine of their vectors
-  twotower lookup runs/latest --user 100042 --json     all of it, as JSON
-Nothing is changed. Titles come from `tables.items.title`, or a column named title, name or the like.")]
+  # what the user had, the newest first, and what he gets
+  twotower lookup runs/latest --user 100042
+  # the items nearest to one, by the cosine of their vectors
+  twotower lookup runs/latest --item A-17 --limit 10
+  # all of it, as JSON
+  twotower lookup runs/latest --user 100042 --json
+Nothing is changed. Titles come from `tables.items.title`, or a column named
+title, name or the like.")]
 pub struct Opts {
     /// The run's folder.
     #[arg(default_value = "run", env = "TWOTOWER_RUN", value_name = "RUN")]
@@ -53,6 +57,13 @@ fn items_table(typed: Option<&Path>, run: &RunDir) -> Result<Option<EntityTable>
     Ok(job.map(|config| config.tables.items))
 }
 
+/// The line that says how many older items of the history and how many further ones of the list are not shown.
+fn left_out([older, more]: [usize; 2]) -> Option<String> {
+    let parts = [(older, "older"), (more, "more")].into_iter().filter(|(n, _)| *n > 0);
+    let parts: Vec<String> = parts.map(|(n, what)| format!("{n} {what}")).collect();
+    (!parts.is_empty()).then(|| format!("  … {} (--limit)", parts.join(" and ")))
+}
+
 /// Runs the subcommand.
 pub fn run(opts: Opts) -> anyhow::Result<()> {
     let run = RunDir::existing("lookup", &opts.run)?;
@@ -79,11 +90,28 @@ pub fn run(opts: Opts) -> anyhow::Result<()> {
     found.history.truncate(opts.limit);
     found.items.truncate(opts.limit);
     user_lines(&found).iter().for_each(|line| say!("{line}"));
-    if more != [0, 0] {
-        say!("  … {} older and {} more (--limit)", more[0], more[1]);
+    if let Some(left_out) = left_out(more) {
+        say!("{left_out}");
     }
     if found.items.is_empty() {
         say!("  gets nothing: only interactions name this user, or nothing is left for him");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_is_counted_without_zeros() {
+        for (more, line) in [
+            ([0, 0], None),
+            ([0, 30], Some("  … 30 more (--limit)")),
+            ([3, 0], Some("  … 3 older (--limit)")),
+            ([3, 30], Some("  … 3 older and 30 more (--limit)")),
+        ] {
+            assert_eq!(left_out(more).as_deref(), line);
+        }
+    }
 }

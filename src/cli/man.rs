@@ -8,7 +8,8 @@ use twotower_pipeline::error::PipelineError;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   twotower man | man -l -
-  twotower man --output ~/.local/share/man/man1     a page for each command too, for `man twotower-run`")]
+  # a page for each command too, for `man twotower-run`
+  twotower man --output ~/.local/share/man/man1")]
 pub struct Opts {
     /// Write the pages of the program and of its commands to this folder, which must exist.
     #[arg(long, short, value_name = "DIR")]

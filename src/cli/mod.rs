@@ -48,10 +48,12 @@ use twotower_pipeline::watch::terminal::{JsonLog, Log, escape, escape_line};
 #[derive(Debug, Parser)]
 #[command(name = "twotower", version, max_term_width = 110)]
 #[command(after_help = "Examples:
-  twotower demo /tmp/demo                          everything on synthetic data, in one command
-  twotower init --users u.parquet --items i.csv --interactions orders/ > pipeline.toml
+  twotower demo /tmp/demo  # everything on synthetic data, in one command
+  twotower init --users u.parquet --items i.csv --interactions orders/ \\
+      > pipeline.toml
   twotower run --config pipeline.toml --run runs/2026-01-31
-  twotower infer --config pipeline.toml --run runs/2026-01-31 --side user --shard 3/16")]
+  twotower infer --config pipeline.toml --run runs/2026-01-31 --side user \\
+      --shard 3/16")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -59,10 +61,11 @@ pub struct Cli {
     /// Form of the log on standard error.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "TWOTOWER_LOG_FORMAT")]
     pub log_format: LogFormat,
-    /// Least severe level logged: error, warn, info, debug or trace.
+    /// Least severe level logged: off, error, warn, info, debug or trace.
     #[arg(long, global = true, default_value = "info", env = "TWOTOWER_LOG")]
     pub log_level: String,
-    /// Show no progress and log warnings only.
+    /// Show no progress, and log nothing below warnings: these still go to standard error. With `--log-level error`, errors
+    /// alone; with `--log-level off`, nothing.
     #[arg(long, short, global = true)]
     pub quiet: bool,
 }
@@ -155,10 +158,10 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 fn start_logging(cli: &Cli) -> anyhow::Result<()> {
-    let level = if cli.quiet { "warn" } else { cli.log_level.as_str() };
+    let level = level(cli);
     let filter =
         EnvFilter::try_new(format!("{level},ort={}", if cli.quiet { "error" } else { "warn" })).map_err(|e| {
-            PipelineError::usage(format!("--log-level {level}: {e}; expected error, warn, info, debug or trace"))
+            PipelineError::usage(format!("--log-level {level}: {e}; expected off, error, warn, info, debug or trace"))
         })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
     let ansi = has_colours(std::io::IsTerminal::is_terminal(&std::io::stderr()), std::env::var_os("NO_COLOR"));
@@ -176,6 +179,12 @@ fn start_logging(cli: &Cli) -> anyhow::Result<()> {
         LogFormat::Json => builder.json().with_writer(|| JsonLog).init(),
     }
     Ok(())
+}
+
+/// The least severe level logged, or what else `--log-level` says: with `--quiet` no more than warnings.
+fn level(cli: &Cli) -> &str {
+    let less = ["error", "off"].iter().any(|level| cli.log_level.eq_ignore_ascii_case(level));
+    if cli.quiet && !less { "warn" } else { &cli.log_level }
 }
 
 /// Whether the log has colours: on a terminal, unless `NO_COLOR` is set to anything (<https://no-color.org>).
@@ -221,6 +230,40 @@ mod tests {
         let set = |value: &str| Some(OsString::from(value));
         assert!(has_colours(true, None) && has_colours(true, set("")));
         assert!(!has_colours(true, set("1")) && !has_colours(true, set("0")) && !has_colours(false, None));
+    }
+
+    #[test]
+    fn quiet_logs_warnings_unless_less_is_wanted() {
+        let told = |line: &str| {
+            let (cli, _) = parse(line.split(' ').map(OsString::from)).unwrap();
+            level(&cli).to_string()
+        };
+        for (flags, expected) in [
+            ("--quiet", "warn"),
+            ("--quiet --log-level debug", "warn"),
+            ("--quiet --log-level error", "error"),
+            ("--log-level off -q", "off"),
+            ("--log-level debug", "debug"),
+        ] {
+            assert_eq!(told(&format!("twotower run {flags}")), expected, "{flags}");
+        }
+    }
+
+    #[test]
+    fn examples_of_help_fit_the_screen_so_that_no_command_is_broken_in_two() {
+        let mut commands_shown = 0;
+        for (path, command) in commands(&Cli::command(), Vec::new()) {
+            let text = command.get_after_help().map_or(String::new(), ToString::to_string);
+            let lines: Vec<&str> = text.lines().collect();
+            for (at, line) in lines.iter().enumerate() {
+                assert!(unicode_width::UnicodeWidthStr::width(*line) <= report::COLUMNS, "{path:?}: {line}");
+                commands_shown += usize::from(line.trim_start().starts_with("twotower "));
+                if line.ends_with('\\') {
+                    assert!(lines[at + 1].starts_with("      "), "{path:?}: {line}");
+                }
+            }
+        }
+        assert!(commands_shown >= 50, "{commands_shown}");
     }
 
     #[test]

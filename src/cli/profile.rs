@@ -20,12 +20,17 @@ use twotower_pipeline::watch::terminal::{escape_line, tell};
 /// Options of `profile`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  twotower profile --config pipeline.toml                      what the tables hold
-  twotower profile --run runs/2026-01-31                       and which values that run does not know
-  twotower profile --segment city --output profiles/monday     users and events of each city; writes profile.json
-  twotower profile --against profiles/monday/profile.json      what has changed since, the worst first
-Tables are read once, and what the features use of them is copied to temporary files (TMPDIR, or the folder of
---output). No setting of the run changes: the exit code is 0 whatever is found; limits are the gates' affair.")]
+  # what the tables hold
+  twotower profile --config pipeline.toml
+  # and which values that run does not know
+  twotower profile --run runs/2026-01-31
+  # users and events of each city; writes profile.json
+  twotower profile --segment city --output profiles/monday
+  # what has changed since, the worst first
+  twotower profile --against profiles/monday/profile.json
+Tables are read once, and what the features use of them is copied to temporary
+files (TMPDIR, or the folder of --output). No setting of the run changes: the
+exit code is 0 whatever is found; limits are the gates' affair.")]
 pub struct Opts {
     /// The job's file.
     #[arg(long, short, default_value = "pipeline.toml", env = "TWOTOWER_CONFIG", value_name = "FILE")]

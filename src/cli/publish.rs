@@ -10,10 +10,14 @@ use twotower_pipeline::stages::gates::Gate;
 /// Options of `publish`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  twotower publish --run runs/2026-01-31                      after recall of the last shard
-  twotower publish --run runs/2026-01-31 --accept coverage    in spite of a gate that failed
-  twotower publish --run runs/2026-01-31 --force              results of an earlier items table or list, as they are
-The last two steps of `twotower run`, for runs whose stages are done one by one or in shards.")]
+  # after recall of the last shard
+  twotower publish --run runs/2026-01-31
+  # in spite of a gate that failed
+  twotower publish --run runs/2026-01-31 --accept coverage
+  # results of an earlier items table or list, as they are
+  twotower publish --run runs/2026-01-31 --force
+The last two steps of `twotower run`, for runs whose stages are done one by one
+or in shards.")]
 pub struct Opts {
     #[command(flatten)]
     job: JobOpts,

@@ -17,7 +17,8 @@ use twotower_tables::TableSpec;
   twotower recall --run runs/today --topk 50
   twotower recall --run runs/today --topk 20 --shard 0/8 --format parquet-long
   twotower recall --run runs/today --fused --memory 512MiB
-Results are cosine similarities: 1 is the same direction, 0 unrelated, -1 opposite; large is good.")]
+Results are cosine similarities: 1 is the same direction, 0 unrelated, -1
+opposite; large is good.")]
 pub struct Opts {
     #[command(flatten)]
     job: JobOpts,

@@ -252,6 +252,36 @@ pub fn wrapped(begin: &str, text: &str) -> Vec<String> {
     lines
 }
 
+/// A command, or a part of one, in lines of [`COLUMNS`] that a shell reads as one: a line ends between words alone, by a
+/// backslash. A word that is longer takes a line of its own, however long.
+pub fn command_lines(words: &[String]) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in words {
+        match lines.last_mut() {
+            // Two columns stay for the backslash.
+            Some(line) if line.width() + 1 + word.width() + 2 <= COLUMNS => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            Some(line) => {
+                line.push_str(" \\");
+                lines.push(format!("        {word}"));
+            }
+            None => lines.push(format!("      {word}")),
+        }
+    }
+    lines
+}
+
+/// A word as a shell reads it: in quotes where it has more than letters, digits and marks that mean nothing there.
+pub fn for_shell(word: &str) -> String {
+    let means_nothing = |c: char| c.is_alphanumeric() || "_-./:=@%+,".contains(c);
+    match !word.is_empty() && word.chars().all(means_nothing) {
+        true => word.to_string(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
 /// A time in seconds since 1970 as `2026-01-31 03:12`, in UTC.
 pub fn utc(seconds: u64) -> String {
     let (days, minutes) = (seconds / 86_400, seconds % 86_400 / 60);
@@ -306,6 +336,35 @@ mod tests {
         assert!(lines.len() > 3 && lines.iter().all(|line| line.width() <= COLUMNS), "{lines:?}");
         assert!(lines[1..].iter().all(|line| line.starts_with("    ") && !line.starts_with("     ")), "{lines:?}");
         assert_eq!(lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" "), format!("- {}", text.trim()));
+    }
+
+    #[test]
+    fn commands_are_broken_between_words_and_the_shell_reads_one() {
+        let words: Vec<String> =
+            ["a=1", "b=[2]", "c={d={e=3}}", "f=\"g h\""].map(|s| format!("--set 'model.setting.{s}'")).to_vec();
+        let lines = command_lines(&words);
+        assert!(lines.len() == 2 && lines.iter().all(|line| line.width() <= COLUMNS), "{lines:?}");
+        assert!(
+            lines[0].ends_with(" \\") && words.iter().all(|word| lines.iter().any(|l| l.contains(word))),
+            "{lines:?}"
+        );
+        let script = format!("printf '%s\\n' {}", lines.join("\n"));
+        let shell = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+        let read = String::from_utf8(shell.stdout).unwrap();
+        let expected: Vec<String> =
+            words.iter().flat_map(|word| word.splitn(2, ' ').map(|part| part.replace('\'', ""))).collect();
+        assert_eq!(read.lines().collect::<Vec<_>>(), expected);
+        assert_eq!(command_lines(&["x".repeat(200)]), [format!("      {}", "x".repeat(200))]);
+    }
+
+    #[test]
+    fn a_word_is_what_the_shell_reads() {
+        for word in ["runs/2026-01-31", "用户 7", "it's", "$HOME", "a;b", "", "*", "北京"] {
+            let script = format!("printf %s {}", for_shell(word));
+            let shell = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+            assert_eq!(String::from_utf8(shell.stdout).unwrap(), word);
+        }
+        assert_eq!((for_shell("runs/a"), for_shell("北京")), ("runs/a".to_string(), "北京".to_string()));
     }
 
     #[test]

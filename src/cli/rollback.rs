@@ -9,9 +9,12 @@ use twotower_pipeline::run::list::rollback;
 /// Options of `rollback`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  twotower rollback                           to the run before the one that `latest` names
-  twotower rollback --to 2026-01-29           to a run of that name
-Only complete runs that passed their gates are gone back to. The link is switched in one step.")]
+  # to the run before the one that `latest` names
+  twotower rollback
+  # to a run of that name
+  twotower rollback --to 2026-01-29
+Only complete runs that passed their gates are gone back to. The link is
+switched in one step.")]
 pub struct Opts {
     /// Folder of the runs and of the link `latest`.
     #[arg(long, value_name = "DIR", default_value = "runs", env = "TWOTOWER_RUNS")]

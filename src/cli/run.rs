@@ -20,13 +20,19 @@ use twotower_pipeline::stages::train::TrainOptions;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   twotower run --config pipeline.toml --run runs/2026-01-31
-  twotower run --run runs/2026-01-31 --from train        redo training and what follows
-  twotower run --run runs/2026-02-01 --update-from previous   extend the last good run's vocabularies and weights
-  twotower run --run runs/2026-02-02 --update-from runs/2026-02-01 --no-train --fused --memory 1GiB
-  twotower run --run runs/2026-02-03 --accept coverage   publish in spite of that gate
-  twotower run --run runs/try-1 --no-publish --set train.epochs=20   all stages and gates, and `latest` stays
-A run that was stopped goes on when the same command is given again. The link `latest` beside the
-run folder points to the last complete run that passed its gates.")]
+  # redo training and what follows
+  twotower run --run runs/2026-01-31 --from train
+  # extend the last good run's vocabularies and weights
+  twotower run --run runs/2026-02-01 --update-from previous
+  twotower run --run runs/2026-02-02 --update-from runs/2026-02-01 --no-train \\
+      --fused --memory 1GiB
+  # publish in spite of that gate
+  twotower run --run runs/2026-02-03 --accept coverage
+  # all stages and gates, and `latest` stays
+  twotower run --run runs/try-1 --no-publish --set train.epochs=20
+A run that was stopped goes on when the same command is given again. The link
+`latest` beside the run folder points to the last complete run that passed its
+gates.")]
 pub struct Opts {
     #[command(flatten)]
     job: JobOpts,

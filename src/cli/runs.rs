@@ -10,8 +10,10 @@ use twotower_pipeline::stream::memory::mib;
 /// Options of `runs`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  twotower runs list                        the runs of the folder `runs`, oldest first
-  twotower runs prune --keep 7 --dry-run    what would be removed
+  # the runs of the folder `runs`, oldest first
+  twotower runs list
+  # what would be removed
+  twotower runs prune --keep 7 --dry-run
   twotower runs prune --keep 7 /srv/twotower/runs")]
 pub struct Opts {
     #[command(subcommand)]

@@ -13,8 +13,9 @@ use twotower_pipeline::run::lock::{Access, RunLock};
 #[command(after_help = "Examples:
   twotower similar --run runs/latest --topk 20 --output similar
   twotower similar --run runs/latest --output similar --format jsonl
-Writes OUTPUT/similar.parquet (or .jsonl): for each item the others nearest to it by the cosine of the run's item
-vectors, found by exact search. The run is not changed. 1 is the same direction, -1 opposite; large is good.")]
+Writes OUTPUT/similar.parquet (or .jsonl): for each item the others nearest to
+it by the cosine of the run's item vectors, found by exact search. The run is
+not changed. 1 is the same direction, -1 opposite; large is good.")]
 pub struct Opts {
     #[command(flatten)]
     job: JobOpts,

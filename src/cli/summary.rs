@@ -1,6 +1,6 @@
 //! What a run ends with, as people read it.
 
-use super::report::{COLUMNS, clipped, left, say_lines, table, wrapped};
+use super::report::{COLUMNS, clipped, command_lines, for_shell, left, say_lines, table, wrapped};
 use serde_json::Value;
 use std::path::Path;
 use twotower_pipeline::results::advice::{MEASURES, cut_offs};
@@ -29,7 +29,10 @@ pub fn print(summary: &Summary, run: &Path) {
     }
     if !summary.advice.is_empty() {
         say!("What to try, with --no-publish until one is better:");
-        summary.advice.iter().for_each(|advice| say_lines(wrapped("  - ", advice)));
+        for advice in &summary.advice {
+            say_lines(wrapped("  - ", &format!("{}:", advice.what)));
+            advice.copy.iter().for_each(|words| say_lines(command_lines(words)));
+        }
     }
     if !summary.users.is_empty() {
         say!("");
@@ -43,7 +46,8 @@ pub fn print(summary: &Summary, run: &Path) {
         say!("  {open}");
     }
     if let Some(user) = summary.users.first() {
-        say!("  twotower lookup {} --user {}", run.display(), id_text(&user.user));
+        let [run, user] = [run.display().to_string(), id_text(&user.user)].map(|word| for_shell(&word));
+        say!("  twotower lookup {run} --user {user}");
     }
 }
 

@@ -34,9 +34,10 @@ impl DataOpts {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   twotower synth data --users 1000000
-  twotower synth tomorrow --users 1000000 --day 1     new users, new values, more nulls
+  # new users, new values, more nulls
+  twotower synth tomorrow --users 1000000 --day 1
   twotower synth export --users 20000 --items 200 --exported
-  twotower init --users export/users --items export/items.csv \
+  twotower init --users export/users --items export/items.csv \\
       --interactions export/interactions --output pipeline.toml")]
 pub struct Opts {
     /// Folder that gets users/, items.parquet (or .csv), interactions/ and meta.json.

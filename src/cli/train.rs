@@ -12,8 +12,10 @@ use twotower_pipeline::stages::train::{TrainOptions, train_model};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   twotower train --run runs/today --epochs 5
-  twotower train --run runs/today --from runs/yesterday/towers    start from yesterday's weights
-A stopped training goes on from its last checkpoint when the same command is given again.")]
+  # start from yesterday's weights
+  twotower train --run runs/today --from runs/yesterday/towers
+A stopped training goes on from its last checkpoint when the same command is
+given again.")]
 pub struct Opts {
     #[command(flatten)]
     job: JobOpts,

@@ -13,9 +13,11 @@ use twotower_pipeline::run::verify::{Verification, verify};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   twotower verify runs/2026-01-31
-  twotower verify runs/2026-01-31 --require recall     incomplete unless every user has items
-Needs no table and no job file, and changes nothing. All files are read once. Exit code 3 for damaged files,
-4 for what is missing, incomplete or does not belong together.")]
+  # incomplete unless every user has items
+  twotower verify runs/2026-01-31 --require recall
+Needs no table and no job file, and changes nothing. All files are read once.
+Exit code 3 for damaged files, 4 for what is missing, incomplete or does not
+belong together.")]
 pub struct Opts {
     /// The run's folder.
     #[arg(default_value = "run", env = "TWOTOWER_RUN", value_name = "RUN")]

@@ -12,9 +12,12 @@ use twotower_pipeline::run::dir::RunDir;
 /// Options of `vocab`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  twotower vocab show run/encoders                      all vocabularies
-  twotower vocab show run/encoders user_city --limit 20    its most frequent values
-  twotower vocab lookup run/encoders user_city Berlin   value to code; --code 17 for code to value
+  # all vocabularies
+  twotower vocab show run/encoders
+  # its most frequent values
+  twotower vocab show run/encoders user_city --limit 20
+  # value to code; --code 17 for code to value
+  twotower vocab lookup run/encoders user_city Berlin
   twotower vocab diff runs/yesterday/encoders runs/today/encoders")]
 pub struct Opts {
     #[command(subcommand)]

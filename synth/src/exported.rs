@@ -1,9 +1,9 @@
 //! The tables as the systems of a telecom company export them: CSV in GBK with Chinese column names, numbered ids with
 //! leading zeros, dates in two spellings, amounts with separators, 是 and 否, and some rows that are spoilt.
 //!
-//! Spoilt are about three rows in a thousand of users and of interactions: half of them lack an id, the others repeat
-//! a row (a user perhaps with the amount spelt in another way). The interactions of users without an id name the id that
-//! the row has lost.
+//! Spoilt are about three rows in a thousand of users and of interactions, and one in a hundred of items: half of them lack
+//! an id, the others repeat a row (a user perhaps with the amount spelt in another way). The interactions of users and
+//! items without an id name the id that the row has lost.
 
 use crate::catalogue::cents;
 use crate::choice::Choices;
@@ -21,8 +21,12 @@ use twotower_artifacts::{Moment, TickUnit};
 
 /// The share of rows of users and of interactions that lack an id, and the share that stands twice.
 const SPOILT: f64 = 0.0015;
-/// The same of items: none, as long as a run stops at such rows of items.
-const SPOILT_ITEMS: f64 = 0.0;
+/// Items are few: of as many as this, one lacks its id and one stands twice, at the numbers below.
+const SPOILT_ITEMS: usize = 200;
+/// The one that lacks its id.
+const WITHOUT_ID: usize = 57;
+/// The one that stands twice.
+const TWICE: usize = 73;
 /// The day of the export, 2025-01-01, as a day since 1970.
 const TODAY: i64 = 20_089;
 /// Days in which items were put on sale.
@@ -183,13 +187,13 @@ pub(crate) fn write_items(world: &World, path: &Path) -> Result<(u64, u64), Synt
         let vendor = known(vendor, |code| format!("供应商{:02}", code + 1));
         let months = catalogue.months[item];
         let since = TODAY - 1 - i64::from(random.below(ON_SALE));
-        let id = if random.chance(SPOILT_ITEMS) { String::new() } else { item_id(item as u32) };
+        let id = if item % SPOILT_ITEMS == WITHOUT_ID { String::new() } else { item_id(item as u32) };
         let line = format!(
             "{id},{category}{sub_category} {price:.0}元,{category},{sub_category},{vendor},{},{months},{}\r\n",
             amount(price, &mut random),
             day(since, &mut random)
         );
-        for _ in 0..1 + u64::from(random.chance(SPOILT_ITEMS)) {
+        for _ in 0..1 + u64::from(item % SPOILT_ITEMS == TWICE) {
             text.push_str(&line);
             rows += 1;
         }

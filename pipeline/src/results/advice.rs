@@ -41,46 +41,75 @@ pub fn winners(metrics: &MetricsFile) -> Vec<Winner> {
     winners.filter(|winner| !winner.at.is_empty()).collect()
 }
 
-/// What to try, each a whole sentence with the setting; `best_was_last` is whether the last epoch was the best.
-pub fn to_try(config: &Config, items: usize, best_was_last: bool) -> Vec<String> {
+/// Something to try.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advice {
+    /// What, and why.
+    pub what: String,
+    /// To be copied into a command, or into the job: the words of each way to do it. No line may end within a word.
+    pub copy: Vec<Vec<String>>,
+}
+
+impl Advice {
+    fn new(what: impl Into<String>, copy: &[&[&str]]) -> Self {
+        let words = |words: &&[&str]| words.iter().map(|word| word.to_string()).collect();
+        Self { what: what.into(), copy: copy.iter().map(words).collect() }
+    }
+}
+
+impl std::fmt::Display for Advice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ways: Vec<String> = self.copy.iter().map(|words| words.join(" ")).collect();
+        write!(f, "{}: {}", self.what, ways.join(" or "))
+    }
+}
+
+/// As one sentence.
+impl Serialize for Advice {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// What to try; `best_was_last` is whether the last epoch was the best.
+pub fn to_try(config: &Config, items: usize, best_was_last: bool) -> Vec<Advice> {
     let has = |side: &[FeatureSpec], is: fn(&FeatureSpec) -> bool| side.iter().any(is);
     let mut advice = Vec::new();
     if !has(&config.features.user, |f| matches!(f, FeatureSpec::Sequence(_))) {
         let time = match config.tables.interactions.times.timestamp {
             Some(_) => "",
-            None => " and name the column of times in `tables.interactions.timestamp`",
+            None => ", name the column of times in `tables.interactions.timestamp`",
         };
-        advice.push(format!(
-            "let users be seen by their newest items: add {{ kind = \"sequence\", name = \"recent\", max_len = 50 }} to `features.user`{time}"
+        advice.push(Advice::new(
+            format!("let users be seen by their newest items{time}, and add to `features.user`"),
+            &[&["{ kind = \"sequence\", name = \"recent\", max_len = 50 }"]],
         ));
     }
     if !has(&config.features.item, |f| matches!(f, FeatureSpec::Id(_))) {
-        advice.push(
-            "let each item have a vector of its own: add { kind = \"id\", name = \"item\" } to `features.item`".into(),
-        );
+        let id = "{ kind = \"id\", name = \"item\" }";
+        advice.push(Advice::new("let each item have a vector of its own, and add to `features.item`", &[&[id]]));
     }
     if best_was_last {
         let (epochs, patience) = (config.train.epochs * 2, config.train.patience.max(3));
-        advice.push(format!(
-            "train longer, for the last epoch was the best: --set train.epochs={epochs} --set train.patience={patience}"
+        advice.push(Advice::new(
+            "train longer, for the last epoch was the best",
+            &[&[&format!("--set train.epochs={epochs}"), &format!("--set train.patience={patience}")]],
         ));
     }
     let unlike = FirstModel::of(items).unlike(config);
     let ModelConfig::Dssm(model) = &config.model;
     if !unlike.is_empty() {
-        advice.push(format!("take what `init` writes for so many items: {}", unlike.join(" ")));
+        advice.push(Advice { what: "take what `init` writes for so many items".to_string(), copy: vec![unlike] });
     } else if let [width] = model.hidden[..] {
         let twice = 2 * width;
-        advice.push(format!(
-            "give items and vectors more room (stored vectors take twice as much): --set model.embedding_dim={twice} --set 'model.hidden=[{twice}]'"
+        advice.push(Advice::new(
+            "give items and vectors more room (stored vectors take twice as much)",
+            &[&[&format!("--set model.embedding_dim={twice}"), &format!("--set 'model.hidden=[{twice}]'")]],
         ));
     }
     let rate = config.train.learning_rate;
-    advice.push(format!(
-        "try other rates: --set train.learning_rate={} or --set train.learning_rate={}",
-        rounded(rate / 3.0),
-        rounded(rate * 3.0)
-    ));
+    let [lower, higher] = [rate / 3.0, rate * 3.0].map(|rate| format!("--set train.learning_rate={}", rounded(rate)));
+    advice.push(Advice::new("try other rates, one or the other", &[&[&lower], &[&higher]]));
     advice
 }
 
@@ -127,6 +156,12 @@ mod tests {
         let expected = Winner { baseline: "popularity".into(), at: vec!["ndcg@10".into(), "recall@100".into()] };
         assert_eq!(winners(&found), [expected]);
         assert_eq!(winners(&metrics(&[("model", model), ("popularity", poor)])), []);
+    }
+
+    #[test]
+    fn an_advice_is_one_sentence_in_json() {
+        let rates = Advice::new("try other rates", &[&["--set a=1", "--set b=2"], &["--set a=3"]]);
+        assert_eq!(serde_json::to_value(&rates).unwrap(), "try other rates: --set a=1 --set b=2 or --set a=3");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a run ends with: how good the model is beside the baselines, what some users get, and where the results are.
 
-use super::advice::{Winner, to_try, winners};
+use super::advice::{Advice, Winner, to_try, winners};
 use super::{RunResults, ShownUser};
 use crate::error::PipelineError;
 use crate::run::details::EpochsDetails;
@@ -26,7 +26,7 @@ pub struct Summary {
     /// Baselines that are better than the model somewhere.
     pub winners: Vec<Winner>,
     /// What to try where there are some.
-    pub advice: Vec<String>,
+    pub advice: Vec<Advice>,
     /// Some users with what they had and get.
     pub users: Vec<ShownUser>,
     /// Folder of the results.

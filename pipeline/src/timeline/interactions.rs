@@ -16,6 +16,7 @@ use crate::stream::distinct::{DistinctSketch, pair_hash};
 use crate::stream::{Width, ordered};
 use crate::timeline::builder::{EventRow, TimelineBuilder, TimelineCounts, TimelineFile};
 use crate::timeline::counts::PairCounts;
+use crate::watch::cancel::Cancel;
 use arrow_array::{Float32Array, Int64Array};
 use std::ops::Range;
 use std::path::Path;
@@ -101,6 +102,34 @@ struct ReadRows {
     bad: Vec<BadRow>,
 }
 
+/// How many of the first `rows` rows of a table there are, and those that cannot be used, where users and items have ids
+/// of these kinds.
+///
+/// # Errors
+/// Any table error that no row alone is to blame for.
+pub(crate) fn bad_rows(
+    table: &Table,
+    spec: &InteractionTable,
+    (users, items): (IdKind, IdKind),
+    rows: u64,
+) -> Result<(u64, Vec<BadRow>), PipelineError> {
+    let times = EventTimes::open(table, &spec.times)?;
+    let (mut all, mut found) = (0, Vec::new());
+    for batch in read_batches("init", table, &columns(spec), 0..rows, &Cancel::default())? {
+        let batch = batch?;
+        let (_, bad) = sift(&batch, &spec.user, |rows| Columns::of(rows, spec, &times, users, items))?;
+        all += batch.batch.num_rows() as u64;
+        found.extend(bad);
+    }
+    Ok((all, found))
+}
+
+/// The columns that are read.
+fn columns(spec: &InteractionTable) -> Vec<String> {
+    let columns = [Some(&spec.user), Some(&spec.item), spec.times.timestamp.as_ref(), spec.weight.as_ref()];
+    columns.into_iter().flatten().cloned().collect()
+}
+
 impl<'a> Interactions<'a> {
     /// Reads the table; rows that cannot be used are set `aside`. Temporary files go to `dir`.
     ///
@@ -119,8 +148,7 @@ impl<'a> Interactions<'a> {
     ) -> Result<Self, PipelineError> {
         let total = table.rows()?;
         let spec = &context.config.tables.interactions;
-        let columns = [Some(&spec.user), Some(&spec.item), spec.times.timestamp.as_ref(), spec.weight.as_ref()];
-        let columns: Vec<String> = columns.into_iter().flatten().cloned().collect();
+        let columns = columns(spec);
         let mut bar = context.progress.bar("read interactions", total, "rows");
         let (times, mut seen_times) = (EventTimes::open(table, &spec.times)?, EventTimes::open(table, &spec.times)?);
         let mut builder = TimelineBuilder::new(dir, total);

@@ -30,11 +30,16 @@ const LONG_ENOUGH: Duration = Duration::from_secs(60);
 /// Options of `bench`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  twotower bench                                            a million users, both engines
-  twotower bench --users 100000 --engine native --json      no shared library, a JSON object a line
-  twotower bench --stages engine,infer --repeats 5          what infer reaches of its bare engine
-  twotower bench big --users 50000000 --repeats 1           keeps data and run in the folder `big`
-Peak is what the machine's sgemm and its reads of cached files reach in the same minutes.")]
+  # a million users, both engines
+  twotower bench
+  # no shared library, a JSON object a line
+  twotower bench --users 100000 --engine native --json
+  # what infer reaches of its bare engine
+  twotower bench --stages engine,infer --repeats 5
+  # keeps data and run in the folder `big`
+  twotower bench big --users 50000000 --repeats 1
+Peak is what the machine's sgemm and its reads of cached files reach in the same
+minutes.")]
 pub struct Opts {
     /// Folder for data and run: an empty one, or one of an earlier bench. Without it a folder is made
     /// in the current one and removed in the end.
