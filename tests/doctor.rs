@@ -93,10 +93,10 @@ fn a_missing_runtime_is_told_before_the_first_stage_that_leads_to_it() {
         let says = [&format!("{stage}: find ONNX Runtime"), "/nowhere/libonnxruntime.so", "--engine native"];
         assert!(says.iter().all(|says| told.contains(*says)), "{told}");
     };
-    refused("run --run runs/a --quiet", "run");
+    refused("run --run runs/a --quiet --engine ort", "run");
     assert!(!job.path("runs/a/encoders/manifest.json").exists());
     job.ok("encode-features --run runs/a --quiet");
-    refused("train --run runs/a --quiet", "train");
+    refused("train --run runs/a --quiet --engine ort", "train");
     assert!(!job.path("runs/a/towers/checkpoints").exists());
     // The step that is named works, and what is complete needs no runtime.
     let off = "--set gates.off=[\"metric\",\"lists\",\"coverage\"]";
