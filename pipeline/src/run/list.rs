@@ -338,6 +338,7 @@ pub struct PruneReport {
 /// # Errors
 /// A folder that cannot be listed, or a run that cannot be removed.
 pub fn prune(dir: &Path, keep: usize, dry_run: bool) -> Result<PruneReport, PipelineError> {
+    require_runs(dir)?;
     if dry_run {
         let (mut would, mut left) = (Vec::new(), Vec::new());
         for old in old(&list(dir)?, keep, clock::now()) {
