@@ -81,6 +81,32 @@ fn each_fault_is_found_by_its_own_check() {
 }
 
 #[test]
+fn a_missing_runtime_is_told_before_the_first_stage_that_leads_to_it() {
+    let job = Job::small("doctor-runtime");
+    let without = |line: &str| {
+        let output = job.command(line).env("ORT_DYLIB_PATH", "/nowhere/libonnxruntime.so").output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let refused = |line: &str, stage: &str| {
+        let (code, told) = without(line);
+        assert_eq!(code, Some(1), "{told}");
+        let says = [&format!("{stage}: find ONNX Runtime"), "/nowhere/libonnxruntime.so", "--engine native"];
+        assert!(says.iter().all(|says| told.contains(*says)), "{told}");
+    };
+    refused("run --run runs/a --quiet --engine ort", "run");
+    assert!(!job.path("runs/a/encoders/manifest.json").exists());
+    job.ok("encode-features --run runs/a --quiet");
+    refused("train --run runs/a --quiet --engine ort", "train");
+    assert!(!job.path("runs/a/towers/checkpoints").exists());
+    // The step that is named works, and what is complete needs no runtime.
+    let off = "--set gates.off=[\"metric\",\"lists\",\"coverage\"]";
+    for _ in 0..2 {
+        let (code, told) = without(&format!("run --run runs/a --quiet --engine native {off}"));
+        assert_eq!(code, Some(0), "{told}");
+    }
+}
+
+#[test]
 fn what_may_go_wrong_is_a_warning_and_no_problem() {
     let job = Job::new("doctor-warnings");
     let line = "--memory 250MiB --set infer.workers=1000 --set infer.engine=native";

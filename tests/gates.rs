@@ -261,6 +261,51 @@ fn an_index_that_misses_neighbours_is_refused_by_name() {
 }
 
 #[test]
+fn a_feature_whose_own_limits_make_its_values_unknown_is_told_with_the_settings_that_mend_it() {
+    let job = yesterday().copy("gates-rare");
+    let mut sheet = users();
+    // Every value stands in two rows.
+    (0..USERS).for_each(|u| sheet.texts("city")[u] = Some(format!("c{}", u / 2)));
+    write_users(&job, &sheet);
+    let line = "run --run alone/a --quiet --set gates.off=[\"metric\",\"lists\",\"coverage\"]";
+    let city = "{ kind = \"categorical\", name = \"city\"";
+    job.edit(city, &format!("{city}, min_count = 3"));
+    let rare = format!(
+        "{USERS} of {USERS} values of user.city are unknown because a value is known only from `min_count` = 3"
+    );
+    let ignore = "gates.ignore_features = [\"user.city\"]";
+    job.refused(line, 5, &["gate `unknown`: user.city 1, expected at most 0.5", &rare, "lower that", ignore]);
+    assert!(gate(&job, "alone/a", "unknown")["advice"].as_str().unwrap().contains(&rare));
+    job.edit("min_count = 3", "max_size = 10");
+    let full = format!(
+        "{} of {USERS} values of user.city are unknown because its vocabulary is full at `max_size` = 10",
+        USERS - 20
+    );
+    job.refused(line, 5, &[&full, "raise that", ignore]);
+    // Both steps that are named work.
+    job.ok(&format!("{line} --set gates.ignore_features=[\"user.city\"]"));
+    job.edit("max_size = 10", "max_size = 1000");
+    job.ok(line);
+}
+
+#[test]
+fn an_experiment_shows_what_gates_find_and_speaks_of_nothing_that_it_does_not_do() {
+    let job = yesterday().copy("gates-experiment");
+    write_users(&job, &users().take(0..USERS / 2));
+    let line = "run --run runs/b --update-from runs/a --no-train --no-publish --quiet";
+    let finished = job.twotower(line);
+    assert_eq!((finished.code, job.latest()), (5, "a".into()), "{}", finished.stderr);
+    for says in ["runs/b, an experiment, does not pass its gates: gate `rows`: ", "`twotower lookup runs/b`", "[gates]"]
+    {
+        assert!(finished.stderr.contains(says), "{says}: {}", finished.stderr);
+    }
+    assert!(!finished.stderr.contains("publish") && !finished.stderr.contains("--accept"), "{}", finished.stderr);
+    assert_eq!(ruling(&job, "runs/b", "rows"), "failed");
+    job.ok(&format!("{line} --set gates.min_rows=0.3 --set gates.min_overlap=0"));
+    assert_eq!(job.latest(), "a");
+}
+
+#[test]
 fn the_operator_can_accept_a_gate_or_turn_it_off() {
     let job = yesterday().copy("gates-accept");
     write_users(&job, &users().take(0..USERS / 2));

@@ -3,8 +3,8 @@
 mod fixture;
 
 use fixture::results::{histories, outputs, read_parquet, recalled, vectors};
-use fixture::sheet::Column;
-use fixture::{ITEMS, Job, item_id, items, user_id, users};
+use fixture::sheet::{Column, Sheet};
+use fixture::{ITEMS, Job, interactions, item_id, items, user_id, users};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -81,7 +81,65 @@ fn a_user_is_shown_with_the_whole_history_and_list_whatever_the_format() {
     job.refused("lookup runs/lists --user 17", 2, &["no results and no history of a user 17"]);
     job.refused("lookup runs/lists --user anna", 2, &["--user anna", "whole numbers"]);
     job.refused("lookup runs/lists", 2, &["--user", "--item"]);
-    job.refused("lookup nowhere --user 17", 1, &["nowhere", "twotower recall"]);
+}
+
+#[test]
+fn whatever_looks_at_a_run_says_that_there_is_none_and_how_to_make_one() {
+    let job = job().copy("lookup-nowhere");
+    let latest = "there is no run other/latest; `twotower run --run other/NAME` makes one, and `latest` names it";
+    for line in [
+        "lookup other/latest --user 17",
+        "lookup other/latest --item 17",
+        "similar --run other/latest --output near",
+        "verify other/latest",
+        "profile --run other/latest",
+        "publish --run other/latest",
+        "vocab show other/latest/encoders",
+        "evaluate --compare other/latest runs/lists",
+        "run --run runs/x --update-from other/latest",
+    ] {
+        job.refused(line, 1, &[latest]);
+    }
+    job.refused(
+        "lookup runs/list --user 17",
+        1,
+        &["no run runs/list; `twotower run --run runs/list` makes it", "runs list runs"],
+    );
+    for line in ["runs list other", "runs prune --keep 2 other", "rollback --runs other"] {
+        job.refused(line, 1, &["other is missing", "`twotower run --run other/NAME` makes one"]);
+    }
+    assert!(!job.path("other").exists() && !job.path("near").exists() && !job.path("runs/x").exists());
+    // The steps that are named are there.
+    job.ok("runs list runs");
+}
+
+#[test]
+fn an_id_that_is_written_otherwise_is_proposed() {
+    let job = Job::small("lookup-alike");
+    let text = |sheet: Sheet, column: &str| {
+        let mut sheet = sheet;
+        let ids: Vec<Option<String>> =
+            sheet.ints(column).iter().map(|id| Some(format!("{:011}", id.unwrap()))).collect();
+        sheet.without(column).with(column, Column::Text(ids))
+    };
+    text(users().take(0..150), "user_id").write_parquet(&job.path("users.parquet"));
+    text(items(), "item_id").write_parquet(&job.path("items.parquet"));
+    let events = interactions().take(0..1000);
+    text(text(events, "user_id"), "item_id").write_parquet(&job.path("interactions.parquet"));
+    for stage in ["encode-features", "train", "infer --side item", "infer --side user"] {
+        job.ok(&format!("{stage} --run runs/text --quiet"));
+    }
+    let (user, item) = (user_id(7), item_id(7));
+    for format in ["parquet", "parquet-long", "jsonl"] {
+        job.ok(&format!("recall --run runs/text --set recall.format={format} --force --quiet"));
+        let meant = format!("did you mean \"{user:011}\"? they differ in leading zeros");
+        job.refused(&format!("lookup runs/text --user {user}"), 2, &[&meant]);
+    }
+    job.ok(&format!("lookup runs/text --user {user:011}"));
+    let meant = format!("did you mean \"{item:011}\"? they differ in leading zeros");
+    job.refused(&format!("lookup runs/text --item {item}"), 2, &[&meant]);
+    job.ok(&format!("lookup runs/text --item {item:011}"));
+    job.refused("lookup runs/text --user nobody", 2, &["ids are as the users table has them"]);
 }
 
 #[test]

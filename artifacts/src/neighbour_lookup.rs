@@ -104,6 +104,39 @@ pub fn find_list(
     }
 }
 
+/// Whether `is` says so of one of the users of a file; users after that are not looked at. The long form names a user
+/// once a row.
+///
+/// # Errors
+/// As [`first_lists`].
+pub fn any_user(
+    path: &Path,
+    format: NeighbourFormat,
+    mut is: impl FnMut(Id<'_>) -> bool,
+) -> Result<bool, ArtifactError> {
+    if format == NeighbourFormat::Jsonl {
+        let mut lines = Lines::open(path)?;
+        while let Some(line) = lines.next()? {
+            let (user, _, _) = lines.parse(&line)?;
+            let found = match (user.as_i64(), user.as_str()) {
+                (Some(number), _) => is(Id::Int(number)),
+                (None, Some(text)) => is(Id::Text(text)),
+                (None, None) => return Err(lines.corrupt("expected a user's id")),
+            };
+            if found {
+                return Ok(true);
+            }
+        }
+        return Ok(false);
+    }
+    for batch in ParquetSource::open(path)?.first_column(0..u64::MAX, BATCH)? {
+        if ids(&batch?, path)?.iter().any(&mut is) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// The first batch that is not empty.
 fn filled(
     mut batches: impl Iterator<Item = Result<NeighbourTable, ArtifactError>>,

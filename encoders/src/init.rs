@@ -79,6 +79,9 @@ const OWN: f64 = 0.9;
 const SOME_CODES: f64 = 0.01;
 /// How often a postal code must stand in the table to be a category of its own.
 const POSTAL_COUNT: u64 = 3;
+/// The share of rows whose value would be too rare to be known, above which a column is no feature: half is what the
+/// gate `unknown` allows where a job sets nothing else.
+const RARE: f64 = 0.5;
 /// Words of names of postal codes, and parts of Chinese ones.
 const POSTAL: [&str; 7] = ["zip", "zipcode", "postcode", "postal", "postalcode", "pincode", "plz"];
 const POSTAL_PARTS: [&str; 3] = ["邮编", "邮政编码", "郵遞區號"];
@@ -411,6 +414,15 @@ fn categories(sample: &ColumnSample, reason: String, min_count: u64) -> Proposal
         let spec = HashedSpec { name, column, buckets: BUCKETS, seed: 0 };
         return feature(FeatureSpec::Hashed(spec), format!("{reason}, near-unique"));
     }
+    let rare: u64 = sample.values.values().filter(|n| **n < min_count).sum();
+    let share = rare as f64 / sample.present().max(1) as f64;
+    if share > RARE {
+        let reason = format!(
+            "skipped: {reason}: {:.0}% of the rows have one that stands fewer than {min_count} times, so it says little of other rows",
+            share * 100.0
+        );
+        return Proposal { role: Role::Skip, reason };
+    }
     let reason = match min_count {
         1 => reason,
         least => format!("{reason}; those that stand fewer than {least} times count as unknown"),
@@ -469,7 +481,13 @@ mod tests {
             ("is_vip", cycle(&["yes", "No", "1", "0", "Y", "n", "?", "F", "T", "true"], 100), "boolean", "90% true"),
             ("flag", Arc::new(Int64Array::from_iter_values((0..50).map(|i| i % 2))), "boolean", "100% true"),
             ("stars", Arc::new(Int64Array::from_iter_values((0..50).map(|i| i % 5))), "categorical", "5 distinct"),
-            ("zip", text((0..60).map(|i| format!("0{}", 1000 + i % 30))), "categorical", "postal codes, 30 distinct"),
+            ("zip", text((0..60).map(|i| format!("0{}", 1000 + i % 20))), "categorical", "postal codes, 20 distinct"),
+            (
+                "zip",
+                text((0..60).map(|i| format!("0{}", 1000 + i % 30))),
+                "Skip",
+                "100% of the rows have one that stands fewer",
+            ),
             (
                 "ZipCode",
                 Arc::new(Int64Array::from_iter_values((0..90).map(|i| 10_000 + i % 40))),

@@ -118,6 +118,11 @@ impl FeatureSpec {
         self.vocabulary_use(side).map(|v| v.table)
     }
 
+    /// The feature's `min_count` and `max_size`, for kinds that have a vocabulary and limits of their own.
+    pub fn vocabulary_limits(&self) -> Option<(u64, Option<u32>)> {
+        self.vocabulary_use(Side::User)?.limits
+    }
+
     pub(crate) fn vocabulary_use(&self, side: Side) -> Option<VocabularyUse> {
         let named = |table: &Option<String>, default: String| table.clone().unwrap_or(default);
         match self {

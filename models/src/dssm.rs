@@ -154,6 +154,17 @@ impl DssmConfig {
                 found: format!("`pooling = \"{}\"`", self.pooling.name()),
             });
         }
+        let between = [
+            ("dropout", self.dropout.to_string(), self.dropout != 0.0),
+            ("layer_norm", self.layer_norm.to_string(), self.layer_norm),
+        ];
+        if let ([_], Some((setting, found, _))) = (&self.hidden[..], between.into_iter().find(|(.., set)| *set)) {
+            return Err(ModelError::Setting {
+                setting: setting.into(),
+                expected: "two or more widths in `hidden`, since it acts between layers; or leave it out".into(),
+                found: format!("{found}, and `hidden` has one width"),
+            });
+        }
         match self.hidden.len() {
             1..=Self::LAYERS => Ok(()),
             found => Err(ModelError::Setting {

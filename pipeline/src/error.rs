@@ -35,6 +35,16 @@ pub enum PipelineError {
         /// The next step.
         advice: String,
     },
+    /// A command that looks at a run was given none.
+    #[error("{command}: there is no run {run}; {advice}", run = run.display())]
+    NoRun {
+        /// The command that needs it.
+        command: &'static str,
+        /// The folder that was named.
+        run: PathBuf,
+        /// How to make a run, or to find those that there are.
+        advice: String,
+    },
     /// Reading the job file.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -153,6 +163,7 @@ impl PipelineError {
             Self::Gate(_) => Category::Gate,
             Self::Mismatch(_) => Category::Mismatch,
             Self::MissingInput { .. }
+            | Self::NoRun { .. }
             | Self::Io { .. }
             | Self::InUse { .. }
             | Self::Interrupted { .. }

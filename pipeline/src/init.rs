@@ -1,60 +1,32 @@
 //! `init`: a commented `pipeline.toml` from the columns of given files.
 
 mod bad_rows;
+mod event_ids;
+mod first_line;
 pub(crate) mod first_model;
+mod options;
 
 use crate::config::{InteractionTable, TimeSettings};
 use crate::error::PipelineError;
 use crate::rows::columns::read_whole;
-use crate::rows::strangers::{self, COMPARED, SomeIds};
 use crate::rows::times::guess::guess;
 use crate::watch::cancel::Cancel;
 use crate::watch::terminal::{escape_line, steers};
 use arrow_schema::DataType;
 use bad_rows::Allowed;
+use event_ids::Entity;
+use first_line::FirstLine;
 use first_model::FirstModel;
-use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::path::Path;
-use twotower_artifacts::{Id, IdKind, Side};
+use twotower_artifacts::{IdKind, Side};
 use twotower_encoders::FeatureSpec;
 use twotower_encoders::init::{ColumnSample, Proposal, Role, propose};
 use twotower_tables::{Encoding, Format, Table, TableError, TableSpec};
 
+pub use options::{InitOptions, KnownColumns, KnownReading, TableReading};
+
 /// Rows looked at per table.
 const SAMPLE_ROWS: u64 = 50_000;
-
-/// What a job is written from.
-#[derive(Debug, Clone)]
-pub struct InitOptions {
-    /// File, folder or glob of users.
-    pub users: String,
-    /// File, folder or glob of items.
-    pub items: String,
-    /// File, folder or glob of interactions.
-    pub interactions: String,
-    /// Separator of fields of those that are delimited text; told by their first line where it is not given.
-    pub delimiter: Option<String>,
-    /// Character encoding of those that are text; told by their bytes where it is not given.
-    pub encoding: Option<Encoding>,
-    /// Columns that are known.
-    pub columns: KnownColumns,
-}
-
-/// Columns that whoever writes a job knows; those that are not given are guessed.
-#[derive(Debug, Clone, Default)]
-pub struct KnownColumns {
-    /// Of users: the id.
-    pub user_id: Option<String>,
-    /// Of items: the id.
-    pub item_id: Option<String>,
-    /// Of interactions: the user's id.
-    pub event_user: Option<String>,
-    /// Of interactions: the item's id.
-    pub event_item: Option<String>,
-    /// Of interactions: the time.
-    pub timestamp: Option<String>,
-}
 
 /// A guess about the job, for the person who will check it.
 #[derive(Debug, Clone)]
@@ -74,9 +46,10 @@ pub fn init(options: &InitOptions) -> Result<(String, Vec<Guess>), PipelineError
         return Err(PipelineError::usage("--delimiter: expected at least one character"));
     }
     let mut guesses = Vec::new();
-    let users = Sampled::read("users", &options.users, options, &mut guesses)?;
-    let items = Sampled::read("items", &options.items, options, &mut guesses)?;
-    let interactions = Sampled::read("interactions", &options.interactions, options, &mut guesses)?;
+    let users = Sampled::read("users", &options.users, &options.reading.users, options, &mut guesses)?;
+    let items = Sampled::read("items", &options.items, &options.reading.items, options, &mut guesses)?;
+    let interactions =
+        Sampled::read("interactions", &options.interactions, &options.reading.interactions, options, &mut guesses)?;
     let known = &options.columns;
     let user_id = users.id(known.user_id.as_deref(), &mut guesses)?;
     let item_id = items.id(known.item_id.as_deref(), &mut guesses)?;
@@ -151,12 +124,19 @@ struct Sampled {
     columns: Vec<(ColumnSample, Proposal)>,
 }
 
+/// Whether a table is delimited text.
+fn is_delimited(table: &Table, spec: &TableSpec) -> bool {
+    let format = spec.format.or_else(|| table.paths().next().and_then(Format::of_path));
+    matches!(format, Some(Format::Csv | Format::Tsv))
+}
+
 /// The separator of fields of a delimited table whose first line the usual one does not part, if it is one of those
 /// that are common.
-fn other_delimiter(table: &Table) -> Option<&'static str> {
-    let is_delimited = |path: &Path| matches!(Format::of_path(path), Some(Format::Csv | Format::Tsv));
+fn other_delimiter(table: &Table, spec: &TableSpec) -> Option<&'static str> {
     let [only] = table.columns() else { return None };
-    table.paths().next().filter(|path| is_delimited(path))?;
+    if !is_delimited(table, spec) {
+        return None;
+    }
     ["::", "\t", ";", "|", ",", "\u{1}"].into_iter().find(|delimiter| only.name.contains(delimiter))
 }
 
@@ -165,11 +145,12 @@ impl Sampled {
     fn read(
         name: &'static str,
         path: &str,
+        reading: &TableReading,
         options: &InitOptions,
         guesses: &mut Vec<Guess>,
     ) -> Result<Self, PipelineError> {
         let (delimiter, encoding) = (options.delimiter.clone(), options.encoding.unwrap_or_default());
-        let mut spec = TableSpec { delimiter, encoding, ..TableSpec::new(path) };
+        let mut spec = TableSpec { delimiter, encoding, format: reading.format, ..TableSpec::new(path) };
         let mut lenient = false;
         loop {
             let mut guess = |reason: String| guesses.push(Guess { about: name.to_string(), reason });
@@ -177,15 +158,47 @@ impl Sampled {
             if let Ok(table) = &opened
                 && options.delimiter.is_none()
                 && spec.delimiter.is_none()
-                && let Some(delimiter) = other_delimiter(table)
+                && let Some(delimiter) = other_delimiter(table, &spec)
             {
                 guess(format!("delimiter {delimiter:?}: it stands in the first line, and the usual one does not"));
                 spec.delimiter = Some(delimiter.to_string());
                 continue;
             }
+            if let Some(columns) = &reading.columns
+                && spec.columns.is_none()
+            {
+                match &opened {
+                    Ok(table) if table.columns().len() != columns.len() => {
+                        return Err(PipelineError::usage(format!(
+                            "--{name}-columns: {} names are given, and the first line of {path} has {} fields",
+                            columns.len(),
+                            table.columns().len()
+                        )));
+                    }
+                    // A first line of data may have a value twice.
+                    Ok(_) | Err(TableError::Header { .. }) => {
+                        (spec.header, spec.columns) = (false, Some(columns.clone()));
+                        continue;
+                    }
+                    Err(_) => {}
+                }
+            }
+            match &opened {
+                Err(error @ TableError::Header { reason, .. }) if reason.starts_with("two columns") => {
+                    return Err(PipelineError::usage(format!(
+                        "{error}; if the first line is data and names no columns, give their names by --{name}-columns A,B,…"
+                    )));
+                }
+                Err(error @ TableError::Spec { key: "format", reason, .. }) if reason.starts_with("cannot tell") => {
+                    return Err(PipelineError::usage(format!("{error}; name the format by --{name}-format")));
+                }
+                _ => {}
+            }
             let sampled =
                 opened.map_err(PipelineError::from).and_then(|table| Self::sample(name, table, &spec, lenient));
-            let Err(PipelineError::Table(error)) = &sampled else { return sampled };
+            let Err(PipelineError::Table(error)) = &sampled else {
+                return sampled.and_then(|sampled| sampled.with_names(path, options.reading.header, guesses));
+            };
             match error {
                 TableError::Undecodable { fitting: Some(fitting), .. }
                     if options.encoding.is_none()
@@ -210,6 +223,31 @@ impl Sampled {
         }
     }
 
+    /// Refuses names of columns that look like a row of data, and says which of them do where few do; unless they are
+    /// known to be names.
+    fn with_names(self, path: &str, are_known: bool, guesses: &mut Vec<Guess>) -> Result<Self, PipelineError> {
+        let name = self.name;
+        if are_known || !self.spec.header || !is_delimited(&self.table, &self.spec) {
+            return Ok(self);
+        }
+        match FirstLine::of(self.columns.iter().map(|(sample, _)| sample)) {
+            FirstLine::Names => {}
+            FirstLine::Doubtful(said) => guesses.push(Guess {
+                about: name.to_string(),
+                reason: format!(
+                    "the first line is taken for the names of the columns, though {said}; if it is data, give the names by --{name}-columns A,B,…"
+                ),
+            }),
+            FirstLine::Data(said) => {
+                return Err(PipelineError::usage(format!(
+                    "{name}: the first line of {path} looks like data and not like names of columns: {said}; give the names of the {} columns by --{name}-columns A,B,…, or --header if that line does name them",
+                    self.columns.len()
+                )));
+            }
+        }
+        Ok(self)
+    }
+
     /// A name of a feature that no column has: this one, or a longer one.
     fn free_name(&self, name: &str) -> String {
         let mut name = name.to_string();
@@ -223,11 +261,20 @@ impl Sampled {
     fn reading(&self) -> String {
         let mut lines = String::new();
         let default = TableSpec::new("");
+        if let Some(format) = self.spec.format
+            && let Ok(format) = toml::Value::try_from(format)
+        {
+            let _ = writeln!(lines, "format = {}", written(&format));
+        }
         if let Some(delimiter) = &self.spec.delimiter {
             let _ = writeln!(lines, "delimiter = {}", written(&toml::Value::String(delimiter.clone())));
         }
         if self.spec.encoding != default.encoding {
             let _ = writeln!(lines, "encoding = {}", written(&toml::Value::String(self.spec.encoding.name())));
+        }
+        if let Some(columns) = &self.spec.columns {
+            let columns = columns.iter().cloned().map(toml::Value::String).collect();
+            let _ = writeln!(lines, "header = false\ncolumns = {}", written(&toml::Value::Array(columns)));
         }
         lines
     }
@@ -313,44 +360,8 @@ impl Sampled {
         (items, item_id): (&Sampled, &str),
         guesses: &mut Vec<Guess>,
     ) -> Result<InteractionTable, PipelineError> {
-        let mut find = |own: &Option<String>,
-                        entity: &Sampled,
-                        id: &str,
-                        taken: &[&str]|
-         -> Result<String, PipelineError> {
-            if let Some(own) = own {
-                return self.known(own);
-            }
-            let known: BTreeSet<&String> =
-                entity.columns.iter().filter(|(s, _)| s.name == id).flat_map(|(s, _)| s.values.keys()).collect();
-            let shared = |s: &ColumnSample| s.values.keys().filter(|v| known.contains(v)).count();
-            let usable = |s: &ColumnSample| IdKind::of(&s.data_type).is_some() && !taken.contains(&s.name.as_str());
-            let free = || self.columns.iter().map(|(s, _)| s).filter(|s| usable(s));
-            let by_name = free().find(|s| s.name == id);
-            let best = by_name.or_else(|| free().max_by_key(|s| shared(s)).filter(|s| shared(s) > 0));
-            let best = best.ok_or_else(|| {
-                let ids = |columns: &mut dyn Iterator<Item = &ColumnSample>| {
-                    let mut some = SomeIds::default();
-                    columns.flat_map(|s| s.values.keys()).for_each(|value| some.add(Id::Text(value), COMPARED));
-                    some
-                };
-                let events = ids(&mut free());
-                let known = ids(&mut entity.columns.iter().map(|(s, _)| s).filter(|s| s.name == id));
-                let told = strangers::difference(&events, &known).map_or(String::new(), |told| format!("; {told}"));
-                PipelineError::Data(format!(
-                    "interactions: no column shares values with `{id}` of {}{told}; name it by --event-user or --event-item, or another id by --user-id or --item-id",
-                    entity.name
-                ))
-            })?;
-            let why = if best.name == id { "same name as" } else { "shares values with" };
-            guesses.push(Guess {
-                about: format!("interactions.{}", best.name),
-                reason: format!("{why} `{id}` of {}", entity.name),
-            });
-            Ok(best.name.clone())
-        };
-        let user = find(&known.event_user, users, user_id, &[])?;
-        let item = find(&known.event_item, items, item_id, &[&user])?;
+        let entities = [&Entity::users(users, user_id), &Entity::items(items, item_id)];
+        let [user, item] = self.ids_of_events(known, entities, guesses)?;
         let own_time = known.timestamp.as_deref().map(|name| self.known(name)).transpose()?;
         let free = self.columns.iter().map(|(s, _)| &s.name).filter(|name| **name != user && **name != item);
         let free = free.filter(|name| own_time.as_ref().is_none_or(|own| own == *name));
@@ -469,7 +480,15 @@ mod tests {
             path.display().to_string()
         });
         let columns = KnownColumns::default();
-        let options = InitOptions { users, items, interactions, delimiter: None, encoding: None, columns };
+        let options = InitOptions {
+            users,
+            items,
+            interactions,
+            delimiter: None,
+            encoding: None,
+            columns,
+            reading: KnownReading::default(),
+        };
         let (job, guesses) = init(&options).unwrap();
         (job, guesses.into_iter().map(|guess| format!("{}: {}", guess.about, guess.reason)).collect())
     }

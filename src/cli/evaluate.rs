@@ -71,9 +71,9 @@ fn metrics_table(metrics: &MetricsFile) -> Vec<String> {
 
 /// The metrics file that is meant: the file itself, or that of a run's folder.
 fn metrics_file(typed: &Path) -> Result<PathBuf, PipelineError> {
-    match typed.is_dir() {
-        true => Ok(RunDir::named(typed)?.evaluation().join(METRICS)),
-        false => Ok(typed.to_path_buf()),
+    match typed.is_file() {
+        true => Ok(typed.to_path_buf()),
+        false => Ok(RunDir::existing("evaluate", typed)?.evaluation().join(METRICS)),
     }
 }
 

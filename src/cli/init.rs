@@ -3,8 +3,9 @@
 use clap::Args;
 use std::path::PathBuf;
 use twotower_pipeline::error::PipelineError;
-use twotower_pipeline::init::{InitOptions, KnownColumns, init};
+use twotower_pipeline::init::{InitOptions, KnownColumns, KnownReading, TableReading, init};
 use twotower_pipeline::watch::terminal::tell;
+use twotower_tables::Format;
 
 /// Options of `init`.
 #[derive(Debug, Args)]
@@ -32,6 +33,27 @@ pub struct Opts {
     /// Character encoding of those tables that are text, such as gbk, big5 or utf-16, if their bytes do not tell.
     #[arg(long, value_name = "NAME")]
     encoding: Option<String>,
+    /// Format of the users' table (parquet, csv, tsv, jsonl), if the extension does not tell.
+    #[arg(long, value_name = "FORMAT", value_parser = format)]
+    users_format: Option<Format>,
+    /// The same of the items.
+    #[arg(long, value_name = "FORMAT", value_parser = format)]
+    items_format: Option<Format>,
+    /// The same of the interactions.
+    #[arg(long, value_name = "FORMAT", value_parser = format)]
+    interactions_format: Option<Format>,
+    /// Names of the columns of users, in order, where the first line is data: A,B,…
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    users_columns: Option<Vec<String>>,
+    /// The same of the items.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    items_columns: Option<Vec<String>>,
+    /// The same of the interactions.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    interactions_columns: Option<Vec<String>>,
+    /// The first lines of the other tables name their columns, though they look like data.
+    #[arg(long)]
+    header: bool,
     /// Column of users that is the id.
     #[arg(long, value_name = "COLUMN")]
     user_id: Option<String>,
@@ -52,6 +74,17 @@ pub struct Opts {
     output: Option<PathBuf>,
 }
 
+/// A format by its name in a job.
+fn format(typed: &str) -> Result<Format, String> {
+    match typed {
+        "parquet" => Ok(Format::Parquet),
+        "csv" => Ok(Format::Csv),
+        "tsv" => Ok(Format::Tsv),
+        "jsonl" => Ok(Format::Jsonl),
+        _ => Err("expected parquet, csv, tsv or jsonl".into()),
+    }
+}
+
 /// Runs the subcommand.
 pub fn run(opts: Opts) -> anyhow::Result<()> {
     // The job resolves paths against its own folder, so one written elsewhere needs whole paths.
@@ -69,6 +102,12 @@ pub fn run(opts: Opts) -> anyhow::Result<()> {
         delimiter: delimiter.map(|text| if text == "\\t" { "\t".to_string() } else { text }),
         encoding: encoding.map_err(|reason| PipelineError::usage(format!("--encoding: {reason}")))?,
         columns: KnownColumns { user_id, item_id, event_user, event_item, timestamp },
+        reading: KnownReading {
+            users: TableReading { format: opts.users_format, columns: opts.users_columns },
+            items: TableReading { format: opts.items_format, columns: opts.items_columns },
+            interactions: TableReading { format: opts.interactions_format, columns: opts.interactions_columns },
+            header: opts.header,
+        },
     };
     let (text, guesses) = init(&options)?;
     for guess in &guesses {

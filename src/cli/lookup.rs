@@ -66,7 +66,7 @@ fn left_out([older, more]: [usize; 2]) -> Option<String> {
 
 /// Runs the subcommand.
 pub fn run(opts: Opts) -> anyhow::Result<()> {
-    let run = RunDir::named(&opts.run)?;
+    let run = RunDir::existing("lookup", &opts.run)?;
     let items = items_table(opts.config.as_deref(), &run)?;
     let _still = RunLock::take(&run, Access::Shared)?;
     if let Some(item) = &opts.item {

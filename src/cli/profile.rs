@@ -65,7 +65,11 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     let overrides = opts.set.iter().map(|text| Override::parse(text)).collect::<Result<_, _>>();
     let overrides: Vec<Override> = overrides.map_err(PipelineError::from)?;
     let config = Config::load(&opts.config, &overrides).map_err(PipelineError::from)?;
-    let encoders = opts.run.as_deref().map(|run| Ok::<_, PipelineError>(RunDir::named(run)?.encoders())).transpose()?;
+    let encoders = opts
+        .run
+        .as_deref()
+        .map(|run| Ok::<_, PipelineError>(RunDir::existing("profile", run)?.encoders()))
+        .transpose()?;
     if let Some(folder) = &opts.output {
         let file = folder.join(FILE);
         if let Some(table) = config.tables().find(|table| table.covers(&file)) {

@@ -29,6 +29,7 @@ pub struct Opts {
 /// Runs the subcommand.
 pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     let context = opts.job.context(Vec::new(), quiet)?;
+    context.run.require("publish")?;
     let outcome = publish(&context, &opts.accept)?;
     print_outcome("check", &outcome, opts.job.json);
     Ok(())

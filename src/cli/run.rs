@@ -8,6 +8,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::path::{Path, PathBuf};
 use twotower_pipeline::error::PipelineError;
 use twotower_pipeline::results::summary::Summary;
+use twotower_pipeline::run::dir::RunDir;
 use twotower_pipeline::run::list::predecessor_of;
 use twotower_pipeline::run::{RunOptions, Stage, run_all};
 use twotower_pipeline::stages::Job;
@@ -86,6 +87,7 @@ fn earlier(job: &Job, typed: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
         }
         return Ok(found);
     }
+    let named = RunDir::existing("run", typed)?;
     if typed.canonicalize().is_ok_and(|e| job.run.root().canonicalize().is_ok_and(|run| run == e)) {
         return Err(PipelineError::usage(format!(
             "--update-from {} is the folder of this run; name an earlier run, or `{PREVIOUS}`",
@@ -93,7 +95,7 @@ fn earlier(job: &Job, typed: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
         ))
         .into());
     }
-    Ok(Some(typed.to_path_buf()))
+    Ok(Some(named.root().to_path_buf()))
 }
 
 /// Runs the subcommand.

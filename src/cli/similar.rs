@@ -33,6 +33,7 @@ pub struct Opts {
 /// Runs the subcommand.
 pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     let context = opts.job.context(given("recall.format", opts.format).into_iter().collect(), quiet)?;
+    context.run.require("similar")?;
     let _lock = RunLock::take(&context.run, Access::Shared)?;
     print_outcome("similar", &similar(&context, opts.topk, &opts.output)?, opts.job.json);
     Ok(())

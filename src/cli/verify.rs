@@ -33,6 +33,7 @@ pub struct Opts {
 /// Runs the subcommand.
 pub fn run(opts: Opts) -> anyhow::Result<()> {
     let run = RunDir::new(&opts.run);
+    run.require("verify")?;
     let found = verify(&run, &opts.require)?;
     if opts.json {
         say_json(&as_json(&opts.run, &found));

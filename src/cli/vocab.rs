@@ -7,6 +7,7 @@ use serde_json::json;
 use std::path::PathBuf;
 use twotower_encoders::{EncoderState, Slot, Vocabulary};
 use twotower_pipeline::error::PipelineError;
+use twotower_pipeline::run::dir::RunDir;
 
 /// Options of `vocab`.
 #[derive(Debug, Args)]
@@ -82,6 +83,15 @@ pub fn run(opts: Opts) -> anyhow::Result<()> {
 }
 
 fn load(dir: &PathBuf) -> Result<EncoderState, PipelineError> {
+    if let (false, Some(run)) = (dir.is_dir(), dir.parent()) {
+        // Where the run itself is not there, that is what is wrong.
+        RunDir::new(run).require("vocab")?;
+        return Err(PipelineError::MissingInput {
+            stage: "vocab",
+            path: dir.clone(),
+            advice: "name the folder `encoders` of a run, which `twotower encode-features` makes".into(),
+        });
+    }
     Ok(EncoderState::load(dir)?)
 }
 

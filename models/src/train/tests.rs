@@ -156,6 +156,20 @@ fn an_encoder_must_fit_its_table_and_is_not_set_up_in_vain() {
 }
 
 #[test]
+fn what_acts_between_layers_is_refused_where_there_is_one() {
+    let one = DssmConfig { hidden: vec![8], ..model() };
+    one.check().unwrap();
+    for (setting, config) in [
+        ("dropout", DssmConfig { dropout: 0.1, ..one.clone() }),
+        ("layer_norm", DssmConfig { layer_norm: true, ..one.clone() }),
+    ] {
+        let error = config.check().unwrap_err().to_string();
+        assert!(error.contains(&format!("`{setting}`")) && error.contains("`hidden` has one width"), "{error}");
+        DssmConfig { hidden: vec![8, 8], ..config }.check().unwrap();
+    }
+}
+
+#[test]
 fn towers_do_not_depend_on_the_number_of_threads() {
     let set = planted(400, 48, 4, 8);
     let wide = DssmConfig { dropout: 0.2, learn_temperature: true, layer_norm: true, ..model() };

@@ -10,6 +10,7 @@ mod titles;
 use crate::config::EntityTable;
 use crate::error::PipelineError;
 use crate::rows::quarantine::Quarantine;
+use crate::rows::strangers::Meant;
 use crate::run::dir::RunDir;
 use crate::stages::encoded::EncoderFolder;
 use crate::stream::part_folder::Part;
@@ -22,7 +23,7 @@ use serde_json::Value;
 use std::ops::Range;
 use std::path::PathBuf;
 use titles::Titles;
-use twotower_artifacts::neighbour_lookup::{find_list, first_lists};
+use twotower_artifacts::neighbour_lookup::{any_user, find_list, first_lists};
 use twotower_artifacts::neighbours_file::NeighbourTable;
 use twotower_artifacts::{Clock, Detail, Histories, Id, IdKind, Ids, NeighbourFormat, Side};
 use twotower_tables::Moment;
@@ -155,11 +156,18 @@ impl RunResults {
         let row = found.as_ref().and_then(|(row, _)| *row);
         let history = self.history(user, row)?;
         if found.is_none() && history.is_empty() {
+            let mut meant = Meant::by(typed);
+            for part in &self.parts {
+                if any_user(&part.path, self.format, |id| meant.is(id))? {
+                    break;
+                }
+            }
             return Err(PipelineError::usage(format!(
-                "{}: {}: no results and no history of a user {}; ids are as the users table has them, and a user of whom a row cannot be used is named in {}",
+                "{}: {}: no results and no history of a user {}; {}; a user of whom a row cannot be used is named in {}",
                 self.stage,
                 self.run.root().display(),
                 user.quoted(),
+                meant.told().unwrap_or_else(|| "ids are as the users table has them".to_string()),
                 self.encoded.dir.join(crate::run::files::encoders::QUARANTINE).display(),
             )));
         }

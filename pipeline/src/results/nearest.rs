@@ -4,6 +4,7 @@ use super::titles::Titles;
 use super::{ListedItem, id_value, typed_id};
 use crate::config::EntityTable;
 use crate::error::PipelineError;
+use crate::rows::strangers::Meant;
 use crate::run::dir::RunDir;
 use crate::stages::encoded::EncoderFolder;
 use crate::stages::recall::Catalogue;
@@ -85,10 +86,13 @@ pub fn nearest_to(run: &RunDir, item: &str, k: usize, table: Option<EntityTable>
     let id = typed_id("lookup", Side::Item, parts.ids, item)?;
     let items = NearestItems::load("lookup", &parts, &cancel)?;
     let row = items.catalogue.ids.find(id).ok_or_else(|| {
+        let mut meant = Meant::by(item);
+        items.ids().iter().any(|id| meant.is(id));
         PipelineError::usage(format!(
-            "lookup: {} has no vector of an item {}; ids are as the items table has them",
+            "lookup: {} has no vector of an item {}; {}",
             run.root().display(),
-            id.quoted()
+            id.quoted(),
+            meant.told().unwrap_or_else(|| "ids are as the items table has them".to_string()),
         ))
     })?;
     let mut found = Neighbours::default();

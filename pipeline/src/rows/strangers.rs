@@ -122,6 +122,39 @@ pub fn told(strangers: &SomeIds, table: &str, known: &SomeIds) -> Option<String>
     Some(format!("{stranger} is not in `{table}`, {has}: {reason}"))
 }
 
+/// A search among all ids of a run for the one that was meant by an id that is not there.
+pub struct Meant<'t> {
+    typed: &'t str,
+    bare: String,
+    found: SomeIds,
+}
+
+impl<'t> Meant<'t> {
+    /// What was typed.
+    pub fn by(typed: &'t str) -> Self {
+        Self { typed, bare: bare(typed), found: SomeIds::default() }
+    }
+
+    /// Looks at an id; true once one has been found that differs only in the way it is written.
+    pub fn is(&mut self, id: Id<'_>) -> bool {
+        if self.found.texts.is_empty() && bare(&id.to_string()) == self.bare {
+            self.found.add(id, 1);
+        }
+        !self.found.texts.is_empty()
+    }
+
+    /// What is said of the id that was found, with the difference.
+    pub fn told(&self) -> Option<String> {
+        let typed = SomeIds { texts: vec![self.typed.to_string()], are_integers: self.found.are_integers };
+        Some(format!("did you mean {}? {}", self.found.example()?, difference(&typed, &self.found)?))
+    }
+}
+
+/// An id without anything in which programs write it differently.
+fn bare(id: &str) -> String {
+    DIFFERENCES.iter().fold(id.to_string(), |id, difference| (difference.without)(&id))
+}
+
 /// How the ids of two sides differ, if that is likely: an id of one side is one of the other without some difference,
 /// or nearly all ids of one side have something that those of the other, otherwise alike, have not.
 pub fn difference(strangers: &SomeIds, known_ids: &SomeIds) -> Option<String> {
@@ -138,8 +171,7 @@ pub fn difference(strangers: &SomeIds, known_ids: &SomeIds) -> Option<String> {
             return Some(format!("they differ in {name}: {}", shown(pair)));
         }
     }
-    let all = |id: &str| DIFFERENCES.iter().fold(id.to_string(), |id, difference| (difference.without)(&id));
-    if let Some(pair) = same(&all) {
+    if let Some(pair) = same(&bare) {
         return Some(format!("they differ in several ways: {}", shown(pair)));
     }
     let share = |ids: &SomeIds, without: fn(&str) -> String| {
@@ -200,6 +232,21 @@ mod tests {
         let none = told(&SomeIds::of(&Ids::Int(vec![7])), "items", &known).unwrap();
         assert_eq!(none, "7 is not in `items`, which has 900: ids are compared byte by byte");
         assert_eq!(told(&SomeIds::default(), "items", &known), None);
+    }
+
+    #[test]
+    fn the_id_that_was_meant_is_found_among_all() {
+        let ids = ["7", "x", "00000000386", "0386"];
+        let told = |typed: &str| {
+            let mut meant = Meant::by(typed);
+            ids.iter().any(|id| meant.is(Id::Text(id)));
+            meant.told()
+        };
+        let zeros = told("386").unwrap();
+        assert!(zeros.starts_with("did you mean \"00000000386\"? they differ in leading zeros"), "{zeros}");
+        let case = told(" X").unwrap();
+        assert!(case.starts_with("did you mean \"x\"? they differ in several ways"), "{case}");
+        assert_eq!(told("387"), None);
     }
 
     #[test]

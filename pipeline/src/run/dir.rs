@@ -39,6 +39,39 @@ impl RunDir {
         }
     }
 
+    /// The run that `path` names, for a command that looks at a run and makes none.
+    ///
+    /// # Errors
+    /// [`PipelineError::NoRun`] where there is none, with the command that makes one.
+    pub fn existing(command: &'static str, path: &Path) -> Result<Self, PipelineError> {
+        let run = Self::new(path.components().collect::<PathBuf>());
+        run.require(command)?;
+        Self::named(path)
+    }
+
+    /// Refuses a run whose folder is not there.
+    ///
+    /// # Errors
+    /// As [`RunDir::existing`].
+    pub fn require(&self, command: &'static str) -> Result<(), PipelineError> {
+        if self.0.is_dir() {
+            return Ok(());
+        }
+        let folder = self.0.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let make = match self.0.file_name() {
+            Some(name) if name == LATEST => format!(
+                "`twotower run --run {}` makes one, and `{LATEST}` names it once it has passed its gates",
+                folder.join("NAME").display()
+            ),
+            _ => format!("`twotower run --run {}` makes it", self.0.display()),
+        };
+        let others = match folder.is_dir() {
+            true => format!("; `twotower runs list {}` shows the runs that are there", folder.display()),
+            false => String::new(),
+        };
+        Err(PipelineError::NoRun { command, run: self.0.clone(), advice: make + &others })
+    }
+
     /// Refuses a run in a folder that a table is read from: its files would be taken for rows.
     ///
     /// # Errors

@@ -84,11 +84,27 @@ impl RunInfo {
     }
 }
 
+/// Refuses a folder of runs that is not there.
+fn require_runs(dir: &Path) -> Result<(), PipelineError> {
+    if dir.exists() {
+        return Ok(());
+    }
+    Err(PipelineError::MissingInput {
+        stage: "runs",
+        path: dir.to_path_buf(),
+        advice: format!(
+            "name the folder that holds the runs; `twotower run --run {}` makes one there",
+            dir.join("NAME").display()
+        ),
+    })
+}
+
 /// The runs of `dir`, oldest first. A folder is a run when `encode-features` left its manifest there.
 ///
 /// # Errors
 /// A folder that cannot be listed. Damaged manifests make a run incomplete.
 pub fn list(dir: &Path) -> Result<Vec<RunInfo>, PipelineError> {
+    require_runs(dir)?;
     let latest = latest_of(dir);
     let mut runs = Vec::new();
     for entry in fs::read_dir(dir).map_err(PipelineError::io("list", dir))? {
@@ -253,6 +269,7 @@ pub struct Rollback {
 /// [`PipelineError::Mismatch`] when there is none that is complete and passed its gates, saying why not;
 /// [`PipelineError::InUse`] when another process works in it.
 pub fn rollback(dir: &Path, to: Option<&str>) -> Result<Rollback, PipelineError> {
+    require_runs(dir)?;
     let _switching = RunLock::of_latest(dir, "rollback", &Cancel::default())?;
     let runs = list(dir)?;
     let now = runs.iter().position(|run| run.latest);
@@ -321,6 +338,7 @@ pub struct PruneReport {
 /// # Errors
 /// A folder that cannot be listed, or a run that cannot be removed.
 pub fn prune(dir: &Path, keep: usize, dry_run: bool) -> Result<PruneReport, PipelineError> {
+    require_runs(dir)?;
     if dry_run {
         let (mut would, mut left) = (Vec::new(), Vec::new());
         for old in old(&list(dir)?, keep, clock::now()) {

@@ -30,6 +30,7 @@ use crate::stages::evaluate::evaluate;
 use crate::stages::gates::{Gate, check};
 use crate::stages::infer::Infer;
 use crate::stages::recall::Recall;
+use crate::stages::towers::require_runtime;
 use crate::stages::train::{TrainOptions, train_model};
 use crate::stages::{Context, Job, Outcome};
 use crate::stream::part_folder::PartFolder;
@@ -42,6 +43,15 @@ use twotower_artifacts::{Manifest, Side};
 use twotower_tables::Table;
 
 impl Stage {
+    /// Whether the stage opens towers in the job's engine, or exports them for it.
+    fn runs_towers(self, fused: bool) -> bool {
+        match self {
+            Stage::EncodeFeatures | Stage::Check => false,
+            Stage::Train | Stage::InferItems | Stage::InferUsers | Stage::Evaluate => true,
+            Stage::Recall => fused,
+        }
+    }
+
     /// Whether the stage has left an output, which may be current.
     fn has_output(self, run: &RunDir) -> bool {
         let parts = |folder: PartFolder| complete_set("run", &folder, "twotower run").is_ok();
@@ -148,6 +158,10 @@ pub fn run_all(
     // A stage that has an output may have nothing to do; what cannot be read is the first stage's to name.
     let redone = |stage: Stage| context.force || options.from.is_some_and(|from| stage >= from);
     let due = options.stages(&context.config).filter(|stage| redone(*stage) || !stage.has_output(&context.run));
+    let due: Vec<Stage> = due.collect();
+    if due.iter().any(|stage| stage.runs_towers(context.config.recall.fused)) {
+        require_runtime("run", context.config.infer.engine)?;
+    }
     if let Ok(least) = forecast::forecast(&context.config, options.adopt.as_deref(), due) {
         forecast::check(context.memory, &least)?;
     }

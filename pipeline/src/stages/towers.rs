@@ -7,7 +7,7 @@ use crate::stages::Context;
 use std::collections::BTreeMap;
 use std::path::Path;
 use twotower_artifacts::{ArtifactError, CodeBatch, FileEntry, Fingerprint, Manifest, Side, publish};
-use twotower_models::engine::EngineKind;
+use twotower_models::engine::{EngineKind, library};
 use twotower_models::tower::Tower;
 use twotower_models::{engine, native, onnx};
 
@@ -92,6 +92,17 @@ pub(crate) fn check_tower<S>(
         advice: "run `twotower train` on these encoders, or use the encoders the tower was trained on".into(),
     }
     .into())
+}
+
+/// Refuses an engine that lacks its shared library, before the work whose result it is to open.
+///
+/// # Errors
+/// [`ModelError::RuntimeMissing`](twotower_models::ModelError::RuntimeMissing), said to be of `stage`.
+pub(crate) fn require_runtime(stage: &'static str, engine: EngineKind) -> Result<(), PipelineError> {
+    match engine {
+        EngineKind::Ort => library::locate().map(|_| ()).map_err(|e| PipelineError::from(e).within(stage)),
+        EngineKind::Native | EngineKind::NativeInt16 => Ok(()),
+    }
 }
 
 /// Writes a tower into a temporary folder, compares what an engine computes from the file with the

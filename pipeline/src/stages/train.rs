@@ -11,7 +11,7 @@ use crate::run::names::{inputs, rows};
 use crate::run::records::EncodeRecord;
 use crate::stages::encoded;
 use crate::stages::output::{Place, Prologue, StageKey, Summary, row_counts};
-use crate::stages::towers::{publish_tower, towers_fingerprint};
+use crate::stages::towers::{publish_tower, require_runtime, towers_fingerprint};
 use crate::stages::{Context, Outcome};
 use crate::stream::memory::{Memory, mib};
 use crate::timeline::dataset::Dataset;
@@ -69,6 +69,7 @@ pub fn train_model(context: &Context<TrainSettings>, options: &TrainOptions) -> 
         Prologue::Current(outcome) => return Ok(outcome),
         Prologue::Due(output) => output,
     };
+    require_runtime("train", config.engine)?;
     check_size(context, &data)?;
     let mut warnings = weigh(&data)?;
     output.prepare(&[files::CHECKPOINTS])?;

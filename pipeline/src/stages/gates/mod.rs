@@ -118,7 +118,7 @@ pub(crate) fn check(
         (rows::GATES_NOT_APPLICABLE, ruled(Ruling::NotApplicable)),
         (rows::GATES_OFF, ruled(Ruling::Off)),
     ]);
-    let refusal = refusal(&context.run, &rulings);
+    let refusal = refusal(&context.run, &rulings, experiment);
     let details = CheckDetails {
         gates: Some(rulings),
         previous: before.as_ref().map(Facts::name),
@@ -175,18 +175,28 @@ fn previous<S>(context: &Context<S>, warnings: &mut Vec<String>) -> Result<Optio
 }
 
 /// The error of a run that gates refuse.
-fn refusal(run: &RunDir, verdicts: &[Verdict]) -> Option<PipelineError> {
+fn refusal(run: &RunDir, verdicts: &[Verdict], experiment: bool) -> Option<PipelineError> {
     let failed: Vec<&Verdict> = verdicts.iter().filter(|verdict| verdict.ruling == Ruling::Failed).collect();
     if failed.is_empty() {
         return None;
     }
     let told: Vec<String> = failed.iter().map(|verdict| verdict.failures()).collect();
+    let told = told.join("; gate ");
+    let manifest = run.gates().join(files::MANIFEST);
+    if experiment {
+        return Some(PipelineError::Gate(format!(
+            "check: {}, an experiment, does not pass its gates: gate {told}; all gates are in {}; its results are complete, and `twotower lookup {}` shows them; change the settings or the tables, or give other limits in `[gates]`",
+            run.root().display(),
+            manifest.display(),
+            run.root().display(),
+        )));
+    }
     let flags: Vec<String> = failed.iter().map(|verdict| format!("--accept {}", verdict.gate)).collect();
     Some(PipelineError::Gate(format!(
         "check: {} not published, `latest` stays as it is; gate {}; all gates are in {}; look at the night's tables, then run the same command again, with {} to publish in spite of it, or with other limits in `[gates]`",
         run.root().display(),
-        told.join("; gate "),
-        run.gates().join(files::MANIFEST).display(),
+        told,
+        manifest.display(),
         flags.join(" "),
     )))
 }

@@ -21,6 +21,7 @@ pub fn unknown(night: &Night<'_>) -> Result<Measures, PipelineError> {
     let config = &night.config.gates;
     let mut measures = Measures::default();
     let mut tables: BTreeMap<String, f64> = BTreeMap::new();
+    let mut rare = Vec::new();
     for (side, name, counts) in features(night) {
         let new = match table(night, side, name) {
             None => 0.0,
@@ -39,10 +40,37 @@ pub fn unknown(night: &Night<'_>) -> Result<Measures, PipelineError> {
         let limit = before.map_or(config.max_unknown, |before| {
             config.max_unknown.min(before.unknown as f64 / before.values as f64 + config.unknown_margin)
         });
+        if share > limit && counts.unknown as f64 >= new * known {
+            rare.extend(rare_values(night, side, name, counts)?);
+        }
         measures.measured.push(Measure::at_most(format!("{side}.{name}"), share, limit));
     }
+    measures.advice = (!rare.is_empty()).then(|| rare.join("; "));
     note_first_night(night, &mut measures);
     Ok(measures)
+}
+
+/// What is said of a feature whose own limits keep values out of its vocabulary, so that these are unknown.
+fn rare_values(
+    night: &Night<'_>,
+    side: Side,
+    name: &str,
+    counts: &FeatureCounts,
+) -> Result<Option<String>, PipelineError> {
+    let Some(feature) = feature(night, side, name) else { return Ok(None) };
+    let (Some((min_count, max_size)), Some(table)) = (feature.vocabulary_limits(), feature.vocabulary(side)) else {
+        return Ok(None);
+    };
+    let size = store::load_vocabulary(night.now.run.encoders().join(store::vocabulary_file(&table)))?.len();
+    let (limit, cure) = match max_size {
+        Some(most) if size >= most as usize => (format!("its vocabulary is full at `max_size` = {most}"), "raise that"),
+        _ if min_count > 1 => (format!("a value is known only from `min_count` = {min_count} rows on"), "lower that"),
+        _ => return Ok(None),
+    };
+    let FeatureCounts { values, unknown, .. } = counts;
+    Ok(Some(format!(
+        "{unknown} of {values} values of {side}.{name} are unknown because {limit}; {cure} in `[features]`, leave the feature out, or pass over it with `gates.ignore_features = [\"{side}.{name}\"]`"
+    )))
 }
 
 /// Share of each feature's values that are missing, against the previous run's.
