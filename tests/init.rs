@@ -107,7 +107,7 @@ fn user_and_item_are_told_apart_by_names_or_ids_and_never_by_a_tie() {
 /// MovieLens 100K as it is published: no header, no extension that tells, `|` and tabs, Latin-1.
 fn raw() -> Tables {
     let user = |u: usize| {
-        format!("{u}|{}|{}|writer|{:05}", 18 + u % 60, if u % 2 == 0 { "M" } else { "F" }, 10_000 + u / 2 * 7)
+        format!("{u}|{}|{}|writer|{:05}", 18 + u % 60, if u.is_multiple_of(2) { "M" } else { "F" }, 10_000 + u / 2 * 7)
     };
     let item = |i: usize| format!("{i}|Café {i} (1995)|01-Jan-1995||http://x/{i}|0|1|0");
     let event = |e: usize| format!("{}\t{}\t{}\t{}", 1 + e % 200, 1 + e * 7 % 500, 1 + e % 5, 881_250_949 + e);
