@@ -110,7 +110,8 @@ fn raw() -> Tables {
         format!("{u}|{}|{}|writer|{:05}", 18 + u % 60, if u.is_multiple_of(2) { "M" } else { "F" }, 10_000 + u / 2 * 7)
     };
     let item = |i: usize| format!("{i}|Café {i} (1995)|01-Jan-1995||http://x/{i}|0|1|0");
-    let event = |e: usize| format!("{}\t{}\t{}\t{}", 1 + e % 200, 1 + e * 7 % 500, 1 + e % 5, 881_250_949 + e);
+    let event =
+        |e: usize| format!("{}\t{}\t{}\t{}", 1 + e % 200, 1 + (7 * e + 241) % 500, 1 + (e + 2) % 5, 881_250_949 + e);
     Tables::new([
         ("u.user", lines("", (1..=200).map(user))),
         ("u.item", lines("", (1..=500).map(item))),

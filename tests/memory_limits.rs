@@ -198,7 +198,10 @@ fn encoders_of_long_sequences_are_counted_before_and_in_the_stages_and_kept_to()
         let sizes = [1, 5, LEN].map(|len| EncoderSize { len, dim: 8, blocks: 2, heads: 1 });
         let (expected, found) = (encoder_bytes(engine, &sizes), forecast("attention") - forecast("mean"));
         assert!(found.abs_diff(expected >> 20) <= 1, "{engine}: {found} MiB, expected {expected} bytes");
-        for line in ["infer --side user --force", "recall --fused --force"] {
+        // An index that had to be built would change the run before the budget is refused.
+        job.ok(&format!("infer --side item --force --run trained/run {attention} --engine {engine} --quiet"));
+        job.ok(&format!("recall --fused --topk 7 --run trained/run {attention} --engine {engine} --quiet"));
+        for line in ["infer --side user --force", "recall --fused --topk 6"] {
             assert_least(&job, &limit, &format!("{line} --run trained/run {attention} --engine {engine}"));
         }
     }

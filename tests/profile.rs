@@ -212,7 +212,11 @@ fn values_that_a_run_does_not_know_are_counted() {
     tags[0] = Some("film|unheard|of".into());
     sheet.write_parquet(&job.path("users.parquet"));
     assert_eq!((unknown("users", "city"), unknown("users", "tags")), (json!(strangers), json!(2)));
-    job.refused("profile --run nowhere --quiet", 1, &["profile: nowhere/encoders/", "encode-features"]);
+    job.refused(
+        "profile --run nowhere --quiet",
+        1,
+        &["profile: there is no run nowhere", "twotower run --run nowhere"],
+    );
 }
 
 #[test]
