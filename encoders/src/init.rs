@@ -490,7 +490,7 @@ mod tests {
             ),
             (
                 "ZipCode",
-                Arc::new(Int64Array::from_iter_values((0..90).map(|i| 10_000 + i % 40))),
+                Arc::new(Int64Array::from_iter_values((0..120).map(|i| 10_000 + i % 40))),
                 "categorical",
                 "postal",
             ),
