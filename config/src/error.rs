@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use twotower_artifacts::Category;
 use twotower_encoders::EncoderError;
 use twotower_index::IndexError;
+use twotower_models::ModelError;
 
 /// Errors of reading a job. Messages name the setting, what was expected and found.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +23,9 @@ pub enum ConfigError {
     /// Features that do not fit together.
     #[error(transparent)]
     Encoder(#[from] EncoderError),
+    /// Settings of the model.
+    #[error(transparent)]
+    Model(#[from] ModelError),
     /// Settings of the index.
     #[error(transparent)]
     Index(#[from] IndexError),

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::io::Read;
 use std::path::Path;
 use twotower_artifacts::json::MAX_BYTES;
-use twotower_artifacts::{Compression, NeighbourFormat, Precision, Side};
+use twotower_artifacts::{Compression, FieldSchema, NeighbourFormat, Precision, Side};
 use twotower_encoders::FeatureSpec;
 use twotower_index::IndexConfig;
 use twotower_models::engine::EngineKind;
@@ -472,11 +472,18 @@ impl Config {
         self.tables.interactions.times.validate()?;
         self.split.validate()?;
         twotower_encoders::validate(&self.side(Side::User), &self.side(Side::Item))?;
+        self.model.check(&self.fields(Side::User), &self.fields(Side::Item))?;
         let names: Vec<String> = [Side::User, Side::Item]
             .into_iter()
             .flat_map(|side| self.side(side).features.into_iter().map(move |f| format!("{side}.{}", f.name())))
             .collect();
         self.gates.check(names.iter().map(String::as_str))
+    }
+
+    /// The fields of a side, each of the smallest shape that it can have, since nothing is fitted yet.
+    pub fn fields(&self, side: Side) -> Vec<FieldSchema> {
+        let features = self.side(side).features.into_iter();
+        features.map(|feature| FieldSchema { name: feature.name().into(), shape: feature.least_shape(side) }).collect()
     }
 
     /// The table of a side.

@@ -5,6 +5,7 @@ use serde::Serialize;
 use twotower_artifacts::range::{self, Range, Ranges, range_of};
 use twotower_index::IndexConfig;
 use twotower_models::dssm::DssmConfig;
+use twotower_models::sasrec::SasrecConfig;
 use twotower_models::train::TrainConfig;
 
 /// The most rows, users or items that a setting may name: counts of a table are exact up to here in JSON too.
@@ -43,6 +44,7 @@ const SECTIONS: [(&str, Ranges); 11] = [
         ],
     ),
     ("model", DssmConfig::RANGES),
+    ("model", SasrecConfig::RANGES),
     ("train", TrainConfig::RANGES),
     ("infer", &[("batch_rows", Range::Whole(1, 1 << 20)), ("workers", Range::Whole(0, 1024))]),
     ("index", IndexConfig::RANGES),
@@ -173,7 +175,30 @@ SPLIT
 loss = LOSS
 "#;
 
+    const SASREC: &str = r#"
+[tables.users]
+path = "users"
+id = "user_id"
+[tables.items]
+path = "items"
+id = "item_id"
+[tables.interactions]
+path = "orders"
+user = "user_id"
+item = "item_id"
+timestamp = "ts"
+[[features.user]]
+kind = "sequence"
+name = "recent"
+[[features.item]]
+kind = "id"
+name = "item"
+[model]
+kind = "sasrec"
+"#;
+
     fn jobs() -> Vec<toml::Value> {
+        let sasrec = SASREC.parse().map(toml::Value::Table).unwrap();
         let losses = [
             "{ mixed = { uniform = 5 } }",
             "{ bce = { negatives = 5 } }",
@@ -184,7 +209,7 @@ loss = LOSS
         let splits = ["kind = \"time\"\nvalidation_from = 1\ntest_from = 2", "kind = \"ratio\"", "kind = \"random\""];
         let splits = splits.into_iter().cycle();
         let job = |(loss, split)| toml::from_str(&JOB.replace("LOSS", loss).replace("SPLIT", split)).unwrap();
-        losses.into_iter().zip(splits).map(job).collect()
+        losses.into_iter().zip(splits).map(job).chain([sasrec]).collect()
     }
 
     /// A job's file with defaults written out, as it is read.

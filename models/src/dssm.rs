@@ -15,6 +15,8 @@ use crate::pages::zeroed;
 use crate::params::{Gradients, Parameters, Table};
 use crate::positions::Positions;
 use crate::rng::Rng;
+use crate::sasrec::SasrecConfig;
+use crate::similarity::{NORM_FLOOR, Similarity, cosine_of_inner_product};
 use crate::tower::MAX_BLOCKS;
 use crate::tower::encoder::{EncoderShape, NormOrder};
 use crate::tower::{Input, Layer, Reduce, Tower};
@@ -175,6 +177,11 @@ impl DssmConfig {
         }
     }
 
+    /// Width of a vector before it is normalised. Without layers, towers have one input of the width of an embedding.
+    pub(crate) fn dim(&self) -> usize {
+        self.hidden.last().copied().unwrap_or(self.embedding_dim)
+    }
+
     /// The sizes of the encoders of one side's sequences, given the fields of that side and of the other.
     pub fn encoder_sizes(&self, fields: &[FieldSchema], others: &[FieldSchema]) -> Vec<EncoderSize> {
         if self.pooling != SequencePooling::Attention {
@@ -208,6 +215,7 @@ pub(crate) struct Dssm {
     user: Net,
     item: Net,
     dim: usize,
+    similarity: Similarity,
     temperature: f32,
     log_temperature: Option<usize>,
     source: CandidateSource,
@@ -252,10 +260,34 @@ impl Dssm {
     /// [`ModelError::Setting`] and [`ModelError::Data`] when settings or schemas cannot be built.
     pub fn new(set: &TrainingSet, config: &DssmConfig, train: &TrainConfig) -> Result<Self, ModelError> {
         config.check()?;
+        Self::of(set, config, Similarity::Cosine, train)
+    }
+
+    /// As [`Dssm::new`], for SASRec.
+    ///
+    /// # Errors
+    /// As [`Dssm::new`].
+    pub fn sasrec(set: &TrainingSet, config: &SasrecConfig, train: &TrainConfig) -> Result<Self, ModelError> {
+        config.check(&set.user_schema.fields, &set.item_schema.fields)?;
+        Self::of(set, &config.dssm(), config.similarity, train)
+    }
+
+    fn of(
+        set: &TrainingSet,
+        config: &DssmConfig,
+        similarity: Similarity,
+        train: &TrainConfig,
+    ) -> Result<Self, ModelError> {
         let (user, item, seed) = (&set.user_schema, &set.item_schema, train.seed);
         let mut parameters = Parameters { tables: tables(&[user, item], config, seed)?, dense: Vec::new() };
-        let user = build(user, config, seed, &mut parameters)?;
-        let item = build(item, config, seed, &mut parameters)?;
+        let mut user = build(user, config, seed, &mut parameters)?;
+        let mut item = build(item, config, seed, &mut parameters)?;
+        match similarity {
+            Similarity::Cosine => [&mut user, &mut item]
+                .into_iter()
+                .for_each(|net| net.push(Layer::L2Norm { eps: NORM_FLOOR }, 0.0)),
+            Similarity::Dot => {}
+        }
         let log_temperature = config
             .learn_temperature
             .then(|| parameters.add_dense("log_temperature".into(), 1, 1, false, vec![config.temperature.ln()]));
@@ -263,7 +295,8 @@ impl Dssm {
             parameters,
             user,
             item,
-            dim: config.hidden[config.hidden.len() - 1],
+            dim: config.dim(),
+            similarity,
             temperature: config.temperature,
             log_temperature,
             source: CandidateSource::new(set, train),
@@ -398,7 +431,7 @@ fn build(schema: &TowerSchema, config: &DssmConfig, seed: u64, parameters: &mut 
             FieldShape::Dense { .. } => Input::Dense,
         });
     }
-    let dim = config.hidden[config.hidden.len() - 1];
+    let dim = config.dim();
     let tower = Tower { schema: schema.clone(), inputs, tables, layers: Vec::new(), dim };
     let encoder_dropout = config.attention.clone().unwrap_or_default().dropout;
     let mut net = Net { tower, dropout: Vec::new(), encoder_dropout, dense: first..first };
@@ -425,7 +458,6 @@ fn build(schema: &TowerSchema, config: &DssmConfig, seed: u64, parameters: &mut 
         }
         width = *output;
     }
-    net.push(Layer::L2Norm { eps: 1e-6 }, 0.0);
     net.dense = first..parameters.dense.len();
     Ok(net)
 }
@@ -552,6 +584,10 @@ impl Model for Dssm {
     }
 
     fn towers(&self) -> (Tower, Tower) {
-        (self.user.trained(&self.parameters), self.item.trained(&self.parameters))
+        let (user, item) = (self.user.trained(&self.parameters), self.item.trained(&self.parameters));
+        match self.similarity {
+            Similarity::Cosine => (user, item),
+            Similarity::Dot => cosine_of_inner_product(user, item),
+        }
     }
 }

@@ -21,6 +21,8 @@ pub(crate) struct EncodedField {
     passes: Vec<ChunkPass>,
     /// `[outputs, dim]`.
     outputs: Vec<f32>,
+    /// `[dim]` the output of a row without elements.
+    empty: Vec<f32>,
     d_outputs: Vec<f32>,
     /// Partial sums of the gradients of dense groups.
     parts: Vec<Vec<Vec<f32>>>,
@@ -56,9 +58,11 @@ impl EncodedField {
         table: &Table,
         dropout: Option<Dropout>,
     ) {
-        let Self { packed, chunks, passes, outputs, .. } = self;
+        let Self { packed, chunks, passes, outputs, empty, .. } = self;
         let values = encoder.map(|group| &parameters.dense[*group].values[..]);
         self.dim = table.dim;
+        empty.clear();
+        empty.extend_from_slice(values.empty);
         *chunks = packed.chunks();
         passes.resize_with(chunks.len(), ChunkPass::default);
         outputs.resize(packed.wanted.len() * table.dim, 0.0);
@@ -72,7 +76,7 @@ impl EncodedField {
     /// Writes the output of a row to `slot`.
     pub fn copy(&self, row: usize, slot: &mut [f32]) {
         match self.packed.output_of[row] {
-            NO_OUTPUT => slot.fill(0.0),
+            NO_OUTPUT => slot.copy_from_slice(&self.empty),
             output => slot.copy_from_slice(&self.outputs[output as usize * self.dim..][..self.dim]),
         }
     }
@@ -93,18 +97,21 @@ impl EncodedField {
         d_elements: &mut [f32],
         gradients: &mut [Vec<f32>],
     ) {
-        let Self { packed, dim, chunks, passes, outputs, d_outputs, parts } = self;
+        let Self { packed, dim, chunks, passes, outputs, d_outputs, parts, empty: _ } = self;
         let dim = *dim;
         d_outputs.clear();
         d_outputs.resize(outputs.len(), 0.0);
         for (output, d_row) in packed.output_of.iter().zip(d_inputs.chunks_exact(width)) {
-            if *output != NO_OUTPUT {
-                add(&mut d_outputs[*output as usize * dim..][..dim], &d_row[offset..offset + dim]);
-            }
+            let d_of_output = match *output {
+                NO_OUTPUT => &mut gradients[encoder.empty][..],
+                output => &mut d_outputs[output as usize * dim..][..dim],
+            };
+            add(d_of_output, &d_row[offset..offset + dim]);
         }
         let values = encoder.map(|group| &parameters.dense[*group].values[..]);
         let mut groups = Vec::new();
         encoder.map(|group| groups.push(*group));
+        groups.retain(|group| *group != encoder.empty);
         let per_part = chunks.len().div_ceil(PARTS).max(1);
         parts.resize_with(chunks.len().div_ceil(per_part), Vec::new);
         let split = by_chunk(d_elements, chunks, dim, |chunk| chunk.elements.len());

@@ -23,6 +23,8 @@ pub mod params;
 mod positions;
 pub mod rng;
 mod samplers;
+pub mod sasrec;
+pub mod similarity;
 mod sparse;
 pub mod tower;
 pub mod train;

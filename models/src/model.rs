@@ -5,10 +5,13 @@ use crate::error::ModelError;
 use crate::examples::{TrainingSet, Window};
 use crate::params::{Gradients, Parameters};
 use crate::rng::Rng;
+use crate::sasrec::SasrecConfig;
+use crate::similarity::Similarity;
 use crate::tower::Tower;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use twotower_artifacts::{CodeBatch, Side};
+use std::borrow::Cow;
+use twotower_artifacts::{CodeBatch, FieldSchema, Side};
 
 /// Which model to train, with its settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -16,11 +19,54 @@ use twotower_artifacts::{CodeBatch, Side};
 pub enum ModelConfig {
     /// Two feed-forward towers and a cosine.
     Dssm(DssmConfig),
+    /// A transformer over the items that a user took, and a vector for each item.
+    Sasrec(SasrecConfig),
 }
 
 impl Default for ModelConfig {
     fn default() -> Self {
         ModelConfig::Dssm(DssmConfig::default())
+    }
+}
+
+impl From<DssmConfig> for ModelConfig {
+    fn from(config: DssmConfig) -> Self {
+        ModelConfig::Dssm(config)
+    }
+}
+
+impl From<SasrecConfig> for ModelConfig {
+    fn from(config: SasrecConfig) -> Self {
+        ModelConfig::Sasrec(config)
+    }
+}
+
+impl ModelConfig {
+    /// Checks the settings, and that the model can read these fields of users and of items.
+    ///
+    /// # Errors
+    /// [`ModelError::Setting`] naming the first setting that does not fit.
+    pub fn check(&self, users: &[FieldSchema], items: &[FieldSchema]) -> Result<(), ModelError> {
+        match self {
+            ModelConfig::Dssm(dssm) => dssm.check(),
+            ModelConfig::Sasrec(sasrec) => sasrec.check(users, items),
+        }
+    }
+
+    /// The two feed-forward towers with their inputs, which every model has so far.
+    pub fn dssm(&self) -> Cow<'_, DssmConfig> {
+        match self {
+            ModelConfig::Dssm(dssm) => Cow::Borrowed(dssm),
+            ModelConfig::Sasrec(sasrec) => Cow::Owned(sasrec.dssm()),
+        }
+    }
+
+    /// Width of the exported towers' vectors.
+    pub fn dim(&self) -> usize {
+        match self {
+            ModelConfig::Dssm(dssm) => dssm.dim(),
+            ModelConfig::Sasrec(sasrec) => sasrec.dim + usize::from(sasrec.similarity == Similarity::Dot),
+        }
     }
 }
 

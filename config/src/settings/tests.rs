@@ -175,6 +175,7 @@ fn other(name: &str) -> Option<Value> {
         "activation" => json!("relu"),
         "pooling" => json!("position"),
         "norm" => json!("pre"),
+        "similarity" => json!("cosine"),
         "loss" => json!("full_softmax"),
         "schedule" => json!("constant"),
         "metric" => json!("ndcg@10"),
@@ -185,6 +186,14 @@ fn other(name: &str) -> Option<Value> {
         "ignore_features" => json!(["user.a"]),
         _ => return None,
     })
+}
+
+/// The job with its defaults.
+fn load() -> Value {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pipeline.toml");
+    std::fs::write(&path, JOB).unwrap();
+    serde_json::to_value(Config::load(&path, &[]).unwrap()).unwrap()
 }
 
 /// A value of the same type.
@@ -261,10 +270,7 @@ fn all_keys(job: &Value, pointer: &str) -> Vec<String> {
 
 #[test]
 fn every_setting_is_in_the_key_of_every_stage_that_obeys_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("pipeline.toml");
-    std::fs::write(&path, JOB).unwrap();
-    let job = serde_json::to_value(Config::load(&path, &[]).unwrap()).unwrap();
+    let job = load();
     let mut found = Vec::new();
     settings(&job, "", "", &mut found);
     // The kind of a feature, a model or a split says which settings there are.
@@ -299,11 +305,30 @@ fn every_setting_is_in_the_key_of_every_stage_that_obeys_it() {
 }
 
 #[test]
+fn every_setting_of_every_model_is_obeyed_by_training_alone() {
+    let job = load();
+    for kind in ["dssm", "sasrec"] {
+        let model: ModelConfig = serde_json::from_value(json!({ "kind": kind })).unwrap();
+        let mut job = job.clone();
+        job["model"] = json!(model);
+        let base = views(&job);
+        for name in job["model"].as_object().unwrap().keys().filter(|name| *name != "kind") {
+            let mut tried = job.clone();
+            // An empty map would stay one.
+            tried["model"][name] = match &job["model"][name] {
+                Value::Object(map) if map.is_empty() => json!({ "a": 1 }),
+                value => changed(&format!("model.{name}"), value),
+            };
+            let now = views(&tried);
+            let differ: String = base.keys().filter(|s| base[s] != now[s]).collect();
+            assert_eq!(differ, "T", "{kind}, {name}");
+        }
+    }
+}
+
+#[test]
 fn another_kind_of_split_is_another_key_and_another_place_of_a_table_alone_is_none() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("pipeline.toml");
-    std::fs::write(&path, JOB).unwrap();
-    let job = serde_json::to_value(Config::load(&path, &[]).unwrap()).unwrap();
+    let job = load();
     let mut split = job.clone();
     split["split"] = json!({ "kind": "leave_last_out" });
     let (base, now) = (views(&job), views(&split));

@@ -199,9 +199,9 @@ fn naive_row(tower: &Tower, batch: &CodeBatch, row: usize) -> Vec<f64> {
                 codes.truncate(*max_len as usize);
                 if let Reduce::Attention(encoder) = reduce {
                     let rows: Vec<Vec<f64>> = codes.iter().rev().map(|code| embedding(table, *code)).collect();
-                    let encoder = encoder.map(|weight| weight.data.iter().map(|x| f64::from(*x)).collect());
-                    let zero = vec![0.0; tower.tables[table].cols];
-                    x.extend(if rows.is_empty() { zero } else { outputs(&encoder, &rows)[rows.len() - 1].clone() });
+                    let encoder = encoder.map(|weight| weight.data.iter().map(|x| f64::from(*x)).collect::<Vec<_>>());
+                    let newest = rows.len().checked_sub(1).map(|newest| outputs(&encoder, &rows)[newest].clone());
+                    x.extend(newest.unwrap_or(encoder.empty));
                     continue;
                 }
                 let weight = |position: usize| match reduce {

@@ -298,9 +298,10 @@ fn gather<'a>(
                 pass.forward(&encoder, &table.data, packed, &chunk, None, out);
             }
             for (cell, output) in cells.zip(&packed.output_of) {
-                if *output != NO_OUTPUT {
-                    cell.copy_from_slice(&outputs[*output as usize * table.cols..][..table.cols]);
-                }
+                cell.copy_from_slice(match *output {
+                    NO_OUTPUT => encoder.empty,
+                    output => &outputs[output as usize * table.cols..][..table.cols],
+                });
             }
         }
         (Input::Pooled { table, reduce }, Column::Ragged(ragged)) => {

@@ -18,8 +18,6 @@ pub(super) struct EncodedField<'a> {
     pub rows: &'a str,
     /// Whether an element is not padding, `[N, L]`.
     pub is_real: &'a str,
-    /// The same as floats.
-    pub mask: &'a str,
 }
 
 /// Values that all blocks use.
@@ -51,7 +49,7 @@ fn concatenated(g: &mut GraphBuilder, parts: &[&str]) -> String {
     g.node("Concat", parts, vec![int("axis", 0)])
 }
 
-/// What an encoder makes of the newest elements, and zeros for rows of padding: `[N, dim]`.
+/// What an encoder makes of the newest elements, and of rows of padding: `[N, dim]`.
 pub(super) fn encoder(g: &mut GraphBuilder, field: &EncodedField<'_>, encoder: &Encoder) -> String {
     let dim = encoder.positions.cols;
     let named = encoder.try_map::<_, std::convert::Infallible>(&mut |parameter, matrix| {
@@ -102,8 +100,8 @@ pub(super) fn encoder(g: &mut GraphBuilder, field: &EncodedField<'_>, encoder: &
         x = norm(g, last, &x);
     }
     let column = integer(g, -1);
-    let mask = g.node("Gather", &[field.mask, &column], vec![int("axis", 1)]);
-    g.node("Mul", &[&x, &mask], vec![])
+    let any = g.node("Gather", &[field.is_real, &column], vec![int("axis", 1)]);
+    g.node("Where", &[&any, &x, &named.empty], vec![])
 }
 
 fn norm(g: &mut GraphBuilder, norm: &Norm<String>, x: &str) -> String {

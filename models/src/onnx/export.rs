@@ -213,7 +213,7 @@ fn field(g: &mut GraphBuilder, name: &str, input: &Input) -> String {
             };
             match reduce {
                 Reduce::Attention(weights) => {
-                    let field = EncodedField { name, rows: &rows(g), is_real: &is_real, mask: &mask };
+                    let field = EncodedField { name, rows: &rows(g), is_real: &is_real };
                     encoder(g, &field, weights)
                 }
                 Reduce::Position(logits) => {

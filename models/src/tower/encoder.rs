@@ -4,11 +4,12 @@
 //! An element of the sequence enters as `√dim e + p`, with its row e of the embedding table and the row p of its
 //! position. Positions are counted from the oldest element that is not padding, so that padding on either side changes
 //! nothing, and that an element's vector is the same whatever follows it. Each block has two sublayers, attention to the
-//! elements up to one's own and a point-wise feed-forward network, and the vector of the newest element is the result.
+//! elements up to one's own and a point-wise feed-forward network, and the vector of the newest element is the result. A
+//! sequence without elements has a vector of its own, which the first events of users train.
 //!
 //! Departures from the paper: positions are counted from the oldest element there is, not from the oldest of `max_len`
 //! places that shorter sequences do not fill, so that training at every position of a sequence teaches what the tower
-//! makes of a history that ends there; linear maps have biases, as in the authors' code, and feed-forward networks have no
+//! makes of a history that ends there; an empty sequence has a result; linear maps have biases, as in the authors' code, and feed-forward networks have no
 //! other width than `dim`, as there.
 
 use super::Parameter;
@@ -92,6 +93,8 @@ pub struct Encoder<W = super::Matrix> {
     pub heads: usize,
     /// `[max_len, dim]`, the oldest element's first.
     pub positions: W,
+    /// `[dim]`, the result of a sequence without elements.
+    pub empty: W,
     /// Blocks in order.
     pub blocks: Vec<Block<W>>,
     /// The layer norm after the last block, if the order of norms has it.
@@ -173,16 +176,17 @@ impl<W> Encoder<W> {
         EncoderShape { blocks: self.blocks.len(), heads: self.heads, norm: self.order }
     }
 
-    /// The same encoder with its weights mapped: positions, blocks in order, and the last layer norm.
+    /// The same encoder with its weights mapped: positions, the result of an empty sequence, blocks in order, and the last layer norm.
     ///
     /// # Errors
     /// The first error of `map`.
     pub(crate) fn try_map<'a, V, E>(&'a self, map: MapWeight<'_, 'a, W, V, E>) -> Result<Encoder<V>, E> {
         let positions = map(Parameter { name: "positions", rank: 2, block: None }, &self.positions)?;
+        let empty = map(Parameter { name: "empty", rank: 1, block: None }, &self.empty)?;
         let blocks = self.blocks.iter().enumerate().map(|(b, block)| block.try_map(b, map));
         let blocks = blocks.collect::<Result<_, E>>()?;
         let last = self.last.as_ref().map(|last| last.try_map(None, &LAST, map)).transpose()?;
-        Ok(Encoder { order: self.order, heads: self.heads, positions, blocks, last })
+        Ok(Encoder { order: self.order, heads: self.heads, positions, empty, blocks, last })
     }
 
     /// The same encoder with its weights mapped.
@@ -216,6 +220,7 @@ impl EncoderShape {
             order: self.norm,
             heads: self.heads,
             positions: (),
+            empty: (),
             blocks: (0..self.blocks).map(|_| block()).collect(),
             last: self.norm.has_last_norm().then(norm),
         }

@@ -77,11 +77,12 @@ pub fn train(
     set.check()?;
     let config = &config.resolved(set.events(Role::Train).count());
     let run = checkpoint::describe(set, model, config);
-    let mut work = || match model {
-        ModelConfig::Dssm(dssm) => {
-            let model = Dssm::new(set, dssm, config)?;
-            Trainer::new(set, config, dir, &run, model).run(&start, observer)
-        }
+    let mut work = || {
+        let model = match model {
+            ModelConfig::Dssm(dssm) => Dssm::new(set, dssm, config)?,
+            ModelConfig::Sasrec(sasrec) => Dssm::sasrec(set, sasrec, config)?,
+        };
+        Trainer::new(set, config, dir, &run, model).run(&start, observer)
     };
     if config.threads == 0 {
         return work();
@@ -335,5 +336,7 @@ impl<'a, M: Model> Trainer<'a, M> {
 mod contract;
 #[cfg(test)]
 mod position_tests;
+#[cfg(test)]
+mod sasrec_tests;
 #[cfg(test)]
 mod tests;

@@ -32,7 +32,7 @@ fn encoder(dssm: &DssmConfig, positions: Option<Positions>, shape: &FieldShape, 
     let (SequencePooling::Attention, FieldShape::Sequence { max_len, .. }) = (dssm.pooling, shape) else { return 0 };
     let attention = dssm.attention.clone().unwrap_or_default();
     let (blocks, len) = (attention.blocks as u128, u128::from(*max_len));
-    *weights += len * dim + blocks * ENCODER_MATRICES * dim * (dim + 1);
+    *weights += (len + 1) * dim + blocks * ENCODER_MATRICES * dim * (dim + 1);
     let elements = positions.map_or(len, |positions| positions.elements(*max_len as usize) as u128);
     (blocks * ENCODER_ACTIVATIONS + 1) * elements * dim
 }
@@ -40,7 +40,7 @@ fn encoder(dssm: &DssmConfig, positions: Option<Positions>, shape: &FieldShape, 
 /// The size of training `model` on towers of these schemas. `config` must have its batch size. `items` is the size of
 /// the catalogue, and `known` says which events of a user are known when others are predicted.
 pub fn size(model: &ModelConfig, config: &TrainConfig, towers: [&TowerSchema; 2], items: usize, known: Known) -> Size {
-    let ModelConfig::Dssm(dssm) = model;
+    let dssm = model.dssm();
     let positions = dssm.positions(towers[0], known);
     let mut tables: BTreeMap<&str, u128> = BTreeMap::new();
     let mut dense = 0;
@@ -51,7 +51,7 @@ pub fn size(model: &ModelConfig, config: &TrainConfig, towers: [&TowerSchema; 2]
                 let own = dssm.embedding_dims.get(table).or_else(|| dssm.embedding_dims.get(&field.name));
                 let dim = *own.unwrap_or(&dssm.embedding_dim) as u128;
                 tables.insert(table, u128::from(rows) * dim);
-                dim + encoder(dssm, positions, shape, dim, &mut dense)
+                dim + encoder(&dssm, positions, shape, dim, &mut dense)
             }
             (FieldShape::Dense { width }, _) => u128::from(*width),
             _ => 0,

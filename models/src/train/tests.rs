@@ -27,18 +27,22 @@ pub(super) fn config() -> TrainConfig {
     }
 }
 
-fn run(
+/// Settings of a model, of whichever kind.
+pub(super) trait Settings: Clone + Into<ModelConfig> {}
+impl<T: Clone + Into<ModelConfig>> Settings for T {}
+
+pub(super) fn run(
     set: &TrainingSet,
-    model: &DssmConfig,
+    model: &impl Settings,
     config: &TrainConfig,
     start: Start,
     dir: &Path,
     observer: &mut (dyn Observer + Send),
 ) -> Result<TrainingResult, ModelError> {
-    train(set, &ModelConfig::Dssm(model.clone()), config, start, dir, observer)
+    train(set, &model.clone().into(), config, start, dir, observer)
 }
 
-fn fresh(set: &TrainingSet, model: &DssmConfig, config: &TrainConfig) -> TrainingResult {
+pub(super) fn fresh(set: &TrainingSet, model: &impl Settings, config: &TrainConfig) -> TrainingResult {
     let dir = tempfile::tempdir().unwrap();
     run(set, model, config, Start::Fresh, dir.path(), &mut ()).unwrap()
 }
@@ -177,7 +181,7 @@ fn towers_do_not_depend_on_the_number_of_threads() {
     same_with_any_threads(&set, &attentive(NormOrder::Original, 0.2), vec![Loss::InBatch]);
 }
 
-fn same_with_any_threads(set: &TrainingSet, wide: &DssmConfig, losses: Vec<Loss>) {
+pub(super) fn same_with_any_threads(set: &TrainingSet, wide: &impl Settings, losses: Vec<Loss>) {
     for loss in losses {
         let with = |threads| {
             // Batches have several tiles of every kernel.
@@ -200,7 +204,7 @@ fn a_stopped_and_resumed_run_equals_an_undisturbed_one_bit_for_bit() {
     }
 }
 
-fn is_resumed_bit_for_bit(set: &TrainingSet, model: &DssmConfig) {
+pub(super) fn is_resumed_bit_for_bit(set: &TrainingSet, model: &impl Settings) {
     let config = config();
     let steps = (100usize * 5).div_ceil(config.batch_size);
     let undisturbed = fresh(set, model, &config);
@@ -390,14 +394,14 @@ fn the_whole_models_gradient_agrees_with_finite_differences() {
     let config = TrainConfig { loss: Loss::Mixed { uniform: 5 }, unknown_rate: 0.0, missing_rate: 0.0, ..config() };
     for model in [model(), attentive(NormOrder::Original, 0.0), attentive(NormOrder::Pre, 0.0)] {
         let dssm = DssmConfig { learn_temperature: true, temperature: 0.5, layer_norm: true, ..model };
-        gradient_agrees_with_differences(&set, &dssm, &config);
+        gradient_agrees_with_differences(&set, || Dssm::new(&set, &dssm, &config).unwrap());
     }
 }
 
-fn gradient_agrees_with_differences(set: &TrainingSet, dssm: &DssmConfig, config: &TrainConfig) {
+pub(super) fn gradient_agrees_with_differences(set: &TrainingSet, fresh: impl Fn() -> Dssm) {
     // Embeddings have size 1, so that the step of a difference is small compared with activations.
     let build = || {
-        let mut model = Dssm::new(set, dssm, config).unwrap();
+        let mut model = fresh();
         model.parameters_mut().tables.iter_mut().flat_map(|table| &mut table.values).for_each(|x| *x *= 20.0);
         // Activations of encoders stay above 0, so that no difference is taken across their kinks.
         let inner = model.parameters_mut().dense.iter_mut().filter(|group| group.name.ends_with("inner_bias"));

@@ -11,7 +11,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use twotower_artifacts::Precision;
-use twotower_models::model::ModelConfig;
 
 /// The nearest folder on the way to `run` that exists: where a run that does not exist yet will be made.
 pub fn existing(run: &Path) -> PathBuf {
@@ -25,8 +24,7 @@ pub fn estimate(config: &Config, rows: &Rows) -> u64 {
     // Items are written as numbers of a dictionary, as many bits as tell them apart, beside four bytes of cosine.
     let item_bits = u64::from(rows.items.next_power_of_two().trailing_zeros()).max(1);
     let results = rows.users * (16 + k * (32 + item_bits) / 8);
-    let ModelConfig::Dssm(dssm) = &config.model;
-    let dim = dssm.hidden.last().copied().unwrap_or_default() as u64;
+    let dim = config.model.dim() as u64;
     let vector = 16 + dim * if config.infer.precision == Precision::F16 { 2 } else { 4 };
     let users = if config.recall.fused { 0 } else { rows.users * vector };
     let items = rows.items * (2 * vector + 300);

@@ -4,6 +4,7 @@
 
 use super::Guess;
 use crate::config::Config;
+use std::borrow::Cow;
 use std::fmt::Write;
 use twotower_models::dssm::DssmConfig;
 use twotower_models::model::ModelConfig;
@@ -115,14 +116,18 @@ impl FirstModel {
 
     /// The settings that a job has otherwise, as words of a command.
     pub fn unlike(&self, job: &Config) -> Vec<String> {
-        let other = self.settings().into_iter().filter(|setting| !(setting.is_in)(self, job));
+        let settings = match job.model {
+            ModelConfig::Dssm(_) => self.settings().into_iter(),
+            // They are those of a DSSM.
+            ModelConfig::Sasrec(_) => return Vec::new(),
+        };
+        let other = settings.filter(|setting| !(setting.is_in)(self, job));
         other.map(|Setting { section, key, value, .. }| format!("--set '{section}.{key}={value}'")).collect()
     }
 }
 
-fn dssm(job: &Config) -> &DssmConfig {
-    let ModelConfig::Dssm(dssm) = &job.model;
-    dssm
+fn dssm(job: &Config) -> Cow<'_, DssmConfig> {
+    job.model.dssm()
 }
 
 #[cfg(test)]

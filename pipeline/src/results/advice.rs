@@ -97,10 +97,13 @@ pub fn to_try(config: &Config, items: usize, best_was_last: bool) -> Vec<Advice>
         ));
     }
     let unlike = FirstModel::of(items).unlike(config);
-    let ModelConfig::Dssm(model) = &config.model;
+    let widths = match &config.model {
+        ModelConfig::Dssm(model) => &model.hidden[..],
+        ModelConfig::Sasrec(_) => &[],
+    };
     if !unlike.is_empty() {
         advice.push(Advice { what: "take what `init` writes for so many items".to_string(), copy: vec![unlike] });
-    } else if let [width] = model.hidden[..] {
+    } else if let [width] = widths {
         let twice = 2 * width;
         advice.push(Advice::new(
             "give items and vectors more room (stored vectors take twice as much)",

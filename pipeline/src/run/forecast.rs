@@ -15,9 +15,8 @@ use crate::stages::user_passes;
 use crate::stream::memory::{Memory, Needs};
 use std::path::Path;
 use twotower_artifacts::vectors::WRITER_BYTES;
-use twotower_artifacts::{FieldSchema, Ids, ListRoom, Side};
+use twotower_artifacts::{Ids, ListRoom, Side};
 use twotower_models::engine::EncoderSize;
-use twotower_models::model::ModelConfig;
 use twotower_models::onnx::inspect;
 use twotower_tables::{ReadOptions, Table, id_column};
 
@@ -91,15 +90,9 @@ pub fn check(memory: Memory, least: &[LeastMemory]) -> Result<(), PipelineError>
 fn embedding(config: &Config, stage: &'static str, towers: Option<&Path>, side: Side) -> Needs {
     let size = |name: String| towers.and_then(|dir| std::fs::metadata(dir.join(name)).ok()).map_or(0, |m| m.len());
     let tower = size(files::tower(side)) + size(files::tower_data(side));
-    let codes = fields(config, side).iter().map(|field| row_bytes(&field.shape)).sum();
+    let codes = config.fields(side).iter().map(|field| row_bytes(&field.shape)).sum();
     let encoders = encoders(config, towers, side);
-    embedding_needs(stage, config.infer.engine, tower, (dim(config), codes), &encoders)
-}
-
-/// The fields of a side, with vocabularies of one value.
-fn fields(config: &Config, side: Side) -> Vec<FieldSchema> {
-    let features = config.side(side).features.into_iter();
-    features.map(|feature| FieldSchema { name: feature.name().into(), shape: feature.least_shape(side) }).collect()
+    embedding_needs(stage, config.infer.engine, tower, (config.model.dim(), codes), &encoders)
 }
 
 /// The encoders of a side's sequences: those of the towers that the job takes, or those that it is going to train.
@@ -108,9 +101,8 @@ fn encoders(config: &Config, towers: Option<&Path>, side: Side) -> Vec<EncoderSi
         // A tower that cannot be read is the stage's to name.
         Some(dir) => inspect(&dir.join(files::tower(side))).map_or(Vec::new(), |metadata| metadata.encoders),
         None => {
-            let ModelConfig::Dssm(dssm) = &config.model;
             let other = if side == Side::User { Side::Item } else { Side::User };
-            dssm.encoder_sizes(&fields(config, side), &fields(config, other))
+            config.model.dssm().encoder_sizes(&config.fields(side), &config.fields(other))
         }
     }
 }
@@ -124,13 +116,13 @@ fn infer(config: &Config, towers: Option<&Path>, side: Side) -> Needs {
 fn recall(config: &Config, towers: Option<&Path>) -> Result<Needs, PipelineError> {
     let mut needs = match config.recall.fused {
         true => embedding(config, "recall", towers, Side::User),
-        false => Needs { per_row: 4 * dim(config) as u64, ..Needs::held("recall", Vec::new()) },
+        false => Needs { per_row: 4 * config.model.dim() as u64, ..Needs::held("recall", Vec::new()) },
     };
     let items = Table::open(ITEMS, &config.tables.items.source)?.leniently();
     let count = items.rows()? as usize;
-    let vectors = count * dim(config) * size_of::<f32>();
+    let vectors = count * config.model.dim() * size_of::<f32>();
     let room = ListRoom::new(config.recall.topk.min(count), &first_ids(&items, &config.tables.items.id)?);
-    search_needs(&mut needs, &config.recall, (count, dim(config)), room, (vectors + 16 * count) as u64);
+    search_needs(&mut needs, &config.recall, (count, config.model.dim()), room, (vectors + 16 * count) as u64);
     Ok(needs)
 }
 
@@ -142,9 +134,4 @@ fn first_ids(items: &Table, id: &str) -> Result<Ids, PipelineError> {
         Some(batch) => Ok(id_column(&batch?, id).unwrap_or(Ids::Int(vec![0]))),
         None => Ok(Ids::Int(vec![0])),
     }
-}
-
-fn dim(config: &Config) -> usize {
-    let ModelConfig::Dssm(dssm) = &config.model;
-    dssm.hidden.last().copied().unwrap_or(1)
 }

@@ -1,4 +1,5 @@
-//! `pooling = "attention"` from raw tables to lists: all stages, both engines, a kill and a resume, a second day.
+//! Models with a transformer, `pooling = "attention"` and `kind = "sasrec"`, from raw tables to lists: all stages, both
+//! engines, a kill and a resume, a second day.
 
 mod faults;
 mod fixture;
@@ -14,12 +15,27 @@ use twotower_models::onnx::inspect;
 /// The longest sequence that enters a tower.
 const LEN: usize = 6;
 
-/// The small job with an encoder over the newest items of a user.
-fn job(name: &str) -> Job {
-    let job = Job::new(name);
+/// The models, by name.
+const MODELS: [&str; 2] = ["attention", "sasrec"];
+
+/// The small job with a model over the newest items of a user.
+fn job(model: &str, name: &str) -> Job {
+    let job = Job::new(&format!("{model}-{name}"));
     job.edit("max_len = 3", &format!("max_len = {LEN}"));
-    let attention = "pooling = \"attention\"\nattention = { blocks = 2, heads = 2, dropout = 0.1 }\n";
-    job.edit("hidden = [16, 8]\n", &format!("hidden = [16, 8]\n{attention}"));
+    match model {
+        "attention" => {
+            let attention = "pooling = \"attention\"\nattention = { blocks = 2, heads = 2, dropout = 0.1 }\n";
+            job.edit("hidden = [16, 8]\n", &format!("hidden = [16, 8]\n{attention}"));
+        }
+        _ => {
+            let text = std::fs::read_to_string(job.path("pipeline.toml")).unwrap();
+            let of_others = |line: &&str| line.starts_with("    { kind") && !line.contains("recent") && !line.contains("id\"");
+            let lines: Vec<&str> = text.lines().filter(|line| !of_others(line)).collect();
+            job.write("pipeline.toml", &lines.join("\n"));
+            let settings = "kind = \"sasrec\"\ndim = 8\nheads = 2\ndropout = 0.1";
+            job.edit("kind = \"dssm\"\nembedding_dim = 8\nhidden = [16, 8]", settings);
+        }
+    }
     job
 }
 
@@ -42,7 +58,11 @@ fn had() -> BTreeMap<String, BTreeSet<String>> {
 
 #[test]
 fn a_run_goes_from_raw_tables_to_lists_and_both_engines_agree() {
-    let job = job("attention-engines");
+    MODELS.into_iter().for_each(goes_to_lists_in_both_engines);
+}
+
+fn goes_to_lists_in_both_engines(model: &str) {
+    let job = job(model, "engines");
     job.ok("run --run ort --quiet");
     assert_whole(&job.path("ort"));
     let encoders = inspect(&job.path("ort/towers/user_tower.onnx")).unwrap().encoders;
@@ -69,9 +89,13 @@ fn a_run_goes_from_raw_tables_to_lists_and_both_engines_agree() {
 
 #[test]
 fn a_training_that_was_killed_resumes_to_the_same_bytes() {
+    MODELS.into_iter().for_each(resumes_after_a_kill);
+}
+
+fn resumes_after_a_kill(model: &str) {
     let settings = "--set train.epochs=8 --set train.batch_size=64 --set train.checkpoint_steps=20";
     let line = format!("run {settings} --engine native --quiet");
-    let job = job("attention-kill");
+    let job = job(model, "kill");
     // Both runs have the same name and tables, which manifests hold.
     job.ok(&line);
     let undisturbed = outputs(&job.path("run"));
@@ -94,7 +118,11 @@ fn a_training_that_was_killed_resumes_to_the_same_bytes() {
 
 #[test]
 fn a_second_day_without_training_has_new_vectors_for_those_who_did_something() {
-    let job = job("attention-days");
+    MODELS.into_iter().for_each(has_new_vectors_on_a_second_day);
+}
+
+fn has_new_vectors_on_a_second_day(model: &str) {
+    let job = job(model, "days");
     job.native();
     job.ok("run --run runs/day1 --quiet");
     // One user does more; two change the order of what they did last.
@@ -130,4 +158,12 @@ fn a_second_day_without_training_has_new_vectors_for_those_who_did_something() {
     assert!(fused == apart, "the lists of a fused run differ");
     assert_eq!(fused.len(), USERS);
     assert!(fused.iter().all(|(_, list)| list.len() == 10 && list.len() < ITEMS));
+}
+
+#[test]
+fn sasrec_refuses_other_features_before_anything_is_read() {
+    let job = job("sasrec", "features");
+    job.edit("    { kind = \"id\", name = \"item\" },", "    { kind = \"id\", name = \"item\" },\n    { kind = \"categorical\", name = \"category\" },");
+    job.refused("run --quiet", 2, &["`features.item`", "`category`", "`pooling = \"attention\"`"]);
+    assert!(!job.path("run").exists());
 }

@@ -1,0 +1,116 @@
+//! SASRec (Kang and McAuley, ICDM 2018): a transformer reads the items that a user took, oldest first, and its output at
+//! the newest one is the user's vector. The vector of an item is its row of the table that the transformer reads.
+//!
+//! It is a [DSSM](crate::dssm) whose user tower has one input, a sequence reduced by attention
+//! ([`crate::tower::encoder`], which says where the encoder departs from the paper), whose item tower has one input, the
+//! row of the item's id, and which has no layers after them. Items are scored by the inner product, as in the paper.
+//! Exported towers give vectors of one more coordinate, whose cosine ranks items in the same order
+//! ([`crate::similarity`]).
+//!
+//! Departures from the paper: training windows begin with a user's oldest event, and users with more events than the
+//! sequence holds have several windows, where the authors train on the newest one only ([`crate::positions`]); a small
+//! share of codes is dropped to the unknown row, so that new items have a trained vector.
+
+use crate::dssm::{AttentionConfig, DssmConfig, SequencePooling};
+use crate::error::ModelError;
+use crate::similarity::Similarity;
+use crate::tower::MAX_BLOCKS;
+use crate::tower::encoder::NormOrder;
+use serde::{Deserialize, Serialize};
+use twotower_artifacts::range::{self, Range, Ranges};
+use twotower_artifacts::{FieldSchema, FieldShape};
+
+/// Settings of SASRec. The length of the history is that of the sequence feature.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SasrecConfig {
+    /// Width of items' vectors and of the transformer.
+    pub dim: usize,
+    /// Number of blocks.
+    pub blocks: usize,
+    /// Heads of each block. They divide the width.
+    pub heads: usize,
+    /// Where layer norms stand.
+    pub norm: NormOrder,
+    /// Probability, in training, of dropping an element of the input, an attention weight, or an element of either
+    /// layer of a feed-forward network.
+    pub dropout: f32,
+    /// What scores items.
+    pub similarity: Similarity,
+    /// Scores are divided by this in training. If it is learned, this is its first value.
+    pub temperature: f32,
+    /// Whether log τ is trained.
+    pub learn_temperature: bool,
+}
+
+impl Default for SasrecConfig {
+    fn default() -> Self {
+        Self {
+            dim: 64,
+            blocks: 2,
+            heads: 1,
+            norm: NormOrder::Original,
+            dropout: 0.2,
+            similarity: Similarity::Dot,
+            temperature: 1.0,
+            learn_temperature: false,
+        }
+    }
+}
+
+impl SasrecConfig {
+    /// The ranges of all numbers.
+    pub const RANGES: Ranges = &[
+        ("dim", Range::Whole(1, 4096)),
+        ("blocks", Range::Whole(1, MAX_BLOCKS as i64)),
+        ("heads", Range::Whole(1, 1024)),
+        ("dropout", Range::Below(0.0, 1.0)),
+        ("temperature", Range::Real(0.001, 100.0)),
+    ];
+
+    /// The DSSM that it is.
+    pub(crate) fn dssm(&self) -> DssmConfig {
+        let Self { dim, blocks, heads, norm, dropout, similarity: _, temperature, learn_temperature } = *self;
+        DssmConfig {
+            embedding_dim: dim,
+            hidden: Vec::new(),
+            pooling: SequencePooling::Attention,
+            attention: Some(AttentionConfig { blocks, heads, norm, dropout }),
+            temperature,
+            learn_temperature,
+            ..DssmConfig::default()
+        }
+    }
+
+    /// Checks every number against its range, and that users have one sequence and nothing else, and items their id in
+    /// its table and nothing else.
+    ///
+    /// # Errors
+    /// [`ModelError::Setting`].
+    pub fn check(&self, users: &[FieldSchema], items: &[FieldSchema]) -> Result<(), ModelError> {
+        range::check(self, Self::RANGES).map_err(ModelError::range)?;
+        if !self.dim.is_multiple_of(self.heads) {
+            return Err(ModelError::Setting {
+                setting: "model.heads".into(),
+                expected: format!("a divisor of {}, the width `model.dim`", self.dim),
+                found: self.heads.to_string(),
+            });
+        }
+        let refuse = |setting: &str, expected: String, fields: &[FieldSchema]| {
+            let names: Vec<String> = fields.iter().map(|field| format!("`{}`", field.name)).collect();
+            let found = if names.is_empty() { "none".to_string() } else { names.join(", ") };
+            Err(ModelError::Setting { setting: setting.into(), expected, found })
+        };
+        let other = "SASRec reads nothing else; `kind = \"dssm\"` with `pooling = \"attention\"` takes other features beside the sequence";
+        let [FieldSchema { shape: FieldShape::Sequence { table, .. }, .. }] = users else {
+            return refuse("features.user", format!("one feature, of kind `sequence`: {other}"), users);
+        };
+        match items {
+            [FieldSchema { shape: FieldShape::Code { table: own, .. }, .. }] if own == table => Ok(()),
+            _ => {
+                let expected = format!("one feature, of kind `id` and with `table = \"{table}\"`, that of the sequence: {other}");
+                refuse("features.item", expected, items)
+            }
+        }
+    }
+}

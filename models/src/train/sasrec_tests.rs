@@ -1,0 +1,157 @@
+//! Tests of SASRec in training.
+
+use super::tests::{bits, config, fresh, gradient_agrees_with_differences, is_resumed_bit_for_bit, run};
+use super::tests::{same_with_any_threads, StopAfter};
+use super::*;
+use crate::examples::assemble;
+use crate::examples::tests::planted;
+use crate::sasrec::SasrecConfig;
+use crate::similarity::Similarity;
+use std::collections::BTreeMap;
+use twotower_artifacts::{CodeBatch, FieldShape, Side};
+
+/// Users have nothing but a sequence, and items nothing but their id. Item i is followed by item i + 1.
+fn set(users: usize) -> TrainingSet {
+    let mut set = planted(users, 40, 4, 9);
+    let items = set.items.rows() as u32;
+    for (event, item) in set.interactions.items.iter_mut().enumerate() {
+        *item = ((event / 9 * 7 + event % 9) as u32) % items;
+    }
+    for (schema, batch, kept) in
+        [(&mut set.user_schema, &mut set.users, 1), (&mut set.item_schema, &mut set.items, 0)]
+    {
+        schema.fields = vec![schema.fields[kept].clone()];
+        batch.columns = vec![batch.columns[kept].clone()];
+    }
+    set.check().unwrap();
+    set
+}
+
+fn model(similarity: Similarity) -> SasrecConfig {
+    let temperature = match similarity {
+        Similarity::Dot => 1.0,
+        Similarity::Cosine => 0.1,
+    };
+    SasrecConfig { dim: 16, heads: 2, dropout: 0.05, similarity, temperature, ..SasrecConfig::default() }
+}
+
+const SIMILARITIES: [Similarity; 2] = [Similarity::Dot, Similarity::Cosine];
+
+#[test]
+fn it_learns_which_item_follows_another() {
+    let set = set(120);
+    for similarity in SIMILARITIES {
+        for loss in [
+            Loss::FullSoftmax,
+            Loss::SampledSoftmax { negatives: 20 },
+            Loss::Bce { negatives: 1, sampler: SamplerKind::Uniform },
+        ] {
+            let config = TrainConfig { loss, epochs: 25, learning_rate: 1e-2, batch_size: 48, ..config() };
+            let trained = fresh(&set, &model(similarity), &config);
+            let found = trained.epochs[trained.best_epoch - 1].validation.as_ref().unwrap().values["ndcg@10"];
+            assert!(found > 0.8, "{similarity:?}, {loss:?}: {found}");
+        }
+    }
+}
+
+#[test]
+fn the_cosine_of_its_towers_is_the_score_of_the_model_up_to_a_factor_for_each_user() {
+    let set = set(90);
+    let config = TrainConfig { epochs: 2, learning_rate: 1e-2, ..config() };
+    // Histories of none to more than four events.
+    let mut users = CodeBatch::empty(&set.user_schema);
+    let windows: Vec<Window> = (0..set.roles.len()).map(|event| set.window(event)).collect();
+    assemble(&set, &windows, &mut users);
+    for similarity in SIMILARITIES {
+        let (settings, dir) = (model(similarity), tempfile::tempdir().unwrap());
+        let trained = run(&set, &settings, &config, Start::Fresh, dir.path(), &mut ()).unwrap();
+        for (side, tower, batch) in [(Side::User, &trained.user, &users), (Side::Item, &trained.item, &set.items)] {
+            let path = dir.path().join(format!("{side}.onnx"));
+            crate::onnx::export(tower, &path, &BTreeMap::new()).unwrap();
+            crate::engine::verify(&path, tower, batch, 1e-4).unwrap();
+            assert_eq!(tower.dim, ModelConfig::from(settings.clone()).dim());
+        }
+        let mut model = Dssm::sasrec(&set, &settings, &config).unwrap();
+        *model.parameters_mut() = checkpoint::read::<()>(&trained.checkpoint).unwrap().parameters;
+        let [user_scores, item_scores] = [(Side::User, &users), (Side::Item, &set.items)]
+            .map(|(side, batch)| model.embed(side, batch, &mut model.work()).to_vec());
+        let [user_vectors, item_vectors] = [(&trained.user, &users), (&trained.item, &set.items)]
+            .map(|(tower, batch)| crate::native::embed(tower, batch).unwrap().data);
+        let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+        let (width, dim) = (model.dim(), trained.user.dim);
+        for (user, vector) in user_scores.chunks_exact(width).zip(user_vectors.chunks_exact(dim)) {
+            let pairs = item_scores.chunks_exact(width).zip(item_vectors.chunks_exact(dim));
+            let pairs: Vec<_> = pairs.map(|(item, of_item)| (product(user, item), product(vector, of_item))).collect();
+            let factor = pairs.iter().map(|(score, _)| score.abs()).fold(0.0, f64::max)
+                / pairs.iter().map(|(_, cosine)| cosine.abs()).fold(1e-30, f64::max);
+            for (score, cosine) in pairs {
+                assert!(cosine.abs() <= 1.0 + 1e-6);
+                assert!((score - factor * cosine).abs() < 1e-5 * (1.0 + score.abs()), "{score}, {cosine}, {factor}");
+            }
+        }
+    }
+}
+
+#[test]
+fn its_gradient_agrees_with_finite_differences() {
+    let mut set = set(40);
+    set.interactions.weights.iter_mut().enumerate().for_each(|(i, weight)| *weight = 1.0 + (i % 3) as f32);
+    for loss in [Loss::Mixed { uniform: 5 }, Loss::Bce { negatives: 1, sampler: SamplerKind::Uniform }] {
+        let config = TrainConfig { loss, unknown_rate: 0.0, missing_rate: 0.0, ..config() };
+        for similarity in SIMILARITIES {
+            let settings = SasrecConfig { dropout: 0.0, learn_temperature: true, temperature: 8.0, ..model(similarity) };
+            gradient_agrees_with_differences(&set, || Dssm::sasrec(&set, &settings, &config).unwrap());
+        }
+    }
+}
+
+#[test]
+fn it_is_resumed_bit_for_bit_and_does_not_depend_on_threads() {
+    let set = set(100);
+    is_resumed_bit_for_bit(&set, &SasrecConfig { learn_temperature: true, ..model(Similarity::Dot) });
+    let losses = vec![Loss::SampledSoftmax { negatives: 20 }, Loss::Bce { negatives: 1, sampler: SamplerKind::Uniform }];
+    same_with_any_threads(&set, &model(Similarity::Dot), losses);
+}
+
+#[test]
+fn a_user_without_history_gets_what_first_events_taught() {
+    // Nine in ten users begin with item 3.
+    let mut set = set(100);
+    for user in 0..100 {
+        let first = set.interactions.events(user).start;
+        set.interactions.items[first] = if user % 10 == 0 { 20 } else { 3 };
+    }
+    let config = TrainConfig { loss: Loss::FullSoftmax, epochs: 12, learning_rate: 1e-2, batch_size: 48, ..config() };
+    for similarity in SIMILARITIES {
+        let trained = fresh(&set, &model(similarity), &config);
+        let mut users = CodeBatch::empty(&set.user_schema);
+        assemble(&set, &[set.window(0)], &mut users);
+        let user = crate::native::embed(&trained.user, &users).unwrap().data;
+        let items = crate::native::embed(&trained.item, &set.items).unwrap().data;
+        let score = |item: &[f32]| item.iter().zip(&user).map(|(a, b)| a * b).sum::<f32>();
+        let scores: Vec<f32> = items.chunks_exact(user.len()).map(score).collect();
+        let best = (0..scores.len()).max_by(|a, b| scores[*a].total_cmp(&scores[*b])).unwrap();
+        assert_eq!(best, 3, "{similarity:?}: {scores:?}");
+    }
+}
+
+#[test]
+fn other_features_and_heads_that_do_not_divide_the_width_are_refused_by_name() {
+    let whole = planted(20, 12, 3, 6);
+    let settings = model(Similarity::Dot);
+    let fields = |set: &TrainingSet| (set.user_schema.fields.clone(), set.item_schema.fields.clone());
+    let refused = |settings: &SasrecConfig, users: &[_], items: &[_]| settings.check(users, items).unwrap_err().to_string();
+    let (users, items) = fields(&whole);
+    let error = refused(&settings, &users, &items);
+    assert!(error.contains("`features.user`") && error.contains("found `city`, `recent`, `age`"), "{error}");
+    let error = refused(&settings, &users[1..2], &items);
+    assert!(error.contains("`features.item`") && error.contains("`table = \"item\"`"), "{error}");
+    let mut other = items[0].clone();
+    let FieldShape::Code { table, .. } = &mut other.shape else { panic!("an id is a code") };
+    *table = "another".into();
+    let error = refused(&settings, &users[1..2], &[other]);
+    assert!(error.contains("`features.item`"), "{error}");
+    settings.check(&users[1..2], &items[..1]).unwrap();
+    let error = refused(&SasrecConfig { heads: 3, ..settings }, &users[1..2], &items[..1]);
+    assert!(error.contains("`model.heads`") && error.contains("a divisor of 16"), "{error}");
+}
