@@ -1,7 +1,7 @@
 //! NT-Xent, the contrast of two views of each sequence of a batch (Chen et al., ICML 2020; CL4SRec, Xie et al., ICDE
 //! 2022, arXiv 2010.14395, section III.C).
 
-use crate::lanes::{dot, exp_and_sum, largest};
+use crate::lanes::{exp_and_sum, largest};
 use crate::layers::norm;
 use crate::matmul::{Operand, matmul};
 use crate::similarity::{NORM_FLOOR, Similarity};
@@ -84,6 +84,7 @@ impl Contrast {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lanes::dot;
     use crate::rng::Rng;
 
     fn random(views: usize, width: usize) -> Vec<f32> {
