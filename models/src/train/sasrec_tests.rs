@@ -1,7 +1,7 @@
 //! Tests of SASRec in training.
 
-use super::tests::{StopAfter, same_with_any_threads};
-use super::tests::{bits, config, fresh, gradient_agrees_with_differences, is_resumed_bit_for_bit, run};
+use super::tests::same_with_any_threads;
+use super::tests::{config, fresh, gradient_agrees_with_differences, is_resumed_bit_for_bit, run};
 use super::*;
 use crate::augment::{ContrastConfig, Representation};
 use crate::examples::assemble;
