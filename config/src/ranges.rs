@@ -15,7 +15,7 @@ const ROWS: i64 = 1 << 53;
 const FACTOR: Range = Range::Real(0.0, 1e6);
 
 /// The ranges of each section. Settings of features are those of all kinds, for both sides.
-const SECTIONS: [(&str, Ranges); 11] = [
+const SECTIONS: [(&str, Ranges); 12] = [
     (
         "tables.interactions",
         &[("earliest", Range::Whole(i64::MIN, i64::MAX)), ("latest", Range::Whole(i64::MIN, i64::MAX))],
@@ -166,7 +166,7 @@ name = "item"
 kind = "dssm"
 embedding_dims = { city = 4 }
 pooling = "attention"
-attention = { blocks = 1 }
+attention = { blocks = 1, norm = "pre", hyper_connections = { streams = 2 } }
 [index]
 ef_search = 100
 [split]
@@ -195,6 +195,8 @@ kind = "id"
 name = "item"
 [model]
 kind = "sasrec"
+norm = "pre"
+hyper_connections = { streams = 2 }
 "#;
 
     fn jobs() -> Vec<toml::Value> {

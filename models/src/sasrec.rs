@@ -13,6 +13,7 @@
 
 use crate::dssm::{AttentionConfig, DssmConfig, SequencePooling};
 use crate::error::ModelError;
+use crate::hyper_connections::HyperConnections;
 use crate::similarity::Similarity;
 use crate::tower::MAX_BLOCKS;
 use crate::tower::encoder::NormOrder;
@@ -35,6 +36,9 @@ pub struct SasrecConfig {
     /// Probability, in training, of dropping an element of the input, an attention weight, or an element of either
     /// layer of a feed-forward network.
     pub dropout: f32,
+    /// Streams in the place of residual connections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hyper_connections: Option<HyperConnections>,
     /// What scores items.
     pub similarity: Similarity,
     /// Scores are divided by this in training. If it is learned, this is its first value.
@@ -51,6 +55,7 @@ impl Default for SasrecConfig {
             heads: 1,
             norm: NormOrder::Original,
             dropout: 0.2,
+            hyper_connections: None,
             similarity: Similarity::Dot,
             temperature: 1.0,
             learn_temperature: false,
@@ -65,17 +70,20 @@ impl SasrecConfig {
         ("blocks", Range::Whole(1, MAX_BLOCKS as i64)),
         ("heads", Range::Whole(1, 1024)),
         ("dropout", Range::Below(0.0, 1.0)),
+        ("hyper_connections.streams", HyperConnections::STREAMS),
+        ("hyper_connections.sinkhorn_rounds", HyperConnections::ROUNDS),
+        ("hyper_connections.gate", HyperConnections::GATE),
         ("temperature", Range::Real(0.001, 100.0)),
     ];
 
     /// The DSSM that it is.
     pub(crate) fn dssm(&self) -> DssmConfig {
-        let Self { dim, blocks, heads, norm, dropout, similarity: _, temperature, learn_temperature } = *self;
+        let Self { dim, blocks, heads, norm, dropout, hyper_connections, temperature, learn_temperature, .. } = *self;
         DssmConfig {
             embedding_dim: dim,
             hidden: Vec::new(),
             pooling: SequencePooling::Attention,
-            attention: Some(AttentionConfig { blocks, heads, norm, dropout }),
+            attention: Some(AttentionConfig { blocks, heads, norm, dropout, hyper_connections }),
             temperature,
             learn_temperature,
             ..DssmConfig::default()
@@ -96,6 +104,9 @@ impl SasrecConfig {
                 found: self.heads.to_string(),
             });
         }
+        if let Some(streams) = &self.hyper_connections {
+            streams.check("model", self.norm)?;
+        }
         let refuse = |setting: &str, expected: String, fields: &[FieldSchema]| {
             let names: Vec<String> = fields.iter().map(|field| format!("`{}`", field.name)).collect();
             let found = if names.is_empty() { "none".to_string() } else { names.join(", ") };
@@ -108,7 +119,8 @@ impl SasrecConfig {
         match items {
             [FieldSchema { shape: FieldShape::Code { table: own, .. }, .. }] if own == table => Ok(()),
             _ => {
-                let expected = format!("one feature, of kind `id` and with `table = \"{table}\"`, that of the sequence: {other}");
+                let expected =
+                    format!("one feature, of kind `id` and with `table = \"{table}\"`, that of the sequence: {other}");
                 refuse("features.item", expected, items)
             }
         }

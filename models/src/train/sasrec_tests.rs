@@ -1,12 +1,14 @@
 //! Tests of SASRec in training.
 
-use super::tests::{bits, config, fresh, gradient_agrees_with_differences, is_resumed_bit_for_bit, run};
-use super::tests::{same_with_any_threads, StopAfter};
+use super::tests::same_with_any_threads;
+use super::tests::{config, fresh, gradient_agrees_with_differences, is_resumed_bit_for_bit, run};
 use super::*;
 use crate::examples::assemble;
 use crate::examples::tests::planted;
+use crate::hyper_connections::HyperConnections;
 use crate::sasrec::SasrecConfig;
 use crate::similarity::Similarity;
+use crate::tower::encoder::NormOrder;
 use std::collections::BTreeMap;
 use twotower_artifacts::{CodeBatch, FieldShape, Side};
 
@@ -17,8 +19,7 @@ fn set(users: usize) -> TrainingSet {
     for (event, item) in set.interactions.items.iter_mut().enumerate() {
         *item = ((event / 9 * 7 + event % 9) as u32) % items;
     }
-    for (schema, batch, kept) in
-        [(&mut set.user_schema, &mut set.users, 1), (&mut set.item_schema, &mut set.items, 0)]
+    for (schema, batch, kept) in [(&mut set.user_schema, &mut set.users, 1), (&mut set.item_schema, &mut set.items, 0)]
     {
         schema.fields = vec![schema.fields[kept].clone()];
         batch.columns = vec![batch.columns[kept].clone()];
@@ -33,6 +34,13 @@ fn model(similarity: Similarity) -> SasrecConfig {
         Similarity::Cosine => 0.1,
     };
     SasrecConfig { dim: 16, heads: 2, dropout: 0.05, similarity, temperature, ..SasrecConfig::default() }
+}
+
+/// Streams of both kinds, in both orders of norms that have some.
+fn with_streams() -> [SasrecConfig; 2] {
+    let of = |norm, settings| SasrecConfig { norm, hyper_connections: Some(settings), ..model(Similarity::Dot) };
+    let lite = HyperConnections { streams: 3, lite: true, gate: 0.1, ..HyperConnections::default() };
+    [of(NormOrder::Pre, HyperConnections::default()), of(NormOrder::Paper, lite)]
 }
 
 const SIMILARITIES: [Similarity; 2] = [Similarity::Dot, Similarity::Cosine];
@@ -52,6 +60,81 @@ fn it_learns_which_item_follows_another() {
             assert!(found > 0.8, "{similarity:?}, {loss:?}: {found}");
         }
     }
+}
+
+#[test]
+fn with_streams_it_learns_which_item_follows_another_and_says_how_doubly_stochastic_they_are() {
+    let set = set(120);
+    for settings in with_streams() {
+        let config =
+            TrainConfig { loss: Loss::FullSoftmax, epochs: 25, learning_rate: 1e-2, batch_size: 48, ..config() };
+        let trained = fresh(&set, &settings, &config);
+        let found = trained.epochs[trained.best_epoch - 1].validation.as_ref().unwrap().values["ndcg@10"];
+        assert!(found > 0.8, "{settings:?}: {found}");
+        for epoch in &trained.epochs {
+            let watched = epoch.terms.0.iter().find(|term| term.name == "sinkhorn_error");
+            assert!(epoch.loss.is_finite() && (epoch.terms.total() - epoch.loss).abs() < 1e-9);
+            match watched {
+                None => assert!(settings.hyper_connections.unwrap().lite),
+                Some(term) => assert!(term.weight == 0.0 && (0.0..1e-3).contains(&term.value), "{term:?}"),
+            }
+        }
+        // The streams have left their start.
+        let start = Dssm::sasrec(&set, &settings, &config).unwrap();
+        let end = checkpoint::read::<()>(&trained.checkpoint);
+        let of_streams = |name: &str| name.contains("_streams_");
+        let groups = start.parameters().dense.iter().filter(|group| of_streams(&group.name));
+        assert_eq!(groups.clone().count(), 2 * 2 * 3);
+        let end = end.map_or(Vec::new(), |end| end.parameters.dense);
+        for group in groups {
+            let trained = end.iter().find(|trained| trained.name == group.name);
+            assert!(trained.is_none_or(|trained| trained.values != group.values), "{}", group.name);
+        }
+    }
+}
+
+#[test]
+fn streams_agree_between_training_and_both_engines() {
+    let set = set(90);
+    let mut users = CodeBatch::empty(&set.user_schema);
+    let windows: Vec<Window> = (0..set.roles.len()).map(|event| set.window(event)).collect();
+    assemble(&set, &windows, &mut users);
+    for settings in with_streams() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = TrainConfig { epochs: 3, learning_rate: 1e-2, ..config() };
+        let trained = run(&set, &settings, &config, Start::Fresh, dir.path(), &mut ()).unwrap();
+        let path = dir.path().join("user.onnx");
+        crate::onnx::export(&trained.user, &path, &BTreeMap::new()).unwrap();
+        crate::engine::verify(&path, &trained.user, &users, 1e-4).unwrap();
+        let mut model = Dssm::sasrec(&set, &settings, &config).unwrap();
+        *model.parameters_mut() = checkpoint::read::<()>(&trained.checkpoint).unwrap().parameters;
+        let found = model.embed(Side::User, &users, &mut model.work()).to_vec();
+        let (tower, _) = model.towers();
+        let expected = crate::native::embed(&tower, &users).unwrap().data;
+        // The tower's vectors have unit length and one coordinate more, which is 0 for users.
+        for (found, expected) in found.chunks_exact(16).zip(expected.chunks_exact(17)) {
+            let length = found.iter().map(|x| x * x).sum::<f32>().sqrt();
+            assert!(found.iter().zip(expected).all(|(a, b)| (a / length - b).abs() < 1e-5));
+        }
+    }
+}
+
+#[test]
+fn streams_that_make_no_sense_are_refused_by_name() {
+    let set = set(20);
+    let refused = |settings: &SasrecConfig| Dssm::sasrec(&set, settings, &config()).err().unwrap().to_string();
+    let [with, lite] = with_streams();
+    for norm in [NormOrder::Original, NormOrder::Post] {
+        let error = refused(&SasrecConfig { norm, ..with.clone() });
+        let named = [format!("`{}`", norm.name()), "`model.norm`".into(), "`paper` or `pre`".into()];
+        assert!(named.iter().all(|part| error.contains(part)), "{error}");
+    }
+    let lite = HyperConnections { streams: 5, ..lite.hyper_connections.unwrap() };
+    let error = refused(&SasrecConfig { hyper_connections: Some(lite), ..with.clone() });
+    assert!(error.contains("`model.hyper_connections.streams`") && error.contains("found 5"), "{error}");
+    let none = HyperConnections { sinkhorn_rounds: 0, ..HyperConnections::default() };
+    let error = refused(&SasrecConfig { hyper_connections: Some(none), ..with });
+    assert!(error.contains("sinkhorn_rounds"), "{error}");
 }
 
 #[test]
@@ -99,7 +182,12 @@ fn its_gradient_agrees_with_finite_differences() {
     for loss in [Loss::Mixed { uniform: 5 }, Loss::Bce { negatives: 1, sampler: SamplerKind::Uniform }] {
         let config = TrainConfig { loss, unknown_rate: 0.0, missing_rate: 0.0, ..config() };
         for similarity in SIMILARITIES {
-            let settings = SasrecConfig { dropout: 0.0, learn_temperature: true, temperature: 8.0, ..model(similarity) };
+            let settings =
+                SasrecConfig { dropout: 0.0, learn_temperature: true, temperature: 8.0, ..model(similarity) };
+            gradient_agrees_with_differences(&set, || Dssm::sasrec(&set, &settings, &config).unwrap());
+        }
+        for settings in with_streams() {
+            let settings = SasrecConfig { dropout: 0.0, ..settings };
             gradient_agrees_with_differences(&set, || Dssm::sasrec(&set, &settings, &config).unwrap());
         }
     }
@@ -109,8 +197,13 @@ fn its_gradient_agrees_with_finite_differences() {
 fn it_is_resumed_bit_for_bit_and_does_not_depend_on_threads() {
     let set = set(100);
     is_resumed_bit_for_bit(&set, &SasrecConfig { learn_temperature: true, ..model(Similarity::Dot) });
-    let losses = vec![Loss::SampledSoftmax { negatives: 20 }, Loss::Bce { negatives: 1, sampler: SamplerKind::Uniform }];
+    let losses =
+        vec![Loss::SampledSoftmax { negatives: 20 }, Loss::Bce { negatives: 1, sampler: SamplerKind::Uniform }];
     same_with_any_threads(&set, &model(Similarity::Dot), losses);
+    for settings in with_streams() {
+        is_resumed_bit_for_bit(&set, &settings);
+        same_with_any_threads(&set, &settings, vec![Loss::SampledSoftmax { negatives: 20 }]);
+    }
 }
 
 #[test]
@@ -140,7 +233,8 @@ fn other_features_and_heads_that_do_not_divide_the_width_are_refused_by_name() {
     let whole = planted(20, 12, 3, 6);
     let settings = model(Similarity::Dot);
     let fields = |set: &TrainingSet| (set.user_schema.fields.clone(), set.item_schema.fields.clone());
-    let refused = |settings: &SasrecConfig, users: &[_], items: &[_]| settings.check(users, items).unwrap_err().to_string();
+    let refused =
+        |settings: &SasrecConfig, users: &[_], items: &[_]| settings.check(users, items).unwrap_err().to_string();
     let (users, items) = fields(&whole);
     let error = refused(&settings, &users, &items);
     assert!(error.contains("`features.user`") && error.contains("found `city`, `recent`, `age`"), "{error}");
