@@ -197,6 +197,9 @@ name = "item"
 kind = "sasrec"
 norm = "pre"
 hyper_connections = { streams = 2 }
+contrast = { crop = 0.6, mask = 0.5, reorder = 0.2, replace = 0.2 }
+[train]
+schedule = { step = { every = 5, factor = 0.5 } }
 "#;
 
     fn jobs() -> Vec<toml::Value> {

@@ -2,7 +2,7 @@
 
 use crate::error::ModelError;
 use crate::tower::encoder::NormOrder;
-use crate::tower::streams::{MAX_PERMUTED, MAX_ROUNDS, MAX_STREAMS, Mixing, StreamShape};
+use crate::tower::streams::{MAX_ROUNDS, MAX_STREAMS, Mixing, StreamShape};
 use serde::{Deserialize, Serialize};
 use twotower_artifacts::range::Range;
 
@@ -40,23 +40,17 @@ impl HyperConnections {
         StreamShape { count: self.streams, mixing }
     }
 
-    /// Checks what ranges do not say. `section` is the one that has these settings and that of layer norms.
+    /// Checks that the order of layer norms can have streams. `section` is the one that has the settings of both.
     ///
     /// # Errors
     /// [`ModelError::Setting`].
-    pub(crate) fn check(&self, section: &str, norm: NormOrder) -> Result<(), ModelError> {
-        let refuse = |setting: &str, expected: String, found: String| {
-            Err(ModelError::Setting { setting: format!("{section}.{setting}"), expected, found })
-        };
+    pub(crate) fn check(section: &str, norm: NormOrder) -> Result<(), ModelError> {
         if !norm.has_streams() {
-            let expected = "`paper` or `pre` beside `hyper_connections`, whose sublayers read a layer norm of what is passed on unchanged; or no `hyper_connections`";
-            return refuse("norm", expected.into(), format!("`{}`", norm.name()));
-        }
-        if self.lite && self.streams > MAX_PERMUTED {
-            let expected = format!(
-                "1 to {MAX_PERMUTED} with `lite = true`, which mixes all permutations of the streams; or `lite = false`"
-            );
-            return refuse("hyper_connections.streams", expected, self.streams.to_string());
+            return Err(ModelError::Setting {
+                setting: format!("{section}.norm"),
+                expected: "`paper` or `pre` beside `hyper_connections`, whose sublayers read a layer norm of what is passed on unchanged; or no `hyper_connections`".into(),
+                found: format!("`{}`", norm.name()),
+            });
         }
         Ok(())
     }

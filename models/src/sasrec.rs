@@ -11,6 +11,7 @@
 //! sequence holds have several windows, where the authors train on the newest one only ([`crate::positions`]); a small
 //! share of codes is dropped to the unknown row, so that new items have a trained vector.
 
+use crate::augment::ContrastConfig;
 use crate::dssm::{AttentionConfig, DssmConfig, SequencePooling};
 use crate::error::ModelError;
 use crate::hyper_connections::HyperConnections;
@@ -45,6 +46,9 @@ pub struct SasrecConfig {
     pub temperature: f32,
     /// Whether log τ is trained.
     pub learn_temperature: bool,
+    /// The contrast of augmented sequences (CL4SRec), if there is any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contrast: Option<ContrastConfig>,
 }
 
 impl Default for SasrecConfig {
@@ -59,6 +63,7 @@ impl Default for SasrecConfig {
             similarity: Similarity::Dot,
             temperature: 1.0,
             learn_temperature: false,
+            contrast: None,
         }
     }
 }
@@ -74,6 +79,12 @@ impl SasrecConfig {
         ("hyper_connections.sinkhorn_rounds", HyperConnections::ROUNDS),
         ("hyper_connections.gate", HyperConnections::GATE),
         ("temperature", Range::Real(0.001, 100.0)),
+        ("contrast.weight", Range::Above(0.0, 1000.0)),
+        ("contrast.temperature", Range::Real(0.001, 100.0)),
+        ("contrast.crop", Range::Above(0.0, 1.0)),
+        ("contrast.mask", Range::Above(0.0, 1.0)),
+        ("contrast.reorder", Range::Above(0.0, 1.0)),
+        ("contrast.replace", Range::Above(0.0, 1.0)),
     ];
 
     /// The DSSM that it is.
@@ -97,6 +108,9 @@ impl SasrecConfig {
     /// [`ModelError::Setting`].
     pub fn check(&self, users: &[FieldSchema], items: &[FieldSchema]) -> Result<(), ModelError> {
         range::check(self, Self::RANGES).map_err(ModelError::range)?;
+        if let Some(contrast) = &self.contrast {
+            contrast.check()?;
+        }
         if !self.dim.is_multiple_of(self.heads) {
             return Err(ModelError::Setting {
                 setting: "model.heads".into(),
@@ -104,8 +118,8 @@ impl SasrecConfig {
                 found: self.heads.to_string(),
             });
         }
-        if let Some(streams) = &self.hyper_connections {
-            streams.check("model", self.norm)?;
+        if self.hyper_connections.is_some() {
+            HyperConnections::check("model", self.norm)?;
         }
         let refuse = |setting: &str, expected: String, fields: &[FieldSchema]| {
             let names: Vec<String> = fields.iter().map(|field| format!("`{}`", field.name)).collect();

@@ -71,11 +71,7 @@ macro_rules! by_count {
             1 => $function::<FMA, 1>($($arg),*),
             2 => $function::<FMA, 2>($($arg),*),
             3 => $function::<FMA, 3>($($arg),*),
-            4 => $function::<FMA, 4>($($arg),*),
-            5 => $function::<FMA, 5>($($arg),*),
-            6 => $function::<FMA, 6>($($arg),*),
-            7 => $function::<FMA, 7>($($arg),*),
-            _ => $function::<FMA, 8>($($arg),*),
+            _ => $function::<FMA, 4>($($arg),*),
         }
     };
 }

@@ -239,7 +239,7 @@ fn damaged_files_with_an_encoder_never_panic() {
         let reduce = Reduce::Attention(encoder(draw, shape, 2, 3));
         let sequence = FieldShape::Sequence { table: "a".into(), cardinality: 4, max_len: 3 };
         let small = tower(draw, vec![("a", sequence, Some(reduce))], 2, &[2]);
-        damage_never_panics(draw, &small, if streams.is_some() { 11 } else { 5 });
+        damage_never_panics(draw, &small, if streams.is_some() { 29 } else { 5 });
     }
 }
 

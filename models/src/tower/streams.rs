@@ -32,10 +32,8 @@ use super::Parameter;
 use super::encoder::MapWeight;
 use serde::{Deserialize, Serialize};
 
-/// The most streams.
-pub(crate) const MAX_STREAMS: usize = 8;
-/// The most streams of which all permutations are mixed.
-pub(crate) const MAX_PERMUTED: usize = 4;
+/// The most streams, which have 24 permutations.
+pub(crate) const MAX_STREAMS: usize = 4;
 /// The most rounds of Sinkhorn's iteration.
 pub(crate) const MAX_ROUNDS: usize = 100;
 /// How far a logit of H_res can be below the largest of its column.
@@ -156,17 +154,15 @@ impl StreamShape {
     /// # Errors
     /// What was found and what is expected.
     pub(crate) fn check(self) -> Result<(), String> {
-        let (most, how) = match self.mixing {
-            Mixing::Sinkhorn(rounds) if !(1..=MAX_ROUNDS).contains(&rounds) => {
-                return Err(format!("{rounds} rounds of Sinkhorn's iteration, expected 1 to {MAX_ROUNDS}"));
-            }
-            Mixing::Sinkhorn(_) => (MAX_STREAMS, ""),
-            Mixing::Permutations => (MAX_PERMUTED, " that are mixed by all permutations"),
-        };
-        if (1..=most).contains(&self.count) {
+        if let Mixing::Sinkhorn(rounds) = self.mixing
+            && !(1..=MAX_ROUNDS).contains(&rounds)
+        {
+            return Err(format!("{rounds} rounds of Sinkhorn's iteration, expected 1 to {MAX_ROUNDS}"));
+        }
+        if (1..=MAX_STREAMS).contains(&self.count) {
             return Ok(());
         }
-        Err(format!("{} streams{how}, expected 1 to {most}", self.count))
+        Err(format!("{} streams, expected 1 to {MAX_STREAMS}", self.count))
     }
 
     /// The number of rows and columns of a parameter, if it belongs to streams of vectors of `dim` floats.
