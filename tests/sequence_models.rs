@@ -67,7 +67,7 @@ fn goes_to_lists_in_both_engines(model: &str) {
     job.ok("run --run ort --quiet");
     assert_whole(&job.path("ort"));
     let encoders = inspect(&job.path("ort/towers/user_tower.onnx")).unwrap().encoders;
-    assert_eq!(encoders, [EncoderSize { len: LEN, dim: 8, blocks: 2, heads: 2 }]);
+    assert_eq!(encoders, [EncoderSize { len: LEN, dim: 8, blocks: 2, heads: 2, streams: None }]);
     let (lists, had) = (recalled(&job.path("ort/recall")), had());
     assert_eq!(lists.len(), USERS);
     for (user, list) in &lists {

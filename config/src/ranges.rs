@@ -166,7 +166,7 @@ name = "item"
 kind = "dssm"
 embedding_dims = { city = 4 }
 pooling = "attention"
-attention = { blocks = 1 }
+attention = { blocks = 1, norm = "pre", hyper_connections = { streams = 2 } }
 [index]
 ef_search = 100
 [split]
@@ -195,6 +195,8 @@ kind = "id"
 name = "item"
 [model]
 kind = "sasrec"
+norm = "pre"
+hyper_connections = { streams = 2 }
 contrast = { crop = 0.6, mask = 0.5, reorder = 0.2, replace = 0.2 }
 [train]
 schedule = { step = { every = 5, factor = 0.5 } }

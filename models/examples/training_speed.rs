@@ -1,10 +1,12 @@
 //! Examples per second of training steps on synthetic data.
 //!
-//! `cargo run --release -p twotower-models --example training_speed -- [spike|ml-1m] [STEPS] [ROWS] [USERS]`:
+//! `cargo run --release -p twotower-models --example training_speed -- [spike|ml-1m|sasrec|mhc|mhc-lite] [STEPS] [ROWS] [USERS]`:
 //! `spike` has 10 user and 6 item features of width 16, and one table of ROWS slots (default 1M), for USERS users
 //! (default 200,000) with 5 examples each, batches of 4,096 and in-batch softmax. 0 STEPS mean a whole epoch with its
 //! checkpoints and towers; then peak memory is printed too. `ml-1m` has the shape of MovieLens-1M, with three histories
-//! of width 64 and the softmax over the whole catalogue.
+//! of width 64 and the softmax over the whole catalogue. `sasrec` has that shape too, for SASRec with the layer norms of
+//! `pre`, 2 blocks of width 64, histories of 200 and 256 negatives; `mhc` is the same with hyper-connections, and
+//! `mhc-lite` with those of all permutations.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -14,8 +16,11 @@ use twotower_artifacts::{
 };
 use twotower_models::dssm::DssmConfig;
 use twotower_models::examples::{Known, Role, TrainingSet};
+use twotower_models::hyper_connections::HyperConnections;
 use twotower_models::model::ModelConfig;
 use twotower_models::rng::Rng;
+use twotower_models::sasrec::SasrecConfig;
+use twotower_models::tower::encoder::NormOrder;
 use twotower_models::train::{Loss, Observer, Start, StepReport, TrainConfig, train};
 
 /// Measures the speed of the steps after the first one, prints it, and stops.
@@ -121,7 +126,16 @@ fn main() {
     let steps = args.get(1).and_then(|s| s.parse().ok()).unwrap_or(20);
     let rows = args.get(2).and_then(|s| s.parse().ok()).unwrap_or(1_000_000);
     let users = args.get(3).and_then(|s| s.parse().ok()).unwrap_or(200_000);
-    let (set, model, config) = if args.first().is_some_and(|scene| scene == "ml-1m") {
+    let scene = args.first().map_or("spike", String::as_str);
+    let (set, model, config) = if let "sasrec" | "mhc" | "mhc-lite" = scene {
+        let history = FieldShape::Sequence { table: "item".into(), cardinality: 3709, max_len: 200 };
+        let set = set(vec![field("recent", history)], vec![field("id", code("item", 3706))], 6040, 3706, 165);
+        let streams = HyperConnections { lite: scene == "mhc-lite", ..HyperConnections::default() };
+        let hyper_connections = (scene != "sasrec").then_some(streams);
+        let model = SasrecConfig { norm: NormOrder::Pre, hyper_connections, ..SasrecConfig::default() };
+        let config = TrainConfig { loss: Loss::SampledSoftmax { negatives: 256 }, ..TrainConfig::default() };
+        (set, ModelConfig::from(model), config)
+    } else if scene == "ml-1m" {
         let item = code("item", 3706);
         let history = |max_len| FieldShape::Sequence { table: "item".into(), cardinality: 3709, max_len };
         let mut user: Vec<FieldSchema> =
@@ -131,12 +145,12 @@ fn main() {
         let items = vec![field("id", item), field("year", code("year", 80))];
         let model = DssmConfig { embedding_dims: [("item".to_string(), 64)].into(), ..DssmConfig::default() };
         let config = TrainConfig { loss: Loss::FullSoftmax, ..TrainConfig::default() };
-        (set(user, items, 6040, 3706, 165), model, config)
+        (set(user, items, 6040, 3706, 165), model.into(), config)
     } else {
         let user = (0..10).map(|f| field(&format!("u{f}"), code(&format!("u{f}"), if f == 0 { rows } else { 100 })));
         let item = (0..6).map(|f| field(&format!("i{f}"), code(&format!("i{f}"), 10_000)));
         let set = set(user.collect(), item.collect(), users, 100_000, 5);
-        (set, DssmConfig::default(), TrainConfig { epochs: 1, ..TrainConfig::default() })
+        (set, DssmConfig::default().into(), TrainConfig { epochs: 1, ..TrainConfig::default() })
     };
     let dir = std::env::temp_dir().join(format!("training_speed_{}", std::process::id()));
     if let Err(error) = run(&set, model, &config, &dir, steps) {
@@ -147,7 +161,7 @@ fn main() {
 
 fn run(
     set: &TrainingSet,
-    model: DssmConfig,
+    model: ModelConfig,
     config: &TrainConfig,
     dir: &Path,
     steps: usize,
@@ -155,7 +169,7 @@ fn run(
     std::fs::create_dir_all(dir)?;
     let mut timer = Timer { steps, began: None, cpu: 0.0, examples: 0 };
     let (clock, cpu) = (std::time::Instant::now(), cpu_seconds());
-    match train(set, &ModelConfig::Dssm(model), config, Start::Fresh, dir, &mut timer) {
+    match train(set, &model, config, Start::Fresh, dir, &mut timer) {
         Ok(_) => {
             let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
             let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or(" unknown").trim();

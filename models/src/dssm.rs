@@ -9,21 +9,21 @@ use crate::candidates::{BatchCandidates, CandidateSource};
 use crate::encoder::EncoderSize;
 use crate::error::ModelError;
 use crate::examples::{Known, Role, TrainingSet, Window, assemble, drop_codes};
+use crate::hyper_connections::HyperConnections;
 use crate::losses::contrast::Contrast;
 use crate::losses::{LossGradient, ScoredBatch};
 use crate::model::{Model, Moment, Terms};
 use crate::net::{Backward, Net, Pass, backward};
-use crate::pages::zeroed;
-use crate::params::{Gradients, Parameters, Table};
+use crate::params::{Gradients, Parameters};
 use crate::positions::Positions;
 use crate::rng::Rng;
 use crate::sasrec::SasrecConfig;
 use crate::similarity::{NORM_FLOOR, Similarity, cosine_of_inner_product};
+use crate::tables::tables;
 use crate::tower::MAX_BLOCKS;
 use crate::tower::encoder::{EncoderShape, NormOrder};
 use crate::tower::{Input, Layer, Reduce, Tower};
 use crate::train::TrainConfig;
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use twotower_artifacts::range::{self, Range, Ranges};
@@ -67,11 +67,14 @@ pub struct AttentionConfig {
     /// Probability, in training, of dropping an element of the input, an attention weight, or an element of either
     /// layer of a feed-forward network.
     pub dropout: f32,
+    /// Streams in the place of residual connections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hyper_connections: Option<HyperConnections>,
 }
 
 impl Default for AttentionConfig {
     fn default() -> Self {
-        Self { blocks: 2, heads: 1, norm: NormOrder::Original, dropout: 0.2 }
+        Self { blocks: 2, heads: 1, norm: NormOrder::Original, dropout: 0.2, hyper_connections: None }
     }
 }
 
@@ -139,6 +142,9 @@ impl DssmConfig {
         ("attention.blocks", Range::Whole(1, MAX_BLOCKS as i64)),
         ("attention.heads", Range::Whole(1, 1024)),
         ("attention.dropout", Range::Below(0.0, 1.0)),
+        ("attention.hyper_connections.streams", HyperConnections::STREAMS),
+        ("attention.hyper_connections.sinkhorn_rounds", HyperConnections::ROUNDS),
+        ("attention.hyper_connections.gate", HyperConnections::GATE),
         ("temperature", Range::Real(0.001, 100.0)),
         ("dropout", Range::Below(0.0, 1.0)),
     ];
@@ -157,6 +163,9 @@ impl DssmConfig {
                 expected: "`pooling = \"attention\"` beside it, or no such table".into(),
                 found: format!("`pooling = \"{}\"`", self.pooling.name()),
             });
+        }
+        if let Some(AttentionConfig { hyper_connections: Some(_), norm, .. }) = &self.attention {
+            HyperConnections::check("attention", *norm)?;
         }
         let between = [
             ("dropout", self.dropout.to_string(), self.dropout != 0.0),
@@ -189,7 +198,8 @@ impl DssmConfig {
         if self.pooling != SequencePooling::Attention {
             return Vec::new();
         }
-        let AttentionConfig { blocks, heads, .. } = self.attention.clone().unwrap_or_default();
+        let AttentionConfig { blocks, heads, hyper_connections, .. } = self.attention.clone().unwrap_or_default();
+        let streams = hyper_connections.map(|settings| settings.shape());
         let uses = |field: &FieldSchema, table: &str| field.shape.table().is_some_and(|(name, _)| name == table);
         let width = |table: &str| {
             let users = fields.iter().chain(others).filter(|field| uses(field, table));
@@ -200,7 +210,7 @@ impl DssmConfig {
             FieldShape::Sequence { table, max_len, .. } => Some((table, *max_len as usize)),
             FieldShape::Code { .. } | FieldShape::Bag { .. } | FieldShape::Dense { .. } => None,
         });
-        sequences.map(|(table, len)| EncoderSize { len, dim: width(table), blocks, heads }).collect()
+        sequences.map(|(table, len)| EncoderSize { len, dim: width(table), blocks, heads, streams }).collect()
     }
 
     /// How events are cut into windows of several targets. None if each training event is an example of its own: without
@@ -229,9 +239,6 @@ pub(crate) struct Dssm {
     /// How events are cut into windows, if the model is trained at every position of a sequence.
     pub(crate) positions: Option<Positions>,
 }
-
-/// Standard deviation of fresh embeddings.
-pub(crate) const EMBEDDING_DEVIATION: f64 = 0.05;
 
 /// The purposes for which random numbers are drawn.
 const ORDER: u64 = 10;
@@ -373,56 +380,6 @@ impl Dssm {
     }
 }
 
-/// One table per vocabulary, whichever fields and towers use it.
-fn tables(schemas: &[&TowerSchema], config: &DssmConfig, seed: u64) -> Result<Vec<Table>, ModelError> {
-    let mut tables: BTreeMap<&str, (u32, Option<usize>)> = BTreeMap::new();
-    let mut used = Vec::new();
-    for field in schemas.iter().flat_map(|schema| &schema.fields) {
-        let Some((name, cardinality)) = field.shape.table() else { continue };
-        let entry = tables.entry(name).or_insert((cardinality, None));
-        if entry.0 != cardinality {
-            return Err(ModelError::Data {
-                reason: format!(
-                    "vocabulary `{name}` has {} slots in one field and {cardinality} in `{}`",
-                    entry.0, field.name
-                ),
-            });
-        }
-        for key in [name, &field.name] {
-            let Some(dim) = config.embedding_dims.get(key) else { continue };
-            used.push(key.to_string());
-            if entry.1.is_some_and(|known| known != *dim) {
-                return Err(ModelError::Setting {
-                    setting: "embedding_dims".into(),
-                    expected: format!("one width for the shared vocabulary `{name}`"),
-                    found: format!("{} and {dim}", entry.1.unwrap_or(*dim)),
-                });
-            }
-            entry.1 = Some(*dim);
-        }
-    }
-    if let Some(key) = config.embedding_dims.keys().find(|key| !used.contains(key)) {
-        return Err(ModelError::Setting {
-            setting: "embedding_dims".into(),
-            expected: format!("a table or feature among {:?}", tables.keys().collect::<Vec<_>>()),
-            found: format!("`{key}`"),
-        });
-    }
-    Ok(tables
-        .into_iter()
-        .enumerate()
-        .map(|(t, (name, (rows, dim)))| {
-            let (rows, dim) = (rows as usize, dim.unwrap_or(config.embedding_dim));
-            let mut values = zeroed(rows * dim);
-            values.par_chunks_mut(dim).enumerate().with_min_len(1024).for_each(|(row, values)| {
-                let mut rng = Rng::at(seed, &[0, t as u64, row as u64]);
-                values.iter_mut().for_each(|x| *x = (rng.normal() * EMBEDDING_DEVIATION) as f32);
-            });
-            Table { name: name.to_string(), rows, dim, values }
-        })
-        .collect())
-}
-
 fn build(schema: &TowerSchema, config: &DssmConfig, seed: u64, parameters: &mut Parameters) -> Result<Net, ModelError> {
     let side = schema.side;
     let first = parameters.dense.len();
@@ -443,7 +400,8 @@ fn build(schema: &TowerSchema, config: &DssmConfig, seed: u64, parameters: &mut 
                         Reduce::Position(parameters.add_dense(name, 1, max_len, false, vec![0.0; max_len]))
                     }
                     SequencePooling::Attention => {
-                        let AttentionConfig { blocks, heads, norm, .. } = config.attention.clone().unwrap_or_default();
+                        let AttentionConfig { blocks, heads, norm, hyper_connections, .. } =
+                            config.attention.clone().unwrap_or_default();
                         let dim = parameters.tables.iter().find(|t| t.name == *table).map_or(0, |table| table.dim);
                         if !dim.is_multiple_of(heads) {
                             return Err(ModelError::Setting {
@@ -453,7 +411,8 @@ fn build(schema: &TowerSchema, config: &DssmConfig, seed: u64, parameters: &mut 
                             });
                         }
                         let name = format!("{side}/{}", field.name);
-                        let shape = EncoderShape { blocks, heads, norm };
+                        let (streams, gate) = hyper_connections.map_or((None, 0.0), |s| (Some(s.shape()), s.gate));
+                        let shape = (EncoderShape { blocks, heads, norm, streams }, gate);
                         let key = inputs.len() as u64;
                         let draw = |parameter| Rng::at(seed, &[2, side as u64, key, parameter]);
                         Reduce::Attention(parameters.add_encoder(&name, shape, dim, max_len, draw))
@@ -593,6 +552,9 @@ impl Model for Dssm {
         self.source.loss(&scored, &work.candidates, loss);
         let mut terms = Terms::default();
         terms.add(self.loss, 1.0, loss.loss);
+        if let Some(error) = self.user.sinkhorn_error(&work.user_pass) {
+            terms.watch("sinkhorn_error", f64::from(error));
+        }
         if let Some(group) = self.log_temperature {
             // z = s / τ, so dL/d(log τ) = -Σ_a ⟨u_a, dL/du_a⟩.
             let products = scored.users.iter().zip(&loss.d_users).map(|(u, d)| *u as f64 * *d as f64);

@@ -73,6 +73,11 @@ impl EncodedField {
         });
     }
 
+    /// The largest difference between the sum of a column of a mixture of streams and 1.
+    pub fn stream_error(&self) -> f32 {
+        self.passes[..self.chunks.len()].iter().map(ChunkPass::stream_error).fold(0.0, f32::max)
+    }
+
     /// Writes the output of a row to `slot`.
     pub fn copy(&self, row: usize, slot: &mut [f32]) {
         match self.packed.output_of[row] {

@@ -9,6 +9,7 @@ mod encoder;
 pub mod engine;
 mod error;
 pub mod examples;
+pub mod hyper_connections;
 mod lanes;
 mod layers;
 pub mod losses;
@@ -27,6 +28,7 @@ mod samplers;
 pub mod sasrec;
 pub mod similarity;
 mod sparse;
+mod tables;
 pub mod tower;
 pub mod train;
 

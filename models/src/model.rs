@@ -98,7 +98,7 @@ impl Moment {
 pub struct Term {
     /// The name under which the term is shown.
     pub name: String,
-    /// The factor with which the value enters the loss.
+    /// The factor with which the value enters the loss. It is 0 for what is only watched ([`Terms::watch`]).
     pub weight: f64,
     /// The mean over targets, before it is multiplied by the weight.
     pub value: f64,
@@ -113,6 +113,11 @@ impl Terms {
     /// Adds a term.
     pub(crate) fn add(&mut self, name: &str, weight: f64, value: f64) {
         self.0.push(Term { name: name.into(), weight, value });
+    }
+
+    /// Adds a value that is no part of the loss, but shown, averaged and checked as its terms are.
+    pub(crate) fn watch(&mut self, name: &str, value: f64) {
+        self.add(name, 0.0, value);
     }
 
     /// The loss, the weighted sum of the terms.

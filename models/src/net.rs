@@ -10,6 +10,7 @@ use crate::params::{Gradients, Parameters, TableGradient};
 use crate::rng::Rng;
 use crate::sparse::weighted_sum;
 use crate::tower::encoder::Encoder;
+use crate::tower::streams::{Mixing, StreamShape};
 use crate::tower::{Input, Layer, Place, Reduce, Tower};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -188,6 +189,17 @@ impl Net {
             encoded.packed.pack_together(ragged, max_len);
             encoded.forward(parameters, encoder, table, self.dropout_of(f, pass.noise));
         }
+    }
+
+    /// How far the mixtures of streams of encoders are from doubly stochastic: the largest difference between the sum of
+    /// a column and 1. None if they are made without Sinkhorn's iteration, or if there are none.
+    pub fn sinkhorn_error(&self, pass: &Pass) -> Option<f32> {
+        let iterates = |input: &Input<usize>| {
+            let streams = Self::encoder(input).and_then(|encoder| encoder.streams);
+            matches!(streams, Some(StreamShape { mixing: Mixing::Sinkhorn(_), .. }))
+        };
+        let fields = self.tower.inputs.iter().zip(&pass.encoded).filter(|(input, _)| iterates(input));
+        fields.map(|(_, encoded)| encoded.stream_error()).reduce(f32::max)
     }
 
     /// Dropout of the encoder of a field, if there is any.

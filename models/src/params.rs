@@ -1,10 +1,10 @@
 //! Parameters in named groups, and their gradients: dense groups whole, tables by touched rows.
 
-use crate::dssm::EMBEDDING_DEVIATION;
 use crate::error::ModelError;
 use crate::pages::zeroed;
 use crate::rng::Rng;
 use crate::sparse::SparseGradient;
+use crate::tables::EMBEDDING_DEVIATION;
 use crate::tower::encoder::{Encoder, EncoderShape};
 use crate::tower::{Layer, Matrix};
 use serde::{Deserialize, Serialize};
@@ -91,28 +91,31 @@ impl Parameters {
     }
 
     /// Adds the groups of an encoder of a sequence: weights as those of [`Parameters::add_linear`], positions and the
-    /// result of an empty sequence like embeddings, gains 1, biases 0. `draw` gives the random numbers of each.
+    /// result of an empty sequence like embeddings, gains 1, biases 0, and streams as they are defined, with gates of
+    /// `gate`. `draw` gives the random numbers of each.
     pub(crate) fn add_encoder(
         &mut self,
         name: &str,
-        shape: EncoderShape,
+        (shape, gate): (EncoderShape, f32),
         dim: usize,
         max_len: usize,
         draw: impl Fn(u64) -> Rng,
     ) -> Encoder<usize> {
         shape.encoder().map_parameters(|parameter| {
-            let (rows, cols) = parameter.encoder_extents(dim, max_len);
+            let (rows, cols) = shape.extents(&parameter, dim, max_len);
             let mut rng = draw(self.dense.len() as u64);
             let is_table = parameter.is_embedding();
             let bound = (6.0 / (rows + cols) as f64).sqrt();
-            let values = (0..rows * cols).map(|_| match parameter.rank {
+            let value = |_| match parameter.rank {
                 _ if is_table => (rng.normal() * EMBEDDING_DEVIATION) as f32,
                 2 => ((rng.uniform() * 2.0 - 1.0) * bound) as f32,
                 _ => f32::from(parameter.is_gain()),
-            });
+            };
+            let start = shape.streams.and_then(|streams| streams.start(&parameter, dim, gate));
+            let values = start.unwrap_or_else(|| (0..rows * cols).map(value).collect());
             let block = parameter.block.map_or(String::new(), |block| format!("block{block}/"));
             let decays = parameter.rank == 2 && !is_table;
-            self.add_dense(format!("{name}/{block}{}", parameter.name), rows, cols, decays, values.collect())
+            self.add_dense(format!("{name}/{block}{}", parameter.name), rows, cols, decays, values)
         })
     }
 

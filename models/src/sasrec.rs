@@ -14,6 +14,7 @@
 use crate::augment::ContrastConfig;
 use crate::dssm::{AttentionConfig, DssmConfig, SequencePooling};
 use crate::error::ModelError;
+use crate::hyper_connections::HyperConnections;
 use crate::similarity::Similarity;
 use crate::tower::MAX_BLOCKS;
 use crate::tower::encoder::NormOrder;
@@ -36,6 +37,9 @@ pub struct SasrecConfig {
     /// Probability, in training, of dropping an element of the input, an attention weight, or an element of either
     /// layer of a feed-forward network.
     pub dropout: f32,
+    /// Streams in the place of residual connections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hyper_connections: Option<HyperConnections>,
     /// What scores items.
     pub similarity: Similarity,
     /// Scores are divided by this in training. If it is learned, this is its first value.
@@ -55,6 +59,7 @@ impl Default for SasrecConfig {
             heads: 1,
             norm: NormOrder::Original,
             dropout: 0.2,
+            hyper_connections: None,
             similarity: Similarity::Dot,
             temperature: 1.0,
             learn_temperature: false,
@@ -70,6 +75,9 @@ impl SasrecConfig {
         ("blocks", Range::Whole(1, MAX_BLOCKS as i64)),
         ("heads", Range::Whole(1, 1024)),
         ("dropout", Range::Below(0.0, 1.0)),
+        ("hyper_connections.streams", HyperConnections::STREAMS),
+        ("hyper_connections.sinkhorn_rounds", HyperConnections::ROUNDS),
+        ("hyper_connections.gate", HyperConnections::GATE),
         ("temperature", Range::Real(0.001, 100.0)),
         ("contrast.weight", Range::Above(0.0, 1000.0)),
         ("contrast.temperature", Range::Real(0.001, 100.0)),
@@ -81,12 +89,12 @@ impl SasrecConfig {
 
     /// The DSSM that it is.
     pub(crate) fn dssm(&self) -> DssmConfig {
-        let Self { dim, blocks, heads, norm, dropout, temperature, learn_temperature, .. } = *self;
+        let Self { dim, blocks, heads, norm, dropout, hyper_connections, temperature, learn_temperature, .. } = *self;
         DssmConfig {
             embedding_dim: dim,
             hidden: Vec::new(),
             pooling: SequencePooling::Attention,
-            attention: Some(AttentionConfig { blocks, heads, norm, dropout }),
+            attention: Some(AttentionConfig { blocks, heads, norm, dropout, hyper_connections }),
             temperature,
             learn_temperature,
             ..DssmConfig::default()
@@ -109,6 +117,9 @@ impl SasrecConfig {
                 expected: format!("a divisor of {}, the width `model.dim`", self.dim),
                 found: self.heads.to_string(),
             });
+        }
+        if self.hyper_connections.is_some() {
+            HyperConnections::check("model", self.norm)?;
         }
         let refuse = |setting: &str, expected: String, fields: &[FieldSchema]| {
             let names: Vec<String> = fields.iter().map(|field| format!("`{}`", field.name)).collect();

@@ -7,6 +7,7 @@ use twotower_artifacts::{CodeBatch, Column, FieldSchema, FieldShape, Fingerprint
 use twotower_models::engine::{self, EncoderSize, EngineKind};
 use twotower_models::onnx;
 use twotower_models::tower::encoder::{Affine, Block, Encoder, Norm, NormOrder};
+use twotower_models::tower::streams::{BlockStreams, Mixing, StreamShape, Streams};
 use twotower_models::tower::{Input, Layer, Matrix, Reduce, Tower};
 
 /// Rows of the batch: more than native engines take at a time, and for long sequences more than ONNX Runtime does.
@@ -19,9 +20,15 @@ fn matrix(rows: usize, cols: usize) -> Matrix {
     Matrix { rows, cols, data }
 }
 
+/// Streams of a sublayer.
+fn streams_of(StreamShape { count, .. }: StreamShape, dim: usize) -> Streams {
+    let logits = 2 * count + count * count;
+    Streams { weight: matrix(logits, count * dim), bias: matrix(1, logits), gates: matrix(1, 3) }
+}
+
 /// A tower of one sequence with an encoder.
 fn tower(size: EncoderSize, order: NormOrder) -> Tower {
-    let EncoderSize { len, dim, blocks, heads } = size;
+    let EncoderSize { len, dim, blocks, heads, streams } = size;
     let norm = || Norm { gain: matrix(1, dim), bias: matrix(1, dim) };
     let affine = |out: usize| Affine { weight: matrix(out, dim), bias: matrix(1, out) };
     let block = || Block {
@@ -32,10 +39,15 @@ fn tower(size: EncoderSize, order: NormOrder) -> Tower {
         feed_forward_norm: norm(),
         inner: affine(dim),
         outer: affine(dim),
+        streams: streams.map(|streams| BlockStreams {
+            attention: streams_of(streams, dim),
+            feed_forward: streams_of(streams, dim),
+        }),
     };
     let last = (order != NormOrder::Paper).then(norm);
     let blocks = (0..blocks).map(|_| block()).collect();
-    let encoder = Encoder { order, heads, positions: matrix(len, dim), empty: matrix(1, dim), blocks, last };
+    let empty = matrix(1, dim);
+    let encoder = Encoder { order, heads, streams, positions: matrix(len, dim), empty, blocks, last };
     let shape = FieldShape::Sequence { table: "item".into(), cardinality: ITEMS as u32, max_len: len as u32 };
     let fields = vec![FieldSchema { name: "recent".into(), shape }];
     Tower {
@@ -91,8 +103,10 @@ fn workers_hold_less_than_is_said_and_at_least_a_third_of_it() {
     let dir = tempfile::tempdir().unwrap();
     for kind in [EngineKind::Native, EngineKind::NativeInt16, EngineKind::Ort] {
         for (len, dim, blocks, heads) in sizes {
-            for order in [NormOrder::Original, NormOrder::Pre] {
-                let size = EncoderSize { len, dim, blocks, heads };
+            let four = StreamShape { count: 4, mixing: Mixing::Sinkhorn(20) };
+            for (order, streams) in [(NormOrder::Original, None), (NormOrder::Pre, None), (NormOrder::Pre, Some(four))]
+            {
+                let size = EncoderSize { len, dim, blocks, heads, streams };
                 let tower = tower(size, order);
                 let path = dir.path().join("tower.onnx");
                 onnx::export(&tower, &path, &BTreeMap::new()).unwrap();

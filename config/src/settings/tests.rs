@@ -63,7 +63,12 @@ kind = "dssm"
 layer_norm = true
 embedding_dims = { a = 4 }
 pooling = "attention"
-attention = { blocks = 2, heads = 1, norm = "original", dropout = 0.2 }
+[model.attention]
+blocks = 2
+heads = 1
+norm = "pre"
+dropout = 0.2
+hyper_connections = { streams = 4, sinkhorn_rounds = 20, gate = 0.01, lite = false }
 [train]
 mask_accidental_hits = true
 [split]
@@ -132,6 +137,7 @@ const OBEYED: &[(&str, &str, &str)] = &[
     ("model", "T", "embedding_dim hidden activation layer_norm pooling temperature learn_temperature dropout"),
     ("model.embedding_dims", "T", "a"),
     ("model.attention", "T", "blocks heads norm dropout"),
+    ("model.attention.hyper_connections", "T", "streams sinkhorn_rounds gate lite"),
     ("train", "T", "epochs batch_size seed loss logq_correction mask_accidental_hits learning_rate weight_decay"),
     ("train", "T", "embedding_weight_decay beta1 beta2 eps warmup_steps schedule min_learning_rate clip_norm"),
     ("train", "T", "unknown_rate missing_rate metric patience min_epochs validation_events checkpoint_steps"),
@@ -174,7 +180,7 @@ fn other(name: &str) -> Option<Value> {
         "compression" => json!("zstd"),
         "activation" => json!("relu"),
         "pooling" => json!("position"),
-        "norm" => json!("pre"),
+        "norm" => json!("paper"),
         "similarity" => json!("cosine"),
         "loss" => json!("full_softmax"),
         "schedule" => json!("constant"),

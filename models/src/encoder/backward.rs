@@ -2,11 +2,13 @@
 
 use super::attention::AttentionGradients;
 use super::packed::Queries;
+use super::streams::{collapse_backward, expand_backward};
 use super::{BlockPass, Chunk, ChunkPass, Dropout, PackedSequences, Site, Step, Values};
 use crate::lanes::{add, multiply};
 use crate::layers::layer_norm_backward;
 use crate::matmul::{Operand, matmul};
 use crate::tower::encoder::{Affine, Block, Encoder, NORM_EPS, Norm, NormOrder};
+use crate::tower::streams::StreamShape;
 
 /// Where the gradients of an encoder go.
 pub(crate) struct EncoderGradients<'a> {
@@ -37,11 +39,17 @@ impl ChunkPass {
             (Some(norm), Some(group)) => norm_backward(norm, group, result, d_out, &mut d, gradients.dense),
             _ => d.copy_from_slice(d_out),
         }
+        if let Some(StreamShape { count, .. }) = encoder.streams {
+            d = collapse_backward(&d, dim, count);
+        }
         let last = blocks.len().saturating_sub(1);
         for (b, pass) in blocks.iter().enumerate().rev() {
             let step = Step { encoder, block: &encoder.blocks[b], index: b, dim, places, dropout };
             let queries = if b == last { &places.wanted } else { &places.all };
             d = step.backward(queries, pass, d, unused, (&groups.blocks[b], &mut *gradients.dense));
+        }
+        if let Some(StreamShape { count, .. }) = encoder.streams {
+            d = expand_backward(&d, dim, count);
         }
         Dropout::apply(dropout, 0, Site::Input, &mut d, unused);
         let d_positions = &mut gradients.dense[groups.positions];
@@ -56,7 +64,7 @@ impl ChunkPass {
 }
 
 impl Step<'_> {
-    /// The gradient of the block's input, given that of its results, `[queries, dim]`.
+    /// The gradient of the block's input, given that of its results, `[queries, dim]` or `[queries, n dim]`.
     fn backward(
         &self,
         queries: &Queries,
@@ -67,8 +75,16 @@ impl Step<'_> {
     ) -> Vec<f32> {
         let (block, dim, order) = (self.block, self.dim, self.encoder.order);
         let zeros = |like: &[f32]| vec![0.0; like.len()];
-        // The sum of the feed-forward network and what it is added to.
+        let streams = self.streams().zip(groups.streams.as_ref());
+        let (mut d_middle, mut d_added) = (Vec::new(), Vec::new());
+        let second = streams.as_ref().map(|([_, streams], _)| {
+            let all: Vec<usize> = (0..queries.places.len()).collect();
+            let written = ((&pass.middle[..], &all[..]), &pass.result[..]);
+            streams.write_backward(written, &pass.streams[1], &d_out, (&mut d_middle, &mut d_added))
+        });
+        // The sum of the feed-forward network and what it is added to, or what it adds to the streams.
         let d_result = match order {
+            _ if streams.is_some() => d_added,
             NormOrder::Post => {
                 let mut d = zeros(&d_out);
                 norm_backward(&block.feed_forward_norm, &groups.feed_forward_norm, &pass.result, &d_out, &mut d, dense);
@@ -96,12 +112,25 @@ impl Step<'_> {
             }
         };
         let past_norm = matches!(order, NormOrder::Paper | NormOrder::Pre);
+        let is_added = past_norm && streams.is_none();
         if !past_norm {
             add(&mut d_normal, &d_result);
         }
         norm_backward(norm, norm_groups, &pass.sum, &d_normal, &mut d_sum, dense);
-        if past_norm {
+        if is_added {
             add(&mut d_sum, &d_result);
+        }
+        let (mut d_input, mut d_added) = (Vec::new(), Vec::new());
+        let first = streams.as_ref().zip(second).map(|(([attention, feed_forward], groups), d_logits)| {
+            let [first, second] = &pass.streams;
+            let read = (&d_sum[..], d_logits);
+            feed_forward.read_backward(&pass.middle, second, read, &mut d_middle, (&groups.feed_forward, &mut *dense));
+            let elements: Vec<usize> = self.places.elements(queries).collect();
+            let written = ((&pass.input[..], &elements[..]), &pass.added[..]);
+            attention.write_backward(written, first, &d_middle, (&mut d_input, &mut d_added))
+        });
+        if first.is_some() {
+            d_sum = d_added;
         }
         // Attention.
         let d_attended = match (&block.output, &groups.output) {
@@ -139,11 +168,17 @@ impl Step<'_> {
             }
             NormOrder::Paper | NormOrder::Pre => {
                 scatter(&d_query_source, &mut d_source);
-                let mut d_input = zeros(&d_source);
+                let mut d_read = zeros(&d_source);
                 let (norm, group) = (&block.attention_norm, &groups.attention_norm);
-                norm_backward(norm, group, &pass.input, &d_source, &mut d_input, dense);
-                scatter(&d_sum, &mut d_input);
-                d_input
+                let read = if streams.is_some() { &pass.read } else { &pass.input };
+                norm_backward(norm, group, read, &d_source, &mut d_read, dense);
+                if let Some((([attention, _], groups), d_logits)) = streams.as_ref().zip(first) {
+                    let (read, to) = ((&d_read[..], d_logits), (&groups.attention, dense));
+                    attention.read_backward(&pass.input, &pass.streams[0], read, &mut d_input, to);
+                    return d_input;
+                }
+                scatter(&d_sum, &mut d_read);
+                d_read
             }
             NormOrder::Post => {
                 scatter(&d_query_source, &mut d_source);

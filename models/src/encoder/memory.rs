@@ -5,6 +5,7 @@ use super::attention::BLOCK;
 use super::packed::CHUNK;
 use crate::engine::{EngineKind, tile_for};
 use crate::native::TILE;
+use crate::tower::streams::StreamShape;
 
 /// The size of an encoder, by which the memory to compute it is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,11 +18,17 @@ pub struct EncoderSize {
     pub blocks: usize,
     /// Number of heads.
     pub heads: usize,
+    /// The streams in the place of residual connections.
+    pub streams: Option<StreamShape>,
 }
 
 /// Values of `dim` floats of each element that ONNX Runtime holds at a time: those of a block, of which some are held in
 /// two orders. It finds their places itself; `models/tests/encoder_memory.rs` measures them.
 const RUNTIME_VALUES: u64 = 12;
+/// Values of all streams of each element that ONNX Runtime holds at a time, beside those of a block.
+const RUNTIME_STREAMS: u64 = 6;
+/// Values of a float for each logit of the streams.
+const RUNTIME_LOGITS: u64 = 4;
 /// Values of a float for each pair of elements and each head. Three are needed at a time: scores, the same masked, and
 /// weights. Twice as many were measured for long sequences: for its second run, ONNX Runtime takes what the first one
 /// needed in one piece, which may not fit into what it has.
@@ -56,7 +63,15 @@ impl EncoderSize {
         let elements = len.max(CHUNK as u64);
         let earlier = blocks.saturating_sub(1) * elements * (12 * dim + heads);
         let last = elements * 4 * dim + rows * (8 * dim + heads);
-        let floats = earlier + last + 3 * tile * dim + 2 * rows * dim + BLOCK as u64 * len;
+        let streams = self.streams.map_or(0, |streams| {
+            let (count, logits) = (streams.count as u64, streams.logits() as u64 + 1);
+            // Streams before and after attention, what is read and added, and logits of both sublayers.
+            let earlier = blocks.saturating_sub(1) * elements * ((2 * count + 1) * dim + 2 * logits);
+            let last = elements * (count * dim + logits) + rows * ((2 * count + 1) * dim + logits);
+            // Streams while the first ones are made, and a tile of them.
+            earlier + last + (elements + tile) * count * dim
+        });
+        let floats = earlier + last + streams + 3 * tile * dim + 2 * rows * dim + BLOCK as u64 * len;
         4 * (floats + rows * len) + 8 * elements
     }
 
@@ -66,18 +81,24 @@ impl EncoderSize {
         let [len, dim, blocks, heads] = self.sizes();
         let elements = rows * len;
         let pairs = elements * if blocks > 1 { len } else { 1 };
-        4 * (RUNTIME_VALUES * elements * dim + RUNTIME_SCORES * pairs * heads) + RUNTIME_MASKS * pairs
+        let streams = self.streams.map_or(0, |streams| {
+            RUNTIME_STREAMS * streams.count as u64 * dim + RUNTIME_LOGITS * streams.logits() as u64
+        });
+        4 * (RUNTIME_VALUES * elements * dim + streams * elements + RUNTIME_SCORES * pairs * heads)
+            + RUNTIME_MASKS * pairs
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tower::streams::Mixing;
 
     #[test]
     fn encoders_take_what_their_sizes_say() {
         const MIB: u64 = 1 << 20;
-        let size = EncoderSize { len: 50, dim: 64, blocks: 2, heads: 1 };
+        let size = EncoderSize { len: 50, dim: 64, blocks: 2, heads: 1, streams: None };
+        let streams = StreamShape { count: 4, mixing: Mixing::Sinkhorn(20) };
         let mib = |kind, size| encoder_bytes(kind, &[size]) as f64 / MIB as f64;
         // 12 · 64 floats for each of 512 elements of the first block are 1.5 MiB; and a third of it for the last block.
         assert!((2.0..2.5).contains(&mib(EngineKind::Native, size)));
@@ -93,6 +114,7 @@ mod tests {
                 EncoderSize { dim: 2 * dim, ..size },
                 EncoderSize { blocks: 8 * blocks, ..size },
                 EncoderSize { heads: 4, ..size },
+                EncoderSize { streams: Some(streams), ..size },
             ] {
                 assert!(bytes(larger) >= bytes(size), "{kind}: {larger:?}");
             }

@@ -7,9 +7,13 @@
 mod attention;
 mod backward;
 mod memory;
+mod mixtures;
 mod packed;
 #[cfg(test)]
 pub(crate) mod reference;
+#[cfg(test)]
+mod stream_tests;
+mod streams;
 #[cfg(test)]
 mod tests;
 
@@ -22,8 +26,10 @@ use crate::layers::{self, layer_norm};
 use crate::matmul::{Operand, matmul};
 use crate::rng::Rng;
 use crate::tower::encoder::{Affine, Block, Encoder, NORM_EPS, Norm, NormOrder};
+use crate::tower::streams::StreamShape;
 use attention::{Attention, WeightDropout};
 use packed::{Places, Queries};
+use streams::{StreamsPass, Sublayer};
 
 /// Rows of a matrix product. The last product of a chunk is filled up with zeros.
 const TILE: usize = 48;
@@ -71,8 +77,16 @@ impl Dropout {
 /// What the backward pass needs of a block.
 #[derive(Debug, Default)]
 struct BlockPass {
-    /// `[elements, dim]` the block's input.
+    /// `[elements, dim]` the block's input, or `[elements, n dim]`, its streams.
     input: Vec<f32>,
+    /// `[elements, dim]` what attention reads of the streams.
+    read: Vec<f32>,
+    /// `[queries, dim]` what attention adds to the streams.
+    added: Vec<f32>,
+    /// `[queries, n dim]` the streams after attention.
+    middle: Vec<f32>,
+    /// Of the streams of attention and of the feed-forward network.
+    streams: [StreamsPass; 2],
     /// `[elements, dim]` what keys and values are made of: the input, or its layer norm.
     source: Vec<f32>,
     /// `[queries, dim]` the rows of the input that ask.
@@ -87,13 +101,14 @@ struct BlockPass {
     attended: Vec<f32>,
     /// `[queries, heads]`.
     log_sums: Vec<f32>,
-    /// `[queries, dim]` the sum of attention and what it is added to.
+    /// `[queries, dim]` the sum of attention and what it is added to, or what the feed-forward network reads of the
+    /// streams.
     sum: Vec<f32>,
     /// `[queries, dim]` what the feed-forward network reads: the layer norm of `sum`.
     normal: Vec<f32>,
     /// `[queries, dim]` the inner layer, after activation and dropout.
     inner: Vec<f32>,
-    /// `[queries, dim]` the sum of the feed-forward network and what it is added to.
+    /// `[queries, dim]` the sum of the feed-forward network and what it is added to, or what it adds to the streams.
     result: Vec<f32>,
 }
 
@@ -132,6 +147,10 @@ impl ChunkPass {
         blocks.resize_with(encoder.blocks.len(), BlockPass::default);
         embed(encoder.positions, table, dim, places, &packed.codes[chunk.elements.clone()], &mut blocks[0].input);
         Dropout::apply(dropout, 0, Site::Input, &mut blocks[0].input, unused);
+        if let Some(StreamShape { count, .. }) = encoder.streams {
+            streams::expand(&blocks[0].input, dim, count, unused);
+            std::mem::swap(&mut blocks[0].input, unused);
+        }
         let last = blocks.len() - 1;
         for (b, block) in encoder.blocks.iter().enumerate() {
             let step = Step { encoder, block, index: b, dim, places, dropout };
@@ -140,10 +159,20 @@ impl ChunkPass {
             step.forward(queries, &mut blocks[b], &mut next, unused, tile);
             *(if b == last { &mut *result } else { &mut blocks[b + 1].input }) = next;
         }
+        if let Some(StreamShape { count, .. }) = encoder.streams {
+            streams::collapse(result, dim, count, unused);
+            std::mem::swap(result, unused);
+        }
         match &encoder.last {
             Some(Norm { gain, bias }) => layer_norm(result, gain, bias, NORM_EPS, out),
             None => out.copy_from_slice(result),
         }
+    }
+
+    /// The largest difference between the sum of a column of a mixture of streams and 1, in the last forward pass.
+    pub fn stream_error(&self) -> f32 {
+        let streams = self.blocks.iter().flat_map(|block| &block.streams);
+        streams.map(|streams| streams.error).fold(0.0, f32::max)
     }
 }
 
@@ -180,7 +209,13 @@ impl Step<'_> {
         Attention { dim, heads, places, queries, query, key_value, dropout }
     }
 
-    /// Computes the results of some queries, `[queries, dim]`.
+    /// The streams of attention and of the feed-forward network, if there are some.
+    fn streams(&self) -> Option<[Sublayer<'_>; 2]> {
+        let (shape, weights) = (self.encoder.streams?, self.block.streams.as_ref()?);
+        Some([&weights.attention, &weights.feed_forward].map(|weights| Sublayer::new(shape, self.dim, weights)))
+    }
+
+    /// Computes the results of some queries, `[queries, dim]` or `[queries, n dim]`.
     fn forward(
         &self,
         queries: &Queries,
@@ -192,6 +227,14 @@ impl Step<'_> {
         let (block, dim, order) = (self.block, self.dim, self.encoder.order);
         let count = queries.places.len() * dim;
         let BlockPass { input, source, asking, query_source, query, key_value, attended, .. } = pass;
+        let streams = self.streams();
+        let input = match &streams {
+            None => &*input,
+            Some([attention, _]) => {
+                attention.read(input, &mut pass.streams[0], &mut pass.read, tile);
+                &pass.read
+            }
+        };
         gather(self.places, queries, input, dim, asking);
         source.resize(input.len(), 0.0);
         query_source.resize(count, 0.0);
@@ -223,7 +266,16 @@ impl Step<'_> {
             Some(output) => affine(output, attended, sum, tile),
             None => sum.copy_from_slice(attended),
         }
-        add(sum, if order == NormOrder::Original { query_source } else { asking });
+        match &streams {
+            None => add(sum, if order == NormOrder::Original { query_source } else { asking }),
+            Some([attention, feed_forward]) => {
+                let (added, middle, [first, second]) = (&mut pass.added, &mut pass.middle, &mut pass.streams);
+                std::mem::swap(sum, added);
+                let elements: Vec<usize> = self.places.elements(queries).collect();
+                attention.write((&pass.input, &elements), added, first, middle);
+                feed_forward.read(middle, second, sum, tile);
+            }
+        }
         let (normal, inner, result) = (&mut pass.normal, &mut pass.inner, &mut pass.result);
         normal.resize(count, 0.0);
         let norm = if order == NormOrder::Post { &block.attention_norm } else { &block.feed_forward_norm };
@@ -235,6 +287,11 @@ impl Step<'_> {
         result.resize(count, 0.0);
         affine(&block.outer, inner, result, tile);
         Dropout::apply(self.dropout, self.index, Site::Outer, result, unused);
+        if let Some([_, feed_forward]) = &streams {
+            let all: Vec<usize> = (0..queries.places.len()).collect();
+            feed_forward.write((&pass.middle, &all), result, &mut pass.streams[1], out);
+            return;
+        }
         add(result, if matches!(order, NormOrder::Paper | NormOrder::Pre) { sum } else { normal });
         out.resize(count, 0.0);
         match order {

@@ -1,6 +1,7 @@
 //! Encoders in f64, one sequence at a time, as they are defined: the oracle of the tests.
 
 use crate::tower::encoder::{Affine, Encoder, NORM_EPS, Norm, NormOrder};
+use crate::tower::streams::{self, Mixing, StreamShape, Streams};
 
 type Rows = Vec<Vec<f64>>;
 
@@ -46,6 +47,72 @@ fn attention(query: &Rows, key_value: &Rows, heads: usize) -> Rows {
     out
 }
 
+fn logistic(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// Sinkhorn's iteration on the exponentials of `n n` logits.
+pub(super) fn sinkhorn(logits: &[f64], n: usize, rounds: usize) -> Vec<f64> {
+    let at = |i: usize, j: usize| logits[i * n + j];
+    let top = |j: usize| (0..n).map(|i| at(i, j)).fold(f64::NEG_INFINITY, f64::max);
+    let mut m: Vec<f64> =
+        (0..n * n).map(|k| (at(k / n, k % n) - top(k % n)).max(f64::from(streams::FLOOR)).exp()).collect();
+    for _ in 0..rounds {
+        let columns: Vec<f64> = (0..n).map(|j| (0..n).map(|i| m[i * n + j]).sum()).collect();
+        m.iter_mut().enumerate().for_each(|(k, x)| *x /= columns[k % n]);
+        let rows: Vec<f64> = m.chunks(n).map(|row| row.iter().sum()).collect();
+        m.iter_mut().enumerate().for_each(|(k, x)| *x /= rows[k / n]);
+    }
+    m
+}
+
+/// H_pre, H_post and H_res of an element's streams.
+fn matrices(weights: &Streams<Vec<f64>>, shape: StreamShape, x: &Rows) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+    let n = shape.count;
+    let v: Vec<f64> = x.concat();
+    let squares = v.iter().map(|x| x * x).sum::<f64>() / v.len() as f64;
+    let rms = (squares + f64::from(NORM_EPS)).sqrt();
+    let logit = |l: usize| {
+        let gate = weights.gates[(l / n).min(2)];
+        let product: f64 = weights.weight[l * v.len()..][..v.len()].iter().zip(&v).map(|(w, v)| w * v / rms).sum();
+        gate * product + weights.bias[l]
+    };
+    let pre = (0..n).map(|l| logistic(logit(l))).collect();
+    let post = (n..2 * n).map(|l| 2.0 * logistic(logit(l))).collect();
+    let logits: Vec<f64> = (2 * n..shape.logits()).map(logit).collect();
+    let res = match shape.mixing {
+        Mixing::Sinkhorn(rounds) => sinkhorn(&logits, n, rounds),
+        Mixing::Permutations => {
+            let total: f64 = logits.iter().map(|x| x.exp()).sum();
+            let mut res = vec![0.0; n * n];
+            for (permutation, x) in streams::permutations(n).iter().zip(&logits) {
+                permutation.iter().enumerate().for_each(|(i, j)| res[i * n + j] += x.exp() / total);
+            }
+            res
+        }
+    };
+    (pre, post, res)
+}
+
+/// The streams of all elements after a sublayer, `[elements][n][dim]`.
+fn sublayer(weights: &Streams<Vec<f64>>, shape: StreamShape, all: &[Rows], f: impl Fn(&Rows) -> Rows) -> Vec<Rows> {
+    let n = shape.count;
+    let matrices: Vec<_> = all.iter().map(|x| matrices(weights, shape, x)).collect();
+    let mixed = |weights: &[f64], x: &Rows| -> Vec<f64> {
+        (0..x[0].len()).map(|c| (0..n).map(|j| weights[j] * x[j][c]).sum()).collect()
+    };
+    let added = f(&all.iter().zip(&matrices).map(|(x, (pre, ..))| mixed(pre, x)).collect());
+    let streams = all.iter().zip(&matrices).zip(&added);
+    let element = |((x, (_, post, res)), f): ((&Rows, &(Vec<f64>, Vec<f64>, Vec<f64>)), &Vec<f64>)| -> Rows {
+        let stream = |i: usize| {
+            let kept = mixed(&res[i * n..(i + 1) * n], x);
+            kept.iter().zip(f).map(|(kept, f)| kept + post[i] * f).collect()
+        };
+        (0..n).map(stream).collect()
+    };
+    streams.map(element).collect()
+}
+
 /// The outputs of all elements of a sequence whose rows of the table are given, oldest first.
 pub(crate) fn outputs(encoder: &Encoder<Vec<f64>>, rows: &[Vec<f64>]) -> Rows {
     let (dim, count) = (rows[0].len(), rows.len());
@@ -53,6 +120,7 @@ pub(crate) fn outputs(encoder: &Encoder<Vec<f64>>, rows: &[Vec<f64>]) -> Rows {
     let scale = (dim as f64).sqrt();
     let element = |i: usize| rows[i].iter().zip(position(i)).map(|(x, p)| scale * x + p).collect();
     let mut x: Rows = (0..count).map(element).collect();
+    let mut all: Vec<Rows> = x.iter().map(|x| vec![x.clone(); encoder.streams.map_or(0, |s| s.count)]).collect();
     for block in &encoder.blocks {
         let (first, second) = (&block.attention_norm, &block.feed_forward_norm);
         let attend = |query: &Rows, source: &Rows| {
@@ -64,6 +132,16 @@ pub(crate) fn outputs(encoder: &Encoder<Vec<f64>>, rows: &[Vec<f64>]) -> Rows {
             inner.iter_mut().flatten().for_each(|x| *x = x.max(0.0));
             product(&block.outer, &inner)
         };
+        if let (Some(shape), Some(weights)) = (encoder.streams, &block.streams) {
+            all = sublayer(&weights.attention, shape, &all, |x| {
+                let source = normalised(first, x);
+                attend(&source, &source)
+            });
+            all = sublayer(&weights.feed_forward, shape, &all, |x| feed_forward(&normalised(second, x)));
+            let mean = |x: &Rows| (0..dim).map(|c| x.iter().map(|x| x[c]).sum::<f64>() / x.len() as f64).collect();
+            x = all.iter().map(mean).collect();
+            continue;
+        }
         x = match encoder.order {
             NormOrder::Original => {
                 let query = normalised(first, &x);

@@ -4,27 +4,40 @@ use super::reference::outputs;
 use super::*;
 use crate::tower::Parameter;
 use crate::tower::encoder::EncoderShape;
+use crate::tower::streams::Mixing;
 use twotower_artifacts::Ragged;
 
-const ORDERS: [NormOrder; 4] = [NormOrder::Original, NormOrder::Paper, NormOrder::Pre, NormOrder::Post];
-const DIM: usize = 12;
+/// Every order of norms, and streams of every kind, with the given numbers of blocks and heads.
+fn shapes(blocks: usize, heads: usize) -> Vec<EncoderShape> {
+    let plain = [NormOrder::Original, NormOrder::Paper, NormOrder::Pre, NormOrder::Post].map(|norm| (norm, None));
+    let streams = [
+        (NormOrder::Pre, 4, Mixing::Sinkhorn(20)),
+        (NormOrder::Paper, 3, Mixing::Sinkhorn(4)),
+        (NormOrder::Paper, 2, Mixing::Sinkhorn(20)),
+        (NormOrder::Pre, 4, Mixing::Permutations),
+    ];
+    let streams = streams.map(|(norm, count, mixing)| (norm, Some(StreamShape { count, mixing })));
+    let shape = |(norm, streams)| EncoderShape { blocks, heads, norm, streams };
+    plain.into_iter().chain(streams).map(shape).collect()
+}
+
+pub(super) const DIM: usize = 12;
 const MAX_LEN: usize = 90;
 const ROWS: usize = 40;
 
 /// Groups of random weights, and where the encoder has them.
-struct Sample {
-    groups: Encoder<usize>,
-    dense: Vec<Vec<f32>>,
+pub(super) struct Sample {
+    pub groups: Encoder<usize>,
+    pub dense: Vec<Vec<f32>>,
     table: Vec<f32>,
 }
 
 impl Sample {
-    fn new(order: NormOrder, blocks: usize, heads: usize) -> Self {
-        let mut rng = Rng::at(order as u64 + 10, &[blocks as u64, heads as u64]);
+    pub fn new(shape: EncoderShape) -> Self {
+        let mut rng = Rng::at(shape.norm as u64 + 10, &[shape.blocks as u64, shape.heads as u64]);
         let mut dense: Vec<Vec<f32>> = Vec::new();
-        let shape = EncoderShape { blocks, heads, norm: order };
         let mut group = |parameter: Parameter| {
-            let (rows, cols) = parameter.encoder_extents(DIM, MAX_LEN);
+            let (rows, cols) = shape.extents(&parameter, DIM, MAX_LEN);
             let near = f32::from(parameter.is_gain());
             let spread = if parameter.rank == 2 { 0.5 } else { 0.3 };
             dense.push((0..rows * cols).map(|_| near + spread * rng.normal() as f32).collect());
@@ -42,7 +55,7 @@ impl Sample {
     }
 
     /// Outputs of all wanted elements, chunk by chunk.
-    fn run(&self, packed: &PackedSequences, dropout: Option<Dropout>) -> (Vec<f32>, Vec<ChunkPass>) {
+    pub fn run(&self, packed: &PackedSequences, dropout: Option<Dropout>) -> (Vec<f32>, Vec<ChunkPass>) {
         let mut out = vec![0.0; packed.wanted.len() * DIM];
         let mut passes = Vec::new();
         for chunk in packed.chunks() {
@@ -56,7 +69,7 @@ impl Sample {
 }
 
 /// Sequences of these lengths, with random codes. The wanted elements are all, or the last of each.
-fn packed(lengths: &[usize], all: bool) -> PackedSequences {
+pub(super) fn packed(lengths: &[usize], all: bool) -> PackedSequences {
     let mut rng = Rng::at(8, &[]);
     let mut packed = PackedSequences::default();
     packed.clear();
@@ -88,12 +101,12 @@ fn expected(groups: &Encoder<usize>, dense: &[Vec<f64>], table: &[f64], packed: 
 }
 
 #[test]
-fn outputs_equal_the_definition_in_f64_in_every_order_of_norms() {
+fn outputs_equal_the_definition_in_f64_in_every_order_of_norms_and_with_streams() {
     // Sequences of one element, of several blocks of queries, of several tiles, and of several chunks.
     let lengths = [1, 2, 31, 32, 33, 90, 7, 64, 65, 90, 90, 90, 90, 3];
-    for order in ORDERS {
-        for (blocks, heads) in [(1, 1), (2, 3), (3, 2)] {
-            let sample = Sample::new(order, blocks, heads);
+    for (blocks, heads) in [(1, 1), (2, 3), (3, 2)] {
+        for shape in shapes(blocks, heads) {
+            let sample = Sample::new(shape);
             let dense: Vec<Vec<f64>> = sample.dense.iter().map(|values| wide(values)).collect();
             for all in [true, false] {
                 let packed = packed(&lengths, all);
@@ -102,7 +115,7 @@ fn outputs_equal_the_definition_in_f64_in_every_order_of_norms() {
                 let expected = expected(&sample.groups, &dense, &wide(&sample.table), &packed);
                 let worst = found.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
                 // Rounding of f32 over three blocks, with sums of 12 to 90 products of values up to 10.
-                assert!(worst < 5e-5, "{order:?}, {blocks} blocks, {heads} heads: {worst:e}");
+                assert!(worst < 5e-5, "{shape:?}: {worst:e}");
             }
         }
     }
@@ -110,9 +123,9 @@ fn outputs_equal_the_definition_in_f64_in_every_order_of_norms() {
 
 #[test]
 fn gradients_agree_with_finite_differences_in_f64() {
-    for order in ORDERS {
+    for shape in shapes(2, 3) {
         for all in [true, false] {
-            let sample = Sample::new(order, 2, 3);
+            let sample = Sample::new(shape);
             // The second block of queries of a sequence sees more than its own elements.
             let packed = packed(&[1, 5, 40, 3], all);
             let mut rng = Rng::at(21, &[]);
@@ -136,7 +149,7 @@ fn gradients_agree_with_finite_differences_in_f64() {
             values.push(wide(&sample.table));
             dense.push(d_table);
             for (group, found) in dense.iter().enumerate() {
-                for _ in 0..8 {
+                for _ in 0..if shape.streams.is_some() { 3 } else { 8 } {
                     let i = rng.below(found.len());
                     let mut loss = |delta: f64| {
                         values[group][i] += delta;
@@ -149,7 +162,7 @@ fn gradients_agree_with_finite_differences_in_f64() {
                     let found = f64::from(found[i]);
                     // Rounding of f32 over two blocks and 49 elements.
                     let room = 2e-4 * (1.0 + want.abs());
-                    assert!((found - want).abs() < room, "{order:?}, group {group}, {i}: {found}, {want}");
+                    assert!((found - want).abs() < room, "{shape:?}, group {group}, {i}: {found}, {want}");
                 }
             }
         }
@@ -158,8 +171,8 @@ fn gradients_agree_with_finite_differences_in_f64() {
 
 #[test]
 fn with_dropout_the_gradient_is_that_of_the_forward_pass_with_the_same_draws() {
-    for order in ORDERS {
-        let mut sample = Sample::new(order, 2, 2);
+    for shape in shapes(2, 2) {
+        let mut sample = Sample::new(shape);
         // All activations stay above 0, so that no difference is taken across their kink.
         for block in &sample.groups.blocks {
             sample.dense[block.inner.bias].fill(9.0);
@@ -190,22 +203,22 @@ fn with_dropout_the_gradient_is_that_of_the_forward_pass_with_the_same_draws() {
             };
             let want = (loss(1e-3) - loss(-1e-3)) / 2e-3;
             // Curvature over the step, and rounding of f32 over it.
-            assert!((inner - want).abs() < 0.01 * (1.0 + want.abs()), "{order:?}, group {group}: {inner}, {want}");
+            assert!((inner - want).abs() < 0.01 * (1.0 + want.abs()), "{shape:?}, group {group}: {inner}, {want}");
         }
     }
 }
 
 #[test]
 fn later_elements_never_change_an_earlier_output() {
-    for order in ORDERS {
-        let sample = Sample::new(order, 2, 2);
+    for shape in shapes(2, 2) {
+        let sample = Sample::new(shape);
         let before = packed(&[90], true);
         let (expected, _) = sample.run(&before, None);
         for changed in [89, 50, 32, 1] {
             let mut after = before.clone();
             after.codes[changed..].iter_mut().for_each(|code| *code = *code % (ROWS as u32 - 1) + 1);
             let (found, _) = sample.run(&after, None);
-            assert_eq!(found[..changed * DIM], expected[..changed * DIM], "{order:?}, {changed}");
+            assert_eq!(found[..changed * DIM], expected[..changed * DIM], "{shape:?}, {changed}");
             assert_ne!(found[changed * DIM..][..DIM], expected[changed * DIM..][..DIM]);
         }
     }
@@ -213,8 +226,8 @@ fn later_elements_never_change_an_earlier_output() {
 
 #[test]
 fn an_elements_output_is_that_of_the_sequence_which_ends_with_it() {
-    for order in ORDERS {
-        let sample = Sample::new(order, 2, 2);
+    for shape in shapes(2, 2) {
+        let sample = Sample::new(shape);
         let whole = packed(&[90], true);
         let (expected, _) = sample.run(&whole, None);
         for length in [1, 2, 31, 32, 33, 89, 90] {
@@ -222,15 +235,15 @@ fn an_elements_output_is_that_of_the_sequence_which_ends_with_it() {
             let (found, _) = sample.run(&ended, None);
             let expected = &expected[(length - 1) * DIM..length * DIM];
             // Products of other shapes round differently.
-            assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 2e-5), "{order:?}, {length}");
+            assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 2e-5), "{shape:?}, {length}");
         }
     }
 }
 
 #[test]
 fn the_bits_of_an_output_depend_on_its_sequence_alone() {
-    for order in ORDERS {
-        let sample = Sample::new(order, 2, 2);
+    for shape in shapes(2, 2) {
+        let sample = Sample::new(shape);
         let lengths = [5, 90, 1, 40, 90, 90, 90, 90, 90, 90, 17];
         for all in [true, false] {
             let together = packed(&lengths, all);
@@ -240,7 +253,7 @@ fn the_bits_of_an_output_depend_on_its_sequence_alone() {
                 let length = codes.len();
                 let alone = PackedSequences { codes, ..packed(&[length], all) };
                 let range = together.wanted_offsets[sequence] * DIM..together.wanted_offsets[sequence + 1] * DIM;
-                assert_eq!(sample.run(&alone, None).0, expected[range], "{order:?}, {sequence}");
+                assert_eq!(sample.run(&alone, None).0, expected[range], "{shape:?}, {sequence}");
             }
         }
     }
@@ -263,12 +276,12 @@ fn rows_that_continue_the_row_before_share_its_sequence() {
     assert_eq!(together.output_of, [NO_OUTPUT, 0, 1, 2, 2, NO_OUTPUT, 3, 4, 5]);
     let mut apart = PackedSequences::default();
     apart.pack(&ragged, 0..rows.len(), 5);
-    for order in ORDERS {
-        let sample = Sample::new(order, 2, 2);
+    for shape in shapes(2, 2) {
+        let sample = Sample::new(shape);
         let (shared, single) = (sample.run(&together, None).0, sample.run(&apart, None).0);
         for (a, b) in together.output_of.iter().zip(&apart.output_of).filter(|(a, _)| **a != NO_OUTPUT) {
             let [a, b] = [(a, &shared), (b, &single)].map(|(output, values)| &values[*output as usize * DIM..][..DIM]);
-            assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 2e-5), "{order:?}");
+            assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 2e-5), "{shape:?}");
         }
     }
 }
@@ -282,8 +295,10 @@ fn padding_on_either_side_and_elements_beyond_the_longest_change_nothing() {
     packed.pack(&ragged, 0..6, 3);
     assert_eq!(packed.output_of, [0, 1, 2, 3, 4, NO_OUTPUT]);
     assert_eq!(packed.codes, [3, 4, 5].repeat(5));
-    let (out, _) = Sample::new(NormOrder::Original, 2, 1).run(&packed, None);
-    assert!(out.chunks_exact(DIM).all(|row| *row == out[..DIM]));
+    for shape in shapes(2, 1) {
+        let (out, _) = Sample::new(shape).run(&packed, None);
+        assert!(out.chunks_exact(DIM).all(|row| *row == out[..DIM]), "{shape:?}");
+    }
     packed.pack(&ragged, 2..4, 2);
     assert_eq!((packed.codes.as_slice(), packed.offsets.as_slice()), (&[4, 5, 4, 5][..], &[0, 2, 4][..]));
 }

@@ -3,6 +3,7 @@
 use crate::encoder::reference::outputs;
 use crate::rng::Rng;
 use crate::tower::encoder::{Encoder, EncoderShape, NormOrder};
+use crate::tower::streams::StreamShape;
 use crate::tower::{Input, Layer, Matrix, Reduce, Tower};
 use std::collections::BTreeMap;
 use twotower_artifacts::schema::PADDING;
@@ -114,7 +115,7 @@ pub fn normalised(seed: u64) -> Tower {
 /// A random encoder of sequences of at most `max_len` elements of `dim` floats.
 pub fn encoder(draw: &mut Draw, shape: EncoderShape, dim: usize, max_len: usize) -> Encoder {
     shape.encoder().map_parameters(|parameter| {
-        let (rows, cols) = parameter.encoder_extents(dim, max_len);
+        let (rows, cols) = shape.extents(&parameter, dim, max_len);
         let mut matrix = draw.matrix(rows, cols);
         let scale = if parameter.rank == 2 { 0.5 } else { 0.3 };
         matrix.data.iter_mut().for_each(|x| *x = scale * *x + f32::from(parameter.is_gain()));
@@ -125,10 +126,15 @@ pub fn encoder(draw: &mut Draw, shape: EncoderShape, dim: usize, max_len: usize)
 /// A tower with two sequences that have encoders of this order of norms, one of two blocks with heads and a shorter one
 /// of one block, beside a code, a mean and floats.
 pub fn encoding(seed: u64, norm: NormOrder) -> Tower {
+    encoding_with(seed, norm, None)
+}
+
+/// As [`encoding`], with streams in both encoders.
+pub fn encoding_with(seed: u64, norm: NormOrder, streams: Option<StreamShape>) -> Tower {
     let draw = &mut Draw::new(seed);
     let sequence = |max_len| FieldShape::Sequence { table: "item".into(), cardinality: 40, max_len };
-    let long = encoder(draw, EncoderShape { blocks: 2, heads: 4, norm }, 16, 40);
-    let short = encoder(draw, EncoderShape { blocks: 1, heads: 1, norm }, 16, 3);
+    let long = encoder(draw, EncoderShape { blocks: 2, heads: 4, norm, streams }, 16, 40);
+    let short = encoder(draw, EncoderShape { blocks: 1, heads: 1, norm, streams }, 16, 3);
     let fields = vec![
         ("city", FieldShape::Code { table: "city".into(), cardinality: 50 }, None),
         ("long", sequence(40), Some(Reduce::Attention(long))),

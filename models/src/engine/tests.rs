@@ -1,8 +1,9 @@
 //! Tests all engines against the definitions, against each other, and on invalid input.
 
-use super::samples::{Draw, batch, encoding, every_shape, naive, normalised, rows_of};
+use super::samples::{Draw, batch, encoding, encoding_with, every_shape, naive, normalised, rows_of};
 use super::*;
 use crate::tower::encoder::NormOrder;
+use crate::tower::streams::{Mixing, StreamShape};
 use crate::tower::{Input, Layer};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -32,7 +33,9 @@ fn bits(values: &[f32]) -> Vec<u32> {
 fn all_engines_equal_a_naive_f64_forward_pass() {
     let orders = [NormOrder::Original, NormOrder::Paper, NormOrder::Pre, NormOrder::Post];
     let plain = [every_shape(0), every_shape(1), every_shape(2), normalised(3)];
-    let towers = plain.into_iter().chain(orders.map(|order| encoding(4, order)));
+    let streams = [Mixing::Sinkhorn(20), Mixing::Permutations].map(|mixing| Some(StreamShape { count: 4, mixing }));
+    let with_streams = [encoding_with(5, NormOrder::Pre, streams[0]), encoding_with(6, NormOrder::Paper, streams[1])];
+    let towers = plain.into_iter().chain(orders.map(|order| encoding(4, order))).chain(with_streams);
     for (seed, tower) in towers.enumerate().map(|(seed, tower)| (seed as u64, tower)) {
         let (_dir, path) = exported(&tower);
         let rows = batch(&mut Draw::new(seed + 100), &tower.schema, 600);
@@ -75,7 +78,9 @@ fn onnx_runtime_crosses_small_code_fields_and_a_tower_of_nothing_else() {
 
 #[test]
 fn the_bits_of_a_row_do_not_depend_on_its_neighbours() {
-    for tower in [every_shape(7), encoding(7, NormOrder::Original)] {
+    let streams = StreamShape { count: 4, mixing: Mixing::Sinkhorn(20) };
+    let with_streams = encoding_with(7, NormOrder::Pre, Some(streams));
+    for tower in [every_shape(7), encoding(7, NormOrder::Original), with_streams] {
         rows_are_alone(&tower);
     }
 }

@@ -6,9 +6,11 @@
 use super::export::layer_norm;
 use super::graph::{GraphBuilder, int, ints};
 use super::messages::code;
+use super::streams::{Sublayer, collapse, expand};
 use super::tensor_name;
 use crate::tower::Place;
-use crate::tower::encoder::{Affine, Encoder, NORM_EPS, Norm, NormOrder};
+use crate::tower::encoder::{Affine, Block, Encoder, NORM_EPS, Norm, NormOrder};
+use crate::tower::streams::{BlockStreams, StreamShape};
 
 /// A field with an encoder.
 pub(super) struct EncodedField<'a> {
@@ -30,6 +32,8 @@ struct Shared {
     heads: [String; 2],
     /// Which keys a query sees: `[N, 1, L, L]`, and `[N, 1, 1, L]` for those of the last column.
     seen: [String; 2],
+    /// `[N, L, n dim]` and `[-1, n dim]`, shapes, if there are streams.
+    streams: Option<[String; 2]>,
     dim: usize,
     head_dim: usize,
 }
@@ -37,11 +41,24 @@ struct Shared {
 impl Shared {
     /// The rows of the last column, `[N, dim]`.
     fn last(&self, g: &mut GraphBuilder, x: &str) -> String {
-        let rows = g.node("Reshape", &[x, &self.rows], vec![]);
-        let column = g.integer(-1, code::INT64);
-        let last = g.node("Gather", &[&rows, &column], vec![int("axis", 1)]);
-        g.node("Reshape", &[&last, &self.flat], vec![])
+        last(g, x, &self.rows, &self.flat)
     }
+
+    /// The streams of the last column, `[N, n dim]`.
+    fn last_streams(&self, g: &mut GraphBuilder, x: &str) -> String {
+        match &self.streams {
+            Some([rows, flat]) => last(g, x, rows, flat),
+            None => self.last(g, x),
+        }
+    }
+}
+
+/// The rows of the last column, given the shapes of all columns and of one.
+fn last(g: &mut GraphBuilder, x: &str, rows: &str, flat: &str) -> String {
+    let rows = g.node("Reshape", &[x, rows], vec![]);
+    let column = g.integer(-1, code::INT64);
+    let last = g.node("Gather", &[&rows, &column], vec![int("axis", 1)]);
+    g.node("Reshape", &[&last, flat], vec![])
 }
 
 /// A list of integers, of lists of integers.
@@ -74,11 +91,16 @@ pub(super) fn encoder(g: &mut GraphBuilder, field: &EncodedField<'_>, encoder: &
     let head_dim = dim / encoder.heads;
     let [any, one] = [-1, 1].map(|value| integer(g, value));
     let [width, heads, head_width] = [dim, encoder.heads, head_dim].map(|value| integer(g, value as i64));
+    let streams = named.streams.map(|StreamShape { count, .. }| {
+        let width = integer(g, (count * dim) as i64);
+        [concatenated(g, &[&shape, &width]), concatenated(g, &[&any, &width])]
+    });
     let shared = Shared {
         flat: concatenated(g, &[&any, &width]),
         rows: concatenated(g, &[&shape, &width]),
         heads: [concatenated(g, &[&shape, &heads, &head_width]), concatenated(g, &[&any, &one, &heads, &head_width])],
         seen,
+        streams,
         dim,
         head_dim,
     };
@@ -91,10 +113,19 @@ pub(super) fn encoder(g: &mut GraphBuilder, field: &EncodedField<'_>, encoder: &
     let positions = g.node("Gather", &[&named.positions, &places], vec![int("axis", 0)]);
     let placed = g.node("Add", &[&scaled, &positions], vec![]);
     let mut x = g.node("Reshape", &[&placed, &shared.flat], vec![]);
+    if let Some(streams) = named.streams {
+        x = expand(g, &x, streams);
+    }
     for (b, block) in named.blocks.iter().enumerate() {
         let is_last = b + 1 == named.blocks.len();
         let step = Step { shared: &shared, order: named.order, is_last };
-        x = step.block(g, block, &x);
+        x = match named.streams.zip(block.streams.as_ref()) {
+            None => step.block(g, block, &x),
+            Some(streams) => step.block_of_streams(g, block, streams, &x),
+        };
+    }
+    if let Some(streams) = named.streams {
+        x = collapse(g, &x, streams, dim);
     }
     if let Some(last) = &named.last {
         x = norm(g, last, &x);
@@ -113,6 +144,13 @@ fn affine(g: &mut GraphBuilder, affine: &Affine<String>, x: &str) -> String {
     g.node("Gemm", &[x, &affine.weight, &affine.bias], vec![int("transB", 1)])
 }
 
+/// What the feed-forward network adds.
+fn feed_forward(g: &mut GraphBuilder, block: &Block<String>, x: &str) -> String {
+    let inner = affine(g, &block.inner, x);
+    let inner = g.node("Relu", &[&inner], vec![]);
+    affine(g, &block.outer, &inner)
+}
+
 /// A block in a graph.
 struct Step<'a> {
     shared: &'a Shared,
@@ -126,7 +164,7 @@ impl Step<'_> {
         if self.is_last { self.shared.last(g, x) } else { x.to_string() }
     }
 
-    fn block(&self, g: &mut GraphBuilder, block: &crate::tower::encoder::Block<String>, x: &str) -> String {
+    fn block(&self, g: &mut GraphBuilder, block: &Block<String>, x: &str) -> String {
         let asking = self.asking(g, x);
         let (query_source, source) = match self.order {
             NormOrder::Original => (norm(g, &block.attention_norm, &asking), x.to_string()),
@@ -136,22 +174,55 @@ impl Step<'_> {
             }
             NormOrder::Post => (asking.clone(), x.to_string()),
         };
-        let query = affine(g, &block.query, &query_source);
-        let key_value = affine(g, &block.key_value, &source);
-        let mut attended = self.attention(g, &query, &key_value);
-        if let Some(output) = &block.output {
-            attended = affine(g, output, &attended);
-        }
+        let attended = self.attend(g, block, &query_source, &source);
         let residual = if self.order == NormOrder::Original { &query_source } else { &asking };
         let sum = g.node("Add", &[&attended, residual], vec![]);
         let is_post = self.order == NormOrder::Post;
         let normal = norm(g, if is_post { &block.attention_norm } else { &block.feed_forward_norm }, &sum);
-        let inner = affine(g, &block.inner, &normal);
-        let inner = g.node("Relu", &[&inner], vec![]);
-        let outer = affine(g, &block.outer, &inner);
+        let outer = feed_forward(g, block, &normal);
         let residual = if matches!(self.order, NormOrder::Paper | NormOrder::Pre) { &sum } else { &normal };
         let result = g.node("Add", &[&outer, residual], vec![]);
         if is_post { norm(g, &block.feed_forward_norm, &result) } else { result }
+    }
+
+    /// A block with streams in the place of residual connections.
+    fn block_of_streams(
+        &self,
+        g: &mut GraphBuilder,
+        block: &Block<String>,
+        (shape, weights): (StreamShape, &BlockStreams<String>),
+        x: &str,
+    ) -> String {
+        let dim = self.shared.dim;
+        let [first, second] =
+            [&weights.attention, &weights.feed_forward].map(|weights| Sublayer { shape, dim, weights });
+        let normal = Sublayer::normal(g, x);
+        let read = first.read(g, x, &normal);
+        let source = norm(g, &block.attention_norm, &read);
+        let query_source = self.asking(g, &source);
+        let attended = self.attend(g, block, &query_source, &source);
+        let x = if self.is_last {
+            let (x, normal) = (self.shared.last_streams(g, x), self.shared.last_streams(g, &normal));
+            first.write(g, &x, &normal, &attended)
+        } else {
+            first.write(g, x, &normal, &attended)
+        };
+        let normal = Sublayer::normal(g, &x);
+        let read = second.read(g, &x, &normal);
+        let read = norm(g, &block.feed_forward_norm, &read);
+        let added = feed_forward(g, block, &read);
+        second.write(g, &x, &normal, &added)
+    }
+
+    /// What attention adds.
+    fn attend(&self, g: &mut GraphBuilder, block: &Block<String>, query_source: &str, source: &str) -> String {
+        let query = affine(g, &block.query, query_source);
+        let key_value = affine(g, &block.key_value, source);
+        let attended = self.attention(g, &query, &key_value);
+        match &block.output {
+            Some(output) => affine(g, output, &attended),
+            None => attended,
+        }
     }
 
     /// The weighted means of values, `[rows of the query, dim]`.

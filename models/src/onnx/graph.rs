@@ -82,6 +82,12 @@ impl GraphBuilder {
         self.tensor(name, &[1], code::FLOAT, TensorProto { raw_data, ..Default::default() })
     }
 
+    /// Adds a float tensor of constants, unless there is one of this name. Returns the name.
+    pub fn constants(&mut self, name: String, dims: &[usize], values: impl Iterator<Item = f32>) -> String {
+        let raw_data = Some(values.flat_map(f32::to_le_bytes).collect::<Vec<u8>>().into());
+        self.tensor(name, dims, code::FLOAT, TensorProto { raw_data, ..Default::default() })
+    }
+
     /// Adds an operator and returns the name of its result.
     pub fn node(&mut self, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
         let output = format!("/{op}/{}", self.graph.node.len());

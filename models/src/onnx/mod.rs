@@ -32,6 +32,7 @@ mod messages;
 mod metadata;
 mod outline;
 mod read;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod wire;

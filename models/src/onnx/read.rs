@@ -3,6 +3,7 @@
 use super::messages::{StringStringEntryProto, TensorProto, code};
 use super::metadata::Metadata;
 use super::outline::{self, foreign};
+use super::streams;
 use super::wire::{self, ModelFile};
 use super::{data_file_name, tensor_name};
 use crate::error::ModelError;
@@ -169,10 +170,12 @@ impl<'a> Tensors<'a> {
         let described = metadata.schema.fields.len() + metadata.description.layers.len();
         let mut by_name = BTreeMap::new();
         let blocks = metadata.description.inputs.iter().map(|input| match input {
-            Input::Pooled { reduce: Reduce::Attention(encoder), .. } => encoder.blocks.len() + 1,
+            Input::Pooled { reduce: Reduce::Attention(encoder), .. } => {
+                (encoder.blocks.len() + 1) * (BLOCK_PARTS + encoder.streams.map_or(0, streams::parts))
+            }
             Input::Pooled { .. } | Input::Embedding { .. } | Input::Dense => 0,
         });
-        let blocks = blocks.sum::<usize>().saturating_mul(BLOCK_PARTS);
+        let blocks = blocks.sum::<usize>();
         let most = GRAPH_PARTS.saturating_mul(described.saturating_add(1)).saturating_add(blocks);
         let parts = file.fields(graph, most)?;
         for field in parts.into_iter().filter(|field| field.number == INITIALIZER) {

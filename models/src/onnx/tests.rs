@@ -6,11 +6,12 @@ use super::messages::{
     GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, code,
 };
 use super::*;
-use crate::engine::samples::{Draw, batch, encoder, encoding, every_shape, normalised, tower};
+use crate::engine::samples::{Draw, batch, encoder, encoding, encoding_with, every_shape, normalised, tower};
 use crate::engine::{CROSS_LIMIT, Engine, EngineKind, open, verify};
 use crate::error::ModelError;
 use crate::native::NativeEngine;
 use crate::tower::encoder::{EncoderShape, NormOrder};
+use crate::tower::streams::{Mixing, StreamShape};
 use crate::tower::{Layer, Matrix, Reduce, Tower};
 use proptest::prelude::*;
 use prost::Message;
@@ -153,7 +154,10 @@ fn towers_with_later_parts_are_of_a_later_version_and_read_back() {
     let path = dir.path().join("t.onnx");
     let orders = [NormOrder::Original, NormOrder::Paper, NormOrder::Pre, NormOrder::Post];
     let encoders = orders.map(|order| (encoding(6, order), b'3'));
-    for (tower, version) in [(every_shape(6), b'1'), (normalised(6), b'2')].into_iter().chain(encoders) {
+    let streams = [Mixing::Sinkhorn(100), Mixing::Permutations].map(|mixing| StreamShape { count: 3, mixing });
+    let streams = streams.map(|streams| (encoding_with(6, NormOrder::Pre, Some(streams)), b'4'));
+    let plain = [(every_shape(6), b'1'), (normalised(6), b'2')];
+    for (tower, version) in plain.into_iter().chain(encoders).chain(streams) {
         export(&tower, &path, &BTreeMap::new()).unwrap();
         assert_eq!(inspect(&path).unwrap().schema, tower.schema);
         assert_eq!(read(&path).unwrap().0, tower);
@@ -230,11 +234,13 @@ fn damaged_files_never_panic() {
 #[test]
 fn damaged_files_with_an_encoder_never_panic() {
     let draw = &mut Draw::new(16);
-    let shape = EncoderShape { blocks: 1, heads: 2, norm: NormOrder::Pre };
-    let reduce = Reduce::Attention(encoder(draw, shape, 2, 3));
-    let sequence = FieldShape::Sequence { table: "a".into(), cardinality: 4, max_len: 3 };
-    let small = tower(draw, vec![("a", sequence, Some(reduce))], 2, &[2]);
-    damage_never_panics(draw, &small, 5);
+    for streams in [None, Some(StreamShape { count: 2, mixing: Mixing::Sinkhorn(2) })] {
+        let shape = EncoderShape { blocks: 1, heads: 2, norm: NormOrder::Pre, streams };
+        let reduce = Reduce::Attention(encoder(draw, shape, 2, 3));
+        let sequence = FieldShape::Sequence { table: "a".into(), cardinality: 4, max_len: 3 };
+        let small = tower(draw, vec![("a", sequence, Some(reduce))], 2, &[2]);
+        damage_never_panics(draw, &small, if streams.is_some() { 29 } else { 5 });
+    }
 }
 
 /// Truncates a tower's file at every `stride`-th byte, changes every `stride`-th byte, and damages it at random.

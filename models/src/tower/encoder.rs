@@ -13,6 +13,7 @@
 //! other width than `dim`, as there.
 
 use super::Parameter;
+use super::streams::{BlockStreams, StreamShape};
 use serde::{Deserialize, Serialize};
 
 /// Added to the variance by every layer norm of an encoder, as in the authors' code.
@@ -44,6 +45,21 @@ impl NormOrder {
     /// Whether a layer norm follows the last block.
     pub(crate) fn has_last_norm(self) -> bool {
         self != NormOrder::Paper
+    }
+
+    /// Whether residual connections can be hyper-connections ([`super::streams`] says why).
+    pub(crate) fn has_streams(self) -> bool {
+        matches!(self, NormOrder::Paper | NormOrder::Pre)
+    }
+
+    /// Its name in settings.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            NormOrder::Original => "original",
+            NormOrder::Paper => "paper",
+            NormOrder::Pre => "pre",
+            NormOrder::Post => "post",
+        }
     }
 }
 
@@ -82,6 +98,8 @@ pub struct Block<W = super::Matrix> {
     pub inner: Affine<W>,
     /// The second matrix of the feed-forward network, `[dim, dim]`.
     pub outer: Affine<W>,
+    /// The streams of both sublayers, if the encoder has some.
+    pub streams: Option<BlockStreams<W>>,
 }
 
 /// A transformer over a sequence of at most as many elements as it has positions.
@@ -91,6 +109,8 @@ pub struct Encoder<W = super::Matrix> {
     pub order: NormOrder,
     /// Heads of attention. They divide the width.
     pub heads: usize,
+    /// The shape of the streams that stand in the place of residual connections, if some do.
+    pub streams: Option<StreamShape>,
     /// `[max_len, dim]`, the oldest element's first.
     pub positions: W,
     /// `[dim]`, the result of a sequence without elements.
@@ -111,6 +131,9 @@ pub struct EncoderShape {
     pub heads: usize,
     /// Where layer norms stand.
     pub norm: NormOrder,
+    /// The streams in the place of residual connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub streams: Option<StreamShape>,
 }
 
 /// Names of the parameters that each sublayer's part has.
@@ -129,7 +152,7 @@ const FEED_FORWARD_NORM: Names = Names { weight: "feed_forward_gain", bias: "fee
 const LAST: Names = Names { weight: "last_gain", bias: "last_bias" };
 
 /// Maps a weight, given the parameter it is.
-type MapWeight<'m, 'a, W, V, E> = &'m mut dyn FnMut(Parameter, &'a W) -> Result<V, E>;
+pub(super) type MapWeight<'m, 'a, W, V, E> = &'m mut dyn FnMut(Parameter, &'a W) -> Result<V, E>;
 
 impl<W> Norm<W> {
     fn try_map<'a, V, E>(
@@ -166,6 +189,7 @@ impl<W> Block<W> {
             feed_forward_norm: self.feed_forward_norm.try_map(Some(b), &FEED_FORWARD_NORM, map)?,
             inner: self.inner.try_map(b, &INNER, map)?,
             outer: self.outer.try_map(b, &OUTER, map)?,
+            streams: self.streams.as_ref().map(|streams| streams.try_map(b, map)).transpose()?,
         })
     }
 }
@@ -173,7 +197,7 @@ impl<W> Block<W> {
 impl<W> Encoder<W> {
     /// Its shape.
     pub fn shape(&self) -> EncoderShape {
-        EncoderShape { blocks: self.blocks.len(), heads: self.heads, norm: self.order }
+        EncoderShape { blocks: self.blocks.len(), heads: self.heads, norm: self.order, streams: self.streams }
     }
 
     /// The same encoder with its weights mapped: positions, the result of an empty sequence, blocks in order, and the last layer norm.
@@ -186,7 +210,7 @@ impl<W> Encoder<W> {
         let blocks = self.blocks.iter().enumerate().map(|(b, block)| block.try_map(b, map));
         let blocks = blocks.collect::<Result<_, E>>()?;
         let last = self.last.as_ref().map(|last| last.try_map(None, &LAST, map)).transpose()?;
-        Ok(Encoder { order: self.order, heads: self.heads, positions, empty, blocks, last })
+        Ok(Encoder { order: self.order, heads: self.heads, streams: self.streams, positions, empty, blocks, last })
     }
 
     /// The same encoder with its weights mapped.
@@ -215,21 +239,29 @@ impl EncoderShape {
             feed_forward_norm: norm(),
             inner: affine(),
             outer: affine(),
+            streams: self.streams.map(|_| StreamShape::of_block()),
         };
         Encoder {
             order: self.norm,
             heads: self.heads,
+            streams: self.streams,
             positions: (),
             empty: (),
             blocks: (0..self.blocks).map(|_| block()).collect(),
             last: self.norm.has_last_norm().then(norm),
         }
     }
+
+    /// The number of rows and columns that a parameter of an encoder of this shape has.
+    pub(crate) fn extents(self, parameter: &Parameter, dim: usize, max_len: usize) -> (usize, usize) {
+        let of_streams = self.streams.and_then(|streams| streams.extents(parameter, dim));
+        of_streams.unwrap_or_else(|| parameter.encoder_extents(dim, max_len))
+    }
 }
 
 impl Parameter {
-    /// The number of rows and columns that this parameter of an encoder has.
-    pub(crate) fn encoder_extents(&self, dim: usize, max_len: usize) -> (usize, usize) {
+    /// The number of rows and columns that this parameter of an encoder has, unless it belongs to streams.
+    fn encoder_extents(&self, dim: usize, max_len: usize) -> (usize, usize) {
         match self.name {
             "positions" => (max_len, dim),
             name if name == KEY_VALUE.weight => (2 * dim, dim),

@@ -190,8 +190,18 @@ fn check_encoder(encoder: &Encoder, len: usize, width: usize) -> Result<(), Stri
     if !has_output || encoder.last.is_some() != order.has_last_norm() {
         return Err(format!("an encoder without the parts that its order of norms, {order:?}, has"));
     }
+    if let Some(streams) = encoder.streams {
+        streams.check()?;
+        if !order.has_streams() {
+            return Err(format!("streams beside the order of norms {order:?}, which has none"));
+        }
+    }
+    if encoder.blocks.iter().any(|block| block.streams.is_some() != encoder.streams.is_some()) {
+        return Err("an encoder of which some parts have streams and others not".into());
+    }
+    let shape = encoder.shape();
     encoder.try_map(&mut |parameter, weight| {
-        let (expected, found) = (parameter.encoder_extents(width, len), (weight.rows, weight.cols));
+        let (expected, found) = (shape.extents(&parameter, width, len), (weight.rows, weight.cols));
         if found == expected { Ok(()) } else { Err(format!("{} {found:?}, expected {expected:?}", parameter.name)) }
     })?;
     Ok(())

@@ -4,12 +4,14 @@
 
 pub mod encoder;
 pub(crate) mod layout;
+pub mod streams;
 
 use crate::encoder::EncoderSize;
 use encoder::{Encoder, EncoderShape};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use streams::StreamShape;
 use twotower_artifacts::TowerSchema;
 
 /// A dense row-major matrix of f32.
@@ -137,7 +139,10 @@ impl<'de> Deserialize<'de> for Reduce<()> {
                 let reason = format!("an encoder of {} blocks, expected at most {MAX_BLOCKS}", shape.blocks);
                 return Err(serde::de::Error::custom(reason));
             }
-            ReduceShape::Attention(shape) => Reduce::Attention(shape.encoder()),
+            ReduceShape::Attention(shape) => {
+                shape.streams.map_or(Ok(()), StreamShape::check).map_err(serde::de::Error::custom)?;
+                Reduce::Attention(shape.encoder())
+            }
         })
     }
 }
@@ -334,7 +339,8 @@ impl Tower {
         });
         let size = |encoder: &Encoder| {
             let Matrix { rows: len, cols: dim, .. } = encoder.positions;
-            EncoderSize { len, dim, blocks: encoder.blocks.len(), heads: encoder.heads }
+            let streams = encoder.streams;
+            EncoderSize { len, dim, blocks: encoder.blocks.len(), heads: encoder.heads, streams }
         };
         encoders.map(size).collect()
     }

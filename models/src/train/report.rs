@@ -20,7 +20,7 @@ pub struct StepReport {
     pub examples: usize,
     /// Targets per second since this process started or resumed the epoch.
     pub examples_per_s: f64,
-    /// The terms of the step's loss.
+    /// The terms of the step's loss, and what is watched beside them, with the weight 0.
     pub terms: Terms,
     /// Learning rate of the step.
     pub learning_rate: f64,
@@ -37,7 +37,7 @@ pub struct EpochReport {
     pub epoch: usize,
     /// Mean loss over the epoch's targets.
     pub loss: f64,
-    /// Means of the loss's terms, with the weights of the last step.
+    /// Means of the loss's terms, with the weights of the last step, and of what is watched, with the weight 0.
     pub terms: Terms,
     /// τ after the epoch, in models that have one.
     pub temperature: Option<f64>,

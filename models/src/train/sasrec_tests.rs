@@ -6,8 +6,10 @@ use super::*;
 use crate::augment::{ContrastConfig, Representation};
 use crate::examples::assemble;
 use crate::examples::tests::planted;
+use crate::hyper_connections::HyperConnections;
 use crate::sasrec::SasrecConfig;
 use crate::similarity::Similarity;
+use crate::tower::encoder::NormOrder;
 use std::collections::BTreeMap;
 use twotower_artifacts::{CodeBatch, FieldShape, Side};
 
@@ -35,6 +37,13 @@ fn model(similarity: Similarity) -> SasrecConfig {
     SasrecConfig { dim: 16, heads: 2, dropout: 0.05, similarity, temperature, ..SasrecConfig::default() }
 }
 
+/// Streams of both kinds, in both orders of norms that have some.
+fn with_streams() -> [SasrecConfig; 2] {
+    let of = |norm, settings| SasrecConfig { norm, hyper_connections: Some(settings), ..model(Similarity::Dot) };
+    let lite = HyperConnections { streams: 3, lite: true, gate: 0.1, ..HyperConnections::default() };
+    [of(NormOrder::Pre, HyperConnections::default()), of(NormOrder::Paper, lite)]
+}
+
 const SIMILARITIES: [Similarity; 2] = [Similarity::Dot, Similarity::Cosine];
 
 #[test]
@@ -51,6 +60,94 @@ fn it_learns_which_item_follows_another() {
             let found = trained.epochs[trained.best_epoch - 1].validation.as_ref().unwrap().values["ndcg@10"];
             assert!(found > 0.8, "{similarity:?}, {loss:?}: {found}");
         }
+    }
+}
+
+#[test]
+fn with_streams_it_learns_which_item_follows_another_and_says_how_doubly_stochastic_they_are() {
+    let set = set(120);
+    for settings in with_streams() {
+        let config =
+            TrainConfig { loss: Loss::FullSoftmax, epochs: 25, learning_rate: 1e-2, batch_size: 48, ..config() };
+        let trained = fresh(&set, &settings, &config);
+        let found = trained.epochs[trained.best_epoch - 1].validation.as_ref().unwrap().values["ndcg@10"];
+        assert!(found > 0.8, "{settings:?}: {found}");
+        for epoch in &trained.epochs {
+            let watched = epoch.terms.0.iter().find(|term| term.name == "sinkhorn_error");
+            assert!(epoch.loss.is_finite() && (epoch.terms.total() - epoch.loss).abs() < 1e-9);
+            match watched {
+                None => assert!(settings.hyper_connections.unwrap().lite),
+                Some(term) => assert!(term.weight == 0.0 && (0.0..0.1).contains(&term.value), "{term:?}"),
+            }
+        }
+        // The streams have left their start.
+        let start = Dssm::sasrec(&set, &settings, &config).unwrap();
+        let end = checkpoint::read::<()>(&trained.checkpoint);
+        let of_streams = |name: &str| name.contains("_streams_");
+        let groups = start.parameters().dense.iter().filter(|group| of_streams(&group.name));
+        assert_eq!(groups.clone().count(), 2 * 2 * 3);
+        let end = end.map_or(Vec::new(), |end| end.parameters.dense);
+        for group in groups {
+            let trained = end.iter().find(|trained| trained.name == group.name);
+            assert!(trained.is_none_or(|trained| trained.values != group.values), "{}", group.name);
+        }
+    }
+}
+
+#[test]
+fn the_gradient_with_streams_agrees_with_finite_differences() {
+    let set = set(40);
+    let config = TrainConfig { loss: Loss::Mixed { uniform: 5 }, unknown_rate: 0.0, missing_rate: 0.0, ..config() };
+    for settings in with_streams() {
+        let settings = SasrecConfig { dropout: 0.0, temperature: 8.0, ..settings };
+        gradient_agrees_with_differences(&set, || Dssm::sasrec(&set, &settings, &config).unwrap());
+    }
+}
+
+#[test]
+fn streams_agree_between_training_and_both_engines() {
+    let set = set(90);
+    let mut users = CodeBatch::empty(&set.user_schema);
+    let windows: Vec<Window> = (0..set.roles.len()).map(|event| set.window(event)).collect();
+    assemble(&set, &windows, &mut users);
+    for settings in with_streams() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = TrainConfig { epochs: 3, learning_rate: 1e-2, ..config() };
+        let trained = run(&set, &settings, &config, Start::Fresh, dir.path(), &mut ()).unwrap();
+        let path = dir.path().join("user.onnx");
+        crate::onnx::export(&trained.user, &path, &BTreeMap::new()).unwrap();
+        crate::engine::verify(&path, &trained.user, &users, 1e-4).unwrap();
+        let mut model = Dssm::sasrec(&set, &settings, &config).unwrap();
+        *model.parameters_mut() = checkpoint::read::<()>(&trained.checkpoint).unwrap().parameters;
+        let found = model.embed(Side::User, &users, &mut model.work()).to_vec();
+        let (tower, _) = model.towers();
+        let expected = crate::native::embed(&tower, &users).unwrap().data;
+        // The tower's vectors have unit length and one coordinate more, which is 0 for users.
+        for (found, expected) in found.chunks_exact(16).zip(expected.chunks_exact(17)) {
+            let length = found.iter().map(|x| x * x).sum::<f32>().sqrt();
+            assert!(found.iter().zip(expected).all(|(a, b)| (a / length - b).abs() < 1e-5));
+        }
+    }
+}
+
+#[test]
+fn streams_that_make_no_sense_are_refused_by_name() {
+    let set = set(20);
+    let refused = |settings: &SasrecConfig| Dssm::sasrec(&set, settings, &config()).err().unwrap().to_string();
+    let [with, _] = with_streams();
+    for norm in [NormOrder::Original, NormOrder::Post] {
+        let error = refused(&SasrecConfig { norm, ..with.clone() });
+        let named = [format!("`{}`", norm.name()), "`model.norm`".into(), "`paper` or `pre`".into()];
+        assert!(named.iter().all(|part| error.contains(part)), "{error}");
+    }
+    let default = HyperConnections::default();
+    for (settings, name) in [
+        (HyperConnections { sinkhorn_rounds: 0, ..default }, "hyper_connections.sinkhorn_rounds"),
+        (HyperConnections { streams: 5, lite: true, ..default }, "hyper_connections.streams"),
+        (HyperConnections { gate: f32::NAN, ..default }, "hyper_connections.gate"),
+    ] {
+        let error = refused(&SasrecConfig { hyper_connections: Some(settings), ..with.clone() });
+        assert!(error.contains(name), "{error}");
     }
 }
 
@@ -113,6 +210,10 @@ fn it_is_resumed_bit_for_bit_and_does_not_depend_on_threads() {
     let losses =
         vec![Loss::SampledSoftmax { negatives: 20 }, Loss::Bce { negatives: 1, sampler: SamplerKind::Uniform }];
     same_with_any_threads(&set, &model(Similarity::Dot), losses);
+    for settings in with_streams() {
+        is_resumed_bit_for_bit(&set, &settings);
+        same_with_any_threads(&set, &settings, vec![Loss::SampledSoftmax { negatives: 20 }]);
+    }
 }
 
 #[test]

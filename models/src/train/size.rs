@@ -34,7 +34,13 @@ fn encoder(dssm: &DssmConfig, positions: Option<Positions>, shape: &FieldShape, 
     let (blocks, len) = (attention.blocks as u128, u128::from(*max_len));
     *weights += (len + 1) * dim + blocks * ENCODER_MATRICES * dim * (dim + 1);
     let elements = positions.map_or(len, |positions| positions.elements(*max_len as usize) as u128);
-    (blocks * ENCODER_ACTIVATIONS + 1) * elements * dim
+    let streams = attention.hyper_connections.map_or(0, |settings| {
+        let (count, logits) = (u128::from(settings.streams as u64), settings.shape().logits() as u128);
+        *weights += blocks * 2 * (logits * count * dim + logits + 3);
+        // Streams before each sublayer, what is read and added, and logits.
+        blocks * (2 * (count + 1) * dim + 2 * (logits + 1)) + 2 * count * dim
+    });
+    ((blocks * ENCODER_ACTIVATIONS + 1) * dim + streams) * elements
 }
 
 /// The size of training `model` on towers of these schemas. `config` must have its batch size. `items` is the size of

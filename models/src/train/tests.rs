@@ -89,7 +89,7 @@ fn every_loss_learns_planted_tastes_far_beyond_popularity() {
 
 /// A model whose sequence has an encoder.
 pub(super) fn attentive(norm: NormOrder, dropout: f32) -> DssmConfig {
-    let attention = Some(AttentionConfig { blocks: 2, heads: 2, norm, dropout });
+    let attention = Some(AttentionConfig { heads: 2, norm, dropout, ..AttentionConfig::default() });
     DssmConfig { pooling: SequencePooling::Attention, attention, ..model() }
 }
 

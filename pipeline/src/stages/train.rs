@@ -246,17 +246,20 @@ fn item_sample(data: &Dataset) -> CodeBatch {
     batch
 }
 
-/// A loss with its terms by name, each with its weight where that is not 1, for people.
+/// A loss with its terms by name, each with its weight where that is not 1, and what is only watched, for people.
 fn in_words(terms: &Terms) -> String {
-    let term = |term: &Term| match term.weight {
+    let (watched, parts): (Vec<&Term>, Vec<&Term>) = terms.0.iter().partition(|term| term.weight == 0.0);
+    let term = |term: &&Term| match term.weight {
         1.0 => format!("{} {:.4}", term.name, term.value),
         weight => format!("{} {weight} x {:.4}", term.name, term.value),
     };
-    let terms_by_name: Vec<String> = terms.0.iter().map(term).collect();
-    match &terms.0[..] {
+    let by_name: Vec<String> = parts.iter().map(term).collect();
+    let loss = match &parts[..] {
         [only] if only.weight == 1.0 => format!("loss {:.4} ({})", only.value, only.name),
-        _ => format!("loss {:.4} ({})", terms.total(), terms_by_name.join(", ")),
-    }
+        _ => format!("loss {:.4} ({})", terms.total(), by_name.join(", ")),
+    };
+    let watched = watched.iter().map(|term| format!(", {} {:.1e}", term.name, term.value));
+    std::iter::once(loss).chain(watched).collect()
 }
 
 struct TrainProgress<'a> {
