@@ -78,7 +78,7 @@ fn columns(fields: &[FieldSchema], rows: usize, rng: &mut Rng) -> CodeBatch {
             (0..rows).map(|_| FIRST_VALUE + rng.below((*cardinality - FIRST_VALUE) as usize) as u32).collect(),
         ),
         FieldShape::Bag { .. } | FieldShape::Sequence { .. } => {
-            Column::Ragged(Ragged { offsets: vec![0; rows + 1], values: Vec::new() })
+            Column::Ragged(Ragged { offsets: vec![0; rows + 1], ..Ragged::default() })
         }
         FieldShape::Dense { width } => {
             Column::Dense { width: *width as usize, values: vec![0.5; rows * *width as usize] }
@@ -123,7 +123,7 @@ fn main() {
     let users = args.get(3).and_then(|s| s.parse().ok()).unwrap_or(200_000);
     let (set, model, config) = if args.first().is_some_and(|scene| scene == "ml-1m") {
         let item = code("item", 3706);
-        let history = |max_len| FieldShape::Sequence { table: "item".into(), cardinality: 3709, max_len };
+        let history = |max_len| FieldShape::Sequence { table: "item".into(), cardinality: 3709, max_len, intervals: None };
         let mut user: Vec<FieldSchema> =
             ["gender", "age", "occupation", "zip"].map(|name| field(name, code(name, 50))).to_vec();
         user.push(field("user", code("user", 6040)));

@@ -24,6 +24,7 @@ mod positions;
 pub mod rng;
 mod samplers;
 pub mod sasrec;
+pub mod tisasrec;
 pub mod similarity;
 mod sparse;
 pub mod tower;

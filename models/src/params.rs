@@ -90,8 +90,8 @@ impl Parameters {
         Layer::LayerNorm { gain, bias, eps: 1e-5 }
     }
 
-    /// Adds the groups of an encoder of a sequence: weights as those of [`Parameters::add_linear`], positions like
-    /// embeddings, gains 1, biases 0. `draw` gives the random numbers of each.
+    /// Adds the groups of an encoder of a sequence: weights as those of [`Parameters::add_linear`], positions and
+    /// intervals like embeddings, gains 1, biases 0. `draw` gives the random numbers of each.
     pub(crate) fn add_encoder(
         &mut self,
         name: &str,
@@ -101,7 +101,7 @@ impl Parameters {
         draw: impl Fn(u64) -> Rng,
     ) -> Encoder<usize> {
         shape.encoder().map_parameters(|parameter| {
-            let (rows, cols) = parameter.encoder_extents(dim, max_len);
+            let (rows, cols) = parameter.encoder_extents(shape, dim, max_len);
             let mut rng = draw(self.dense.len() as u64);
             let is_table = parameter.rank == 2 && parameter.block.is_none();
             let bound = (6.0 / (rows + cols) as f64).sqrt();

@@ -6,25 +6,35 @@ use crate::tower::Parameter;
 use crate::tower::encoder::EncoderShape;
 use twotower_artifacts::Ragged;
 
-const ORDERS: [NormOrder; 4] = [NormOrder::Original, NormOrder::Paper, NormOrder::Pre, NormOrder::Post];
-const DIM: usize = 12;
-const MAX_LEN: usize = 90;
-const ROWS: usize = 40;
+/// Every order of norms, without intervals and with them.
+const KINDS: [(NormOrder, Option<u32>); 8] = [
+    (NormOrder::Original, None),
+    (NormOrder::Paper, None),
+    (NormOrder::Pre, None),
+    (NormOrder::Post, None),
+    (NormOrder::Original, Some(9)),
+    (NormOrder::Paper, Some(40)),
+    (NormOrder::Pre, Some(1)),
+    (NormOrder::Post, Some(9)),
+];
+pub(super) const DIM: usize = 12;
+pub(super) const MAX_LEN: usize = 90;
+pub(super) const ROWS: usize = 40;
 
 /// Groups of random weights, and where the encoder has them.
-struct Sample {
-    groups: Encoder<usize>,
-    dense: Vec<Vec<f32>>,
+pub(super) struct Sample {
+    pub groups: Encoder<usize>,
+    pub dense: Vec<Vec<f32>>,
     table: Vec<f32>,
 }
 
 impl Sample {
-    fn new(order: NormOrder, blocks: usize, heads: usize) -> Self {
+    pub fn new((order, intervals): (NormOrder, Option<u32>), blocks: usize, heads: usize) -> Self {
         let mut rng = Rng::at(order as u64 + 10, &[blocks as u64, heads as u64]);
         let mut dense: Vec<Vec<f32>> = Vec::new();
-        let shape = EncoderShape { blocks, heads, norm: order };
+        let shape = EncoderShape { blocks, heads, norm: order, intervals };
         let mut group = |parameter: Parameter| {
-            let (rows, cols) = parameter.encoder_extents(DIM, MAX_LEN);
+            let (rows, cols) = parameter.encoder_extents(shape, DIM, MAX_LEN);
             let near = f32::from(parameter.is_gain());
             let spread = if parameter.rank == 2 { 0.5 } else { 0.3 };
             dense.push((0..rows * cols).map(|_| near + spread * rng.normal() as f32).collect());
@@ -42,7 +52,7 @@ impl Sample {
     }
 
     /// Outputs of all wanted elements, chunk by chunk.
-    fn run(&self, packed: &PackedSequences, dropout: Option<Dropout>) -> (Vec<f32>, Vec<ChunkPass>) {
+    pub fn run(&self, packed: &PackedSequences, dropout: Option<Dropout>) -> (Vec<f32>, Vec<ChunkPass>) {
         let mut out = vec![0.0; packed.wanted.len() * DIM];
         let mut passes = Vec::new();
         for chunk in packed.chunks() {
@@ -55,19 +65,31 @@ impl Sample {
     }
 }
 
-/// Sequences of these lengths, with random codes. The wanted elements are all, or the last of each.
-fn packed(lengths: &[usize], all: bool) -> PackedSequences {
+/// Sequences of these lengths, with random codes, and random times that ascend. The wanted elements are all, or the last of each.
+pub(super) fn packed(lengths: &[usize], all: bool) -> PackedSequences {
     let mut rng = Rng::at(8, &[]);
     let mut packed = PackedSequences::default();
     packed.clear();
     for length in lengths {
         let first = packed.codes.len();
         packed.codes.extend((0..*length).map(|_| 1 + rng.below(ROWS - 1) as u32));
+        let gaps = (0..*length).map(|_| [0, 1, 1, 2, 3, 20][rng.below(6)]);
+        packed.times.extend(gaps.scan(0, |time, gap| Some(*time += gap).map(|()| *time)));
         packed.wanted.extend(if all { first..first + length } else { first + length - 1..first + length });
         packed.offsets.push(packed.codes.len());
         packed.wanted_offsets.push(packed.wanted.len());
     }
     packed
+}
+
+/// Rows of codes, with a time of each element that follows from its code.
+fn timed(rows: &[&[u32]]) -> Ragged {
+    let mut ragged = Ragged::default();
+    for row in rows {
+        ragged.push_row(row.iter().copied());
+        ragged.times.extend(row.iter().map(|code| 2 * *code as i32));
+    }
+    ragged
 }
 
 fn wide(values: &[f32]) -> Vec<f64> {
@@ -81,7 +103,7 @@ fn expected(groups: &Encoder<usize>, dense: &[Vec<f64>], table: &[f64], packed: 
     for (pair, wanted) in packed.offsets.windows(2).zip(packed.wanted_offsets.windows(2)) {
         let codes = &packed.codes[pair[0]..pair[1]];
         let rows: Vec<Vec<f64>> = codes.iter().map(|c| table[*c as usize * DIM..][..DIM].to_vec()).collect();
-        let all = outputs(&encoder, &rows);
+        let all = outputs(&encoder, &rows, &packed.times[pair[0]..pair[1]]);
         out.extend(packed.wanted[wanted[0]..wanted[1]].iter().flat_map(|element| all[element - pair[0]].clone()));
     }
     out
@@ -91,9 +113,9 @@ fn expected(groups: &Encoder<usize>, dense: &[Vec<f64>], table: &[f64], packed: 
 fn outputs_equal_the_definition_in_f64_in_every_order_of_norms() {
     // Sequences of one element, of several blocks of queries, of several tiles, and of several chunks.
     let lengths = [1, 2, 31, 32, 33, 90, 7, 64, 65, 90, 90, 90, 90, 3];
-    for order in ORDERS {
+    for kind in KINDS {
         for (blocks, heads) in [(1, 1), (2, 3), (3, 2)] {
-            let sample = Sample::new(order, blocks, heads);
+            let sample = Sample::new(kind, blocks, heads);
             let dense: Vec<Vec<f64>> = sample.dense.iter().map(|values| wide(values)).collect();
             for all in [true, false] {
                 let packed = packed(&lengths, all);
@@ -102,7 +124,7 @@ fn outputs_equal_the_definition_in_f64_in_every_order_of_norms() {
                 let expected = expected(&sample.groups, &dense, &wide(&sample.table), &packed);
                 let worst = found.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
                 // Rounding of f32 over three blocks, with sums of 12 to 90 products of values up to 10.
-                assert!(worst < 5e-5, "{order:?}, {blocks} blocks, {heads} heads: {worst:e}");
+                assert!(worst < 5e-5, "{kind:?}, {blocks} blocks, {heads} heads: {worst:e}");
             }
         }
     }
@@ -110,9 +132,9 @@ fn outputs_equal_the_definition_in_f64_in_every_order_of_norms() {
 
 #[test]
 fn gradients_agree_with_finite_differences_in_f64() {
-    for order in ORDERS {
+    for kind in KINDS {
         for all in [true, false] {
-            let sample = Sample::new(order, 2, 3);
+            let sample = Sample::new(kind, 2, 3);
             // The second block of queries of a sequence sees more than its own elements.
             let packed = packed(&[1, 5, 40, 3], all);
             let mut rng = Rng::at(21, &[]);
@@ -149,7 +171,7 @@ fn gradients_agree_with_finite_differences_in_f64() {
                     let found = f64::from(found[i]);
                     // Rounding of f32 over two blocks and 49 elements.
                     let room = 2e-4 * (1.0 + want.abs());
-                    assert!((found - want).abs() < room, "{order:?}, group {group}, {i}: {found}, {want}");
+                    assert!((found - want).abs() < room, "{kind:?}, group {group}, {i}: {found}, {want}");
                 }
             }
         }
@@ -158,8 +180,8 @@ fn gradients_agree_with_finite_differences_in_f64() {
 
 #[test]
 fn with_dropout_the_gradient_is_that_of_the_forward_pass_with_the_same_draws() {
-    for order in ORDERS {
-        let mut sample = Sample::new(order, 2, 2);
+    for kind in KINDS {
+        let mut sample = Sample::new(kind, 2, 2);
         // All activations stay above 0, so that no difference is taken across their kink.
         for block in &sample.groups.blocks {
             sample.dense[block.inner.bias].fill(9.0);
@@ -190,22 +212,22 @@ fn with_dropout_the_gradient_is_that_of_the_forward_pass_with_the_same_draws() {
             };
             let want = (loss(1e-3) - loss(-1e-3)) / 2e-3;
             // Curvature over the step, and rounding of f32 over it.
-            assert!((inner - want).abs() < 0.01 * (1.0 + want.abs()), "{order:?}, group {group}: {inner}, {want}");
+            assert!((inner - want).abs() < 0.01 * (1.0 + want.abs()), "{kind:?}, group {group}: {inner}, {want}");
         }
     }
 }
 
 #[test]
 fn later_elements_never_change_an_earlier_output() {
-    for order in ORDERS {
-        let sample = Sample::new(order, 2, 2);
+    for kind in KINDS {
+        let sample = Sample::new(kind, 2, 2);
         let before = packed(&[90], true);
         let (expected, _) = sample.run(&before, None);
         for changed in [89, 50, 32, 1] {
             let mut after = before.clone();
             after.codes[changed..].iter_mut().for_each(|code| *code = *code % (ROWS as u32 - 1) + 1);
             let (found, _) = sample.run(&after, None);
-            assert_eq!(found[..changed * DIM], expected[..changed * DIM], "{order:?}, {changed}");
+            assert_eq!(found[..changed * DIM], expected[..changed * DIM], "{kind:?}, {changed}");
             assert_ne!(found[changed * DIM..][..DIM], expected[changed * DIM..][..DIM]);
         }
     }
@@ -213,34 +235,35 @@ fn later_elements_never_change_an_earlier_output() {
 
 #[test]
 fn an_elements_output_is_that_of_the_sequence_which_ends_with_it() {
-    for order in ORDERS {
-        let sample = Sample::new(order, 2, 2);
+    for kind in KINDS {
+        let sample = Sample::new(kind, 2, 2);
         let whole = packed(&[90], true);
         let (expected, _) = sample.run(&whole, None);
         for length in [1, 2, 31, 32, 33, 89, 90] {
-            let ended = PackedSequences { codes: whole.codes[..length].to_vec(), ..packed(&[length], false) };
+            let (codes, times) = (whole.codes[..length].to_vec(), whole.times[..length].to_vec());
+            let ended = PackedSequences { codes, times, ..packed(&[length], false) };
             let (found, _) = sample.run(&ended, None);
             let expected = &expected[(length - 1) * DIM..length * DIM];
             // Products of other shapes round differently.
-            assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 2e-5), "{order:?}, {length}");
+            assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 2e-5), "{kind:?}, {length}");
         }
     }
 }
 
 #[test]
 fn the_bits_of_an_output_depend_on_its_sequence_alone() {
-    for order in ORDERS {
-        let sample = Sample::new(order, 2, 2);
+    for kind in KINDS {
+        let sample = Sample::new(kind, 2, 2);
         let lengths = [5, 90, 1, 40, 90, 90, 90, 90, 90, 90, 17];
         for all in [true, false] {
             let together = packed(&lengths, all);
             let (expected, _) = sample.run(&together, None);
             for sequence in 0..lengths.len() {
-                let codes = together.codes[together.offsets[sequence]..together.offsets[sequence + 1]].to_vec();
-                let length = codes.len();
-                let alone = PackedSequences { codes, ..packed(&[length], all) };
+                let elements = together.offsets[sequence]..together.offsets[sequence + 1];
+                let (codes, times) = (together.codes[elements.clone()].to_vec(), together.times[elements.clone()].to_vec());
+                let alone = PackedSequences { codes, times, ..packed(&[elements.len()], all) };
                 let range = together.wanted_offsets[sequence] * DIM..together.wanted_offsets[sequence + 1] * DIM;
-                assert_eq!(sample.run(&alone, None).0, expected[range], "{order:?}, {sequence}");
+                assert_eq!(sample.run(&alone, None).0, expected[range], "{kind:?}, {sequence}");
             }
         }
     }
@@ -250,11 +273,11 @@ fn the_bits_of_an_output_depend_on_its_sequence_alone() {
 fn rows_that_continue_the_row_before_share_its_sequence() {
     let rows: [&[u32]; 9] =
         [&[], &[3], &[3, 4], &[0, 3, 4, 5, 6], &[3, 4, 5, 6], &[], &[3, 4, 5, 6, 7], &[4, 5, 6, 7, 8], &[5]];
-    let mut ragged = Ragged::default();
-    rows.iter().for_each(|row| ragged.push_row(row.iter().copied()));
+    let ragged = timed(&rows);
     let mut together = PackedSequences::default();
     together.pack_together(&ragged, 5);
     assert_eq!(together.codes, [3, 4, 5, 6, 7, 4, 5, 6, 7, 8, 5]);
+    assert_eq!(together.times, [6, 8, 10, 12, 14, 8, 10, 12, 14, 16, 10]);
     assert_eq!(
         (together.offsets.as_slice(), together.wanted_offsets.as_slice()),
         (&[0, 5, 10, 11][..], &[0, 5 - 1, 5, 6][..])
@@ -263,12 +286,12 @@ fn rows_that_continue_the_row_before_share_its_sequence() {
     assert_eq!(together.output_of, [NO_OUTPUT, 0, 1, 2, 2, NO_OUTPUT, 3, 4, 5]);
     let mut apart = PackedSequences::default();
     apart.pack(&ragged, 0..rows.len(), 5);
-    for order in ORDERS {
-        let sample = Sample::new(order, 2, 2);
+    for kind in KINDS {
+        let sample = Sample::new(kind, 2, 2);
         let (shared, single) = (sample.run(&together, None).0, sample.run(&apart, None).0);
         for (a, b) in together.output_of.iter().zip(&apart.output_of).filter(|(a, _)| **a != NO_OUTPUT) {
             let [a, b] = [(a, &shared), (b, &single)].map(|(output, values)| &values[*output as usize * DIM..][..DIM]);
-            assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 2e-5), "{order:?}");
+            assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 2e-5), "{kind:?}");
         }
     }
 }
@@ -276,14 +299,16 @@ fn rows_that_continue_the_row_before_share_its_sequence() {
 #[test]
 fn padding_on_either_side_and_elements_beyond_the_longest_change_nothing() {
     let rows: [&[u32]; 6] = [&[3, 4, 5], &[0, 0, 3, 4, 5], &[3, 4, 5, 0], &[0, 3, 0, 4, 5, 0], &[9, 8, 3, 4, 5], &[0]];
-    let mut ragged = Ragged::default();
-    rows.iter().for_each(|row| ragged.push_row(row.iter().copied()));
+    let ragged = timed(&rows);
     let mut packed = PackedSequences::default();
     packed.pack(&ragged, 0..6, 3);
     assert_eq!(packed.output_of, [0, 1, 2, 3, 4, NO_OUTPUT]);
     assert_eq!(packed.codes, [3, 4, 5].repeat(5));
-    let (out, _) = Sample::new(NormOrder::Original, 2, 1).run(&packed, None);
-    assert!(out.chunks_exact(DIM).all(|row| *row == out[..DIM]));
+    assert_eq!(packed.times, [6, 8, 10].repeat(5));
+    for kind in KINDS {
+        let (out, _) = Sample::new(kind, 2, 1).run(&packed, None);
+        assert!(out.chunks_exact(DIM).all(|row| *row == out[..DIM]), "{kind:?}");
+    }
     packed.pack(&ragged, 2..4, 2);
     assert_eq!((packed.codes.as_slice(), packed.offsets.as_slice()), (&[4, 5, 4, 5][..], &[0, 2, 4][..]));
 }

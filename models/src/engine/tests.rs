@@ -1,6 +1,6 @@
 //! Tests all engines against the definitions, against each other, and on invalid input.
 
-use super::samples::{Draw, batch, encoding, every_shape, naive, normalised, rows_of};
+use super::samples::{Draw, batch, encoding, every_shape, naive, normalised, rows_of, timed};
 use super::*;
 use crate::tower::encoder::NormOrder;
 use crate::tower::{Input, Layer};
@@ -32,7 +32,8 @@ fn bits(values: &[f32]) -> Vec<u32> {
 fn all_engines_equal_a_naive_f64_forward_pass() {
     let orders = [NormOrder::Original, NormOrder::Paper, NormOrder::Pre, NormOrder::Post];
     let plain = [every_shape(0), every_shape(1), every_shape(2), normalised(3)];
-    let towers = plain.into_iter().chain(orders.map(|order| encoding(4, order)));
+    let encoders = orders.into_iter().flat_map(|order| [encoding(4, order), timed(4, order)]);
+    let towers = plain.into_iter().chain(encoders);
     for (seed, tower) in towers.enumerate().map(|(seed, tower)| (seed as u64, tower)) {
         let (_dir, path) = exported(&tower);
         let rows = batch(&mut Draw::new(seed + 100), &tower.schema, 600);
@@ -75,7 +76,7 @@ fn onnx_runtime_crosses_small_code_fields_and_a_tower_of_nothing_else() {
 
 #[test]
 fn the_bits_of_a_row_do_not_depend_on_its_neighbours() {
-    for tower in [every_shape(7), encoding(7, NormOrder::Original)] {
+    for tower in [every_shape(7), encoding(7, NormOrder::Original), timed(7, NormOrder::Original)] {
         rows_are_alone(&tower);
     }
 }

@@ -10,11 +10,13 @@ use twotower_artifacts::{ArtifactError, Fingerprint, TowerSchema};
 
 /// The newest version of the file format that this build reads. A file is written with the oldest version that has all
 /// its layers.
-const FORMAT_VERSION: u32 = 3;
+const FORMAT_VERSION: u32 = 4;
 /// Layers that were added after version 1, each with its first version.
 const LATER: [(&str, u32); 1] = [("layernorm", 2)];
 /// The first version with encoders of sequences.
 const ENCODERS: u32 = 3;
+/// The first version with encoders that read intervals.
+const INTERVALS: u32 = 4;
 
 pub(super) const KEY_FORMAT: &str = "twotower.format_version";
 pub(super) const KEY_ENCODER: &str = "twotower.encoder_fingerprint";
@@ -63,8 +65,13 @@ impl Description {
     }
 }
 
-fn encodes(input: &Input<()>) -> bool {
-    matches!(input, Input::Pooled { reduce: Reduce::Attention(_), .. })
+/// The first version that has an input.
+fn first_version(input: &Input<()>) -> u32 {
+    match input {
+        Input::Pooled { reduce: Reduce::Attention(encoder), .. } if encoder.intervals.is_some() => INTERVALS,
+        Input::Pooled { reduce: Reduce::Attention(_), .. } => ENCODERS,
+        Input::Pooled { .. } | Input::Embedding { .. } | Input::Dense => 1,
+    }
 }
 
 impl Metadata {
@@ -96,8 +103,8 @@ impl Metadata {
 
     fn version(&self) -> u32 {
         let later = LATER.iter().filter(|(kind, _)| self.description.layers.iter().any(|layer| layer == kind));
-        let encoders = self.description.inputs.iter().any(encodes).then_some(ENCODERS);
-        later.map(|(_, version)| *version).chain(encoders).max().unwrap_or(1)
+        let inputs = self.description.inputs.iter().map(first_version);
+        later.map(|(_, version)| *version).chain(inputs).max().unwrap_or(1)
     }
 
     /// The properties, in a fixed order.

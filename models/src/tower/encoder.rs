@@ -5,7 +5,8 @@
 //! position. Positions are counted from the oldest element that is not padding, so that padding on either side changes
 //! nothing, and that an element's vector is the same whatever follows it. Each block has two sublayers, attention to the
 //! elements up to one's own and a point-wise feed-forward network, and the vector of the newest element is the result. A
-//! sequence without elements has a vector of its own, which the first events of users train.
+//! sequence without elements has a vector of its own, which the first events of users train. Attention may read the time
+//! between elements as well ([`super::intervals`]), and then has its own positions.
 //!
 //! Departures from the paper: positions are counted from the oldest element there is, not from the oldest of `max_len`
 //! places that shorter sequences do not fill, so that training at every position of a sequence teaches what the tower
@@ -13,6 +14,7 @@
 //! other width than `dim`, as there.
 
 use super::Parameter;
+use super::intervals::{self, IntervalTables};
 use serde::{Deserialize, Serialize};
 
 /// Added to the variance by every layer norm of an encoder, as in the authors' code.
@@ -91,8 +93,10 @@ pub struct Encoder<W = super::Matrix> {
     pub order: NormOrder,
     /// Heads of attention. They divide the width.
     pub heads: usize,
-    /// `[max_len, dim]`, the oldest element's first.
+    /// `[max_len, dim]`, the oldest element's first. They are added to the input, or, with intervals, to keys.
     pub positions: W,
+    /// What attention adds for the time between elements, if it reads that.
+    pub intervals: Option<IntervalTables<W>>,
     /// `[dim]`, the result of a sequence without elements.
     pub empty: W,
     /// Blocks in order.
@@ -111,6 +115,9 @@ pub struct EncoderShape {
     pub heads: usize,
     /// Where layer norms stand.
     pub norm: NormOrder,
+    /// The longest interval between elements, if it reads intervals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intervals: Option<u32>,
 }
 
 /// Names of the parameters that each sublayer's part has.
@@ -129,7 +136,7 @@ const FEED_FORWARD_NORM: Names = Names { weight: "feed_forward_gain", bias: "fee
 const LAST: Names = Names { weight: "last_gain", bias: "last_bias" };
 
 /// Maps a weight, given the parameter it is.
-type MapWeight<'m, 'a, W, V, E> = &'m mut dyn FnMut(Parameter, &'a W) -> Result<V, E>;
+pub(super) type MapWeight<'m, 'a, W, V, E> = &'m mut dyn FnMut(Parameter, &'a W) -> Result<V, E>;
 
 impl<W> Norm<W> {
     fn try_map<'a, V, E>(
@@ -173,20 +180,28 @@ impl<W> Block<W> {
 impl<W> Encoder<W> {
     /// Its shape.
     pub fn shape(&self) -> EncoderShape {
-        EncoderShape { blocks: self.blocks.len(), heads: self.heads, norm: self.order }
+        let intervals = self.intervals.as_ref().map(|tables| tables.span as u32);
+        EncoderShape { blocks: self.blocks.len(), heads: self.heads, norm: self.order, intervals }
     }
 
-    /// The same encoder with its weights mapped: positions, the result of an empty sequence, blocks in order, and the last layer norm.
+    /// The positions that are added to the input, unless attention has them.
+    pub(crate) fn input_positions(&self) -> Option<&W> {
+        self.intervals.is_none().then_some(&self.positions)
+    }
+
+    /// The same encoder with its weights mapped: positions, the result of an empty sequence, tables of intervals, blocks
+    /// in order, and the last layer norm.
     ///
     /// # Errors
     /// The first error of `map`.
     pub(crate) fn try_map<'a, V, E>(&'a self, map: MapWeight<'_, 'a, W, V, E>) -> Result<Encoder<V>, E> {
         let positions = map(Parameter { name: "positions", rank: 2, block: None }, &self.positions)?;
         let empty = map(Parameter { name: "empty", rank: 1, block: None }, &self.empty)?;
+        let intervals = self.intervals.as_ref().map(|tables| tables.try_map(map)).transpose()?;
         let blocks = self.blocks.iter().enumerate().map(|(b, block)| block.try_map(b, map));
         let blocks = blocks.collect::<Result<_, E>>()?;
         let last = self.last.as_ref().map(|last| last.try_map(None, &LAST, map)).transpose()?;
-        Ok(Encoder { order: self.order, heads: self.heads, positions, empty, blocks, last })
+        Ok(Encoder { order: self.order, heads: self.heads, positions, intervals, empty, blocks, last })
     }
 
     /// The same encoder with its weights mapped.
@@ -220,6 +235,12 @@ impl EncoderShape {
             order: self.norm,
             heads: self.heads,
             positions: (),
+            intervals: self.intervals.map(|span| IntervalTables {
+                span: span as usize,
+                value_positions: (),
+                keys: (),
+                values: (),
+            }),
             empty: (),
             blocks: (0..self.blocks).map(|_| block()).collect(),
             last: self.norm.has_last_norm().then(norm),
@@ -228,8 +249,11 @@ impl EncoderShape {
 }
 
 impl Parameter {
-    /// The number of rows and columns that this parameter of an encoder has.
-    pub(crate) fn encoder_extents(&self, dim: usize, max_len: usize) -> (usize, usize) {
+    /// The number of rows and columns that this parameter of an encoder of a shape has.
+    pub(crate) fn encoder_extents(&self, shape: EncoderShape, dim: usize, max_len: usize) -> (usize, usize) {
+        if let Some(rows) = intervals::rows(self.name, max_len, shape.intervals) {
+            return (rows, dim);
+        }
         match self.name {
             "positions" => (max_len, dim),
             name if name == KEY_VALUE.weight => (2 * dim, dim),
