@@ -199,6 +199,9 @@ kind = "id"
 name = "item"
 [model]
 kind = "tisasrec"
+contrast = { crop = 0.6, mask = 0.5, reorder = 0.2, replace = 0.2 }
+[train]
+schedule = { step = { every = 5, factor = 0.5 } }
 "#;
 
     fn jobs() -> Vec<toml::Value> {

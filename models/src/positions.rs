@@ -83,16 +83,18 @@ impl Positions {
         start.saturating_sub(1).max(first)..last
     }
 
-    /// Writes a row for each window: static columns as encoded, and all known events in each sequence, oldest first and
-    /// without times.
+    /// Writes a row for each window: static columns as encoded, and all known events in each sequence, oldest first,
+    /// with the times that the last target's history has.
     pub fn assemble(&self, set: &TrainingSet, windows: &[Window], out: &mut CodeBatch) {
         out.clear();
         let fields = set.user_schema.fields.par_iter().zip(&set.users.columns);
         out.columns.par_iter_mut().zip(fields).for_each(|(to, (field, from))| match (&field.shape, to) {
             (FieldShape::Sequence { .. }, Column::Ragged(to)) => {
                 for window in windows {
-                    let items = set.interactions.items[self.history(set, window)].iter();
+                    let history = self.history(set, window);
+                    let items = set.interactions.items[history.clone()].iter();
                     to.push_row(items.map(|item| set.item_codes[*item as usize]));
+                    set.scale(&field.shape, &set.interactions.times[history], &mut to.times);
                 }
             }
             (_, to) => windows.iter().for_each(|window| to.push_from(from, window.user as usize)),
