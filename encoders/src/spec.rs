@@ -458,7 +458,10 @@ mod tests {
             (json!([{"kind": "boolean", "name": "a", "true_values": ["No"]}]), "two of"),
             (json!([{"kind": "sequence", "name": "a"}, {"kind": "sequence", "name": "b", "table": "t"}]), "share one"),
             (json!([{"kind": "sequence", "name": "a", "span": 9}]), "`span` needs `intervals`"),
-            (json!([{"kind": "sequence", "name": "a", "intervals": "day", "span": 0}]), "`span` is 0, expected 1 to 16384"),
+            (
+                json!([{"kind": "sequence", "name": "a", "intervals": "day", "span": 0}]),
+                "`span` is 0, expected 1 to 16384",
+            ),
             (
                 json!([{"kind": "boolean", "name": "a"}, {"kind": "categorical", "name": "b", "table": "user_a"}]),
                 "table of its own",

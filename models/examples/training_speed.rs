@@ -123,7 +123,8 @@ fn main() {
     let users = args.get(3).and_then(|s| s.parse().ok()).unwrap_or(200_000);
     let (set, model, config) = if args.first().is_some_and(|scene| scene == "ml-1m") {
         let item = code("item", 3706);
-        let history = |max_len| FieldShape::Sequence { table: "item".into(), cardinality: 3709, max_len, intervals: None };
+        let history =
+            |max_len| FieldShape::Sequence { table: "item".into(), cardinality: 3709, max_len, intervals: None };
         let mut user: Vec<FieldSchema> =
             ["gender", "age", "occupation", "zip"].map(|name| field(name, code(name, 50))).to_vec();
         user.push(field("user", code("user", 6040)));

@@ -202,8 +202,12 @@ impl DssmConfig {
             }
             FieldShape::Code { .. } | FieldShape::Bag { .. } | FieldShape::Dense { .. } => None,
         });
-        let size = |(table, len, intervals): (&String, usize, usize)| {
-            EncoderSize { len, dim: width(table), blocks, heads, intervals }
+        let size = |(table, len, intervals): (&String, usize, usize)| EncoderSize {
+            len,
+            dim: width(table),
+            blocks,
+            heads,
+            intervals,
         };
         sequences.map(size).collect()
     }

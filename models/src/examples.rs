@@ -275,8 +275,12 @@ pub(crate) mod tests {
             table: table.into(),
             cardinality: cardinality as u32 + FIRST_VALUE,
         };
-        let sequence =
-            FieldShape::Sequence { table: "item".into(), cardinality: items as u32 + FIRST_VALUE, max_len: 4, intervals: None };
+        let sequence = FieldShape::Sequence {
+            table: "item".into(),
+            cardinality: items as u32 + FIRST_VALUE,
+            max_len: 4,
+            intervals: None,
+        };
         let bag = FieldShape::Bag { table: "genre".into(), cardinality: groups as u32 + FIRST_VALUE, max_len: 2 };
         let mut interactions = Interactions { offsets: vec![0], ..Interactions::default() };
         let mut roles = Vec::new();

@@ -25,9 +25,9 @@ mod positions;
 pub mod rng;
 mod samplers;
 pub mod sasrec;
-pub mod tisasrec;
 pub mod similarity;
 mod sparse;
+pub mod tisasrec;
 pub mod tower;
 pub mod train;
 

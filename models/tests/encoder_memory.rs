@@ -47,7 +47,8 @@ fn tower(size: EncoderSize, order: NormOrder) -> Tower {
     let (positions, empty) = (matrix(len, dim), matrix(1, dim));
     let encoder = Encoder { order, heads, positions, intervals: tables, empty, blocks, last };
     let intervals = (intervals > 0).then(|| Intervals { scale: IntervalScale::Hour, span: intervals as u32 - 1 });
-    let shape = FieldShape::Sequence { table: "item".into(), cardinality: ITEMS as u32, max_len: len as u32, intervals };
+    let shape =
+        FieldShape::Sequence { table: "item".into(), cardinality: ITEMS as u32, max_len: len as u32, intervals };
     let fields = vec![FieldSchema { name: "recent".into(), shape }];
     Tower {
         schema: TowerSchema { side: Side::User, encoder: Fingerprint::of(b"memory"), fields },

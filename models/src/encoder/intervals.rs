@@ -35,13 +35,7 @@ fn noise(dropout: Dropout, table: usize) -> Rng {
 
 impl ChunkIntervals {
     /// Takes the times of a chunk, and draws what is dropped of the tables. Nothing for an encoder without intervals.
-    pub fn prepare(
-        &mut self,
-        encoder: &Values<'_>,
-        packed: &PackedSequences,
-        chunk: &Chunk,
-        dropped: Option<Dropout>,
-    ) {
+    pub fn prepare(&mut self, encoder: &Values<'_>, packed: &PackedSequences, chunk: &Chunk, dropped: Option<Dropout>) {
         self.times.clear();
         self.dropped.iter_mut().for_each(Vec::clear);
         let Some(own) = &encoder.intervals else { return };
@@ -240,7 +234,15 @@ impl BlockIntervals {
 
     /// Adds the gradient of the rows of a table, given weights of pairs and what is weighted, the rows of `x`. The
     /// columns are those of the gradient.
-    pub fn add_gradient(&mut self, weights: &[f32], x: Operand<'_>, columns: Columns<'_>, scale: f32, to: &mut [f32], queries: usize) {
+    pub fn add_gradient(
+        &mut self,
+        weights: &[f32],
+        x: Operand<'_>,
+        columns: Columns<'_>,
+        scale: f32,
+        to: &mut [f32],
+        queries: usize,
+    ) {
         self.sum(weights, queries);
         let Self { used, rows, by_interval, .. } = self;
         rows.resize(used.len() * columns.width, 0.0);

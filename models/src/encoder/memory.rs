@@ -70,7 +70,12 @@ impl EncoderSize {
         let floats = earlier + last + 3 * tile * dim + 2 * rows * dim + BLOCK as u64 * len;
         let timed = match intervals {
             0 => 0,
-            _ => 4 * (rows * len + 2 * elements + BLOCK as u64 * (len + intervals) + intervals * (2 + dim / heads.max(1))),
+            _ => {
+                4 * (rows * len
+                    + 2 * elements
+                    + BLOCK as u64 * (len + intervals)
+                    + intervals * (2 + dim / heads.max(1)))
+            }
         };
         4 * (floats + rows * len) + 8 * elements + timed
     }

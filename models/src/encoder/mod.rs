@@ -6,13 +6,13 @@
 
 mod attention;
 mod backward;
+#[cfg(test)]
+mod interval_tests;
 mod intervals;
 mod memory;
 mod packed;
 #[cfg(test)]
 pub(crate) mod reference;
-#[cfg(test)]
-mod interval_tests;
 #[cfg(test)]
 mod tests;
 
@@ -137,7 +137,14 @@ impl ChunkPass {
         intervals.prepare(encoder, packed, chunk, dropout);
         let encoder = &intervals.dropped(encoder);
         blocks.resize_with(encoder.blocks.len(), BlockPass::default);
-        embed(encoder.input_positions(), table, dim, places, &packed.codes[chunk.elements.clone()], &mut blocks[0].input);
+        embed(
+            encoder.input_positions(),
+            table,
+            dim,
+            places,
+            &packed.codes[chunk.elements.clone()],
+            &mut blocks[0].input,
+        );
         Dropout::apply(dropout, 0, Site::Input, &mut blocks[0].input, unused);
         let last = blocks.len() - 1;
         for (b, block) in encoder.blocks.iter().enumerate() {

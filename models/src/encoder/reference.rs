@@ -41,7 +41,8 @@ fn attention(encoder: &Encoder<Vec<f64>>, query: &Rows, key_value: &Rows, times:
                 None => [0.0; 2],
                 Some(tables) => {
                     let interval = times[i].abs_diff(times[j]).min(tables.span as u32) as usize;
-                    let of = |positions: &[f64], intervals: &[f64]| positions[j * dim + c] + intervals[interval * dim + c];
+                    let of =
+                        |positions: &[f64], intervals: &[f64]| positions[j * dim + c] + intervals[interval * dim + c];
                     [of(&encoder.positions, &tables.keys), of(&tables.value_positions, &tables.values)]
                 }
             };

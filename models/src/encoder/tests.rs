@@ -67,14 +67,17 @@ impl Sample {
 
 /// Sequences of these lengths, with random codes, and random times that ascend. The wanted elements are all, or the last of each.
 pub(super) fn packed(lengths: &[usize], all: bool) -> PackedSequences {
-    let mut rng = Rng::at(8, &[]);
+    let [mut rng, mut of_times] = [8, 9].map(|seed| Rng::at(seed, &[]));
     let mut packed = PackedSequences::default();
     packed.clear();
     for length in lengths {
         let first = packed.codes.len();
         packed.codes.extend((0..*length).map(|_| 1 + rng.below(ROWS - 1) as u32));
-        let gaps = (0..*length).map(|_| [0, 1, 1, 2, 3, 20][rng.below(6)]);
-        packed.times.extend(gaps.scan(0, |time, gap| Some(*time += gap).map(|()| *time)));
+        let gaps = (0..*length).map(|_| [0, 1, 1, 2, 3, 20][of_times.below(6)]);
+        packed.times.extend(gaps.scan(0, |time, gap| {
+            *time += gap;
+            Some(*time)
+        }));
         packed.wanted.extend(if all { first..first + length } else { first + length - 1..first + length });
         packed.offsets.push(packed.codes.len());
         packed.wanted_offsets.push(packed.wanted.len());
@@ -260,7 +263,8 @@ fn the_bits_of_an_output_depend_on_its_sequence_alone() {
             let (expected, _) = sample.run(&together, None);
             for sequence in 0..lengths.len() {
                 let elements = together.offsets[sequence]..together.offsets[sequence + 1];
-                let (codes, times) = (together.codes[elements.clone()].to_vec(), together.times[elements.clone()].to_vec());
+                let (codes, times) =
+                    (together.codes[elements.clone()].to_vec(), together.times[elements.clone()].to_vec());
                 let alone = PackedSequences { codes, times, ..packed(&[elements.len()], all) };
                 let range = together.wanted_offsets[sequence] * DIM..together.wanted_offsets[sequence + 1] * DIM;
                 assert_eq!(sample.run(&alone, None).0, expected[range], "{kind:?}, {sequence}");

@@ -250,7 +250,8 @@ impl Input {
         };
         values.fill(0);
         for (to, row) in values.chunks_exact_mut(*len).zip(rows) {
-            let newest_first = from.row(row).iter().zip(from.row_times(row)).rev().filter(|(code, _)| **code != PADDING);
+            let newest_first =
+                from.row(row).iter().zip(from.row_times(row)).rev().filter(|(code, _)| **code != PADDING);
             to.iter_mut().rev().zip(newest_first).for_each(|(to, (_, time))| *to = *time);
         }
     }

@@ -171,7 +171,10 @@ pub fn batch(draw: &mut Draw, schema: &TowerSchema, rows: usize) -> CodeBatch {
                     ragged.push_row((0..len).map(|_| draw.below(*cardinality as usize) as u32));
                     if field.shape.intervals().is_some() {
                         let gaps = (0..len).map(|_| [0, 1, 2, 7, 30][draw.below(5)]);
-                        ragged.times.extend(gaps.scan(0, |time, gap| Some(*time += gap).map(|()| *time)));
+                        ragged.times.extend(gaps.scan(0, |time, gap| {
+                            *time += gap;
+                            Some(*time)
+                        }));
                     }
                 }
                 (FieldShape::Dense { width }, Column::Dense { values, .. }) => {
@@ -220,7 +223,8 @@ fn naive_row(tower: &Tower, batch: &CodeBatch, row: usize) -> Vec<f64> {
                 if let Reduce::Attention(encoder) = reduce {
                     let rows: Vec<Vec<f64>> = codes.iter().rev().map(|code| embedding(table, *code)).collect();
                     let encoder = encoder.map(|weight| weight.data.iter().map(|x| f64::from(*x)).collect::<Vec<_>>());
-                    let newest = rows.len().checked_sub(1).map(|newest| outputs(&encoder, &rows, &times)[newest].clone());
+                    let newest =
+                        rows.len().checked_sub(1).map(|newest| outputs(&encoder, &rows, &times)[newest].clone());
                     x.extend(newest.unwrap_or(encoder.empty));
                     continue;
                 }

@@ -23,8 +23,7 @@ pub(super) fn set(users: usize) -> TrainingSet {
 
 /// Takes all fields away but the sequence of users and the id of items.
 pub(super) fn ids_alone(mut set: TrainingSet) -> TrainingSet {
-    for (schema, batch, kept) in
-        [(&mut set.user_schema, &mut set.users, 1), (&mut set.item_schema, &mut set.items, 0)]
+    for (schema, batch, kept) in [(&mut set.user_schema, &mut set.users, 1), (&mut set.item_schema, &mut set.items, 0)]
     {
         schema.fields = vec![schema.fields[kept].clone()];
         batch.columns = vec![batch.columns[kept].clone()];

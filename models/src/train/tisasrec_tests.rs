@@ -2,7 +2,9 @@
 
 use super::position_tests::{learned, undropped, windows};
 use super::sasrec_tests::{ids_alone, model, set};
-use super::tests::{config, fresh, gradient_agrees_with_differences, is_resumed_bit_for_bit, run, same_with_any_threads};
+use super::tests::{
+    config, fresh, gradient_agrees_with_differences, is_resumed_bit_for_bit, run, same_with_any_threads,
+};
 use super::*;
 use crate::examples::assemble;
 use crate::examples::tests::planted;

@@ -12,8 +12,12 @@ pub fn require_unit(users: &[FieldSchema], clock: Clock, events: u64) -> Result<
     let Some(field) = timed.filter(|_| events > 0) else { return Ok(()) };
     let found = match clock {
         Clock::Ticks { unit: Some(_) } => return Ok(()),
-        Clock::Order => "interactions have no column of times, and the order of their rows is no clock; name the column in `tables.interactions.timestamp`",
-        Clock::Ticks { unit: None } => "the times of interactions are integers that are no plausible time since 1970 in any unit; set `tables.interactions.timestamp_unit` if they count one",
+        Clock::Order => {
+            "interactions have no column of times, and the order of their rows is no clock; name the column in `tables.interactions.timestamp`"
+        }
+        Clock::Ticks { unit: None } => {
+            "the times of interactions are integers that are no plausible time since 1970 in any unit; set `tables.interactions.timestamp_unit` if they count one"
+        }
     };
     Err(PipelineError::Data(format!(
         "sequence `{}` has `intervals`, and needs to know how far apart events are: {found}, or remove `intervals`, and with it `kind = \"tisasrec\"`",
@@ -38,7 +42,9 @@ mod tests {
         assert!(clocks.iter().all(|clock| require_unit(&timed, *clock, 0).is_ok()));
         let [order, unknown, known] = clocks.map(|clock| require_unit(&timed, clock, 1));
         known.unwrap();
-        for (refused, setting) in [(order, "`tables.interactions.timestamp`"), (unknown, "`tables.interactions.timestamp_unit`")] {
+        for (refused, setting) in
+            [(order, "`tables.interactions.timestamp`"), (unknown, "`tables.interactions.timestamp_unit`")]
+        {
             let error = refused.unwrap_err().to_string();
             assert!(error.contains("`recent`") && error.contains(setting), "{error}");
         }
