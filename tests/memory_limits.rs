@@ -195,7 +195,8 @@ fn encoders_of_long_sequences_are_counted_before_and_in_the_stages_and_kept_to()
             assert_eq!(refused.code, 2, "{line}\n{}", refused.stderr);
             mib_after(&refused, "infer-users ")
         };
-        let sizes = [1, 5, LEN].map(|len| EncoderSize { len, dim: 8, blocks: 2, heads: 1, streams: None });
+        let sizes =
+            [1, 5, LEN].map(|len| EncoderSize { len, dim: 8, blocks: 2, heads: 1, streams: None, intervals: 0 });
         let (expected, found) = (encoder_bytes(engine, &sizes), forecast("attention") - forecast("mean"));
         assert!(found.abs_diff(expected >> 20) <= 1, "{engine}: {found} MiB, expected {expected} bytes");
         // An index that had to be built would change the run before the budget is refused.

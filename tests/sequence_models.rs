@@ -1,4 +1,4 @@
-//! Models with a transformer, `pooling = "attention"` and `kind = "sasrec"`, from raw tables to lists: all stages, both
+//! Models with a transformer, `pooling = "attention"`, `kind = "sasrec"` and `kind = "tisasrec"`, from raw tables to lists: all stages, both
 //! engines, a kill and a resume, a second day.
 
 mod faults;
@@ -16,7 +16,10 @@ use twotower_models::onnx::inspect;
 const LEN: usize = 6;
 
 /// The models, by name.
-const MODELS: [&str; 2] = ["attention", "sasrec"];
+const MODELS: [&str; 3] = ["attention", "sasrec", "tisasrec"];
+
+/// The longest interval of `tisasrec`.
+const SPAN: usize = 40;
 
 /// The small job with a model over the newest items of a user.
 fn job(model: &str, name: &str) -> Job {
@@ -33,8 +36,12 @@ fn job(model: &str, name: &str) -> Job {
                 |line: &&str| line.starts_with("    { kind") && !line.contains("recent") && !line.contains("id\"");
             let lines: Vec<&str> = text.lines().filter(|line| !of_others(line)).collect();
             job.write("pipeline.toml", &lines.join("\n"));
-            let settings = "kind = \"sasrec\"\ndim = 8\nheads = 2\ndropout = 0.1";
-            job.edit("kind = \"dssm\"\nembedding_dim = 8\nhidden = [16, 8]", settings);
+            let settings = format!("kind = \"{model}\"\ndim = 8\nheads = 2\ndropout = 0.1");
+            job.edit("kind = \"dssm\"\nembedding_dim = 8\nhidden = [16, 8]", &settings);
+            if model == "tisasrec" {
+                let intervals = format!("max_len = {LEN}, intervals = \"personal\", span = {SPAN}");
+                job.edit(&format!("max_len = {LEN}"), &intervals);
+            }
         }
     }
     job
@@ -67,7 +74,8 @@ fn goes_to_lists_in_both_engines(model: &str) {
     job.ok("run --run ort --quiet");
     assert_whole(&job.path("ort"));
     let encoders = inspect(&job.path("ort/towers/user_tower.onnx")).unwrap().encoders;
-    assert_eq!(encoders, [EncoderSize { len: LEN, dim: 8, blocks: 2, heads: 2, streams: None }]);
+    let intervals = if model == "tisasrec" { SPAN + 1 } else { 0 };
+    assert_eq!(encoders, [EncoderSize { len: LEN, dim: 8, blocks: 2, heads: 2, streams: None, intervals }]);
     let (lists, had) = (recalled(&job.path("ort/recall")), had());
     assert_eq!(lists.len(), USERS);
     for (user, list) in &lists {
@@ -170,4 +178,50 @@ fn sasrec_refuses_other_features_before_anything_is_read() {
     );
     job.refused("run --quiet", 2, &["`features.item`", "`category`", "`pooling = \"attention\"`"]);
     assert!(!job.path("run").exists());
+}
+
+#[test]
+fn intervals_need_times_that_count_something_before_anything_is_trained() {
+    let job = job("tisasrec", "clock");
+    job.native();
+    job.one_epoch();
+    let timestamp = "timestamp = \"ts\"\n";
+    job.edit(timestamp, "");
+    job.refused("run --quiet", 2, &["`recent` has `intervals`", "`tables.interactions.timestamp`"]);
+    assert!(!job.path("run").exists());
+    // Numbers of events are in order, but no clock.
+    let mut events = interactions();
+    let count = events.ints("ts").len() as i64;
+    *events.ints("ts") = (0..count).map(Some).collect();
+    events.write_parquet(&job.path("interactions.parquet"));
+    job.edit("item = \"item_id\"\n", &format!("item = \"item_id\"\n{timestamp}"));
+    job.refused("run --quiet", 3, &["`recent` has `intervals`", "`tables.interactions.timestamp_unit`"]);
+    assert!(!job.path("run/encoders/manifest.json").exists());
+    // The other models take them as they are.
+    let span = format!(", intervals = \"personal\", span = {SPAN}");
+    job.edit(timestamp, &format!("{timestamp}timestamp_unit = \"second\"\n"));
+    job.ok("encode-features --run stated --quiet");
+    job.edit(&span, "");
+    job.refused("run --quiet", 2, &["`features.user`", "`intervals = \"hour\"`", "`recent` without them"]);
+    job.edit("kind = \"tisasrec\"", "kind = \"sasrec\"");
+    job.edit("timestamp_unit = \"second\"\n", "");
+    job.ok("encode-features --run order --quiet");
+}
+
+#[test]
+fn the_same_times_in_another_unit_give_the_same_vectors() {
+    let vectors_of = |name: &str, factor: i64| {
+        let job = job("tisasrec", name);
+        job.native();
+        job.one_epoch();
+        job.edit("\"personal\"", "\"day\"");
+        let mut events = interactions();
+        events.ints("ts").iter_mut().flatten().for_each(|time| *time *= factor);
+        events.write_parquet(&job.path("interactions.parquet"));
+        job.ok("run --quiet");
+        by_user(&job, "run")
+    };
+    let seconds = vectors_of("seconds", 1);
+    assert_eq!(seconds.len(), USERS);
+    assert!(vectors_of("milliseconds", 1000) == seconds);
 }

@@ -10,6 +10,8 @@ pub struct Ragged {
     pub offsets: Vec<u32>,
     /// The elements of all rows, one after another.
     pub values: Vec<u32>,
+    /// Of sequences with [intervals](crate::Intervals), the time of each element on their scale; else empty.
+    pub times: Vec<i32>,
 }
 
 impl Ragged {
@@ -23,7 +25,12 @@ impl Ragged {
         &self.values[self.offsets[r] as usize..self.offsets[r + 1] as usize]
     }
 
-    /// Appends a row.
+    /// The times of the elements of row `r`; empty where elements have none.
+    pub fn row_times(&self, r: usize) -> &[i32] {
+        if self.times.is_empty() { &[] } else { &self.times[self.offsets[r] as usize..self.offsets[r + 1] as usize] }
+    }
+
+    /// Appends a row, whose times, if elements have any, are appended to `times` by the caller.
     pub fn push_row(&mut self, values: impl IntoIterator<Item = u32>) {
         if self.offsets.is_empty() {
             self.offsets.push(0);
@@ -36,6 +43,7 @@ impl Ragged {
     pub fn clear(&mut self) {
         self.offsets.clear();
         self.values.clear();
+        self.times.clear();
     }
 }
 
@@ -90,7 +98,10 @@ impl Column {
     pub fn push_from(&mut self, from: &Column, r: usize) {
         match (self, from) {
             (Column::Code(to), Column::Code(from)) => to.push(from[r]),
-            (Column::Ragged(to), Column::Ragged(from)) => to.push_row(from.row(r).iter().copied()),
+            (Column::Ragged(to), Column::Ragged(from)) => {
+                to.push_row(from.row(r).iter().copied());
+                to.times.extend_from_slice(from.row_times(r));
+            }
             (Column::Dense { width, values }, Column::Dense { width: from_width, values: from })
                 if width == from_width =>
             {
@@ -133,7 +144,7 @@ impl CodeBatch {
         }
     }
 
-    /// Checks the batch against its schema: columns, row counts, widths, and that every code
+    /// Checks the batch against its schema: columns, row counts, widths, times, and that every code
     /// lies below its field's cardinality (ONNX `Gather` would wrap or clamp silently).
     ///
     /// # Errors
@@ -171,6 +182,14 @@ impl CodeBatch {
                     if let Some(at) = first_not_below(*cardinality, &ragged.values) {
                         let row = ragged.offsets.partition_point(|o| *o as usize <= at) - 1;
                         return Err(out_of_range(row, ragged.values[at], *cardinality));
+                    }
+                    let (found, elements) = (ragged.times.len(), ragged.values.len());
+                    let expected = field.shape.intervals().map_or(0, |_| elements);
+                    if found != expected {
+                        return Err(shape_error(format!(
+                            "column `{}` has {found} times of {elements} elements, expected {expected}",
+                            field.name
+                        )));
                     }
                 }
                 (FieldShape::Dense { width }, Column::Dense { width: found, .. }) if *width as usize == *found => {}

@@ -66,6 +66,16 @@ pub enum Clock {
     },
 }
 
+impl Clock {
+    /// The unit of times; none where they only tell which event was earlier.
+    pub fn unit(self) -> Option<TickUnit> {
+        match self {
+            Clock::Order => None,
+            Clock::Ticks { unit } => unit,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

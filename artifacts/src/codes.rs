@@ -266,7 +266,7 @@ impl CodeBatches {
         for field in &self.info.schema.fields {
             let column = match &field.shape {
                 FieldShape::Sequence { .. } => {
-                    Some(Column::Ragged(Ragged { offsets: vec![0; ids.len() + 1], values: Vec::new() }))
+                    Some(Column::Ragged(Ragged { offsets: vec![0; ids.len() + 1], ..Ragged::default() }))
                 }
                 shape => stored.next().and_then(|array| from_arrow(shape, array)),
             };
@@ -304,7 +304,8 @@ fn from_arrow(shape: &FieldShape, array: &ArrayRef) -> Option<Column> {
             let list = array.as_list_opt::<i32>()?;
             let (first, last) = (list.offsets().first(), list.offsets().last());
             let offsets = list.offsets().iter().map(|o| (o - first) as u32).collect();
-            Column::Ragged(Ragged { offsets, values: codes(list.values())?[first as usize..last as usize].to_vec() })
+            let values = codes(list.values())?[first as usize..last as usize].to_vec();
+            Column::Ragged(Ragged { offsets, values, times: Vec::new() })
         }
         FieldShape::Dense { width } => {
             let list = array.as_fixed_size_list_opt()?;
@@ -328,7 +329,7 @@ mod tests {
         let field = |name: &str, shape| FieldSchema { name: name.to_string(), shape };
         let fields = vec![
             field("id", FieldShape::Code { table: table(), cardinality: 10 }),
-            field("recent", FieldShape::Sequence { table: table(), cardinality: 10, max_len: 5 }),
+            field("recent", FieldShape::Sequence { table: table(), cardinality: 10, max_len: 5, intervals: None }),
             field("genres", FieldShape::Bag { table: table(), cardinality: 10, max_len: 5 }),
             field("text", FieldShape::Dense { width: 2 }),
         ];

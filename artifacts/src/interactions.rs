@@ -1,5 +1,7 @@
 //! Encoded interactions: each user's positives in time order.
 
+use crate::clock::TickUnit;
+
 /// Positives of encoded users, grouped by user row and sorted by time within a user.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Interactions {
@@ -9,6 +11,8 @@ pub struct Interactions {
     pub items: Vec<u32>,
     /// Time of each event in the table's own unit, or the event's position where the table has no times.
     pub times: Vec<i64>,
+    /// What times count; none where they only tell which event was earlier.
+    pub unit: Option<TickUnit>,
     /// Weight of each event, 1.0 where the table has none.
     pub weights: Vec<f32>,
 }

@@ -1,6 +1,7 @@
 //! The inputs of a tower: the contract between encoders, models and inference.
 
 use crate::fingerprint::Fingerprint;
+use crate::intervals::Intervals;
 use serde::{Deserialize, Serialize};
 
 /// Slot of padding in every vocabulary. It is never a real value, and pooling leaves it out.
@@ -60,6 +61,9 @@ pub enum FieldShape {
         cardinality: u32,
         /// The most recent items kept per row.
         max_len: u32,
+        /// What of the time between items is read, if it is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        intervals: Option<Intervals>,
     },
     /// `width` finite floats (numerics with their missing flag, vectors).
     Dense {
@@ -84,6 +88,14 @@ impl FieldShape {
         match self {
             FieldShape::Bag { max_len, .. } | FieldShape::Sequence { max_len, .. } => Some(*max_len as usize),
             FieldShape::Code { .. } | FieldShape::Dense { .. } => None,
+        }
+    }
+
+    /// What of the time between the elements of a row is read, if it is.
+    pub fn intervals(&self) -> Option<Intervals> {
+        match self {
+            FieldShape::Sequence { intervals, .. } => *intervals,
+            FieldShape::Code { .. } | FieldShape::Bag { .. } | FieldShape::Dense { .. } => None,
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::gates::GatesConfig;
 use crate::messages::{explain, line_of, setting_of};
 use crate::overrides::{Override, apply, blamed};
 use crate::ranges::{check_all, check_typed};
+use crate::settings::fields;
 use crate::split::SplitConfig;
 use crate::times::{TimeLimit, TimeSettings};
 use serde::de::Error as _;
@@ -472,7 +473,16 @@ impl Config {
         self.tables.interactions.times.validate()?;
         self.split.validate()?;
         twotower_encoders::validate(&self.side(Side::User), &self.side(Side::Item))?;
-        self.model.check(&self.fields(Side::User), &self.fields(Side::Item))?;
+        let users = self.fields(Side::User);
+        if let Some(field) = users.iter().find(|field| field.shape.intervals().is_some())
+            && self.tables.interactions.times.timestamp.is_none()
+        {
+            return Err(ConfigError::usage(format!(
+                "`features.user`: sequence `{}` has `intervals`, and the order of interactions is no clock; name their column of times in `tables.interactions.timestamp`, or remove `intervals`",
+                field.name
+            )));
+        }
+        self.model.check(&users, &self.fields(Side::Item))?;
         let names: Vec<String> = [Side::User, Side::Item]
             .into_iter()
             .flat_map(|side| self.side(side).features.into_iter().map(move |f| format!("{side}.{}", f.name())))
@@ -482,8 +492,7 @@ impl Config {
 
     /// The fields of a side, each of the smallest shape that it can have, since nothing is fitted yet.
     pub fn fields(&self, side: Side) -> Vec<FieldSchema> {
-        let features = self.side(side).features.into_iter();
-        features.map(|feature| FieldSchema { name: feature.name().into(), shape: feature.least_shape(side) }).collect()
+        fields(&self.side(side), side)
     }
 
     /// The table of a side.

@@ -2,6 +2,7 @@
 
 use crate::error::ConfigError;
 use serde::Serialize;
+use twotower_artifacts::Intervals;
 use twotower_artifacts::range::{self, Range, Ranges, range_of};
 use twotower_index::IndexConfig;
 use twotower_models::dssm::DssmConfig;
@@ -27,6 +28,7 @@ const SECTIONS: [(&str, Ranges); 12] = [
             ("max_size", Range::Whole(1, 1 << 31)),
             // As many as a tower can pool.
             ("max_len", Range::Whole(1, 1 << 14)),
+            ("span", Range::Whole(1, Intervals::MAX_SPAN as i64)),
             ("buckets", Range::Whole(1, 1 << 31)),
             ("dim", Range::Whole(1, 1 << 16)),
             ("seed", Range::SEED),
@@ -175,7 +177,7 @@ SPLIT
 loss = LOSS
 "#;
 
-    const SASREC: &str = r#"
+    const TISASREC: &str = r#"
 [tables.users]
 path = "users"
 id = "user_id"
@@ -190,11 +192,13 @@ timestamp = "ts"
 [[features.user]]
 kind = "sequence"
 name = "recent"
+intervals = "hour"
+span = 100
 [[features.item]]
 kind = "id"
 name = "item"
 [model]
-kind = "sasrec"
+kind = "tisasrec"
 norm = "pre"
 hyper_connections = { streams = 2 }
 contrast = { crop = 0.6, mask = 0.5, reorder = 0.2, replace = 0.2 }
@@ -203,7 +207,7 @@ schedule = { step = { every = 5, factor = 0.5 } }
 "#;
 
     fn jobs() -> Vec<toml::Value> {
-        let sasrec = SASREC.parse().map(toml::Value::Table).unwrap();
+        let tisasrec = TISASREC.parse().map(toml::Value::Table).unwrap();
         let losses = [
             "{ mixed = { uniform = 5 } }",
             "{ bce = { negatives = 5 } }",
@@ -214,7 +218,7 @@ schedule = { step = { every = 5, factor = 0.5 } }
         let splits = ["kind = \"time\"\nvalidation_from = 1\ntest_from = 2", "kind = \"ratio\"", "kind = \"random\""];
         let splits = splits.into_iter().cycle();
         let job = |(loss, split)| toml::from_str(&JOB.replace("LOSS", loss).replace("SPLIT", split)).unwrap();
-        losses.into_iter().zip(splits).map(job).chain([sasrec]).collect()
+        losses.into_iter().zip(splits).map(job).chain([tisasrec]).collect()
     }
 
     /// A job's file with defaults written out, as it is read.

@@ -9,7 +9,7 @@ use crate::job::{Config, EvaluateConfig, Features, InteractionTable, RecallConfi
 use crate::split::SplitConfig;
 use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
-use twotower_artifacts::{Compression, Precision, Side};
+use twotower_artifacts::{Compression, FieldSchema, Precision, Side};
 use twotower_encoders::{FeatureSpec, SideSpec};
 use twotower_index::{IndexConfig, IndexKind};
 use twotower_models::engine::EngineKind;
@@ -212,6 +212,17 @@ impl EncodeSettings {
     pub fn side(&self, side: Side) -> SideSpec {
         side_spec(&self.tables, &self.features, side)
     }
+
+    /// The fields of a side, each of the smallest shape that it can have, since nothing is fitted yet.
+    pub fn fields(&self, side: Side) -> Vec<FieldSchema> {
+        fields(&self.side(side), side)
+    }
+}
+
+/// The fields of features, each of the smallest shape that it can have.
+pub(crate) fn fields(spec: &SideSpec, side: Side) -> Vec<FieldSchema> {
+    let field = |feature: &FeatureSpec| FieldSchema { name: feature.name().into(), shape: feature.least_shape(side) };
+    spec.features.iter().map(field).collect()
 }
 
 impl CheckSettings {

@@ -171,7 +171,8 @@ impl FeatureSpec {
             FeatureSpec::Hashed(s) => FieldShape::Code { table, cardinality: s.cardinality() },
             FeatureSpec::Vector(s) => FieldShape::Dense { width: s.dim + 1 },
             FeatureSpec::Sequence(s) => {
-                FieldShape::Sequence { cardinality: cardinality(&table), table, max_len: s.max_len }
+                let intervals = s.intervals();
+                FieldShape::Sequence { cardinality: cardinality(&table), table, max_len: s.max_len, intervals }
             }
         }
     }
@@ -243,7 +244,7 @@ impl FeatureSpec {
             }
             FeatureSpec::Vector(_) => None,
             FeatureSpec::Sequence(s) if s.max_len == 0 => zero("`max_len`"),
-            FeatureSpec::Sequence(_) => None,
+            FeatureSpec::Sequence(s) => s.problem(),
         }
     }
 
@@ -416,6 +417,7 @@ mod tests {
             {"kind": "hashed", "name": "f", "buckets": 100},
             {"kind": "vector", "name": "g", "dim": 4, "file": "g.parquet"},
             {"kind": "sequence", "name": "h"},
+            {"kind": "sequence", "name": "j", "intervals": "personal", "span": 100},
             {"kind": "id", "name": "i"},
         ]);
         let user = side("uid", all);
@@ -424,7 +426,7 @@ mod tests {
         assert_eq!(back, user);
         assert_eq!(user.required_columns(), ["uid", "a", "is_b", "c", "d", "e", "f", "g"]);
         let kinds: Vec<_> = user.features.iter().map(FeatureSpec::kind).collect();
-        assert_eq!(kinds[4..], ["multi_valued", "hashed", "vector", "sequence", "id"]);
+        assert_eq!(kinds[4..], ["multi_valued", "hashed", "vector", "sequence", "sequence", "id"]);
     }
 
     #[test]
@@ -455,6 +457,11 @@ mod tests {
             (json!([{"kind": "vector", "name": "a", "dim": 2, "file_id": "x"}]), "`file`"),
             (json!([{"kind": "boolean", "name": "a", "true_values": ["No"]}]), "two of"),
             (json!([{"kind": "sequence", "name": "a"}, {"kind": "sequence", "name": "b", "table": "t"}]), "share one"),
+            (json!([{"kind": "sequence", "name": "a", "span": 9}]), "`span` needs `intervals`"),
+            (
+                json!([{"kind": "sequence", "name": "a", "intervals": "day", "span": 0}]),
+                "`span` is 0, expected 1 to 16384",
+            ),
             (
                 json!([{"kind": "boolean", "name": "a"}, {"kind": "categorical", "name": "b", "table": "user_a"}]),
                 "table of its own",

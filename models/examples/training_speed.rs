@@ -83,7 +83,7 @@ fn columns(fields: &[FieldSchema], rows: usize, rng: &mut Rng) -> CodeBatch {
             (0..rows).map(|_| FIRST_VALUE + rng.below((*cardinality - FIRST_VALUE) as usize) as u32).collect(),
         ),
         FieldShape::Bag { .. } | FieldShape::Sequence { .. } => {
-            Column::Ragged(Ragged { offsets: vec![0; rows + 1], values: Vec::new() })
+            Column::Ragged(Ragged { offsets: vec![0; rows + 1], ..Ragged::default() })
         }
         FieldShape::Dense { width } => {
             Column::Dense { width: *width as usize, values: vec![0.5; rows * *width as usize] }
@@ -137,7 +137,8 @@ fn main() {
         (set, ModelConfig::from(model), config)
     } else if scene == "ml-1m" {
         let item = code("item", 3706);
-        let history = |max_len| FieldShape::Sequence { table: "item".into(), cardinality: 3709, max_len };
+        let history =
+            |max_len| FieldShape::Sequence { table: "item".into(), cardinality: 3709, max_len, intervals: None };
         let mut user: Vec<FieldSchema> =
             ["gender", "age", "occupation", "zip"].map(|name| field(name, code(name, 50))).to_vec();
         user.push(field("user", code("user", 6040)));

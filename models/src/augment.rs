@@ -3,7 +3,8 @@
 //!
 //! Departures from the paper: a masked item becomes the code of a missing value, whose row of the table nothing else in a
 //! sequence uses; and the sequences of a batch are its windows ([`crate::positions`]), of which a user with many events
-//! may have several.
+//! may have several. Where items have times, which the paper does not have, a masked, replaced or reordered item stands in
+//! the time of its place, on the scale of the whole window.
 
 use crate::error::ModelError;
 use crate::rng::Rng;
@@ -106,8 +107,8 @@ impl ContrastConfig {
 }
 
 impl Augmentation {
-    /// Augments the codes of a sequence. `others` are the codes of all items.
-    fn apply(self, codes: &mut Vec<u32>, others: &[u32], rng: &mut Rng) {
+    /// Augments the codes of a sequence, whose places have times, or none have. `others` are the codes of all items.
+    fn apply(self, codes: &mut Vec<u32>, times: &mut Vec<i32>, others: &[u32], rng: &mut Rng) {
         let count = codes.len();
         let whole = |share: f64| ((share * count as f64).ceil() as usize).clamp(1, count.max(1));
         let piece = |share: f64, rng: &mut Rng| {
@@ -123,7 +124,11 @@ impl Augmentation {
             places
         };
         match self {
-            Augmentation::Crop(share) => *codes = codes[piece(share, rng)].to_vec(),
+            Augmentation::Crop(share) => {
+                let piece = piece(share, rng);
+                *codes = codes[piece.clone()].to_vec();
+                *times = times.get(piece).unwrap_or_default().to_vec();
+            }
             Augmentation::Mask(share) => places(share, rng).into_iter().for_each(|place| codes[place] = MISSING),
             Augmentation::Reorder(share) => {
                 let piece = piece(share, rng);
@@ -169,8 +174,8 @@ impl Views {
         for row in (0..sequences.rows()).filter(|row| !sequences.row(*row).is_empty()) {
             for view in 0..2 {
                 let rng = &mut Rng::at(key, &[row as u64, view]);
-                let mut codes = sequences.row(row).to_vec();
-                augmentations[rng.below(augmentations.len())].apply(&mut codes, others, rng);
+                let (mut codes, mut times) = (sequences.row(row).to_vec(), sequences.row_times(row).to_vec());
+                augmentations[rng.below(augmentations.len())].apply(&mut codes, &mut times, others, rng);
                 let prefixes = match config.representation {
                     Representation::Last => codes.len()..codes.len() + 1,
                     Representation::Mean | Representation::Flatten => 1..codes.len() + 1,
@@ -178,7 +183,10 @@ impl Views {
                 for (column, (to, from)) in rows.columns.iter_mut().zip(&from.columns).enumerate() {
                     for end in prefixes.clone() {
                         match &mut *to {
-                            Column::Ragged(to) if column == sequence => to.push_row(codes[..end].iter().copied()),
+                            Column::Ragged(to) if column == sequence => {
+                                to.push_row(codes[..end].iter().copied());
+                                to.times.extend(times.iter().take(end));
+                            }
                             to => to.push_from(from, row),
                         }
                     }
@@ -244,7 +252,15 @@ mod tests {
 
     fn applied(augmentation: Augmentation, codes: &[u32], key: u64) -> Vec<u32> {
         let mut codes = codes.to_vec();
-        augmentation.apply(&mut codes, &[100, 101, 102], &mut Rng::at(key, &[]));
+        // The time of a place is twice its code.
+        let mut times: Vec<i32> = codes.iter().map(|code| 2 * *code as i32).collect();
+        let before = times.clone();
+        augmentation.apply(&mut codes, &mut times, &[100, 101, 102], &mut Rng::at(key, &[]));
+        match augmentation {
+            Augmentation::Crop(_) => assert!(times.iter().zip(&codes).all(|(time, code)| *time == 2 * *code as i32)),
+            Augmentation::Mask(_) | Augmentation::Reorder(_) | Augmentation::Replace(_) => assert_eq!(times, before),
+        }
+        assert_eq!(times.len(), codes.len());
         codes
     }
 

@@ -207,10 +207,20 @@ impl DssmConfig {
             names.find_map(|name| self.embedding_dims.get(name)).copied().unwrap_or(self.embedding_dim)
         };
         let sequences = fields.iter().filter_map(|field| match &field.shape {
-            FieldShape::Sequence { table, max_len, .. } => Some((table, *max_len as usize)),
+            FieldShape::Sequence { table, max_len, intervals, .. } => {
+                Some((table, *max_len as usize, intervals.map_or(0, |intervals| intervals.span as usize + 1)))
+            }
             FieldShape::Code { .. } | FieldShape::Bag { .. } | FieldShape::Dense { .. } => None,
         });
-        sequences.map(|(table, len)| EncoderSize { len, dim: width(table), blocks, heads, streams }).collect()
+        let size = |(table, len, intervals): (&String, usize, usize)| EncoderSize {
+            len,
+            dim: width(table),
+            blocks,
+            heads,
+            streams,
+            intervals,
+        };
+        sequences.map(size).collect()
     }
 
     /// How events are cut into windows of several targets. None if each training event is an example of its own: without
@@ -278,12 +288,11 @@ impl Dssm {
         Self::of(set, config, Similarity::Cosine, train)
     }
 
-    /// As [`Dssm::new`], for SASRec.
+    /// As [`Dssm::new`], for SASRec and TiSASRec, whose settings have been checked.
     ///
     /// # Errors
     /// As [`Dssm::new`].
     pub fn sasrec(set: &TrainingSet, config: &SasrecConfig, train: &TrainConfig) -> Result<Self, ModelError> {
-        config.check(&set.user_schema.fields, &set.item_schema.fields)?;
         let model = Self::of(set, &config.dssm(), config.similarity, train)?;
         // The sequence is the only field.
         Ok(Self { contrast: config.contrast.clone().map(|contrast| (contrast, 0)), ..model })
@@ -391,7 +400,7 @@ fn build(schema: &TowerSchema, config: &DssmConfig, seed: u64, parameters: &mut 
         inputs.push(match &field.shape {
             FieldShape::Code { table, .. } => Input::Embedding { table: table.clone() },
             FieldShape::Bag { table, .. } => Input::Pooled { table: table.clone(), reduce: Reduce::Mean },
-            FieldShape::Sequence { table, max_len, .. } => {
+            FieldShape::Sequence { table, max_len, intervals, .. } => {
                 let max_len = *max_len as usize;
                 let reduce = match config.pooling {
                     SequencePooling::Mean => Reduce::Mean,
@@ -412,7 +421,8 @@ fn build(schema: &TowerSchema, config: &DssmConfig, seed: u64, parameters: &mut 
                         }
                         let name = format!("{side}/{}", field.name);
                         let (streams, gate) = hyper_connections.map_or((None, 0.0), |s| (Some(s.shape()), s.gate));
-                        let shape = (EncoderShape { blocks, heads, norm, streams }, gate);
+                        let intervals = intervals.map(|intervals| intervals.span);
+                        let shape = (EncoderShape { blocks, heads, norm, streams, intervals }, gate);
                         let key = inputs.len() as u64;
                         let draw = |parameter| Rng::at(seed, &[2, side as u64, key, parameter]);
                         Reduce::Attention(parameters.add_encoder(&name, shape, dim, max_len, draw))

@@ -140,6 +140,14 @@ impl TrainingSet {
         novel
     }
 
+    /// Appends the times of a history on the scale of a sequence's intervals, if it has any. That times have a unit was
+    /// checked where the set was made.
+    pub(crate) fn scale(&self, shape: &FieldShape, times: &[i64], scaled: &mut Vec<i32>) {
+        if let (Some(intervals), Some(unit)) = (shape.intervals(), self.interactions.unit) {
+            intervals.scale(times, unit, scaled);
+        }
+    }
+
     /// Checks that all parts fit together before a long run.
     ///
     /// # Errors
@@ -180,6 +188,12 @@ impl TrainingSet {
             ));
         }
         for field in &self.user_schema.fields {
+            if field.shape.intervals().is_some() && self.interactions.unit.is_none() {
+                return wrong(format!(
+                    "sequence `{}` has intervals, but the times of events only tell which was earlier",
+                    field.name
+                ));
+            }
             if let FieldShape::Sequence { cardinality, .. } = field.shape
                 && let Some(row) = self.item_codes.iter().position(|code| *code >= cardinality)
             {
@@ -197,7 +211,7 @@ impl TrainingSet {
 }
 
 /// Writes the user rows of `windows` to `out`: static columns as encoded, sequences filled with the
-/// last `max_len` known items of each window's user, oldest first.
+/// last `max_len` known items of each window's user, oldest first, with their times where the sequence has intervals.
 ///
 /// `out` is cleared first and keeps its allocations.
 pub fn assemble(set: &TrainingSet, windows: &[Window], out: &mut CodeBatch) {
@@ -205,12 +219,18 @@ pub fn assemble(set: &TrainingSet, windows: &[Window], out: &mut CodeBatch) {
     let fields = set.user_schema.fields.par_iter().zip(&set.users.columns);
     out.columns.par_iter_mut().zip(fields).for_each(|(to, (field, from))| match (&field.shape, to) {
         (FieldShape::Sequence { max_len, .. }, Column::Ragged(to)) => {
-            let mut codes = Vec::with_capacity(*max_len as usize);
+            let mut events = Vec::with_capacity(*max_len as usize);
+            let mut times = Vec::new();
             for window in windows {
-                codes.clear();
-                let newest_first = set.known_items(window).rev().take(*max_len as usize);
-                codes.extend(newest_first.map(|item| set.item_codes[item as usize]));
-                to.push_row(codes.iter().rev().copied());
+                events.clear();
+                events.extend(set.known(window).rev().take(*max_len as usize));
+                events.reverse();
+                to.push_row(events.iter().map(|event| set.item_codes[set.interactions.items[*event] as usize]));
+                if field.shape.intervals().is_some() {
+                    times.clear();
+                    times.extend(events.iter().map(|event| set.interactions.times[*event]));
+                    set.scale(&field.shape, &times, &mut to.times);
+                }
             }
         }
         (_, to) => windows.iter().for_each(|window| to.push_from(from, window.user as usize)),
@@ -255,8 +275,12 @@ pub(crate) mod tests {
             table: table.into(),
             cardinality: cardinality as u32 + FIRST_VALUE,
         };
-        let sequence =
-            FieldShape::Sequence { table: "item".into(), cardinality: items as u32 + FIRST_VALUE, max_len: 4 };
+        let sequence = FieldShape::Sequence {
+            table: "item".into(),
+            cardinality: items as u32 + FIRST_VALUE,
+            max_len: 4,
+            intervals: None,
+        };
         let bag = FieldShape::Bag { table: "genre".into(), cardinality: groups as u32 + FIRST_VALUE, max_len: 2 };
         let mut interactions = Interactions { offsets: vec![0], ..Interactions::default() };
         let mut roles = Vec::new();

@@ -29,6 +29,7 @@ pub mod sasrec;
 pub mod similarity;
 mod sparse;
 mod tables;
+pub mod tisasrec;
 pub mod tower;
 pub mod train;
 

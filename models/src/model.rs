@@ -1,12 +1,13 @@
 //! The contract between the trainer and a model, and the list of models.
 
-use crate::dssm::DssmConfig;
+use crate::dssm::{DssmConfig, SequencePooling};
 use crate::error::ModelError;
 use crate::examples::{TrainingSet, Window};
 use crate::params::{Gradients, Parameters};
 use crate::rng::Rng;
 use crate::sasrec::SasrecConfig;
 use crate::similarity::Similarity;
+use crate::tisasrec::{refuse_intervals, require_intervals};
 use crate::tower::Tower;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,8 @@ pub enum ModelConfig {
     Dssm(DssmConfig),
     /// A transformer over the items that a user took, and a vector for each item.
     Sasrec(SasrecConfig),
+    /// The same, which reads the time between items as well.
+    Tisasrec(SasrecConfig),
 }
 
 impl Default for ModelConfig {
@@ -48,8 +51,21 @@ impl ModelConfig {
     /// [`ModelError::Setting`] naming the first setting that does not fit.
     pub fn check(&self, users: &[FieldSchema], items: &[FieldSchema]) -> Result<(), ModelError> {
         match self {
-            ModelConfig::Dssm(dssm) => dssm.check(),
-            ModelConfig::Sasrec(sasrec) => sasrec.check(users, items),
+            ModelConfig::Dssm(dssm) => {
+                dssm.check()?;
+                match dssm.pooling {
+                    SequencePooling::Attention => Ok(()),
+                    SequencePooling::Mean | SequencePooling::Position => refuse_intervals(users),
+                }
+            }
+            ModelConfig::Sasrec(sasrec) => {
+                sasrec.check(users, items)?;
+                refuse_intervals(users)
+            }
+            ModelConfig::Tisasrec(sasrec) => {
+                sasrec.check(users, items)?;
+                require_intervals(users)
+            }
         }
     }
 
@@ -57,7 +73,7 @@ impl ModelConfig {
     pub fn dssm(&self) -> Cow<'_, DssmConfig> {
         match self {
             ModelConfig::Dssm(dssm) => Cow::Borrowed(dssm),
-            ModelConfig::Sasrec(sasrec) => Cow::Owned(sasrec.dssm()),
+            ModelConfig::Sasrec(sasrec) | ModelConfig::Tisasrec(sasrec) => Cow::Owned(sasrec.dssm()),
         }
     }
 
@@ -65,7 +81,9 @@ impl ModelConfig {
     pub fn dim(&self) -> usize {
         match self {
             ModelConfig::Dssm(dssm) => dssm.dim(),
-            ModelConfig::Sasrec(sasrec) => sasrec.dim + usize::from(sasrec.similarity == Similarity::Dot),
+            ModelConfig::Sasrec(sasrec) | ModelConfig::Tisasrec(sasrec) => {
+                sasrec.dim + usize::from(sasrec.similarity == Similarity::Dot)
+            }
         }
     }
 }

@@ -90,9 +90,9 @@ impl Parameters {
         Layer::LayerNorm { gain, bias, eps: 1e-5 }
     }
 
-    /// Adds the groups of an encoder of a sequence: weights as those of [`Parameters::add_linear`], positions and the
-    /// result of an empty sequence like embeddings, gains 1, biases 0, and streams as they are defined, with gates of
-    /// `gate`. `draw` gives the random numbers of each.
+    /// Adds the groups of an encoder of a sequence: weights as those of [`Parameters::add_linear`], positions, intervals
+    /// and the result of an empty sequence like embeddings, gains 1, biases 0, and streams as they are defined, with gates
+    /// of `gate`. `draw` gives the random numbers of each.
     pub(crate) fn add_encoder(
         &mut self,
         name: &str,

@@ -4,12 +4,13 @@
 //! exactly one. Of a target is known what came before it in its window, and the one event before the window's first
 //! target; so a window reads no more events than the longest sequence holds. A target late in its window has the
 //! history that the tower would be given, unless that is longer; an early one has a short one, as if the user had begun
-//! with the window.
+//! with the window. The times of a sequence with intervals are those of the target's own history: where a later event
+//! changes the scale of a user, the targets after it have other times, and are computed as a sequence of their own.
 
 use crate::examples::{Role, TrainingSet, Window};
 use rayon::prelude::*;
 use std::ops::Range;
-use twotower_artifacts::{CodeBatch, Column, FieldShape, TowerSchema};
+use twotower_artifacts::{CodeBatch, Column, FieldShape, IntervalScale, Intervals, TowerSchema};
 
 /// How users' events are cut into windows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,10 +35,17 @@ impl Positions {
         self.longest
     }
 
-    /// The elements of a sequence of at most `max_len` that are computed for each target, at most. Targets of a window
-    /// share the elements of the longest sequence. Those of a shorter one move along.
-    pub fn elements(self, max_len: usize) -> usize {
-        if max_len == self.longest { 1 } else { max_len }
+    /// The elements of a sequence of at most `max_len` that are computed for each target. Targets of a window share the
+    /// elements of the longest sequence. Those of a shorter one move along. On a personal scale, an event after the
+    /// shortest gap so far begins with all elements anew: twice as many, where gaps come in random order, and twice that
+    /// is allowed for.
+    pub fn elements(self, max_len: usize, intervals: Option<Intervals>) -> usize {
+        let is_own = intervals.is_some_and(|intervals| intervals.scale == IntervalScale::Personal);
+        match is_own {
+            _ if max_len != self.longest => max_len,
+            true => max_len.min(4),
+            false => 1,
+        }
     }
 
     /// The last targets of all windows, in the order of users and time. Windows without a training event are left out.
@@ -75,15 +83,18 @@ impl Positions {
         start.saturating_sub(1).max(first)..last
     }
 
-    /// Writes a row for each window: static columns as encoded, and all known events in each sequence, oldest first.
+    /// Writes a row for each window: static columns as encoded, and all known events in each sequence, oldest first,
+    /// with the times that the last target's history has.
     pub fn assemble(&self, set: &TrainingSet, windows: &[Window], out: &mut CodeBatch) {
         out.clear();
         let fields = set.user_schema.fields.par_iter().zip(&set.users.columns);
         out.columns.par_iter_mut().zip(fields).for_each(|(to, (field, from))| match (&field.shape, to) {
             (FieldShape::Sequence { .. }, Column::Ragged(to)) => {
                 for window in windows {
-                    let items = set.interactions.items[self.history(set, window)].iter();
+                    let history = self.history(set, window);
+                    let items = set.interactions.items[history.clone()].iter();
                     to.push_row(items.map(|item| set.item_codes[*item as usize]));
+                    set.scale(&field.shape, &set.interactions.times[history], &mut to.times);
                 }
             }
             (_, to) => windows.iter().for_each(|window| to.push_from(from, window.user as usize)),
@@ -91,7 +102,7 @@ impl Positions {
     }
 
     /// Writes a row for each target of the windows whose rows are `from`, with the newest of its known events in each
-    /// sequence.
+    /// sequence, and their times where it has intervals.
     pub fn spread(&self, set: &TrainingSet, windows: &[Window], from: &CodeBatch, to: &mut CodeBatch) {
         to.clear();
         let columns = to.columns.par_iter_mut().zip(&from.columns);
@@ -103,7 +114,9 @@ impl Positions {
                         (FieldShape::Sequence { max_len, .. }, Column::Ragged(to), Column::Ragged(from)) => {
                             let known = target.saturating_sub(start);
                             let kept = known.saturating_sub(*max_len as usize)..known;
-                            to.push_row(from.row(row)[kept].iter().copied());
+                            to.push_row(from.row(row)[kept.clone()].iter().copied());
+                            let events = start + kept.start..start + kept.end;
+                            set.scale(&field.shape, &set.interactions.times[events], &mut to.times);
                         }
                         (_, to, from) => to.push_from(from, row),
                     }

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use twotower_artifacts::range::{self, Range, Ranges};
 use twotower_artifacts::{FieldSchema, FieldShape};
 
-/// Settings of SASRec. The length of the history is that of the sequence feature.
+/// Settings of SASRec and of [TiSASRec](crate::tisasrec). The length of the history is that of the sequence feature.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SasrecConfig {
@@ -126,7 +126,7 @@ impl SasrecConfig {
             let found = if names.is_empty() { "none".to_string() } else { names.join(", ") };
             Err(ModelError::Setting { setting: setting.into(), expected, found })
         };
-        let other = "SASRec reads nothing else; `kind = \"dssm\"` with `pooling = \"attention\"` takes other features beside the sequence";
+        let other = "this model reads nothing else; `kind = \"dssm\"` with `pooling = \"attention\"` takes other features beside the sequence";
         let [FieldSchema { shape: FieldShape::Sequence { table, .. }, .. }] = users else {
             return refuse("features.user", format!("one feature, of kind `sequence`: {other}"), users);
         };

@@ -3,10 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use twotower_artifacts::{CodeBatch, Column, FieldSchema, FieldShape, Fingerprint, Side, TowerSchema};
+use twotower_artifacts::{
+    CodeBatch, Column, FieldSchema, FieldShape, Fingerprint, IntervalScale, Intervals, Side, TowerSchema,
+};
 use twotower_models::engine::{self, EncoderSize, EngineKind};
 use twotower_models::onnx;
 use twotower_models::tower::encoder::{Affine, Block, Encoder, Norm, NormOrder};
+use twotower_models::tower::intervals::IntervalTables;
 use twotower_models::tower::streams::{BlockStreams, Mixing, StreamShape, Streams};
 use twotower_models::tower::{Input, Layer, Matrix, Reduce, Tower};
 
@@ -28,7 +31,7 @@ fn streams_of(StreamShape { count, .. }: StreamShape, dim: usize) -> Streams {
 
 /// A tower of one sequence with an encoder.
 fn tower(size: EncoderSize, order: NormOrder) -> Tower {
-    let EncoderSize { len, dim, blocks, heads, streams } = size;
+    let EncoderSize { len, dim, blocks, heads, streams, intervals } = size;
     let norm = || Norm { gain: matrix(1, dim), bias: matrix(1, dim) };
     let affine = |out: usize| Affine { weight: matrix(out, dim), bias: matrix(1, out) };
     let block = || Block {
@@ -46,9 +49,17 @@ fn tower(size: EncoderSize, order: NormOrder) -> Tower {
     };
     let last = (order != NormOrder::Paper).then(norm);
     let blocks = (0..blocks).map(|_| block()).collect();
-    let empty = matrix(1, dim);
-    let encoder = Encoder { order, heads, streams, positions: matrix(len, dim), empty, blocks, last };
-    let shape = FieldShape::Sequence { table: "item".into(), cardinality: ITEMS as u32, max_len: len as u32 };
+    let tables = (intervals > 0).then(|| IntervalTables {
+        span: intervals - 1,
+        value_positions: matrix(len, dim),
+        keys: matrix(intervals, dim),
+        values: matrix(intervals, dim),
+    });
+    let (positions, empty) = (matrix(len, dim), matrix(1, dim));
+    let encoder = Encoder { order, heads, streams, positions, intervals: tables, empty, blocks, last };
+    let intervals = (intervals > 0).then(|| Intervals { scale: IntervalScale::Hour, span: intervals as u32 - 1 });
+    let shape =
+        FieldShape::Sequence { table: "item".into(), cardinality: ITEMS as u32, max_len: len as u32, intervals };
     let fields = vec![FieldSchema { name: "recent".into(), shape }];
     Tower {
         schema: TowerSchema { side: Side::User, encoder: Fingerprint::of(b"memory"), fields },
@@ -62,10 +73,14 @@ fn tower(size: EncoderSize, order: NormOrder) -> Tower {
 /// Sequences that are as long as they can be, and some that are shorter.
 fn rows(tower: &Tower, len: usize) -> CodeBatch {
     let mut batch = CodeBatch::empty(&tower.schema);
+    let timed = tower.schema.fields[0].shape.intervals().is_some();
     let Column::Ragged(ragged) = &mut batch.columns[0] else { unreachable!() };
     for row in 0..ROWS {
         let len = if row % 7 == 3 { 1 + row % len } else { len };
         ragged.push_row((0..len).map(|i| 3 + ((row + i) % (ITEMS - 3)) as u32));
+        if timed {
+            ragged.times.extend((0..len).map(|i| (i + i * i * row % 7) as i32));
+        }
     }
     batch
 }
@@ -99,14 +114,24 @@ const SLACK: f64 = 12.0;
 fn workers_hold_less_than_is_said_and_at_least_a_third_of_it() {
     const MIB: f64 = (1 << 20) as f64;
     // The largest first: what was freed and not given back is not counted later.
-    let sizes = [(700, 32, 2, 2), (512, 128, 2, 1), (200, 64, 4, 2), (200, 50, 2, 1), (50, 64, 3, 4), (20, 64, 1, 1)];
+    let sizes = [
+        (700, 32, 2, 2, 0),
+        (512, 128, 2, 1, 0),
+        (200, 64, 4, 2, 1001),
+        (200, 64, 4, 2, 0),
+        (200, 50, 2, 1, 257),
+        (200, 50, 2, 1, 0),
+        (50, 64, 2, 1, 2049),
+        (50, 64, 3, 4, 0),
+        (20, 64, 1, 1, 0),
+    ];
     let dir = tempfile::tempdir().unwrap();
     for kind in [EngineKind::Native, EngineKind::NativeInt16, EngineKind::Ort] {
-        for (len, dim, blocks, heads) in sizes {
+        for (len, dim, blocks, heads, intervals) in sizes {
             let four = StreamShape { count: 4, mixing: Mixing::Sinkhorn(20) };
             for (order, streams) in [(NormOrder::Original, None), (NormOrder::Pre, None), (NormOrder::Pre, Some(four))]
             {
-                let size = EncoderSize { len, dim, blocks, heads, streams };
+                let size = EncoderSize { len, dim, blocks, heads, streams, intervals };
                 let tower = tower(size, order);
                 let path = dir.path().join("tower.onnx");
                 onnx::export(&tower, &path, &BTreeMap::new()).unwrap();

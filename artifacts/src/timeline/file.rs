@@ -321,6 +321,7 @@ impl Timeline {
     ) -> Result<(), ArtifactError> {
         let taken = match detail {
             Detail::Items => 2,
+            Detail::Times => 3,
             Detail::All => SECTIONS,
         };
         let length = |section: usize| block.bytes[section] as usize;
@@ -378,10 +379,12 @@ impl Timeline {
         if into.items[first..].iter().any(|item| u64::from(*item) >= self.info.items) {
             return Err(self.corrupt(block, "an item is beyond the end of the items table"));
         }
-        if detail == Detail::All {
+        if detail != Detail::Items {
             section(2, events * 8, &mut values)?;
             let time = |b: &[u8]| i64::from_le_bytes(std::array::from_fn(|byte| b[byte]));
             into.times.extend(values[cut(8)].chunks_exact(8).map(time));
+        }
+        if detail == Detail::All {
             section(3, events * 4, &mut values)?;
             let weight = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
             into.weights.extend(values[cut(4)].chunks_exact(4).map(weight));
@@ -448,9 +451,11 @@ mod tests {
                 assert_eq!(found.find(*row, Id::Int(7 + *row as i64), &key()), Err(*row));
             }
             assert_eq!(found.find(4, Id::Int(4), &key()), Ok(None));
-            let items = found.items.clone();
-            timeline.read(rows, Detail::Items, &mut found).unwrap();
+            let (items, times) = (found.items.clone(), found.times.clone());
+            timeline.read(rows.clone(), Detail::Items, &mut found).unwrap();
             assert_eq!((found.items.len(), found.times.len(), &found.items), (items.len(), 0, &items));
+            timeline.read(rows, Detail::Times, &mut found).unwrap();
+            assert_eq!((&found.items, &found.times, found.weights.len()), (&items, &times, 0));
         }
     }
 

@@ -44,6 +44,8 @@ pub struct Event {
 pub enum Detail {
     /// Only items.
     Items,
+    /// Items and times.
+    Times,
     /// Items, times and weights.
     All,
 }
@@ -61,7 +63,7 @@ pub struct Histories {
     pub items: Vec<u32>,
     /// `[events]` times, or empty with [`Detail::Items`].
     pub times: Vec<i64>,
-    /// `[events]` weights, or empty with [`Detail::Items`].
+    /// `[events]` weights, or empty unless with [`Detail::All`].
     pub weights: Vec<f32>,
     /// Room to read blocks into.
     room: BlockRoom,

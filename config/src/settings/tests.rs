@@ -55,7 +55,7 @@ user = [
     { kind = "multi_valued", name = "d", column = "d", separator = "|", max_len = 3, min_count = 2, max_size = 9, table = "d" },
     { kind = "hashed", name = "e", column = "e", buckets = 32, seed = 4 },
     { kind = "vector", name = "f", column = "f", dim = 4, normalise = true, file = "f.parquet", file_id = "id" },
-    { kind = "sequence", name = "g", max_len = 3, table = "item_id" },
+    { kind = "sequence", name = "g", max_len = 3, table = "item_id", intervals = "hour", span = 100 },
 ]
 item = [{ kind = "id", name = "h", min_count = 1, max_size = 9, table = "item_id" }]
 [model]
@@ -129,7 +129,7 @@ const OBEYED: &[(&str, &str, &str)] = &[
     ("features.user.multi_valued", "EAUGRFC", "name column separator max_len min_count max_size table"),
     ("features.user.hashed", "EAUGRFC", "name column buckets seed"),
     ("features.user.vector", "EAUGRFC", "name column dim normalise file file_id"),
-    ("features.user.sequence", "EAUGRFC", "name max_len table"),
+    ("features.user.sequence", "EAUGRFC", "name max_len table intervals span"),
     ("features.item.id", "EAIC", "name min_count max_size table"),
     ("encode", "E", "all_users"),
     ("encode", "", "max_bad_rows max_unreadable"),
@@ -181,6 +181,7 @@ fn other(name: &str) -> Option<Value> {
         "activation" => json!("relu"),
         "pooling" => json!("position"),
         "norm" => json!("paper"),
+        "intervals" => json!("personal"),
         "similarity" => json!("cosine"),
         "loss" => json!("full_softmax"),
         "schedule" => json!("constant"),
@@ -313,9 +314,9 @@ fn every_setting_is_in_the_key_of_every_stage_that_obeys_it() {
 #[test]
 fn every_setting_of_every_model_is_obeyed_by_training_alone() {
     let job = load();
-    for kind in ["dssm", "sasrec"] {
+    for kind in ["dssm", "sasrec", "tisasrec"] {
         let mut model = json!({ "kind": kind });
-        if kind == "sasrec" {
+        if kind != "dssm" {
             model["contrast"] = json!({ "crop": 0.5, "mask": 0.5, "reorder": 0.5, "replace": 0.5 });
         }
         let model: ModelConfig = serde_json::from_value(model).unwrap();

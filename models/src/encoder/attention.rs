@@ -4,6 +4,7 @@
 //! and they are gone once the block is done. The backward pass computes them again from the logarithm of each row's
 //! sum of exponentials (Dao et al., FlashAttention, NeurIPS 2022).
 
+use super::intervals::{BlockIntervals, Columns, Timed};
 use super::packed::{Places, Queries};
 use crate::lanes::{dot, exp_and_sum, largest, multiply};
 use crate::layers::dropout;
@@ -37,18 +38,20 @@ pub(super) struct Attention<'a> {
     pub query: &'a [f32],
     /// `[elements, 2 dim]`: keys, and then values.
     pub key_value: &'a [f32],
+    /// The time between elements, if it is read.
+    pub timed: Option<Timed<'a>>,
     /// Of training only.
     pub dropout: Option<WeightDropout>,
 }
 
 /// A block of queries of one sequence, for one head.
-struct Block<'a> {
+pub(super) struct Block<'a> {
     /// Queries of the chunk.
-    queries: Range<usize>,
+    pub queries: Range<usize>,
     /// The sequence's elements up to the last query, as elements of the chunk.
-    keys: Range<usize>,
-    /// How many of these each query sees.
-    seen: &'a [usize],
+    pub keys: Range<usize>,
+    /// The last of these that each query sees.
+    pub seen: &'a [usize],
     head: usize,
 }
 
@@ -58,6 +61,8 @@ pub(super) struct AttentionGradients<'a> {
     pub query: &'a mut [f32],
     /// `[elements, 2 dim]`.
     pub key_value: &'a mut [f32],
+    /// `[span + 1, dim]` of the intervals of keys and of those of values, if the time between elements is read.
+    pub intervals: Option<[&'a mut [f32]; 2]>,
 }
 
 impl<'a> Attention<'a> {
@@ -101,21 +106,31 @@ impl<'a> Attention<'a> {
         Operand::strided(&self.key_value[start..], rows.len(), width, 2 * self.dim)
     }
 
-    /// Scaled scores of a block, `[queries, keys]`.
-    fn scores(&self, block: &Block<'_>, out: &mut Vec<f32>) {
+    /// A head's columns of a table of intervals.
+    fn columns<'b>(&self, table: &'b [f32], head: usize) -> Columns<'b> {
+        let width = self.head_dim();
+        Columns { table, dim: self.dim, start: head * width, width }
+    }
+
+    /// Scaled scores of a block, `[queries, keys]`. Its intervals are found, if the time between elements is read.
+    fn scores(&self, block: &Block<'_>, intervals: &mut BlockIntervals, out: &mut Vec<f32>) {
         let (rows, cols) = (block.queries.len(), block.keys.len());
         out.resize(rows * cols, 0.0);
         let queries = self.head(self.query, &block.queries, block.head);
         let keys = self.key(&block.keys, block.head, 0).transposed();
         matmul_into(Target::strided(out, rows, cols, cols), false, self.scale(), queries, keys);
+        if let Some(timed) = &self.timed {
+            intervals.find(timed, block);
+            intervals.add_products(queries, self.columns(timed.keys, block.head), self.scale(), rows, out);
+        }
     }
 
     /// Writes the weighted means of values, `[queries, dim]`, and for each query and head the logarithm of the sum of
     /// the exponentials of its scores, `[queries, heads]`.
     pub fn forward(&self, out: &mut [f32], log_sums: &mut [f32]) {
-        let (mut weights, mut dropped) = (Vec::new(), Vec::new());
+        let (mut weights, mut dropped, mut intervals) = (Vec::new(), Vec::new(), BlockIntervals::default());
         self.blocks(|block| {
-            self.scores(&block, &mut weights);
+            self.scores(&block, &mut intervals, &mut weights);
             let cols = block.keys.len();
             for ((row, place), query) in weights.chunks_exact_mut(cols).zip(block.seen).zip(block.queries.clone()) {
                 let (seen, later) = row.split_at_mut(place + 1);
@@ -128,9 +143,14 @@ impl<'a> Attention<'a> {
             let weights = self.after_dropout(&block, &weights, &mut dropped);
             let width = self.head_dim();
             let start = block.queries.start * self.dim + block.head * width;
-            let target = Target::strided(&mut out[start..], block.queries.len(), width, self.dim);
-            let weights = Operand::rows_of(weights, cols);
-            matmul_into(target, false, 1.0, weights, self.key(&block.keys, block.head, self.dim));
+            let rows = block.queries.len();
+            let target = Target::strided(&mut out[start..], rows, width, self.dim);
+            let values = self.key(&block.keys, block.head, self.dim);
+            matmul_into(target, false, 1.0, Operand::rows_of(weights, cols), values);
+            if let Some(timed) = &self.timed {
+                let target = Target::strided(&mut out[start..], rows, width, self.dim);
+                intervals.add_rows(weights, self.columns(timed.values, block.head), 1.0, rows, target);
+            }
         });
     }
 
@@ -146,10 +166,11 @@ impl<'a> Attention<'a> {
     /// logarithms and the gradient of the result.
     pub fn backward(&self, out: &[f32], log_sums: &[f32], d_out: &[f32], gradients: AttentionGradients<'_>) {
         let (mut weights, mut dropped, mut d_weights, mut d_dropped) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut intervals, mut of_intervals) = (BlockIntervals::default(), gradients.intervals);
         let (dim, width) = (self.dim, self.head_dim());
         self.blocks(|block| {
             let (rows, cols) = (block.queries.len(), block.keys.len());
-            self.scores(&block, &mut weights);
+            self.scores(&block, &mut intervals, &mut weights);
             for ((row, place), query) in weights.chunks_exact_mut(cols).zip(block.seen).zip(block.queries.clone()) {
                 let (seen, later) = row.split_at_mut(place + 1);
                 exp_and_sum(seen, log_sums[query * self.heads + block.head]);
@@ -158,13 +179,22 @@ impl<'a> Attention<'a> {
             let d_rows = self.head(d_out, &block.queries, block.head);
             let keys_at = block.keys.start * 2 * dim + block.head * width;
             // Values: the transposed weights times the gradient of the result.
-            let after = Operand::rows_of(self.after_dropout(&block, &weights, &mut dropped), cols).transposed();
+            let after = self.after_dropout(&block, &weights, &mut dropped);
             let target = Target::strided(&mut gradients.key_value[keys_at + dim..], cols, width, 2 * dim);
-            matmul_into(target, true, 1.0, after, d_rows);
+            matmul_into(target, true, 1.0, Operand::rows_of(after, cols).transposed(), d_rows);
+            let timed = self.timed.as_ref().zip(of_intervals.as_mut());
+            if let Some((timed, [_, d_values])) = timed {
+                let columns = self.columns(timed.values, block.head);
+                intervals.add_gradient(after, d_rows, columns, 1.0, d_values, rows);
+            }
             // Weights: the gradient of the result times the transposed values.
             d_weights.resize(rows * cols, 0.0);
             let values = self.key(&block.keys, block.head, dim).transposed();
             matmul_into(Target::strided(&mut d_weights, rows, cols, cols), false, 1.0, d_rows, values);
+            if let Some(timed) = &self.timed {
+                let columns = self.columns(timed.values, block.head);
+                intervals.add_products(d_rows, columns, 1.0, rows, &mut d_weights);
+            }
             let d_weights = self.after_dropout(&block, &d_weights, &mut d_dropped);
             // Scores: the softmax's rows are p (d - Σ p d), and Σ p d is the inner product of the result with its
             // gradient, with dropout too.
@@ -182,6 +212,12 @@ impl<'a> Attention<'a> {
             let target = Target::strided(&mut gradients.key_value[keys_at..], cols, width, 2 * dim);
             let queries = self.head(self.query, &block.queries, block.head);
             matmul_into(target, true, self.scale(), d_scores.transposed(), queries);
+            if let Some((timed, [d_keys, _])) = self.timed.as_ref().zip(of_intervals.as_mut()) {
+                let columns = self.columns(timed.keys, block.head);
+                let target = Target::strided(&mut gradients.query[queries_at..], rows, width, dim);
+                intervals.add_rows(&weights, columns, self.scale(), rows, target);
+                intervals.add_gradient(&weights, queries, columns, self.scale(), d_keys, rows);
+            }
         });
     }
 }

@@ -1,6 +1,7 @@
 //! The backward pass of encoders.
 
 use super::attention::AttentionGradients;
+use super::intervals::TableGradients;
 use super::packed::Queries;
 use super::streams::{collapse_backward, expand_backward};
 use super::{BlockPass, Chunk, ChunkPass, Dropout, PackedSequences, Site, Step, Values};
@@ -30,7 +31,8 @@ impl ChunkPass {
         d_embeddings: &mut [f32],
         gradients: EncoderGradients<'_>,
     ) {
-        let Self { places, blocks, result, unused, .. } = self;
+        let Self { places, intervals, blocks, result, unused, .. } = self;
+        let encoder = &intervals.dropped(encoder);
         let count = packed.codes[chunk.elements.clone()].len();
         let dim = d_embeddings.len() / count.max(1);
         let groups = gradients.groups;
@@ -39,24 +41,28 @@ impl ChunkPass {
             (Some(norm), Some(group)) => norm_backward(norm, group, result, d_out, &mut d, gradients.dense),
             _ => d.copy_from_slice(d_out),
         }
+        let mut of_tables = TableGradients::of(encoder);
         if let Some(StreamShape { count, .. }) = encoder.streams {
             d = collapse_backward(&d, dim, count);
         }
         let last = blocks.len().saturating_sub(1);
         for (b, pass) in blocks.iter().enumerate().rev() {
-            let step = Step { encoder, block: &encoder.blocks[b], index: b, dim, places, dropout };
+            let times = intervals.times();
+            let step = Step { encoder, block: &encoder.blocks[b], index: b, dim, places, times, dropout };
             let queries = if b == last { &places.wanted } else { &places.all };
-            d = step.backward(queries, pass, d, unused, (&groups.blocks[b], &mut *gradients.dense));
+            d = step.backward(queries, pass, d, unused, of_tables.as_mut(), (&groups.blocks[b], &mut *gradients.dense));
         }
         if let Some(StreamShape { count, .. }) = encoder.streams {
             d = expand_backward(&d, dim, count);
         }
         Dropout::apply(dropout, 0, Site::Input, &mut d, unused);
-        let d_positions = &mut gradients.dense[groups.positions];
-        for pair in places.offsets.windows(2) {
-            for element in pair[0]..pair[1] {
-                let position = (element - pair[0]) * dim;
-                add(&mut d_positions[position..position + dim], &d[element * dim..][..dim]);
+        if let Some(of_tables) = of_tables {
+            of_tables.finish(groups, dropout, gradients.dense);
+        }
+        if let Some(group) = groups.input_positions() {
+            let d_positions = &mut gradients.dense[*group];
+            for (place, d) in places.all.places.iter().zip(d.chunks_exact(dim)) {
+                add(&mut d_positions[place * dim..][..dim], d);
             }
         }
         d_embeddings.copy_from_slice(&d);
@@ -71,6 +77,7 @@ impl Step<'_> {
         pass: &BlockPass,
         d_out: Vec<f32>,
         unused: &mut Vec<f32>,
+        mut of_tables: Option<&mut TableGradients>,
         (groups, dense): (&Block<usize>, &mut [Vec<f32>]),
     ) -> Vec<f32> {
         let (block, dim, order) = (self.block, self.dim, self.encoder.order);
@@ -146,8 +153,15 @@ impl Step<'_> {
             &pass.attended,
             &pass.log_sums,
             &d_attended,
-            AttentionGradients { query: &mut d_query, key_value: &mut d_key_value },
+            AttentionGradients {
+                query: &mut d_query,
+                key_value: &mut d_key_value,
+                intervals: of_tables.as_mut().map(|of_tables| of_tables.intervals()),
+            },
         );
+        if let Some(of_tables) = of_tables {
+            of_tables.add_positions(self.places, dim, &d_key_value);
+        }
         let mut d_query_source = zeros(&pass.query_source);
         affine_backward(&block.query, &groups.query, &pass.query_source, &d_query, &mut d_query_source, dense);
         let mut d_source = zeros(&pass.source);

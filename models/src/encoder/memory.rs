@@ -20,6 +20,8 @@ pub struct EncoderSize {
     pub heads: usize,
     /// The streams in the place of residual connections.
     pub streams: Option<StreamShape>,
+    /// Rows of a table of intervals; 0 without intervals.
+    pub intervals: usize,
 }
 
 /// Values of `dim` floats of each element that ONNX Runtime holds at a time: those of a block, of which some are held in
@@ -36,6 +38,13 @@ const RUNTIME_SCORES: u64 = 6;
 /// Bytes of the masks of each pair of elements, likewise twice.
 const RUNTIME_MASKS: u64 = 4;
 
+/// Values of a float for each element, each head and each interval: products, the same for a second run, and weights
+/// summed by interval, likewise twice.
+const RUNTIME_INTERVALS: u64 = 4;
+/// Values of 4 bytes for each pair of elements, and as many for each head: the places of intervals in tables, and logits
+/// gathered from products, likewise twice.
+const RUNTIME_PLACES: u64 = 4;
+
 /// The most bytes that one worker of an engine holds to compute the encoders of its tower, beside what it holds for any
 /// tower. `encoders` are all that the tower has.
 pub fn encoder_bytes(kind: EngineKind, encoders: &[EncoderSize]) -> u64 {
@@ -50,15 +59,17 @@ pub fn encoder_bytes(kind: EngineKind, encoders: &[EncoderSize]) -> u64 {
 }
 
 impl EncoderSize {
-    fn sizes(&self) -> [u64; 4] {
-        [self.len, self.dim, self.blocks, self.heads].map(|size| size as u64)
+    fn sizes(&self) -> [u64; 5] {
+        [self.len, self.dim, self.blocks, self.heads, self.intervals].map(|size| size as u64)
     }
 
     /// Bytes of a native worker: the values of every block for each element of a chunk, of the last block only those of
     /// elements' keys and values, and for each row those of its newest element; a tile of a product; the scores of a
-    /// block of queries; and the codes of a tile of rows with their places.
+    /// block of queries; and the codes of a tile of rows with their places. With intervals, also the times of a tile of
+    /// rows and of a chunk, and for a block of queries the interval of each pair, products with all intervals, and the
+    /// rows of these.
     fn native(&self) -> u64 {
-        let [len, dim, blocks, heads] = self.sizes();
+        let [len, dim, blocks, heads, intervals] = self.sizes();
         let [rows, tile] = [TILE as u64, PRODUCT_ROWS as u64];
         let elements = len.max(CHUNK as u64);
         let earlier = blocks.saturating_sub(1) * elements * (12 * dim + heads);
@@ -72,20 +83,35 @@ impl EncoderSize {
             earlier + last + (elements + tile) * count * dim
         });
         let floats = earlier + last + streams + 3 * tile * dim + 2 * rows * dim + BLOCK as u64 * len;
-        4 * (floats + rows * len) + 8 * elements
+        let timed = match intervals {
+            0 => 0,
+            _ => {
+                4 * (rows * len
+                    + 2 * elements
+                    + BLOCK as u64 * (len + intervals)
+                    + intervals * (2 + dim / heads.max(1)))
+            }
+        };
+        4 * (floats + rows * len) + 8 * elements + timed
     }
 
     /// Bytes of a worker of ONNX Runtime that runs `rows` rows at a time, all as long as can be. In the last block, only
     /// the newest element has scores.
     fn runtime(&self, rows: u64) -> u64 {
-        let [len, dim, blocks, heads] = self.sizes();
+        let [len, dim, blocks, heads, intervals] = self.sizes();
         let elements = rows * len;
-        let pairs = elements * if blocks > 1 { len } else { 1 };
+        let asking = if blocks > 1 { elements } else { rows };
+        let pairs = asking * len;
+        let timed = match intervals {
+            0 => 0,
+            _ => 4 * (RUNTIME_INTERVALS * asking * heads * intervals + RUNTIME_PLACES * elements * len * (1 + heads)),
+        };
         let streams = self.streams.map_or(0, |streams| {
             RUNTIME_STREAMS * streams.count as u64 * dim + RUNTIME_LOGITS * streams.logits() as u64
         });
         4 * (RUNTIME_VALUES * elements * dim + streams * elements + RUNTIME_SCORES * pairs * heads)
             + RUNTIME_MASKS * pairs
+            + timed
     }
 }
 
@@ -97,7 +123,7 @@ mod tests {
     #[test]
     fn encoders_take_what_their_sizes_say() {
         const MIB: u64 = 1 << 20;
-        let size = EncoderSize { len: 50, dim: 64, blocks: 2, heads: 1, streams: None };
+        let size = EncoderSize { len: 50, dim: 64, blocks: 2, heads: 1, streams: None, intervals: 0 };
         let streams = StreamShape { count: 4, mixing: Mixing::Sinkhorn(20) };
         let mib = |kind, size| encoder_bytes(kind, &[size]) as f64 / MIB as f64;
         // 12 · 64 floats for each of 512 elements of the first block are 1.5 MiB; and a third of it for the last block.
@@ -115,6 +141,7 @@ mod tests {
                 EncoderSize { blocks: 8 * blocks, ..size },
                 EncoderSize { heads: 4, ..size },
                 EncoderSize { streams: Some(streams), ..size },
+                EncoderSize { intervals: 257, ..size },
             ] {
                 assert!(bytes(larger) >= bytes(size), "{kind}: {larger:?}");
             }

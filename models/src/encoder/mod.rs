@@ -6,6 +6,9 @@
 
 mod attention;
 mod backward;
+#[cfg(test)]
+mod interval_tests;
+mod intervals;
 mod memory;
 mod mixtures;
 mod packed;
@@ -28,6 +31,7 @@ use crate::rng::Rng;
 use crate::tower::encoder::{Affine, Block, Encoder, NORM_EPS, Norm, NormOrder};
 use crate::tower::streams::StreamShape;
 use attention::{Attention, WeightDropout};
+use intervals::{ChunkIntervals, Timed};
 use packed::{Places, Queries};
 use streams::{StreamsPass, Sublayer};
 
@@ -95,7 +99,7 @@ struct BlockPass {
     query_source: Vec<f32>,
     /// `[queries, dim]`.
     query: Vec<f32>,
-    /// `[elements, 2 dim]`.
+    /// `[elements, 2 dim]` keys and values, with the positions that are added to them.
     key_value: Vec<f32>,
     /// `[queries, dim]` the result of attention, before the matrix that may follow it.
     attended: Vec<f32>,
@@ -116,6 +120,7 @@ struct BlockPass {
 #[derive(Debug, Default)]
 pub(crate) struct ChunkPass {
     places: Places,
+    intervals: ChunkIntervals,
     blocks: Vec<BlockPass>,
     /// `[outputs, dim]` the result of the last block, before the last layer norm.
     result: Vec<f32>,
@@ -142,10 +147,19 @@ impl ChunkPass {
         out: &mut [f32],
     ) {
         let Some(dim) = encoder.blocks.first().map(|block| block.query.bias.len()) else { return out.fill(0.0) };
-        let Self { places, blocks, result, unused, tile } = self;
+        let Self { places, intervals, blocks, result, unused, tile } = self;
         *places = Places::of(packed, chunk);
+        intervals.prepare(encoder, packed, chunk, dropout);
+        let encoder = &intervals.dropped(encoder);
         blocks.resize_with(encoder.blocks.len(), BlockPass::default);
-        embed(encoder.positions, table, dim, places, &packed.codes[chunk.elements.clone()], &mut blocks[0].input);
+        embed(
+            encoder.input_positions(),
+            table,
+            dim,
+            places,
+            &packed.codes[chunk.elements.clone()],
+            &mut blocks[0].input,
+        );
         Dropout::apply(dropout, 0, Site::Input, &mut blocks[0].input, unused);
         if let Some(StreamShape { count, .. }) = encoder.streams {
             streams::expand(&blocks[0].input, dim, count, unused);
@@ -153,7 +167,7 @@ impl ChunkPass {
         }
         let last = blocks.len() - 1;
         for (b, block) in encoder.blocks.iter().enumerate() {
-            let step = Step { encoder, block, index: b, dim, places, dropout };
+            let step = Step { encoder, block, index: b, dim, places, times: intervals.times(), dropout };
             let queries = if b == last { &places.wanted } else { &places.all };
             let mut next = std::mem::take(if b == last { &mut *result } else { &mut blocks[b + 1].input });
             step.forward(queries, &mut blocks[b], &mut next, unused, tile);
@@ -176,15 +190,19 @@ impl ChunkPass {
     }
 }
 
-/// Writes `√dim e + p` of each element.
-fn embed(positions: &[f32], table: &[f32], dim: usize, places: &Places, codes: &[u32], out: &mut Vec<f32>) {
+/// Writes `√dim e + p` of each element, or `√dim e` without positions.
+fn embed(positions: Option<&&[f32]>, table: &[f32], dim: usize, places: &Places, codes: &[u32], out: &mut Vec<f32>) {
     out.resize(codes.len() * dim, 0.0);
     let scale = (dim as f32).sqrt();
     for pair in places.offsets.windows(2) {
         for element in pair[0]..pair[1] {
             let row = &table[codes[element] as usize * dim..][..dim];
-            let position = &positions[(element - pair[0]) * dim..][..dim];
             let out = &mut out[element * dim..][..dim];
+            let Some(positions) = positions else {
+                out.iter_mut().zip(row).for_each(|(out, x)| *out = scale * x);
+                continue;
+            };
+            let position = &positions[(element - pair[0]) * dim..][..dim];
             for ((out, x), p) in out.iter_mut().zip(row).zip(position) {
                 *out = scale * x + p;
             }
@@ -199,6 +217,8 @@ struct Step<'a> {
     index: usize,
     dim: usize,
     places: &'a Places,
+    /// Times of the elements, for encoders with intervals.
+    times: &'a [i32],
     dropout: Option<Dropout>,
 }
 
@@ -206,7 +226,8 @@ impl Step<'_> {
     fn attention<'b>(&'b self, queries: &'b Queries, query: &'b [f32], key_value: &'b [f32]) -> Attention<'b> {
         let (dim, heads, places) = (self.dim, self.encoder.heads, self.places);
         let dropout = Dropout::weights(self.dropout, self.index);
-        Attention { dim, heads, places, queries, query, key_value, dropout }
+        let timed = Timed::of(self.encoder, self.times);
+        Attention { dim, heads, places, queries, query, key_value, timed, dropout }
     }
 
     /// The streams of attention and of the feed-forward network, if there are some.
@@ -256,6 +277,7 @@ impl Step<'_> {
         affine(&block.query, query_source, query, tile);
         key_value.resize(2 * input.len(), 0.0);
         affine(&block.key_value, source, key_value, tile);
+        intervals::add_positions(self.encoder, self.places, dim, key_value);
         attended.resize(count, 0.0);
         pass.log_sums.resize(queries.places.len() * self.encoder.heads, 0.0);
         self.attention(queries, query, key_value).forward(attended, &mut pass.log_sums);

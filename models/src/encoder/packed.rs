@@ -15,6 +15,8 @@ pub(super) const CHUNK: usize = 512;
 pub(crate) struct PackedSequences {
     /// `[elements]` codes, the oldest of each sequence first.
     pub codes: Vec<u32>,
+    /// `[elements]` times on the scale of intervals; empty where elements have none.
+    pub times: Vec<i32>,
     /// `[sequences + 1]` the first element of each sequence.
     pub offsets: Vec<usize>,
     /// `[outputs]` elements whose outputs are wanted, ascending.
@@ -40,6 +42,7 @@ impl PackedSequences {
     /// Forgets all sequences and rows.
     pub fn clear(&mut self) {
         self.codes.clear();
+        self.times.clear();
         self.wanted.clear();
         self.output_of.clear();
         for offsets in [&mut self.offsets, &mut self.wanted_offsets] {
@@ -52,14 +55,15 @@ impl PackedSequences {
     /// takes.
     pub fn pack(&mut self, ragged: &Ragged, rows: std::ops::Range<usize>, max_len: usize) {
         self.clear();
-        let mut codes = Vec::new();
+        let (mut codes, mut times) = (Vec::new(), Vec::new());
         for row in rows {
-            newest(ragged.row(row), max_len, &mut codes);
+            newest(ragged, row, max_len, &mut codes, &mut times);
             if codes.is_empty() {
                 self.output_of.push(NO_OUTPUT);
                 continue;
             }
             self.codes.extend(&codes);
+            self.times.extend(&times);
             self.want_newest();
             self.end_sequence();
         }
@@ -70,27 +74,33 @@ impl PackedSequences {
     /// same but for rounding.
     pub fn pack_together(&mut self, ragged: &Ragged, max_len: usize) {
         self.clear();
-        let (mut codes, mut first) = (Vec::new(), 0);
+        let (mut codes, mut times, mut first) = (Vec::new(), Vec::new(), 0);
         for row in 0..ragged.rows() {
-            newest(ragged.row(row), max_len, &mut codes);
+            newest(ragged, row, max_len, &mut codes, &mut times);
             if codes.is_empty() {
                 self.output_of.push(NO_OUTPUT);
                 continue;
             }
-            match codes.strip_prefix(&self.codes[first..]) {
-                Some(more) if first < self.codes.len() => {
-                    if more.is_empty() {
-                        self.output_of.push(self.wanted.len() as u32 - 1);
-                        continue;
-                    }
-                    self.codes.extend(more);
+            let before = self.codes.len() - first;
+            let continues = before > 0
+                && codes.starts_with(&self.codes[first..])
+                && (times.is_empty() || times.starts_with(&self.times[first..]));
+            match continues {
+                true if codes.len() == before => {
+                    self.output_of.push(self.wanted.len() as u32 - 1);
+                    continue;
                 }
-                _ => {
-                    if first < self.codes.len() {
+                true => {
+                    self.codes.extend(&codes[before..]);
+                    self.times.extend(times.get(before..).unwrap_or_default());
+                }
+                false => {
+                    if before > 0 {
                         self.end_sequence();
                     }
                     first = self.codes.len();
                     self.codes.extend(&codes);
+                    self.times.extend(&times);
                 }
             }
             self.want_newest();
@@ -133,11 +143,18 @@ impl PackedSequences {
     }
 }
 
-/// The newest `max_len` real elements of a row, the oldest first.
-fn newest(row: &[u32], max_len: usize, codes: &mut Vec<u32>) {
+/// The newest `max_len` real elements of a row with their times, if they have any, the oldest first.
+fn newest(ragged: &Ragged, row: usize, max_len: usize, codes: &mut Vec<u32>, times: &mut Vec<i32>) {
     codes.clear();
-    codes.extend(row.iter().rev().filter(|code| **code != PADDING).take(max_len));
+    times.clear();
+    let real = ragged.row(row).iter().enumerate().rev().filter(|(_, code)| **code != PADDING).take(max_len);
+    let of_row = ragged.row_times(row);
+    for (at, code) in real {
+        codes.push(*code);
+        times.extend(of_row.get(at));
+    }
     codes.reverse();
+    times.reverse();
 }
 
 /// The elements of a chunk's sequences that ask, as queries of attention do, and the elements that they see.

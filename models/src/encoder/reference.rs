@@ -29,18 +29,31 @@ fn sum(a: &Rows, b: &Rows) -> Rows {
     a.iter().zip(b).map(|(a, b)| a.iter().zip(b).map(|(a, b)| a + b).collect()).collect()
 }
 
-/// Row i is the mean of the values of rows 0 to i, weighted by the softmax of `q k / √(dim / heads)`, for each head.
-fn attention(query: &Rows, key_value: &Rows, heads: usize) -> Rows {
+/// Row i is the mean of the values of rows 0 to i, weighted by the softmax of `q k / √(dim / heads)`, for each head. With
+/// intervals, keys and values are those of a pair, with the rows of its positions and of its interval.
+fn attention(encoder: &Encoder<Vec<f64>>, query: &Rows, key_value: &Rows, times: &[i32]) -> Rows {
+    let heads = encoder.heads;
     let dim = query[0].len();
     let width = dim / heads;
     let mut out = vec![vec![0.0; dim]; query.len()];
     for head in (0..dim).step_by(width) {
         for i in 0..query.len() {
-            let inner = |j: usize| (head..head + width).map(|c| query[i][c] * key_value[j][c]).sum::<f64>();
+            let added = |j: usize, c: usize| match &encoder.intervals {
+                None => [0.0; 2],
+                Some(tables) => {
+                    let interval = times[i].abs_diff(times[j]).min(tables.span as u32) as usize;
+                    let of =
+                        |positions: &[f64], intervals: &[f64]| positions[j * dim + c] + intervals[interval * dim + c];
+                    [of(&encoder.positions, &tables.keys), of(&tables.value_positions, &tables.values)]
+                }
+            };
+            let key = |j: usize, c: usize| key_value[j][c] + added(j, c)[0];
+            let value = |j: usize, c: usize| key_value[j][dim + c] + added(j, c)[1];
+            let inner = |j: usize| (head..head + width).map(|c| query[i][c] * key(j, c)).sum::<f64>();
             let weights: Vec<f64> = (0..=i).map(|j| (inner(j) / (width as f64).sqrt()).exp()).collect();
             let total: f64 = weights.iter().sum();
             for (j, weight) in weights.iter().enumerate() {
-                (head..head + width).for_each(|c| out[i][c] += weight / total * key_value[j][dim + c]);
+                (head..head + width).for_each(|c| out[i][c] += weight / total * value(j, c));
             }
         }
     }
@@ -113,18 +126,20 @@ fn sublayer(weights: &Streams<Vec<f64>>, shape: StreamShape, all: &[Rows], f: im
     streams.map(element).collect()
 }
 
-/// The outputs of all elements of a sequence whose rows of the table are given, oldest first.
-pub(crate) fn outputs(encoder: &Encoder<Vec<f64>>, rows: &[Vec<f64>]) -> Rows {
+/// The outputs of all elements of a sequence whose rows of the table are given, oldest first, and whose times on the
+/// scale of intervals, if the encoder reads them.
+pub(crate) fn outputs(encoder: &Encoder<Vec<f64>>, rows: &[Vec<f64>], times: &[i32]) -> Rows {
     let (dim, count) = (rows[0].len(), rows.len());
-    let position = |i: usize| &encoder.positions[i * dim..][..dim];
+    let position = |i: usize, c: usize| encoder.input_positions().map_or(0.0, |positions| positions[i * dim + c]);
     let scale = (dim as f64).sqrt();
-    let element = |i: usize| rows[i].iter().zip(position(i)).map(|(x, p)| scale * x + p).collect();
+    let element = |i: usize| (0..dim).map(|c| scale * rows[i][c] + position(i, c)).collect();
     let mut x: Rows = (0..count).map(element).collect();
     let mut all: Vec<Rows> = x.iter().map(|x| vec![x.clone(); encoder.streams.map_or(0, |s| s.count)]).collect();
     for block in &encoder.blocks {
         let (first, second) = (&block.attention_norm, &block.feed_forward_norm);
         let attend = |query: &Rows, source: &Rows| {
-            let attended = attention(&product(&block.query, query), &product(&block.key_value, source), encoder.heads);
+            let (query, key_value) = (product(&block.query, query), product(&block.key_value, source));
+            let attended = attention(encoder, &query, &key_value, times);
             block.output.as_ref().map_or(attended.clone(), |output| product(output, &attended))
         };
         let feed_forward = |x: &Rows| {

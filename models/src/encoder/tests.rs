@@ -7,23 +7,26 @@ use crate::tower::encoder::EncoderShape;
 use crate::tower::streams::Mixing;
 use twotower_artifacts::Ragged;
 
-/// Every order of norms, and streams of every kind, with the given numbers of blocks and heads.
+/// Every order of norms, intervals, and streams of every kind, with the given numbers of blocks and heads.
 fn shapes(blocks: usize, heads: usize) -> Vec<EncoderShape> {
-    let plain = [NormOrder::Original, NormOrder::Paper, NormOrder::Pre, NormOrder::Post].map(|norm| (norm, None));
+    use NormOrder::{Original, Paper, Post, Pre};
+    let plain = [Original, Paper, Pre, Post].map(|norm| (norm, None, None));
+    let timed = [(Original, 9), (Paper, 40), (Pre, 1), (Post, 9)].map(|(norm, span)| (norm, None, Some(span)));
     let streams = [
-        (NormOrder::Pre, 4, Mixing::Sinkhorn(20)),
-        (NormOrder::Paper, 3, Mixing::Sinkhorn(4)),
-        (NormOrder::Paper, 2, Mixing::Sinkhorn(20)),
-        (NormOrder::Pre, 4, Mixing::Permutations),
+        (Pre, 4, Mixing::Sinkhorn(20), None),
+        (Paper, 3, Mixing::Sinkhorn(4), None),
+        (Paper, 2, Mixing::Sinkhorn(20), Some(9)),
+        (Pre, 4, Mixing::Permutations, None),
     ];
-    let streams = streams.map(|(norm, count, mixing)| (norm, Some(StreamShape { count, mixing })));
-    let shape = |(norm, streams)| EncoderShape { blocks, heads, norm, streams };
-    plain.into_iter().chain(streams).map(shape).collect()
+    let streams =
+        streams.map(|(norm, count, mixing, intervals)| (norm, Some(StreamShape { count, mixing }), intervals));
+    let shape = |(norm, streams, intervals)| EncoderShape { blocks, heads, norm, streams, intervals };
+    plain.into_iter().chain(timed).chain(streams).map(shape).collect()
 }
 
 pub(super) const DIM: usize = 12;
-const MAX_LEN: usize = 90;
-const ROWS: usize = 40;
+pub(super) const MAX_LEN: usize = 90;
+pub(super) const ROWS: usize = 40;
 
 /// Groups of random weights, and where the encoder has them.
 pub(super) struct Sample {
@@ -68,19 +71,35 @@ impl Sample {
     }
 }
 
-/// Sequences of these lengths, with random codes. The wanted elements are all, or the last of each.
+/// Sequences of these lengths, with random codes, and random times that ascend. The wanted elements are all, or the last
+/// of each.
 pub(super) fn packed(lengths: &[usize], all: bool) -> PackedSequences {
-    let mut rng = Rng::at(8, &[]);
+    let [mut rng, mut of_times] = [8, 9].map(|seed| Rng::at(seed, &[]));
     let mut packed = PackedSequences::default();
     packed.clear();
     for length in lengths {
         let first = packed.codes.len();
         packed.codes.extend((0..*length).map(|_| 1 + rng.below(ROWS - 1) as u32));
+        let gaps = (0..*length).map(|_| [0, 1, 1, 2, 3, 20][of_times.below(6)]);
+        packed.times.extend(gaps.scan(0, |time, gap| {
+            *time += gap;
+            Some(*time)
+        }));
         packed.wanted.extend(if all { first..first + length } else { first + length - 1..first + length });
         packed.offsets.push(packed.codes.len());
         packed.wanted_offsets.push(packed.wanted.len());
     }
     packed
+}
+
+/// Rows of codes, with a time of each element that follows from its code.
+fn timed(rows: &[&[u32]]) -> Ragged {
+    let mut ragged = Ragged::default();
+    for row in rows {
+        ragged.push_row(row.iter().copied());
+        ragged.times.extend(row.iter().map(|code| 2 * *code as i32));
+    }
+    ragged
 }
 
 fn wide(values: &[f32]) -> Vec<f64> {
@@ -94,7 +113,7 @@ fn expected(groups: &Encoder<usize>, dense: &[Vec<f64>], table: &[f64], packed: 
     for (pair, wanted) in packed.offsets.windows(2).zip(packed.wanted_offsets.windows(2)) {
         let codes = &packed.codes[pair[0]..pair[1]];
         let rows: Vec<Vec<f64>> = codes.iter().map(|c| table[*c as usize * DIM..][..DIM].to_vec()).collect();
-        let all = outputs(&encoder, &rows);
+        let all = outputs(&encoder, &rows, &packed.times[pair[0]..pair[1]]);
         out.extend(packed.wanted[wanted[0]..wanted[1]].iter().flat_map(|element| all[element - pair[0]].clone()));
     }
     out
@@ -231,7 +250,8 @@ fn an_elements_output_is_that_of_the_sequence_which_ends_with_it() {
         let whole = packed(&[90], true);
         let (expected, _) = sample.run(&whole, None);
         for length in [1, 2, 31, 32, 33, 89, 90] {
-            let ended = PackedSequences { codes: whole.codes[..length].to_vec(), ..packed(&[length], false) };
+            let (codes, times) = (whole.codes[..length].to_vec(), whole.times[..length].to_vec());
+            let ended = PackedSequences { codes, times, ..packed(&[length], false) };
             let (found, _) = sample.run(&ended, None);
             let expected = &expected[(length - 1) * DIM..length * DIM];
             // Products of other shapes round differently.
@@ -249,9 +269,10 @@ fn the_bits_of_an_output_depend_on_its_sequence_alone() {
             let together = packed(&lengths, all);
             let (expected, _) = sample.run(&together, None);
             for sequence in 0..lengths.len() {
-                let codes = together.codes[together.offsets[sequence]..together.offsets[sequence + 1]].to_vec();
-                let length = codes.len();
-                let alone = PackedSequences { codes, ..packed(&[length], all) };
+                let elements = together.offsets[sequence]..together.offsets[sequence + 1];
+                let (codes, times) =
+                    (together.codes[elements.clone()].to_vec(), together.times[elements.clone()].to_vec());
+                let alone = PackedSequences { codes, times, ..packed(&[elements.len()], all) };
                 let range = together.wanted_offsets[sequence] * DIM..together.wanted_offsets[sequence + 1] * DIM;
                 assert_eq!(sample.run(&alone, None).0, expected[range], "{shape:?}, {sequence}");
             }
@@ -263,11 +284,11 @@ fn the_bits_of_an_output_depend_on_its_sequence_alone() {
 fn rows_that_continue_the_row_before_share_its_sequence() {
     let rows: [&[u32]; 9] =
         [&[], &[3], &[3, 4], &[0, 3, 4, 5, 6], &[3, 4, 5, 6], &[], &[3, 4, 5, 6, 7], &[4, 5, 6, 7, 8], &[5]];
-    let mut ragged = Ragged::default();
-    rows.iter().for_each(|row| ragged.push_row(row.iter().copied()));
+    let ragged = timed(&rows);
     let mut together = PackedSequences::default();
     together.pack_together(&ragged, 5);
     assert_eq!(together.codes, [3, 4, 5, 6, 7, 4, 5, 6, 7, 8, 5]);
+    assert_eq!(together.times, [6, 8, 10, 12, 14, 8, 10, 12, 14, 16, 10]);
     assert_eq!(
         (together.offsets.as_slice(), together.wanted_offsets.as_slice()),
         (&[0, 5, 10, 11][..], &[0, 5 - 1, 5, 6][..])
@@ -289,12 +310,12 @@ fn rows_that_continue_the_row_before_share_its_sequence() {
 #[test]
 fn padding_on_either_side_and_elements_beyond_the_longest_change_nothing() {
     let rows: [&[u32]; 6] = [&[3, 4, 5], &[0, 0, 3, 4, 5], &[3, 4, 5, 0], &[0, 3, 0, 4, 5, 0], &[9, 8, 3, 4, 5], &[0]];
-    let mut ragged = Ragged::default();
-    rows.iter().for_each(|row| ragged.push_row(row.iter().copied()));
+    let ragged = timed(&rows);
     let mut packed = PackedSequences::default();
     packed.pack(&ragged, 0..6, 3);
     assert_eq!(packed.output_of, [0, 1, 2, 3, 4, NO_OUTPUT]);
     assert_eq!(packed.codes, [3, 4, 5].repeat(5));
+    assert_eq!(packed.times, [6, 8, 10].repeat(5));
     for shape in shapes(2, 1) {
         let (out, _) = Sample::new(shape).run(&packed, None);
         assert!(out.chunks_exact(DIM).all(|row| *row == out[..DIM]), "{shape:?}");

@@ -23,9 +23,12 @@ const ENCODED: usize = 4096;
 /// The least rows of a run.
 const MIN_TILE: usize = 8;
 
+/// Intervals for which an element counts once more, as it has a value for each of them.
+const COUNTED_INTERVALS: usize = 256;
+
 /// The rows of every run of a tower. Encoders have many values for each element of the longest possible sequence.
 pub(crate) fn tile_for(encoders: &[EncoderSize]) -> usize {
-    match encoders.iter().map(|encoder| encoder.len).max() {
+    match encoders.iter().map(|encoder| encoder.len * (1 + encoder.intervals / COUNTED_INTERVALS)).max() {
         None => TILE,
         Some(len) => (ENCODED / len.max(1)).clamp(MIN_TILE, TILE),
     }
@@ -59,6 +62,8 @@ pub struct OrtEngine {
 #[derive(Debug)]
 enum Source {
     Field(usize),
+    /// The times of the elements of a field.
+    Times(usize),
     Cross(Cross),
 }
 
@@ -68,7 +73,7 @@ enum Input {
     Codes(Vec<i32>),
     /// Always as wide as the field allows, so that sums are always taken in the same order.
     Padded {
-        codes: Vec<i32>,
+        values: Vec<i32>,
         len: usize,
     },
     Dense {
@@ -128,10 +133,7 @@ impl OrtEngine {
             .map_err(|e| ModelError::runtime("load, with fields crossed,", path, e))?;
         let tile = tile_for(&metadata.encoders);
         let crosses = crossed.crosses.iter().map(|c| (Source::Cross(c.clone()), Input::Codes(vec![0; tile])));
-        let fields = crossed.fields.iter().map(|field| {
-            let input = Input::new(&metadata.schema.fields[*field].shape, tile);
-            (Source::Field(*field), input)
-        });
+        let fields = crossed.fields.iter().flat_map(|field| of_field(&metadata, *field, tile));
         let inputs = crosses.chain(fields).collect();
         Ok(Self { path: path.to_path_buf(), session, metadata, inputs, tile })
     }
@@ -141,10 +143,16 @@ impl OrtEngine {
             .and_then(|mut builder| builder.commit_from_file(path))
             .map_err(|e| ModelError::runtime("load", path, e))?;
         let tile = tile_for(&metadata.encoders);
-        let fields = metadata.schema.fields.iter().enumerate();
-        let inputs = fields.map(|(i, field)| (Source::Field(i), Input::new(&field.shape, tile))).collect();
+        let inputs = (0..metadata.schema.fields.len()).flat_map(|field| of_field(&metadata, field, tile)).collect();
         Ok(Self { path: path.to_path_buf(), session, metadata, inputs, tile })
     }
+}
+
+/// The inputs of a field, in the order of the graph.
+fn of_field(metadata: &Metadata, field: usize, tile: usize) -> impl Iterator<Item = (Source, Input)> + use<> {
+    let shape = &metadata.schema.fields[field].shape;
+    let times = shape.intervals().map(|_| (Source::Times(field), Input::new(shape, tile)));
+    std::iter::once((Source::Field(field), Input::new(shape, tile))).chain(times)
 }
 
 fn builder(environment: &ort::environment::Environment) -> Result<SessionBuilder, ort::Error> {
@@ -162,6 +170,7 @@ impl Engine for OrtEngine {
             for (source, input) in inputs.iter_mut() {
                 match source {
                     Source::Field(field) => input.fill(&batch.columns[*field], range.clone()),
+                    Source::Times(field) => input.fill_times(&batch.columns[*field], range.clone()),
                     Source::Cross(cross) => input.combine(cross, &batch.columns, range.clone()),
                 }
             }
@@ -202,7 +211,7 @@ impl Input {
             FieldShape::Code { .. } => Input::Codes(vec![0; tile]),
             FieldShape::Bag { max_len, .. } | FieldShape::Sequence { max_len, .. } => {
                 let len = *max_len as usize;
-                Input::Padded { codes: vec![0; tile * len], len }
+                Input::Padded { values: vec![0; tile * len], len }
             }
             FieldShape::Dense { width } => {
                 let width = *width as usize;
@@ -218,9 +227,9 @@ impl Input {
                 to.fill(0);
                 to.iter_mut().zip(&from[rows]).for_each(|(to, from)| *to = *from as i32);
             }
-            (Input::Padded { codes, len }, Column::Ragged(from)) => {
-                codes.fill(0);
-                for (to, row) in codes.chunks_exact_mut(*len).zip(rows) {
+            (Input::Padded { values, len }, Column::Ragged(from)) => {
+                values.fill(0);
+                for (to, row) in values.chunks_exact_mut(*len).zip(rows) {
                     let newest_first = from.row(row).iter().rev().filter(|code| **code != PADDING);
                     to.iter_mut().rev().zip(newest_first).for_each(|(to, from)| *to = *from as i32);
                 }
@@ -231,6 +240,19 @@ impl Input {
                 values[..from.len()].copy_from_slice(from);
             }
             _ => unreachable!("the batch was checked against the schema that made the inputs"),
+        }
+    }
+
+    /// Copies the times of at most as many checked rows of a column as a run has, to where their elements are.
+    fn fill_times(&mut self, column: &Column, rows: Range<usize>) {
+        let (Input::Padded { values, len }, Column::Ragged(from)) = (self, column) else {
+            unreachable!("the batch was checked against the schema that made the inputs")
+        };
+        values.fill(0);
+        for (to, row) in values.chunks_exact_mut(*len).zip(rows) {
+            let newest_first =
+                from.row(row).iter().zip(from.row_times(row)).rev().filter(|(code, _)| **code != PADDING);
+            to.iter_mut().rev().zip(newest_first).for_each(|(to, (_, time))| *to = *time);
         }
     }
 
@@ -245,7 +267,9 @@ impl Input {
     fn value(&self) -> Result<SessionInputValue<'_>, ort::Error> {
         Ok(match self {
             Input::Codes(codes) => TensorRef::from_array_view(([codes.len()], &codes[..]))?.into(),
-            Input::Padded { codes, len } => TensorRef::from_array_view(([codes.len() / len, *len], &codes[..]))?.into(),
+            Input::Padded { values, len } => {
+                TensorRef::from_array_view(([values.len() / len, *len], &values[..]))?.into()
+            }
             Input::Dense { values, width } => {
                 TensorRef::from_array_view(([values.len() / width, *width], &values[..]))?.into()
             }

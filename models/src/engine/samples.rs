@@ -7,7 +7,9 @@ use crate::tower::streams::StreamShape;
 use crate::tower::{Input, Layer, Matrix, Reduce, Tower};
 use std::collections::BTreeMap;
 use twotower_artifacts::schema::PADDING;
-use twotower_artifacts::{CodeBatch, Column, FieldSchema, FieldShape, Fingerprint, Side, TowerSchema};
+use twotower_artifacts::{
+    CodeBatch, Column, FieldSchema, FieldShape, Fingerprint, IntervalScale, Intervals, Side, TowerSchema,
+};
 
 /// Draws random test data from a seed.
 pub struct Draw(Rng);
@@ -89,10 +91,10 @@ pub fn every_shape(seed: u64) -> Tower {
         ("city", code("city", 50), None),
         ("last", code("item", 40), None),
         ("tags", FieldShape::Bag { table: "tags".into(), cardinality: 9, max_len: 5 }, None),
-        ("recent", FieldShape::Sequence { table: "item".into(), cardinality: 40, max_len: 12 }, None),
+        ("recent", FieldShape::Sequence { table: "item".into(), cardinality: 40, max_len: 12, intervals: None }, None),
         (
             "weighted",
-            FieldShape::Sequence { table: "item".into(), cardinality: 40, max_len: 7 },
+            FieldShape::Sequence { table: "item".into(), cardinality: 40, max_len: 7, intervals: None },
             Some(Reduce::Position(logits)),
         ),
         ("vector", FieldShape::Dense { width: 6 }, None),
@@ -126,20 +128,53 @@ pub fn encoder(draw: &mut Draw, shape: EncoderShape, dim: usize, max_len: usize)
 /// A tower with two sequences that have encoders of this order of norms, one of two blocks with heads and a shorter one
 /// of one block, beside a code, a mean and floats.
 pub fn encoding(seed: u64, norm: NormOrder) -> Tower {
-    encoding_with(seed, norm, None)
+    encoding_with(seed, norm, None, [None, None])
+}
+
+/// As [`encoding`], where both encoders read intervals, up to 20 and up to 3.
+pub fn timed(seed: u64, norm: NormOrder) -> Tower {
+    encoding_with(seed, norm, None, INTERVALS)
 }
 
 /// As [`encoding`], with streams in both encoders.
-pub fn encoding_with(seed: u64, norm: NormOrder, streams: Option<StreamShape>) -> Tower {
+pub fn streaming(seed: u64, norm: NormOrder, streams: StreamShape) -> Tower {
+    encoding_with(seed, norm, Some(streams), [None, None])
+}
+
+/// As [`streaming`], where both encoders read intervals too.
+pub fn timed_streaming(seed: u64, norm: NormOrder, streams: StreamShape) -> Tower {
+    encoding_with(seed, norm, Some(streams), INTERVALS)
+}
+
+const INTERVALS: [Option<Intervals>; 2] = [
+    Some(Intervals { scale: IntervalScale::Personal, span: 20 }),
+    Some(Intervals { scale: IntervalScale::Hour, span: 3 }),
+];
+
+fn encoding_with(
+    seed: u64,
+    norm: NormOrder,
+    streams: Option<StreamShape>,
+    [of_long, of_short]: [Option<Intervals>; 2],
+) -> Tower {
     let draw = &mut Draw::new(seed);
-    let sequence = |max_len| FieldShape::Sequence { table: "item".into(), cardinality: 40, max_len };
-    let long = encoder(draw, EncoderShape { blocks: 2, heads: 4, norm, streams }, 16, 40);
-    let short = encoder(draw, EncoderShape { blocks: 1, heads: 1, norm, streams }, 16, 3);
+    let sequence_with =
+        |max_len, intervals| FieldShape::Sequence { table: "item".into(), cardinality: 40, max_len, intervals };
+    let sequence = |max_len| sequence_with(max_len, None);
+    let shape = |blocks, heads, intervals: Option<Intervals>| EncoderShape {
+        blocks,
+        heads,
+        norm,
+        streams,
+        intervals: intervals.map(|intervals| intervals.span),
+    };
+    let long = encoder(draw, shape(2, 4, of_long), 16, 40);
+    let short = encoder(draw, shape(1, 1, of_short), 16, 3);
     let fields = vec![
         ("city", FieldShape::Code { table: "city".into(), cardinality: 50 }, None),
-        ("long", sequence(40), Some(Reduce::Attention(long))),
+        ("long", sequence_with(40, of_long), Some(Reduce::Attention(long))),
         ("recent", sequence(12), None),
-        ("short", sequence(3), Some(Reduce::Attention(short))),
+        ("short", sequence_with(3, of_short), Some(Reduce::Attention(short))),
         ("vector", FieldShape::Dense { width: 6 }, None),
     ];
     tower(draw, fields, 16, &[32, 24])
@@ -160,6 +195,13 @@ pub fn batch(draw: &mut Draw, schema: &TowerSchema, rows: usize) -> CodeBatch {
                 ) => {
                     let len = draw.below(*max_len as usize + 3);
                     ragged.push_row((0..len).map(|_| draw.below(*cardinality as usize) as u32));
+                    if field.shape.intervals().is_some() {
+                        let gaps = (0..len).map(|_| [0, 1, 2, 7, 30][draw.below(5)]);
+                        ragged.times.extend(gaps.scan(0, |time, gap| {
+                            *time += gap;
+                            Some(*time)
+                        }));
+                    }
                 }
                 (FieldShape::Dense { width }, Column::Dense { values, .. }) => {
                     values.extend(draw.floats(*width as usize));
@@ -200,13 +242,15 @@ fn naive_row(tower: &Tower, batch: &CodeBatch, row: usize) -> Vec<f64> {
                 let (FieldShape::Bag { max_len, .. } | FieldShape::Sequence { max_len, .. }) = &field.shape else {
                     unreachable!("pooled fields are ragged")
                 };
-                let mut codes: Vec<u32> = ragged.row(row).iter().copied().filter(|c| *c != PADDING).collect();
-                codes.reverse();
-                codes.truncate(*max_len as usize);
+                let real: Vec<usize> = (0..ragged.row(row).len()).filter(|i| ragged.row(row)[*i] != PADDING).collect();
+                let kept = &real[real.len().saturating_sub(*max_len as usize)..];
+                let codes: Vec<u32> = kept.iter().rev().map(|i| ragged.row(row)[*i]).collect();
+                let times: Vec<i32> = kept.iter().filter_map(|i| ragged.row_times(row).get(*i).copied()).collect();
                 if let Reduce::Attention(encoder) = reduce {
                     let rows: Vec<Vec<f64>> = codes.iter().rev().map(|code| embedding(table, *code)).collect();
                     let encoder = encoder.map(|weight| weight.data.iter().map(|x| f64::from(*x)).collect::<Vec<_>>());
-                    let newest = rows.len().checked_sub(1).map(|newest| outputs(&encoder, &rows)[newest].clone());
+                    let newest =
+                        rows.len().checked_sub(1).map(|newest| outputs(&encoder, &rows, &times)[newest].clone());
                     x.extend(newest.unwrap_or(encoder.empty));
                     continue;
                 }

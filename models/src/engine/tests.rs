@@ -1,13 +1,15 @@
 //! Tests all engines against the definitions, against each other, and on invalid input.
 
-use super::samples::{Draw, batch, encoding, encoding_with, every_shape, naive, normalised, rows_of};
+use super::samples::{
+    Draw, batch, encoding, every_shape, naive, normalised, rows_of, streaming, timed, timed_streaming,
+};
 use super::*;
-use crate::tower::encoder::NormOrder;
+use crate::tower::encoder::{Encoder, NormOrder};
 use crate::tower::streams::{Mixing, StreamShape};
-use crate::tower::{Input, Layer};
+use crate::tower::{Input, Layer, Reduce};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use twotower_artifacts::{Category, Column, FieldShape};
+use twotower_artifacts::{Category, Column, FieldShape, Intervals};
 
 const KINDS: [EngineKind; 3] = [EngineKind::Native, EngineKind::NativeInt16, EngineKind::Ort];
 
@@ -33,9 +35,10 @@ fn bits(values: &[f32]) -> Vec<u32> {
 fn all_engines_equal_a_naive_f64_forward_pass() {
     let orders = [NormOrder::Original, NormOrder::Paper, NormOrder::Pre, NormOrder::Post];
     let plain = [every_shape(0), every_shape(1), every_shape(2), normalised(3)];
-    let streams = [Mixing::Sinkhorn(20), Mixing::Permutations].map(|mixing| Some(StreamShape { count: 4, mixing }));
-    let with_streams = [encoding_with(5, NormOrder::Pre, streams[0]), encoding_with(6, NormOrder::Paper, streams[1])];
-    let towers = plain.into_iter().chain(orders.map(|order| encoding(4, order))).chain(with_streams);
+    let encoders = orders.into_iter().flat_map(|order| [encoding(4, order), timed(4, order)]);
+    let streams = [Mixing::Sinkhorn(20), Mixing::Permutations].map(|mixing| StreamShape { count: 4, mixing });
+    let with_streams = [streaming(5, NormOrder::Pre, streams[0]), timed_streaming(6, NormOrder::Paper, streams[1])];
+    let towers = plain.into_iter().chain(encoders).chain(with_streams);
     for (seed, tower) in towers.enumerate().map(|(seed, tower)| (seed as u64, tower)) {
         let (_dir, path) = exported(&tower);
         let rows = batch(&mut Draw::new(seed + 100), &tower.schema, 600);
@@ -78,9 +81,8 @@ fn onnx_runtime_crosses_small_code_fields_and_a_tower_of_nothing_else() {
 
 #[test]
 fn the_bits_of_a_row_do_not_depend_on_its_neighbours() {
-    let streams = StreamShape { count: 4, mixing: Mixing::Sinkhorn(20) };
-    let with_streams = encoding_with(7, NormOrder::Pre, Some(streams));
-    for tower in [every_shape(7), encoding(7, NormOrder::Original), with_streams] {
+    let streams = streaming(7, NormOrder::Pre, StreamShape { count: 4, mixing: Mixing::Sinkhorn(20) });
+    for tower in [every_shape(7), encoding(7, NormOrder::Original), streams, timed(7, NormOrder::Original)] {
         rows_are_alone(&tower);
     }
 }
@@ -279,4 +281,50 @@ fn engine_names_are_read_and_written_alike() {
     let error = "onnx".parse::<EngineKind>().unwrap_err();
     assert_eq!(error.category(), Category::Usage);
     assert!(error.to_string().contains("`ort`, `native` or `native-int16`"));
+}
+
+#[test]
+fn intervals_that_do_not_fit_together_and_names_that_are_taken_are_refused() {
+    let good = timed(41, NormOrder::Post);
+    crate::tower::layout::check_tower(&good).unwrap();
+    let spoilt = |change: &dyn Fn(&mut Tower)| {
+        let mut tower = good.clone();
+        change(&mut tower);
+        crate::tower::layout::check_tower(&tower).unwrap_err().to_string()
+    };
+    fn intervals(tower: &mut Tower) -> &mut Option<Intervals> {
+        let FieldShape::Sequence { intervals, .. } = &mut tower.schema.fields[1].shape else { unreachable!() };
+        intervals
+    }
+    fn encoder(tower: &mut Tower) -> &mut Encoder {
+        let Input::Pooled { reduce: Reduce::Attention(encoder), .. } = &mut tower.inputs[1] else { unreachable!() };
+        encoder
+    }
+    for (message, word) in [
+        (spoilt(&|t| *intervals(t) = None), "no intervals in the field, its encoder reads intervals up to 20"),
+        (spoilt(&|t| encoder(t).intervals = None), "its encoder reads no intervals"),
+        (spoilt(&|t| intervals(t).as_mut().unwrap().span = 19), "intervals up to 19"),
+        (spoilt(&|t| intervals(t).as_mut().unwrap().span = 1 << 20), "span 1048576, expected 1 to 16384"),
+        (
+            spoilt(&|t| encoder(t).intervals.as_mut().unwrap().keys.rows = 20),
+            "interval_keys (20, 16), expected (21, 16)",
+        ),
+        (spoilt(&|t| t.inputs[1] = t.inputs[2].clone()), "its encoder reads no intervals"),
+    ] {
+        assert!(message.contains("`long`") && message.contains(word), "{message}");
+    }
+    let mut taken = good.clone();
+    taken.schema.fields[0].name = "long/times".into();
+    let dir = tempfile::tempdir().unwrap();
+    let error = onnx::export(&taken, &dir.path().join("t.onnx"), &BTreeMap::new()).unwrap_err().to_string();
+    assert!(error.contains("`long/times`") && error.contains("rename the feature"), "{error}");
+    // Rows whose elements have no times are refused by every engine.
+    let (_dir, path) = exported(&good);
+    let mut rows = batch(&mut Draw::new(42), &good.schema, 5);
+    let Column::Ragged(long) = &mut rows.columns[1] else { unreachable!() };
+    long.times.pop();
+    for kind in KINDS {
+        let error = open(kind, &path).unwrap().embed(&rows, &mut Vec::new()).unwrap_err().to_string();
+        assert!(error.contains("column `long` has") && error.contains("times of"), "{kind}: {error}");
+    }
 }

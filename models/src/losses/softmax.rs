@@ -137,7 +137,7 @@ mod tests {
     use crate::losses::tests::Toy;
     use crate::rng::Rng;
 
-    const NONE: Ragged = Ragged { offsets: Vec::new(), values: Vec::new() };
+    const NONE: Ragged = Ragged { offsets: Vec::new(), values: Vec::new(), times: Vec::new() };
 
     fn run(toy: &Toy, correction: &[f32], positive_correction: &[f32], masked: &Ragged) -> LossGradient {
         let mut out = LossGradient::default();

@@ -350,7 +350,7 @@ mod tests {
     }
 
     fn sequence(table: &str, cardinality: u32, max_len: u32) -> FieldShape {
-        FieldShape::Sequence { table: table.into(), cardinality, max_len }
+        FieldShape::Sequence { table: table.into(), cardinality, max_len, intervals: None }
     }
 
     fn folded(tower: &Tower) -> Vec<bool> {

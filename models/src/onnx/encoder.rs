@@ -5,6 +5,7 @@
 
 use super::export::layer_norm;
 use super::graph::{GraphBuilder, int, ints};
+use super::intervals::{Elements, IntervalNodes};
 use super::messages::code;
 use super::streams::{Sublayer, collapse, expand};
 use super::tensor_name;
@@ -20,6 +21,8 @@ pub(super) struct EncodedField<'a> {
     pub rows: &'a str,
     /// Whether an element is not padding, `[N, L]`.
     pub is_real: &'a str,
+    /// The times of its elements, int32 `[N, L]`, which an encoder with intervals reads.
+    pub times: &'a str,
 }
 
 /// Values that all blocks use.
@@ -110,15 +113,22 @@ pub(super) fn encoder(g: &mut GraphBuilder, field: &EncodedField<'_>, encoder: &
     let ones = g.node("Cast", &[field.is_real], vec![int("to", i64::from(code::INT64))]);
     let count = g.node("CumSum", &[&ones, &step], vec![]);
     let places = g.node("Sub", &[&count, &one], vec![]);
-    let positions = g.node("Gather", &[&named.positions, &places], vec![int("axis", 0)]);
-    let placed = g.node("Add", &[&scaled, &positions], vec![]);
+    let placed = match named.input_positions() {
+        Some(positions) => {
+            let positions = g.node("Gather", &[positions, &places], vec![int("axis", 0)]);
+            g.node("Add", &[&scaled, &positions], vec![])
+        }
+        None => scaled,
+    };
+    let elements = Elements { times: field.times, places: &places };
+    let intervals = IntervalNodes::of(g, &elements, &named, dim);
     let mut x = g.node("Reshape", &[&placed, &shared.flat], vec![]);
     if let Some(streams) = named.streams {
         x = expand(g, &x, streams);
     }
     for (b, block) in named.blocks.iter().enumerate() {
         let is_last = b + 1 == named.blocks.len();
-        let step = Step { shared: &shared, order: named.order, is_last };
+        let step = Step { shared: &shared, intervals: intervals.as_ref(), order: named.order, is_last };
         x = match named.streams.zip(block.streams.as_ref()) {
             None => step.block(g, block, &x),
             Some(streams) => step.block_of_streams(g, block, streams, &x),
@@ -154,6 +164,8 @@ fn feed_forward(g: &mut GraphBuilder, block: &Block<String>, x: &str) -> String 
 /// A block in a graph.
 struct Step<'a> {
     shared: &'a Shared,
+    /// What attention reads for the time between elements, if it reads that.
+    intervals: Option<&'a IntervalNodes>,
     order: NormOrder,
     /// Whether only the last column asks.
     is_last: bool,
@@ -217,7 +229,10 @@ impl Step<'_> {
     /// What attention adds.
     fn attend(&self, g: &mut GraphBuilder, block: &Block<String>, query_source: &str, source: &str) -> String {
         let query = affine(g, &block.query, query_source);
-        let key_value = affine(g, &block.key_value, source);
+        let mut key_value = affine(g, &block.key_value, source);
+        if let Some(intervals) = self.intervals {
+            key_value = intervals.placed(g, &key_value);
+        }
         let attended = self.attention(g, &query, &key_value);
         match &block.output {
             Some(output) => affine(g, output, &attended),
@@ -243,13 +258,19 @@ impl Step<'_> {
         let query = by_head(g, query, &heads[index], [0, 2, 1, 3]);
         let key = by_head(g, &key, &heads[0], [0, 2, 3, 1]);
         let value = by_head(g, &value, &heads[0], [0, 2, 1, 3]);
-        let scores = g.node("MatMul", &[&query, &key], vec![]);
+        let mut scores = g.node("MatMul", &[&query, &key], vec![]);
+        if let Some(intervals) = self.intervals {
+            scores = intervals.add_logits(g, &query, self.is_last, &scores);
+        }
         let scale = g.float(1.0 / (*head_dim as f32).sqrt());
         let scores = g.node("Mul", &[&scores, &scale], vec![]);
         let never = g.float(f32::MIN);
         let scores = g.node("Where", &[&seen[index], &scores, &never], vec![]);
         let weights = g.node("Softmax", &[&scores], vec![int("axis", 3)]);
-        let means = g.node("MatMul", &[&weights, &value], vec![]);
+        let mut means = g.node("MatMul", &[&weights, &value], vec![]);
+        if let Some(intervals) = self.intervals {
+            means = intervals.add_rows(g, &weights, self.is_last, &means);
+        }
         let means = g.node("Transpose", &[&means], vec![ints("perm", &[0, 2, 1, 3])]);
         g.node("Reshape", &[&means, flat], vec![])
     }

@@ -4,7 +4,7 @@ use super::encoder::{EncodedField, encoder};
 use super::graph::{Extent, External, GraphBuilder, int, ints};
 use super::messages::{GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto, code};
 use super::metadata::Metadata;
-use super::{data_file_name, tensor_name};
+use super::{TIMES, data_file_name, tensor_name};
 use crate::error::ModelError;
 use crate::tower::layout::check_tower;
 use crate::tower::{Input, Layer, Matrix, Parameter, Place, Reduce, Tower};
@@ -168,6 +168,20 @@ fn declare_input(g: &mut GraphBuilder, schema: &TowerSchema, field: &FieldSchema
     };
     let extents: Vec<Extent> = std::iter::once(Extent::Dynamic("N")).chain(extent).collect();
     g.input(&field.name, element, &extents, &description);
+    let Some(intervals) = field.shape.intervals() else { return Ok(()) };
+    let times = format!("{}{TIMES}", field.name);
+    if schema.fields.iter().any(|other| other.name == times) {
+        let reason = format!(
+            "field `{times}`: the times of `{}` have this name in the exported graph; rename the feature",
+            field.name
+        );
+        return Err(ModelError::Tower { side: schema.side, reason });
+    }
+    let description = format!(
+        "times on the scale of intervals, in the columns of the codes; differences count up to {}, anything pads",
+        intervals.span
+    );
+    g.input(&times, element, &extents, &description);
     Ok(())
 }
 
@@ -213,7 +227,8 @@ fn field(g: &mut GraphBuilder, name: &str, input: &Input) -> String {
             };
             match reduce {
                 Reduce::Attention(weights) => {
-                    let field = EncodedField { name, rows: &rows(g), is_real: &is_real };
+                    let times = format!("{name}{TIMES}");
+                    let field = EncodedField { name, rows: &rows(g), is_real: &is_real, times: &times };
                     encoder(g, &field, weights)
                 }
                 Reduce::Position(logits) => {

@@ -140,6 +140,16 @@ pub fn int(name: &str, value: i64) -> AttributeProto {
     }
 }
 
+/// A text attribute.
+pub fn text(name: &str, value: &str) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.to_string()),
+        s: Some(value.to_string()),
+        r#type: Some(code::ATTRIBUTE_STRING),
+        ..Default::default()
+    }
+}
+
 /// An integer list attribute.
 pub fn ints(name: &str, values: &[i64]) -> AttributeProto {
     AttributeProto {

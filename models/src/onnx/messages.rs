@@ -16,6 +16,8 @@ pub mod code {
     pub const INT64: i32 = 7;
     /// `AttributeProto.INT`.
     pub const ATTRIBUTE_INT: i32 = 2;
+    /// `AttributeProto.STRING`.
+    pub const ATTRIBUTE_STRING: i32 = 3;
     /// `AttributeProto.INTS`.
     pub const ATTRIBUTE_INTS: i32 = 7;
     /// `TensorProto.EXTERNAL`.
@@ -72,6 +74,8 @@ pub struct AttributeProto {
     pub name: Option<String>,
     #[prost(int64, optional, tag = "3")]
     pub i: Option<i64>,
+    #[prost(string, optional, tag = "4")]
+    pub s: Option<String>,
     #[prost(int64, repeated, packed = "false", tag = "8")]
     pub ints: Vec<i64>,
     #[prost(int32, optional, tag = "20")]

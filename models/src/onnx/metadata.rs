@@ -15,8 +15,8 @@ const FORMAT_VERSION: u32 = 4;
 const LATER: [(&str, u32); 1] = [("layernorm", 2)];
 /// The first version with encoders of sequences.
 const ENCODERS: u32 = 3;
-/// The first version with encoders that have streams.
-const STREAMS: u32 = 4;
+/// The first version with encoders that have streams or read intervals.
+const STREAMS_AND_INTERVALS: u32 = 4;
 
 pub(super) const KEY_FORMAT: &str = "twotower.format_version";
 pub(super) const KEY_ENCODER: &str = "twotower.encoder_fingerprint";
@@ -65,10 +65,14 @@ impl Description {
     }
 }
 
-/// The first version with this input.
-fn version_of(input: &Input<()>) -> u32 {
+/// The first version that has an input.
+fn first_version(input: &Input<()>) -> u32 {
     match input {
-        Input::Pooled { reduce: Reduce::Attention(encoder), .. } if encoder.streams.is_some() => STREAMS,
+        Input::Pooled { reduce: Reduce::Attention(encoder), .. }
+            if encoder.streams.is_some() || encoder.intervals.is_some() =>
+        {
+            STREAMS_AND_INTERVALS
+        }
         Input::Pooled { reduce: Reduce::Attention(_), .. } => ENCODERS,
         Input::Pooled { .. } | Input::Embedding { .. } | Input::Dense => 1,
     }
@@ -103,7 +107,7 @@ impl Metadata {
 
     fn version(&self) -> u32 {
         let later = LATER.iter().filter(|(kind, _)| self.description.layers.iter().any(|layer| layer == kind));
-        let inputs = self.description.inputs.iter().map(version_of);
+        let inputs = self.description.inputs.iter().map(first_version);
         later.map(|(_, version)| *version).chain(inputs).max().unwrap_or(1)
     }
 

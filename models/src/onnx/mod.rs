@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | `code` | int32 `[N]` | the code |
 //! | `bag`, `sequence` | int32 `[N, L]`, `L <= max_len` | codes, right-aligned: padding (0) on the left, the newest element in the last column |
+//! | `sequence` with intervals | beside it, int32 `[N, L]`, named after it with [`TIMES`] | times on the scale of intervals, of which differences up to the span matter |
 //! | `dense` | float `[N, width]` | the values |
 //!
 //! and one output, float `[N, dim]`, called `vector` (with underscores appended where a field has
@@ -28,6 +29,7 @@ mod crossed;
 mod encoder;
 mod export;
 mod graph;
+mod intervals;
 mod messages;
 mod metadata;
 mod outline;
@@ -54,6 +56,9 @@ fn tensor_name(place: Place<'_>) -> String {
         Place::Layer(layer, parameter) => format!("/layer/{layer}/{}", parameter.name),
     }
 }
+
+/// What the name of the input of a sequence's times ends with, after the name of the field.
+pub const TIMES: &str = "/times";
 
 /// Name of the file that holds large tables beside the given model file.
 fn data_file_name(model: &std::path::Path) -> Option<String> {

@@ -6,7 +6,7 @@ use super::messages::{
     GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, code,
 };
 use super::*;
-use crate::engine::samples::{Draw, batch, encoder, encoding, encoding_with, every_shape, normalised, tower};
+use crate::engine::samples::{Draw, batch, encoder, encoding, every_shape, normalised, streaming, timed, tower};
 use crate::engine::{CROSS_LIMIT, Engine, EngineKind, open, verify};
 use crate::error::ModelError;
 use crate::native::NativeEngine;
@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use prost::Message;
 use std::collections::BTreeMap;
 use std::fs;
-use twotower_artifacts::{ArtifactError, Category, FieldShape};
+use twotower_artifacts::{ArtifactError, Category, FieldShape, IntervalScale, Intervals};
 
 /// Every float of a tower, for comparisons that see the sign of zero and NaN.
 fn bits(tower: &Tower) -> Vec<u32> {
@@ -35,7 +35,7 @@ fn field(kind: u32, i: usize, size: u32) -> FieldShape {
     match kind {
         0 => FieldShape::Code { table, cardinality: 5 },
         1 => FieldShape::Bag { table, cardinality: 5, max_len: size },
-        2 => FieldShape::Sequence { table, cardinality: 5, max_len: size },
+        2 => FieldShape::Sequence { table, cardinality: 5, max_len: size, intervals: None },
         _ => FieldShape::Dense { width: size },
     }
 }
@@ -153,9 +153,9 @@ fn towers_with_later_parts_are_of_a_later_version_and_read_back() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("t.onnx");
     let orders = [NormOrder::Original, NormOrder::Paper, NormOrder::Pre, NormOrder::Post];
-    let encoders = orders.map(|order| (encoding(6, order), b'3'));
+    let encoders = orders.into_iter().flat_map(|order| [(encoding(6, order), b'3'), (timed(6, order), b'4')]);
     let streams = [Mixing::Sinkhorn(100), Mixing::Permutations].map(|mixing| StreamShape { count: 3, mixing });
-    let streams = streams.map(|streams| (encoding_with(6, NormOrder::Pre, Some(streams)), b'4'));
+    let streams = streams.map(|streams| (streaming(6, NormOrder::Pre, streams), b'4'));
     let plain = [(every_shape(6), b'1'), (normalised(6), b'2')];
     for (tower, version) in plain.into_iter().chain(encoders).chain(streams) {
         export(&tower, &path, &BTreeMap::new()).unwrap();
@@ -220,7 +220,7 @@ fn damaged_files_never_panic() {
         ("a", FieldShape::Code { table: "a".into(), cardinality: 4 }, None),
         (
             "b",
-            FieldShape::Sequence { table: "a".into(), cardinality: 4, max_len: 2 },
+            FieldShape::Sequence { table: "a".into(), cardinality: 4, max_len: 2, intervals: None },
             Some(Reduce::Position(Matrix::vector(vec![0.0; 2]))),
         ),
         ("c", FieldShape::Dense { width: 2 }, None),
@@ -234,12 +234,15 @@ fn damaged_files_never_panic() {
 #[test]
 fn damaged_files_with_an_encoder_never_panic() {
     let draw = &mut Draw::new(16);
-    for streams in [None, Some(StreamShape { count: 2, mixing: Mixing::Sinkhorn(2) })] {
-        let shape = EncoderShape { blocks: 1, heads: 2, norm: NormOrder::Pre, streams };
+    let two = StreamShape { count: 2, mixing: Mixing::Sinkhorn(2) };
+    let days = Intervals { scale: IntervalScale::Day, span: 2 };
+    for (streams, intervals, step) in [(None, None, 5), (Some(two), None, 29), (None, Some(days), 5)] {
+        let span = intervals.map(|intervals| intervals.span);
+        let shape = EncoderShape { blocks: 1, heads: 2, norm: NormOrder::Pre, streams, intervals: span };
         let reduce = Reduce::Attention(encoder(draw, shape, 2, 3));
-        let sequence = FieldShape::Sequence { table: "a".into(), cardinality: 4, max_len: 3 };
+        let sequence = FieldShape::Sequence { table: "a".into(), cardinality: 4, max_len: 3, intervals };
         let small = tower(draw, vec![("a", sequence, Some(reduce))], 2, &[2]);
-        damage_never_panics(draw, &small, if streams.is_some() { 29 } else { 5 });
+        damage_never_panics(draw, &small, step);
     }
 }
 
@@ -428,7 +431,7 @@ fn assert_foreign(path: &std::path::Path, what: &str) {
 fn a_graph_that_is_not_what_its_tower_needs_is_refused_at_every_size_and_by_every_engine() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("t.onnx");
-    let pooled = FieldShape::Sequence { table: "a".into(), cardinality: 4, max_len: 2 };
+    let pooled = FieldShape::Sequence { table: "a".into(), cardinality: 4, max_len: 2, intervals: None };
     let large = CROSS_LIMIT as u32 / 8 + 1000;
     for cardinality in [50, large] {
         let draw = &mut Draw::new(12);

@@ -5,7 +5,8 @@
 //! position. Positions are counted from the oldest element that is not padding, so that padding on either side changes
 //! nothing, and that an element's vector is the same whatever follows it. Each block has two sublayers, attention to the
 //! elements up to one's own and a point-wise feed-forward network, and the vector of the newest element is the result. A
-//! sequence without elements has a vector of its own, which the first events of users train.
+//! sequence without elements has a vector of its own, which the first events of users train. Attention may read the time
+//! between elements as well ([`super::intervals`]), and then has its own positions.
 //!
 //! Departures from the paper: positions are counted from the oldest element there is, not from the oldest of `max_len`
 //! places that shorter sequences do not fill, so that training at every position of a sequence teaches what the tower
@@ -13,6 +14,7 @@
 //! other width than `dim`, as there.
 
 use super::Parameter;
+use super::intervals::{self, IntervalTables};
 use super::streams::{BlockStreams, StreamShape};
 use serde::{Deserialize, Serialize};
 
@@ -111,8 +113,10 @@ pub struct Encoder<W = super::Matrix> {
     pub heads: usize,
     /// The shape of the streams that stand in the place of residual connections, if some do.
     pub streams: Option<StreamShape>,
-    /// `[max_len, dim]`, the oldest element's first.
+    /// `[max_len, dim]`, the oldest element's first. They are added to the input, or, with intervals, to keys.
     pub positions: W,
+    /// What attention adds for the time between elements, if it reads that.
+    pub intervals: Option<IntervalTables<W>>,
     /// `[dim]`, the result of a sequence without elements.
     pub empty: W,
     /// Blocks in order.
@@ -134,6 +138,9 @@ pub struct EncoderShape {
     /// The streams in the place of residual connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub streams: Option<StreamShape>,
+    /// The longest interval between elements, if it reads intervals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intervals: Option<u32>,
 }
 
 /// Names of the parameters that each sublayer's part has.
@@ -197,20 +204,30 @@ impl<W> Block<W> {
 impl<W> Encoder<W> {
     /// Its shape.
     pub fn shape(&self) -> EncoderShape {
-        EncoderShape { blocks: self.blocks.len(), heads: self.heads, norm: self.order, streams: self.streams }
+        let intervals = self.intervals.as_ref().map(|tables| tables.span as u32);
+        let (blocks, heads, norm, streams) = (self.blocks.len(), self.heads, self.order, self.streams);
+        EncoderShape { blocks, heads, norm, streams, intervals }
     }
 
-    /// The same encoder with its weights mapped: positions, the result of an empty sequence, blocks in order, and the last layer norm.
+    /// The positions that are added to the input, unless attention has them.
+    pub(crate) fn input_positions(&self) -> Option<&W> {
+        self.intervals.is_none().then_some(&self.positions)
+    }
+
+    /// The same encoder with its weights mapped: positions, the result of an empty sequence, tables of intervals, blocks
+    /// in order, and the last layer norm.
     ///
     /// # Errors
     /// The first error of `map`.
     pub(crate) fn try_map<'a, V, E>(&'a self, map: MapWeight<'_, 'a, W, V, E>) -> Result<Encoder<V>, E> {
         let positions = map(Parameter { name: "positions", rank: 2, block: None }, &self.positions)?;
         let empty = map(Parameter { name: "empty", rank: 1, block: None }, &self.empty)?;
+        let intervals = self.intervals.as_ref().map(|tables| tables.try_map(map)).transpose()?;
         let blocks = self.blocks.iter().enumerate().map(|(b, block)| block.try_map(b, map));
         let blocks = blocks.collect::<Result<_, E>>()?;
         let last = self.last.as_ref().map(|last| last.try_map(None, &LAST, map)).transpose()?;
-        Ok(Encoder { order: self.order, heads: self.heads, streams: self.streams, positions, empty, blocks, last })
+        let (order, heads, streams) = (self.order, self.heads, self.streams);
+        Ok(Encoder { order, heads, streams, positions, intervals, empty, blocks, last })
     }
 
     /// The same encoder with its weights mapped.
@@ -246,6 +263,12 @@ impl EncoderShape {
             heads: self.heads,
             streams: self.streams,
             positions: (),
+            intervals: self.intervals.map(|span| IntervalTables {
+                span: span as usize,
+                value_positions: (),
+                keys: (),
+                values: (),
+            }),
             empty: (),
             blocks: (0..self.blocks).map(|_| block()).collect(),
             last: self.norm.has_last_norm().then(norm),
@@ -255,13 +278,16 @@ impl EncoderShape {
     /// The number of rows and columns that a parameter of an encoder of this shape has.
     pub(crate) fn extents(self, parameter: &Parameter, dim: usize, max_len: usize) -> (usize, usize) {
         let of_streams = self.streams.and_then(|streams| streams.extents(parameter, dim));
-        of_streams.unwrap_or_else(|| parameter.encoder_extents(dim, max_len))
+        of_streams.unwrap_or_else(|| parameter.encoder_extents(self, dim, max_len))
     }
 }
 
 impl Parameter {
-    /// The number of rows and columns that this parameter of an encoder has, unless it belongs to streams.
-    fn encoder_extents(&self, dim: usize, max_len: usize) -> (usize, usize) {
+    /// The number of rows and columns that this parameter of an encoder of a shape has, unless it belongs to streams.
+    fn encoder_extents(&self, shape: EncoderShape, dim: usize, max_len: usize) -> (usize, usize) {
+        if let Some(rows) = intervals::rows(self.name, max_len, shape.intervals) {
+            return (rows, dim);
+        }
         match self.name {
             "positions" => (max_len, dim),
             name if name == KEY_VALUE.weight => (2 * dim, dim),
@@ -273,7 +299,7 @@ impl Parameter {
 
     /// Whether this parameter of an encoder holds vectors of elements or of whole sequences, as a table does.
     pub(crate) fn is_embedding(&self) -> bool {
-        ["positions", "empty"].contains(&self.name)
+        self.block.is_none() && (self.rank == 2 || self.name == "empty")
     }
 
     /// Whether this parameter of an encoder is the gain of a layer norm.

@@ -5,7 +5,7 @@ use super::{Input, Layer, MAX_BLOCKS, Matrix, Parameter, Place, Reduce, Tower};
 use crate::error::ModelError;
 use std::collections::BTreeSet;
 use std::ops::Range;
-use twotower_artifacts::{ArtifactError, CodeBatch, Column, FieldShape, TowerSchema};
+use twotower_artifacts::{ArtifactError, CodeBatch, Column, FieldShape, Intervals, TowerSchema};
 
 /// Widths of a checked tower.
 #[derive(Debug)]
@@ -68,6 +68,10 @@ pub(crate) fn check_schema(schema: &TowerSchema) -> Result<(), ModelError> {
         };
         if found == 0 || found > most {
             return refuse(format!("field `{name}`: {what} {found}, expected 1 to {most}"));
+        }
+        let (span, most) = (field.shape.intervals().map(|intervals| intervals.span), Intervals::MAX_SPAN);
+        if let Some(span) = span.filter(|span| *span == 0 || *span > most) {
+            return refuse(format!("field `{name}`: span {span}, expected 1 to {most}"));
         }
     }
     Ok(())
@@ -139,13 +143,14 @@ fn layout(tower: &Tower) -> Result<Layout, String> {
             }
             (
                 Input::Pooled { table, reduce },
-                FieldShape::Bag { table: expected, cardinality, max_len: len }
-                | FieldShape::Sequence { table: expected, cardinality, max_len: len },
+                shape @ (FieldShape::Bag { table: expected, cardinality, max_len: len }
+                | FieldShape::Sequence { table: expected, cardinality, max_len: len, .. }),
             ) => {
                 max_len = *len as usize;
                 used.insert(table);
                 let width = table_width(tower, name, table, expected, *cardinality)?;
-                check_reduce(reduce, max_len, width).map_err(|reason| format!("field `{name}`: {reason}"))?;
+                let checked = check_reduce(reduce, max_len, width).and_then(|()| check_intervals(reduce, shape));
+                checked.map_err(|reason| format!("field `{name}`: {reason}"))?;
                 width
             }
             (input, shape) => return Err(format!("field `{name}`: input {input:?} cannot take shape {shape:?}")),
@@ -175,6 +180,17 @@ fn check_reduce(reduce: &Reduce, len: usize, width: usize) -> Result<(), String>
         Reduce::Mean | Reduce::Position(_) => Ok(()),
         Reduce::Attention(encoder) => check_encoder(encoder, len, width),
     }
+}
+
+/// Checks that a reduction reads the intervals that its field has.
+fn check_intervals(reduce: &Reduce, shape: &FieldShape) -> Result<(), String> {
+    let read = match reduce {
+        Reduce::Attention(encoder) => encoder.shape().intervals,
+        Reduce::Mean | Reduce::Position(_) => None,
+    };
+    let given = shape.intervals().map(|intervals| intervals.span);
+    let text = |span: Option<u32>| span.map_or("no intervals".to_string(), |span| format!("intervals up to {span}"));
+    if read == given { Ok(()) } else { Err(format!("{} in the field, its encoder reads {}", text(given), text(read))) }
 }
 
 /// Checks an encoder of at most `len` elements of `width` floats.

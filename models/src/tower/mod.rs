@@ -3,6 +3,7 @@
 //! tensor.
 
 pub mod encoder;
+pub mod intervals;
 pub(crate) mod layout;
 pub mod streams;
 
@@ -101,7 +102,7 @@ impl<W> Reduce<W> {
 }
 
 /// A reduction without its weights, as tower files hold it: `"mean"`, `"position"`, or
-/// `{"attention": {"blocks": 2, "heads": 1, "norm": "original"}}`.
+/// `{"attention": {"blocks": 2, "heads": 1, "norm": "original"}}`, with `"intervals": 256` where it reads intervals.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 enum ReduceShape {
@@ -339,8 +340,9 @@ impl Tower {
         });
         let size = |encoder: &Encoder| {
             let Matrix { rows: len, cols: dim, .. } = encoder.positions;
-            let streams = encoder.streams;
-            EncoderSize { len, dim, blocks: encoder.blocks.len(), heads: encoder.heads, streams }
+            let (blocks, heads, streams) = (encoder.blocks.len(), encoder.heads, encoder.streams);
+            let intervals = encoder.intervals.as_ref().map_or(0, |tables| tables.span + 1);
+            EncoderSize { len, dim, blocks, heads, streams, intervals }
         };
         encoders.map(size).collect()
     }

@@ -74,13 +74,14 @@ pub fn train(
     observer: &mut (dyn Observer + Send),
 ) -> Result<TrainingResult, ModelError> {
     config.check()?;
+    model.check(&set.user_schema.fields, &set.item_schema.fields)?;
     set.check()?;
     let config = &config.resolved(set.events(Role::Train).count());
     let run = checkpoint::describe(set, model, config);
     let mut work = || {
         let model = match model {
             ModelConfig::Dssm(dssm) => Dssm::new(set, dssm, config)?,
-            ModelConfig::Sasrec(sasrec) => Dssm::sasrec(set, sasrec, config)?,
+            ModelConfig::Sasrec(sasrec) | ModelConfig::Tisasrec(sasrec) => Dssm::sasrec(set, sasrec, config)?,
         };
         Trainer::new(set, config, dir, &run, model).run(&start, observer)
     };
@@ -340,3 +341,5 @@ mod position_tests;
 mod sasrec_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tisasrec_tests;

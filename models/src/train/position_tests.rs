@@ -19,12 +19,12 @@ fn set(longest: u32) -> TrainingSet {
     set
 }
 
-fn undropped(loss: Loss) -> TrainConfig {
+pub(super) fn undropped(loss: Loss) -> TrainConfig {
     TrainConfig { loss, unknown_rate: 0.0, missing_rate: 0.0, ..config() }
 }
 
 /// The loss of some windows, and all gradients, with those of tables by row.
-fn learned(model: &Dssm, set: &TrainingSet, windows: &[Window]) -> (f64, Vec<Vec<f32>>) {
+pub(super) fn learned(model: &Dssm, set: &TrainingSet, windows: &[Window]) -> (f64, Vec<Vec<f32>>) {
     let mut gradients = model.gradients();
     let terms = model.learn(set, windows, START, &mut model.work(), &mut gradients).unwrap();
     let tables = gradients.tables.iter().zip(&model.parameters().tables).map(|(gradient, table)| {
@@ -40,7 +40,7 @@ fn learned(model: &Dssm, set: &TrainingSet, windows: &[Window]) -> (f64, Vec<Vec
 }
 
 /// All windows of an epoch, in the order of users and time.
-fn windows(model: &Dssm, set: &TrainingSet) -> Vec<Window> {
+pub(super) fn windows(model: &Dssm, set: &TrainingSet) -> Vec<Window> {
     let mut numbers = model.windows(set, START);
     numbers.sort_unstable();
     numbers.iter().map(|number| model.window(set, *number)).collect()

@@ -14,12 +14,17 @@ use std::collections::BTreeMap;
 use twotower_artifacts::{CodeBatch, FieldShape, Side};
 
 /// Users have nothing but a sequence, and items nothing but their id. Item i is followed by item i + 1.
-fn set(users: usize) -> TrainingSet {
+pub(super) fn set(users: usize) -> TrainingSet {
     let mut set = planted(users, 40, 4, 9);
     let items = set.items.rows() as u32;
     for (event, item) in set.interactions.items.iter_mut().enumerate() {
         *item = ((event / 9 * 7 + event % 9) as u32) % items;
     }
+    ids_alone(set)
+}
+
+/// Takes all fields away but the sequence of users and the id of items.
+pub(super) fn ids_alone(mut set: TrainingSet) -> TrainingSet {
     for (schema, batch, kept) in [(&mut set.user_schema, &mut set.users, 1), (&mut set.item_schema, &mut set.items, 0)]
     {
         schema.fields = vec![schema.fields[kept].clone()];
@@ -29,7 +34,7 @@ fn set(users: usize) -> TrainingSet {
     set
 }
 
-fn model(similarity: Similarity) -> SasrecConfig {
+pub(super) fn model(similarity: Similarity) -> SasrecConfig {
     let temperature = match similarity {
         Similarity::Dot => 1.0,
         Similarity::Cosine => 0.1,

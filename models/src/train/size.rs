@@ -29,11 +29,16 @@ pub struct Size {
 
 /// Activations of a row's sequence in an encoder, if it has one. Its weights are added to `weights`.
 fn encoder(dssm: &DssmConfig, positions: Option<Positions>, shape: &FieldShape, dim: u128, weights: &mut u128) -> u128 {
-    let (SequencePooling::Attention, FieldShape::Sequence { max_len, .. }) = (dssm.pooling, shape) else { return 0 };
+    let (SequencePooling::Attention, FieldShape::Sequence { max_len, intervals, .. }) = (dssm.pooling, shape) else {
+        return 0;
+    };
     let attention = dssm.attention.clone().unwrap_or_default();
     let (blocks, len) = (attention.blocks as u128, u128::from(*max_len));
     *weights += (len + 1) * dim + blocks * ENCODER_MATRICES * dim * (dim + 1);
-    let elements = positions.map_or(len, |positions| positions.elements(*max_len as usize) as u128);
+    if let Some(intervals) = intervals {
+        *weights += (2 * u128::from(intervals.span) + 2 + len) * dim;
+    }
+    let elements = positions.map_or(len, |positions| positions.elements(*max_len as usize, *intervals) as u128);
     let streams = attention.hyper_connections.map_or(0, |settings| {
         let (count, logits) = (u128::from(settings.streams as u64), settings.shape().logits() as u128);
         *weights += blocks * 2 * (logits * count * dim + logits + 3);

@@ -63,7 +63,7 @@ impl NearestItems {
     /// Those of the index.
     pub fn of_rows(&self, rows: Range<usize>, k: usize, found: &mut Neighbours) -> Result<(), PipelineError> {
         let dim = self.index.dim();
-        let mut own = Ragged { offsets: vec![0], values: Vec::new() };
+        let mut own = Ragged { offsets: vec![0], ..Ragged::default() };
         rows.clone().for_each(|row| own.push_row([row as u32]));
         let request = Request {
             queries: &self.index.image().vectors()[rows.start * dim..rows.end * dim],

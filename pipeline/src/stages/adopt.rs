@@ -116,8 +116,11 @@ fn extended(mut tower: Tower, schema: TowerSchema) -> Result<Tower, String> {
             FieldShape::Dense { .. } => None,
         };
         let alike = match (&old.shape, &new.shape) {
-            (FieldShape::Bag { max_len: a, .. }, FieldShape::Bag { max_len: b, .. })
-            | (FieldShape::Sequence { max_len: a, .. }, FieldShape::Sequence { max_len: b, .. }) => a == b,
+            (FieldShape::Bag { max_len: a, .. }, FieldShape::Bag { max_len: b, .. }) => a == b,
+            (
+                FieldShape::Sequence { max_len: a, intervals: of_a, .. },
+                FieldShape::Sequence { max_len: b, intervals: of_b, .. },
+            ) => (a, of_a) == (b, of_b),
             (FieldShape::Dense { width: a }, FieldShape::Dense { width: b }) => a == b,
             (FieldShape::Code { .. }, FieldShape::Code { .. }) => true,
             _ => false,

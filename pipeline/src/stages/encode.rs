@@ -21,6 +21,7 @@ use crate::stages::user_passes::UserPasses;
 use crate::stages::{Context, Outcome};
 use crate::timeline::builder::TimelineFile;
 use crate::timeline::interactions::{Events, Interactions};
+use crate::timeline::intervals;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -77,6 +78,7 @@ pub fn encode_features(context: &Context<EncodeSettings>, options: &EncodeOption
     let identities = IdentityKey::of(&[&users.fingerprint(), &interactions.fingerprint()]);
     let kinds = (user_kind, &item_table.ids);
     let mut events = Interactions::read(context, dir, &interactions, kinds, identities, &mut aside)?;
+    intervals::require_unit(&context.config.fields(Side::User), events.clock(), events.usable_rows())?;
     let mut passes = UserPasses::new(context, dir, &encode.joins, &users, user_kind, trains)?;
     let state = encode.fit(&item_table, &mut passes, previous, &mut aside, &mut events)?;
 

@@ -454,6 +454,7 @@ mod tests {
             items: (0..users * events).map(|_| rng.below(items as usize) as u32).collect(),
             times: (0..(users * events) as i64).collect(),
             weights: vec![1.0; users * events],
+            unit: None,
         };
         let split = SplitConfig::Random { validation: 0.1, test: 0.3, seed: 5, train_on_validation: false };
         let schema = |side| TowerSchema { side, encoder: Fingerprint::of(b"e"), fields: Vec::new() };

@@ -279,7 +279,10 @@ pub(crate) fn embedding_needs(
 pub(crate) fn row_bytes(shape: &FieldShape) -> usize {
     match shape {
         FieldShape::Code { .. } => 4,
-        FieldShape::Bag { max_len, .. } | FieldShape::Sequence { max_len, .. } => 4 * (*max_len as usize + 1),
+        FieldShape::Bag { max_len, .. } | FieldShape::Sequence { max_len, intervals: None, .. } => {
+            4 * (*max_len as usize + 1)
+        }
+        FieldShape::Sequence { max_len, intervals: Some(_), .. } => 4 * (2 * *max_len as usize + 1),
         FieldShape::Dense { width } => 4 * *width as usize,
     }
 }

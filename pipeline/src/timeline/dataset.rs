@@ -5,10 +5,11 @@ use crate::error::PipelineError;
 use crate::rows::columns::BATCH_ROWS;
 use crate::run::dir::RunDir;
 use crate::stages::encoded::EncoderFolder;
+use crate::timeline::intervals;
 use crate::timeline::of_run::RunTimeline;
 use twotower_artifacts::codes::GROUP_ROWS;
 use twotower_artifacts::{
-    CodeBatch, Column, Detail, FieldShape, Histories, Ids, Interactions, Manifest, Side, TowerSchema,
+    CodeBatch, Column, Detail, FieldShape, Histories, Ids, Interactions, Manifest, Side, TickUnit, TowerSchema,
 };
 use twotower_encoders::EncoderState;
 use twotower_models::examples::TrainingSet;
@@ -38,9 +39,11 @@ impl Dataset {
         encoded.verify_files()?;
         let (user_ids, users) = encoded.table(Side::User)?.load()?;
         let (item_ids, items) = encoded.table(Side::Item)?.load()?;
-        let interactions = read_events(&RunTimeline::open(stage, &dir)?, &user_ids, &item_ids)?;
+        let timeline = RunTimeline::open(stage, &dir)?;
+        let interactions = read_events(&timeline, &user_ids, &item_ids)?;
         let EncoderFolder { manifest, state, .. } = encoded;
         let (user_schema, item_schema) = (state.schema(Side::User), state.schema(Side::Item));
+        intervals::require_unit(&user_schema.fields, timeline.timeline().info().clock, timeline.timeline().events())?;
         let item_codes = item_codes(&state, &item_ids)?;
         let roles = split.roles(&interactions);
         let known = split.known();
@@ -85,7 +88,8 @@ fn read_events(run: &RunTimeline, users: &Ids, items: &Ids) -> Result<Interactio
     if info.items != items.len() as u64 {
         return Err(differs("items", items.len() as u64, info.items));
     }
-    let (mut all, mut found) = (Interactions { offsets: vec![0], ..Interactions::default() }, Histories::default());
+    let mut all = Interactions { offsets: vec![0], unit: info.clock.unit(), ..Interactions::default() };
+    let mut found = Histories::default();
     for block in timeline.blocks().take_while(|block| block.start < info.table_rows) {
         timeline.read(block.start..block.end.min(info.table_rows), Detail::All, &mut found)?;
         for user in 0..found.len() {
@@ -110,9 +114,11 @@ fn read_events(run: &RunTimeline, users: &Ids, items: &Ids) -> Result<Interactio
     }
 }
 
-/// The most recent items of users, as codes.
+/// The most recent items of users, as codes, with their times where a sequence has intervals.
 pub struct History {
     timeline: RunTimeline,
+    /// The unit of the timeline's clock, if it has one.
+    unit: Option<TickUnit>,
     /// By row of the encoded items table.
     item_codes: Vec<u32>,
 }
@@ -125,7 +131,9 @@ impl History {
     pub fn load(stage: &'static str, encoded: &EncoderFolder) -> Result<Self, PipelineError> {
         let timeline = RunTimeline::open(stage, &encoded.dir)?;
         let item_codes = item_codes(&encoded.state, &encoded_ids(encoded, Side::Item)?)?;
-        Ok(Self { timeline, item_codes })
+        let clock = timeline.timeline().info().clock;
+        intervals::require_unit(&encoded.state.schema(Side::User).fields, clock, timeline.timeline().events())?;
+        Ok(Self { timeline, unit: clock.unit(), item_codes })
     }
 
     /// The timeline.
@@ -154,16 +162,23 @@ impl History {
         codes: &mut CodeBatch,
         found: &mut Histories,
     ) -> Result<(), PipelineError> {
-        self.timeline.timeline().read(first..first + ids.len() as u64, Detail::Items, found)?;
+        let timed = schema.fields.iter().any(|field| field.shape.intervals().is_some());
+        let detail = if timed { Detail::Times } else { Detail::Items };
+        self.timeline.timeline().read(first..first + ids.len() as u64, detail, found)?;
         let users = ids.iter().zip(first..).map(|(id, row)| self.timeline.find(found, row, id));
         let users = users.collect::<Result<Vec<_>, _>>()?;
         for (field, column) in schema.fields.iter().zip(&mut codes.columns) {
-            if let (FieldShape::Sequence { max_len, .. }, Column::Ragged(ragged)) = (&field.shape, column) {
+            if let (FieldShape::Sequence { max_len, intervals, .. }, Column::Ragged(ragged)) = (&field.shape, column) {
                 ragged.clear();
                 for user in &users {
-                    let items = user.map_or(&[][..], |user| &found.items[found.events(user)]);
-                    let last = &items[items.len().saturating_sub(*max_len as usize)..];
-                    ragged.push_row(last.iter().map(|item| self.item_codes[*item as usize]));
+                    let events = user.map_or(0..0, |user| found.events(user));
+                    let last = events.end - events.len().min(*max_len as usize)..events.end;
+                    let items = &found.items[last.clone()];
+                    ragged.push_row(items.iter().map(|item| self.item_codes[*item as usize]));
+                    // Where there are intervals, there is a unit: `load` has seen to it.
+                    if let (Some(intervals), Some(unit)) = (intervals, self.unit) {
+                        intervals.scale(&found.times[last], unit, &mut ragged.times);
+                    }
                 }
             }
         }

@@ -191,6 +191,16 @@ impl<'a> Interactions<'a> {
         self.key
     }
 
+    /// What times count.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// Rows that can be used.
+    pub fn usable_rows(&self) -> u64 {
+        self.counts.rows - self.counts.unreadable
+    }
+
     /// The users that may have events, by the hash of their id; handed out once.
     pub fn take_users(&mut self) -> IdFilter {
         std::mem::replace(&mut self.users, IdFilter::new(0))

@@ -5,5 +5,6 @@ pub(crate) mod counts;
 pub(crate) mod dataset;
 pub(crate) mod exclusions;
 pub(crate) mod interactions;
+pub(crate) mod intervals;
 pub(crate) mod of_run;
 pub(crate) mod pair_store;

@@ -42,7 +42,7 @@ impl SampledUsers {
         let config = &context.config.index;
         let chosen = chosen_rows(source.rows(), config.sample_queries as u64, config.seed);
         let plan = context.plan(&embedding.needs("recall"))?;
-        let mut sampled = Self { vectors: Vec::new(), excluded: Ragged { offsets: vec![0], values: Vec::new() } };
+        let mut sampled = Self { vectors: Vec::new(), excluded: Ragged { offsets: vec![0], ..Ragged::default() } };
         let (mut worker, mut lookup) = (embedding.worker(1)?, Lookup::default());
         for blocks in chosen.chunk_by(|a, b| b.start - a.end < GAP) {
             let rows = blocks[0].start..blocks[blocks.len() - 1].end;

@@ -68,7 +68,7 @@ impl Search<'_> {
 
     /// Searches one batch of users on the calling thread.
     fn neighbours(&self, users: EmbeddedBatch, lookup: &mut Lookup) -> Result<SearchedBatch, PipelineError> {
-        let mut excluded = Ragged { offsets: vec![0], values: Vec::new() };
+        let mut excluded = Ragged { offsets: vec![0], ..Ragged::default() };
         let mut matched = MatchCounts::default();
         self.exclusion.extend(&users.ids, &users.rows, &mut excluded, &mut matched, lookup)?;
         let request = Request {
