@@ -128,7 +128,7 @@ fn main() {
     let users = args.get(3).and_then(|s| s.parse().ok()).unwrap_or(200_000);
     let scene = args.first().map_or("spike", String::as_str);
     let (set, model, config) = if let "sasrec" | "mhc" | "mhc-lite" = scene {
-        let history = FieldShape::Sequence { table: "item".into(), cardinality: 3709, max_len: 200 };
+        let history = FieldShape::Sequence { table: "item".into(), cardinality: 3709, max_len: 200, intervals: None };
         let set = set(vec![field("recent", history)], vec![field("id", code("item", 3706))], 6040, 3706, 165);
         let streams = HyperConnections { lite: scene == "mhc-lite", ..HyperConnections::default() };
         let hyper_connections = (scene != "sasrec").then_some(streams);
