@@ -2,11 +2,16 @@
 
 use super::tests::{DIM, MAX_LEN, Sample, packed};
 use super::*;
-use crate::tower::encoder::NormOrder;
+use crate::tower::encoder::{EncoderShape, NormOrder};
 use twotower_artifacts::Ragged;
 
 const ORDERS: [NormOrder; 4] = [NormOrder::Original, NormOrder::Paper, NormOrder::Pre, NormOrder::Post];
 const SPAN: u32 = 9;
+
+/// A random encoder of `blocks` blocks of `heads` heads that reads intervals.
+fn reading(norm: NormOrder, span: u32, blocks: usize, heads: usize) -> Sample {
+    Sample::new(EncoderShape { blocks, heads, norm, streams: None, intervals: Some(span) })
+}
 
 /// The largest difference between values.
 fn difference(a: &[f32], b: &[f32]) -> f32 {
@@ -17,7 +22,7 @@ fn difference(a: &[f32], b: &[f32]) -> f32 {
 #[test]
 fn with_all_intervals_equal_it_is_the_encoder_whose_keys_and_values_have_one_row_added() {
     for order in ORDERS {
-        let mut sample = Sample::new((order, Some(SPAN)), 2, 2);
+        let mut sample = reading(order, SPAN, 2, 2);
         let mut together = packed(&[1, 7, 40, 90], true);
         together.times.fill(5);
         let (found, _) = sample.run(&together, None);
@@ -37,17 +42,14 @@ fn with_all_intervals_equal_it_is_the_encoder_whose_keys_and_values_have_one_row
         assert!(difference(&found, &expected) < 2e-5, "{order:?}: {:e}", difference(&found, &expected));
         // With other times, it is not.
         let spread = packed(&[1, 7, 40, 90], true);
-        assert!(
-            difference(&Sample::new((order, Some(SPAN)), 2, 2).run(&spread, None).0, &expected) > 1e-2,
-            "{order:?}"
-        );
+        assert!(difference(&reading(order, SPAN, 2, 2).run(&spread, None).0, &expected) > 1e-2, "{order:?}");
     }
 }
 
 #[test]
 fn later_times_never_change_an_earlier_output_and_their_origin_changes_nothing() {
     for order in ORDERS {
-        let sample = Sample::new((order, Some(60)), 2, 2);
+        let sample = reading(order, 60, 2, 2);
         let before = packed(&[MAX_LEN], true);
         let (expected, _) = sample.run(&before, None);
         for changed in [MAX_LEN - 1, 50, 32, 1] {
@@ -67,7 +69,7 @@ fn later_times_never_change_an_earlier_output_and_their_origin_changes_nothing()
 
 #[test]
 fn gaps_beyond_the_span_are_all_alike_and_shorter_ones_are_not() {
-    let sample = Sample::new((NormOrder::Original, Some(SPAN)), 2, 1);
+    let sample = reading(NormOrder::Original, SPAN, 2, 1);
     let output = |gap: i32| {
         let mut two = packed(&[2], false);
         two.times = vec![0, gap];
@@ -107,7 +109,7 @@ fn a_row_continues_the_row_before_only_with_the_same_times() {
     assert_eq!(together.times, [0, 2, 3, 0, 4, 6, 7, 9, 0, 4, 6, 7, 8]);
     let mut apart = PackedSequences::default();
     apart.pack(&ragged, 0..rows.len(), 5);
-    let sample = Sample::new((NormOrder::Post, Some(SPAN)), 2, 2);
+    let sample = reading(NormOrder::Post, SPAN, 2, 2);
     let (shared, single) = (sample.run(&together, None).0, sample.run(&apart, None).0);
     for (a, b) in together.output_of.iter().zip(&apart.output_of) {
         let [a, b] = [(a, &shared), (b, &single)].map(|(output, values)| &values[*output as usize * DIM..][..DIM]);
