@@ -139,7 +139,7 @@ fn one_stream_that_is_read_and_written_as_it_is_equals_the_plain_residual() {
     let packed = packed(&[1, 40, 90, 3], true);
     for norm in [NormOrder::Paper, NormOrder::Pre] {
         for mixing in [Mixing::Sinkhorn(20), Mixing::Permutations] {
-            let plain = EncoderShape { blocks: 3, heads: 2, norm, streams: None };
+            let plain = EncoderShape { blocks: 3, heads: 2, norm, streams: None, intervals: None };
             let sample = Sample::new(plain);
             let shape = EncoderShape { streams: Some(StreamShape { count: 1, mixing }), ..plain };
             let mut streams = Sample::new(shape);
@@ -178,6 +178,7 @@ fn the_error_of_a_pass_is_that_of_its_worst_mixture() {
         heads: 1,
         norm: NormOrder::Pre,
         streams: Some(StreamShape { count: 4, mixing: Mixing::Sinkhorn(rounds) }),
+        intervals: None,
     };
     let packed = packed(&[60, 7], true);
     let error = |rounds| Sample::new(shape(rounds)).run(&packed, None).1[0].stream_error();
