@@ -365,6 +365,25 @@ pub enum Ranking {
     Full,
     /// The positive and 100 items drawn uniformly from those the user has no interaction with.
     Sampled,
+    /// As SASRec's own evaluation samples: the positive and 100 draws, with repeats, from all items that are not among
+    /// the user's training items; at most 10,000 users.
+    SampledPaper,
+}
+
+impl Ranking {
+    /// Negatives per positive of the sampled rankings.
+    pub const NEGATIVES: usize = 100;
+    /// The most users that [`Ranking::SampledPaper`] measures.
+    pub const PAPER_USERS: usize = 10_000;
+
+    /// The name that stands in metrics files and tables. Figures of two names do not compare.
+    pub fn protocol(self) -> &'static str {
+        match self {
+            Ranking::Full => "full",
+            Ranking::Sampled => "sampled-1+100",
+            Ranking::SampledPaper => "sampled-1+100 paper",
+        }
+    }
 }
 
 /// `[evaluate]`: how the model is measured on the test events.
@@ -373,7 +392,7 @@ pub enum Ranking {
 pub struct EvaluateConfig {
     /// Cut-offs.
     pub k: Vec<usize>,
-    /// `full` or `sampled` ranking.
+    /// `full`, `sampled` or `sampled_paper` ranking.
     pub ranking: Ranking,
     /// The most users measured, drawn with the seed; 0 = all.
     pub max_users: usize,
@@ -471,6 +490,12 @@ impl Config {
         }
         self.tables.interactions.times.validate()?;
         self.split.validate()?;
+        if self.evaluate.ranking == Ranking::SampledPaper && !matches!(self.split, SplitConfig::LeaveLastOut { .. }) {
+            return Err(ConfigError::usage(format!(
+                "`evaluate.ranking` = \"sampled_paper\" ranks one held-out item a user, expected `split.kind` = \"leave_last_out\", found the split `{}`; take that split, or another ranking",
+                self.split.protocol()
+            )));
+        }
         twotower_encoders::validate(&self.side(Side::User), &self.side(Side::Item))?;
         self.model.check(&self.fields(Side::User), &self.fields(Side::Item))?;
         let names: Vec<String> = [Side::User, Side::Item]
@@ -544,6 +569,17 @@ kind = "numeric"
         let json = serde_json::to_string(&config).unwrap();
         let again: Config = serde_json::from_str(&json).unwrap();
         assert_eq!(serde_json::to_string(&again).unwrap(), json);
+    }
+
+    #[test]
+    fn the_paper_ranking_needs_one_held_out_item_a_user() {
+        let job =
+            |split: &str| format!("{MINIMAL}\n[evaluate]\nranking = \"sampled_paper\"\n[split]\nkind = \"{split}\"\n");
+        assert_eq!(load(&job("leave_last_out"), &[]).unwrap().evaluate.ranking.protocol(), "sampled-1+100 paper");
+        for split in ["ratio", "time", "random"] {
+            let message = load(&job(split), &[]).unwrap_err().to_string();
+            assert!(message.contains("sampled_paper") && message.contains("leave_last_out"), "{message}");
+        }
     }
 
     #[test]
