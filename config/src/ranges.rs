@@ -15,7 +15,7 @@ const ROWS: i64 = 1 << 53;
 const FACTOR: Range = Range::Real(0.0, 1e6);
 
 /// The ranges of each section. Settings of features are those of all kinds, for both sides.
-const SECTIONS: [(&str, Ranges); 11] = [
+const SECTIONS: [(&str, Ranges); 12] = [
     (
         "tables.interactions",
         &[("earliest", Range::Whole(i64::MIN, i64::MAX)), ("latest", Range::Whole(i64::MIN, i64::MAX))],

@@ -5,7 +5,8 @@
 //! [`Execution`], which no result depends on.
 
 use crate::gates::GatesConfig;
-use crate::job::{Config, EvaluateConfig, Features, InteractionTable, RecallConfig, Tables};
+use crate::evaluation::EvaluateConfig;
+use crate::job::{Config, Features, InteractionTable, RecallConfig, Tables};
 use crate::split::SplitConfig;
 use serde::ser::Error as _;
 use serde::{Serialize, Serializer};

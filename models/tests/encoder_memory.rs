@@ -35,7 +35,7 @@ fn tower(size: EncoderSize, order: NormOrder) -> Tower {
     };
     let last = (order != NormOrder::Paper).then(norm);
     let blocks = (0..blocks).map(|_| block()).collect();
-    let encoder = Encoder { order, heads, positions: matrix(len, dim), blocks, last };
+    let encoder = Encoder { order, heads, positions: matrix(len, dim), empty: matrix(1, dim), blocks, last };
     let shape = FieldShape::Sequence { table: "item".into(), cardinality: ITEMS as u32, max_len: len as u32 };
     let fields = vec![FieldSchema { name: "recent".into(), shape }];
     Tower {

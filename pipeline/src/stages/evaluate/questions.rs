@@ -129,7 +129,7 @@ pub(super) mod tests {
     };
 
     /// Users with the events of these items, in this order, of a catalogue of `items` items.
-    pub(super) fn training_set(users: &[&[u32]], items: usize, split: &SplitConfig) -> TrainingSet {
+    pub fn training_set(users: &[&[u32]], items: usize, split: &SplitConfig) -> TrainingSet {
         let events: Vec<u32> = users.concat();
         let offsets = users.iter().scan(0, |end, user| {
             *end += user.len() as u64;
