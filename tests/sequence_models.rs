@@ -29,7 +29,8 @@ fn job(model: &str, name: &str) -> Job {
         }
         _ => {
             let text = std::fs::read_to_string(job.path("pipeline.toml")).unwrap();
-            let of_others = |line: &&str| line.starts_with("    { kind") && !line.contains("recent") && !line.contains("id\"");
+            let of_others =
+                |line: &&str| line.starts_with("    { kind") && !line.contains("recent") && !line.contains("id\"");
             let lines: Vec<&str> = text.lines().filter(|line| !of_others(line)).collect();
             job.write("pipeline.toml", &lines.join("\n"));
             let settings = "kind = \"sasrec\"\ndim = 8\nheads = 2\ndropout = 0.1";
@@ -163,7 +164,10 @@ fn has_new_vectors_on_a_second_day(model: &str) {
 #[test]
 fn sasrec_refuses_other_features_before_anything_is_read() {
     let job = job("sasrec", "features");
-    job.edit("    { kind = \"id\", name = \"item\" },", "    { kind = \"id\", name = \"item\" },\n    { kind = \"categorical\", name = \"category\" },");
+    job.edit(
+        "    { kind = \"id\", name = \"item\" },",
+        "    { kind = \"id\", name = \"item\" },\n    { kind = \"categorical\", name = \"category\" },",
+    );
     job.refused("run --quiet", 2, &["`features.item`", "`category`", "`pooling = \"attention\"`"]);
     assert!(!job.path("run").exists());
 }

@@ -195,6 +195,9 @@ kind = "id"
 name = "item"
 [model]
 kind = "sasrec"
+contrast = { crop = 0.6, mask = 0.5, reorder = 0.2, replace = 0.2 }
+[train]
+schedule = { step = { every = 5, factor = 0.5 } }
 "#;
 
     fn jobs() -> Vec<toml::Value> {

@@ -4,13 +4,15 @@
 //! Departures from the paper: learned embeddings instead of letter trigrams, PReLU instead of tanh,
 //! and the losses of [`crate::losses`] instead of a softmax over four random documents.
 
+use crate::augment::{ContrastConfig, Views};
 use crate::candidates::{BatchCandidates, CandidateSource};
 use crate::encoder::EncoderSize;
 use crate::error::ModelError;
 use crate::examples::{Known, Role, TrainingSet, Window, assemble, drop_codes};
+use crate::losses::contrast::Contrast;
 use crate::losses::{LossGradient, ScoredBatch};
 use crate::model::{Model, Moment, Terms};
-use crate::net::{Net, Pass, backward_pair};
+use crate::net::{Backward, Net, Pass, backward};
 use crate::pages::zeroed;
 use crate::params::{Gradients, Parameters, Table};
 use crate::positions::Positions;
@@ -216,6 +218,8 @@ pub(crate) struct Dssm {
     item: Net,
     dim: usize,
     similarity: Similarity,
+    /// The contrast of augmented sequences, and the users' column that is augmented.
+    contrast: Option<(ContrastConfig, usize)>,
     temperature: f32,
     log_temperature: Option<usize>,
     source: CandidateSource,
@@ -233,6 +237,7 @@ pub(crate) const EMBEDDING_DEVIATION: f64 = 0.05;
 const ORDER: u64 = 10;
 const CANDIDATES: u64 = 11;
 const NOISE: u64 = 12;
+const VIEWS: u64 = 13;
 
 /// The working memory of a step.
 pub(crate) struct Work {
@@ -250,6 +255,9 @@ pub(crate) struct Work {
     user_pass: Pass,
     item_pass: Pass,
     loss: LossGradient,
+    views: Views,
+    view_pass: Pass,
+    contrast: Contrast,
 }
 
 impl Dssm {
@@ -269,7 +277,9 @@ impl Dssm {
     /// As [`Dssm::new`].
     pub fn sasrec(set: &TrainingSet, config: &SasrecConfig, train: &TrainConfig) -> Result<Self, ModelError> {
         config.check(&set.user_schema.fields, &set.item_schema.fields)?;
-        Self::of(set, &config.dssm(), config.similarity, train)
+        let model = Self::of(set, &config.dssm(), config.similarity, train)?;
+        // The sequence is the only field.
+        Ok(Self { contrast: config.contrast.clone().map(|contrast| (contrast, 0)), ..model })
     }
 
     fn of(
@@ -283,9 +293,9 @@ impl Dssm {
         let mut user = build(user, config, seed, &mut parameters)?;
         let mut item = build(item, config, seed, &mut parameters)?;
         match similarity {
-            Similarity::Cosine => [&mut user, &mut item]
-                .into_iter()
-                .for_each(|net| net.push(Layer::L2Norm { eps: NORM_FLOOR }, 0.0)),
+            Similarity::Cosine => {
+                [&mut user, &mut item].into_iter().for_each(|net| net.push(Layer::L2Norm { eps: NORM_FLOOR }, 0.0))
+            }
             Similarity::Dot => {}
         }
         let log_temperature = config
@@ -297,6 +307,7 @@ impl Dssm {
             item,
             dim: config.dim(),
             similarity,
+            contrast: None,
             temperature: config.temperature,
             log_temperature,
             source: CandidateSource::new(set, train),
@@ -337,6 +348,28 @@ impl Dssm {
                 positions.spread(set, windows, &work.windows, &mut work.users);
             }
         }
+    }
+}
+
+impl Dssm {
+    /// Embeds augmented views of a batch's sequences, if they are contrasted, and adds the term of their contrast and its
+    /// gradient. Returns whether there is one.
+    fn contrast(&self, set: &TrainingSet, moment: Moment, work: &mut Work, terms: &mut Terms) -> bool {
+        let Some((config, sequence)) = &self.contrast else { return false };
+        let Work { windows, users, views, view_pass, contrast, .. } = work;
+        let rows = if self.positions.is_some() { windows } else { users };
+        let mut draw = moment.of_step(VIEWS);
+        views.make(config, rows, *sequence, &set.item_codes, draw.bits());
+        if views.count() == 0 {
+            terms.add("contrast", f64::from(config.weight), 0.0);
+            return false;
+        }
+        self.user.forward(&self.parameters, &views.rows, Some(draw.bits()), view_pass);
+        let width = views.represent(config, view_pass.output(), self.dim);
+        let value = contrast.nt_xent(&views.compared, width, config.similarity, config.temperature, config.weight);
+        views.spread(config, &contrast.d_views, width, self.dim);
+        terms.add("contrast", f64::from(config.weight), value);
+        true
     }
 }
 
@@ -486,6 +519,9 @@ impl Model for Dssm {
             user_pass: Pass::default(),
             item_pass: Pass::default(),
             loss: LossGradient::default(),
+            views: Views::new(CodeBatch::empty(&self.user.tower.schema)),
+            view_pass: Pass::default(),
+            contrast: Contrast::default(),
         }
     }
 
@@ -562,11 +598,19 @@ impl Model for Dssm {
             let products = scored.users.iter().zip(&loss.d_users).map(|(u, d)| *u as f64 * *d as f64);
             gradients.dense[group][0] = -products.sum::<f64>() as f32;
         }
-        let towers = [
-            (&self.user, &work.users, &mut work.user_pass, &loss.d_users[..]),
-            (&self.item, &work.items, &mut work.item_pass, &loss.d_items[..]),
-        ];
-        backward_pair(&self.parameters, towers, gradients)?;
+        let contrast = self.contrast(set, moment, work, &mut terms);
+        let user =
+            Backward { net: &self.user, batch: &work.users, pass: &mut work.user_pass, d_output: &work.loss.d_users };
+        let item =
+            Backward { net: &self.item, batch: &work.items, pass: &mut work.item_pass, d_output: &work.loss.d_items };
+        let views = contrast.then_some(Backward {
+            net: &self.user,
+            batch: &work.views.rows,
+            pass: &mut work.view_pass,
+            d_output: &work.views.d_rows,
+        });
+        let mut passes: Vec<Backward<'_>> = [user, item].into_iter().chain(views).collect();
+        backward(&self.parameters, &mut passes, gradients)?;
         Ok(terms)
     }
 

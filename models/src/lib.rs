@@ -1,5 +1,6 @@
 //! Two-tower models: layers, losses, samplers, optimisers, training, ONNX export and inference engines.
 
+pub mod augment;
 mod candidates;
 mod cross;
 pub mod dssm;

@@ -28,6 +28,15 @@ impl<'a> Operand<'a> {
         Self { data, rows, cols, row_stride: stride, col_stride: 1 }
     }
 
+    /// Some of its rows.
+    ///
+    /// # Panics
+    /// When there are no such rows: a bug in the caller.
+    pub fn rows(self, rows: std::ops::Range<usize>) -> Self {
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
+        Self { data: &self.data[rows.start * self.row_stride..], rows: rows.len(), ..self }
+    }
+
     /// Rows and columns swapped.
     pub fn transposed(self) -> Self {
         Self {

@@ -415,18 +415,34 @@ fn tile_noise(noise: Option<u64>, step: usize, tile: usize) -> Option<Rng> {
     noise.map(|key| Rng::at(key, &[step as u64, tile as u64]))
 }
 
-/// The backward pass of a model of two [`Net`]s: the gradients of dense groups, and then those of the rows of every
-/// table, which the towers may share.
+/// A forward pass of a tower, with the gradient of its output.
+pub struct Backward<'a> {
+    /// The tower.
+    pub net: &'a Net,
+    /// What it embedded.
+    pub batch: &'a CodeBatch,
+    /// What the forward pass kept.
+    pub pass: &'a mut Pass,
+    /// `[rows, dim]` the gradient of the output.
+    pub d_output: &'a [f32],
+}
+
+/// The backward pass of a step: the gradients of dense groups, and then those of the rows of every table, which towers
+/// may share. A tower may have made several forward passes.
 ///
 /// # Errors
 /// [`ModelError::Setting`] when the batch's inputs hold more than 2^32 floats.
-pub fn backward_pair(
+pub fn backward(
     parameters: &Parameters,
-    towers: [(&Net, &CodeBatch, &mut Pass, &[f32]); 2],
+    passes: &mut [Backward<'_>],
     gradients: &mut Gradients,
 ) -> Result<(), ModelError> {
-    let sizes = towers.each_ref().map(|(net, _, pass, _)| net.gradient_len(parameters, pass));
-    let total = sizes[0] + sizes[1];
+    let ends = passes.iter().scan(0, |end, each| {
+        *end += each.net.gradient_len(parameters, each.pass);
+        Some(*end)
+    });
+    let ends: Vec<usize> = ends.collect();
+    let total = ends.last().copied().unwrap_or(0);
     if total > u32::MAX as usize {
         return Err(ModelError::Setting {
             setting: "batch_size".into(),
@@ -436,23 +452,23 @@ pub fn backward_pair(
     }
     let mut d_inputs = std::mem::take(&mut gradients.inputs);
     d_inputs.resize(total, 0.0);
-    let (first, second) = d_inputs.split_at_mut(sizes[0]);
-    let towers = {
-        let [(user, user_batch, user_pass, d_user), (item, item_batch, item_pass, d_item)] = towers;
-        user.backward(parameters, user_pass, d_user, first, &mut gradients.dense);
-        item.backward(parameters, item_pass, d_item, second, &mut gradients.dense);
-        [(user, user_batch, &*user_pass, 0), (item, item_batch, &*item_pass, sizes[0])]
-    };
+    let mut start = 0;
+    for (Backward { net, pass, d_output, .. }, end) in passes.iter_mut().zip(&ends) {
+        net.backward(parameters, pass, d_output, &mut d_inputs[start..*end], &mut gradients.dense);
+        start = *end;
+    }
+    let starts = || std::iter::once(0).chain(ends.iter().copied());
+    let passes = &*passes;
     gradients.tables.par_iter_mut().enumerate().for_each(|(t, gradient)| match gradient {
         TableGradient::Rows(sparse) => {
-            for (net, batch, pass, base) in towers {
+            for (Backward { net, batch, pass, .. }, base) in passes.iter().zip(starts()) {
                 net.note_uses(parameters, batch, pass, t, base, |row, at, weight| sparse.push(row, at, weight));
             }
             sparse.reduce(&d_inputs);
         }
         TableGradient::Whole(values) => {
             let dim = parameters.tables[t].dim;
-            for (net, batch, pass, base) in towers {
+            for (Backward { net, batch, pass, .. }, base) in passes.iter().zip(starts()) {
                 net.note_uses(parameters, batch, pass, t, base, |row, at, weight| {
                     weighted_sum(&mut values[row as usize * dim..][..dim], None, &d_inputs, 1, &[(at as u32, weight)]);
                 });

@@ -11,6 +11,7 @@
 //! sequence holds have several windows, where the authors train on the newest one only ([`crate::positions`]); a small
 //! share of codes is dropped to the unknown row, so that new items have a trained vector.
 
+use crate::augment::ContrastConfig;
 use crate::dssm::{AttentionConfig, DssmConfig, SequencePooling};
 use crate::error::ModelError;
 use crate::similarity::Similarity;
@@ -41,6 +42,9 @@ pub struct SasrecConfig {
     pub temperature: f32,
     /// Whether log τ is trained.
     pub learn_temperature: bool,
+    /// The contrast of augmented sequences (CL4SRec), if there is any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contrast: Option<ContrastConfig>,
 }
 
 impl Default for SasrecConfig {
@@ -54,6 +58,7 @@ impl Default for SasrecConfig {
             similarity: Similarity::Dot,
             temperature: 1.0,
             learn_temperature: false,
+            contrast: None,
         }
     }
 }
@@ -66,11 +71,17 @@ impl SasrecConfig {
         ("heads", Range::Whole(1, 1024)),
         ("dropout", Range::Below(0.0, 1.0)),
         ("temperature", Range::Real(0.001, 100.0)),
+        ("contrast.weight", Range::Above(0.0, 1000.0)),
+        ("contrast.temperature", Range::Real(0.001, 100.0)),
+        ("contrast.crop", Range::Above(0.0, 1.0)),
+        ("contrast.mask", Range::Above(0.0, 1.0)),
+        ("contrast.reorder", Range::Above(0.0, 1.0)),
+        ("contrast.replace", Range::Above(0.0, 1.0)),
     ];
 
     /// The DSSM that it is.
     pub(crate) fn dssm(&self) -> DssmConfig {
-        let Self { dim, blocks, heads, norm, dropout, similarity: _, temperature, learn_temperature } = *self;
+        let Self { dim, blocks, heads, norm, dropout, temperature, learn_temperature, .. } = *self;
         DssmConfig {
             embedding_dim: dim,
             hidden: Vec::new(),
@@ -89,6 +100,9 @@ impl SasrecConfig {
     /// [`ModelError::Setting`].
     pub fn check(&self, users: &[FieldSchema], items: &[FieldSchema]) -> Result<(), ModelError> {
         range::check(self, Self::RANGES).map_err(ModelError::range)?;
+        if let Some(contrast) = &self.contrast {
+            contrast.check()?;
+        }
         if !self.dim.is_multiple_of(self.heads) {
             return Err(ModelError::Setting {
                 setting: "model.heads".into(),
@@ -108,7 +122,8 @@ impl SasrecConfig {
         match items {
             [FieldSchema { shape: FieldShape::Code { table: own, .. }, .. }] if own == table => Ok(()),
             _ => {
-                let expected = format!("one feature, of kind `id` and with `table = \"{table}\"`, that of the sequence: {other}");
+                let expected =
+                    format!("one feature, of kind `id` and with `table = \"{table}\"`, that of the sequence: {other}");
                 refuse("features.item", expected, items)
             }
         }

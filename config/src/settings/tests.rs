@@ -308,7 +308,11 @@ fn every_setting_is_in_the_key_of_every_stage_that_obeys_it() {
 fn every_setting_of_every_model_is_obeyed_by_training_alone() {
     let job = load();
     for kind in ["dssm", "sasrec"] {
-        let model: ModelConfig = serde_json::from_value(json!({ "kind": kind })).unwrap();
+        let mut model = json!({ "kind": kind });
+        if kind == "sasrec" {
+            model["contrast"] = json!({ "crop": 0.5, "mask": 0.5, "reorder": 0.5, "replace": 0.5 });
+        }
+        let model: ModelConfig = serde_json::from_value(model).unwrap();
         let mut job = job.clone();
         job["model"] = json!(model);
         let base = views(&job);
@@ -317,6 +321,12 @@ fn every_setting_of_every_model_is_obeyed_by_training_alone() {
             // An empty map would stay one.
             tried["model"][name] = match &job["model"][name] {
                 Value::Object(map) if map.is_empty() => json!({ "a": 1 }),
+                Value::Object(map) => {
+                    let (name, value) = map.iter().next().unwrap();
+                    let mut other = map.clone();
+                    other[name] = changed(&format!("model.contrast.{name}"), value);
+                    json!(other)
+                }
                 value => changed(&format!("model.{name}"), value),
             };
             let now = views(&tried);

@@ -6,7 +6,7 @@ mod dropout;
 pub mod embedding;
 mod layer_norm;
 mod linear;
-mod norm;
+pub(crate) mod norm;
 
 pub use dropout::dropout;
 pub(crate) use layer_norm::{backward as layer_norm_backward, forward as layer_norm};

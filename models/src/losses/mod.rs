@@ -1,5 +1,6 @@
 //! Losses over pairs of vectors. Each gives its value and the gradients of both sides.
 
+pub(crate) mod contrast;
 pub(crate) mod pairwise;
 pub mod softmax;
 

@@ -85,14 +85,21 @@ pub enum SamplerKind {
 }
 
 /// Course of the learning rate after warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Schedule {
     /// Half a cosine down to `min_learning_rate` at the last step.
     #[default]
     Cosine,
     /// No change.
     Constant,
+    /// Steps down by a factor.
+    Step {
+        /// Epochs after each of which the rate falls.
+        every: usize,
+        /// What it is multiplied by.
+        factor: f64,
+    },
 }
 
 /// Settings of training; the model's own are in [`crate::model::ModelConfig`].
@@ -203,6 +210,8 @@ impl TrainConfig {
         ("eps", Range::Above(0.0, 1.0)),
         ("warmup_steps", Range::Whole(0, 1_000_000_000)),
         ("min_learning_rate", Range::SHARE),
+        ("schedule.step.every", Range::Whole(1, 10_000)),
+        ("schedule.step.factor", Range::Above(0.0, 1.0)),
         ("clip_norm", Range::Real(0.0, 1e6)),
         ("unknown_rate", Range::Below(0.0, 1.0)),
         ("missing_rate", Range::Below(0.0, 1.0)),
@@ -235,14 +244,16 @@ impl TrainConfig {
         self.mask_accidental_hits.unwrap_or(self.loss != Loss::FullSoftmax)
     }
 
-    /// The learning rate of step `step` of `total`, counted from 0.
-    pub(crate) fn learning_rate_at(&self, step: usize, total: usize) -> f64 {
+    /// The learning rate of step `step` of all, counted from 0, in epochs of `steps`.
+    pub(crate) fn learning_rate_at(&self, step: usize, steps: usize) -> f64 {
+        let total = self.epochs * steps;
         let warmup = self.warmup_steps.min(total / 10);
         if step < warmup {
             return self.learning_rate * (step + 1) as f64 / warmup as f64;
         }
         match self.schedule {
             Schedule::Constant => self.learning_rate,
+            Schedule::Step { every, factor } => self.learning_rate * factor.powf((step / steps / every) as f64),
             Schedule::Cosine => {
                 let last = total.saturating_sub(warmup + 1).max(1);
                 let progress = ((step - warmup) as f64 / last as f64).min(1.0);
@@ -279,13 +290,23 @@ mod tests {
 
     #[test]
     fn the_learning_rate_rises_then_falls_to_its_floor() {
-        let config = TrainConfig { learning_rate: 1.0, warmup_steps: 10, min_learning_rate: 0.1, ..Default::default() };
-        assert!((config.learning_rate_at(0, 100) - 0.1).abs() < 1e-12);
-        assert!((config.learning_rate_at(9, 100) - 1.0).abs() < 1e-12);
-        assert!((config.learning_rate_at(10, 100) - 1.0).abs() < 1e-12);
-        assert!((config.learning_rate_at(99, 100) - 0.1).abs() < 1e-12);
-        let constant = TrainConfig { schedule: Schedule::Constant, ..config };
-        assert_eq!(constant.learning_rate_at(99, 100), 1.0);
+        let config = TrainConfig {
+            learning_rate: 1.0,
+            warmup_steps: 10,
+            min_learning_rate: 0.1,
+            epochs: 5,
+            ..Default::default()
+        };
+        assert!((config.learning_rate_at(0, 20) - 0.1).abs() < 1e-12);
+        assert!((config.learning_rate_at(9, 20) - 1.0).abs() < 1e-12);
+        assert!((config.learning_rate_at(10, 20) - 1.0).abs() < 1e-12);
+        assert!((config.learning_rate_at(99, 20) - 0.1).abs() < 1e-12);
+        let step = Schedule::Step { every: 2, factor: 0.5 };
+        for (schedule, expected) in [(Schedule::Constant, [1.0, 1.0, 1.0]), (step, [1.0, 0.5, 0.25])] {
+            let config = TrainConfig { schedule, ..config.clone() };
+            assert_eq!([39, 40, 99].map(|step| config.learning_rate_at(step, 20)), expected);
+            assert!((config.learning_rate_at(4, 20) - 0.5).abs() < 1e-12);
+        }
     }
 
     #[test]

@@ -216,7 +216,7 @@ impl<'a, M: Model> Trainer<'a, M> {
             let Group { rate, decay, from_epoch } = self.model.group(name);
             (from_epoch <= moment.epoch).then_some(Move { rate, decay, after: (from_epoch * steps) as u64 })
         });
-        let learning_rate = config.learning_rate_at(moment.epoch * steps + moment.step, config.epochs * steps);
+        let learning_rate = config.learning_rate_at(moment.epoch * steps + moment.step, steps);
         let parameters = self.model.parameters_mut();
         let gradient_norm = self.optimiser.step(parameters, &self.gradients, &moves, learning_rate, &config.adam());
         Ok(Step { terms, gradient_norm, learning_rate, temperature })

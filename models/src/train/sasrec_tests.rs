@@ -1,8 +1,9 @@
 //! Tests of SASRec in training.
 
-use super::tests::{bits, config, fresh, gradient_agrees_with_differences, is_resumed_bit_for_bit, run};
-use super::tests::{same_with_any_threads, StopAfter};
+use super::tests::same_with_any_threads;
+use super::tests::{config, fresh, gradient_agrees_with_differences, is_resumed_bit_for_bit, run};
 use super::*;
+use crate::augment::{ContrastConfig, Representation};
 use crate::examples::assemble;
 use crate::examples::tests::planted;
 use crate::sasrec::SasrecConfig;
@@ -17,8 +18,7 @@ fn set(users: usize) -> TrainingSet {
     for (event, item) in set.interactions.items.iter_mut().enumerate() {
         *item = ((event / 9 * 7 + event % 9) as u32) % items;
     }
-    for (schema, batch, kept) in
-        [(&mut set.user_schema, &mut set.users, 1), (&mut set.item_schema, &mut set.items, 0)]
+    for (schema, batch, kept) in [(&mut set.user_schema, &mut set.users, 1), (&mut set.item_schema, &mut set.items, 0)]
     {
         schema.fields = vec![schema.fields[kept].clone()];
         batch.columns = vec![batch.columns[kept].clone()];
@@ -99,7 +99,8 @@ fn its_gradient_agrees_with_finite_differences() {
     for loss in [Loss::Mixed { uniform: 5 }, Loss::Bce { negatives: 1, sampler: SamplerKind::Uniform }] {
         let config = TrainConfig { loss, unknown_rate: 0.0, missing_rate: 0.0, ..config() };
         for similarity in SIMILARITIES {
-            let settings = SasrecConfig { dropout: 0.0, learn_temperature: true, temperature: 8.0, ..model(similarity) };
+            let settings =
+                SasrecConfig { dropout: 0.0, learn_temperature: true, temperature: 8.0, ..model(similarity) };
             gradient_agrees_with_differences(&set, || Dssm::sasrec(&set, &settings, &config).unwrap());
         }
     }
@@ -109,7 +110,8 @@ fn its_gradient_agrees_with_finite_differences() {
 fn it_is_resumed_bit_for_bit_and_does_not_depend_on_threads() {
     let set = set(100);
     is_resumed_bit_for_bit(&set, &SasrecConfig { learn_temperature: true, ..model(Similarity::Dot) });
-    let losses = vec![Loss::SampledSoftmax { negatives: 20 }, Loss::Bce { negatives: 1, sampler: SamplerKind::Uniform }];
+    let losses =
+        vec![Loss::SampledSoftmax { negatives: 20 }, Loss::Bce { negatives: 1, sampler: SamplerKind::Uniform }];
     same_with_any_threads(&set, &model(Similarity::Dot), losses);
 }
 
@@ -140,7 +142,8 @@ fn other_features_and_heads_that_do_not_divide_the_width_are_refused_by_name() {
     let whole = planted(20, 12, 3, 6);
     let settings = model(Similarity::Dot);
     let fields = |set: &TrainingSet| (set.user_schema.fields.clone(), set.item_schema.fields.clone());
-    let refused = |settings: &SasrecConfig, users: &[_], items: &[_]| settings.check(users, items).unwrap_err().to_string();
+    let refused =
+        |settings: &SasrecConfig, users: &[_], items: &[_]| settings.check(users, items).unwrap_err().to_string();
     let (users, items) = fields(&whole);
     let error = refused(&settings, &users, &items);
     assert!(error.contains("`features.user`") && error.contains("found `city`, `recent`, `age`"), "{error}");
@@ -154,4 +157,47 @@ fn other_features_and_heads_that_do_not_divide_the_width_are_refused_by_name() {
     settings.check(&users[1..2], &items[..1]).unwrap();
     let error = refused(&SasrecConfig { heads: 3, ..settings }, &users[1..2], &items[..1]);
     assert!(error.contains("`model.heads`") && error.contains("a divisor of 16"), "{error}");
+}
+
+fn contrasted(representation: Representation, similarity: Similarity) -> SasrecConfig {
+    let contrast = ContrastConfig {
+        representation,
+        weight: 0.5,
+        temperature: 0.5,
+        similarity,
+        crop: Some(0.6),
+        mask: Some(0.5),
+        reorder: Some(0.5),
+        replace: Some(0.3),
+    };
+    SasrecConfig { contrast: Some(contrast), ..model(Similarity::Dot) }
+}
+
+#[test]
+fn the_contrast_is_a_term_of_its_own_that_falls_and_its_gradient_agrees_with_finite_differences() {
+    let set = set(60);
+    for representation in [Representation::Last, Representation::Mean, Representation::Flatten] {
+        for similarity in SIMILARITIES {
+            let settings = SasrecConfig { dropout: 0.0, ..contrasted(representation, similarity) };
+            let config = TrainConfig { unknown_rate: 0.0, missing_rate: 0.0, ..config() };
+            gradient_agrees_with_differences(&set, || Dssm::sasrec(&set, &settings, &config).unwrap());
+        }
+        let config = TrainConfig { epochs: 8, learning_rate: 1e-2, batch_size: 120, patience: 0, ..config() };
+        let trained = fresh(&set, &contrasted(representation, Similarity::Cosine), &config);
+        let values = |epoch: &EpochReport| {
+            let [next, contrast] = &epoch.terms.0[..] else { panic!("two terms") };
+            assert_eq!((next.name.as_str(), contrast.name.as_str()), ("in_batch", "contrast"));
+            assert!((epoch.loss - next.value - 0.5 * contrast.value).abs() < 1e-6);
+            contrast.value
+        };
+        let (first, last) = (values(&trained.epochs[0]), values(&trained.epochs[7]));
+        assert!(last < first, "{representation:?}: {first}, then {last}");
+    }
+}
+
+#[test]
+fn contrast_is_the_same_with_any_threads_and_after_a_stop() {
+    let set = set(100);
+    is_resumed_bit_for_bit(&set, &contrasted(Representation::Mean, Similarity::Cosine));
+    same_with_any_threads(&set, &contrasted(Representation::Flatten, Similarity::Dot), vec![Loss::InBatch]);
 }
