@@ -242,6 +242,9 @@ pub struct InferConfig {
     pub precision: Precision,
     /// Compression of vectors and of recalled items: `none`, `lz4` or `zstd`.
     pub compression: Compression,
+    /// Keep a hash of what each user's vector, or list of items, was made from, so that a later run can take those of
+    /// users who have not changed (`--changed-since`).
+    pub row_hashes: bool,
     /// Rows read, encoded and embedded at a time.
     pub batch_rows: usize,
     /// Worker threads; 0 = one per available core.
@@ -254,6 +257,7 @@ impl Default for InferConfig {
             engine: EngineKind::default(),
             precision: Precision::default(),
             compression: Compression::default(),
+            row_hashes: false,
             batch_rows: 8192,
             workers: 0,
         }
