@@ -178,8 +178,24 @@ fn metrics_of_unlike_protocols_are_not_compared() {
     let same = job.json("evaluate --compare full.json run/evaluation/metrics.json");
     assert!(same["metrics"].as_array().unwrap().iter().all(|m| m["difference"] == 0.0));
     job.ok("evaluate --set evaluate.ranking=sampled --quiet");
-    let protocols = ["full ranking", "sampled ranking (1 + 100)", "full.json", "run/evaluation/metrics.json"];
+    let protocols = ["full ranking", "sampled-1+100 ranking", "full.json", "run/evaluation/metrics.json"];
     job.refused("evaluate --compare full.json run/evaluation/metrics.json", 4, &protocols);
+    std::fs::copy(job.path("run/evaluation/metrics.json"), job.path("sampled.json")).unwrap();
+    let shown = job.ok("evaluate --set evaluate.ranking=sampled_paper").stdout;
+    assert!(shown.contains("sampled-1+100 paper ranking"), "{shown}");
+    let paper = std::fs::read(job.path("run/evaluation/metrics.json")).unwrap();
+    let paper: serde_json::Value = serde_json::from_slice(&paper).unwrap();
+    assert_eq!(paper["ranking"], "sampled-1+100 paper");
+    for model in ["model", "popularity", "item_to_item"] {
+        let value = |name: &str| paper["models"][model][name].as_f64().unwrap();
+        assert!(value("hit@10") >= value("hit@5") && value("hit@10") <= 1.0, "{model}: {paper}");
+        // One item is held out, so whoever is hit has it recalled.
+        assert_eq!(value("hit@10"), value("recall@10"), "{model}");
+    }
+    let protocols = ["sampled-1+100 ranking", "sampled-1+100 paper ranking", "sampled.json"];
+    job.refused("evaluate --compare sampled.json run/evaluation/metrics.json", 4, &protocols);
+    let settings = "--set evaluate.ranking=sampled_paper --set split.kind=ratio";
+    job.refused(&format!("evaluate {settings}"), 2, &["sampled_paper", "leave_last_out"]);
     job.refused("evaluate --compare full.json gone.json", 1, &["gone.json"]);
     job.write("other.json", "{}");
     job.refused("evaluate --compare full.json other.json", 3, &["other.json", "not a metrics file"]);

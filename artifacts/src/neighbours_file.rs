@@ -66,7 +66,7 @@ pub fn read_lists(
 ///
 /// # Errors
 /// As [`read_lists`].
-pub(crate) fn read_list_rows(
+pub fn read_list_rows(
     path: impl AsRef<Path>,
     rows: std::ops::Range<u64>,
     batch_users: usize,

@@ -43,6 +43,14 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// A value as it is read back.
+    pub fn stored(self, value: f32) -> f32 {
+        match self {
+            Precision::F32 => value,
+            Precision::F16 => half::f16::from_f32(value).to_f32(),
+        }
+    }
+
     fn data_type(self) -> DataType {
         match self {
             Precision::F32 => DataType::Float32,

@@ -1,6 +1,7 @@
 //! `pipeline.toml`: one file describes a job.
 
 use crate::error::ConfigError;
+use crate::evaluation::EvaluateConfig;
 use crate::gates::GatesConfig;
 use crate::messages::{explain, line_of, setting_of};
 use crate::overrides::{Override, apply, blamed};
@@ -242,6 +243,9 @@ pub struct InferConfig {
     pub precision: Precision,
     /// Compression of vectors and of recalled items: `none`, `lz4` or `zstd`.
     pub compression: Compression,
+    /// Keep a hash of what each user's vector, or list of items, was made from, so that a later run can take those of
+    /// users who have not changed (`--changed-since`).
+    pub row_hashes: bool,
     /// Rows read, encoded and embedded at a time.
     pub batch_rows: usize,
     /// Worker threads; 0 = one per available core.
@@ -254,6 +258,7 @@ impl Default for InferConfig {
             engine: EngineKind::default(),
             precision: Precision::default(),
             compression: Compression::default(),
+            row_hashes: false,
             batch_rows: 8192,
             workers: 0,
         }
@@ -357,37 +362,6 @@ impl Default for RunConfig {
     }
 }
 
-/// Which items a held-out positive is ranked against.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "snake_case")]
-pub enum Ranking {
-    /// The whole catalogue, less the user's earlier items.
-    #[default]
-    Full,
-    /// The positive and 100 items drawn uniformly from those the user has no interaction with.
-    Sampled,
-}
-
-/// `[evaluate]`: how the model is measured on the test events.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct EvaluateConfig {
-    /// Cut-offs.
-    pub k: Vec<usize>,
-    /// `full` or `sampled` ranking.
-    pub ranking: Ranking,
-    /// The most users measured, drawn with the seed; 0 = all.
-    pub max_users: usize,
-    /// Seed of the draw of users and of sampled negatives.
-    pub seed: u64,
-}
-
-impl Default for EvaluateConfig {
-    fn default() -> Self {
-        Self { k: vec![10, 50, 100], ranking: Ranking::Full, max_users: 100_000, seed: 1 }
-    }
-}
-
 impl Config {
     /// Reads a job's file, applies overrides, and resolves table paths against the file's folder.
     ///
@@ -464,14 +438,12 @@ impl Config {
 
     fn validate(&self) -> Result<(), ConfigError> {
         check_all(self)?;
-        if self.evaluate.k.is_empty() {
-            return Err(ConfigError::usage("`evaluate.k`: expected at least one cut-off"));
-        }
         if self.tables.users.title.is_some() {
             return Err(ConfigError::usage("`tables.users.title`: only items have a title; remove it"));
         }
         self.tables.interactions.times.validate()?;
         self.split.validate()?;
+        self.evaluate.check(&self.split)?;
         twotower_encoders::validate(&self.side(Side::User), &self.side(Side::Item))?;
         let users = self.fields(Side::User);
         if let Some(field) = users.iter().find(|field| field.shape.intervals().is_some())

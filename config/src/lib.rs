@@ -3,6 +3,7 @@
 //! A crate of its own, so that whoever reads a job file need not build what runs it.
 
 mod error;
+mod evaluation;
 mod gates;
 mod job;
 mod messages;
@@ -13,6 +14,7 @@ pub mod split;
 mod times;
 
 pub use error::ConfigError;
+pub use evaluation::{EvaluateConfig, Ranking};
 pub use gates::{Gate, GatesConfig};
 pub use job::*;
 pub use overrides::{Override, Value};

@@ -4,8 +4,9 @@
 //! nothing that a stage does can depend on a setting that its key does not hold. What is left of a job is its
 //! [`Execution`], which no result depends on.
 
+use crate::evaluation::EvaluateConfig;
 use crate::gates::GatesConfig;
-use crate::job::{Config, EvaluateConfig, Features, InteractionTable, RecallConfig, Tables};
+use crate::job::{Config, Features, InteractionTable, RecallConfig, Tables};
 use crate::split::SplitConfig;
 use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
@@ -98,6 +99,9 @@ pub struct InferSettings {
     pub precision: Precision,
     /// Compression of vectors.
     pub compression: Compression,
+    /// Whether a hash of each row is kept beside the vectors; of users alone.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub row_hashes: bool,
 }
 
 /// What `recall` obeys.
@@ -109,6 +113,9 @@ pub struct RecallSettings {
     pub index: IndexConfig,
     /// Compression of the results.
     pub compression: Compression,
+    /// Whether a hash of what each list was made from is kept beside the results.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub row_hashes: bool,
     /// How the interactions are read that say what users have seen, if that is left out.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "reading_interactions")]
     pub seen: Option<InteractionTable>,
@@ -294,6 +301,7 @@ impl Config {
             engine: infer.engine,
             precision: infer.precision,
             compression: infer.compression,
+            row_hashes: infer.row_hashes && side == Side::User,
         }
     }
 
@@ -306,6 +314,7 @@ impl Config {
             embed: recall.fused.then(embed),
             sampled: (index.kind != IndexKind::Exact).then(|| self.rows(Side::User)),
             compression: self.infer.compression,
+            row_hashes: self.infer.row_hashes,
             recall,
             index,
         }

@@ -152,12 +152,25 @@ impl Neighbours {
         &self.scores[q * self.stride..][..self.lens[q] as usize]
     }
 
-    pub(crate) fn reset(&mut self, queries: usize, stride: usize) {
+    /// Makes room for at most `stride` neighbours of each of `queries` queries, of which none is answered.
+    pub fn reset(&mut self, queries: usize, stride: usize) {
         self.stride = stride;
         self.lens.clear();
         self.lens.resize(queries, 0);
         self.rows.resize(queries * stride, 0);
         self.scores.resize(queries * stride, 0.0);
+    }
+
+    /// Sets the answer of query `q`: item rows and cosine similarities, best first. What there is no room for is left out.
+    pub fn set(&mut self, q: usize, list: impl IntoIterator<Item = (u32, f32)>) {
+        let slots = q * self.stride..(q + 1) * self.stride;
+        let slots = self.rows[slots.clone()].iter_mut().zip(&mut self.scores[slots]);
+        let mut len = 0;
+        for ((row, score), answer) in slots.zip(list) {
+            (*row, *score) = answer;
+            len += 1;
+        }
+        self.lens[q] = len;
     }
 
     pub(crate) fn blocks(&mut self) -> Vec<Slots<'_>> {

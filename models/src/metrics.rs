@@ -104,11 +104,13 @@ pub struct RankTask<'a> {
     /// Number of items of the catalogue.
     pub items: usize,
     /// Items that are not ranked for a query, such as those already clicked. Without rows, all are ranked.
-    /// A relevant item is always ranked.
+    /// A relevant item is always ranked. With candidates it is not looked at.
     pub excluded: &'a Ragged,
     /// The relevant items of each query. Queries without any are left out and counted.
     pub relevant: &'a Ragged,
-    /// Sampled mode: only these items and the relevant ones are ranked. `None` means full ranking.
+    /// Sampled mode: only these items and the relevant ones are ranked. An item that stands here twice counts twice, and
+    /// a relevant one that stands here counts as an irrelevant item of the same score, which is ahead of it. `None` means
+    /// full ranking.
     pub candidates: Option<&'a Ragged>,
     /// List lengths, at least 1 each.
     pub ks: &'a [usize],
@@ -242,24 +244,26 @@ fn judge(
                 return Err(ModelError::NonFiniteScore { what: "query", row: query });
             }
             keys.extend(scores.iter().enumerate().map(|(item, score)| key(*score, item)));
-        }
-        Some(candidates) => {
-            keys.resize(task.items, LEFT_OUT);
-            for item in candidates.row(query).iter().chain(relevant).map(|item| *item as usize) {
-                if !scores[item].is_finite() {
-                    return Err(ModelError::NonFiniteScore { what: "query", row: query });
+            if task.excluded.rows() > 0 {
+                for item in task.excluded.row(query) {
+                    keys[*item as usize] = LEFT_OUT;
                 }
-                keys[item] = key(scores[item], item);
+            }
+            for item in relevant.iter().map(|item| *item as usize) {
+                keys[item] = key(scores[item], item) | RELEVANT;
             }
         }
-    }
-    if task.excluded.rows() > 0 {
-        for item in task.excluded.row(query) {
-            keys[*item as usize] = LEFT_OUT;
+        Some(candidates) => {
+            let mut ranked = candidates.row(query).iter().chain(relevant);
+            if !ranked.all(|item| scores[*item as usize].is_finite()) {
+                return Err(ModelError::NonFiniteScore { what: "query", row: query });
+            }
+            let key_of = |item: &u32| key(scores[*item as usize], *item as usize);
+            keys.extend(candidates.row(query).iter().map(key_of));
+            // One key for each relevant item, however often it is listed.
+            let distinct: FxHashSet<&u32> = relevant.iter().collect();
+            keys.extend(distinct.into_iter().map(|item| key_of(item) | RELEVANT));
         }
-    }
-    for item in relevant.iter().map(|item| *item as usize) {
-        keys[item] = key(scores[item], item) | RELEVANT;
     }
     let longest = task.ks.iter().copied().max().unwrap_or(0);
     if longest < keys.len() {
@@ -394,6 +398,37 @@ mod tests {
         let metrics = rank_rows(&[&[f32::NAN, 0.3, 0.1, 9.0, 0.2]], &task).unwrap();
         assert_eq!((metrics.values["hit@1"], metrics.values["mrr@10"]), (0.0, 0.5));
         assert_eq!(metrics.values["coverage@10"], 0.6);
+    }
+
+    #[test]
+    fn a_candidate_that_is_drawn_twice_counts_twice_and_a_drawn_relevant_item_stands_ahead_of_itself() {
+        // Scores of items 0 to 4; item 2 is relevant.
+        let scores = [0.9f32, 0.5, 0.4, 0.3, 0.4];
+        let rank_among = |candidates: &[u32]| {
+            let task = RankTask {
+                items: 5,
+                excluded: &Ragged::default(),
+                relevant: &ragged(&[&[2]]),
+                candidates: Some(&ragged(&[candidates])),
+                ks: &[10],
+                popularity: &[],
+            };
+            (1.0 / rank_rows(&[&scores], &task).unwrap().values["mrr@10"]).round() as usize
+        };
+        for (candidates, rank) in [
+            (&[3][..], 1),
+            (&[3, 3, 3], 1),
+            (&[0, 3], 2),
+            (&[0, 0, 0], 4),
+            // Item 4 has the relevant item's score.
+            (&[4, 3], 2),
+            (&[4, 4, 1], 4),
+            // The relevant item itself was drawn.
+            (&[2], 2),
+            (&[2, 2, 0, 3], 4),
+        ] {
+            assert_eq!(rank_among(candidates), rank, "{candidates:?}");
+        }
     }
 
     #[test]

@@ -18,8 +18,11 @@ use twotower_pipeline::stages::evaluate::{MetricsFile, comparable, evaluate, rea
 #[command(after_help = "Examples:
   twotower evaluate --run runs/today
   twotower evaluate --run runs/today --set evaluate.ranking=sampled
+  twotower evaluate --run runs/today --set evaluate.ranking=sampled_paper
   twotower evaluate --compare runs/a runs/b
-Metrics of unlike protocols are not compared: that is an error (exit code 4).")]
+Every table and metrics file names its protocol: full, sampled-1+100 or
+sampled-1+100 paper. Metrics of unlike protocols are not compared: that is an
+error (exit code 4).")]
 pub struct Opts {
     #[command(flatten)]
     job: JobOpts,

@@ -1,5 +1,6 @@
 //! `twotower infer`.
 
+use super::changed_since::SinceOpts;
 use super::job::{JobOpts, ShardOpts, given, warn_of_withdrawal};
 use super::recall::search;
 use super::report::print_outcome;
@@ -19,6 +20,7 @@ use twotower_tables::Format;
   twotower infer --run runs/today --side user --shard 3/16
   twotower infer --run runs/today --side user --recall --memory 512MiB
   SLURM_ARRAY_TASK_ID=3 twotower infer --run runs/today --side user --shards 16
+  twotower infer --run runs/today --side user --changed-since runs/yesterday
   twotower infer --run runs/today --side user --table newcomers.parquet \\
       --output newcomers --engine native
   twotower infer --run runs/today --side user --table newcomers.parquet \\
@@ -30,6 +32,8 @@ pub struct Opts {
     job: JobOpts,
     #[command(flatten)]
     shard: ShardOpts,
+    #[command(flatten)]
+    since: SinceOpts,
     /// Which tower, and so which table.
     #[arg(long, value_enum)]
     side: SideArg,
@@ -63,7 +67,7 @@ enum SideArg {
 pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     let shard = opts.shard.resolve()?;
     let flags = [given("infer.precision", opts.precision), given("infer.workers", opts.workers)];
-    let flags = flags.into_iter().chain([given("recall.fused", opts.recall.then_some(true))]);
+    let flags = flags.into_iter().chain([given("recall.fused", opts.recall.then_some(true)), opts.since.setting()]);
     let context = opts.job.context(flags.flatten().collect(), quiet)?;
     let side = match opts.side {
         SideArg::User => Side::User,
@@ -73,8 +77,16 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     if opts.recall && side == Side::Item {
         return Err(PipelineError::usage("--recall: items are what is recalled; give --side user").into());
     }
+    if opts.since.is_given() && (side == Side::Item || opts.table.is_some()) {
+        return Err(PipelineError::usage(
+            "--changed-since: only the users of the job's own table are taken from an earlier run; leave it out for items and with --table",
+        )
+        .into());
+    }
     let job = context;
-    let context = job.obeying(|config| config.infer_settings(side));
+    let mut context = job.obeying(|config| config.infer_settings(side));
+    // Nobody takes rows that are not the job's from there.
+    context.config.row_hashes &= opts.table.is_none();
     let own = &context.config.rows.source;
     let table = opts.table.map(|path| {
         // Another format than the job's table has: its settings would not fit.
@@ -94,9 +106,12 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
         warn_of_withdrawal("infer", &job);
     }
     if opts.recall {
-        return search(&job, table.zip(output), shard, opts.job.json);
+        return search(&job, table.zip(output), (shard, &opts.since), opts.job.json);
     }
-    let infer = Infer::open(&context, table.zip(output))?;
+    let mut infer = Infer::open(&context, table.zip(output))?;
+    if let Some(earlier) = opts.since.resolve("infer", &job)? {
+        infer = infer.changed_since(&earlier)?;
+    }
     for part in context.parts(shard, || Ok(infer.rows()))? {
         print_outcome("infer", &infer.shard(part)?, opts.job.json);
     }

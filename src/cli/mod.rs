@@ -8,6 +8,7 @@ macro_rules! say {
 }
 
 mod bench;
+mod changed_since;
 mod completions;
 mod demo;
 mod doctor;

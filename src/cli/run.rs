@@ -1,5 +1,6 @@
 //! `twotower run`.
 
+use super::changed_since::{PREVIOUS, SinceOpts};
 use super::job::{JobOpts, given};
 use super::report::{error_json, outcome_json, print_outcome, say_json, take_peak_rss_mib};
 use super::summary;
@@ -26,8 +27,11 @@ use twotower_pipeline::stages::train::TrainOptions;
   twotower run --run runs/2026-02-01 --update-from previous
   twotower run --run runs/2026-02-02 --update-from runs/2026-02-01 --no-train \\
       --fused --memory 1GiB
+  # embed and search only for users who have changed since the last good run
+  twotower run --run runs/2026-02-03 --update-from previous --no-train \
+      --changed-since previous
   # publish in spite of that gate
-  twotower run --run runs/2026-02-03 --accept coverage
+  twotower run --run runs/2026-02-04 --accept coverage
   # all stages and gates, and `latest` stays
   twotower run --run runs/try-1 --no-publish --set train.epochs=20
 A run that was stopped goes on when the same command is given again. The link
@@ -50,6 +54,8 @@ pub struct Opts {
     /// Embed users on the way to their items, and keep no vectors of them.
     #[arg(long)]
     fused: bool,
+    #[command(flatten)]
+    since: SinceOpts,
     /// Publish in spite of this gate's failure (may repeat); the manifest records it.
     #[arg(long, value_parser = gates(), value_name = "GATE")]
     accept: Vec<Gate>,
@@ -58,9 +64,6 @@ pub struct Opts {
     #[arg(long)]
     no_publish: bool,
 }
-
-/// What --update-from takes for the last run that passed its gates.
-const PREVIOUS: &str = "previous";
 
 /// The names of gates, as typed.
 pub fn gates() -> impl TypedValueParser<Value = Gate> {
@@ -100,8 +103,8 @@ fn earlier(job: &Job, typed: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
 
 /// Runs the subcommand.
 pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
-    let flags = given("recall.fused", opts.fused.then_some(true));
-    let context = opts.job.context(flags.into_iter().collect(), quiet)?;
+    let flags = [given("recall.fused", opts.fused.then_some(true)), opts.since.setting()];
+    let context = opts.job.context(flags.into_iter().flatten().collect(), quiet)?;
     let update_from = earlier(&context, opts.update_from.as_deref())?;
     let earlier = |folder| update_from.as_ref().map(|run| run.join(folder));
     if opts.no_train && update_from.is_none() {
@@ -113,6 +116,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
         encode: EncodeOptions { update: earlier("encoders"), without_positives: adopts },
         train: TrainOptions { from: earlier("towers") },
         adopt: earlier("towers").filter(|_| adopts),
+        changed_since: opts.since.resolve("run", &context)?,
         accept: opts.accept,
         unpublished: opts.no_publish,
     };

@@ -168,6 +168,14 @@ pub const ADOPTED: Scenario = Scenario {
     lines: &["run --config plain.toml --run RUN --update-from plain/run --no-train --fused"],
 };
 
+/// The night after `plain`, whose vectors and lists are taken for all users: none has changed. In four parts.
+pub const CHANGED: Scenario = Scenario {
+    name: "changed",
+    lines: &[
+        "run --config plain.toml --run RUN --update-from plain/run --no-train --changed-since plain/run --set run.part_users=400",
+    ],
+};
+
 /// Every stage by itself, users in two shards.
 pub const SHARDS: Scenario = Scenario {
     name: "shards",
@@ -190,7 +198,7 @@ pub const REDONE: Scenario = Scenario {
 };
 
 /// All of them.
-pub const ALL: [Scenario; 6] = [NIGHT, FUSED, UPDATE, ADOPTED, REDONE, SHARDS];
+pub const ALL: [Scenario; 7] = [NIGHT, FUSED, UPDATE, ADOPTED, CHANGED, REDONE, SHARDS];
 
 /// A small job whose runs stand in folders of their own, `NAME/run`, each with its `latest`.
 pub struct Runs {
@@ -216,7 +224,7 @@ impl Runs {
         let text = std::fs::read_to_string(job.path("pipeline.toml")).unwrap();
         let plain: Vec<&str> = text.lines().filter(|line| !line.contains("kind = \"sequence\"")).collect();
         job.write("plain.toml", &plain.join("\n"));
-        job.ok("run --config plain.toml --run plain/run --set train.epochs=1 --quiet");
+        job.ok("run --config plain.toml --run plain/run --set train.epochs=1 --set infer.row_hashes=true --quiet");
         Self { job }
     }
 

@@ -145,6 +145,7 @@ const OBEYED: &[(&str, &str, &str)] = &[
     ("infer", "TAIUGFV", "engine"),
     ("infer", "IU", "precision"),
     ("infer", "IURF", "compression"),
+    ("infer", "URF", "row_hashes"),
     ("infer", "", "batch_rows workers"),
     ("index", "XGRFC", "kind auto_threshold m ef_construction ef_search target_recall min_index_recall"),
     ("index", "XGRFC", "sample_queries parallel_build seed"),

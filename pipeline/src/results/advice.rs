@@ -136,6 +136,7 @@ mod tests {
         MetricsFile {
             format_version: 1,
             protocol: String::new(),
+            ranking: None,
             data: none.clone(),
             events: None,
             towers: none,
@@ -144,6 +145,7 @@ mod tests {
             users_without_new_items: 0,
             repeated_test_events: 0,
             users_not_drawn: 0,
+            users_with_test_item_drawn: 0,
             items: 10,
             models,
         }

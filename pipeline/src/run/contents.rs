@@ -6,6 +6,7 @@ use crate::run::files;
 use crate::run::lock;
 use crate::stream::part_folder::{MANIFESTS, PartFolder};
 use crate::stream::parts::is_artifact;
+use crate::stream::row_hashes;
 use crate::stream::sample;
 use std::collections::BTreeSet;
 use std::fs;
@@ -57,6 +58,10 @@ fn folders(run: &RunDir) -> Vec<PathBuf> {
         sample::earlier_folder(run).data(),
         run.recall().data(),
         sample::folder(run).data(),
+        row_hashes::folder(run.root(), &run.vectors(Side::User)).data(),
+        run.root().join(row_hashes::FOLDER).join("vectors"),
+        row_hashes::folder(run.root(), &run.recall()).data(),
+        run.root().join(row_hashes::FOLDER),
         run.vectors(Side::User).manifests(),
         run.vectors(Side::Item).manifests(),
         run.root().join(MANIFESTS).join("vectors"),

@@ -5,6 +5,7 @@
 //! earlier versions lack, or have in another form, is optional.
 
 use crate::rows::times::TimeSpan;
+use crate::run::dir::RunDir;
 use crate::stages::gates::verdict::Verdict;
 use crate::stream::distinct::DistinctSketch;
 use crate::timeline::counts::{ExclusionCounts, PairCounts};
@@ -190,6 +191,56 @@ pub(crate) struct InferDetails {
     pub(crate) dim: usize,
     /// What the encoders met.
     pub(crate) encoded: EncodeCounts,
+    /// What was taken from an earlier run, if anything could be.
+    #[serde(rename = "changed since", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) taken: Option<TakenDetails>,
+}
+
+/// What was taken from an earlier run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TakenDetails {
+    /// The run, as it was named.
+    pub(crate) run: String,
+    /// Fingerprint of the parts of its output.
+    pub(crate) parts: Fingerprint,
+    /// Users that were found there, near their place.
+    pub(crate) found: u64,
+    /// Those of them that have not changed.
+    pub(crate) copied: u64,
+    /// All other users, of whom everything was made anew.
+    pub(crate) made: u64,
+}
+
+/// The share of users found, below which a log says that the table may be in another order.
+const FEW_FOUND: f64 = 0.5;
+
+impl TakenDetails {
+    /// Nothing yet of the parts of a run with this fingerprint.
+    pub(crate) fn of(run: &RunDir, parts: &Fingerprint) -> Self {
+        Self { run: run.root().display().to_string(), parts: parts.clone(), found: 0, copied: 0, made: 0 }
+    }
+
+    /// Counts `users` more.
+    pub(crate) fn add(&mut self, users: u64, found: u64, copied: u64) {
+        self.found += found;
+        self.copied += copied;
+        self.made += users - copied;
+    }
+
+    /// Logs what was taken; the others were `made`, such as embedded.
+    pub(crate) fn told(&self, stage: &str, made: &str) {
+        let Self { run, found, copied, made: count, .. } = self;
+        let (users, changed) = (copied + count, found - copied);
+        tracing::info!(
+            "{stage}: of {users} users {copied} are as in {run}: copied; {changed} have changed and {} were not found: {made}",
+            users - found
+        );
+        if (*found as f64) < FEW_FOUND * users as f64 {
+            tracing::warn!(
+                "{stage}: only {found} of {users} users were found in {run} near their place; users are looked for near the row where they stood, so write the users table in the same order every night, such as by id"
+            );
+        }
+    }
 }
 
 /// Details of `recall`.
@@ -212,6 +263,9 @@ pub(crate) struct RecallDetails {
     /// Distinct vectors of the users.
     #[serde(rename = "distinct vectors", default, deserialize_with = "if_readable")]
     pub(crate) distinct: Option<DistinctSketch>,
+    /// What was taken from an earlier run, if anything could be.
+    #[serde(rename = "changed since", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) taken: Option<TakenDetails>,
 }
 
 /// Details of `evaluate`.

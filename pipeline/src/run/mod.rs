@@ -25,6 +25,7 @@ use crate::run::manifests::{as_written, require, settings, verify_file};
 use crate::run::names::tables::{self, ALLOW, DENY, EXCLUSIONS, INTERACTIONS, USERS};
 use crate::run::records::EncodeRecord;
 use crate::stages::adopt::adopt_towers;
+use crate::stages::earlier::EarlierRun;
 use crate::stages::encode::{EncodeOptions, encode_features};
 use crate::stages::evaluate::evaluate;
 use crate::stages::gates::{Gate, check};
@@ -77,7 +78,10 @@ impl Stage {
             Stage::InferItems | Stage::InferUsers => {
                 let side = if self == Stage::InferItems { Side::Item } else { Side::User };
                 let context = job.obeying(|config| config.infer_settings(side));
-                let infer = Infer::open(&context, None)?;
+                let mut infer = Infer::open(&context, None)?;
+                if let Some(earlier) = options.changed_since.as_ref().filter(|_| side == Side::User) {
+                    infer = infer.changed_since(earlier)?;
+                }
                 for shard in context.parts(None, || Ok(infer.rows()))? {
                     done(&infer.shard(shard)?);
                 }
@@ -85,6 +89,9 @@ impl Stage {
             Stage::Recall => {
                 let context = job.obeying(Config::recall_settings);
                 let mut recall = Recall::open(&context)?;
+                if let Some(earlier) = &options.changed_since {
+                    recall = recall.changed_since(earlier.clone());
+                }
                 for shard in context.parts(None, || recall.rows())? {
                     done(&recall.shard(shard)?);
                 }
@@ -109,6 +116,8 @@ pub struct RunOptions {
     pub train: TrainOptions,
     /// Take the towers of this earlier run's tower folder as they are instead of training.
     pub adopt: Option<PathBuf>,
+    /// Take what this earlier run made of users who have not changed since.
+    pub changed_since: Option<EarlierRun>,
     /// Gates whose failure does not keep the run from being published.
     pub accept: Vec<Gate>,
     /// Leave the link `latest` as it is.

@@ -85,6 +85,12 @@ pub(crate) mod rows {
     pub(crate) const EVENTS: &str = "events";
     /// Events that trained.
     pub(crate) const TRAINING_EVENTS: &str = "training events";
+    /// Rows of a part that were taken from an earlier run.
+    pub(crate) const COPIED: &str = "copied";
+    /// Rows of a part that were embedded, where others were taken from an earlier run.
+    pub(crate) const EMBEDDED: &str = "embedded";
+    /// Users of a part that were searched for, where others were taken from an earlier run.
+    pub(crate) const SEARCHED: &str = "searched";
     /// Vectors of a part.
     pub(crate) const ROWS: &str = "rows";
     /// Rows of a part's range that were left out.

@@ -84,6 +84,9 @@ pub(crate) struct InferRecord {
     pub(crate) engine: EngineKind,
     /// How vectors are stored.
     pub(crate) precision: Precision,
+    /// Whether a hash of each row is kept.
+    #[serde(default)]
+    pub(crate) row_hashes: bool,
 }
 
 /// Settings of `recall`.
@@ -92,6 +95,9 @@ pub(crate) struct RecallRecord {
     pub(crate) recall: RetrievalRecord,
     /// What made the item vectors.
     pub(crate) engine: Option<EngineKind>,
+    /// Whether a hash of what each list was made from is kept.
+    #[serde(default)]
+    pub(crate) row_hashes: bool,
     /// How users were embedded on the way.
     pub(crate) embed: Option<EmbedRecord>,
 }

@@ -1,5 +1,8 @@
 //! `evaluate`: the exported towers and two baselines on the held-out test events.
 
+mod negatives;
+mod questions;
+
 use crate::config::split::SplitConfig;
 use crate::config::{EvaluateSettings, Ranking};
 use crate::error::PipelineError;
@@ -15,6 +18,7 @@ use crate::stages::output::{Place, Prologue, Summary, row_counts};
 use crate::stages::towers::{self, verified_towers};
 use crate::stages::{Context, Outcome};
 use crate::timeline::dataset::Dataset;
+use questions::Questions;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -26,11 +30,8 @@ use twotower_artifacts::{ArtifactError, CodeBatch, FileEntry, Fingerprint, Id, M
 use twotower_models::engine;
 use twotower_models::examples::{Known, Role, TrainingSet, Window, assemble};
 use twotower_models::metrics::{Metrics, RankTask, rank, rank_scores};
-use twotower_models::rng::Rng;
 use twotower_models::tower::Matrix;
 
-/// Negatives per positive of the sampled ranking.
-pub(crate) const SAMPLED_NEGATIVES: usize = 100;
 /// Version of [`MetricsFile`].
 const METRICS_VERSION: u32 = 1;
 /// Rows embedded at a time.
@@ -41,8 +42,12 @@ const EMBED_ROWS: usize = 4096;
 pub struct MetricsFile {
     /// Version of this form.
     pub format_version: u32,
-    /// Split, ranked candidates and exclusions, in words.
+    /// Split, ranking and exclusions, in words. The ranking's name is among them.
     pub protocol: String,
+    /// That name alone: `full`, `sampled-1+100` or `sampled-1+100 paper` ([`Ranking::protocol`]). None in files of
+    /// earlier versions.
+    #[serde(default)]
+    pub ranking: Option<String>,
     /// Fingerprint of the encoded tables, so of the data and its filters.
     pub data: Fingerprint,
     /// Fingerprint of the users, their events and what each event is used for, whatever the features: figures of two
@@ -61,8 +66,12 @@ pub struct MetricsFile {
     /// Test events of items that their user had before: no task, since such items are not retrieved.
     #[serde(default)]
     pub repeated_test_events: usize,
-    /// Users with a test event who were not drawn (`evaluate.max_users`).
+    /// Users with a test event who were not drawn (`evaluate.max_users`, or the most of the paper's protocol).
     pub users_not_drawn: usize,
+    /// Users whose own test item was drawn as a negative, which only the paper's protocol does: it has the test item's
+    /// score and so counts as ahead of it.
+    #[serde(default)]
+    pub users_with_test_item_drawn: usize,
     /// Items ranked.
     pub items: usize,
     /// Metrics by model: `model`, `popularity`, `item_to_item`.
@@ -90,13 +99,11 @@ pub fn evaluate(context: &Context<EvaluateSettings>) -> Result<Outcome, Pipeline
     };
     output.prepare(&[])?;
 
-    let questions = Questions::new(&data.set, config.evaluate.max_users, config.evaluate.seed);
+    let ranking = config.evaluate.ranking;
+    let questions = Questions::new(&data.set, ranking, config.evaluate.max_users, config.evaluate.seed);
     questions.require_some(&config.split)?;
     let warnings = questions.warnings();
-    let candidates = match config.evaluate.ranking {
-        Ranking::Full => None,
-        Ranking::Sampled => Some(questions.sampled_candidates(&data.set, config.evaluate.seed)),
-    };
+    let candidates = questions.candidates(&data.set, ranking, config.evaluate.seed);
     let counts = data.set.training_counts();
     let task = RankTask {
         items: data.item_ids.len(),
@@ -116,20 +123,10 @@ pub fn evaluate(context: &Context<EvaluateSettings>) -> Result<Outcome, Pipeline
     let item_to_item = || ItemToItem::new(&data.set, &counts).measure(&questions, &task);
     models.insert("item_to_item".to_string(), context.during("measuring item to item", item_to_item)?.values);
 
-    let ranking = match config.evaluate.ranking {
-        Ranking::Full => "full ranking".to_string(),
-        Ranking::Sampled => format!("sampled ranking (1 + {SAMPLED_NEGATIVES})"),
-    };
     let report = MetricsFile {
         format_version: METRICS_VERSION,
-        protocol: format!(
-            "{}, {ranking}, items new to the user, whose {} items are excluded",
-            config.split.protocol(),
-            match data.set.known {
-                Known::Earlier => "earlier",
-                Known::Training => "training",
-            }
-        ),
+        protocol: protocol(&config.split, ranking),
+        ranking: Some(ranking.protocol().to_string()),
         data: encoded,
         events: Some(events_fingerprint(&data)),
         towers,
@@ -138,6 +135,7 @@ pub fn evaluate(context: &Context<EvaluateSettings>) -> Result<Outcome, Pipeline
         users_without_new_items: questions.without_new,
         repeated_test_events: questions.repeated,
         users_not_drawn: questions.not_drawn,
+        users_with_test_item_drawn: candidates.as_ref().map_or(0, |drawn| questions.own_drawn(drawn)),
         items: data.item_ids.len(),
         models,
     };
@@ -148,6 +146,21 @@ pub fn evaluate(context: &Context<EvaluateSettings>) -> Result<Outcome, Pipeline
     let details = EvaluateDetails { protocol: &report.protocol, models: &report.models };
     let seed = Some(config.evaluate.seed);
     output.publish(Summary { seed, warnings, ..Summary::new(vec![entry], rows, details) })
+}
+
+/// A protocol in words: the split, the ranking by its name, what is held out and what is excluded.
+fn protocol(split: &SplitConfig, ranking: Ranking) -> String {
+    let known = match split.known() {
+        Known::Earlier => "earlier",
+        Known::Training => "training",
+    };
+    let held_out = match ranking {
+        Ranking::Full | Ranking::Sampled => {
+            format!("items new to the user, whose {known} items are excluded")
+        }
+        Ranking::SampledPaper => "every held-out item, against draws from all but the user's training items".into(),
+    };
+    format!("{}, {} ranking, {held_out}", split.protocol(), ranking.protocol())
 }
 
 /// Fingerprint of the users, in the order of their ids, the items of their events, and the roles of these.
@@ -226,108 +239,6 @@ pub fn comparable(a: (&Path, &MetricsFile), b: (&Path, &MetricsFile)) -> Result<
         return refuse("data sets", &size(a.1), &size(b.1));
     }
     Ok(())
-}
-
-/// One window per measured user: what is known, what is right.
-struct Questions {
-    windows: Vec<Window>,
-    excluded: Ragged,
-    relevant: Ragged,
-    without_test: usize,
-    without_new: usize,
-    tests: usize,
-    /// Test events of items that their user had before.
-    repeated: usize,
-    not_drawn: usize,
-}
-
-/// The share of test events with items that their users had before, above which there is a warning.
-const MANY_REPEATED: f64 = 0.1;
-
-impl Questions {
-    fn new(set: &TrainingSet, max_users: usize, seed: u64) -> Self {
-        let novel = set.novel();
-        let mut windows: Vec<Window> = Vec::new();
-        let (mut without_test, mut without_new, mut all_tests, mut repeated) = (0, 0, 0, 0);
-        for user in 0..set.interactions.users() {
-            let mut tests = set.interactions.events(user).filter(|e| set.roles[*e] == Role::Test).peekable();
-            let Some(first) = tests.peek().copied() else {
-                without_test += 1;
-                continue;
-            };
-            let (tests, new) = tests.fold((0, 0), |(all, new), e| (all + 1, new + usize::from(novel[e])));
-            all_tests += tests;
-            repeated += tests - new;
-            match new {
-                0 => without_new += 1,
-                _ => windows.push({
-                    let targets = first..set.interactions.events(user).end;
-                    Window { user: user as u32, targets, role: Role::Test }
-                }),
-            }
-        }
-        let all = windows.len();
-        if max_users > 0 && all > max_users {
-            Rng::at(seed, &[1]).shuffle(&mut windows);
-            windows.truncate(max_users);
-            windows.sort_unstable_by_key(|window| window.user);
-        }
-        let (mut excluded, mut relevant) = (Ragged::default(), Ragged::default());
-        for window in &windows {
-            excluded.push_row(set.known_items(window));
-            let new = set.targets(window).filter(|e| novel[*e]);
-            let mut right: Vec<u32> = new.map(|e| set.interactions.items[e]).collect();
-            right.sort_unstable();
-            relevant.push_row(right);
-        }
-        let not_drawn = all - windows.len();
-        Self { windows, excluded, relevant, without_test, without_new, tests: all_tests, repeated, not_drawn }
-    }
-
-    /// Logs and returns what a person should know about the events that test.
-    fn warnings(&self) -> Vec<String> {
-        let Self { tests, repeated, without_new, .. } = self;
-        let many = *repeated as f64 > MANY_REPEATED * *tests as f64;
-        let warning = format!(
-            "{repeated} of {tests} test events are of items that their user had before, which are not retrieved: left out, and so are {without_new} users that have no other"
-        );
-        many.then_some(warning).into_iter().inspect(|warning| tracing::warn!("evaluate: {warning}")).collect()
-    }
-
-    /// Refuses a split that leaves nobody to measure.
-    fn require_some(&self, split: &SplitConfig) -> Result<(), PipelineError> {
-        let reason = match (self.windows.is_empty(), self.without_new) {
-            (false, _) => return Ok(()),
-            (true, 0) => "no user has a test event; a leave-last-out split needs users with three interactions".into(),
-            (true, users) => format!(
-                "the test events of all {users} users that have some are of items that they had before, which are not retrieved"
-            ),
-        };
-        Err(PipelineError::Data(format!("evaluate: under the split `{}` {reason}", split.protocol())))
-    }
-
-    /// Items drawn uniformly from those the user has no interaction with.
-    fn sampled_candidates(&self, set: &TrainingSet, seed: u64) -> Ragged {
-        let items = set.items.rows();
-        let mut candidates = Ragged::default();
-        for window in &self.windows {
-            let events = set.interactions.events(window.user as usize);
-            let known: rustc_hash::FxHashSet<u32> = set.interactions.items[events].iter().copied().collect();
-            let mut drawn = rustc_hash::FxHashSet::default();
-            let mut rng = Rng::at(seed, &[2, window.user as u64]);
-            let wanted = SAMPLED_NEGATIVES.min(items.saturating_sub(known.len()));
-            while drawn.len() < wanted {
-                let item = rng.below(items) as u32;
-                if !known.contains(&item) {
-                    drawn.insert(item);
-                }
-            }
-            let mut drawn: Vec<u32> = drawn.into_iter().collect();
-            drawn.sort_unstable();
-            candidates.push_row(drawn);
-        }
-        candidates
-    }
 }
 
 /// Vectors of a batch through an exported tower, by the job's engine.
@@ -442,42 +353,63 @@ impl<'a> ItemToItem<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::questions::tests::training_set;
     use super::*;
-    use twotower_artifacts::{Interactions, TowerSchema};
+    use twotower_models::rng::Rng;
 
     #[test]
-    fn in_a_random_split_no_item_that_trains_is_ranked_and_none_that_tests_is_excluded() {
-        let (users, events, items) = (30usize, 40usize, 70u32);
-        let mut rng = Rng::at(3, &[]);
-        let interactions = Interactions {
-            offsets: (0..=users as u64).map(|user| user * events as u64).collect(),
-            items: (0..users * events).map(|_| rng.below(items as usize) as u32).collect(),
-            times: (0..(users * events) as i64).collect(),
-            weights: vec![1.0; users * events],
-            unit: None,
+    fn baselines_under_the_paper_protocol_have_the_ranks_that_counting_gives() {
+        let mut rng = Rng::at(11, &[]);
+        let items = 40usize;
+        let users: Vec<Vec<u32>> =
+            (0..60).map(|_| (0..3 + rng.below(9)).map(|_| rng.below(items) as u32).collect()).collect();
+        let users: Vec<&[u32]> = users.iter().map(Vec::as_slice).collect();
+        let set = training_set(&users, items, &SplitConfig::default());
+        let questions = Questions::new(&set, Ranking::SampledPaper, 0, 1);
+        let candidates = questions.candidates(&set, Ranking::SampledPaper, 1).unwrap();
+        let counts = set.training_counts();
+        let task = RankTask {
+            items,
+            excluded: &questions.excluded,
+            relevant: &questions.relevant,
+            candidates: Some(&candidates),
+            ks: &[10],
+            popularity: &counts,
         };
-        let split = SplitConfig::Random { validation: 0.1, test: 0.3, seed: 5, train_on_validation: false };
-        let schema = |side| TowerSchema { side, encoder: Fingerprint::of(b"e"), fields: Vec::new() };
-        let (user_schema, item_schema) = (schema(Side::User), schema(Side::Item));
-        let (users, items) = (CodeBatch::empty(&user_schema), CodeBatch::empty(&item_schema));
-        let (roles, known) = (split.roles(&interactions), split.known());
-        let set =
-            TrainingSet { user_schema, item_schema, users, items, item_codes: Vec::new(), interactions, roles, known };
-        let questions = Questions::new(&set, 0, 1);
-        assert_eq!(questions.windows.len(), 30);
-        for (at, window) in questions.windows.iter().enumerate() {
-            let all = set.interactions.events(window.user as usize);
-            let of = |role: Role| -> Vec<u32> {
-                all.clone().filter(|e| set.roles[*e] == role).map(|e| set.interactions.items[e]).collect()
+        let found = measure_popularity(&counts, &task).unwrap().values;
+        let (mut hits, mut gains) = (0.0, 0.0);
+        for (user, events) in users.iter().enumerate() {
+            let (trained, test) = (&events[..events.len() - 2], events[events.len() - 1]);
+            let drawn = candidates.row(user);
+            assert!(drawn.len() == 100 && drawn.iter().all(|item| !trained.contains(item)));
+            let score = |item: u32| {
+                users.iter().map(|e| e[..e.len() - 2].iter().filter(|i| **i == item).count()).sum::<usize>()
             };
-            let (trained, tested) = (of(Role::Train), of(Role::Test));
-            let (excluded, relevant) = (questions.excluded.row(at), questions.relevant.row(at));
-            assert!(trained.iter().all(|item| excluded.contains(item)), "user {}", window.user);
-            assert!(excluded.iter().all(|item| trained.contains(item)), "user {}", window.user);
-            let mut expected: Vec<u32> = tested.into_iter().filter(|item| !excluded.contains(item)).collect();
-            expected.sort_unstable();
-            expected.dedup();
-            assert_eq!(relevant, expected, "user {}", window.user);
+            let ahead = drawn.iter().filter(|item| score(**item) >= score(test)).count();
+            if ahead < 10 {
+                hits += 1.0;
+                gains += 1.0 / ((ahead + 2) as f64).log2();
+            }
         }
+        assert!(hits > 3.0 && hits < users.len() as f64, "{hits}");
+        for (name, sum) in [("hit@10", hits), ("ndcg@10", gains)] {
+            assert!((found[name] - sum / users.len() as f64).abs() < 1e-12, "{name}: {}", found[name]);
+        }
+    }
+
+    #[test]
+    fn every_ranking_has_a_protocol_of_its_own_that_names_it() {
+        let of = |ranking| protocol(&SplitConfig::default(), ranking);
+        assert_eq!(
+            of(Ranking::Full),
+            "leave-last-out, full ranking, items new to the user, whose earlier items are excluded"
+        );
+        assert_eq!(
+            of(Ranking::Sampled),
+            "leave-last-out, sampled-1+100 ranking, items new to the user, whose earlier items are excluded"
+        );
+        assert!(
+            of(Ranking::SampledPaper).starts_with("leave-last-out, sampled-1+100 paper ranking, every held-out item")
+        );
     }
 }

@@ -1,27 +1,35 @@
 //! `infer`: raw rows in, vectors out, in one pass and bounded memory.
 
+mod changed;
+mod needs;
+
 use crate::config::{InferSettings, RowSettings};
 use crate::error::PipelineError;
 use crate::rows::columns::encode_error;
 use crate::rows::side_files::{SideFiles, read_columns};
 use crate::rows::source::Source;
-use crate::run::details::{IdRange, InferDetails, PartDetails};
+use crate::run::details::{IdRange, InferDetails, PartDetails, TakenDetails};
 use crate::run::files::towers as files;
 use crate::run::names::{inputs, rows};
 use crate::run::output_folder::OutputFolder;
+use crate::stages::earlier::{EarlierParts, EarlierRun, WINDOW_BYTES};
 use crate::stages::encode_warnings;
 use crate::stages::encoded::EncoderFolder;
 use crate::stages::output::{Place, Prologue, StageKey, Summary, row_counts};
 use crate::stages::towers::{check_tower, verified_towers};
 use crate::stages::{Context, Outcome};
-use crate::stream::memory::{MIB, Needs, Plan};
+use crate::stream::earlier::{Matches, Stretch, Window};
+use crate::stream::memory::{Needs, Plan};
 use crate::stream::ordered;
 use crate::stream::part_folder::PartFolder;
+use crate::stream::row_hashes;
 use crate::stream::shard::Shard;
 use crate::stream::spare::Spare;
 use crate::timeline::dataset::History;
 use crate::timeline::of_run::RunTimeline;
 use crate::watch::stall::locked;
+use changed::{ChangedBatch, Reuse, earlier_vectors};
+pub(crate) use needs::{embedding_needs, row_bytes};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -29,12 +37,11 @@ use std::time::Instant;
 use twotower_artifacts::publish::create_folder;
 use twotower_artifacts::vectors::{Similarity, WRITER_BYTES};
 use twotower_artifacts::{
-    CodeBatch, FieldShape, Fingerprint, Histories, IdKind, Ids, Side, TowerSchema, VectorsInfo, VectorsWriter,
+    CodeBatch, FieldShape, Fingerprint, Histories, IdKind, Ids, RowHash, RowHashesInfo, Side, TowerSchema, VectorsInfo,
+    VectorsWriter,
 };
 use twotower_encoders::{EncodeCounts, SideEncoder, SideSpec};
-use twotower_models::engine::{self, CROSS_LIMIT, EncoderSize, Engine, EngineKind, Norms, encoder_bytes};
-use twotower_models::native::FOLDED_BYTES;
-use twotower_models::onnx::CROSSED_BYTES;
+use twotower_models::engine::{self, EncoderSize, Engine, EngineKind, Norms};
 use twotower_tables::{ReadOptions, TableBatch, TableSpec, id_column_as};
 
 /// The stage for one side, ready for its shards.
@@ -46,6 +53,8 @@ pub struct Infer<'a> {
     folder: PartFolder,
     /// Whether that is the run, or a folder for rows that are not the job's.
     is_of_run: bool,
+    /// The vectors of an earlier run, for users who have not changed since.
+    earlier: Option<EarlierParts>,
     /// That folder, which is locked until its vectors are there.
     _other: Option<OutputFolder>,
 }
@@ -126,6 +135,7 @@ impl Embedding {
             engine: Some(engine),
             encoder,
             codes: CodeBatch::empty(&self.schema),
+            chosen: CodeBatch::empty(&self.schema),
             found: Histories::default(),
         })
     }
@@ -230,6 +240,18 @@ impl Embedding {
         source.read(read, plan.batch_bytes)
     }
 
+    /// Where the users of a batch are among earlier rows.
+    ///
+    /// # Errors
+    /// Ids that cannot be read; those of the window.
+    pub fn matches<T, I: Iterator<Item = Result<Stretch<T>, PipelineError>>>(
+        &self,
+        batch: &TableBatch,
+        window: &mut Window<I, T>,
+    ) -> Result<Matches<T>, PipelineError> {
+        window.matches(&id_column_as(batch, &self.spec.id_column, self.ids)?)
+    }
+
     /// Kind of the ids that the run encoded.
     pub fn ids(&self) -> IdKind {
         self.ids
@@ -246,47 +268,6 @@ impl Embedding {
     }
 }
 
-/// What ONNX Runtime holds beside towers.
-const RUNTIME: u64 = 48 * MIB;
-/// What a worker holds to run a tower on a tile of rows.
-const RUN: u64 = 12 * MIB;
-/// What an id takes, roughly.
-const ID_BYTES: usize = 24;
-
-/// What embedding holds in memory: a tower of `tower` bytes with encoders of sequences, and for each row a vector of
-/// `dim` floats and `codes` bytes.
-pub(crate) fn embedding_needs(
-    stage: &'static str,
-    engine: EngineKind,
-    tower: u64,
-    (dim, codes): (usize, usize),
-    encoders: &[EncoderSize],
-) -> Needs {
-    // ONNX Runtime copies the tower for every session; native workers share the one that was read.
-    let (shared, own) = match engine {
-        EngineKind::Ort if tower <= CROSS_LIMIT => (RUNTIME + 3 * tower, tower + CROSSED_BYTES as u64 + RUN),
-        EngineKind::Ort => (RUNTIME, tower + RUN),
-        EngineKind::Native => (2 * tower + FOLDED_BYTES as u64, RUN),
-        EngineKind::NativeInt16 => (2 * tower + tower / 2 + FOLDED_BYTES as u64, RUN),
-    };
-    // Vectors stand in the batch and in the writer's columns.
-    let per_row = (codes + 2 * 4 * dim + ID_BYTES) as u64;
-    let per_worker = own + encoder_bytes(engine, encoders);
-    Needs { per_worker, per_row, ..Needs::held(stage, vec![("the tower", shared)]) }
-}
-
-/// The most bytes of one encoded row of a field.
-pub(crate) fn row_bytes(shape: &FieldShape) -> usize {
-    match shape {
-        FieldShape::Code { .. } => 4,
-        FieldShape::Bag { max_len, .. } | FieldShape::Sequence { max_len, intervals: None, .. } => {
-            4 * (*max_len as usize + 1)
-        }
-        FieldShape::Sequence { max_len, intervals: Some(_), .. } => 4 * (2 * *max_len as usize + 1),
-        FieldShape::Dense { width } => 4 * *width as usize,
-    }
-}
-
 /// Turns raw rows into vectors on one thread.
 pub(crate) struct Embedder<'a> {
     embedding: &'a Embedding,
@@ -294,6 +275,8 @@ pub(crate) struct Embedder<'a> {
     engine: Option<Box<dyn Engine>>,
     encoder: SideEncoder,
     codes: CodeBatch,
+    /// Those of some of the rows.
+    chosen: CodeBatch,
     found: Histories,
 }
 
@@ -315,8 +298,20 @@ impl Embedder<'_> {
     /// # Errors
     /// Encoder and engine errors; [`PipelineError::Gate`] for a vector that is zero or not finite.
     pub fn embed(&mut self, batch: &TableBatch) -> Result<EmbeddedBatch, PipelineError> {
+        let (ids, counts) = self.encode(batch)?;
+        let mut vectors = self.embedding.spare.take();
+        vectors.clear();
+        self.embed_encoded(batch, &ids, None, &mut vectors)?;
+        let rows = (batch.first_row..).take(ids.len()).collect();
+        Ok(EmbeddedBatch { ids, rows, vectors, counts })
+    }
+
+    /// Encodes a batch, and gives its ids.
+    ///
+    /// # Errors
+    /// As [`Embedder::embed`].
+    pub fn encode(&mut self, batch: &TableBatch) -> Result<(Ids, EncodeCounts), PipelineError> {
         let known = self.embedding;
-        let engine = self.engine.as_mut().ok_or(PipelineError::WorkerPanicked { stage: "infer" })?;
         let ids = id_column_as(batch, &known.spec.id_column, known.ids)?;
         let rows = known.joins.join(&known.spec, known.schema.side, batch)?;
         self.codes.clear();
@@ -324,12 +319,39 @@ impl Embedder<'_> {
         if let Some(history) = &known.history {
             history.fill(&known.schema, batch.first_row, &ids, &mut self.codes, &mut self.found)?;
         }
-        let mut vectors = known.spare.take();
-        vectors.clear();
-        let norms = engine.embed(&self.codes, &mut vectors)?;
+        Ok((ids, counts))
+    }
+
+    /// The hash of each row that was encoded last; `bytes` is memory to use.
+    pub fn row_hashes(&self, bytes: &mut Vec<u8>) -> Vec<RowHash> {
+        self.codes.row_hashes(bytes)
+    }
+
+    /// Embeds the batch that was encoded last, all of it or the given rows, into an empty `out`.
+    ///
+    /// # Errors
+    /// As [`Embedder::embed`].
+    pub fn embed_encoded(
+        &mut self,
+        batch: &TableBatch,
+        ids: &Ids,
+        rows: Option<&[usize]>,
+        out: &mut Vec<f32>,
+    ) -> Result<(), PipelineError> {
+        let engine = self.engine.as_mut().ok_or(PipelineError::WorkerPanicked { stage: "infer" })?;
+        let norms = match rows {
+            None => engine.embed(&self.codes, out)?,
+            Some([]) => return Ok(()),
+            Some(rows) => {
+                self.chosen.clear();
+                self.chosen.extend_from_rows(&self.codes, rows.iter().copied());
+                engine.embed(&self.chosen, out)?
+            }
+        };
         if norms == Norms::Unknown
-            && let Some((row, norm)) = without_direction(&vectors, engine.dim())
+            && let Some((at, norm)) = without_direction(out, engine.dim())
         {
+            let row = rows.map_or(at, |rows| rows[at]);
             return Err(PipelineError::Gate(format!(
                 "gate `vectors`: {}: row {}: id `{}`: the tower gave a vector of norm {norm}, expected 1; a vector that is zero or not finite has no nearest items: the model has diverged or its weights are lost, train it again",
                 batch.table(),
@@ -337,8 +359,7 @@ impl Embedder<'_> {
                 ids.get(row)
             )));
         }
-        let rows = (batch.first_row..).take(ids.len()).collect();
-        Ok(EmbeddedBatch { ids, rows, vectors, counts })
+        Ok(())
     }
 }
 
@@ -388,10 +409,21 @@ impl<'a> Infer<'a> {
             let other = other.map(|(_, folder)| folder);
             let folder = other.as_ref().map_or_else(|| context.run.vectors(*side), OutputFolder::parts);
             let embedding = embedding.prepare(context, &source, &folder.data())?;
-            Ok(Self { context, embedding, source, folder, is_of_run, _other: other })
+            Ok(Self { context, embedding, source, folder, is_of_run, earlier: None, _other: other })
         };
         let name = format!("infer {side}");
         context.during(&name, open).map_err(|e: PipelineError| e.within(name))
+    }
+
+    /// The same, with the vectors of an earlier run for users who have not changed since. What is written is the same.
+    ///
+    /// # Errors
+    /// A run that was named and of which nothing can be taken: its towers, encoder state, engine, precision or version
+    /// is another one, or it has no hashes of rows.
+    pub fn changed_since(mut self, earlier: &EarlierRun) -> Result<Self, PipelineError> {
+        let InferSettings { precision, .. } = self.context.config;
+        self.earlier = earlier_vectors(&self.embedding, precision, earlier)?;
+        Ok(self)
     }
 
     /// Rows of the table.
@@ -418,7 +450,7 @@ impl<'a> Infer<'a> {
 
 fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
-    let Infer { context, embedding, source, folder, is_of_run, .. } = stage;
+    let Infer { context, embedding, source, folder, is_of_run, earlier, .. } = stage;
     let (side, total) = (context.config.side, source.rows());
     let range = shard.range(total);
 
@@ -427,9 +459,18 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
         Prologue::Current(outcome) => return Ok(outcome),
         Prologue::Due(output) => output,
     };
-    let InferSettings { precision, compression, .. } = context.config;
+    let InferSettings { precision, compression, row_hashes: hashed, .. } = context.config;
     let mut needs = embedding.needs("infer");
     needs.held.push(("the writer", WRITER_BYTES));
+    if hashed {
+        needs.held.push(("the writer of hashes", twotower_artifacts::row_hashes::WRITER_BYTES));
+        // Codes and vectors of the rows that have changed, gathered; hashes.
+        needs.per_row += needs.per_row + 16;
+    }
+    if earlier.is_some() {
+        needs.held.push(("the earlier run's vectors", WINDOW_BYTES));
+        needs.per_row += 4 * embedding.dim as u64;
+    }
     let plan = context.plan(&needs)?;
     output.prepare_part(folder, shard, "parquet")?;
 
@@ -442,20 +483,41 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
         tower: embedding.towers.clone(),
     };
     let mut writer = VectorsWriter::create(folder.file(shard, "parquet"), &info, compression)?;
+    let root = context.run.root();
+    let hashes = || row_hashes::create("infer", root, folder, shard, RowHashesInfo { vectors: false });
+    let mut hashes = hashed.then(hashes).transpose()?;
     let batches = plan.width.in_flight + writer.kept(plan.batch_rows);
     embedding.spare.reserve(batches, || Vec::with_capacity(plan.batch_rows * embedding.dim));
     let mut bar = context.progress.bar(&format!("infer {side}"), range.end - range.start, "rows");
     let (mut counts, mut ids, mut written) = (EncodeCounts::default(), IdRange::default(), 0);
+    let mut taken = earlier.as_ref().map(|parts| TakenDetails::of(parts.run(), parts.fingerprint()));
+    let window = |parts| changed::window(parts, embedding.dim, &range, total, &context.cancel);
+    let mut window = earlier.as_ref().map(window);
+    // Beside each batch, where its users are in the earlier run.
+    let batches = embedding.read(source, range.clone(), &plan)?.map(|batch| {
+        let batch = batch?;
+        let find = |window: &mut _| embedding.matches(&batch, window);
+        let matches = window.as_mut().map(find).transpose()?;
+        Ok((batch, matches))
+    });
     ordered(
         "infer",
         plan.width,
         &context.cancel,
-        embedding.read(source, range.clone(), &plan)?,
+        batches,
         || {
-            let mut worker = embedding.worker(plan.width.workers)?;
-            Ok(move |batch: TableBatch| worker.embed(&batch))
+            let (mut worker, mut reuse) = (embedding.worker(plan.width.workers)?, Reuse::new(precision));
+            Ok(move |(batch, matches): (TableBatch, Option<_>)| {
+                worker.embed_changed(&batch, (hashed, matches.as_ref()), &mut reuse)
+            })
         },
-        |embedded: EmbeddedBatch| {
+        |ChangedBatch { embedded, hashes: of_rows, found, copied }| {
+            if let Some(hashes) = &mut hashes {
+                hashes.write(&of_rows, &[])?;
+            }
+            if let Some(taken) = &mut taken {
+                taken.add(embedded.ids.len() as u64, found, copied);
+            }
             ids.add(&embedded.ids);
             written += embedded.ids.len() as u64;
             writer.write(&embedded.ids, embedded.vectors)?;
@@ -467,12 +529,21 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
     )?;
     let quarantined = source.account(&range, written)?;
     output.replace()?;
-    let entry = writer.finish()?.under(folder.name());
-    let rows = row_counts([(rows::ROWS, written), (rows::QUARANTINED, quarantined), (rows::TABLE_ROWS, total)]);
+    let mut files = vec![writer.finish()?.under(folder.name())];
+    match hashes {
+        Some(hashes) => files.push(hashes.finish()?.under(row_hashes::folder(root, folder).name())),
+        None if *is_of_run => row_hashes::remove(root, folder, shard)?,
+        None => {}
+    }
+    let mut rows = row_counts([(rows::ROWS, written), (rows::QUARANTINED, quarantined), (rows::TABLE_ROWS, total)]);
+    if let Some(taken) = &taken {
+        taken.told("infer", "embedded");
+        rows.extend(row_counts([(rows::COPIED, taken.copied), (rows::EMBEDDED, taken.made)]));
+    }
     let warnings = encode_warnings::of_features("infer", side, &context.config.rows.spec(), &counts);
     let part = PartDetails { first_row: range.start, end_row: range.end, ids };
-    let details = InferDetails { part, dim: embedding.dim, encoded: counts };
-    output.publish_part(folder, shard, Summary { warnings, ..Summary::new(vec![entry], rows, details) })
+    let details = InferDetails { part, dim: embedding.dim, encoded: counts, taken };
+    output.publish_part(folder, shard, Summary { warnings, ..Summary::new(files, rows, details) })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What every stage shares: its context and its outcome. How each begins and ends its output is in `output`.
 
 pub(crate) mod adopt;
+pub mod earlier;
 pub mod encode;
 pub(crate) mod encode_warnings;
 pub(crate) mod encoded;

@@ -1,9 +1,11 @@
 //! reader → bounded queue → workers → bounded queue → writer, in input order and bounded memory.
 
 pub(crate) mod distinct;
+pub(crate) mod earlier;
 pub mod memory;
 pub mod part_folder;
 pub(crate) mod parts;
+pub(crate) mod row_hashes;
 pub(crate) mod sample;
 pub mod shard;
 pub(crate) mod spare;

@@ -13,7 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use twotower_artifacts::{
-    ArtifactError, FileEntry, Fingerprint, IdKind, Manifest, NeighbourFormat, Side, VectorsReader, inspect_neighbours,
+    ArtifactError, FileEntry, Fingerprint, IdKind, Manifest, NeighbourFormat, RowHashesReader, Side, VectorsReader,
+    inspect_neighbours,
 };
 use twotower_models::engine::EngineKind;
 
@@ -42,7 +43,10 @@ pub(crate) fn is_artifact(path: &Path) -> bool {
     let lists = |format| inspect_neighbours(path, format).is_ok();
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("parquet") => {
-            VectorsReader::open(path).is_ok() || lists(NeighbourFormat::Parquet) || lists(NeighbourFormat::ParquetLong)
+            VectorsReader::open(path).is_ok()
+                || lists(NeighbourFormat::Parquet)
+                || lists(NeighbourFormat::ParquetLong)
+                || RowHashesReader::open(path).is_ok()
         }
         Some("jsonl") => std::fs::metadata(path).is_ok_and(|m| m.len() == 0) || lists(NeighbourFormat::Jsonl),
         _ => false,

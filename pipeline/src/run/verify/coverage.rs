@@ -6,12 +6,13 @@ use crate::run::manifests::{details, settings};
 use crate::run::names::{inputs, rows};
 use crate::run::records::{InferRecord, RecallRecord};
 use crate::stream::part_folder::{Part, PartFolder, file_name, manifest_name};
+use crate::stream::row_hashes;
 use crate::stream::sample;
 use crate::stream::shard::Shard;
 use std::collections::BTreeMap;
 use std::path::Path;
 use twotower_artifacts::{
-    ArtifactError, FileEntry, Ids, Manifest, NeighbourFormat, Side, VectorsReader, inspect_neighbours,
+    ArtifactError, FileEntry, Ids, Manifest, NeighbourFormat, RowHashesReader, Side, VectorsReader, inspect_neighbours,
 };
 
 /// The output that parts are of.
@@ -88,23 +89,26 @@ impl Check<'_> {
         if file_name(path) != manifest_name(shard) {
             self.mismatch(path, format!("says to be shard {shard}, expected the name {}", manifest_name(shard)));
         }
-        let format = match output {
-            Output::Vectors(_) => None,
+        let (format, hashed) = match output {
+            Output::Vectors(side) => match settings::<InferRecord>("verify", manifest) {
+                Ok(record) => {
+                    self.equal(path, "`config.side`", &side, &record.side);
+                    (None, record.row_hashes)
+                }
+                Err(error) => return self.mismatch(path, error),
+            },
             Output::Recall => match settings::<RecallRecord>("verify", manifest) {
-                Ok(record) => Some(record.recall.format),
+                Ok(record) => (Some(record.recall.format), record.row_hashes),
                 Err(error) => return self.mismatch(path, error),
             },
         };
-        if let Output::Vectors(side) = output {
-            match settings::<InferRecord>("verify", manifest) {
-                Ok(record) => self.equal(path, "`config.side`", &side, &record.side),
-                Err(error) => return self.mismatch(path, error),
-            }
-        }
         let extension = format.map_or("parquet", NeighbourFormat::extension);
         let mut expected = vec![folder.listed(*layout, shard, extension)];
         if let Output::Recall = output {
             expected.push(sample::listed(*layout, shard));
+        }
+        if hashed {
+            expected.push(row_hashes::listed(folder, shard));
         }
         let listed: Vec<&String> = manifest.files.iter().map(|file| &file.path).collect();
         if listed != expected.iter().collect::<Vec<_>>() {
@@ -129,6 +133,12 @@ impl Check<'_> {
         manifest.files.iter().for_each(|file| self.file(base, file));
         if self.found.problems.len() > before {
             return;
+        }
+        if hashed && let Some(entry) = manifest.files.last() {
+            let path = base.join(&entry.path);
+            if let Some(hashes) = self.take(RowHashesReader::open(&path)) {
+                self.equal(&path, "rows by its footer", &length, &hashes.rows());
+            }
         }
         let found = match format {
             None => self.vector_file(part, file),

@@ -3,6 +3,7 @@
 use super::Check;
 use crate::run::files::towers as files;
 use crate::stream::part_folder::{MANIFESTS, file_name};
+use crate::stream::row_hashes;
 use crate::stream::sample;
 use std::path::{Path, PathBuf};
 
@@ -45,6 +46,7 @@ impl Check<'_> {
             run.index(),
             run.recall().data(),
             sample::folder(run).data(),
+            run.root().join(row_hashes::FOLDER),
             run.root().join(MANIFESTS),
             run.evaluation(),
             run.gates(),

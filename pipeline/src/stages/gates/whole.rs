@@ -3,7 +3,7 @@
 use super::verdict::{Measure, Measures};
 use super::{NO_PREVIOUS, Night};
 use crate::config::Ranking;
-use crate::stages::evaluate::{MetricsFile, SAMPLED_NEGATIVES};
+use crate::stages::evaluate::MetricsFile;
 
 /// Users in the results: all of the table's that are not in quarantine, and about as many as the previous run's.
 pub fn rows(night: &Night<'_>) -> Measures {
@@ -98,7 +98,7 @@ pub fn metric(night: &Night<'_>) -> Measures {
     let mut measures = Measures::default();
     let ranked = match night.config.evaluate.ranking {
         Ranking::Full => metrics.items,
-        Ranking::Sampled => SAMPLED_NEGATIVES + 1,
+        Ranking::Sampled | Ranking::SampledPaper => Ranking::NEGATIVES + 1,
     };
     let random = (k as f64 / ranked as f64).min(1.0);
     measures.measured.push(Measure::at_least(format!("{name}, against a random ranking's:"), value, random));

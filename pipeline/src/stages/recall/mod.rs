@@ -1,6 +1,7 @@
 //! `recall`: each user's nearest items, with exclusions, as cosine similarities.
 
 mod catalogue;
+mod changed;
 mod sampled;
 mod search;
 mod users;
@@ -8,11 +9,12 @@ mod writer;
 
 use crate::config::RecallSettings;
 use crate::error::PipelineError;
-use crate::run::details::{PartDetails, RecallDetails};
+use crate::run::details::{PartDetails, RecallDetails, TakenDetails};
 use crate::run::dir::remove_if_there;
 use crate::run::manifests::{as_written, details};
 use crate::run::names::{inputs, rows};
 use crate::run::output_folder::OutputFolder;
+use crate::stages::earlier::{EarlierParts, EarlierRun};
 use crate::stages::encode_warnings;
 use crate::stages::encoded::EncoderFolder;
 use crate::stages::output::{Place, Prologue, StageKey, Summary, row_counts};
@@ -20,16 +22,18 @@ use crate::stages::{Context, Outcome};
 use crate::stream::distinct::VectorHash;
 use crate::stream::part_folder::PartFolder;
 use crate::stream::parts::VectorParts;
+use crate::stream::row_hashes;
 use crate::stream::sample;
 use crate::stream::shard::Shard;
 use crate::stream::spare::Spare;
 use crate::timeline::exclusions::Exclusion;
 pub(crate) use catalogue::Catalogue;
 use catalogue::{Audience, index_fits};
+use changed::earlier_lists;
 use search::{Search, Totals};
 use std::time::Instant;
 use twotower_artifacts::vectors::Similarity;
-use twotower_artifacts::{Id, IdKind, Manifest, NeighbourFormat, Side};
+use twotower_artifacts::{Id, IdKind, ListRoom, Manifest, NeighbourFormat, Side};
 use twotower_index::{Eligibility, ItemIndex, Neighbours};
 pub(crate) use users::search_needs;
 use users::{RawUsers, Users};
@@ -43,6 +47,8 @@ pub struct Recall<'a> {
     raw: Option<Users>,
     state: Option<SearchState>,
     spare: Spare<Neighbours>,
+    /// The run whose lists are taken for users who have not changed since.
+    earlier: Option<EarlierRun>,
     /// The folder for the items of users that are not the job's: nothing of the run changes.
     other: Option<OutputFolder>,
 }
@@ -68,6 +74,8 @@ struct SearchState {
     exclusion: Exclusion,
     eligible: Eligibility,
     index: Box<dyn ItemIndex>,
+    /// The lists of an earlier run, for users who have not changed since.
+    earlier: Option<EarlierParts>,
 }
 
 impl<'a> Recall<'a> {
@@ -93,9 +101,17 @@ impl<'a> Recall<'a> {
             let open = |embed| RawUsers::open(context, embed, folder.as_deref());
             let raw = context.config.embed.as_ref().map(open).transpose()?;
             let raw = raw.map(Users::Raw);
-            Ok(Self { context, items, raw, state: None, spare: Spare::default(), other })
+            Ok(Self { context, items, raw, state: None, spare: Spare::default(), earlier: None, other })
         };
         context.during("recall", open).map_err(|e: PipelineError| e.within("recall"))
+    }
+
+    /// The same, with the lists of an earlier run for users who have not changed since. What is written is the same. Where
+    /// items, index or lists of items have changed, all users are searched for, and a line says so. A run that was named,
+    /// of which nothing can be taken for another reason, is refused by the first shard that has to be done.
+    #[must_use]
+    pub fn changed_since(self, earlier: EarlierRun) -> Self {
+        Self { earlier: Some(earlier), ..self }
     }
 
     /// Number of users.
@@ -125,6 +141,7 @@ impl SearchState {
         items: &VectorParts,
         users: &Users,
         other: Option<&OutputFolder>,
+        earlier: Option<&EarlierRun>,
     ) -> Result<Self, PipelineError> {
         items.verify("recall", &context.cancel)?;
         let catalogue = Catalogue::load(items)?;
@@ -140,7 +157,9 @@ impl SearchState {
             Some(_) => catalogue.saved(&context.run),
             None => catalogue.index(context, &audience),
         })?;
-        Ok(Self { catalogue, exclusion, eligible, index })
+        let lists = |run| earlier_lists(context, users, items, index.as_ref(), run);
+        let earlier = earlier.map(lists).transpose()?.flatten();
+        Ok(Self { catalogue, exclusion, eligible, index, earlier })
     }
 }
 
@@ -151,8 +170,8 @@ fn folder(context: &Context<RecallSettings>, other: Option<&OutputFolder>) -> Pa
 
 fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, PipelineError> {
     let started = Instant::now();
-    let Recall { context, items, raw, state, spare, other } = stage;
-    let other = other.as_ref();
+    let Recall { context, items, raw, state, spare, earlier, other } = stage;
+    let (other, earlier) = (other.as_ref(), earlier.as_ref());
     let config = &context.config;
     let stored;
     let users = match raw {
@@ -173,7 +192,7 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
         // A lost or foreign index is built again: the result stays if it comes out as it was.
         let index = context.run.index();
         tracing::warn!("recall: {} is not the index that was searched; building it again", index.display());
-        let built = state.insert(SearchState::load(context, items, users, other)?).index.manifest();
+        let built = state.insert(SearchState::load(context, items, users, other, earlier)?).index.manifest();
         let searched = details::<RecallDetails>("recall", made);
         Ok(searched.is_ok_and(|details| details.index == as_written(&serde_json::json!(built))))
     };
@@ -186,9 +205,9 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
     if let Users::Stored { parts, .. } = users {
         parts.verify("recall", &context.cancel)?;
     }
-    let SearchState { catalogue, exclusion, eligible, index } = match state {
+    let SearchState { catalogue, exclusion, eligible, index, earlier } = match state {
         Some(state) => &*state,
-        none => none.insert(SearchState::load(context, items, users, other)?),
+        none => none.insert(SearchState::load(context, items, users, other, earlier)?),
     };
     let k = config.recall.topk;
     let mut warnings = Vec::new();
@@ -198,15 +217,23 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
         tracing::warn!("recall: {note}");
         warnings.push(note);
     }
-    let plan = context.plan(&users.needs(context, &catalogue.ids, index.as_ref(), exclusion.bytes()))?;
+    let needs = users.needs(context, &catalogue.ids, index.as_ref(), exclusion.bytes(), earlier.is_some());
+    let plan = context.plan(&needs)?;
 
     let range = shard.range(users.rows());
     let mut writer = ShardWriter::create(context, shard, users, catalogue.ids.ids(), &folder, other.is_none())?;
     let mut bar = context.progress.bar("recall", range.end - range.start, "users");
     let hash = VectorHash::new(index.dim());
-    let search = Search { context, plan, index: index.as_ref(), exclusion, eligible, hash, spare };
-    users.search(&search, range.clone(), |batch| {
+    let (items, hashed) = (&catalogue.ids, config.row_hashes);
+    let search = Search { context, plan, index: index.as_ref(), exclusion, eligible, hash, spare, items, hashed };
+    let mut taken = earlier.as_ref().map(|parts| TakenDetails::of(parts.run(), parts.fingerprint()));
+    let list_bytes = ListRoom::new(k, items.ids()).user_bytes();
+    let earlier = earlier.as_ref().map(|parts| (parts, list_bytes));
+    users.search(&search, range.clone(), earlier, |batch| {
         bar.advance(batch.ids.len() as u64);
+        if let Some(taken) = &mut taken {
+            taken.add(batch.ids.len() as u64, batch.found, batch.copied);
+        }
         writer.write(&batch)?;
         spare.give([batch.neighbours]);
         Ok(())
@@ -218,6 +245,9 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
     }
     if other.is_none() {
         sample::remove_earlier(&context.run, shard)?;
+        if !config.row_hashes {
+            row_hashes::remove(context.run.root(), &folder, shard)?;
+        }
     }
     let ShardFiles { files, totals, ids } = writer.finish()?;
     warnings.extend(exclusion.warnings());
@@ -236,7 +266,7 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
         let spec = embed.rows.spec();
         warnings.extend(encode_warnings::of_features("recall", Side::User, &spec, &totals.counts));
     }
-    let rows = row_counts([
+    let mut rows = row_counts([
         (rows::USERS, totals.users),
         (rows::QUARANTINED, quarantined),
         (rows::TABLE_ROWS, users.rows()),
@@ -244,6 +274,10 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
         (rows::PAIRS_EXCLUDED, totals.matched.iter().map(|(pairs, _)| pairs).sum()),
         (rows::USERS_WITH_FEWER, totals.short),
     ]);
+    if let Some(taken) = &taken {
+        taken.told("recall", "searched for");
+        rows.extend(row_counts([(rows::COPIED, taken.copied), (rows::SEARCHED, taken.made)]));
+    }
     let details = RecallDetails {
         part: PartDetails { first_row: range.start, end_row: range.end, ids },
         similarity: Similarity::Cosine,
@@ -252,6 +286,7 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
         encoded: totals.counts,
         exclusions: Some(excluded),
         distinct: Some(totals.vectors),
+        taken,
     };
     output.publish_part(&folder, shard, Summary { warnings, ..Summary::new(files, rows, details) })
 }

@@ -1,6 +1,7 @@
 //! Where the vectors of users come from: parts that `infer` wrote, or raw rows that are embedded on the way.
 
-use super::search::{Search, SearchedBatch};
+use super::changed::window;
+use super::search::{BegunBatch, Search, SearchedBatch, VectorSource};
 use crate::config::{EmbedSettings, RecallConfig, RecallSettings, RowSettings};
 use crate::error::PipelineError;
 use crate::rows::columns::BATCH_ROWS;
@@ -11,8 +12,9 @@ use crate::run::files::encoders as files;
 use crate::run::manifests::require;
 use crate::run::names::{inputs, tables};
 use crate::stages::Context;
+use crate::stages::earlier::{EarlierParts, WINDOW_BYTES};
 use crate::stages::encoded::{self, EncoderFolder};
-use crate::stages::infer::{EmbeddedBatch, Embedding};
+use crate::stages::infer::{Embedder, Embedding};
 use crate::stages::towers::verified_towers;
 use crate::stream::memory::{MIB, Needs};
 use crate::stream::parts::VectorParts;
@@ -21,9 +23,10 @@ use crate::stream::shard::Shard;
 use crate::timeline::of_run::RunTimeline;
 use std::ops::Range;
 use std::path::Path;
-use twotower_artifacts::{ArtifactError, Fingerprint, IdKind, Ids, ListRoom, Side, VectorsReader};
+use twotower_artifacts::{ArtifactError, Fingerprint, IdKind, Ids, ListRoom, RowHash, Side, VectorsReader, row_hashes};
 use twotower_encoders::EncodeCounts;
 use twotower_index::ItemIndex;
+use twotower_tables::TableBatch;
 
 /// Adds what searching holds: `items` vectors of `dim` floats, lists that take `room`, and `index` bytes of the index
 /// and the ids.
@@ -209,6 +212,7 @@ impl Users {
         items: &IdIndex,
         index: &dyn ItemIndex,
         exclusions: u64,
+        earlier: bool,
     ) -> Needs {
         let (count, dim, k) = (index.count(), index.dim(), context.config.recall.topk);
         let room = ListRoom::new(k, items.ids());
@@ -219,6 +223,15 @@ impl Users {
         let index = index.image().bytes().len() as u64 + items.bytes();
         search_needs(&mut needs, &context.config.recall, (count, dim), room, index);
         needs.held.push(("exclusions", exclusions));
+        if context.config.row_hashes {
+            needs.held.push(("the writer of hashes", row_hashes::WRITER_BYTES));
+            // Codes, vectors and lists of users who have changed, gathered; hashes.
+            needs.per_row += needs.per_row + 24;
+        }
+        if earlier {
+            needs.held.push(("the earlier run's lists", WINDOW_BYTES));
+            needs.per_row += room.user_bytes() as u64;
+        }
         needs
     }
 
@@ -247,7 +260,8 @@ impl Users {
         }
     }
 
-    /// Embeds or reads the rows, searches them, and hands the results to `sink` in order.
+    /// Embeds or reads the rows, searches them, and hands the results to `sink` in order. Lists of users who have not
+    /// changed are taken from an `earlier` run, where a list takes at most so many bytes.
     ///
     /// # Errors
     /// Damaged vectors, rows or ids; those of `sink`; a stop.
@@ -255,24 +269,87 @@ impl Users {
         &self,
         search: &Search<'_>,
         rows: Range<u64>,
+        earlier: Option<(&EarlierParts, usize)>,
         sink: impl FnMut(SearchedBatch) -> Result<(), PipelineError>,
     ) -> Result<(), PipelineError> {
+        let mut window = earlier.map(|(parts, bytes)| window(search.context, parts, bytes, &rows, self.rows()));
         match self {
             Users::Stored { parts, quarantine } => {
-                let source = stored_batches(parts, quarantine, &rows, search.plan.batch_rows)?;
-                let stored =
-                    |(rows, ids, vectors)| Ok(EmbeddedBatch { ids, rows, vectors, counts: EncodeCounts::default() });
-                search.run(source, || Ok(stored), sink)
+                let batches = stored_batches(parts, quarantine, &rows, search.plan.batch_rows)?.map(|batch| {
+                    let batch = batch?;
+                    let matches = window.as_mut().map(|window| window.matches(&batch.1)).transpose()?;
+                    Ok((batch, matches))
+                });
+                let source = || Ok(StoredVectors { dim: search.index.dim(), vectors: Vec::new(), bytes: Vec::new() });
+                search.run(batches, source, sink)
             }
             Users::Raw(RawUsers { embedding, source }) => {
-                let source = embedding.read(source, rows, &search.plan)?;
-                let embed = || {
-                    let mut worker = embedding.worker(search.plan.width.workers)?;
-                    Ok(move |batch| worker.embed(&batch))
+                let batches = embedding.read(source, rows, &search.plan)?.map(|batch| {
+                    let batch = batch?;
+                    let matches = window.as_mut().map(|window| embedding.matches(&batch, window)).transpose()?;
+                    Ok((batch, matches))
+                });
+                let source = || {
+                    let embedder = embedding.worker(search.plan.width.workers)?;
+                    Ok(RawVectors { embedder, batch: None, bytes: Vec::new() })
                 };
-                search.run(source, embed, sink)
+                search.run(batches, source, sink)
             }
         }
+    }
+}
+
+/// Vectors that were stored.
+struct StoredVectors {
+    dim: usize,
+    /// Those of the batch.
+    vectors: Vec<f32>,
+    bytes: Vec<u8>,
+}
+
+impl VectorSource<StoredBatch> for StoredVectors {
+    fn begin(&mut self, (rows, ids, vectors): StoredBatch, hashed: bool) -> Result<BegunBatch, PipelineError> {
+        let Self { dim, bytes, .. } = self;
+        let hashes = match hashed {
+            true => vectors.chunks_exact(*dim).map(|vector| RowHash::of_vector(vector, bytes)).collect(),
+            false => Vec::new(),
+        };
+        self.vectors = vectors;
+        Ok(BegunBatch { ids, rows, counts: EncodeCounts::default(), hashes })
+    }
+
+    fn vectors(&mut self, users: Option<&[usize]>) -> Result<Vec<f32>, PipelineError> {
+        let of = |user: &usize| &self.vectors[user * self.dim..(user + 1) * self.dim];
+        Ok(match users {
+            None => std::mem::take(&mut self.vectors),
+            Some(users) => users.iter().flat_map(of).copied().collect(),
+        })
+    }
+}
+
+/// Vectors that are made of raw rows.
+struct RawVectors<'a> {
+    embedder: Embedder<'a>,
+    /// The rows, and the ids of their users.
+    batch: Option<(TableBatch, Ids)>,
+    bytes: Vec<u8>,
+}
+
+impl VectorSource<TableBatch> for RawVectors<'_> {
+    fn begin(&mut self, batch: TableBatch, hashed: bool) -> Result<BegunBatch, PipelineError> {
+        let (ids, counts) = self.embedder.encode(&batch)?;
+        let hashes = if hashed { self.embedder.row_hashes(&mut self.bytes) } else { Vec::new() };
+        let rows = (batch.first_row..).take(ids.len()).collect();
+        self.batch = Some((batch, ids.clone()));
+        Ok(BegunBatch { ids, rows, counts, hashes })
+    }
+
+    fn vectors(&mut self, users: Option<&[usize]>) -> Result<Vec<f32>, PipelineError> {
+        let mut vectors = Vec::new();
+        if let Some((batch, ids)) = &self.batch {
+            self.embedder.embed_encoded(batch, ids, users, &mut vectors)?;
+        }
+        Ok(vectors)
     }
 }
 

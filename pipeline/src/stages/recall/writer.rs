@@ -7,10 +7,11 @@ use crate::error::PipelineError;
 use crate::run::details::IdRange;
 use crate::stages::Context;
 use crate::stream::part_folder::PartFolder;
+use crate::stream::row_hashes;
 use crate::stream::sample::SampleSink;
 use crate::stream::shard::Shard;
 use twotower_artifacts::neighbours::{NeighbourSink, open_sink};
-use twotower_artifacts::{FileEntry, Ids, ListRoom, NeighbourLists, NeighboursInfo};
+use twotower_artifacts::{FileEntry, Ids, ListRoom, NeighbourLists, NeighboursInfo, RowHashesInfo, RowHashesWriter};
 
 /// The files of a shard being written. Dropped unfinished, it leaves nothing.
 pub struct ShardWriter<'a> {
@@ -19,6 +20,10 @@ pub struct ShardWriter<'a> {
     folder: String,
     /// None for users who are not the run's.
     sample: Option<SampleSink>,
+    /// What each list was made from, where that is kept.
+    hashes: Option<RowHashesWriter>,
+    /// The folder of these.
+    hashes_folder: PartFolder,
     /// Ids of the catalogue.
     items: &'a Ids,
     topk: usize,
@@ -32,7 +37,7 @@ pub struct ShardWriter<'a> {
 
 /// The files of a shard, and what they hold.
 pub struct ShardFiles {
-    /// The results, and their sample. Paths count from the run's folder, or from that of an `--output`.
+    /// The results, their sample, and what they were made from. Paths count from the run's folder, or from that of an `--output`.
     pub files: Vec<FileEntry>,
     /// Counts over all users.
     pub totals: Totals,
@@ -59,9 +64,13 @@ impl<'a> ShardWriter<'a> {
         let info = NeighboursInfo::of_users(users.ids(), items.kind());
         let (topk, room) = (recall.topk, ListRoom::new(recall.topk, items));
         let sample = || SampleSink::create(&context.run, shard, users.rows(), &info, topk, room, *compression);
+        let root = context.run.root();
+        let hashes = || row_hashes::create("recall", root, folder, shard, RowHashesInfo { vectors: true });
         Ok(Self {
             folder: folder.name().to_string(),
             sample: sampled.then(sample).transpose()?,
+            hashes: context.config.row_hashes.then(hashes).transpose()?,
+            hashes_folder: row_hashes::folder(root, folder),
             sink: open_sink(recall.format, path, &info, room, *compression)?,
             items,
             topk,
@@ -94,6 +103,9 @@ impl<'a> ShardWriter<'a> {
         if let Some(sample) = &mut self.sample {
             sample.write(&batch.ids, &lists)?;
         }
+        if let Some(hashes) = &mut self.hashes {
+            hashes.write(&batch.hashes, &batch.vectors)?;
+        }
         Ok(self.sink.write(&batch.ids, &lists)?)
     }
 
@@ -110,6 +122,9 @@ impl<'a> ShardWriter<'a> {
         let mut files = vec![self.sink.finish()?.under(&self.folder)];
         if let Some(sample) = self.sample {
             files.push(sample.finish()?);
+        }
+        if let Some(hashes) = self.hashes {
+            files.push(hashes.finish()?.under(self.hashes_folder.name()));
         }
         Ok(ShardFiles { files, totals: self.totals, ids: self.ids })
     }
