@@ -169,7 +169,7 @@ impl Search<'_> {
             vectors
         } else {
             let changed: Vec<usize> = (0..ids.len()).filter(|user| same[*user].is_none()).collect();
-            let mut own = Ragged { offsets: vec![0], values: Vec::new() };
+            let mut own = Ragged { offsets: vec![0], ..Ragged::default() };
             changed.iter().for_each(|user| own.push_row(excluded.row(*user).iter().copied()));
             let vectors = source.vectors(Some(&changed))?;
             self.search(&vectors, &own, &mut kept.neighbours)?;
