@@ -101,7 +101,8 @@ impl<W> Reduce<W> {
 }
 
 /// A reduction without its weights, as tower files hold it: `"mean"`, `"position"`, or
-/// `{"attention": {"blocks": 2, "heads": 1, "norm": "original"}}`.
+/// `{"attention": {"blocks": 2, "heads": 1, "norm": "original"}}`, the last one with `"streams": {"count": 4, "mixing":
+/// {"sinkhorn": 20}}` or `"mixing": "permutations"` where it has some.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 enum ReduceShape {
