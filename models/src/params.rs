@@ -90,9 +90,9 @@ impl Parameters {
         Layer::LayerNorm { gain, bias, eps: 1e-5 }
     }
 
-    /// Adds the groups of an encoder of a sequence: weights as those of [`Parameters::add_linear`], positions like
-    /// embeddings, gains 1, biases 0, and streams as they are defined, with gates of `gate`. `draw` gives the random
-    /// numbers of each.
+    /// Adds the groups of an encoder of a sequence: weights as those of [`Parameters::add_linear`], positions and the
+    /// result of an empty sequence like embeddings, gains 1, biases 0, and streams as they are defined, with gates of
+    /// `gate`. `draw` gives the random numbers of each.
     pub(crate) fn add_encoder(
         &mut self,
         name: &str,
@@ -104,10 +104,10 @@ impl Parameters {
         shape.encoder().map_parameters(|parameter| {
             let (rows, cols) = shape.extents(&parameter, dim, max_len);
             let mut rng = draw(self.dense.len() as u64);
-            let is_table = parameter.rank == 2 && parameter.block.is_none();
+            let is_table = parameter.is_embedding();
             let bound = (6.0 / (rows + cols) as f64).sqrt();
             let value = |_| match parameter.rank {
-                2 if is_table => (rng.normal() * EMBEDDING_DEVIATION) as f32,
+                _ if is_table => (rng.normal() * EMBEDDING_DEVIATION) as f32,
                 2 => ((rng.uniform() * 2.0 - 1.0) * bound) as f32,
                 _ => f32::from(parameter.is_gain()),
             };

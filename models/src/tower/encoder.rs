@@ -271,6 +271,11 @@ impl Parameter {
         }
     }
 
+    /// Whether this parameter of an encoder holds vectors of elements or of whole sequences, as a table does.
+    pub(crate) fn is_embedding(&self) -> bool {
+        ["positions", "empty"].contains(&self.name)
+    }
+
     /// Whether this parameter of an encoder is the gain of a layer norm.
     pub(crate) fn is_gain(&self) -> bool {
         [ATTENTION_NORM.weight, FEED_FORWARD_NORM.weight, LAST.weight].contains(&self.name)
