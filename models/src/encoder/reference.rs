@@ -80,7 +80,7 @@ pub(super) fn sinkhorn(logits: &[f64], n: usize, rounds: usize) -> Vec<f64> {
 }
 
 /// H_pre, H_post and H_res of an element's streams.
-fn matrices(weights: &Streams<Vec<f64>>, shape: StreamShape, x: &Rows) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+fn matrices(weights: &Streams<Vec<f64>>, shape: StreamShape, x: &Rows) -> [Vec<f64>; 3] {
     let n = shape.count;
     let v: Vec<f64> = x.concat();
     let squares = v.iter().map(|x| x * x).sum::<f64>() / v.len() as f64;
@@ -104,7 +104,7 @@ fn matrices(weights: &Streams<Vec<f64>>, shape: StreamShape, x: &Rows) -> (Vec<f
             res
         }
     };
-    (pre, post, res)
+    [pre, post, res]
 }
 
 /// The streams of all elements after a sublayer, `[elements][n][dim]`.
@@ -114,9 +114,9 @@ fn sublayer(weights: &Streams<Vec<f64>>, shape: StreamShape, all: &[Rows], f: im
     let mixed = |weights: &[f64], x: &Rows| -> Vec<f64> {
         (0..x[0].len()).map(|c| (0..n).map(|j| weights[j] * x[j][c]).sum()).collect()
     };
-    let added = f(&all.iter().zip(&matrices).map(|(x, (pre, ..))| mixed(pre, x)).collect());
+    let added = f(&all.iter().zip(&matrices).map(|(x, [pre, ..])| mixed(pre, x)).collect());
     let streams = all.iter().zip(&matrices).zip(&added);
-    let element = |((x, (_, post, res)), f): ((&Rows, &(Vec<f64>, Vec<f64>, Vec<f64>)), &Vec<f64>)| -> Rows {
+    let element = |((x, [_, post, res]), f): ((&Rows, &[Vec<f64>; 3]), &Vec<f64>)| -> Rows {
         let stream = |i: usize| {
             let kept = mixed(&res[i * n..(i + 1) * n], x);
             kept.iter().zip(f).map(|(kept, f)| kept + post[i] * f).collect()

@@ -102,7 +102,9 @@ impl<W> Reduce<W> {
 }
 
 /// A reduction without its weights, as tower files hold it: `"mean"`, `"position"`, or
-/// `{"attention": {"blocks": 2, "heads": 1, "norm": "original"}}`, with `"intervals": 256` where it reads intervals.
+/// `{"attention": {"blocks": 2, "heads": 1, "norm": "original"}}`, the last one with `"intervals": 256` where it reads
+/// intervals, and with `"streams": {"count": 4, "mixing": {"sinkhorn": 20}}` or `"mixing": "permutations"` where it has
+/// some.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 enum ReduceShape {
