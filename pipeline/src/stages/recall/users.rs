@@ -1,6 +1,6 @@
 //! Where the vectors of users come from: parts that `infer` wrote, or raw rows that are embedded on the way.
 
-use super::changed::window;
+use super::changed::{list_bytes, window};
 use super::search::{BegunBatch, Search, SearchedBatch, VectorSource};
 use crate::config::{EmbedSettings, RecallConfig, RecallSettings, RowSettings};
 use crate::error::PipelineError;
@@ -230,7 +230,7 @@ impl Users {
         }
         if earlier {
             needs.held.push(("the earlier run's lists", WINDOW_BYTES));
-            needs.per_row += room.user_bytes() as u64;
+            needs.per_row += list_bytes(k, room) as u64;
         }
         needs
     }
