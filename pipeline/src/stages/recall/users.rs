@@ -226,7 +226,7 @@ impl Users {
         if context.config.row_hashes {
             needs.held.push(("the writer of hashes", row_hashes::WRITER_BYTES));
             // Codes, vectors and lists of users who have changed, gathered; hashes.
-            needs.per_row += needs.per_row + 24;
+            needs.per_row = 2 * needs.per_row + 24;
         }
         if earlier {
             needs.held.push(("the earlier run's lists", WINDOW_BYTES));
