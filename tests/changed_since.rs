@@ -16,11 +16,11 @@ const GONE: usize = 30;
 const NEW: usize = 20;
 
 fn grew_older(u: usize) -> bool {
-    mixed(u, 901) % 40 == 0
+    mixed(u, 901).is_multiple_of(40)
 }
 
 fn took_something(u: usize) -> bool {
-    mixed(u, 902) % 40 == 0
+    mixed(u, 902).is_multiple_of(40)
 }
 
 fn is_gone(u: usize) -> bool {

@@ -465,7 +465,7 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
     if hashed {
         needs.held.push(("the writer of hashes", twotower_artifacts::row_hashes::WRITER_BYTES));
         // Codes and vectors of the rows that have changed, gathered; hashes.
-        needs.per_row += needs.per_row + 16;
+        needs.per_row = 2 * needs.per_row + 16;
     }
     if earlier.is_some() {
         needs.held.push(("the earlier run's vectors", WINDOW_BYTES));

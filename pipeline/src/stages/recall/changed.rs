@@ -20,7 +20,7 @@ use crate::timeline::exclusions::Exclusion;
 use serde_json::Value;
 use std::ops::Range;
 use twotower_artifacts::neighbours_file::{NeighbourTable, read_list_rows};
-use twotower_artifacts::{Fingerprint, Ids, Manifest, NeighbourFormat};
+use twotower_artifacts::{Fingerprint, Ids, ListRoom, Manifest, NeighbourFormat};
 use twotower_index::ItemIndex;
 
 /// What of an index's description a search depends on. The rest tells how good it is, for the users of its night.
@@ -86,6 +86,11 @@ pub fn earlier_lists(
         Ok(items.or_else(|| list(ALLOW)).or_else(|| list(DENY)).or(index).map(Unfit::Changed))
     };
     EarlierParts::find("recall", earlier, &earlier.dir.recall(), "twotower recall", unfit)
+}
+
+/// What a list of at most `k` items takes in memory, as it is read: ids of text have their ends beside them.
+pub fn list_bytes(k: usize, room: ListRoom) -> usize {
+    room.user_bytes() + 8 * k
 }
 
 /// A window over the earlier lists, for the `rows` of a table of `all` rows. A list takes at most `bytes`.

@@ -227,7 +227,7 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
     let (items, hashed) = (&catalogue.ids, config.row_hashes);
     let search = Search { context, plan, index: index.as_ref(), exclusion, eligible, hash, spare, items, hashed };
     let mut taken = earlier.as_ref().map(|parts| TakenDetails::of(parts.run(), parts.fingerprint()));
-    let list_bytes = ListRoom::new(k, items.ids()).user_bytes();
+    let list_bytes = changed::list_bytes(k, ListRoom::new(k, items.ids()));
     let earlier = earlier.as_ref().map(|parts| (parts, list_bytes));
     users.search(&search, range.clone(), earlier, |batch| {
         bar.advance(batch.ids.len() as u64);

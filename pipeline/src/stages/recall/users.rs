@@ -1,6 +1,6 @@
 //! Where the vectors of users come from: parts that `infer` wrote, or raw rows that are embedded on the way.
 
-use super::changed::window;
+use super::changed::{list_bytes, window};
 use super::search::{BegunBatch, Search, SearchedBatch, VectorSource};
 use crate::config::{EmbedSettings, RecallConfig, RecallSettings, RowSettings};
 use crate::error::PipelineError;
@@ -226,11 +226,11 @@ impl Users {
         if context.config.row_hashes {
             needs.held.push(("the writer of hashes", row_hashes::WRITER_BYTES));
             // Codes, vectors and lists of users who have changed, gathered; hashes.
-            needs.per_row += needs.per_row + 24;
+            needs.per_row = 2 * needs.per_row + 24;
         }
         if earlier {
             needs.held.push(("the earlier run's lists", WINDOW_BYTES));
-            needs.per_row += room.user_bytes() as u64;
+            needs.per_row += list_bytes(k, room) as u64;
         }
         needs
     }
