@@ -8,6 +8,7 @@ use faults::{Guarded, until};
 use fixture::results::{assert_whole, outputs, recalled, vectors};
 use fixture::{ITEMS, Job, USERS, interactions, item_id, user_id};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::process::Stdio;
 use twotower_models::engine::EncoderSize;
 use twotower_models::onnx::inspect;
@@ -113,8 +114,11 @@ fn resumes_after_a_kill(model: &str) {
     std::fs::remove_dir_all(job.path("run")).unwrap();
     std::fs::remove_file(job.path("latest")).unwrap();
     let mut child = Guarded(job.command(&line).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap());
-    let best = job.path("run/towers/checkpoints/best.ckpt");
-    until("the first epoch's checkpoint", || best.exists() || child.0.try_wait().unwrap().is_some());
+    // The last checkpoint is written after the best one.
+    let [best, last] = ["best", "last"].map(|name| job.path(&format!("run/towers/checkpoints/{name}.ckpt")));
+    let written = |path: &PathBuf| std::fs::metadata(path).and_then(|file| file.modified()).ok();
+    let is_after_an_epoch = || written(&best).is_some() && written(&last) > written(&best);
+    until("the first epoch's checkpoint", || is_after_an_epoch() || child.0.try_wait().unwrap().is_some());
     child.send(libc::SIGKILL);
     assert_eq!(child.end().code(), None, "it ended before it was killed");
     assert!(!job.path("run/towers/manifest.json").exists());

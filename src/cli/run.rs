@@ -28,7 +28,7 @@ use twotower_pipeline::stages::train::TrainOptions;
   twotower run --run runs/2026-02-02 --update-from runs/2026-02-01 --no-train \\
       --fused --memory 1GiB
   # embed and search only for users who have changed since the last good run
-  twotower run --run runs/2026-02-03 --update-from previous --no-train \
+  twotower run --run runs/2026-02-03 --update-from previous --no-train \\
       --changed-since previous
   # publish in spite of that gate
   twotower run --run runs/2026-02-04 --accept coverage

@@ -39,8 +39,8 @@ const RUNTIME_SCORES: u64 = 6;
 const RUNTIME_MASKS: u64 = 4;
 
 /// Values of a float for each element, each head and each interval: products, the same for a second run, and weights
-/// summed by interval, likewise twice.
-const RUNTIME_INTERVALS: u64 = 4;
+/// summed by interval, likewise twice; and one more, which was measured with long spans.
+const RUNTIME_INTERVALS: u64 = 5;
 /// Values of 4 bytes for each pair of elements, and as many for each head: the places of intervals in tables, and logits
 /// gathered from products, likewise twice.
 const RUNTIME_PLACES: u64 = 4;

@@ -138,7 +138,8 @@ fn streams_agree_between_training_and_both_engines() {
 #[test]
 fn streams_that_make_no_sense_are_refused_by_name() {
     let set = set(20);
-    let refused = |settings: &SasrecConfig| Dssm::sasrec(&set, settings, &config()).err().unwrap().to_string();
+    let (users, items) = (&set.user_schema.fields, &set.item_schema.fields);
+    let refused = |settings: &SasrecConfig| settings.check(users, items).unwrap_err().to_string();
     let [with, _] = with_streams();
     for norm in [NormOrder::Original, NormOrder::Post] {
         let error = refused(&SasrecConfig { norm, ..with.clone() });
