@@ -2,7 +2,7 @@
 //! arXiv 2010.14395).
 //!
 //! Departures from the paper: a masked item becomes the code of a missing value, whose row of the table nothing else in a
-//! sequence uses; and the sequences of a batch are its windows ([`crate::positions`]), of which a user with many events
+//! sequence uses; and the sequences of a batch are its windows (`positions.rs`), of which a user with many events
 //! may have several. Where items have times, which the paper does not have, a masked, replaced or reordered item stands in
 //! the time of its place, on the scale of the whole window.
 

@@ -116,7 +116,7 @@ impl Moment {
 pub struct Term {
     /// The name under which the term is shown.
     pub name: String,
-    /// The factor with which the value enters the loss. It is 0 for what is only watched ([`Terms::watch`]).
+    /// The factor with which the value enters the loss. It is 0 for what is only watched (`Terms::watch`).
     pub weight: f64,
     /// The mean over targets, before it is multiplied by the weight.
     pub value: f64,

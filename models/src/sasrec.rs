@@ -8,7 +8,7 @@
 //! ([`crate::similarity`]).
 //!
 //! Departures from the paper: training windows begin with a user's oldest event, and users with more events than the
-//! sequence holds have several windows, where the authors train on the newest one only ([`crate::positions`]); a small
+//! sequence holds have several windows, where the authors train on the newest one only (`positions.rs`); a small
 //! share of codes is dropped to the unknown row, so that new items have a trained vector.
 
 use crate::augment::ContrastConfig;

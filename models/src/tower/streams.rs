@@ -22,8 +22,8 @@
 //! them, `paper` and `pre`. In `original`, what is passed on is the layer norm itself, and in `post`, a layer norm follows
 //! the sum; either would undo what H_res conserves, so both are refused.
 //!
-//! Departures from the papers: logits of H_res that are more than [`FLOOR`] below the largest of their column count as
-//! [`FLOOR`] below, so that no sum is 0; v has no gains, which Φ has already (section 4.3.1 of the first paper); Φ of
+//! Departures from the papers: logits of H_res that are more than `FLOOR` below the largest of their column count as
+//! `FLOOR` below, so that no sum is 0; v has no gains, which Φ has already (section 4.3.1 of the first paper); Φ of
 //! H_pre, H_post and H_res stand in one matrix, in this order, H_res by rows. The start is near the identity, as the
 //! code of mHC-lite has it: Φ is 0; b_res 0 on the diagonal, or for the identity, and −8 elsewhere; b_pre and b_post are
 //! 1 for one stream, another for each sublayer, and −1 for the others.
