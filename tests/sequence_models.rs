@@ -5,7 +5,7 @@ mod faults;
 mod fixture;
 
 use faults::{Guarded, until};
-use fixture::results::{assert_whole, outputs, recalled, vectors};
+use fixture::results::{assert_whole, manifests_of, outputs, recalled, vectors};
 use fixture::{ITEMS, Job, USERS, interactions, item_id, user_id};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -56,6 +56,12 @@ fn by_user(job: &Job, run: &str) -> BTreeMap<String, Vec<f32>> {
     vectors.map(|(id, vector)| (id.to_string(), vector)).collect()
 }
 
+/// How many users without events the parts of an output count.
+fn without_history(job: &Job, run: &str, output: &str) -> usize {
+    let parts = manifests_of(&job.path(run), output);
+    parts.iter().map(|part| part.rows["without history"] as usize).sum()
+}
+
 /// The items that each user had, by ids.
 fn had() -> BTreeMap<String, BTreeSet<String>> {
     let mut events = interactions();
@@ -87,6 +93,7 @@ fn goes_to_lists_in_both_engines(model: &str) {
         let again = list.iter().any(|(item, _)| mine.is_some_and(|mine| mine.contains(&item.to_string())));
         assert!(!again, "user {user} gets again what he had: {list:?}");
     }
+    assert_eq!(without_history(&job, "ort", "vectors/user"), USERS - had.len());
     // The same towers in the other engine, into a run of its own.
     job.ok("run --run native --update-from ort --no-train --engine native --quiet --accept overlap");
     let tower = |run: &str| std::fs::read(job.path(&format!("{run}/towers/user_tower.onnx"))).unwrap();
@@ -171,6 +178,7 @@ fn has_new_vectors_on_a_second_day(model: &str) {
     assert_eq!(changed, active);
     let [apart, fused] = ["apart", "fused"].map(|run| recalled(&job.path(&format!("runs/{run}/recall"))));
     assert!(fused == apart, "the lists of a fused run differ");
+    assert_eq!(without_history(&job, "runs/fused", "recall"), without_history(&job, "runs/apart", "vectors/user"));
     assert_eq!(fused.len(), USERS);
     assert!(fused.iter().all(|(_, list)| list.len() == 10 && list.len() < ITEMS));
 }

@@ -65,12 +65,19 @@ pub struct EncodeCounts {
     pub rows: u64,
     /// Counts by feature name. Sequence features have none, since they are filled elsewhere.
     pub features: BTreeMap<String, FeatureCounts>,
+    /// Rows whose sequences are all empty: users without any known event. None where there are no sequences. Who fills
+    /// the sequences counts them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub without_history: Option<u64>,
 }
 
 impl EncodeCounts {
     /// Adds the counts of other rows, in any order.
     pub fn merge(&mut self, other: &Self) {
         self.rows += other.rows;
+        if let Some(without) = other.without_history {
+            *self.without_history.get_or_insert(0) += without;
+        }
         for (name, counts) in &other.features {
             self.features.entry(name.clone()).or_default().merge(counts);
         }

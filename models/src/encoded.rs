@@ -18,6 +18,7 @@ pub(crate) struct EncodedField {
     pub packed: PackedSequences,
     dim: usize,
     chunks: Vec<Chunk>,
+    /// Of every chunk, after a forward pass from which something is learned.
     passes: Vec<ChunkPass>,
     /// `[outputs, dim]`.
     outputs: Vec<f32>,
@@ -26,6 +27,15 @@ pub(crate) struct EncodedField {
     d_outputs: Vec<f32>,
     /// Partial sums of the gradients of dense groups.
     parts: Vec<Vec<Vec<f32>>>,
+}
+
+/// Why a batch is embedded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// For its vectors alone.
+    Embed,
+    /// For a backward pass too.
+    Learn,
 }
 
 /// Dropout of one chunk.
@@ -50,12 +60,14 @@ fn by_chunk<'a>(
 }
 
 impl EncodedField {
-    /// Computes the outputs of the packed sequences.
+    /// Computes the outputs of the packed sequences. For a backward pass, what it needs of every chunk is kept, which is
+    /// many times as large as the outputs.
     pub fn forward(
         &mut self,
         parameters: &Parameters,
         encoder: &Encoder<usize>,
         table: &Table,
+        purpose: Purpose,
         dropout: Option<Dropout>,
     ) {
         let Self { packed, chunks, passes, outputs, empty, .. } = self;
@@ -64,18 +76,28 @@ impl EncodedField {
         empty.clear();
         empty.extend_from_slice(values.empty);
         *chunks = packed.chunks();
-        passes.resize_with(chunks.len(), ChunkPass::default);
         outputs.resize(packed.wanted.len() * table.dim, 0.0);
         let split = by_chunk(outputs, chunks, table.dim, |chunk| chunk.outputs.len());
         let (packed, chunks) = (&*packed, &*chunks);
-        passes.par_iter_mut().zip(split).zip(chunks).enumerate().for_each(|(c, ((pass, out), chunk))| {
+        let work = split.into_par_iter().zip(chunks).enumerate();
+        let compute = |pass: &mut ChunkPass, (c, (out, chunk)): (usize, (&mut [f32], &Chunk))| {
             pass.forward(&values, &table.values, packed, chunk, of_chunk(dropout, c), out);
-        });
+        };
+        match purpose {
+            Purpose::Learn => {
+                passes.resize_with(chunks.len(), ChunkPass::default);
+                work.zip(passes).for_each(|(work, pass)| compute(pass, work));
+            }
+            Purpose::Embed => {
+                passes.clear();
+                work.for_each_init(ChunkPass::default, compute);
+            }
+        }
     }
 
     /// The largest difference between the sum of a column of a mixture of streams and 1.
     pub fn stream_error(&self) -> f32 {
-        self.passes[..self.chunks.len()].iter().map(ChunkPass::stream_error).fold(0.0, f32::max)
+        self.passes.iter().map(ChunkPass::stream_error).fold(0.0, f32::max)
     }
 
     /// Writes the output of a row to `slot`.

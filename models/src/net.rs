@@ -1,6 +1,6 @@
 //! A tower in training: forward and backward passes through fields, their concatenation, and layers.
 
-use crate::encoded::EncodedField;
+use crate::encoded::{EncodedField, Purpose};
 use crate::encoder::Dropout;
 use crate::error::ModelError;
 use crate::lanes::add;
@@ -116,7 +116,8 @@ impl Net {
         widths
     }
 
-    /// Embeds a batch. With `noise`, a key of random numbers, dropout is on. The result is [`Pass::output`].
+    /// Embeds a batch. With `noise`, a key of random numbers, dropout is on, and a backward pass can follow. The result is
+    /// [`Pass::output`].
     pub fn forward(&self, parameters: &Parameters, batch: &CodeBatch, noise: Option<u64>, pass: &mut Pass) {
         let steps = self.steps();
         let widths = self.widths(parameters, &steps);
@@ -145,7 +146,7 @@ impl Net {
         });
     }
 
-    /// Weighs the elements of every pooled field.
+    /// Weighs the elements of every field that is pooled as a weighted mean.
     fn weigh(&self, parameters: &Parameters, batch: &CodeBatch, pass: &mut Pass) {
         pass.pooled.resize_with(self.tower.inputs.len(), WeightedElements::default);
         pass.recency = self
@@ -159,9 +160,10 @@ impl Net {
                 _ => None,
             })
             .collect();
-        let fields = self.tower.schema.fields.par_iter().zip(&batch.columns).zip(&pass.recency);
-        pass.pooled.par_iter_mut().zip(fields).for_each(|(pooled, ((field, column), recency))| {
-            if let (Some(max_len), Column::Ragged(ragged)) = (field.shape.max_len(), column) {
+        let fields = self.tower.schema.fields.par_iter().zip(&self.tower.inputs).zip(&batch.columns);
+        pass.pooled.par_iter_mut().zip(fields).zip(&pass.recency).for_each(|((pooled, (field, column)), recency)| {
+            let ((schema, Input::Pooled { reduce, .. }), Column::Ragged(ragged)) = (field, column) else { return };
+            if let (Some(max_len), Reduce::Mean | Reduce::Position(_)) = (schema.shape.max_len(), reduce) {
                 pooled.weigh(ragged, max_len, recency.as_ref());
             }
         });
@@ -187,7 +189,8 @@ impl Net {
             let Some(table) = input.table().map(|table| &parameters.tables[self.tower.tables[table]]) else { continue };
             let encoded = &mut pass.encoded[f];
             encoded.packed.pack_together(ragged, max_len);
-            encoded.forward(parameters, encoder, table, self.dropout_of(f, pass.noise));
+            let purpose = if pass.noise.is_some() { Purpose::Learn } else { Purpose::Embed };
+            encoded.forward(parameters, encoder, table, purpose, self.dropout_of(f, pass.noise));
         }
     }
 

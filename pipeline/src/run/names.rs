@@ -91,6 +91,8 @@ pub(crate) mod rows {
     pub(crate) const EMBEDDED: &str = "embedded";
     /// Users of a part that were searched for, where others were taken from an earlier run.
     pub(crate) const SEARCHED: &str = "searched";
+    /// Users of a part without any known event, whose sequences are empty.
+    pub(crate) const WITHOUT_HISTORY: &str = "without history";
     /// Vectors of a part.
     pub(crate) const ROWS: &str = "rows";
     /// Rows of a part's range that were left out.

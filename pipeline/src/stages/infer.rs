@@ -37,7 +37,7 @@ use std::time::Instant;
 use twotower_artifacts::publish::create_folder;
 use twotower_artifacts::vectors::{Similarity, WRITER_BYTES};
 use twotower_artifacts::{
-    CodeBatch, FieldShape, Fingerprint, Histories, IdKind, Ids, RowHash, RowHashesInfo, Side, TowerSchema, VectorsInfo,
+    CodeBatch, Column, FieldShape, Fingerprint, Histories, IdKind, Ids, RowHash, RowHashesInfo, Side, TowerSchema, VectorsInfo,
     VectorsWriter,
 };
 use twotower_encoders::{EncodeCounts, SideEncoder, SideSpec};
@@ -315,9 +315,10 @@ impl Embedder<'_> {
         let ids = id_column_as(batch, &known.spec.id_column, known.ids)?;
         let rows = known.joins.join(&known.spec, known.schema.side, batch)?;
         self.codes.clear();
-        let counts = self.encoder.encode(&rows, &mut self.codes).map_err(|e| encode_error(e, batch))?;
+        let mut counts = self.encoder.encode(&rows, &mut self.codes).map_err(|e| encode_error(e, batch))?;
         if let Some(history) = &known.history {
             history.fill(&known.schema, batch.first_row, &ids, &mut self.codes, &mut self.found)?;
+            counts.without_history = Some(without_history(&known.schema, &self.codes));
         }
         Ok((ids, counts))
     }
@@ -361,6 +362,18 @@ impl Embedder<'_> {
         }
         Ok(())
     }
+}
+
+/// The rows of a batch whose sequences are all empty.
+fn without_history(schema: &TowerSchema, codes: &CodeBatch) -> u64 {
+    let fields = schema.fields.iter().zip(&codes.columns);
+    let sequences: Vec<_> = fields
+        .filter_map(|(field, column)| match (&field.shape, column) {
+            (FieldShape::Sequence { .. }, Column::Ragged(events)) => Some(events),
+            _ => None,
+        })
+        .collect();
+    (0..codes.rows()).filter(|row| sequences.iter().all(|events| events.row(*row).is_empty())).count() as u64
 }
 
 impl Drop for Embedder<'_> {
@@ -540,6 +553,7 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
         taken.told("infer", "embedded");
         rows.extend(row_counts([(rows::COPIED, taken.copied), (rows::EMBEDDED, taken.made)]));
     }
+    rows.extend(counts.without_history.map(|without| (rows::WITHOUT_HISTORY.to_string(), without)));
     let warnings = encode_warnings::of_features("infer", side, &context.config.rows.spec(), &counts);
     let part = PartDetails { first_row: range.start, end_row: range.end, ids };
     let details = InferDetails { part, dim: embedding.dim, encoded: counts, taken };

@@ -278,6 +278,7 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
         taken.told("recall", "searched for");
         rows.extend(row_counts([(rows::COPIED, taken.copied), (rows::SEARCHED, taken.made)]));
     }
+    rows.extend(totals.counts.without_history.map(|without| (rows::WITHOUT_HISTORY.to_string(), without)));
     let details = RecallDetails {
         part: PartDetails { first_row: range.start, end_row: range.end, ids },
         similarity: Similarity::Cosine,
