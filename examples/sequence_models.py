@@ -1,19 +1,20 @@
-"""Tables of sequence models: python examples/sequence_models.py WORK --data FILE --grid NAME [--seeds 3] [--only ROW,...]
+"""Tables of sequence models: python examples/sequence_models.py WORK --data FILE --grid NAME,... [--seeds 3]
 
-Runs `encode-features`, `train` and `evaluate` for each row of a grid (GRIDS below) and each seed, and prints a Markdown
-table: NDCG@10 on the validation items in the best epoch, that epoch, HR@10 and NDCG@10 on the test items, as means ± standard
-deviations over the seeds, seconds of training an epoch (validation is not in them), and minutes of all epochs. Popularity and
-item-to-item neighbours stand below the models, and the protocol, as `evaluate` names it, above. Settings are to be chosen by the
-validation column alone.
+Runs `encode-features`, `train` and `evaluate` for each row of a grid (GRIDS below) and each seed, and prints a
+Markdown table: NDCG@10 on the validation items in the best epoch, that epoch, HR@10 and NDCG@10 on the test items,
+seconds of training an epoch (without validation), and minutes of all epochs (with it); means ± standard deviations
+over the seeds. Popularity and item-to-item neighbours stand below the models, and the protocol, as `evaluate` names
+it, above. Settings are to be chosen by the validation column alone.
 
-FILE has the form of SASRec's data, lines `user item` in the order of time (ml-1m.txt, Video.txt), or that of MovieLens'
-u.data, lines `user item rating time`. Its tables are written to WORK/DATA, the table of results to WORK/DATA/GRID.md and
-GRID.csv, and each run is kept in WORK/DATA/GRID/ROW-SEED. What is complete there is not run again, and a stopped training goes on: give the same
-command once more. With other settings (`--set`) a run is redone in its place, from the first stage that they concern: with
-`--set evaluate.ranking=sampled_paper` nothing is trained again. To keep both, name another WORK.
+FILE has the form of SASRec's data, lines `user item` in the order of time (ml-1m.txt, Video.txt), or that of
+MovieLens' u.data, lines `user item rating time`. Its tables are written to WORK/DATA, the results, of the rows that
+this command names, to WORK/DATA/GRID.md and GRID.csv. Each run is kept in WORK/DATA/GRID/ROW-SEED: what is complete
+there is not done again, and a training that was stopped goes on, when the same command is given once more. With other
+settings (`--set`) a run is redone in its place, from the first stage that they concern: with `--set
+evaluate.ranking=sampled_paper` nothing is trained again. To keep both, name another WORK.
 
-The settings that a row does not name are those of the job of the data's example, or of `--job`. Rows that fail do not stop
-the others; the exit code is 1 then. TWOTOWER names the program. Python 3.11 or newer, no other packages.
+The settings that a row does not name are those of the job of the data's example, or of `--job`. A row that fails does
+not stop the others; the exit code is 1 then. TWOTOWER names the program. Python 3.11 or newer, no other packages.
 """
 import argparse
 import csv
@@ -21,6 +22,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -31,8 +33,8 @@ from summary import one, spread
 HERE = pathlib.Path(__file__).resolve().parent
 TWOTOWER = os.environ.get("TWOTOWER", HERE.parent / "target/release/twotower")
 
-# The example of a file, whose job is the start of all rows.
-EXAMPLES = {"ml-1m.txt": "sasrec-ml-1m", "Video.txt": "video", "u.data": "tisasrec-ml-100k"}
+# What the data of a file are called, and the example whose job is the start of all rows.
+EXAMPLES = {"ml-1m.txt": ("ml-1m", "sasrec-ml-1m"), "Video.txt": ("video", "video"), "u.data": ("ml-100k", "tisasrec-ml-100k")}
 
 BCE = {"train.loss": {"bce": {"negatives": 1}}}
 STRONG = {"train.loss": {"sampled_softmax": {"negatives": 3000}}}
@@ -44,9 +46,9 @@ LOSSES = {
     "bce-1": BCE,
 }
 
-# The settings of SASRec's authors (kang205/SASRec), and their `maxlen` and `dropout_rate` for each file. A batch of theirs is 128
-# sequences, here as many events as these have on average. They train for 201 epochs and choose by the test items; here an epoch
-# is chosen by the validation items.
+# The settings of SASRec's authors (kang205/SASRec), and their `maxlen` and `dropout_rate` for each file. A batch of
+# theirs is 128 sequences, here as many events as these have on average. They train for 201 epochs and look at the test
+# items on the way; here the epoch is chosen by the validation items.
 AUTHORS = {
     "model.dim": 50,
     "model.blocks": 2,
@@ -69,8 +71,8 @@ AUTHORS_OF = {
     "Video.txt": {"max_len": 50, "model.dropout": 0.5, "train.batch_size": 925},
 }
 
-# What a grid's rows have beside the job. `max_len`, `intervals` and `span` are of the sequence. TiSASRec (TIMES) needs `intervals`;
-# rows that have them are left out where the file has no times.
+# What a grid's rows have beside the job. `max_len`, `intervals` and `span` are of the sequence. Rows with `intervals` are
+# left out where the file has no times.
 TIMES = {"model.kind": "tisasrec", "intervals": "personal", "span": 256}
 SHARES = (0.2, 0.4, 0.6, 0.8)
 
@@ -131,7 +133,8 @@ def read(path, users):
         events = [line.split() for line in file if line.strip()]
     columns = {len(event) for event in events}
     if columns not in ({2}, {4}):
-        raise SystemExit(f"{path}: expected lines `user item`, or `user item rating time`, found {sorted(columns)} columns")
+        found = f"found lines of {' and '.join(map(str, sorted(columns)))} words"
+        raise SystemExit(f"{path}: expected lines `user item` or lines `user item rating time`, {found}")
     times = columns == {4}
     events = [(event[0], event[1], event[3] if times else place) for place, event in enumerate(events)]
     if users:
@@ -166,13 +169,16 @@ def run(folder, name, sets):
     target = folder / name
     target.mkdir(parents=True, exist_ok=True)
     words = ["--config", str(folder.parent / "pipeline.toml"), "--run", str(target)]
-    words += [word for setting in sets for word in ("--set", setting)]
+    # `figures` reads the log, so its form must not be that of the environment.
+    words += ["--log-level", "info", "--log-format", "text", *(word for setting in sets for word in ("--set", setting))]
     with open(target / "log.txt", "ab") as log:
         for stage in ("encode-features", "train", "evaluate"):
             begin = log.tell()
-            if subprocess.run([TWOTOWER, stage, *words], stdout=log, stderr=log).returncode:
+            code = subprocess.run([TWOTOWER, stage, *words], stdout=log, stderr=log).returncode
+            if code:
                 said = (target / "log.txt").read_bytes()[begin:].decode(errors="replace").strip()
-                return f"{stage}: {said.splitlines()[-1] if said else 'no message'} ({target / 'log.txt'})"
+                last = said.splitlines()[-1] if said else "no message"
+                return f"{stage} ended with {code}: {last} ({target / 'log.txt'})"
     return None
 
 
@@ -216,7 +222,8 @@ def report(folder, done, failed):
     if not runs:
         return ""
     protocol = one([figure["protocol"] for figure in runs], "unlike protocols")
-    lines = [f"{protocol}; {max(map(len, done.values()))} seeds.", ""]
+    most = max(map(len, done.values()))
+    lines = [f"{protocol}; {f'seeds 1 to {most}' if most > 1 else 'seed 1'}.", ""]
     lines.append("| row | " + " | ".join(title for *_, title, _ in COLUMNS) + " |")
     lines.append("|---" * (len(COLUMNS) + 1) + "|")
     names = [name for _, name, *_ in COLUMNS]
@@ -224,7 +231,7 @@ def report(folder, done, failed):
     for row, of in done.items():
         values = [[figure[key] for figure in of] for key, *_ in COLUMNS]
         cells = [spread(value, digits) for value, (*_, digits) in zip(values, COLUMNS)]
-        seeds = f" ({len(of)} seeds)" if len(of) < max(map(len, done.values())) else ""
+        seeds = f" (of {len(of)})" if len(of) < most else ""
         lines.append(f"| {row}{seeds} | " + " | ".join(cells) + " |")
         deviation = [statistics.stdev(value) if len(value) > 1 else "" for value in values]
         means = [statistics.mean(value) for value in values]
@@ -241,52 +248,63 @@ def report(folder, done, failed):
     return markdown
 
 
-def rows_of(options, times):
-    """The rows to run, with all their settings but the seed."""
-    data, rows = options.data.name, GRIDS[options.grid]
-    if options.grid == "paper" and data not in AUTHORS_OF:
+def rows_of(grid, options, times):
+    """The rows of a grid to run, with all their settings but the seed."""
+    data, rows = options.data.name, GRIDS[grid]
+    if grid == "paper" and data not in AUTHORS_OF:
         raise SystemExit(f"{data}: the grid `paper` has the authors' settings of {' and '.join(AUTHORS_OF)} alone")
-    own = {"paper": AUTHORS_OF.get(data), "losses": {}}.get(options.grid, STRONG if options.loss == "strong" else BCE)
+    own = {"paper": AUTHORS_OF.get(data), "losses": {}}.get(grid, STRONG if options.loss == "strong" else BCE)
     only = options.only.split(",") if options.only else list(rows)
     if unknown := [name for name in only if name not in rows]:
-        raise SystemExit(f"--only {','.join(unknown)}: rows of `{options.grid}` are {', '.join(rows)}")
+        raise SystemExit(f"--only {','.join(unknown)}: rows of `{grid}` are {', '.join(rows)}")
     if left_out := [name for name in only if "intervals" in rows[name] and not times]:
         print(f"{data} has no times, so these rows are left out: {', '.join(left_out)}", file=sys.stderr)
     return {name: own | rows[name] for name in only if name not in left_out}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=pathlib.Path)
-    parser.add_argument("--data", type=pathlib.Path, required=True)
-    parser.add_argument("--grid", choices=GRIDS, required=True)
-    parser.add_argument("--seeds", type=int, default=3, help="train with the seeds 1 to this one")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting for all rows")
-    parser.add_argument("--only", help="rows by name, such as plain,crop-0.2-mean")
-    parser.add_argument("--loss", choices=("strong", "bce"), default="strong", help="of all grids but losses and paper")
-    parser.add_argument("--users", type=int, help="take the first so many users alone, to try a grid")
-    parser.add_argument("--job", type=pathlib.Path, help="a pipeline.toml to start from")
-    options = parser.parse_args()
-    example = EXAMPLES.get(options.data.name, "sasrec-ml-1m")
-    job = options.job or HERE / example / "pipeline.toml"
-    sequence = tomllib.loads(job.read_text())["features"]["user"][0]
-    folder = options.work.resolve() / (example.split("-", 1)[-1] if options.data.name in EXAMPLES else options.data.stem)
-    folder = folder.with_name(f"{folder.name}-{options.users}-users") if options.users else folder
-    rows = rows_of(options, prepare(folder, options.data, options.users, job))
-    folder /= options.grid if options.grid in ("losses", "paper") else f"{options.grid}-{options.loss}"
+def run_grid(folder, rows, sequence, options):
+    """Runs all rows with all seeds, and prints their table. Returns whether none failed."""
     done, failed = {}, {}
     for seed in range(1, options.seeds + 1):
         for name, row in rows.items():
             run_name = f"{name}-{seed}"
-            print(run_name, file=sys.stderr, flush=True)
+            print(f"{folder.name}: {run_name}", file=sys.stderr, flush=True)
             if why := run(folder, run_name, [*settings(row, sequence), f"train.seed={seed}", *options.set]):
                 print(f"{run_name} failed: {why}", file=sys.stderr, flush=True)
                 failed[run_name] = why
                 continue
             done.setdefault(name, []).append(figures(folder / run_name))
             report(folder, done, failed)
-    print(report(folder, {name: done[name] for name in rows if name in done}, failed), end="")
-    sys.exit(1 if failed else 0)
+    in_order = {name: done[name] for name in rows if name in done}
+    print(f"## {folder.name}\n\n{report(folder, in_order, failed)}", flush=True)
+    return not failed
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=pathlib.Path)
+    parser.add_argument("--data", type=pathlib.Path, required=True)
+    parser.add_argument("--grid", required=True, metavar="NAME,...", help=", ".join(GRIDS))
+    parser.add_argument("--seeds", type=int, default=3, help="train with the seeds 1 to this one")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting for all rows")
+    parser.add_argument("--only", metavar="ROW,...", help="rows by name, such as plain,crop-0.2-mean")
+    parser.add_argument("--loss", choices=("strong", "bce"), default="strong", help="of all grids but losses and paper")
+    parser.add_argument("--users", type=int, help="take the first so many users alone, to try a grid")
+    parser.add_argument("--job", type=pathlib.Path, help="a pipeline.toml to start from")
+    options = parser.parse_args()
+    if unknown := [name for name in options.grid.split(",") if name not in GRIDS]:
+        parser.error(f"--grid {','.join(unknown)}: grids are {', '.join(GRIDS)}")
+    if not shutil.which(TWOTOWER):
+        raise SystemExit(f"{TWOTOWER} is no program: build it with `cargo build --release`, or name it by TWOTOWER")
+    data, example = EXAMPLES.get(options.data.name, (options.data.stem, "sasrec-ml-1m"))
+    job = options.job or HERE / example / "pipeline.toml"
+    sequence = tomllib.loads(job.read_text())["features"]["user"][0]
+    folder = options.work.resolve() / (f"{data}-{options.users}-users" if options.users else data)
+    times = prepare(folder, options.data, options.users, job)
+    grids = {grid: rows_of(grid, options, times) for grid in options.grid.split(",")}
+    names = {grid: grid if grid in ("losses", "paper") else f"{grid}-{options.loss}" for grid in grids}
+    passed = [run_grid(folder / names[grid], rows, sequence, options) for grid, rows in grids.items()]
+    sys.exit(0 if all(passed) else 1)
 
 
 if __name__ == "__main__":
