@@ -6,12 +6,7 @@ set -euo pipefail
 job=$1 final_epochs=$2 seeds=$3 out=$4
 shift 4
 here=$(cd "$(dirname "$0")/.." && pwd)
-bin=${TWOTOWER:-}
-if [ -z "$bin" ]; then
-  "$here/scripts/onnxruntime.sh" >&2
-  (cd "$here" && cargo build --release --workspace --bins >&2)
-  bin="${CARGO_TARGET_DIR:-$here/target}/release/twotower"
-fi
+bin=$("$here/examples/program.sh")
 
 # one NAME SEED [--set ...]: encode, train, evaluate in $out/NAME-SEED
 one() {

@@ -1,0 +1,311 @@
+"""Tables of sequence models: python examples/sequence_models.py WORK --data FILE --grid NAME,... [--seeds 3]
+
+Runs `encode-features`, `train` and `evaluate` for each row of a grid (GRIDS below) and each seed, and prints a
+Markdown table: NDCG@10 on the validation items in the best epoch, that epoch, HR@10 and NDCG@10 on the test items,
+seconds of training an epoch (without validation), and minutes of all epochs (with it); means ± standard deviations
+over the seeds. Popularity and item-to-item neighbours stand below the models, and the protocol, as `evaluate` names
+it, above. Settings are to be chosen by the validation column alone.
+
+FILE has the form of SASRec's data, lines `user item` in the order of time (ml-1m.txt, Video.txt), or that of
+MovieLens' u.data, lines `user item rating time`. Its tables are written to WORK/DATA, the results, of the rows that
+this command names, to WORK/DATA/GRID.md and GRID.csv. Each run is kept in WORK/DATA/GRID/ROW-SEED: what is complete
+there is not done again, and a training that was stopped goes on, when the same command is given once more. With other
+settings (`--set`) a run is redone in its place, from the first stage that they concern: with `--set
+evaluate.ranking=sampled_paper` nothing is trained again. To keep both, name another WORK.
+
+The settings that a row does not name are those of the job of the data's example, or of `--job`. A row that fails does
+not stop the others; the exit code is 1 then. TWOTOWER names the program. Python 3.11 or newer, no other packages.
+"""
+import argparse
+import csv
+import json
+import os
+import pathlib
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tomllib
+
+from summary import one, spread
+
+HERE = pathlib.Path(__file__).resolve().parent
+TWOTOWER = os.environ.get("TWOTOWER", HERE.parent / "target/release/twotower")
+
+# What the data of a file are called, and the example whose job is the start of all rows.
+EXAMPLES = {"ml-1m.txt": ("ml-1m", "sasrec-ml-1m"), "Video.txt": ("video", "video"), "u.data": ("ml-100k", "tisasrec-ml-100k")}
+
+BCE = {"train.loss": {"bce": {"negatives": 1}}}
+STRONG = {"train.loss": {"sampled_softmax": {"negatives": 3000}}}
+LOSSES = {
+    "full-softmax": {"train.loss": "full_softmax"},
+    "softmax-3000": STRONG,
+    "softmax-256": {"train.loss": {"sampled_softmax": {"negatives": 256}}},
+    "gbce-256": {"train.loss": {"gbce": {"negatives": 256, "t": 0.75}}},
+    "bce-1": BCE,
+}
+
+# The settings of SASRec's authors (kang205/SASRec), and their `maxlen` and `dropout_rate` for each file. A batch of
+# theirs is 128 sequences, here as many events as these have on average. They train for 201 epochs and look at the test
+# items on the way; here the epoch is chosen by the validation items.
+AUTHORS = {
+    "model.dim": 50,
+    "model.blocks": 2,
+    "model.heads": 1,
+    "model.norm": "original",
+    "train.learning_rate": 0.001,
+    "train.beta2": 0.98,
+    "train.schedule": "constant",
+    "train.warmup_steps": 0,
+    "train.weight_decay": 0,
+    "train.clip_norm": 0,
+    "train.unknown_rate": 0,
+    "train.missing_rate": 0,
+    "train.epochs": 200,
+    "train.patience": 20,
+    "evaluate.ranking": "sampled_paper",
+}
+AUTHORS_OF = {
+    "ml-1m.txt": {"max_len": 200, "model.dropout": 0.2, "train.batch_size": 14_700},
+    "Video.txt": {"max_len": 50, "model.dropout": 0.5, "train.batch_size": 925},
+}
+
+# What a grid's rows have beside the job. `max_len`, `intervals` and `span` are of the sequence. Rows with `intervals` are
+# left out where the file has no times.
+TIMES = {"model.kind": "tisasrec", "intervals": "personal", "span": 256}
+SHARES = (0.2, 0.4, 0.6, 0.8)
+
+
+def contrast(kind, share, representation):
+    return {"model.contrast": {"weight": 0.1, "representation": representation, kind: share}}
+
+
+GRIDS = {
+    "losses": LOSSES,
+    "paper": {"bce": AUTHORS | BCE, "softmax-3000": AUTHORS | STRONG},
+    "norms": {norm: {"model.norm": norm} for norm in ("original", "paper", "pre", "post")},
+    "tisasrec": {
+        "sasrec": {},
+        "personal-256": TIMES,
+        "personal-2048": TIMES | {"span": 2048},
+        "hour-256": TIMES | {"intervals": "hour"},
+        "day-256": TIMES | {"intervals": "day"},
+    },
+    "cl4srec": {
+        "plain": {},
+        **{
+            f"{kind}-{share}-{representation}": contrast(kind, share, representation)
+            for kind in ("crop", "mask", "replace")
+            for share in SHARES
+            for representation in ("mean", "flatten")
+        },
+    },
+    # Streams need a norm that is not on what is passed on, so all rows have `pre`.
+    "mhc": {
+        f"{model}-{blocks}-{streams}": {"model.norm": "pre", "model.blocks": blocks} | settings | more
+        for model, settings in (("sasrec", {}), ("tisasrec", TIMES))
+        for blocks in (2, 4, 8)
+        for streams, more in (("plain", {}), ("mhc", {"model.hyper_connections": {"streams": 4}}))
+    },
+}
+
+
+def toml(value):
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {toml(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return json.dumps(value)
+
+
+def settings(row, sequence):
+    """The `--set` of a row, beside a job that has this sequence as its feature of users."""
+    row = {"model.kind": "sasrec"} | row
+    sequence = {key: value for key, value in sequence.items() if key not in ("intervals", "span")}
+    sequence |= {key: row.pop(key) for key in ("max_len", "intervals", "span") if key in row}
+    return [f"{key}={toml(value)}" for key, value in row.items()] + [f"features.user={toml([sequence])}"]
+
+
+def read(path, users):
+    """The events (user, item, time or place) of a file, of its first `users` users, and whether they have times."""
+    with open(path) as file:
+        events = [line.split() for line in file if line.strip()]
+    columns = {len(event) for event in events}
+    if columns not in ({2}, {4}):
+        found = f"found lines of {' and '.join(map(str, sorted(columns)))} words"
+        raise SystemExit(f"{path}: expected lines `user item` or lines `user item rating time`, {found}")
+    times = columns == {4}
+    events = [(event[0], event[1], event[3] if times else place) for place, event in enumerate(events)]
+    if users:
+        kept = set(list(dict.fromkeys(event[0] for event in events))[:users])
+        events = [event for event in events if event[0] in kept]
+    return events, times
+
+
+def prepare(folder, path, users, job):
+    """Writes the tables, unless they are there, and the job. Returns whether there are times."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "pipeline.toml").write_bytes(job.read_bytes())
+    done = folder / "prepared.json"
+    source = {"size": os.path.getsize(path), "users": users}
+    if done.exists() and (noted := json.loads(done.read_text()))["source"] == source:
+        return noted["times"]
+    events, times = read(path, users)
+    tables = {
+        "users": (["user_id"], [[user] for user in dict.fromkeys(event[0] for event in events)]),
+        "items": (["item_id"], [[item] for item in dict.fromkeys(event[1] for event in events)]),
+        "interactions": (["user", "item", "time"], events),
+    }
+    for name, (head, rows) in tables.items():
+        with open(folder / f"{name}.csv", "w", newline="") as file:
+            csv.writer(file).writerows([head, *rows])
+    done.write_text(json.dumps({"source": source, "times": times}))
+    return times
+
+
+def run(folder, name, sets):
+    """Runs the stages, or what of them is not complete. Returns what to say where one fails."""
+    target = folder / name
+    target.mkdir(parents=True, exist_ok=True)
+    words = ["--config", str(folder.parent / "pipeline.toml"), "--run", str(target)]
+    # `figures` reads the log, so its form must not be that of the environment.
+    words += ["--log-level", "info", "--log-format", "text", *(word for setting in sets for word in ("--set", setting))]
+    with open(target / "log.txt", "ab") as log:
+        for stage in ("encode-features", "train", "evaluate"):
+            begin = log.tell()
+            code = subprocess.run([TWOTOWER, stage, *words], stdout=log, stderr=log).returncode
+            if code:
+                said = (target / "log.txt").read_bytes()[begin:].decode(errors="replace").strip()
+                last = said.splitlines()[-1] if said else "no message"
+                return f"{stage} ended with {code}: {last} ({target / 'log.txt'})"
+    return None
+
+
+def figures(target):
+    """The figures of a complete run."""
+    training = json.loads((target / "towers/training.json").read_text())
+    events = json.loads((target / "towers/manifest.json").read_text())["rows"]["training events"]
+    metrics = json.loads((target / "evaluation/metrics.json").read_text())
+    # Epochs of a training that was stopped, or done again, stand in the log more than once: the last one counts.
+    pattern = r"train: epoch (\d+): .* (\d+) examples/s, ([\d.]+) s"
+    lines = re.findall(pattern, (target / "log.txt").read_text(errors="replace"))
+    logged = {int(epoch): (events / int(rate), float(seconds)) for epoch, rate, seconds in lines}
+    times = [logged[epoch["epoch"]] for epoch in training["epochs"]]
+    best = training["best_epoch"]
+    return {
+        "validation": training["epochs"][best - 1]["validation"]["values"]["ndcg@10"],
+        "best": best,
+        "hit": metrics["models"]["model"]["hit@10"],
+        "ndcg": metrics["models"]["model"]["ndcg@10"],
+        "seconds": statistics.median(training for training, _ in times),
+        "minutes": sum(whole for _, whole in times) / 60,
+        "protocol": f"{metrics['protocol']}; {metrics['users']} users, {metrics['items']} items",
+        "baselines": metrics["models"],
+    }
+
+
+# The columns: the key in `figures`, the name in the CSV file and in the table, and digits.
+COLUMNS = (
+    ("validation", "validation_ndcg@10", "validation NDCG@10", 4),
+    ("best", "best_epoch", "best epoch", 0),
+    ("hit", "test_hr@10", "test HR@10", 4),
+    ("ndcg", "test_ndcg@10", "test NDCG@10", 4),
+    ("seconds", "seconds_an_epoch", "s an epoch", 1),
+    ("minutes", "minutes", "minutes", 1),
+)
+
+
+def report(folder, done, failed):
+    """Writes the table of the runs that are done, by row, and returns it as Markdown."""
+    runs = [figure for row in done.values() for figure in row]
+    if not runs:
+        return ""
+    protocol = one([figure["protocol"] for figure in runs], "unlike protocols")
+    most = max(map(len, done.values()))
+    lines = [f"{protocol}; {f'seeds 1 to {most}' if most > 1 else 'seed 1'}.", ""]
+    lines.append("| row | " + " | ".join(title for *_, title, _ in COLUMNS) + " |")
+    lines.append("|---" * (len(COLUMNS) + 1) + "|")
+    names = [name for _, name, *_ in COLUMNS]
+    table = [["row", "seeds", *(part for name in names for part in (name, f"{name}_deviation"))]]
+    for row, of in done.items():
+        values = [[figure[key] for figure in of] for key, *_ in COLUMNS]
+        cells = [spread(value, digits) for value, (*_, digits) in zip(values, COLUMNS)]
+        seeds = f" (of {len(of)})" if len(of) < most else ""
+        lines.append(f"| {row}{seeds} | " + " | ".join(cells) + " |")
+        deviation = [statistics.stdev(value) if len(value) > 1 else "" for value in values]
+        means = [statistics.mean(value) for value in values]
+        table.append([row, len(of), *(part for pair in zip(means, deviation) for part in pair)])
+    for baseline, title in (("popularity", "popularity"), ("item_to_item", "item-to-item")):
+        hit, ndcg = (runs[0]["baselines"][baseline][metric] for metric in ("hit@10", "ndcg@10"))
+        lines.append(f"| {title} | | | {hit:.4f} | {ndcg:.4f} | | |")
+        table.append([title, "", *[""] * 4, hit, "", ndcg, *[""] * 5])
+    lines += [f"\n{name} failed: {why}" for name, why in failed.items()]
+    markdown = "\n".join(lines) + "\n"
+    folder.with_suffix(".md").write_text(markdown)
+    with open(folder.with_suffix(".csv"), "w", newline="") as file:
+        csv.writer(file).writerows(table)
+    return markdown
+
+
+def rows_of(grid, options, times):
+    """The rows of a grid to run, with all their settings but the seed."""
+    data, rows = options.data.name, GRIDS[grid]
+    if grid == "paper" and data not in AUTHORS_OF:
+        raise SystemExit(f"{data}: the grid `paper` has the authors' settings of {' and '.join(AUTHORS_OF)} alone")
+    own = {"paper": AUTHORS_OF.get(data), "losses": {}}.get(grid, STRONG if options.loss == "strong" else BCE)
+    only = options.only.split(",") if options.only else list(rows)
+    if unknown := [name for name in only if name not in rows]:
+        raise SystemExit(f"--only {','.join(unknown)}: rows of `{grid}` are {', '.join(rows)}")
+    if left_out := [name for name in only if "intervals" in rows[name] and not times]:
+        print(f"{data} has no times, so these rows are left out: {', '.join(left_out)}", file=sys.stderr)
+    return {name: own | rows[name] for name in only if name not in left_out}
+
+
+def run_grid(folder, rows, sequence, options):
+    """Runs all rows with all seeds, and prints their table. Returns whether none failed."""
+    done, failed = {}, {}
+    for seed in range(1, options.seeds + 1):
+        for name, row in rows.items():
+            run_name = f"{name}-{seed}"
+            print(f"{folder.name}: {run_name}", file=sys.stderr, flush=True)
+            if why := run(folder, run_name, [*settings(row, sequence), f"train.seed={seed}", *options.set]):
+                print(f"{run_name} failed: {why}", file=sys.stderr, flush=True)
+                failed[run_name] = why
+                continue
+            done.setdefault(name, []).append(figures(folder / run_name))
+            report(folder, done, failed)
+    in_order = {name: done[name] for name in rows if name in done}
+    print(f"## {folder.name}\n\n{report(folder, in_order, failed)}", flush=True)
+    return not failed
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=pathlib.Path)
+    parser.add_argument("--data", type=pathlib.Path, required=True)
+    parser.add_argument("--grid", required=True, metavar="NAME,...", help=", ".join(GRIDS))
+    parser.add_argument("--seeds", type=int, default=3, help="train with the seeds 1 to this one")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting for all rows")
+    parser.add_argument("--only", metavar="ROW,...", help="rows by name, such as plain,crop-0.2-mean")
+    parser.add_argument("--loss", choices=("strong", "bce"), default="strong", help="of all grids but losses and paper")
+    parser.add_argument("--users", type=int, help="take the first so many users alone, to try a grid")
+    parser.add_argument("--job", type=pathlib.Path, help="a pipeline.toml to start from")
+    options = parser.parse_args()
+    if unknown := [name for name in options.grid.split(",") if name not in GRIDS]:
+        parser.error(f"--grid {','.join(unknown)}: grids are {', '.join(GRIDS)}")
+    if not shutil.which(TWOTOWER):
+        raise SystemExit(f"{TWOTOWER} is no program: build it with `cargo build --release`, or name it by TWOTOWER")
+    data, example = EXAMPLES.get(options.data.name, (options.data.stem, "sasrec-ml-1m"))
+    job = options.job or HERE / example / "pipeline.toml"
+    sequence = tomllib.loads(job.read_text())["features"]["user"][0]
+    folder = options.work.resolve() / (f"{data}-{options.users}-users" if options.users else data)
+    times = prepare(folder, options.data, options.users, job)
+    grids = {grid: rows_of(grid, options, times) for grid in options.grid.split(",")}
+    names = {grid: grid if grid in ("losses", "paper") else f"{grid}-{options.loss}" for grid in grids}
+    passed = [run_grid(folder / names[grid], rows, sequence, options) for grid, rows in grids.items()]
+    sys.exit(0 if all(passed) else 1)
+
+
+if __name__ == "__main__":
+    main()
