@@ -2,17 +2,17 @@
 
 `--data` is ml-1m.txt as SASRec's authors publish it: lines `user item`, in the order of time. Parts, for `--only`:
 
-- `train`: seconds of an epoch of SASRec, d 50, 2 blocks, 1 head, length 200, dropout .2, 128 users a batch, binary
-  cross-entropy with a negative per position.
+- `train`: seconds of an epoch of SASRec, d 50, 2 blocks, 1 head, length 200, dropout .2, 128 users a batch, with
+  binary cross-entropy and a negative per position.
 - `full`: the same with softmax over all items.
-- `tisasrec`: TiSASRec with binary cross-entropy and intervals of at most 256. The file has no times, so a clock is made.
+- `tisasrec`: TiSASRec with binary cross-entropy and intervals of at most 256. The file has no times: a clock is made.
 - `infer`: users a second, of `twotower infer` as a whole process from tables to vectors on disk, and of PyTorch in
   memory. Users have 20 items, then 50; d 64, 2 blocks, 2,000 items.
 
 In training both sides have each user's last 201 events, so that an epoch is the same work. twotower also trains the
 first event of a user, from an empty history, which PyTorch does not. Seconds are those of the steps, as twotower logs
-them, with neither encoding nor checkpoints; of PyTorch, those of the loop over batches, negatives included. The first of
-several epochs warms up and does not count.
+them, with neither encoding nor checkpoints; of PyTorch, those of the loop over batches, negatives included. The first
+of several epochs warms up and does not count.
 
 GFLOP/s counts the matrix products that the newest element of a history of L items needs, with d numbers an element and
 B blocks. All blocks but the last compute every element: queries, keys, values and two layers of the feed-forward
@@ -22,10 +22,10 @@ network, and attention to earlier elements only. The last computes all keys and 
 
 Beside it stands what `torch.mm` of 1,024 x 1,024 f32 matrices reaches on as many threads.
 
-Each contender is a process of its own, bound to `--threads` cores, in turns; a table has medians, and the least and the
-most in brackets. Prints a Markdown table for each part and writes all samples to DIR/sequence.json. Samples taken
-under the same settings with the same program are kept. TWOTOWER names the program. Needs torch, numpy and pyarrow;
-models are in torch_sequence.py.
+Each contender is a process of its own, bound to `--threads` cores, in turns. Prints a Markdown table for each part with
+medians, the least and the most, and the time as a multiple of the first row's, and writes all samples to
+DIR/sequence.json. Samples taken under the same settings with the same program are kept. TWOTOWER names the program.
+Needs torch, numpy and pyarrow; models are in torch_sequence.py.
 """
 import argparse
 import datetime
@@ -65,11 +65,10 @@ class Bench:
 
     def cut(self) -> tuple[Path, dict]:
         """The folder of the training parts' data, and its size."""
-        users = self.asked.users
-        folder = self.work / ("ml-1m" if users is None else f"ml-1m-{users}")
+        users, source = self.asked.users, self.asked.data.resolve()
+        folder = self.work / f"train-{digest(source)[:8]}-{users or 'all'}"
         if not (folder / "size.json").exists():
-            self.step(peer("data", "the last events of users", peers.cut, source=self.asked.data.resolve(), out=folder,
-                           users=users))
+            self.step(peer("data", "the last events of users", peers.cut, source=source, out=folder, users=users))
         return folder, json.loads((folder / "size.json").read_text())
 
     def command(self, stage: str, folder: Path, run: str, settings: list[str]) -> list:
@@ -83,15 +82,16 @@ class Bench:
         self.step(ours("data", f"codes of {folder.name}/{run}", self.command("encode-features", folder, run, settings),
                        lambda *_: {}))
 
-    def model(self, kind: str, dim: int, length: int, intervals: str | None = None) -> list[str]:
+    @staticmethod
+    def model(kind: str, dim: int, length: int, intervals: str | None = None) -> list[str]:
         """Settings of a model."""
         clock = f', intervals = "{intervals}", span = {SPAN}' if intervals else ""
         user = f'{{ kind = "sequence", name = "recent", max_len = {length}{clock} }}'
         return [f"features.user=[{user}]", f'model={{ kind = "{kind}", dim = {dim} }}']
 
-    def trained(self, group: str, name: str, folder: Path, size: dict, settings: list[str]) -> Contender:
+    def trained(self, group: str, folder: Path, size: dict, settings: list[str], intervals: str = "") -> Contender:
         """Training by twotower; a row is a position that PyTorch trains too."""
-        run = f"run-{group}-{name.replace(' ', '-')}"
+        run = "-".join(filter(None, ["run", group, intervals]))
         self.encode(folder, run, settings)
         argv = self.command("train", folder, run, [*settings, f"train.epochs={self.asked.epochs}"])
 
@@ -99,7 +99,8 @@ class Bench:
             speeds = re.findall(r"train: epoch \d+: .*, (\d+) examples/s", log)
             return peers.epochs_sample(size["positions"], [size["events"] / float(speed) for speed in speeds])
 
-        return ours(group, f"twotower{name}", [*argv, "--engine", "native", "--force"], read, reads_log=True)
+        name = f"twotower, intervals {intervals}" if intervals else "twotower"
+        return ours(group, name, [*argv, "--engine", "native", "--force"], read, reads_log=True)
 
     def torch(self, group: str, name: str, folder: Path, **how) -> Contender:
         """Training by PyTorch."""
@@ -113,7 +114,7 @@ def training(group: str, loss: str) -> Callable[[Bench], list[Contender]]:
         folder, size = bench.cut()
         setting = BCE if loss == "bce" else 'train.loss="full_softmax"'
         return [
-            bench.trained(group, "", folder, size, [*bench.model("sasrec", 50, peers.LONGEST - 1), setting]),
+            bench.trained(group, folder, size, [*bench.model("sasrec", 50, peers.LONGEST - 1), setting]),
             bench.torch(group, "MultiheadAttention", folder, form="mha", loss=loss),
             bench.torch(group, "scaled_dot_product_attention", folder, form="sdpa", loss=loss),
         ]
@@ -126,7 +127,7 @@ def tisasrec(bench: Bench) -> list[Contender]:
 
     def twotower(scale):
         settings = [*bench.model("tisasrec", 50, peers.LONGEST - 1, scale), BCE]
-        return bench.trained("tisasrec", f", intervals {scale}", folder, size, settings)
+        return bench.trained("tisasrec", folder, size, settings, scale)
 
     def torch(name, form):
         return bench.torch("tisasrec", name, folder, form=form, loss="bce", span=SPAN)
@@ -143,11 +144,12 @@ def infer(bench: Bench) -> list[Contender]:
     for history in HISTORIES:
         group, folder = f"infer {history}", bench.work / f"infer-{history}-{users}"
         if not (folder / "pipeline.toml").exists():
-            bench.step(peer("data", f"users with {history} items", peers.make, out=folder, users=users, history=history))
+            bench.step(peer("data", f"users with {history} items", peers.make, out=folder, users=users,
+                            history=history))
         settings = [*bench.model("sasrec", INFER_DIM, history), BCE]
         bench.encode(folder, "run", settings)
-        bench.step(ours("data", "a trained model", [*bench.command("train", folder, "run", settings), "--engine", "native"],
-                        lambda *_: {}))
+        train = bench.command("train", folder, "run", settings)
+        bench.step(ours("data", "a trained model", [*train, "--engine", "native"], lambda *_: {}))
         for engine in ("native", "ort"):
             argv = bench.command("infer", folder, "run", settings)
             result.append(ours(group, f"twotower, {engine}", [*argv, "--side", "user", "--engine", engine, "--force"],
@@ -192,29 +194,31 @@ def report(part: str, entries: list[dict], size: dict) -> str:
     blocks = []
     for group in dict.fromkeys(entry["group"] for entry in entries if entry["group"] != "sgemm"):
         mine = [entry for entry in entries if entry["group"] == group]
-        quickest = min((middle(entry, seconds_a_row)[0] for entry in mine if entry["ours"]), default=float("nan"))
+        first = middle(mine[0], seconds_a_row)[0]
 
         def shared(entry):
             rss = middle(entry, lambda sample: sample["peak_rss_mib"])[0]
-            return [f"{rss:,.0f}", f"{middle(entry, seconds_a_row)[0] / quickest:.2f}"]
+            return [f"{rss:,.0f}", f"{middle(entry, seconds_a_row)[0] / first:.2f}"]
 
         if part != "infer":
             title = f"{TITLES[part]}: {size['positions']:,} real positions of {size['users']:,} users an epoch"
             rows = [[entry["name"], "{:.2f} ({:.2f} to {:.2f})".format(*middle(entry, lambda s: s["seconds"])),
                      *shared(entry)] for entry in mine]
-            blocks.append(f"{title}\n\n" + table("Contender | s per epoch | peak RSS, MiB | times twotower's", rows))
+            blocks.append(f"{title}\n\n" + table("Contender | s per epoch | peak RSS, MiB | times the first's", rows))
             continue
         operations = flops(int(group.split()[1])) / 1e9
         sgemm = next((middle(e, speed)[0] for e in entries if e["group"] == "sgemm"), float("nan"))
         rows = []
         for entry in mine:
             median, least, most = middle(entry, speed)
-            name = entry["name"] + "".join(f", batch {n}" for n in sorted({s["batch"] for s in entry["samples"] if "batch" in s}))
+            batches = sorted({sample["batch"] for sample in entry["samples"] if "batch" in sample})
+            name = ", ".join([entry["name"], *(f"batch {batch}" for batch in batches)])
             rows.append([name, f"{median:,.0f} ({least:,.0f} to {most:,.0f})", f"{median * operations:.1f}",
                          f"{median * operations / sgemm:.2f}", *shared(entry)])
-        title = f"Inference, histories of {group.split()[1]}: {operations * 1e3:.3f} MFLOP a user; {SGEMM}: {sgemm:.1f} GFLOP/s"
+        title = (f"Inference, histories of {group.split()[1]}: {operations * 1e3:.3f} MFLOP a user; "
+                 f"{SGEMM}: {sgemm:.1f} GFLOP/s")
         blocks.append(f"{title}\n\n" + table(
-            "Contender | users/s | GFLOP/s | of torch.mm | peak RSS, MiB | times twotower's seconds", rows))
+            "Contender | users/s | GFLOP/s | of torch.mm | peak RSS, MiB | times the first's", rows))
     return "\n\n".join(blocks)
 
 
@@ -247,6 +251,7 @@ def main() -> None:
         parser.error("--data must name ml-1m.txt, as SASRec's authors publish it")
 
     load = bind(a.threads)
+    data = {} if chosen == ["infer"] else {"data": digest(a.data)}
     a.work.mkdir(parents=True, exist_ok=True)
     path = a.work / "sequence.json"
     results = json.loads(path.read_text()) if path.exists() else {}
@@ -255,7 +260,7 @@ def main() -> None:
     for part in chosen:
         print(part, flush=True)
         identity = {"users": a.users, "epochs": a.epochs, "threads": a.threads, "program": digest(TWOTOWER),
-                    "packages": here["packages"]}
+                    "packages": here["packages"], **(data if part != "infer" else {})}
         state = results.get(part, {})
         if state.get("identity") != identity:
             state = {"identity": identity, "date": datetime.date.today().isoformat(), "load_before": load,
