@@ -35,7 +35,7 @@ class Contender:
 
     `read` makes a sample from the command's standard output and its wall seconds: a dictionary with `rows`
     and `seconds`, and whatever else is worth a note. `output` is removed before each turn, as it is absent on
-    every night but a repeated one.
+    every night but a repeated one. `reads_log` gives `read` the standard error in the place of the output.
     """
 
     group: str
@@ -45,12 +45,13 @@ class Contender:
     ours: bool = False
     note: str = ""
     output: Path | None = None
+    reads_log: bool = False
 
 
 def ours(group: str, name: str, argv: list, read: Callable[[str, float], dict], note: str = "",
-         output: Path | None = None) -> Contender:
+         output: Path | None = None, reads_log: bool = False) -> Contender:
     """A program of this repository."""
-    return Contender(group, name, [str(x) for x in argv], read, ours=True, note=note, output=output)
+    return Contender(group, name, [str(x) for x in argv], read, True, note, output, reads_log)
 
 
 def peer(group: str, name: str, function: Callable, note: str = "", **arguments) -> Contender:

@@ -53,6 +53,9 @@ def measure(contender: Contender, threads: int) -> dict:
         if process.returncode:
             errors.seek(0)
             raise Failed(f"exit code {process.returncode}: {errors.read()[-1500:].strip()}")
+        if contender.reads_log:
+            errors.seek(0)
+            out = errors.read()
     return {**contender.read(out, wall), "peak_rss_mib": round(usage.ru_maxrss / 1024)}
 
 
@@ -64,9 +67,16 @@ def prepare(section, job: Job) -> None:
 
 
 def run_section(name: str, job: Job, repeats: int, state: dict, save) -> None:
-    """Measures what `state` lacks, in turns; a contender that fails is reported and left out."""
+    """Measures what `state` lacks."""
     prepare(SECTIONS[name], job)
-    contenders = SECTIONS[name].contenders(job)
+    lost = take_turns(SECTIONS[name].contenders(job), repeats, job.threads, state, save)
+    if name == "encode" and not lost:
+        state["disagreements"] = {it.name: measure(it, job.threads)["wrong"] for it in encode.checks(job)}
+
+
+def take_turns(contenders: list[Contender], repeats: int, threads: int, state: dict, save) -> set[Contender]:
+    """Takes the samples that `state` lacks, in turns, and calls `save` after each; a contender that fails is reported
+    and left out. Returns those that did."""
     lost = set()
     for turn in range(repeats):
         for it in contenders:
@@ -82,7 +92,7 @@ def run_section(name: str, job: Job, repeats: int, state: dict, save) -> None:
             # What was written and removed before is the disk's work no longer.
             os.sync()
             try:
-                sample = measure(it, job.threads)
+                sample = measure(it, threads)
             except Failed as error:
                 lost.add(it)
                 print(f"failed: {error}", flush=True)
@@ -90,8 +100,7 @@ def run_section(name: str, job: Job, repeats: int, state: dict, save) -> None:
             entry["samples"].append(sample)
             print(f"{sample['rows'] / sample['seconds']:,.0f}/s", flush=True)
             save()
-    if name == "encode" and not lost:
-        state["disagreements"] = {it.name: measure(it, job.threads)["wrong"] for it in encode.checks(job)}
+    return lost
 
 
 def digest(path: Path) -> str:
@@ -100,14 +109,18 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def machine(threads: int, twotower: Path) -> dict:
+def pinned() -> list[str]:
+    """Names of the packages of requirements.txt."""
+    return [line.split("==")[0] for line in (HERE / "requirements.txt").read_text().splitlines() if "==" in line]
+
+
+def machine(threads: int, twotower: Path, packages: list[str]) -> dict:
     """What the figures depend on."""
     cpu = Path("/proc/cpuinfo").read_text()
 
     def field(key):
         return next((line.split(":", 1)[1].strip() for line in cpu.splitlines() if line.startswith(key)), "")
 
-    pinned = [line.split("==")[0] for line in (HERE / "requirements.txt").read_text().splitlines() if "==" in line]
     return {
         "cpu": field("model name") or platform.machine(),
         "vector_instructions": [x for x in ("avx2", "avx512f") if x in field("flags").split()],
@@ -117,8 +130,25 @@ def machine(threads: int, twotower: Path) -> dict:
         "system": platform.platform(),
         "python": platform.python_version(),
         "twotower": subprocess.run([twotower, "--version"], capture_output=True, text=True, check=True).stdout.strip(),
-        "packages": {name: importlib.metadata.version(name) for name in pinned},
+        "packages": {name: importlib.metadata.version(name) for name in packages},
     }
+
+
+def bind(threads: int) -> float:
+    """Binds this process and its children to the first cores. Returns the load of the machine, with a warning where it
+    is not quiet."""
+    load = os.getloadavg()[0]
+    if load > make_table.QUIET:
+        print(f"warning: load average {load:.1f}: another program is at work, so these figures are not to be quoted")
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    return load
+
+
+def write_json(path: Path, value: object) -> None:
+    """Replaces a file whole."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    partial.replace(path)
 
 
 def main() -> None:
@@ -141,21 +171,16 @@ def main() -> None:
     if not a.twotower.is_file():
         parser.error(f"--twotower: no file {a.twotower}; see README.md")
 
-    load = os.getloadavg()[0]
-    if load > make_table.QUIET:
-        print(f"warning: load average {load:.1f}: another program is at work, so these figures are not to be quoted")
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:a.threads])
+    load = bind(a.threads)
     for folder in (a.work, a.out):
         folder.mkdir(parents=True, exist_ok=True)
     job = Job(a.work.resolve(), a.twotower.resolve(), a.users, tuple(int(n) for n in a.items.split(",")), a.threads)
     path = a.out / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {"sections": {}}
-    here = machine(a.threads, job.twotower)
+    here = machine(a.threads, job.twotower, pinned())
 
     def save():
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-        partial.replace(path)
+        write_json(path, results)
 
     print(f"data: twotower demo, {job.users:,} users", flush=True)
     demo = [job.twotower, "demo", job.demo, "--users", str(job.users), "--json", "-q"]
