@@ -84,6 +84,7 @@ def contrast(kind, share, representation):
 GRIDS = {
     "losses": LOSSES,
     "paper": {"bce": AUTHORS | BCE, "softmax-3000": AUTHORS | STRONG},
+    "batches": {str(size): {"train.batch_size": size} for size in (256, 512, 1024, 2048, 8192)},
     "norms": {norm: {"model.norm": norm} for norm in ("original", "paper", "pre", "post")},
     "tisasrec": {
         "sasrec": {},

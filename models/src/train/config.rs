@@ -1,7 +1,9 @@
 //! Settings of training.
 
+use crate::dssm::SequencePooling;
 use crate::error::ModelError;
 use crate::metrics::{Measure, MetricName};
+use crate::model::ModelConfig;
 use crate::optimiser::AdamSettings;
 use serde::{Deserialize, Serialize};
 use twotower_artifacts::range::{self, Range, Ranges};
@@ -230,10 +232,12 @@ impl TrainConfig {
         range::check(self, Self::RANGES).map_err(ModelError::range)
     }
 
-    /// These settings with `batch_size` chosen for a number of training events, if it is 0.
-    pub fn resolved(&self, events: usize) -> Self {
+    /// These settings with `batch_size` chosen for a model and a number of training events, if it is 0. Models that learn
+    /// at every position of a window see few users in a batch, and need many steps.
+    pub fn resolved(&self, model: &ModelConfig, events: usize) -> Self {
+        let most = if model.dssm().pooling == SequencePooling::Attention { 512 } else { 4096 };
         let batch_size = match self.batch_size {
-            0 => (events / 50 / 2 + 1).next_power_of_two().clamp(256, 4096),
+            0 => (events / 50 / 2 + 1).next_power_of_two().clamp(256, most),
             given => given,
         };
         Self { batch_size, ..self.clone() }
@@ -279,13 +283,15 @@ impl TrainConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ModelConfig;
+    use crate::sasrec::SasrecConfig;
 
     #[test]
     fn a_batch_size_of_zero_follows_the_number_of_events() {
-        let size = |events| TrainConfig::default().resolved(events).batch_size;
-        assert_eq!((size(10), size(14_000), size(60_000), size(10_000_000)), (256, 256, 1024, 4096));
-        assert_eq!(TrainConfig { batch_size: 7, ..Default::default() }.resolved(1000).batch_size, 7);
+        let (dssm, sasrec) = (ModelConfig::default(), ModelConfig::Sasrec(SasrecConfig::default()));
+        let size = |model, events| TrainConfig::default().resolved(model, events).batch_size;
+        assert_eq!([10, 14_000, 60_000, 10_000_000].map(|events| size(&dssm, events)), [256, 256, 1024, 4096]);
+        assert_eq!([10, 60_000, 10_000_000].map(|events| size(&sasrec, events)), [256, 512, 512]);
+        assert_eq!(TrainConfig { batch_size: 7, ..Default::default() }.resolved(&dssm, 1000).batch_size, 7);
     }
 
     #[test]

@@ -76,7 +76,7 @@ pub fn train(
     config.check()?;
     model.check(&set.user_schema.fields, &set.item_schema.fields)?;
     set.check()?;
-    let config = &config.resolved(set.events(Role::Train).count());
+    let config = &config.resolved(model, set.events(Role::Train).count());
     let run = checkpoint::describe(set, model, config);
     let mut work = || {
         let model = match model {
