@@ -164,8 +164,9 @@ impl Step<'_> {
         }
         let mut d_query_source = zeros(&pass.query_source);
         affine_backward(&block.query, &groups.query, &pass.query_source, &d_query, &mut d_query_source, dense);
-        let mut d_source = zeros(&pass.source);
-        affine_backward(&block.key_value, &groups.key_value, &pass.source, &d_key_value, &mut d_source, dense);
+        let source = self.source(pass);
+        let mut d_source = zeros(source);
+        affine_backward(&block.key_value, &groups.key_value, source, &d_key_value, &mut d_source, dense);
         let scatter = |d: &[f32], to: &mut [f32]| {
             for (element, d) in self.places.elements(queries).zip(d.chunks_exact(dim)) {
                 add(&mut to[element * dim..][..dim], d);

@@ -283,6 +283,29 @@ fn the_bits_of_an_output_depend_on_its_sequence_alone() {
 }
 
 #[test]
+fn the_bits_of_a_row_do_not_depend_on_how_many_are_multiplied_with_it() {
+    let mut rng = Rng::at(8, &[]);
+    let mut draw = |count: usize| -> Vec<f32> { (0..count).map(|_| rng.normal() as f32).collect() };
+    for (dim, output) in [(1, 1), (4, 4), (8, 16), (12, 12), (50, 100), (64, 64), (64, 128), (96, 96), (200, 400)] {
+        let (rows, weight, bias) = (12 * TILE + 7, draw(output * dim), draw(output));
+        let (x, map) = (draw(rows * dim), Affine { weight: &weight[..], bias: &bias[..] });
+        let product = |x: &[f32]| {
+            let mut y = vec![0.0; x.len() / dim * output];
+            affine(&map, x, &mut y, &mut Tile::default());
+            y
+        };
+        let all = product(&x);
+        for count in [1, 2, 7, TILE - 1, TILE, TILE + 1, 3 * TILE, 5 * TILE + 20, 11 * TILE] {
+            for first in [0, 1, TILE / 2, TILE] {
+                let some = product(&x[first * dim..(first + count) * dim]);
+                let same = some.iter().zip(&all[first * output..]).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{count} rows from row {first}, [{output}, {dim}]");
+            }
+        }
+    }
+}
+
+#[test]
 fn rows_that_continue_the_row_before_share_its_sequence() {
     let rows: [&[u32]; 9] =
         [&[], &[3], &[3, 4], &[0, 3, 4, 5, 6], &[3, 4, 5, 6], &[], &[3, 4, 5, 6, 7], &[4, 5, 6, 7, 8], &[5]];
