@@ -81,6 +81,49 @@ fn each_fault_is_found_by_its_own_check() {
 }
 
 #[test]
+fn columns_that_are_not_there_or_cannot_be_read_are_found_before_the_night() {
+    let job = Job::new("doctor-columns");
+    let wrong = |job: &Job, line: &str, says: &[&str]| {
+        let (finished, report) = checked(job, line, &[]);
+        assert_eq!(
+            (finished.code, of(&report, "columns").len()),
+            (1, 3 + usize::from(line.contains("recall.deny"))),
+            "{report}"
+        );
+        assert_found(&report, "columns", "problem", says);
+        let problems = report["findings"].as_array().unwrap().iter().filter(|f| f["status"] == "problem");
+        assert!(problems.clone().all(|f| f["check"] == "columns"), "{report}");
+        // The night fails with the same words.
+        let done = job.twotower(&format!("run --run runs/a --quiet {line}"));
+        assert!(done.code > 0 && says.iter().all(|says| done.stderr.contains(says)), "{says:?}: {}", done.stderr);
+    };
+    for (line, says) in [
+        ("--set tables.users.id=userid", &["`userid`", "did you mean `user_id`?"][..]),
+        ("--set tables.items.id=itemid", &["`itemid`", "did you mean `item_id`?"]),
+        ("--set tables.interactions.user=userid", &["`userid`", "did you mean `user_id`?"]),
+        ("--set tables.interactions.item=itemid", &["`itemid`", "did you mean `item_id`?"]),
+        ("--set tables.interactions.timestamp=tss", &["`tss`", "did you mean `ts`?"]),
+        ("--set tables.interactions.weight=weigth", &["`weigth`", "it has user_id, item_id, ts"]),
+        ("--set tables.items.id=price", &["`price`", "since it holds ids"]),
+    ] {
+        wrong(&job, line, says);
+    }
+    let (_, report) = checked(&job, "--set recall.deny.path=items.parquet --set recall.deny.item=itemid", &[]);
+    assert_found(&report, "columns", "problem", &["recall.deny", "did you mean `item_id`?"]);
+    // What features read, by name and by type.
+    job.edit("name = \"city\"", "name = \"citty\"");
+    wrong(&job, "", &["`citty`", "did you mean `city`?"]);
+    job.edit("{ kind = \"categorical\", name = \"citty\" }", "{ kind = \"vector\", name = \"city\", dim = 4 }");
+    wrong(&job, "", &["feature `city`", "a vector feature takes"]);
+    // All is well again.
+    job.edit("{ kind = \"vector\", name = \"city\", dim = 4 }", "{ kind = \"categorical\", name = \"city\" }");
+    let (finished, report) = checked(&job, "", &[]);
+    assert_eq!(finished.code, 0, "{report}");
+    assert_found(&report, "columns", "ok", &["users: 6 columns"]);
+    assert_found(&report, "columns", "ok", &["interactions: 3 columns"]);
+}
+
+#[test]
 fn a_missing_runtime_is_told_before_the_first_stage_that_leads_to_it() {
     let job = Job::small("doctor-runtime");
     let without = |line: &str| {

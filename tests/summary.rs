@@ -241,6 +241,55 @@ fn the_previous_run_is_the_last_that_passed_and_the_first_night_starts_afresh() 
 }
 
 #[test]
+fn a_run_of_other_features_or_another_shape_says_how_each_command_starts_afresh() {
+    let job = job().copy("summary-switched");
+    let night = "run --run runs/c --accept metric --no-publish --quiet";
+    // The same features with another shape, then other features.
+    let shape = "--set model.hidden=[12,12]";
+    job.refused(
+        &format!("{night} {shape} --update-from previous"),
+        4,
+        &["another shape", "`run` without --update-from", "`train` without --from"],
+    );
+    job.ok(&format!("{night} {shape}"));
+    job.edit("{ kind = \"boolean\", name = \"is_5g\" },", "");
+    job.refused(
+        &format!("{night} --update-from previous"),
+        4,
+        &["user feature `age` stands where", "`run` without --update-from", "`encode-features` without --update"],
+    );
+    job.ok(night);
+}
+
+#[test]
+fn a_run_folder_that_cannot_be_is_told_with_the_next_step() {
+    let job = Job::small("summary-folder");
+    job.write("file", "mine");
+    for command in ["run", "encode-features", "train"] {
+        job.refused(&format!("{command} --run file"), 2, &["--run file: it is a file", "name another one"]);
+    }
+    job.refused("run --run file/a", 1, &["file/a", "give --run a folder that this user can make and write to"]);
+    job.refused("run --run /proc/a", 1, &["/proc/a", "give --run a folder that this user can make and write to"]);
+}
+
+#[test]
+fn training_ends_with_the_epoch_that_was_kept_and_why_it_stopped() {
+    let job = small("summary-kept");
+    let stopping = "--set train.epochs=40 --set train.patience=2 --set train.learning_rate=0.05";
+    let done = job.ok(&format!("run --run runs/a --accept metric {stopping}"));
+    let report: Value =
+        serde_json::from_slice(&std::fs::read(job.path("runs/a/towers/training.json")).unwrap()).unwrap();
+    let (best, epochs) = (report["best_epoch"].as_u64().unwrap(), report["epochs"].as_array().unwrap());
+    assert!(epochs.len() < 40 && epochs.len() as u64 == best + 2, "{report}");
+    let value = epochs[best as usize - 1]["validation"]["values"]["recall@10"].as_f64().unwrap();
+    let told = format!("train: kept epoch {best} of {} (validation recall@10 {value:.4}); stopped", epochs.len());
+    assert!(done.stderr.contains(&told) && done.stderr.contains("2 epochs brought nothing better"), "{}", done.stderr);
+    // In one line of the stage, wherever that breaks.
+    let words = done.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains(&format!("epoch {best} of {} kept", epochs.len())), "{}", done.stdout);
+}
+
+#[test]
 fn runs_are_compared_by_their_folders_the_model_first_and_cut_offs_in_order() {
     let job = job().copy("summary-compare");
     let rows = |line: &str| -> Vec<String> {

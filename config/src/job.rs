@@ -3,7 +3,8 @@
 use crate::error::ConfigError;
 use crate::evaluation::EvaluateConfig;
 use crate::gates::GatesConfig;
-use crate::messages::{explain, line_of, setting_of};
+use crate::messages::{explain, explain_file, line_of, setting_of};
+use crate::model_kind::of_another_kind;
 use crate::overrides::{Override, apply, blamed};
 use crate::ranges::{check_all, check_typed};
 use crate::settings::fields;
@@ -381,7 +382,7 @@ impl Config {
         if text.len() as u64 > MAX_BYTES {
             return Err(refuse(format!("more bytes, expected at most {MAX_BYTES}")));
         }
-        let file: toml::Table = toml::from_str(&text).map_err(|e| refuse(explain(&e.to_string())))?;
+        let file: toml::Table = toml::from_str(&text).map_err(|e| refuse(explain_file(&text, &e)))?;
         // A message that names a setting is about a flag, or about a line.
         let placed = |error: ConfigError| {
             let message = error.to_string();
@@ -396,6 +397,7 @@ impl Config {
         };
         let mut table = file.clone();
         overrides.iter().try_for_each(|o| apply(&mut table, o).map_err(|e| o.refuse(e)))?;
+        of_another_kind(&table).map_or(Ok(()), |why| Err(placed(ConfigError::usage(why))))?;
         check_typed(&table).map_err(placed)?;
         // Without overrides, errors carry the line and column of the file itself.
         let in_file = || toml::from_str::<Config>(&text).map_err(|e| refuse(explain(&e.to_string())));

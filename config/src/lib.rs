@@ -7,6 +7,7 @@ mod evaluation;
 mod gates;
 mod job;
 mod messages;
+mod model_kind;
 mod overrides;
 mod ranges;
 mod settings;

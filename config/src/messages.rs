@@ -54,6 +54,16 @@ pub(crate) fn explain(message: &str) -> String {
     }
 }
 
+/// What is wrong with the text of a job's file.
+pub(crate) fn explain_file(text: &str, error: &toml::de::Error) -> String {
+    let said = explain(&error.to_string());
+    let key = error.span().and_then(|span| text.get(span)).map(|key| key.trim_matches(['[', ']', ' ']));
+    match (said.strip_suffix("duplicate key"), key) {
+        (Some(place), Some(key)) => format!("{place}`{key}` stands twice; leave one of both, or make it one section"),
+        _ => said,
+    }
+}
+
 /// A line of a message in which values and types are called as people call them.
 fn plain(line: &str) -> String {
     if line == "wanted string or table" {

@@ -125,7 +125,7 @@ pub enum EncoderError {
     },
     /// Yesterday's encoders and today's configuration differ, so they cannot be extended.
     #[error(
-        "update the encoders: {side} feature `{feature}` {reason}; encode without --update to start from new vocabularies"
+        "update the encoders: {side} feature `{feature}` {reason}, and codes would change their meaning; start from new vocabularies: `run` without --update-from, or `encode-features` without --update"
     )]
     SpecChanged {
         /// The side that has the feature.

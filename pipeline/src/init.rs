@@ -1,9 +1,11 @@
 //! `init`: a commented `pipeline.toml` from the columns of given files.
 
 mod bad_rows;
+mod delimiter;
 mod event_ids;
 mod first_line;
 pub(crate) mod first_model;
+mod missing_table;
 mod options;
 
 use crate::config::{InteractionTable, TimeSettings};
@@ -14,6 +16,7 @@ use crate::watch::cancel::Cancel;
 use crate::watch::terminal::{escape_line, steers};
 use arrow_schema::DataType;
 use bad_rows::Allowed;
+use delimiter::is_delimited;
 use event_ids::Entity;
 use first_line::FirstLine;
 use first_model::FirstModel;
@@ -21,8 +24,9 @@ use std::fmt::Write;
 use twotower_artifacts::{IdKind, Side};
 use twotower_encoders::FeatureSpec;
 use twotower_encoders::init::{ColumnSample, Proposal, Role, propose};
-use twotower_tables::{Encoding, Format, Table, TableError, TableSpec};
+use twotower_tables::{Encoding, Table, TableError, TableSpec};
 
+pub use missing_table::IdsFrom;
 pub use options::{InitOptions, KnownColumns, KnownReading, TableReading};
 
 /// Rows looked at per table.
@@ -42,7 +46,9 @@ pub struct Guess {
 /// # Errors
 /// A table that cannot be read, or one without a column that could be its id.
 pub fn init(options: &InitOptions) -> Result<(String, Vec<Guess>), PipelineError> {
-    if options.delimiter.as_ref().is_some_and(String::is_empty) {
+    let reading = &options.reading;
+    let delimiters = [&reading.users, &reading.items, &reading.interactions].map(|table| &table.delimiter);
+    if delimiters.into_iter().chain([&options.delimiter]).flatten().any(String::is_empty) {
         return Err(PipelineError::usage("--delimiter: expected at least one character"));
     }
     let mut guesses = Vec::new();
@@ -50,6 +56,13 @@ pub fn init(options: &InitOptions) -> Result<(String, Vec<Guess>), PipelineError
     let items = Sampled::read("items", &options.items, &options.reading.items, options, &mut guesses)?;
     let interactions =
         Sampled::read("interactions", &options.interactions, &options.reading.interactions, options, &mut guesses)?;
+    if let Some(delimiter) = &options.delimiter
+        && [&users, &items, &interactions].iter().all(|table| table.spec.delimiter.as_ref() != Some(delimiter))
+    {
+        return Err(PipelineError::usage(format!(
+            "--delimiter {delimiter:?}: it stands in the first line of none of the tables; leave it out, for first lines tell the usual ones, or name that of one table by --users-delimiter, --items-delimiter or --interactions-delimiter"
+        )));
+    }
     let known = &options.columns;
     let user_id = users.id(known.user_id.as_deref(), &mut guesses)?;
     let item_id = items.id(known.item_id.as_deref(), &mut guesses)?;
@@ -100,14 +113,14 @@ pub fn init(options: &InitOptions) -> Result<(String, Vec<Guess>), PipelineError
             "\n# The share of a table's rows that may be unusable, such as rows without an id: they are left out.\n[encode]\nmax_bad_rows = {share}\n"
         );
     }
-    let model = FirstModel::of(items.table.rows()? as usize);
+    let model = FirstModel::of(items.distinct(&item_id)?);
     guesses.extend(model.guesses());
     let [of_model, of_training] = ["model", "train"].map(|section| model.lines(section));
     let _ = write!(
         text,
         "\n# How positives are held out: leave_last_out, time, ratio or random.\n[split]\nkind = \"leave_last_out\"\n\
          \n[model]\nkind = \"dssm\"\n{of_model}\
-         \n[train]\n{of_training}# epochs = 10\n# batch_size = 1024\n\
+         \n[train]\n{of_training}# epochs = 10\n# batch_size = 0    # by the number of events, 256 to 4096\n\
          \n[recall]\ntopk = 50\n# format = \"parquet\"    # or parquet-long, jsonl\n\
          \n# What a night must reach before \"latest\" names it; see docs/CONFIG.md for all limits.\n[gates]\n\
          # off = [\"coverage\"]    # gates that are not asked\n# min_rows = 0.7    # users, as a share of the previous run's\n",
@@ -124,22 +137,6 @@ struct Sampled {
     columns: Vec<(ColumnSample, Proposal)>,
 }
 
-/// Whether a table is delimited text.
-fn is_delimited(table: &Table, spec: &TableSpec) -> bool {
-    let format = spec.format.or_else(|| table.paths().next().and_then(Format::of_path));
-    matches!(format, Some(Format::Csv | Format::Tsv))
-}
-
-/// The separator of fields of a delimited table whose first line the usual one does not part, if it is one of those
-/// that are common.
-fn other_delimiter(table: &Table, spec: &TableSpec) -> Option<&'static str> {
-    let [only] = table.columns() else { return None };
-    if !is_delimited(table, spec) {
-        return None;
-    }
-    ["::", "\t", ";", "|", ",", "\u{1}"].into_iter().find(|delimiter| only.name.contains(delimiter))
-}
-
 impl Sampled {
     /// Reads the first rows, in the encoding that fits them and by the delimiter that parts them.
     fn read(
@@ -149,18 +146,30 @@ impl Sampled {
         options: &InitOptions,
         guesses: &mut Vec<Guess>,
     ) -> Result<Self, PipelineError> {
-        let (delimiter, encoding) = (options.delimiter.clone(), options.encoding.unwrap_or_default());
+        let common = options.delimiter.as_ref().filter(|_| reading.delimiter.is_none());
+        let delimiter = reading.delimiter.as_ref().or(common).cloned();
+        let encoding = options.encoding.unwrap_or_default();
         let mut spec = TableSpec { delimiter, encoding, format: reading.format, ..TableSpec::new(path) };
         let mut lenient = false;
         loop {
             let mut guess = |reason: String| guesses.push(Guess { about: name.to_string(), reason });
             let opened = Table::open(name, &spec);
             if let Ok(table) = &opened
-                && options.delimiter.is_none()
-                && spec.delimiter.is_none()
-                && let Some(delimiter) = other_delimiter(table, &spec)
+                && common.is_some()
+                && spec.delimiter.as_ref() == common
+                && delimiter::only_field(table, &spec).is_some()
             {
-                guess(format!("delimiter {delimiter:?}: it stands in the first line, and the usual one does not"));
+                // What is given for all tables is for those that have it.
+                spec.delimiter = None;
+                continue;
+            }
+            let names = reading.columns.as_ref().map(Vec::len);
+            if let Ok(table) = &opened
+                && spec.delimiter.is_none()
+                && let Some((delimiter, why)) = delimiter::other(table, &spec, names, name == "interactions")
+                && common.is_none_or(|common| common != delimiter)
+            {
+                guess(format!("delimiter {delimiter:?}: {why}"));
                 spec.delimiter = Some(delimiter.to_string());
                 continue;
             }
@@ -170,9 +179,10 @@ impl Sampled {
                 match &opened {
                     Ok(table) if table.columns().len() != columns.len() => {
                         return Err(PipelineError::usage(format!(
-                            "--{name}-columns: {} names are given, and the first line of {path} has {} fields",
+                            "--{name}-columns: {} names are given, and the first line of {path} has {} fields{}",
                             columns.len(),
-                            table.columns().len()
+                            table.columns().len(),
+                            delimiter::advice(name, table, &spec)
                         )));
                     }
                     // A first line of data may have a value twice.
@@ -210,7 +220,9 @@ impl Sampled {
                     spec.encoding = *fitting;
                 }
                 // What is given is meant for those tables that can have it.
-                TableError::Spec { key: "delimiter", .. } if spec.delimiter.is_some() => spec.delimiter = None,
+                TableError::Spec { key: "delimiter", .. } if common.is_some() && spec.delimiter.is_some() => {
+                    spec.delimiter = None;
+                }
                 TableError::Spec { key: "encoding", .. } if spec.encoding != Encoding::default() => {
                     spec.encoding = Encoding::default();
                 }
@@ -240,8 +252,9 @@ impl Sampled {
             }),
             FirstLine::Data(said) => {
                 return Err(PipelineError::usage(format!(
-                    "{name}: the first line of {path} looks like data and not like names of columns: {said}; give the names of the {} columns by --{name}-columns A,B,…, or --header if that line does name them",
-                    self.columns.len()
+                    "{name}: the first line of {path} looks like data and not like names of columns: {said}; give the names of the {} columns by --{name}-columns A,B,…, or --header if that line does name them{}",
+                    self.columns.len(),
+                    delimiter::advice(name, &self.table, &self.spec)
                 )));
             }
         }

@@ -145,7 +145,8 @@ pub fn print_outcome(stage: &str, outcome: &Outcome, as_json: bool) {
     say_lines(stage_lines(&stage, counts(&outcome.manifest), how));
 }
 
-/// The counts of a manifest that tell a person something: none that are 0, or that say the same as another.
+/// The counts of a manifest that tell a person something: none that are 0, or that say the same as another. Of a
+/// training, the epoch that was kept too.
 fn counts(manifest: &Manifest) -> Vec<String> {
     let of = |name: &str| manifest.rows.get(name).copied();
     let all = |name: &str, whole: &str| of(name).is_some() && of(name) == of(whole);
@@ -155,7 +156,11 @@ fn counts(manifest: &Manifest) -> Vec<String> {
         "interactions kept" => !all(name, "interactions"),
         _ => **n > 0,
     });
-    let told: Vec<String> = told.map(|(name, n)| format!("{n} {name}")).collect();
+    let mut told: Vec<String> = told.map(|(name, n)| format!("{n} {name}")).collect();
+    let epoch = |at: &str| manifest.details.pointer(at).and_then(Value::as_u64);
+    if let (Some(best), Some(last)) = (epoch("/best_epoch"), epoch("/last_epoch/epoch")) {
+        told.push(format!("epoch {best} of {last} kept"));
+    }
     if told.is_empty() { vec!["nothing".into()] } else { told }
 }
 

@@ -16,6 +16,7 @@ pub const MODELS: [(&str, &str); 3] =
 /// Prints the summary of the run in a folder.
 pub fn print(summary: &Summary, run: &Path) {
     say!("");
+    let shown = summary.metrics.as_ref().map(shown_metrics).unwrap_or_default();
     match &summary.metrics {
         Some(metrics) => {
             say_lines(wrapped("", &format!("Held-out interactions of {} users: {}", metrics.users, metrics.protocol)));
@@ -25,7 +26,8 @@ pub fn print(summary: &Summary, run: &Path) {
     }
     for winner in &summary.winners {
         let name = MODELS.iter().find(|(name, _)| *name == winner.baseline).map_or(&*winner.baseline, |(_, said)| said);
-        say_lines(wrapped("", &format!("Warning: {name} is better than the model at {}.", winner.at.join(", "))));
+        let at = of_table(&winner.at, &shown).join(", ");
+        say_lines(wrapped("", &format!("Warning: {name} is better than the model at {at}.")));
     }
     if !summary.advice.is_empty() {
         say!("What to try, with --no-publish until one is better:");
@@ -53,17 +55,26 @@ pub fn print(summary: &Summary, run: &Path) {
 
 /// The model and the baselines, a row each, at as many cut-offs as fit the screen.
 pub fn short_table(metrics: &MetricsFile) -> Vec<String> {
-    let mut lines = Vec::new();
+    lines_of(metrics, &shown_metrics(metrics))
+}
+
+/// The metrics that fit the screen.
+fn shown_metrics(metrics: &MetricsFile) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for k in cut_offs(metrics) {
         let wider: Vec<String> = names.iter().cloned().chain(MEASURES.map(|m| format!("{m}@{k}"))).collect();
-        let wide = lines_of(metrics, &wider);
-        if !names.is_empty() && wide.iter().any(|line| line.width() > COLUMNS) {
+        if !names.is_empty() && lines_of(metrics, &wider).iter().any(|line| line.width() > COLUMNS) {
             break;
         }
-        (lines, names) = (wide, wider);
+        names = wider;
     }
-    lines
+    names
+}
+
+/// Of some metrics those that a table shows; all of them where it shows none.
+fn of_table<'a>(metrics: &'a [String], shown: &[String]) -> Vec<&'a str> {
+    let there: Vec<&str> = metrics.iter().filter(|name| shown.contains(name)).map(String::as_str).collect();
+    if there.is_empty() { metrics.iter().map(String::as_str).collect() } else { there }
 }
 
 fn lines_of(metrics: &MetricsFile, names: &[String]) -> Vec<String> {
@@ -122,6 +133,15 @@ pub fn aligned(rows: &[[String; 4]]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_baseline_that_is_better_is_told_by_the_metrics_of_the_table() {
+        let names = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+        let shown = names(&["recall@10", "ndcg@10", "recall@50"]);
+        assert_eq!(of_table(&names(&["recall@10", "recall@100", "ndcg@100"]), &shown), ["recall@10"]);
+        // What wins nowhere else is told all the same.
+        assert_eq!(of_table(&names(&["recall@100"]), &shown), ["recall@100"]);
+    }
 
     #[test]
     fn lists_align_whatever_the_script_and_fit_the_screen() {

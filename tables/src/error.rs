@@ -109,7 +109,8 @@ pub enum TableError {
         source: std::io::Error,
     },
     /// A column that is not there.
-    #[error("table `{table}`: no column `{column}` in {path}{advice}; it has {columns}", path = path.display(),
+    #[error("table `{table}`: no column `{column}` in {path}{advice}; it has {columns}{delimiter}", path = path.display(),
+        delimiter = delimiter_advice(columns),
         advice = nearest.as_ref().map(|n| format!(", did you mean `{n}`?")).unwrap_or_default(),
         columns = some_of(columns))]
     MissingColumn {
@@ -261,6 +262,15 @@ fn encoding_advice(expected: Encoding, fitting: Option<Encoding>) -> String {
         ),
         None => "no encoding fits it: look whether it is text at all, and convert it to UTF-8".to_string(),
     }
+}
+
+/// What to do about a file whose first line is one name that has a delimiter in it.
+fn delimiter_advice(columns: &[String]) -> String {
+    let [only] = columns else { return String::new() };
+    let likely = ["::", "\t", ";", "|", ",", " "].into_iter().find(|delimiter| only.contains(delimiter));
+    likely.map_or(String::new(), |likely| {
+        format!(": if {likely:?} parts the fields of that line, set `delimiter = {likely:?}` for the table")
+    })
 }
 
 /// The most columns that a message lists.

@@ -2,6 +2,7 @@
 //!
 //! Every check looks at the machine itself: it opens the tables, loads the library, writes into the folder.
 
+mod columns;
 mod disk;
 mod index;
 mod machine;
@@ -103,6 +104,7 @@ pub fn doctor(options: &DoctorOptions) -> Vec<Finding> {
     if let Some(config) = &config {
         findings.push(runtime(config.infer.engine));
         let tables = tables(config, &mut findings);
+        findings.extend(columns::columns(config));
         findings.extend(index::index(config, tables.map(|rows| rows.items), &options.run));
         findings.push(disk::space(&near, tables.map(|rows| disk::estimate(config, &rows))));
     }

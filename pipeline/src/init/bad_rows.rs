@@ -3,9 +3,33 @@
 use super::{Guess, SAMPLE_ROWS, Sampled};
 use crate::config::{EncodeConfig, InteractionTable};
 use crate::error::PipelineError;
+use crate::rows::bad_rows::{readable_ids, sift};
+use crate::rows::columns::read_batches;
 use crate::timeline::interactions::bad_rows;
+use crate::watch::cancel::Cancel;
+use std::collections::HashSet;
+use twotower_artifacts::keyed::hash_id;
 use twotower_encoders::init::counted;
 use twotower_tables::id_kind;
+
+impl Sampled {
+    /// How many ids the table has, of which one may stand in several rows.
+    pub fn distinct(&self, id: &str) -> Result<usize, PipelineError> {
+        let repeats =
+            self.columns.iter().any(|(sample, _)| sample.name == id && sample.missing_and_repeated() != (0, 0));
+        if !repeats {
+            return Ok(self.table.rows()? as usize);
+        }
+        let mut ids = HashSet::new();
+        let kind = twotower_tables::id_kind(&self.table, id)?;
+        let table = self.table.leniently();
+        for batch in read_batches("init", &table, &[id.to_string()], 0..u64::MAX, &Cancel::default())? {
+            let (good, _) = sift(&batch?, id, |rows| readable_ids(rows, id, kind))?;
+            good.iter().for_each(|(_, some)| ids.extend(some.iter().map(hash_id)));
+        }
+        Ok(ids.len())
+    }
+}
 
 /// What a run does with bad rows.
 const SET_ASIDE: &str = "the run leaves these rows out and writes them to `quarantine.jsonl`";

@@ -126,7 +126,43 @@ impl Sampled {
             };
             guesses.push(Guess { about: format!("interactions.{}", chosen[at]), reason: why });
         }
+        guesses.extend(self.swapped(user, item, &chosen)?);
         Ok(chosen)
+    }
+
+    /// What is said of two columns of which each holds the other one's ids better than its own.
+    ///
+    /// # Errors
+    /// [`PipelineError::Usage`] where that is certain: one of them holds none of its own, and nearly all fit the other way.
+    fn swapped(
+        &self,
+        user: &Entity<'_>,
+        item: &Entity<'_>,
+        chosen: &[String; 2],
+    ) -> Result<Option<Guess>, PipelineError> {
+        let sample = |name: &String| self.columns.iter().map(|(s, _)| s).find(|s| s.name == *name);
+        let (Some(u), Some(i)) = (sample(&chosen[0]), sample(&chosen[1])) else { return Ok(None) };
+        let (held, otherwise) = ([user.share(u), item.share(i)], [user.share(i), item.share(u)]);
+        if held[0] + held[1] >= CLEAR * (otherwise[0] + otherwise[1]) {
+            return Ok(None);
+        }
+        let told = format!(
+            "`{}` is to be the user and `{}` the item, but the other way round fits better: {} are ids of {} and {} are ids of {}, against {} and {}",
+            u.name,
+            i.name,
+            user.told(i),
+            user.name,
+            item.told(u),
+            item.name,
+            user.told(u),
+            item.told(i)
+        );
+        let next = format!("{} {} {} {}", user.flag, i.name, item.flag, u.name);
+        if held.contains(&0.0) && otherwise.iter().all(|share| *share >= CLEAR) {
+            return Err(PipelineError::usage(format!("interactions: {told}; give {next}")));
+        }
+        let reason = format!("interactions: {told}; if they were swapped, give {next}");
+        Ok(Some(Guess { about: "warning".to_string(), reason }))
     }
 
     /// The column that holds most ids of a table.

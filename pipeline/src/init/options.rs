@@ -11,7 +11,8 @@ pub struct InitOptions {
     pub items: String,
     /// File, folder or glob of interactions.
     pub interactions: String,
-    /// Separator of fields of those that are delimited text; told by their first line where it is not given.
+    /// Separator of fields of those that are delimited text and have it in their first line; the others are read by what
+    /// that tells.
     pub delimiter: Option<String>,
     /// Character encoding of those that are text; told by their bytes where it is not given.
     pub encoding: Option<Encoding>,
@@ -39,6 +40,8 @@ pub struct KnownReading {
 pub struct TableReading {
     /// Its format; by the extension where it is not given.
     pub format: Option<Format>,
+    /// Separator of its fields; that of all tables, or what its first line tells, where it is not given.
+    pub delimiter: Option<String>,
     /// Names of its columns, which its first line does not have.
     pub columns: Option<Vec<String>>,
 }

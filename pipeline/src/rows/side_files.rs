@@ -10,7 +10,7 @@ use arrow_schema::{Field, Schema};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use twotower_artifacts::{Fingerprint, Side};
-use twotower_encoders::{FeatureSpec, SideSpec};
+use twotower_encoders::{FeatureSpec, SideSpec, VectorSpec};
 use twotower_tables::{Table, TableBatch, TableSpec, id_column_as};
 
 /// The columns a side's raw table must be read with: its id, and the inputs of features without a side file.
@@ -23,11 +23,18 @@ pub fn read_columns(spec: &SideSpec) -> Vec<String> {
     columns
 }
 
-fn side_file(feature: &FeatureSpec) -> Option<&str> {
+/// The file that a feature has of its own.
+pub fn side_file(feature: &FeatureSpec) -> Option<&str> {
     match feature {
         FeatureSpec::Vector(vector) => vector.file.as_deref(),
         _ => None,
     }
+}
+
+/// Columns of the ids and of the vectors in the file that a feature has of its own.
+pub fn file_columns<'a>(vector: &'a VectorSpec, spec: &'a SideSpec) -> (&'a str, &'a str) {
+    let id = vector.file_id.as_ref().unwrap_or(&spec.id_column);
+    (id, vector.column.as_ref().unwrap_or(&vector.name))
 }
 
 /// Side files held in memory: all vectors by id.
@@ -60,8 +67,7 @@ impl SideFiles {
         for (side, spec, source) in sides.iter().copied() {
             for feature in &spec.features {
                 if let (FeatureSpec::Vector(vector), Some(path)) = (feature, side_file(feature)) {
-                    let id = vector.file_id.as_ref().unwrap_or(&spec.id_column);
-                    let column = vector.column.as_ref().unwrap_or(&vector.name);
+                    let (id, column) = file_columns(vector, spec);
                     let source = source.beside(path);
                     files.push(SideFile::read(cancel, side, &vector.name, &source, id, column)?);
                 }

@@ -29,10 +29,16 @@ impl RunDir {
     /// withdrawn is a run, and never the link on the way to it.
     ///
     /// # Errors
-    /// [`PipelineError::Io`] for a link that names nothing.
+    /// [`PipelineError::Io`] for a link that names nothing; [`PipelineError::Usage`] for a file.
     pub fn named(path: &Path) -> Result<Self, PipelineError> {
         // With a slash at its end, a link would be looked through.
         let path: PathBuf = path.components().collect();
+        if path.is_file() {
+            return Err(PipelineError::usage(format!(
+                "--run {}: it is a file, and a run is a folder; name another one, which is made where it is missing",
+                path.display()
+            )));
+        }
         match path.is_symlink() {
             true => path.canonicalize().map(Self).map_err(PipelineError::io("resolve the link", path)),
             false => Ok(Self(path)),

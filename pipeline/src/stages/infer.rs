@@ -37,8 +37,8 @@ use std::time::Instant;
 use twotower_artifacts::publish::create_folder;
 use twotower_artifacts::vectors::{Similarity, WRITER_BYTES};
 use twotower_artifacts::{
-    CodeBatch, Column, FieldShape, Fingerprint, Histories, IdKind, Ids, RowHash, RowHashesInfo, Side, TowerSchema, VectorsInfo,
-    VectorsWriter,
+    CodeBatch, Column, FieldShape, Fingerprint, Histories, IdKind, Ids, RowHash, RowHashesInfo, Side, TowerSchema,
+    VectorsInfo, VectorsWriter,
 };
 use twotower_encoders::{EncodeCounts, SideEncoder, SideSpec};
 use twotower_models::engine::{self, EncoderSize, Engine, EngineKind, Norms};

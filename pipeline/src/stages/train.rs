@@ -23,6 +23,7 @@ use std::time::Instant;
 use twotower_artifacts::json::read_text;
 use twotower_artifacts::{ArtifactError, CodeBatch, FileEntry, Fingerprint, Manifest};
 use twotower_encoders::EncoderState;
+use twotower_models::ModelError;
 use twotower_models::examples::{Role, Window, assemble};
 use twotower_models::model::{Term, Terms};
 use twotower_models::tower::Tower;
@@ -92,7 +93,9 @@ pub fn train_model(context: &Context<TrainSettings>, options: &TrainOptions) -> 
     let trained = train(&data.set, &config.model, &how, start, &checkpoints, &mut observer);
     context.cancel.check("train")?;
     drop((training, observer));
-    let trained = trained?;
+    let trained = trained.map_err(|error| unlike_earlier(error, options))?;
+    let kept = kept(&trained.epochs, trained.best_epoch, &how);
+    tracing::info!("train: {kept}");
 
     output.replace()?;
     let mut entries = Vec::new();
@@ -130,6 +133,39 @@ pub fn train_model(context: &Context<TrainSettings>, options: &TrainOptions) -> 
     };
     let (fingerprint, seed) = (Some(towers_fingerprint(dir)?), Some(config.train.seed));
     output.publish(Summary { fingerprint, seed, warnings, ..Summary::new(entries, rows, details) })
+}
+
+/// A training's error; where it started from an earlier model of another shape, with the next step of each command.
+fn unlike_earlier(error: ModelError, options: &TrainOptions) -> ModelError {
+    match error {
+        ModelError::Shape { parameter, expected, found, .. } if options.from.is_some() => {
+            let advice = "the earlier model has another shape: restore its settings, or train from scratch: `run` without --update-from, or `train` without --from";
+            ModelError::Shape { parameter, expected, found, advice }
+        }
+        other => other,
+    }
+}
+
+/// Which epoch was kept, how good it was, and why there are no more of them where there could be.
+fn kept(epochs: &[EpochReport], best: usize, how: &TrainConfig) -> String {
+    let done = epochs.len();
+    let metric =
+        epochs.iter().find(|epoch| epoch.epoch == best).and_then(|epoch| epoch.validation.as_ref()?.get(how.metric));
+    let told = match metric {
+        Some(value) => format!(" (validation {} {value:.4})", how.metric),
+        None => ", the last, since nothing was held out to measure them".to_string(),
+    };
+    let waited = done.saturating_sub(best);
+    let stopped = match waited {
+        0 => String::new(),
+        _ if done >= how.epochs => String::new(),
+        1 => format!("; stopped before the {} of train.epochs because 1 epoch brought nothing better", how.epochs),
+        _ => format!(
+            "; stopped before the {} of train.epochs because {waited} epochs brought nothing better",
+            how.epochs
+        ),
+    };
+    format!("kept epoch {best} of {done}{told}{stopped}")
 }
 
 /// Refuses training events that all have the weight 0. Returns what a person should know about weights.
@@ -313,5 +349,46 @@ impl Observer for TrainProgress<'_> {
         );
         self.epoch_started = Instant::now();
         if self.context.cancel.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use twotower_models::metrics::Metrics;
+
+    #[test]
+    fn the_epoch_that_is_kept_is_told_and_why_no_more_were_trained() {
+        let how = TrainConfig { epochs: 20, patience: 5, ..TrainConfig::default() };
+        let epoch = |epoch: usize, recall: Option<f64>| EpochReport {
+            epoch,
+            loss: 1.0,
+            terms: Terms::default(),
+            temperature: None,
+            validation: recall.map(|recall| Metrics {
+                queries: 9,
+                skipped: 0,
+                values: BTreeMap::from([(how.metric.to_string(), recall)]),
+            }),
+        };
+        let name = how.metric;
+        let six: Vec<EpochReport> = (1..=6).map(|n| epoch(n, Some(0.2609 / n as f64))).collect();
+        assert_eq!(
+            kept(&six, 1, &how),
+            format!(
+                "kept epoch 1 of 6 (validation {name} 0.2609); stopped before the 20 of train.epochs because 5 epochs brought nothing better"
+            )
+        );
+        assert!(kept(&six[..2], 1, &how).ends_with("because 1 epoch brought nothing better"));
+        // All that were asked for were trained, or the last was the best.
+        let all = TrainConfig { epochs: 6, ..how.clone() };
+        assert_eq!(kept(&six, 1, &all), format!("kept epoch 1 of 6 (validation {name} 0.2609)"));
+        assert_eq!(kept(&six, 6, &all), format!("kept epoch 6 of 6 (validation {name} 0.0435)"));
+        let unmeasured = [epoch(1, None), epoch(2, None)];
+        assert_eq!(
+            kept(&unmeasured, 2, &how),
+            "kept epoch 2 of 2, the last, since nothing was held out to measure them"
+        );
     }
 }

@@ -4,6 +4,7 @@
 use crate::stream::distinct::DistinctSketch;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use twotower_artifacts::{Moment, TickUnit};
 
 /// What a table of pairs holds, and how much of it matches the users and items at hand.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -24,6 +25,9 @@ pub struct PairCounts {
     pub matched_users: u64,
     /// The oldest and the newest time, where the table has times.
     pub times: Option<(i64, i64)>,
+    /// The unit of these times, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<TickUnit>,
     /// Hashes of some of the pairs with an item of the catalogue, to tell how many two runs share.
     pub some_pairs: DistinctSketch,
     /// The first row's ids, the user's first, as messages show them.
@@ -31,6 +35,17 @@ pub struct PairCounts {
     /// Ids that the tables of users or items do not have, and how they are likely to differ.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strangers: Option<String>,
+    /// Those of items alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strange_items: Option<String>,
+}
+
+impl PairCounts {
+    /// A time as a message shows it: a date where its unit is known.
+    pub fn shown(&self, time: i64) -> String {
+        let moment = self.unit.and_then(|unit| Moment::at(time, unit));
+        moment.map_or_else(|| time.to_string(), |moment| moment.to_string())
+    }
 }
 
 /// What a list of items holds, and how much of it is in the catalogue.

@@ -140,7 +140,7 @@ impl Exclusion {
                     "{} of {} rows of {name} are of items that are not in the catalogue{}",
                     counts.unknown_items,
                     counts.rows,
-                    behind(&counts.strangers)
+                    behind(&counts.strange_items)
                 )
             });
             let unreadable = (counts.unreadable > 0)
@@ -341,6 +341,7 @@ fn read_pairs<S>(
         }
     }
     counts.strangers = strangers::told(&unknown, "items", &SomeIds::of(catalogue.ids()));
+    counts.strange_items = counts.strangers.clone();
     let store = builder.finish()?;
     (counts.pairs, counts.users) = (store.pairs(), store.users());
     Ok(Pairs { store, counts, some_users })

@@ -183,6 +183,7 @@ impl<'a> Interactions<'a> {
         }
         let (clock, span) = seen_times.finish()?;
         counts.times = span.as_ref().map(|span| (span.first, span.last));
+        counts.unit = clock.unit();
         Ok(Self { table, spec, kind, key, clock, span, builder, users, counts, unknown_items })
     }
 
@@ -246,6 +247,7 @@ impl<'a> Interactions<'a> {
         let told_items = strangers::told(&unknown_items, "items", &SomeIds::of(items));
         let told: Vec<&str> = told_users.iter().chain(&told_items).map(String::as_str).collect();
         counts.strangers = (!told.is_empty()).then(|| told.join("; "));
+        counts.strange_items = told_items.clone();
         let counted = EventCounts {
             rows: counts.rows - counts.unreadable,
             kept: events,

@@ -16,13 +16,13 @@ use crate::run::dir::{LATEST, RunDir};
 use crate::watch::cancel::Cancel;
 use holder::{Holder, describe};
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use twotower_artifacts::open_regular;
 use twotower_artifacts::publish::{create_folder, is_at, remove};
+use twotower_artifacts::{ArtifactError, open_regular};
 use waiting::Waiting;
 
 /// Name of the lock within a run's folder, and within that of its index.
@@ -72,8 +72,8 @@ impl RunLock {
     /// As [`RunLock::take`].
     pub fn take_new(run: &RunDir) -> Result<Self, PipelineError> {
         let made = (!run.root().exists()).then(|| run.root().to_path_buf());
-        create_folder(run.root())?;
-        Self::in_folder(run.root(), Access::Sole, made)
+        let folder = create_folder(run.root()).map_err(PipelineError::from);
+        folder.and_then(|()| Self::in_folder(run.root(), Access::Sole, made)).map_err(advised)
     }
 
     /// Shares the lock of a folder that vectors are written into beside all runs, and makes it where it is missing.
@@ -186,6 +186,25 @@ impl RunLock {
         line.push(b'\n');
         file.write_all(&line)
     }
+}
+
+/// An error of a run's folder, with what to do where it cannot be made or written.
+fn advised(error: PipelineError) -> PipelineError {
+    let (action, path, source) = match error {
+        PipelineError::Io { action, path, source } => (action, path, source),
+        PipelineError::Artifact(ArtifactError::Io { action, path, source }) => (action, path, source),
+        other => return other,
+    };
+    let source = match source.kind() {
+        kind @ (PermissionDenied | ReadOnlyFilesystem | NotFound | NotADirectory) => io::Error::new(
+            kind,
+            format!(
+                "{source}; give --run a folder that this user can make and write to (`twotower doctor --run DIR` tries one)"
+            ),
+        ),
+        _ => source,
+    };
+    PipelineError::Io { action, path, source }
 }
 
 impl Drop for RunLock {

@@ -99,9 +99,15 @@ fn unseen(night: &Night<'_>) -> Measures {
 fn age(night: &Night<'_>, seen: &PairCounts, run: &str, earlier: &PairCounts, measures: &mut Measures) {
     match (seen.times, earlier.times) {
         (Some((oldest, newest)), Some((first, last))) => {
+            let later = newest.saturating_sub(last) as f64;
+            // Of two units, or none, only the numbers are known.
+            let (later, unit) = match seen.unit.filter(|unit| earlier.unit == Some(*unit)) {
+                Some(unit) => (later / unit.per_second() as f64, ", in seconds"),
+                None => (later, ""),
+            };
             measures.measured.push(Measure::at_least(
-                format!("newest time of an interaction, less run `{run}`'s {last}:"),
-                newest.saturating_sub(last) as f64,
+                format!("newest time of an interaction, less run `{run}`'s {}{unit}:", earlier.shown(last)),
+                later,
                 0.0,
             ));
             // Logs share pairs only if this one reaches back over half of the earlier one's time.
@@ -118,7 +124,10 @@ fn age(night: &Night<'_>, seen: &PairCounts, run: &str, earlier: &PairCounts, me
         (None, None) => measures.notes.push("interactions have no times, so their age is not known".into()),
         (Some(_), None) => measures.notes.push(format!("interactions of run `{run}` had no times")),
         (None, Some((_, last))) => measures.measured.push(Measure::at_least(
-            format!("interactions with a time that can be read, in which run `{run}`'s newest was {last}:"),
+            format!(
+                "interactions with a time that can be read, in which run `{run}`'s newest was {}:",
+                earlier.shown(last)
+            ),
             0.0,
             1.0,
         )),
@@ -140,6 +149,13 @@ pub fn interactions_state(now: &Facts, before: Option<&Facts>, clock: u64) -> Op
     let earlier = before.and_then(|before| before.interactions_state.as_ref());
     let since = earlier.filter(|earlier| earlier.state == state).map_or(clock, |earlier| earlier.since.min(clock));
     Some(InteractionsState { state, since })
+}
+
+/// How the interactions are, as a message shows it.
+pub fn shown_state(now: &Facts) -> String {
+    let Some((_, seen)) = seen(now) else { return String::new() };
+    let newest = seen.times.map_or("no times".to_string(), |(_, newest)| format!("newest {}", seen.shown(newest)));
+    format!("{newest}, {} rows, {} pairs", seen.rows, seen.pairs)
 }
 
 /// Pairs and lists of the job's own: that those given match something, and not much less than in the previous run.
@@ -207,10 +223,10 @@ pub fn exclusions(night: &Night<'_>) -> Measures {
 fn advice(name: &str, excluded: &ExclusionCounts, counts: &PairCounts) -> String {
     let Some((user, item)) = &counts.example else { return format!("{name} has no row that can be read") };
     let known = excluded.user.as_deref().unwrap_or("none");
+    let told = counts.strangers.as_ref().map_or(String::new(), |told| format!("; {told}"));
     format!(
-        "{name} names users such as {user} and items such as {item}, the users table has {known} and the items table {}; {}",
-        excluded.item,
-        counts.strangers.as_deref().unwrap_or("ids are compared byte by byte")
+        "{name} names users such as {user} and items such as {item}, the users table has {known} and the items table {}{told}",
+        excluded.item
     )
 }
 

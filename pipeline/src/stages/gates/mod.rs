@@ -76,10 +76,11 @@ pub(crate) fn check(
     let before = previous(context, &mut warnings)?;
     let clock = clock::now();
     now.interactions_state = history::interactions_state(&now, before.as_ref(), clock);
-    if let (Some(now), Some(before)) = (&now.interactions_state, &before)
-        && before.interactions_state.as_ref().is_some_and(|earlier| earlier.state == now.state)
+    if let (Some(state), Some(before)) = (&now.interactions_state, &before)
+        && before.interactions_state.as_ref().is_some_and(|earlier| earlier.state == state.state)
     {
-        let note = format!("interactions are the same as in run `{}` ({})", before.name(), now.state);
+        let shown = history::shown_state(&now);
+        let note = format!("interactions are the same as in run `{}` ({shown})", before.name());
         tracing::warn!("check: {note}");
         warnings.push(note);
     }
