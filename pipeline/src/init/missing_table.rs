@@ -37,13 +37,14 @@ impl IdsFrom<'_> {
             [_] => ("is", "it"),
             _ => ("are", "them"),
         };
-        let commands: Vec<String> = sides.iter().map(|side| format!("  {}\n", self.command(*side))).collect();
+        // A line of a message that goes on is indented.
+        let commands: Vec<String> = sides.iter().map(|side| format!("\n  {}", self.command(*side))).collect();
         let given: Vec<String> = sides.iter().map(|side| format!("--{side}s {}", self.output(*side))).collect();
         PipelineError::usage(format!(
-            "init: {} {is} missing: a job needs a table of the ids of users and one of the ids of items, even if nothing else is known of them. Made from the interactions:\n{}then give {}, and make {them} anew before each night's run, so that those who are new are in {them} (docs/FAQ.md#tables)",
+            "init: {} {is} missing: a job needs a table of the ids of users and one of the ids of items, even if nothing else is known of them. Make {them} from the interactions as below, then give {}, and make {them} anew before each night's run, so that those who are new are in {them} (docs/FAQ.md#tables):{}",
             flags.join(" and "),
-            commands.concat(),
-            given.join(" ")
+            given.join(" "),
+            commands.concat()
         ))
     }
 
