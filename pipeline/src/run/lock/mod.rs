@@ -16,7 +16,7 @@ use crate::run::dir::{LATEST, RunDir};
 use crate::watch::cancel::Cancel;
 use holder::{Holder, describe};
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+use std::io::ErrorKind::{AlreadyExists, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -196,7 +196,7 @@ fn advised(error: PipelineError) -> PipelineError {
         other => return other,
     };
     let source = match source.kind() {
-        kind @ (PermissionDenied | ReadOnlyFilesystem | NotFound | NotADirectory) => io::Error::new(
+        kind @ (AlreadyExists | PermissionDenied | ReadOnlyFilesystem | NotFound | NotADirectory) => io::Error::new(
             kind,
             format!(
                 "{source}; give --run a folder that this user can make and write to (`twotower doctor --run DIR` tries one)"
