@@ -268,7 +268,11 @@ fn a_run_folder_that_cannot_be_is_told_with_the_next_step() {
     for command in ["run", "encode-features", "train"] {
         job.refused(&format!("{command} --run file"), 2, &["--run file: it is a file", "name another one"]);
     }
-    job.refused("run --run file/a", 1, &["create folder file: ", "give --run a folder that this user can make and write to"]);
+    job.refused(
+        "run --run file/a",
+        1,
+        &["create folder file: ", "give --run a folder that this user can make and write to"],
+    );
     job.refused("run --run /proc/a", 1, &["/proc/a", "give --run a folder that this user can make and write to"]);
 }
 
