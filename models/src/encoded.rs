@@ -1,6 +1,6 @@
 //! The sequences of a field with an encoder, in training: forward and backward passes, chunk by chunk, on all threads.
 
-use crate::encoder::{Chunk, ChunkPass, Dropout, EncoderGradients, NO_OUTPUT, PackedSequences};
+use crate::encoder::{Chunk, ChunkPass, Dropout, EncoderGradients, NO_OUTPUT, PackedSequences, Scratch};
 use crate::lanes::add;
 use crate::params::{Parameters, Table};
 use crate::rng::Rng;
@@ -150,10 +150,12 @@ impl EncodedField {
                 part[*group].clear();
                 part[*group].resize(sizes[*group].values.len(), 0.0);
             }
+            let mut scratch = Scratch::default();
             for (c, ((pass, d_elements), chunk)) in work {
                 let d_out = &d_outputs[chunk.outputs.start * dim..chunk.outputs.end * dim];
                 let gradients = EncoderGradients { groups: encoder, dense: part };
-                pass.backward(&values, (packed, chunk), of_chunk(dropout, *c), d_out, d_elements, gradients);
+                let dropout = of_chunk(dropout, *c);
+                pass.backward(&values, (packed, chunk), dropout, d_out, d_elements, gradients, &mut scratch);
             }
         });
         for group in groups {

@@ -115,9 +115,13 @@ dispatched! {
     /// The largest value, or minus infinity.
     pub fn largest(row: &[f32]) -> f32 {
         let mut best = [f32::NEG_INFINITY; LANES];
-        for chunk in row.chunks(LANES) {
-            best.iter_mut().zip(chunk).for_each(|(best, x)| *best = max(*x, *best));
+        let (head, tail) = row.split_at(row.len() / LANES * LANES);
+        for x in head.chunks_exact(LANES) {
+            for i in 0..LANES {
+                best[i] = max(x[i], best[i]);
+            }
         }
+        best.iter_mut().zip(tail).for_each(|(best, x)| *best = max(*x, *best));
         fold(best, max)
     }
 
@@ -155,6 +159,13 @@ dispatched! {
         }
     }
 
+    /// `y += scale * x`, where values of `y` are `stride` apart.
+    pub fn add_scaled_apart(y: &mut [f32], stride: usize, scale: f32, x: &[f32]) {
+        for (y, x) in y.iter_mut().step_by(stride).zip(x) {
+            *y = multiply_add::<FMA>(scale, *x, *y);
+        }
+    }
+
     /// `y += x`.
     pub fn add(y: &mut [f32], x: &[f32]) {
         for (y, x) in y.iter_mut().zip(x) {
@@ -183,9 +194,13 @@ pub(crate) fn inner<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
 #[inline(always)]
 pub(crate) fn total(values: &[f32]) -> f32 {
     let mut sum = [0.0; LANES];
-    for chunk in values.chunks(LANES) {
-        sum.iter_mut().zip(chunk).for_each(|(sum, x)| *sum += x);
+    let (head, tail) = values.split_at(values.len() / LANES * LANES);
+    for x in head.chunks_exact(LANES) {
+        for i in 0..LANES {
+            sum[i] += x[i];
+        }
     }
+    sum.iter_mut().zip(tail).for_each(|(sum, x)| *sum += x);
     fold(sum, |a, b| a + b)
 }
 

@@ -1,6 +1,7 @@
 //! Single-threaded matrix products of row-major slices; callers parallelise over tiles.
 
 use gemm::Parallelism;
+use rayon::prelude::*;
 
 /// A row-major operand, `[rows, cols]` after the optional transposition.
 #[derive(Clone, Copy)]
@@ -120,6 +121,21 @@ pub fn matmul_into(out: Target, accumulate: bool, scale: f32, a: Operand, b: Ope
             Parallelism::None,
         );
     }
+}
+
+/// Writes `data`, `[rows, cols]`, as `[cols, rows]`.
+pub fn transpose(data: &[f32], cols: usize, out: &mut Vec<f32>) {
+    /// Columns that are read together, since they share a line of the cache.
+    const TOGETHER: usize = 16;
+    let rows = data.len() / cols;
+    out.resize(data.len(), 0.0);
+    out.par_chunks_mut((TOGETHER * rows).max(1)).enumerate().for_each(|(part, out)| {
+        for (row, values) in data.chunks_exact(cols).enumerate() {
+            for (col, value) in values[part * TOGETHER..].iter().take(TOGETHER).enumerate() {
+                out[col * rows + row] = *value;
+            }
+        }
+    });
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use crate::matmul::{Operand, Target, matmul_into};
 use crate::rng::Rng;
 use std::ops::Range;
 
-/// Queries of a block.
-pub(super) const BLOCK: usize = 32;
+/// Queries of a block, at most. More make products faster, and compute more scores of later elements in vain.
+pub(super) const BLOCK: usize = 64;
 
 /// Random numbers of the dropout of a layer's attention weights, and the rate.
 #[derive(Clone, Copy)]
@@ -74,13 +74,15 @@ impl<'a> Attention<'a> {
         1.0 / (self.head_dim() as f32).sqrt()
     }
 
-    /// All blocks, in a fixed order.
+    /// All blocks, in a fixed order. Those of a sequence have as many queries, but for the last one.
     fn blocks(&self, mut visit: impl FnMut(Block<'_>)) {
         let Queries { offsets, places } = self.queries;
         for (first, pair) in self.places.offsets.iter().zip(offsets.windows(2)) {
+            let count = pair[1] - pair[0];
+            let size = count.div_ceil(count.div_ceil(BLOCK).max(1)).max(1);
             for head in 0..self.heads {
-                for start in (pair[0]..pair[1]).step_by(BLOCK) {
-                    let queries = start..pair[1].min(start + BLOCK);
+                for start in (pair[0]..pair[1]).step_by(size) {
+                    let queries = start..pair[1].min(start + size);
                     let seen = &places[queries.clone()];
                     let keys = *first..first + seen[seen.len() - 1] + 1;
                     visit(Block { queries, keys, seen, head });

@@ -19,6 +19,31 @@ pub(crate) struct EncoderGradients<'a> {
     pub dense: &'a mut [Vec<f32>],
 }
 
+/// Working memory that is taken and given back, so that only the first chunks allocate.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    free: Vec<Vec<f32>>,
+}
+
+impl Scratch {
+    /// As many values, which are those that were left there.
+    fn take(&mut self, len: usize) -> Vec<f32> {
+        let mut values = self.free.pop().unwrap_or_default();
+        values.resize(len, 0.0);
+        values
+    }
+
+    fn copy(&mut self, of: &[f32]) -> Vec<f32> {
+        let mut values = self.take(of.len());
+        values.copy_from_slice(of);
+        values
+    }
+
+    fn give<const N: usize>(&mut self, values: [Vec<f32>; N]) {
+        self.free.extend(values);
+    }
+}
+
 impl ChunkPass {
     /// Computes the gradients of a chunk's embeddings, `[elements, dim]`, each that of `√dim e`, and adds those of the
     /// encoder's weights to theirs, given the gradients of the outputs of the last forward pass, `[outputs, dim]`.
@@ -30,13 +55,14 @@ impl ChunkPass {
         d_out: &[f32],
         d_embeddings: &mut [f32],
         gradients: EncoderGradients<'_>,
+        scratch: &mut Scratch,
     ) {
         let Self { places, intervals, blocks, result, unused, .. } = self;
         let encoder = &intervals.dropped(encoder);
         let count = packed.codes[chunk.elements.clone()].len();
         let dim = d_embeddings.len() / count.max(1);
         let groups = gradients.groups;
-        let mut d = vec![0.0; d_out.len()];
+        let mut d = scratch.take(d_out.len());
         match (&encoder.last, &groups.last) {
             (Some(norm), Some(group)) => norm_backward(norm, group, result, d_out, &mut d, gradients.dense),
             _ => d.copy_from_slice(d_out),
@@ -50,7 +76,8 @@ impl ChunkPass {
             let times = intervals.times();
             let step = Step { encoder, block: &encoder.blocks[b], index: b, dim, places, times, dropout };
             let queries = if b == last { &places.wanted } else { &places.all };
-            d = step.backward(queries, pass, d, unused, of_tables.as_mut(), (&groups.blocks[b], &mut *gradients.dense));
+            let gradients = (&groups.blocks[b], &mut *gradients.dense);
+            d = step.backward(queries, pass, d, (unused, scratch), of_tables.as_mut(), gradients);
         }
         if let Some(StreamShape { count, .. }) = encoder.streams {
             d = expand_backward(&d, dim, count);
@@ -66,6 +93,7 @@ impl ChunkPass {
             }
         }
         d_embeddings.copy_from_slice(&d);
+        scratch.give([d]);
     }
 }
 
@@ -76,12 +104,11 @@ impl Step<'_> {
         queries: &Queries,
         pass: &BlockPass,
         d_out: Vec<f32>,
-        unused: &mut Vec<f32>,
+        (unused, scratch): (&mut Vec<f32>, &mut Scratch),
         mut of_tables: Option<&mut TableGradients>,
         (groups, dense): (&Block<usize>, &mut [Vec<f32>]),
     ) -> Vec<f32> {
         let (block, dim, order) = (self.block, self.dim, self.encoder.order);
-        let zeros = |like: &[f32]| vec![0.0; like.len()];
         let streams = self.streams().zip(groups.streams.as_ref());
         let (mut d_middle, mut d_added) = (Vec::new(), Vec::new());
         let second = streams.as_ref().map(|([_, streams], _)| {
@@ -93,15 +120,16 @@ impl Step<'_> {
         let d_result = match order {
             _ if streams.is_some() => d_added,
             NormOrder::Post => {
-                let mut d = zeros(&d_out);
+                let mut d = scratch.take(d_out.len());
                 norm_backward(&block.feed_forward_norm, &groups.feed_forward_norm, &pass.result, &d_out, &mut d, dense);
+                scratch.give([d_out]);
                 d
             }
             NormOrder::Original | NormOrder::Paper | NormOrder::Pre => d_out,
         };
-        let mut d_outer = d_result.clone();
+        let mut d_outer = scratch.copy(&d_result);
         Dropout::apply(self.dropout, self.index, Site::Outer, &mut d_outer, unused);
-        let mut d_inner = zeros(&d_outer);
+        let mut d_inner = scratch.take(d_outer.len());
         affine_backward(&block.outer, &groups.outer, &pass.inner, &d_outer, &mut d_inner, dense);
         // What is dropped or not above 0 passes nothing on; what is kept was scaled.
         d_inner.iter_mut().zip(&pass.inner).for_each(|(d, x)| *d = if *x > 0.0 { *d } else { 0.0 });
@@ -127,6 +155,7 @@ impl Step<'_> {
         if is_added {
             add(&mut d_sum, &d_result);
         }
+        scratch.give([d_normal, d_result]);
         let (mut d_input, mut d_added) = (Vec::new(), Vec::new());
         let first = streams.as_ref().zip(second).map(|(([attention, feed_forward], groups), d_logits)| {
             let [first, second] = &pass.streams;
@@ -142,13 +171,14 @@ impl Step<'_> {
         // Attention.
         let d_attended = match (&block.output, &groups.output) {
             (Some(output), Some(group)) => {
-                let mut d = zeros(&d_sum);
+                let mut d = scratch.take(d_sum.len());
                 affine_backward(output, group, &pass.attended, &d_sum, &mut d, dense);
                 d
             }
-            _ => d_sum.clone(),
+            _ => scratch.copy(&d_sum),
         };
-        let (mut d_query, mut d_key_value) = (zeros(&pass.query), zeros(&pass.key_value));
+        let (mut d_query, mut d_key_value) = (scratch.take(pass.query.len()), scratch.take(pass.key_value.len()));
+        d_key_value.fill(0.0);
         self.attention(queries, &pass.query, &pass.key_value).backward(
             &pass.attended,
             &pass.log_sums,
@@ -162,11 +192,12 @@ impl Step<'_> {
         if let Some(of_tables) = of_tables {
             of_tables.add_positions(self.places, dim, &d_key_value);
         }
-        let mut d_query_source = zeros(&pass.query_source);
+        let mut d_query_source = scratch.take(pass.query_source.len());
         affine_backward(&block.query, &groups.query, &pass.query_source, &d_query, &mut d_query_source, dense);
         let source = self.source(pass);
-        let mut d_source = zeros(source);
+        let mut d_source = scratch.take(source.len());
         affine_backward(&block.key_value, &groups.key_value, source, &d_key_value, &mut d_source, dense);
+        scratch.give([d_attended, d_query, d_key_value]);
         let scatter = |d: &[f32], to: &mut [f32]| {
             for (element, d) in self.places.elements(queries).zip(d.chunks_exact(dim)) {
                 add(&mut to[element * dim..][..dim], d);
@@ -179,25 +210,30 @@ impl Step<'_> {
                 let (norm, group) = (&block.attention_norm, &groups.attention_norm);
                 norm_backward(norm, group, &pass.asking, &d_query_source, &mut d_asking, dense);
                 scatter(&d_asking, &mut d_source);
+                scratch.give([d_query_source, d_asking]);
                 d_source
             }
             NormOrder::Paper | NormOrder::Pre => {
                 scatter(&d_query_source, &mut d_source);
-                let mut d_read = zeros(&d_source);
+                let mut d_read = scratch.take(d_source.len());
                 let (norm, group) = (&block.attention_norm, &groups.attention_norm);
                 let read = if streams.is_some() { &pass.read } else { &pass.input };
                 norm_backward(norm, group, read, &d_source, &mut d_read, dense);
+                scratch.give([d_query_source, d_source]);
                 if let Some((([attention, _], groups), d_logits)) = streams.as_ref().zip(first) {
                     let (read, to) = ((&d_read[..], d_logits), (&groups.attention, dense));
                     attention.read_backward(&pass.input, &pass.streams[0], read, &mut d_input, to);
+                    scratch.give([d_read, d_sum]);
                     return d_input;
                 }
                 scatter(&d_sum, &mut d_read);
+                scratch.give([d_sum]);
                 d_read
             }
             NormOrder::Post => {
                 scatter(&d_query_source, &mut d_source);
                 scatter(&d_sum, &mut d_source);
+                scratch.give([d_query_source, d_sum]);
                 d_source
             }
         }

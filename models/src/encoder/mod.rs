@@ -21,7 +21,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use backward::EncoderGradients;
+pub(crate) use backward::{EncoderGradients, Scratch};
 pub use memory::{EncoderSize, encoder_bytes};
 pub(crate) use packed::{Chunk, NO_OUTPUT, PackedSequences};
 
@@ -342,6 +342,9 @@ impl Step<'_> {
 /// The rows of the queries among those of all elements.
 fn gather(places: &Places, queries: &Queries, from: &[f32], dim: usize, to: &mut Vec<f32>) {
     to.clear();
+    if queries.places.len() == places.all.places.len() {
+        return to.extend_from_slice(from);
+    }
     for element in places.elements(queries) {
         to.extend_from_slice(&from[element * dim..][..dim]);
     }

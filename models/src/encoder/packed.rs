@@ -55,15 +55,15 @@ impl PackedSequences {
     /// takes.
     pub fn pack(&mut self, ragged: &Ragged, rows: std::ops::Range<usize>, max_len: usize) {
         self.clear();
-        let (mut codes, mut times) = (Vec::new(), Vec::new());
+        let mut real = Ragged::default();
         for row in rows {
-            newest(ragged, row, max_len, &mut codes, &mut times);
+            let (codes, times) = newest(ragged, row, max_len, &mut real);
             if codes.is_empty() {
                 self.output_of.push(NO_OUTPUT);
                 continue;
             }
-            self.codes.extend(&codes);
-            self.times.extend(&times);
+            self.codes.extend_from_slice(codes);
+            self.times.extend_from_slice(times);
             self.want_newest();
             self.end_sequence();
         }
@@ -74,9 +74,9 @@ impl PackedSequences {
     /// same but for rounding.
     pub fn pack_together(&mut self, ragged: &Ragged, max_len: usize) {
         self.clear();
-        let (mut codes, mut times, mut first) = (Vec::new(), Vec::new(), 0);
+        let (mut real, mut first) = (Ragged::default(), 0);
         for row in 0..ragged.rows() {
-            newest(ragged, row, max_len, &mut codes, &mut times);
+            let (codes, times) = newest(ragged, row, max_len, &mut real);
             if codes.is_empty() {
                 self.output_of.push(NO_OUTPUT);
                 continue;
@@ -91,16 +91,16 @@ impl PackedSequences {
                     continue;
                 }
                 true => {
-                    self.codes.extend(&codes[before..]);
-                    self.times.extend(times.get(before..).unwrap_or_default());
+                    self.codes.extend_from_slice(&codes[before..]);
+                    self.times.extend_from_slice(times.get(before..).unwrap_or_default());
                 }
                 false => {
                     if before > 0 {
                         self.end_sequence();
                     }
                     first = self.codes.len();
-                    self.codes.extend(&codes);
-                    self.times.extend(&times);
+                    self.codes.extend_from_slice(codes);
+                    self.times.extend_from_slice(times);
                 }
             }
             self.want_newest();
@@ -143,18 +143,21 @@ impl PackedSequences {
     }
 }
 
-/// The newest `max_len` real elements of a row with their times, if they have any, the oldest first.
-fn newest(ragged: &Ragged, row: usize, max_len: usize, codes: &mut Vec<u32>, times: &mut Vec<i32>) {
-    codes.clear();
-    times.clear();
-    let real = ragged.row(row).iter().enumerate().rev().filter(|(_, code)| **code != PADDING).take(max_len);
-    let of_row = ragged.row_times(row);
-    for (at, code) in real {
-        codes.push(*code);
-        times.extend(of_row.get(at));
-    }
-    codes.reverse();
-    times.reverse();
+/// The newest `max_len` real elements of a row, the oldest first, and their times, if they have any. `real` is working
+/// memory.
+fn newest<'a>(ragged: &'a Ragged, row: usize, max_len: usize, real: &'a mut Ragged) -> (&'a [u32], &'a [i32]) {
+    let (codes, times) = (ragged.row(row), ragged.row_times(row));
+    let (codes, times) = match codes.contains(&PADDING) {
+        false => (codes, times),
+        true => {
+            real.clear();
+            let kept = || codes.iter().enumerate().filter(|(_, code)| **code != PADDING);
+            real.values.extend(kept().map(|(_, code)| code));
+            real.times.extend(kept().filter_map(|(at, _)| times.get(at)));
+            (&real.values[..], &real.times[..])
+        }
+    };
+    (&codes[codes.len().saturating_sub(max_len)..], &times[times.len().saturating_sub(max_len)..])
 }
 
 /// The elements of a chunk's sequences that ask, as queries of attention do, and the elements that they see.

@@ -38,16 +38,17 @@ dispatched! {
         let rows = x.chunks_exact(width).zip(dy.chunks_exact(width));
         for (dx, (x, dy)) in dx.chunks_exact_mut(width).zip(rows) {
             let inverse = moments::<FMA>(x, eps, &mut normal);
-            for i in 0..width {
-                normal[i] *= inverse;
-                d_normal[i] = dy[i] * gain[i];
-                d_gain[i] += dy[i] * normal[i];
-                d_bias[i] += dy[i];
+            let channels = normal.iter_mut().zip(&mut d_normal).zip(dy.iter().zip(gain));
+            for (((normal, d_normal), (dy, gain)), (d_gain, d_bias)) in channels.zip(d_gain.iter_mut().zip(&mut *d_bias)) {
+                *normal *= inverse;
+                *d_normal = dy * gain;
+                *d_gain += dy * *normal;
+                *d_bias += dy;
             }
             let mean = total(&d_normal) / width as f32;
             let along = inner::<FMA>(&d_normal, &normal) / width as f32;
-            for i in 0..width {
-                dx[i] = (d_normal[i] - mean - normal[i] * along) * inverse;
+            for (dx, (d_normal, normal)) in dx.iter_mut().zip(d_normal.iter().zip(&normal)) {
+                *dx = (d_normal - mean - normal * along) * inverse;
             }
         }
     }

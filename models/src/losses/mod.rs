@@ -56,6 +56,8 @@ pub struct LossGradient {
     /// `[candidates, dim]` gradient of the item vectors.
     pub(crate) d_items: Vec<f32>,
     parts: Vec<Part>,
+    /// `[dim, candidates]` item vectors, where products read them so.
+    transposed: Vec<f32>,
 }
 
 /// What one run of tiles adds to the loss and to the item gradients. Runs depend on sizes only, not on threads.
@@ -67,6 +69,8 @@ struct Part {
     scaled_users: Vec<f32>,
 }
 
+/// Tiles of a part, at least: its item gradients are cleared and summed, which a tile alone is not worth.
+const FEWEST_TILES: usize = 2;
 /// The most bytes of all partial item gradients together.
 const PARTS_BYTES: usize = 64 << 20;
 
@@ -81,7 +85,7 @@ impl LossGradient {
     ) {
         let tiles = scored.rows().div_ceil(tile_rows);
         let fitting = (PARTS_BYTES / (scored.items.len() * 4).max(1)).clamp(2, 16);
-        let part_rows = tiles.div_ceil(fitting).max(1) * tile_rows;
+        let part_rows = tiles.div_ceil(fitting).max(FEWEST_TILES) * tile_rows;
         self.d_users.clear();
         self.d_users.resize(scored.users.len(), 0.0);
         self.parts.resize_with(scored.rows().div_ceil(part_rows), Part::default);

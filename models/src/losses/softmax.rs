@@ -9,8 +9,8 @@
 //! L = -Σ_a w_a (z_ai - logsumexp_c z_ac) / Σ_a w_a.
 
 use super::{LossGradient, ScoredBatch};
-use crate::lanes::{add_scaled, dot, exp_and_sum, shift_and_max};
-use crate::matmul::{Operand, matmul};
+use crate::lanes::{add_scaled, add_scaled_apart, dot, exp_and_sum, shift_and_max};
+use crate::matmul::{Operand, Target, matmul, matmul_into, transpose};
 use twotower_artifacts::Ragged;
 
 /// Examples of a tile.
@@ -41,6 +41,11 @@ pub struct Candidates<'a> {
 pub fn softmax(scored: &ScoredBatch, candidates: &Candidates, out: &mut LossGradient) {
     let shares = scored.shares();
     let (dim, count) = (scored.dim, candidates.shared);
+    // Products are faster where operands and results have long rows, those of all candidates. So vectors and gradients of
+    // the shared ones are `[dim, count]`; gradients of the others follow, a row each.
+    let mut transposed = std::mem::take(&mut out.transposed);
+    transpose(&scored.items[..count * dim], dim, &mut transposed);
+    let by_channel = Operand::rows_of(&transposed, count.max(1));
     let blocks: Vec<_> = (0..count).step_by(BLOCK).map(|first| first..(first + BLOCK).min(count)).collect();
     out.over_tiles(scored, TILE, |part, rows, d_users| {
         let users = &scored.users[rows.start * dim..rows.end * dim];
@@ -49,8 +54,8 @@ pub fn softmax(scored: &ScoredBatch, candidates: &Candidates, out: &mut LossGrad
         let mut positives = vec![0.0f32; rows.len()];
         let scores = |block: &std::ops::Range<usize>, out: &mut Vec<f32>| {
             out.resize(rows.len() * block.len(), 0.0);
-            let items = Operand::rows_of(&scored.items[block.start * dim..block.end * dim], dim);
-            matmul(out, false, scored.scale, Operand::rows_of(users, dim), items.transposed());
+            let items = by_channel.transposed().rows(block.clone()).transposed();
+            matmul(out, false, scored.scale, Operand::rows_of(users, dim), items);
             for (row, out) in rows.clone().zip(out.chunks_exact_mut(block.len())) {
                 let positive = scored.positives[row] as usize;
                 if block.contains(&positive) {
@@ -108,12 +113,12 @@ pub fn softmax(scored: &ScoredBatch, candidates: &Candidates, out: &mut LossGrad
                     exp_and_sum(row, *maximum);
                 }
             }
-            let items = block.start * dim..block.end * dim;
             let probabilities = Operand::rows_of(&part.scores, block.len());
-            let block_items = Operand::rows_of(&scored.items[items.clone()], dim);
-            matmul(d_users, block.start > 0, 1.0, probabilities, block_items);
-            let users = Operand::rows_of(&part.scaled_users, dim);
-            matmul(&mut part.d_items[items], true, 1.0, probabilities.transposed(), users);
+            let items = Operand::rows_of(&scored.items[block.start * dim..block.end * dim], dim);
+            matmul(d_users, block.start > 0, 1.0, probabilities, items);
+            let users = Operand::rows_of(&part.scaled_users, dim).transposed();
+            let d_items = &mut part.d_items[block.start..count * dim];
+            matmul_into(Target::strided(d_items, dim, block.len(), count), true, 1.0, users, probabilities);
         }
         for (r, d_user) in d_users.chunks_exact_mut(dim).enumerate() {
             let row = rows.start + r;
@@ -125,10 +130,17 @@ pub fn softmax(scored: &ScoredBatch, candidates: &Candidates, out: &mut LossGrad
             let pull = shares[row] * scored.scale * (probability - 1.0);
             d_user.iter_mut().for_each(|x| *x *= factors[r]);
             add_scaled(d_user, pull, scored.item(scored.positives[row]));
-            add_scaled(&mut part.d_items[scored.positives[row] as usize * dim..][..dim], pull, scored.user(row));
+            let (positive, user) = (scored.positives[row] as usize, scored.user(row));
+            match positive < count {
+                true => add_scaled_apart(&mut part.d_items[positive..count * dim], count, pull, user),
+                false => add_scaled(&mut part.d_items[positive * dim..][..dim], pull, user),
+            }
             part.loss += shares[row] as f64 * (sums[r].ln() + maxima[r] as f64 - positives[r] as f64);
         }
     });
+    transpose(&out.d_items[..count * dim], count.max(1), &mut transposed);
+    out.d_items[..count * dim].copy_from_slice(&transposed);
+    out.transposed = transposed;
 }
 
 #[cfg(test)]

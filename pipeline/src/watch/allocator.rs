@@ -3,9 +3,12 @@
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 use std::ffi::c_int;
 
-/// Cores that share an arena.
+/// Cores that share an arena, where there are many.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const CORES_AN_ARENA: usize = 4;
+/// Up to as many cores have an arena each.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const OWN_ARENAS: usize = 4;
 
 /// Lets the allocator keep freed buffers of batches for the next ones; to be called before any thread starts.
 ///
@@ -15,7 +18,8 @@ const CORES_AN_ARENA: usize = 4;
 ///
 /// A batch is allocated on one thread and freed on another, so that each arena comes to keep room for all batches:
 /// with glibc's eight arenas a core, `infer` held half as much again. Threads allocate some buffers a batch, not
-/// some a row, so few arenas serve many of them.
+/// some a row, so few arenas serve many of them. Matrix products allocate more often: on two cores, training of a
+/// sequence model waited for a lock that both shared.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub fn keep_batches() {
     const M_TRIM_THRESHOLD: c_int = -1;
@@ -25,7 +29,7 @@ pub fn keep_batches() {
         fn mallopt(parameter: c_int, value: c_int) -> c_int;
     }
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let arenas = cores.div_ceil(CORES_AN_ARENA).min(64) as c_int;
+    let arenas = cores.div_ceil(CORES_AN_ARENA).clamp(cores.min(OWN_ARENAS), 64) as c_int;
     for (parameter, value) in [(M_MMAP_THRESHOLD, 32 << 20), (M_TRIM_THRESHOLD, 64 << 20), (M_ARENA_MAX, arenas)] {
         // SAFETY: `mallopt` takes two integers and changes only when memory goes back to the kernel and how many
         // arenas there will be; a value it does not take is an error code without effect. No other thread runs yet.
