@@ -31,7 +31,8 @@ pub fn estimate(config: &Config, rows: &Rows) -> u64 {
     // Staged, sorted by user, and written; and what users have seen, while `recall` runs.
     let interactions = rows.interactions * (3 * 32 + 16);
     let codes = if config.encode.all_users { rows.users * 8 * config.features.user.len() as u64 } else { 0 };
-    (results + users + items + interactions + codes) * 11 / 10
+    let hashes = if config.infer.row_hashes { rows.users * (16 + 24) } else { 0 };
+    (results + users + items + interactions + codes + hashes) * 11 / 10
 }
 
 /// Free space against the estimate.
