@@ -254,7 +254,7 @@ def rows_of(grid, options, times):
     data, rows = options.data.name, GRIDS[grid]
     if grid == "paper" and data not in AUTHORS_OF:
         raise SystemExit(f"{data}: the grid `paper` has the authors' settings of {' and '.join(AUTHORS_OF)} alone")
-    own = {"paper": AUTHORS_OF.get(data), "losses": {}}.get(grid, STRONG if options.loss == "strong" else BCE)
+    own = {"paper": AUTHORS_OF.get(data), "losses": {}}.get(grid, {} if options.loss == "strong" else BCE)
     only = options.only.split(",") if options.only else list(rows)
     if unknown := [name for name in only if name not in rows]:
         raise SystemExit(f"--only {','.join(unknown)}: rows of `{grid}` are {', '.join(rows)}")
@@ -289,7 +289,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=3, help="train with the seeds 1 to this one")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting for all rows")
     parser.add_argument("--only", metavar="ROW,...", help="rows by name, such as plain,crop-0.2-mean")
-    parser.add_argument("--loss", choices=("strong", "bce"), default="strong", help="of all grids but losses and paper")
+    parser.add_argument("--loss", choices=("strong", "bce"), default="strong", help="of all grids but losses and paper: the job's own, or binary cross-entropy")
     parser.add_argument("--users", type=int, help="take the first so many users alone, to try a grid")
     parser.add_argument("--job", type=pathlib.Path, help="a pipeline.toml to start from")
     options = parser.parse_args()
