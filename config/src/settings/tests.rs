@@ -184,6 +184,8 @@ fn other(name: &str) -> Option<Value> {
         "norm" => json!("paper"),
         "intervals" => json!("personal"),
         "similarity" => json!("cosine"),
+        "init" => json!("normal"),
+        "sampling" => json!("users"),
         "loss" => json!("full_softmax"),
         "schedule" => json!("constant"),
         "metric" => json!("ndcg@10"),
