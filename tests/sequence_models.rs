@@ -4,12 +4,10 @@
 mod faults;
 mod fixture;
 
-use faults::{Guarded, until};
-use fixture::results::{assert_whole, manifests_of, outputs, recalled, vectors};
-use fixture::{ITEMS, Job, USERS, interactions, item_id, user_id};
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
-use std::process::Stdio;
+use faults::training::resumes_to_the_same_bytes;
+use fixture::results::{assert_whole, by_user, recalled, without_history};
+use fixture::{ITEMS, Job, USERS, had, interactions, item_id, user_id};
+use std::collections::BTreeSet;
 use twotower_models::engine::EncoderSize;
 use twotower_models::onnx::inspect;
 
@@ -50,29 +48,6 @@ fn job(model: &str, name: &str) -> Job {
     job
 }
 
-/// Vectors of a run's users, by id.
-fn by_user(job: &Job, run: &str) -> BTreeMap<String, Vec<f32>> {
-    let vectors = vectors(&job.path(&format!("{run}/vectors/user"))).into_iter();
-    vectors.map(|(id, vector)| (id.to_string(), vector)).collect()
-}
-
-/// How many users without events the parts of an output count.
-fn without_history(job: &Job, run: &str, output: &str) -> usize {
-    let parts = manifests_of(&job.path(run), output);
-    parts.iter().map(|part| part.rows["without history"] as usize).sum()
-}
-
-/// The items that each user had, by ids.
-fn had() -> BTreeMap<String, BTreeSet<String>> {
-    let mut events = interactions();
-    let (users, items) = (events.ints("user_id").clone(), events.ints("item_id").clone());
-    let mut had: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for (user, item) in users.iter().zip(items) {
-        had.entry(user.unwrap().to_string()).or_default().insert(item.unwrap().to_string());
-    }
-    had
-}
-
 #[test]
 fn a_run_goes_from_raw_tables_to_lists_and_both_engines_agree() {
     MODELS.into_iter().for_each(goes_to_lists_in_both_engines);
@@ -93,12 +68,12 @@ fn goes_to_lists_in_both_engines(model: &str) {
         let again = list.iter().any(|(item, _)| mine.is_some_and(|mine| mine.contains(&item.to_string())));
         assert!(!again, "user {user} gets again what he had: {list:?}");
     }
-    assert_eq!(without_history(&job, "ort", "vectors/user"), USERS - had.len());
+    assert_eq!(without_history(&job.path("ort"), "vectors/user"), USERS - had.len());
     // The same towers in the other engine, into a run of its own.
     job.ok("run --run native --update-from ort --no-train --engine native --quiet --accept overlap");
     let tower = |run: &str| std::fs::read(job.path(&format!("{run}/towers/user_tower.onnx"))).unwrap();
     assert!(tower("ort") == tower("native"), "the towers differ");
-    let (ort, native) = (by_user(&job, "ort"), by_user(&job, "native"));
+    let (ort, native) = (by_user(&job.path("ort")), by_user(&job.path("native")));
     assert_eq!((ort.len(), native.len()), (USERS, USERS));
     for (user, vector) in &ort {
         let worst = vector.iter().zip(&native[user]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
@@ -108,34 +83,7 @@ fn goes_to_lists_in_both_engines(model: &str) {
 
 #[test]
 fn a_training_that_was_killed_resumes_to_the_same_bytes() {
-    MODELS.into_iter().for_each(resumes_after_a_kill);
-}
-
-fn resumes_after_a_kill(model: &str) {
-    let settings = "--set train.epochs=8 --set train.batch_size=64 --set train.checkpoint_steps=20";
-    let line = format!("run {settings} --engine native --quiet");
-    let job = job(model, "kill");
-    // Both runs have the same name and tables, which manifests hold.
-    job.ok(&line);
-    let undisturbed = outputs(&job.path("run"));
-    std::fs::remove_dir_all(job.path("run")).unwrap();
-    std::fs::remove_file(job.path("latest")).unwrap();
-    let mut child = Guarded(job.command(&line).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap());
-    // The last checkpoint is written after the best one.
-    let [best, last] = ["best", "last"].map(|name| job.path(&format!("run/towers/checkpoints/{name}.ckpt")));
-    let written = |path: &PathBuf| std::fs::metadata(path).and_then(|file| file.modified()).ok();
-    let is_after_an_epoch = || written(&best).is_some() && written(&last) > written(&best);
-    until("the first epoch's checkpoint", || is_after_an_epoch() || child.0.try_wait().unwrap().is_some());
-    child.send(libc::SIGKILL);
-    assert_eq!(child.end().code(), None, "it ended before it was killed");
-    assert!(!job.path("run/towers/manifest.json").exists());
-    let resumed = job.ok(&format!("run {settings} --engine native"));
-    assert!(!resumed.stderr.contains("epoch 1:"), "it began again\n{}", resumed.stderr);
-    let killed = outputs(&job.path("run"));
-    assert_eq!(killed.keys().collect::<Vec<_>>(), undisturbed.keys().collect::<Vec<_>>());
-    for (path, bytes) in &undisturbed {
-        assert!(killed[path] == *bytes, "{} differs", path.display());
-    }
+    MODELS.into_iter().for_each(|model| resumes_to_the_same_bytes(&job(model, "kill")));
 }
 
 #[test]
@@ -173,12 +121,15 @@ fn has_new_vectors_on_a_second_day(model: &str) {
     let night = "--update-from runs/day1 --no-train --quiet --accept history";
     job.ok(&format!("run --run runs/apart {night}"));
     job.ok(&format!("run --run runs/fused --fused {night}"));
-    let (before, after) = (by_user(&job, "runs/day1"), by_user(&job, "runs/apart"));
+    let (before, after) = (by_user(&job.path("runs/day1")), by_user(&job.path("runs/apart")));
     let changed: BTreeSet<String> = before.keys().filter(|user| before[*user] != after[*user]).cloned().collect();
     assert_eq!(changed, active);
     let [apart, fused] = ["apart", "fused"].map(|run| recalled(&job.path(&format!("runs/{run}/recall"))));
     assert!(fused == apart, "the lists of a fused run differ");
-    assert_eq!(without_history(&job, "runs/fused", "recall"), without_history(&job, "runs/apart", "vectors/user"));
+    assert_eq!(
+        without_history(&job.path("runs/fused"), "recall"),
+        without_history(&job.path("runs/apart"), "vectors/user")
+    );
     assert_eq!(fused.len(), USERS);
     assert!(fused.iter().all(|(_, list)| list.len() == 10 && list.len() < ITEMS));
 }
@@ -233,7 +184,7 @@ fn the_same_times_in_another_unit_give_the_same_vectors() {
         events.ints("ts").iter_mut().flatten().for_each(|time| *time *= factor);
         events.write_parquet(&job.path("interactions.parquet"));
         job.ok("run --quiet --accept metric");
-        by_user(&job, "run")
+        by_user(&job.path("run"))
     };
     let seconds = vectors_of("seconds", 1);
     assert_eq!(seconds.len(), USERS);

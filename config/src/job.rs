@@ -457,6 +457,7 @@ impl Config {
             )));
         }
         self.model.check(&users, &self.fields(Side::Item))?;
+        self.model.check_training(&self.train)?;
         let names: Vec<String> = [Side::User, Side::Item]
             .into_iter()
             .flat_map(|side| self.side(side).features.into_iter().map(move |f| format!("{side}.{}", f.name())))

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use twotower_models::model::ModelConfig;
 
 /// The kinds of models.
-const KINDS: [&str; 3] = ["dssm", "sasrec", "tisasrec"];
+const KINDS: [&str; 4] = ["dssm", "sasrec", "tisasrec", "lightgcn"];
 
 /// What is said of a job whose model has settings of another kind, the first of them in front.
 pub(crate) fn of_another_kind(job: &toml::Table) -> Option<String> {
@@ -42,9 +42,12 @@ mod tests {
 
     #[test]
     fn the_settings_of_each_kind_are_known() {
-        for (kind, has, has_not) in
-            [("dssm", "embedding_dim", "dim"), ("sasrec", "dim", "hidden"), ("tisasrec", "blocks", "hidden")]
-        {
+        for (kind, has, has_not) in [
+            ("dssm", "embedding_dim", "dim"),
+            ("sasrec", "dim", "hidden"),
+            ("tisasrec", "blocks", "hidden"),
+            ("lightgcn", "layers", "blocks"),
+        ] {
             let settings = settings_of(kind);
             assert!(settings.iter().any(|name| name == has), "{kind}: {settings:?}");
             assert!(settings.iter().all(|name| name != has_not), "{kind}: {settings:?}");

@@ -6,6 +6,7 @@ use twotower_artifacts::Intervals;
 use twotower_artifacts::range::{self, Range, Ranges, range_of};
 use twotower_index::IndexConfig;
 use twotower_models::dssm::DssmConfig;
+use twotower_models::lightgcn::LightgcnConfig;
 use twotower_models::sasrec::SasrecConfig;
 use twotower_models::train::TrainConfig;
 
@@ -16,7 +17,7 @@ const ROWS: i64 = 1 << 53;
 const FACTOR: Range = Range::Real(0.0, 1e6);
 
 /// The ranges of each section. Settings of features are those of all kinds, for both sides.
-const SECTIONS: [(&str, Ranges); 12] = [
+const SECTIONS: [(&str, Ranges); 13] = [
     (
         "tables.interactions",
         &[("earliest", Range::Whole(i64::MIN, i64::MAX)), ("latest", Range::Whole(i64::MIN, i64::MAX))],
@@ -47,6 +48,7 @@ const SECTIONS: [(&str, Ranges); 12] = [
     ),
     ("model", DssmConfig::RANGES),
     ("model", SasrecConfig::RANGES),
+    ("model", LightgcnConfig::RANGES),
     ("train", TrainConfig::RANGES),
     ("infer", &[("batch_rows", Range::Whole(1, 1 << 20)), ("workers", Range::Whole(0, 1024))]),
     ("index", IndexConfig::RANGES),
@@ -206,7 +208,29 @@ contrast = { crop = 0.6, mask = 0.5, reorder = 0.2, replace = 0.2 }
 schedule = { step = { every = 5, factor = 0.5 } }
 "#;
 
+    const LIGHTGCN: &str = r#"
+[tables.users]
+path = "users"
+id = "user_id"
+[tables.items]
+path = "items"
+id = "item_id"
+[tables.interactions]
+path = "orders"
+user = "user_id"
+item = "item_id"
+[[features.user]]
+kind = "id"
+name = "user"
+[[features.item]]
+kind = "id"
+name = "item"
+[model]
+kind = "lightgcn"
+"#;
+
     fn jobs() -> Vec<toml::Value> {
+        let lightgcn = LIGHTGCN.parse().map(toml::Value::Table).unwrap();
         let tisasrec = TISASREC.parse().map(toml::Value::Table).unwrap();
         let losses = [
             "{ mixed = { uniform = 5 } }",
@@ -218,7 +242,7 @@ schedule = { step = { every = 5, factor = 0.5 } }
         let splits = ["kind = \"time\"\nvalidation_from = 1\ntest_from = 2", "kind = \"ratio\"", "kind = \"random\""];
         let splits = splits.into_iter().cycle();
         let job = |(loss, split)| toml::from_str(&JOB.replace("LOSS", loss).replace("SPLIT", split)).unwrap();
-        losses.into_iter().zip(splits).map(job).chain([tisasrec]).collect()
+        losses.into_iter().zip(splits).map(job).chain([tisasrec, lightgcn]).collect()
     }
 
     /// A job's file with defaults written out, as it is read.

@@ -17,7 +17,8 @@ pub struct CandidateSource {
     logq: bool,
     masks: bool,
     items: usize,
-    /// ln(count / total) of each item in the training events.
+    /// ln of the probability with which each item is that of an example: of count / total in the training events, unless
+    /// the model draws them otherwise.
     log_share: Vec<f64>,
     sampler: Sampler,
     /// Sorted distinct training items of each user row.
@@ -76,6 +77,14 @@ pub struct BatchCandidates {
 }
 
 impl BatchCandidates {
+    /// How often each candidate is the item of an example, or was drawn.
+    pub fn occurrences(&self) -> Vec<u32> {
+        let mut occurrences: Vec<u32> = self.multiplicity.iter().map(|[clicked, drawn]| clicked + drawn).collect();
+        let negatives = self.negatives.iter().filter(|negative| **negative != NO_NEGATIVE);
+        negatives.for_each(|negative| occurrences[*negative as usize] += 1);
+        occurrences
+    }
+
     fn index(&mut self, item: u32) -> usize {
         let index = &mut self.index_of[item as usize];
         if *index == 0 {
@@ -109,6 +118,11 @@ impl CandidateSource {
             sampler: Sampler::new(kind, &counts),
             positives: Positives::new(set),
         }
+    }
+
+    /// Says with which probability each item is that of an example, if not in proportion to its training events.
+    pub fn are_drawn_with(&mut self, shares: impl Iterator<Item = f64>) {
+        self.log_share = shares.map(f64::ln).collect();
     }
 
     /// Chooses the candidates of a batch. `clicked` are the item rows of its examples.

@@ -3,12 +3,13 @@
 use crate::dssm::{DssmConfig, SequencePooling};
 use crate::error::ModelError;
 use crate::examples::{TrainingSet, Window};
+use crate::lightgcn::LightgcnConfig;
 use crate::params::{Gradients, Parameters};
 use crate::rng::Rng;
 use crate::sasrec::SasrecConfig;
-use crate::similarity::Similarity;
 use crate::tisasrec::{refuse_intervals, require_intervals};
 use crate::tower::Tower;
+use crate::train::TrainConfig;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -24,6 +25,8 @@ pub enum ModelConfig {
     Sasrec(SasrecConfig),
     /// The same, which reads the time between items as well.
     Tisasrec(SasrecConfig),
+    /// A vector for each user and each item, propagated over the graph of who took what.
+    Lightgcn(LightgcnConfig),
 }
 
 impl Default for ModelConfig {
@@ -41,6 +44,12 @@ impl From<DssmConfig> for ModelConfig {
 impl From<SasrecConfig> for ModelConfig {
     fn from(config: SasrecConfig) -> Self {
         ModelConfig::Sasrec(config)
+    }
+}
+
+impl From<LightgcnConfig> for ModelConfig {
+    fn from(config: LightgcnConfig) -> Self {
+        ModelConfig::Lightgcn(config)
     }
 }
 
@@ -66,6 +75,21 @@ impl ModelConfig {
                 sasrec.check(users, items)?;
                 require_intervals(users)
             }
+            ModelConfig::Lightgcn(lightgcn) => {
+                lightgcn.check(users, items)?;
+                refuse_intervals(users)
+            }
+        }
+    }
+
+    /// Checks that the settings of training make sense for the model.
+    ///
+    /// # Errors
+    /// [`ModelError::Setting`] naming the first that does not, and why.
+    pub fn check_training(&self, train: &TrainConfig) -> Result<(), ModelError> {
+        match self {
+            ModelConfig::Dssm(_) | ModelConfig::Sasrec(_) | ModelConfig::Tisasrec(_) => Ok(()),
+            ModelConfig::Lightgcn(_) => LightgcnConfig::check_training(train),
         }
     }
 
@@ -74,6 +98,7 @@ impl ModelConfig {
         match self {
             ModelConfig::Dssm(dssm) => Cow::Borrowed(dssm),
             ModelConfig::Sasrec(sasrec) | ModelConfig::Tisasrec(sasrec) => Cow::Owned(sasrec.dssm()),
+            ModelConfig::Lightgcn(lightgcn) => Cow::Owned(lightgcn.dssm()),
         }
     }
 
@@ -81,9 +106,8 @@ impl ModelConfig {
     pub fn dim(&self) -> usize {
         match self {
             ModelConfig::Dssm(dssm) => dssm.dim(),
-            ModelConfig::Sasrec(sasrec) | ModelConfig::Tisasrec(sasrec) => {
-                sasrec.dim + usize::from(sasrec.similarity == Similarity::Dot)
-            }
+            ModelConfig::Sasrec(sasrec) | ModelConfig::Tisasrec(sasrec) => sasrec.similarity.width(sasrec.dim),
+            ModelConfig::Lightgcn(lightgcn) => lightgcn.similarity.width(lightgcn.dim),
         }
     }
 }
@@ -223,7 +247,10 @@ pub(crate) trait Model: Sync {
     /// Width of a vector.
     fn dim(&self) -> usize;
     /// Embeds rows of one side as its tower would. Returns `[rows, dim]`.
-    fn embed<'a>(&self, side: Side, batch: &CodeBatch, work: &'a mut Self::Work) -> &'a [f32];
+    ///
+    /// # Errors
+    /// An error of the model.
+    fn embed<'a>(&self, side: Side, batch: &CodeBatch, work: &'a mut Self::Work) -> Result<&'a [f32], ModelError>;
     /// The temperature by which scores are divided, if the model has one.
     fn temperature(&self) -> Option<f64> {
         None

@@ -45,7 +45,7 @@ impl Step<'_> {
     /// Width of its output for a given input width.
     fn width(&self, parameters: &Parameters, input: usize) -> usize {
         match self {
-            Step::Layer(layer) => layer.output(input, |weight| parameters.dense[*weight].rows),
+            Step::Layer(layer) => layer.output(input, |weight| parameters.dense[*weight].extents()),
             Step::Dropout(_) => input,
         }
     }

@@ -38,6 +38,11 @@ pub struct Table {
 }
 
 impl Dense {
+    /// Number of rows and of columns.
+    pub(crate) fn extents(&self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+
     /// The values as a matrix.
     pub(crate) fn matrix(&self) -> Matrix {
         Matrix { rows: self.rows, cols: self.cols, data: self.values.clone() }

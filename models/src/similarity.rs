@@ -14,6 +14,16 @@ pub enum Similarity {
     Dot,
 }
 
+impl Similarity {
+    /// Width of the vectors of exported towers, of a model whose own vectors have `dim` numbers.
+    pub(crate) fn width(self, dim: usize) -> usize {
+        match self {
+            Similarity::Cosine => dim,
+            Similarity::Dot => dim + 1,
+        }
+    }
+}
+
 /// Lower bound of the norm by which vectors are divided.
 pub(crate) const NORM_FLOOR: f32 = 1e-6;
 

@@ -2,6 +2,8 @@
 //! its durable calls (see `shim.rs`). And small jobs to do it to, with checks of what is left.
 #![allow(dead_code, reason = "every test file uses its own part of this module")]
 
+pub mod training;
+
 pub use crate::fixture::results::{Outputs, outputs};
 use crate::fixture::results::{assert_intact, base_of, walk, without_times};
 use crate::fixture::{Finished, Job, copy_all, long, users};

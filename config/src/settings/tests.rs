@@ -184,6 +184,8 @@ fn other(name: &str) -> Option<Value> {
         "norm" => json!("paper"),
         "intervals" => json!("personal"),
         "similarity" => json!("cosine"),
+        "init" => json!("normal"),
+        "sampling" => json!("users"),
         "loss" => json!("full_softmax"),
         "schedule" => json!("constant"),
         "metric" => json!("ndcg@10"),
@@ -315,9 +317,9 @@ fn every_setting_is_in_the_key_of_every_stage_that_obeys_it() {
 #[test]
 fn every_setting_of_every_model_is_obeyed_by_training_alone() {
     let job = load();
-    for kind in ["dssm", "sasrec", "tisasrec"] {
+    for kind in ["dssm", "sasrec", "tisasrec", "lightgcn"] {
         let mut model = json!({ "kind": kind });
-        if kind != "dssm" {
+        if kind.ends_with("sasrec") {
             model["contrast"] = json!({ "crop": 0.5, "mask": 0.5, "reorder": 0.5, "replace": 0.5 });
         }
         let model: ModelConfig = serde_json::from_value(model).unwrap();

@@ -2,13 +2,14 @@
 
 use super::{Activation, AttentionConfig, DssmConfig, SequencePooling};
 use crate::augment::{ContrastConfig, Views};
-use crate::candidates::{BatchCandidates, CandidateSource};
+use crate::candidates::BatchCandidates;
 use crate::error::ModelError;
 use crate::examples::{Role, TrainingSet, Window, assemble, drop_codes};
+use crate::losses::LossGradient;
 use crate::losses::contrast::Contrast;
-use crate::losses::{LossGradient, ScoredBatch};
 use crate::model::{Model, Moment, Terms};
 use crate::net::{Backward, Net, Pass, backward};
+use crate::objective::Objective;
 use crate::params::{Gradients, Parameters};
 use crate::positions::Positions;
 use crate::rng::Rng;
@@ -29,10 +30,7 @@ pub(crate) struct Dssm {
     similarity: Similarity,
     /// The contrast of augmented sequences, and the users' column that is augmented.
     contrast: Option<(ContrastConfig, usize)>,
-    temperature: f32,
-    log_temperature: Option<usize>,
-    source: CandidateSource,
-    loss: &'static str,
+    objective: Objective,
     unknown_rate: f64,
     missing_rate: f64,
     /// How events are cut into windows, if the model is trained at every position of a sequence.
@@ -103,9 +101,8 @@ impl Dssm {
             }
             Similarity::Dot => {}
         }
-        let log_temperature = config
-            .learn_temperature
-            .then(|| parameters.add_dense("log_temperature".into(), 1, 1, false, vec![config.temperature.ln()]));
+        let temperature = (config.temperature, config.learn_temperature);
+        let objective = Objective::new(set, train, temperature, &mut parameters);
         Ok(Self {
             parameters,
             user,
@@ -113,10 +110,7 @@ impl Dssm {
             dim: config.dim(),
             similarity,
             contrast: None,
-            temperature: config.temperature,
-            log_temperature,
-            source: CandidateSource::new(set, train),
-            loss: train.loss.name(),
+            objective,
             unknown_rate: train.unknown_rate,
             missing_rate: train.missing_rate,
             positions: config.positions(&set.user_schema, set.known),
@@ -127,14 +121,6 @@ impl Dssm {
         match side {
             Side::User => &self.user,
             Side::Item => &self.item,
-        }
-    }
-
-    /// 1 / τ, by which inner products of vectors are multiplied before they enter the loss.
-    fn scale(&self) -> f32 {
-        match self.log_temperature {
-            Some(group) => (-self.parameters.dense[group].values[0]).exp(),
-            None => 1.0 / self.temperature,
         }
     }
 
@@ -329,7 +315,7 @@ impl Model for Dssm {
         work.clicked.extend(events().map(|event| set.interactions.items[event]));
         work.weights.clear();
         work.weights.extend(events().map(|event| set.interactions.weights[event]));
-        self.source.choose(&work.targets, &work.clicked, moment.of_step(CANDIDATES), &mut work.candidates);
+        self.objective.choose(&work.targets, &work.clicked, moment.of_step(CANDIDATES), &mut work.candidates);
         work.items.clear();
         work.items.extend_from_rows(&set.items, work.candidates.items.iter().map(|item| *item as usize));
         // A small share of codes is dropped, so that the rows of unknown and of missing values are trained.
@@ -339,25 +325,11 @@ impl Model for Dssm {
 
         self.user.forward(&self.parameters, &work.users, Some(noise.bits()), &mut work.user_pass);
         self.item.forward(&self.parameters, &work.items, Some(noise.bits()), &mut work.item_pass);
-        let scored = ScoredBatch {
-            users: work.user_pass.output(),
-            items: work.item_pass.output(),
-            dim: self.dim,
-            scale: self.scale(),
-            positives: &work.candidates.positives,
-            weights: &work.weights,
-        };
-        let loss = &mut work.loss;
-        self.source.loss(&scored, &work.candidates, loss);
-        let mut terms = Terms::default();
-        terms.add(self.loss, 1.0, loss.loss);
+        let vectors = ([work.user_pass.output(), work.item_pass.output()], self.dim);
+        let batch = (&work.candidates, &work.weights[..]);
+        let mut terms = self.objective.learn(&self.parameters, vectors, batch, &mut work.loss, &mut gradients.dense);
         if let Some(error) = self.user.sinkhorn_error(&work.user_pass) {
             terms.watch("sinkhorn_error", f64::from(error));
-        }
-        if let Some(group) = self.log_temperature {
-            // z = s / τ, so dL/d(log τ) = -Σ_a ⟨u_a, dL/du_a⟩.
-            let products = scored.users.iter().zip(&loss.d_users).map(|(u, d)| *u as f64 * *d as f64);
-            gradients.dense[group][0] = -products.sum::<f64>() as f32;
         }
         let contrast = self.contrast(set, moment, work, &mut terms);
         let user =
@@ -379,13 +351,13 @@ impl Model for Dssm {
         self.dim
     }
 
-    fn embed<'a>(&self, side: Side, batch: &CodeBatch, work: &'a mut Work) -> &'a [f32] {
+    fn embed<'a>(&self, side: Side, batch: &CodeBatch, work: &'a mut Work) -> Result<&'a [f32], ModelError> {
         self.net(side).forward(&self.parameters, batch, None, &mut work.user_pass);
-        work.user_pass.output()
+        Ok(work.user_pass.output())
     }
 
     fn temperature(&self) -> Option<f64> {
-        Some(1.0 / self.scale() as f64)
+        Some(1.0 / self.objective.scale(&self.parameters) as f64)
     }
 
     fn towers(&self) -> (Tower, Tower) {

@@ -114,6 +114,25 @@ pub fn normalised(seed: u64) -> Tower {
     tower
 }
 
+/// A tower of a code, the mean of a sequence and a default, of which the first that there is counts. The rows of a third
+/// of the codes are zero. With `layers`, a linear layer follows.
+pub fn coalescing(seed: u64, layers: bool) -> Tower {
+    let draw = &mut Draw::new(seed);
+    let sequence = FieldShape::Sequence { table: "item".into(), cardinality: 40, max_len: 4, intervals: None };
+    let fields =
+        vec![("user", FieldShape::Code { table: "user".into(), cardinality: 50 }, None), ("recent", sequence, None)];
+    let mut tower = tower(draw, fields, 12, &[]);
+    if let Some(users) = tower.tables.get_mut("user") {
+        users.data.chunks_exact_mut(36).for_each(|rows| rows[..12].fill(0.0));
+    }
+    let default = Matrix::vector(draw.floats(12));
+    tower.layers.insert(0, Layer::Coalesce { default });
+    if layers {
+        tower.layers.insert(1, Layer::Linear { weight: draw.matrix(13, 12), bias: Matrix::vector(draw.floats(13)) });
+    }
+    Tower { dim: if layers { 13 } else { 12 }, ..tower }
+}
+
 /// A random encoder of sequences of at most `max_len` elements of `dim` floats.
 pub fn encoder(draw: &mut Draw, shape: EncoderShape, dim: usize, max_len: usize) -> Encoder {
     shape.encoder().map_parameters(|parameter| {
@@ -289,6 +308,11 @@ fn naive_row(tower: &Tower, batch: &CodeBatch, row: usize) -> Vec<f64> {
                 x.iter_mut()
                     .zip(weights)
                     .for_each(|(v, (g, b))| *v = (*v - mean) * inverse * f64::from(*g) + f64::from(*b));
+            }
+            Layer::Coalesce { default } => {
+                let default: Vec<f64> = default.data.iter().map(|x| f64::from(*x)).collect();
+                let mut parts = x.chunks_exact(default.len());
+                x = parts.find(|part| part.iter().any(|x| *x != 0.0)).map_or(default, <[f64]>::to_vec);
             }
             Layer::L2Norm { eps } => {
                 let norm = x.iter().map(|v| v * v).sum::<f64>().sqrt().max(f64::from(*eps));

@@ -1,7 +1,7 @@
 //! Tests all engines against the definitions, against each other, and on invalid input.
 
 use super::samples::{
-    Draw, batch, encoding, every_shape, naive, normalised, rows_of, streaming, timed, timed_streaming,
+    Draw, batch, coalescing, encoding, every_shape, naive, normalised, rows_of, streaming, timed, timed_streaming,
 };
 use super::*;
 use crate::tower::encoder::{Encoder, NormOrder};
@@ -38,7 +38,8 @@ fn all_engines_equal_a_naive_f64_forward_pass() {
     let encoders = orders.into_iter().flat_map(|order| [encoding(4, order), timed(4, order)]);
     let streams = [Mixing::Sinkhorn(20), Mixing::Permutations].map(|mixing| StreamShape { count: 4, mixing });
     let with_streams = [streaming(5, NormOrder::Pre, streams[0]), timed_streaming(6, NormOrder::Paper, streams[1])];
-    let towers = plain.into_iter().chain(encoders).chain(with_streams);
+    let coalescing = [coalescing(7, false), coalescing(8, true)];
+    let towers = plain.into_iter().chain(encoders).chain(with_streams).chain(coalescing);
     for (seed, tower) in towers.enumerate().map(|(seed, tower)| (seed as u64, tower)) {
         let (_dir, path) = exported(&tower);
         let rows = batch(&mut Draw::new(seed + 100), &tower.schema, 600);
@@ -82,7 +83,8 @@ fn onnx_runtime_crosses_small_code_fields_and_a_tower_of_nothing_else() {
 #[test]
 fn the_bits_of_a_row_do_not_depend_on_its_neighbours() {
     let streams = streaming(7, NormOrder::Pre, StreamShape { count: 4, mixing: Mixing::Sinkhorn(20) });
-    for tower in [every_shape(7), encoding(7, NormOrder::Original), streams, timed(7, NormOrder::Original)] {
+    let towers = [every_shape(7), encoding(7, NormOrder::Original), streams, timed(7, NormOrder::Original)];
+    for tower in towers.into_iter().chain([coalescing(7, true)]) {
         rows_are_alone(&tower);
     }
 }
@@ -223,6 +225,7 @@ fn towers_whose_parts_do_not_fit_are_refused_by_name() {
         (break_it(&|t| drop(t.layers.remove(0))), "layer 0"),
         (break_it(&|t| t.layers.push(Layer::L2Norm { eps: 0.0 })), "lower bound"),
         (break_it(&|t| t.layers.insert(1, normalised(18).layers.swap_remove(6))), "24 gains"),
+        (break_it(&|t| t.layers.insert(0, coalescing(18, false).layers.swap_remove(0))), "a default of 12 values"),
         (break_it(&|t| t.inputs.clear()), "0 inputs"),
     ] {
         assert!(message.starts_with("user tower: ") && message.contains(word), "{message}");

@@ -2,6 +2,7 @@
 //! layers; here a weight is the index of a dense group of [`Parameters`].
 
 mod activation;
+pub(crate) mod coalesce;
 mod dropout;
 pub mod embedding;
 mod layer_norm;
@@ -23,6 +24,7 @@ impl Layer<usize> {
             Layer::Prelu { slope } => activation::prelu(x, values(slope), y),
             Layer::Relu => activation::relu(x, y),
             Layer::LayerNorm { gain, bias, eps } => layer_norm::forward(x, values(gain), values(bias), *eps, y),
+            Layer::Coalesce { default } => coalesce::forward(x, values(default), width, y),
             Layer::L2Norm { eps } => norm::forward(x, width, *eps, y),
         }
     }
@@ -55,6 +57,7 @@ impl Layer<usize> {
                 layer_norm::backward(x, gain_values, *eps, dy, dx, (&mut gradients[*gain], &mut d_bias));
                 gradients[*bias] = d_bias;
             }
+            Layer::Coalesce { default } => coalesce::backward(x, dy, dx, width, &mut gradients[*default]),
             Layer::L2Norm { eps } => norm::backward(x, y, dy, width, *eps, dx),
         }
     }
@@ -71,7 +74,7 @@ mod tests {
     /// relative to the gradient's size.
     fn agrees_with_differences(layer: &Layer<usize>, mut parameters: Parameters, input: usize, rows: usize) {
         let mut rng = Rng::at(11, &[]);
-        let output = layer.output(input, |weight| parameters.dense[*weight].rows);
+        let output = layer.output(input, |weight| parameters.dense[*weight].extents());
         // Away from the kink at 0, where a difference straddles two slopes.
         let mut x: Vec<f32> = (0..rows * input).map(|_| rng.normal() as f32).collect();
         x.iter_mut().for_each(|x| *x += 0.05f32.copysign(*x));
@@ -134,6 +137,10 @@ mod tests {
         let (gain, bias) = (dense(&mut parameters, 1, 19), dense(&mut parameters, 1, 19));
         agrees_with_differences(&Layer::LayerNorm { gain, bias, eps: 1e-5 }, parameters, 19, 4);
         agrees_with_differences(&Layer::L2Norm { eps: 1e-6 }, Parameters::default(), 6, 5);
+        // No row of random numbers is zero.
+        let mut parameters = Parameters::default();
+        let default = dense(&mut parameters, 1, 3);
+        agrees_with_differences(&Layer::Coalesce { default }, parameters, 6, 5);
         // A floor above every norm makes the layer a plain scaling.
         agrees_with_differences(&Layer::L2Norm { eps: 100.0 }, Parameters::default(), 6, 5);
     }

@@ -14,7 +14,7 @@ pub use fold::FOLDED_BYTES;
 
 use crate::engine::{Engine, Norms};
 use crate::error::ModelError;
-use crate::layers::layer_norm;
+use crate::layers::{coalesce, layer_norm};
 use crate::tower::layout::{Layout, check_batch, check_tower};
 use crate::tower::{Layer, Matrix, Tower};
 use fold::{InputStage, Uses};
@@ -172,6 +172,8 @@ enum Step {
     Relu,
     /// Gains, biases, and the constant that is added to variances.
     LayerNorm(Vec<f32>, Vec<f32>, f32),
+    /// The default.
+    Coalesce(Vec<f32>),
     L2Norm(f32),
 }
 
@@ -214,6 +216,7 @@ impl Plan {
             Layer::Prelu { slope } => Step::Prelu(slope.data.clone()),
             Layer::Relu => Step::Relu,
             Layer::LayerNorm { gain, bias, eps } => Step::LayerNorm(gain.data.clone(), bias.data.clone(), *eps),
+            Layer::Coalesce { default } => Step::Coalesce(default.data.clone()),
             Layer::L2Norm { eps } => Step::L2Norm(*eps),
         });
         Self { steps: steps.collect(), layout, input_stage }
@@ -253,6 +256,11 @@ impl Plan {
                 Step::LayerNorm(gain, bias, eps) => {
                     layer_norm(rows, gain, bias, *eps, &mut y[..TILE * width]);
                     std::mem::swap(x, y);
+                }
+                Step::Coalesce(default) => {
+                    coalesce::forward(rows, default, width, &mut y[..TILE * default.len()]);
+                    std::mem::swap(x, y);
+                    width = default.len();
                 }
                 Step::L2Norm(eps) => {
                     let len = y.len();

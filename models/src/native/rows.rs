@@ -2,6 +2,7 @@
 
 use super::Arithmetic;
 use crate::cross::Cross;
+use crate::lanes::prefetch;
 use crate::pages::zeroed;
 use crate::sparse::weighted_rows;
 use crate::tower::layout::Layout;
@@ -77,21 +78,6 @@ impl Rows {
                 Rows::F16(rows) => prefetch(&rows[at]),
             }
         }
-    }
-}
-
-/// Bytes of a cache line.
-#[cfg(target_arch = "x86_64")]
-const LINE: usize = 64;
-
-/// Asks the processor to load values into the cache. It has no other effect.
-#[inline]
-fn prefetch<T>(values: &[T]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in values.chunks(LINE / size_of::<T>()) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: the address is that of one of the values.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
     }
 }
 

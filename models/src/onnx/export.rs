@@ -11,6 +11,7 @@ use crate::tower::{Input, Layer, Matrix, Parameter, Place, Reduce, Tower};
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
 use twotower_artifacts::hashing::HashingWriter;
 use twotower_artifacts::publish::publish_file;
@@ -140,7 +141,14 @@ pub(super) fn concatenation(
 
 /// Applies the layers from `first` on to `x`.
 pub(super) fn layers(g: &mut GraphBuilder, tower: &Tower, first: usize, x: String) -> String {
-    tower.layers.iter().enumerate().skip(first).fold(x, |x, (i, l)| layer(g, i, l, &x))
+    let (mut x, mut width) = (x, tower.input_width());
+    for (i, l) in tower.layers.iter().enumerate() {
+        if i >= first {
+            x = layer(g, i, l, (&x, width));
+        }
+        width = l.output(width, |weight| (weight.rows, weight.cols));
+    }
+    x
 }
 
 pub(super) fn finish(g: GraphBuilder, tower: &Tower, vector: &str) -> GraphProto {
@@ -263,8 +271,8 @@ fn position_weights(g: &mut GraphBuilder, field: &str, logits: &Matrix, is_real:
     g.node("Mul", &[&weights, mask], vec![])
 }
 
-/// Adds the nodes of a layer. Its weights are tensors of the graph.
-fn layer(g: &mut GraphBuilder, index: usize, layer: &Layer, x: &str) -> String {
+/// Adds the nodes of a layer, whose input has `width` columns. Its weights are tensors of the graph.
+fn layer(g: &mut GraphBuilder, index: usize, layer: &Layer, (x, width): (&str, usize)) -> String {
     let named = layer.map(|parameter, matrix| {
         let dims = [matrix.rows, matrix.cols];
         let name = tensor_name(Place::Layer(index, parameter));
@@ -283,6 +291,10 @@ fn layer(g: &mut GraphBuilder, index: usize, layer: &Layer, x: &str) -> String {
             let eps = g.floats(tensor_name(Place::Layer(index, Parameter::EPS)), &[1], std::iter::once(eps));
             layer_norm(g, x, &gain, &bias, &eps)
         }
+        (_, Layer::Coalesce { default }) => {
+            let part = layer.output(width, |weight| (weight.rows, weight.cols));
+            coalesce(g, x, (0..width).step_by(part).map(|start| start..start + part), default)
+        }
         (_, Layer::L2Norm { eps }) => {
             let eps = g.floats(tensor_name(Place::Layer(index, Parameter::EPS)), &[1], std::iter::once(eps));
             let norm = g.node("ReduceL2", &[x], vec![ints("axes", &[1]), int("keepdims", 1)]);
@@ -290,6 +302,23 @@ fn layer(g: &mut GraphBuilder, index: usize, layer: &Layer, x: &str) -> String {
             g.node("Div", &[x, &norm], vec![])
         }
     }
+}
+
+/// The first of the parts of each row of `x` that is not zero, or the default, `[width of a part]`.
+fn coalesce(
+    g: &mut GraphBuilder,
+    x: &str,
+    parts: impl DoubleEndedIterator<Item = Range<usize>>,
+    default: String,
+) -> String {
+    parts.rev().fold(default, |others, part| {
+        let [start, end, axis] = [part.start as i64, part.end as i64, 1].map(|value| g.integer(value, code::INT64));
+        let part = g.node("Slice", &[x, &start, &end, &axis], vec![]);
+        let size = g.node("ReduceL1", &[&part], vec![ints("axes", &[1]), int("keepdims", 1)]);
+        let zero = g.float(0.0);
+        let is_zero = g.node("Equal", &[&size, &zero], vec![]);
+        g.node("Where", &[&is_zero, &others, &part], vec![])
+    })
 }
 
 /// The layer norm of the rows of `x`, `[_, width]`.

@@ -10,9 +10,9 @@ use twotower_artifacts::{ArtifactError, Fingerprint, TowerSchema};
 
 /// The newest version of the file format that this build reads. A file is written with the oldest version that has all
 /// its layers.
-const FORMAT_VERSION: u32 = 4;
+const FORMAT_VERSION: u32 = 5;
 /// Layers that were added after version 1, each with its first version.
-const LATER: [(&str, u32); 1] = [("layernorm", 2)];
+const LATER: [(&str, u32); 2] = [("layernorm", 2), ("coalesce", 5)];
 /// The first version with encoders of sequences.
 const ENCODERS: u32 = 3;
 /// The first version with encoders that have streams or read intervals.

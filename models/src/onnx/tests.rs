@@ -6,7 +6,9 @@ use super::messages::{
     GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, code,
 };
 use super::*;
-use crate::engine::samples::{Draw, batch, encoder, encoding, every_shape, normalised, streaming, timed, tower};
+use crate::engine::samples::{
+    Draw, batch, coalescing, encoder, encoding, every_shape, normalised, streaming, timed, tower,
+};
 use crate::engine::{CROSS_LIMIT, Engine, EngineKind, open, verify};
 use crate::error::ModelError;
 use crate::native::NativeEngine;
@@ -25,7 +27,7 @@ fn bits(tower: &Tower) -> Vec<u32> {
     tower.map(|_, weight| all.extend(&weight.data));
     all.extend(tower.layers.iter().filter_map(|layer| match layer {
         Layer::LayerNorm { eps, .. } | Layer::L2Norm { eps } => Some(eps),
-        Layer::Linear { .. } | Layer::Prelu { .. } | Layer::Relu => None,
+        Layer::Linear { .. } | Layer::Prelu { .. } | Layer::Relu | Layer::Coalesce { .. } => None,
     }));
     all.into_iter().map(f32::to_bits).collect()
 }
@@ -157,7 +159,8 @@ fn towers_with_later_parts_are_of_a_later_version_and_read_back() {
     let streams = [Mixing::Sinkhorn(100), Mixing::Permutations].map(|mixing| StreamShape { count: 3, mixing });
     let streams = streams.map(|streams| (streaming(6, NormOrder::Pre, streams), b'4'));
     let plain = [(every_shape(6), b'1'), (normalised(6), b'2')];
-    for (tower, version) in plain.into_iter().chain(encoders).chain(streams) {
+    let coalescing = [(coalescing(6, false), b'5'), (coalescing(6, true), b'5')];
+    for (tower, version) in plain.into_iter().chain(encoders).chain(streams).chain(coalescing) {
         export(&tower, &path, &BTreeMap::new()).unwrap();
         assert_eq!(inspect(&path).unwrap().schema, tower.schema);
         assert_eq!(read(&path).unwrap().0, tower);

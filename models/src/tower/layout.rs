@@ -229,7 +229,7 @@ fn check_layers(tower: &Tower, input_width: usize) -> Result<(usize, usize), Str
     let mut max_width = width;
     for (i, layer) in tower.layers.iter().enumerate() {
         check_layer(layer, width).map_err(|reason| format!("layer {i}: {reason}"))?;
-        width = layer.output(width, |weight| weight.rows);
+        width = layer.output(width, |weight| (weight.rows, weight.cols));
         max_width = max_width.max(width);
     }
     Ok((width, max_width))
@@ -251,12 +251,21 @@ fn check_layer(layer: &Layer, width: usize) -> Result<(), String> {
         Layer::LayerNorm { eps, .. } if !(*eps >= MIN_VARIANCE && eps.is_finite()) => {
             Err(format!("{eps:e} added to the variance, expected at least {MIN_VARIANCE:e}"))
         }
+        Layer::Coalesce { default }
+            if default.rows != 1 || default.cols == 0 || width == 0 || !width.is_multiple_of(default.cols) =>
+        {
+            let values = default.rows.saturating_mul(default.cols);
+            Err(format!("a default of {values} values for {width} inputs, which are parts of that width"))
+        }
         Layer::L2Norm { eps } if !(*eps >= MIN_EPS && eps.is_finite()) => {
             Err(format!("lower bound {eps:e} of the norm, expected at least {MIN_EPS:e}"))
         }
-        Layer::Linear { .. } | Layer::Prelu { .. } | Layer::Relu | Layer::LayerNorm { .. } | Layer::L2Norm { .. } => {
-            Ok(())
-        }
+        Layer::Linear { .. }
+        | Layer::Prelu { .. }
+        | Layer::Relu
+        | Layer::LayerNorm { .. }
+        | Layer::Coalesce { .. }
+        | Layer::L2Norm { .. } => Ok(()),
     }
 }
 

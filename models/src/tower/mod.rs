@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use streams::StreamShape;
-use twotower_artifacts::TowerSchema;
+use twotower_artifacts::{FieldSchema, FieldShape, TowerSchema};
 
 /// A dense row-major matrix of f32.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -56,6 +56,7 @@ impl Parameter {
     const BIAS: Self = Self::of("bias", 1);
     const SLOPE: Self = Self::of("slope", 1);
     const GAIN: Self = Self::of("gain", 1);
+    const DEFAULT: Self = Self::of("default", 1);
     /// A lower bound of a divisor. It is a constant, but files hold it like a weight.
     pub(crate) const EPS: Self = Self::of("eps", 1);
 }
@@ -224,6 +225,12 @@ pub enum Layer<W = Matrix> {
         /// Added to the variance, at least 1e-12.
         eps: f32,
     },
+    /// y = the first of the parts of x that is not zero, or a default if all are zero. So a row of a table, which is zero
+    /// for those who have none, goes before what else is known of them.
+    Coalesce {
+        /// `[out]`, which is as wide as a part.
+        default: W,
+    },
     /// y = x / max(‖x‖₂, eps), per row.
     L2Norm {
         /// Lower bound of the divisor, at least 1e-6.
@@ -239,6 +246,7 @@ impl<W> Layer<W> {
             Layer::Prelu { .. } => "prelu",
             Layer::Relu => "relu",
             Layer::LayerNorm { .. } => "layernorm",
+            Layer::Coalesce { .. } => "coalesce",
             Layer::L2Norm { .. } => "l2norm",
         }
     }
@@ -262,15 +270,17 @@ impl<W> Layer<W> {
                 bias: weight(Parameter::BIAS)?,
                 eps: constant(weight(Parameter::EPS)?)?,
             },
+            "coalesce" => Layer::Coalesce { default: weight(Parameter::DEFAULT)? },
             "l2norm" => Layer::L2Norm { eps: constant(weight(Parameter::EPS)?)? },
             _ => return Ok(None),
         }))
     }
 
-    /// Width of its output, given that of its input and a function for the number of rows of a weight.
-    pub(crate) fn output(&self, input: usize, rows: impl Fn(&W) -> usize) -> usize {
+    /// Width of its output, given that of its input and a function for the number of rows and of columns of a weight.
+    pub(crate) fn output(&self, input: usize, extents: impl Fn(&W) -> (usize, usize)) -> usize {
         match self {
-            Layer::Linear { weight, .. } => rows(weight),
+            Layer::Linear { weight, .. } => extents(weight).0,
+            Layer::Coalesce { default } => extents(default).1,
             Layer::Prelu { .. } | Layer::Relu | Layer::LayerNorm { .. } | Layer::L2Norm { .. } => input,
         }
     }
@@ -292,6 +302,7 @@ impl<W> Layer<W> {
             Layer::LayerNorm { gain, bias, eps } => {
                 Layer::LayerNorm { gain: map(Parameter::GAIN, gain)?, bias: map(Parameter::BIAS, bias)?, eps: *eps }
             }
+            Layer::Coalesce { default } => Layer::Coalesce { default: map(Parameter::DEFAULT, default)? },
             Layer::L2Norm { eps } => Layer::L2Norm { eps: *eps },
         })
     }
@@ -334,6 +345,17 @@ impl<W> Tower<W> {
 }
 
 impl Tower {
+    /// Width of the concatenated inputs.
+    pub(crate) fn input_width(&self) -> usize {
+        let fields = self.schema.fields.iter().zip(&self.inputs);
+        let width = |(field, input): (&FieldSchema, &Input)| match (input.table(), &field.shape) {
+            (Some(table), _) => self.tables.get(table).map_or(0, |table| table.cols),
+            (None, FieldShape::Dense { width }) => *width as usize,
+            (None, FieldShape::Code { .. } | FieldShape::Bag { .. } | FieldShape::Sequence { .. }) => 0,
+        };
+        fields.map(width).sum()
+    }
+
     /// The sizes of the encoders of sequences, by field.
     pub(crate) fn encoder_sizes(&self) -> Vec<EncoderSize> {
         let encoders = self.inputs.iter().filter_map(|input| match input {

@@ -219,10 +219,10 @@ impl Model for Positions {
         DIM
     }
 
-    fn embed<'a>(&self, side: Side, batch: &CodeBatch, work: &'a mut Vec<f32>) -> &'a [f32] {
+    fn embed<'a>(&self, side: Side, batch: &CodeBatch, work: &'a mut Vec<f32>) -> Result<&'a [f32], ModelError> {
         let towers = self.towers();
-        *work = native::embed(if side == Side::User { &towers.0 } else { &towers.1 }, batch).unwrap().data;
-        work
+        *work = native::embed(if side == Side::User { &towers.0 } else { &towers.1 }, batch)?.data;
+        Ok(work)
     }
 
     fn towers(&self) -> (Tower, Tower) {

@@ -14,6 +14,7 @@ pub use size::{Size, size};
 use crate::dssm::Dssm;
 use crate::error::ModelError;
 use crate::examples::{Role, TrainingSet, Window};
+use crate::lightgcn::Lightgcn;
 use crate::model::{Group, Model, ModelConfig, Moment, Terms};
 use crate::optimiser::{Adam, Move, Moves};
 use crate::params::{Gradients, Parameters};
@@ -75,15 +76,20 @@ pub fn train(
 ) -> Result<TrainingResult, ModelError> {
     config.check()?;
     model.check(&set.user_schema.fields, &set.item_schema.fields)?;
+    model.check_training(config)?;
     set.check()?;
     let config = &config.resolved(model, set.events(Role::Train).count());
     let run = checkpoint::describe(set, model, config);
-    let mut work = || {
-        let model = match model {
-            ModelConfig::Dssm(dssm) => Dssm::new(set, dssm, config)?,
-            ModelConfig::Sasrec(sasrec) | ModelConfig::Tisasrec(sasrec) => Dssm::sasrec(set, sasrec, config)?,
-        };
-        Trainer::new(set, config, dir, &run, model).run(&start, observer)
+    let mut work = || match model {
+        ModelConfig::Dssm(dssm) => {
+            Trainer::new(set, config, dir, &run, Dssm::new(set, dssm, config)?).run(&start, observer)
+        }
+        ModelConfig::Sasrec(sasrec) | ModelConfig::Tisasrec(sasrec) => {
+            Trainer::new(set, config, dir, &run, Dssm::sasrec(set, sasrec, config)?).run(&start, observer)
+        }
+        ModelConfig::Lightgcn(lightgcn) => {
+            Trainer::new(set, config, dir, &run, Lightgcn::new(set, lightgcn, config)?).run(&start, observer)
+        }
     };
     if config.threads == 0 {
         return work();
@@ -335,6 +341,8 @@ impl<'a, M: Model> Trainer<'a, M> {
 
 #[cfg(test)]
 mod contract;
+#[cfg(test)]
+mod lightgcn_tests;
 #[cfg(test)]
 mod position_tests;
 #[cfg(test)]

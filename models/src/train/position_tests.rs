@@ -82,7 +82,7 @@ fn a_later_item_never_changes_the_output_at_an_earlier_position() {
         let [mut whole, mut rows] = [(); 2].map(|()| CodeBatch::empty(&set.user_schema));
         positions.assemble(set, &windows, &mut whole);
         positions.spread(set, &windows, &whole, &mut rows);
-        model.embed(Side::User, &rows, &mut model.work()).to_vec()
+        model.embed(Side::User, &rows, &mut model.work()).unwrap().to_vec()
     };
     let (before, dim) = (outputs(&set), model.dim());
     assert_eq!(before.len(), 12 * dim);

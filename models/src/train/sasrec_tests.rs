@@ -124,7 +124,7 @@ fn streams_agree_between_training_and_both_engines() {
         crate::engine::verify(&path, &trained.user, &users, 1e-4).unwrap();
         let mut model = Dssm::sasrec(&set, &settings, &config).unwrap();
         *model.parameters_mut() = checkpoint::read::<()>(&trained.checkpoint).unwrap().parameters;
-        let found = model.embed(Side::User, &users, &mut model.work()).to_vec();
+        let found = model.embed(Side::User, &users, &mut model.work()).unwrap().to_vec();
         let (tower, _) = model.towers();
         let expected = crate::native::embed(&tower, &users).unwrap().data;
         // The tower's vectors have unit length and one coordinate more, which is 0 for users.
@@ -177,7 +177,7 @@ fn the_cosine_of_its_towers_is_the_score_of_the_model_up_to_a_factor_for_each_us
         let mut model = Dssm::sasrec(&set, &settings, &config).unwrap();
         *model.parameters_mut() = checkpoint::read::<()>(&trained.checkpoint).unwrap().parameters;
         let [user_scores, item_scores] = [(Side::User, &users), (Side::Item, &set.items)]
-            .map(|(side, batch)| model.embed(side, batch, &mut model.work()).to_vec());
+            .map(|(side, batch)| model.embed(side, batch, &mut model.work()).unwrap().to_vec());
         let [user_vectors, item_vectors] = [(&trained.user, &users), (&trained.item, &set.items)]
             .map(|(tower, batch)| crate::native::embed(tower, batch).unwrap().data);
         let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();

@@ -13,6 +13,9 @@ const PARAMETER: u128 = 12;
 /// Bytes of an activation: its value and its gradient.
 const ACTIVATION: u128 = 8;
 
+/// Bytes of an edge of a graph: both ends twice, the pair, its event, and its place in the order of an epoch.
+const EDGE: u128 = 36;
+
 /// Matrices `[dim, dim]` of a block of an encoder, at most.
 const ENCODER_MATRICES: u128 = 6;
 /// Vectors that a block of an encoder keeps for each element.
@@ -49,8 +52,15 @@ fn encoder(dssm: &DssmConfig, positions: Option<Positions>, shape: &FieldShape, 
 }
 
 /// The size of training `model` on towers of these schemas. `config` must have its batch size. `items` is the size of
-/// the catalogue, and `known` says which events of a user are known when others are predicted.
-pub fn size(model: &ModelConfig, config: &TrainConfig, towers: [&TowerSchema; 2], items: usize, known: Known) -> Size {
+/// the catalogue and `events` the number of training events, and `known` says which events of a user are known when others
+/// are predicted.
+pub fn size(
+    model: &ModelConfig,
+    config: &TrainConfig,
+    towers: [&TowerSchema; 2],
+    (items, events): (usize, usize),
+    known: Known,
+) -> Size {
     let dssm = model.dssm();
     let positions = dssm.positions(towers[0], known);
     let mut tables: BTreeMap<&str, u128> = BTreeMap::new();
@@ -87,6 +97,13 @@ pub fn size(model: &ModelConfig, config: &TrainConfig, towers: [&TowerSchema; 2]
         }
     };
     let parameters = tables.values().sum::<u128>() + dense;
+    let propagation = match model {
+        ModelConfig::Dssm(_) | ModelConfig::Sasrec(_) | ModelConfig::Tisasrec(_) => 0,
+        ModelConfig::Lightgcn(lightgcn) => {
+            // The layers, the final vectors and their gradients, those of the parameters, and two sums of the backward pass.
+            (lightgcn.layers as u128 + 5) * parameters * 4 + events as u128 * EDGE
+        }
+    };
     let activations = batch * widths[0] + candidates.min(items) * widths[1];
-    Size { parameters, bytes: parameters * PARAMETER + activations * ACTIVATION + drawn * 4 }
+    Size { parameters, bytes: parameters * PARAMETER + propagation + activations * ACTIVATION + drawn * 4 }
 }

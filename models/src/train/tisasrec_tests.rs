@@ -150,7 +150,7 @@ fn its_towers_agree_with_training_in_both_engines() {
     *model.parameters_mut() = checkpoint::read::<()>(&trained.checkpoint).unwrap().parameters;
     let vectors = crate::native::embed(&trained.user, &users).unwrap().data;
     let mut work = model.work();
-    let found = model.embed(twotower_artifacts::Side::User, &users, &mut work);
+    let found = model.embed(twotower_artifacts::Side::User, &users, &mut work).unwrap();
     assert_eq!(found.len(), vectors.len());
     assert!(found.iter().zip(&vectors).all(|(a, b)| (a - b).abs() < 1e-4));
     // Times matter to the vectors.

@@ -47,6 +47,7 @@ impl Validation {
     /// [`ModelError::NonFiniteScore`] when the model has diverged.
     pub fn run<M: Model>(&self, set: &TrainingSet, model: &M) -> Result<Metrics, ModelError> {
         let items = set.items.rows();
+        let work = &mut model.work();
         let mut batch = CodeBatch::empty(&set.item_schema);
         let item_vectors = embed(
             model,
@@ -56,8 +57,8 @@ impl Validation {
                 out.clear();
                 out.extend_from_rows(&set.items, rows);
             },
-            &mut batch,
-        );
+            (&mut batch, work),
+        )?;
         let mut batch = CodeBatch::empty(&set.user_schema);
         let user_vectors = embed(
             model,
@@ -66,8 +67,8 @@ impl Validation {
             |rows, out: &mut CodeBatch| {
                 assemble(set, &self.windows[rows], out);
             },
-            &mut batch,
-        );
+            (&mut batch, work),
+        )?;
         let task = RankTask {
             items,
             excluded: &self.excluded,
@@ -85,13 +86,12 @@ fn embed<M: Model>(
     side: Side,
     rows: usize,
     fill: impl Fn(std::ops::Range<usize>, &mut CodeBatch),
-    batch: &mut CodeBatch,
-) -> Matrix {
-    let mut work = model.work();
+    (batch, work): (&mut CodeBatch, &mut M::Work),
+) -> Result<Matrix, ModelError> {
     let mut vectors = Matrix { rows, cols: model.dim(), data: Vec::with_capacity(rows * model.dim()) };
     for first in (0..rows).step_by(ROWS) {
         fill(first..(first + ROWS).min(rows), batch);
-        vectors.data.extend_from_slice(model.embed(side, batch, &mut work));
+        vectors.data.extend_from_slice(model.embed(side, batch, work)?);
     }
-    vectors
+    Ok(vectors)
 }

@@ -119,7 +119,7 @@ impl FirstModel {
         let settings = match job.model {
             ModelConfig::Dssm(_) => self.settings().into_iter(),
             // They are those of a DSSM.
-            ModelConfig::Sasrec(_) | ModelConfig::Tisasrec(_) => return Vec::new(),
+            ModelConfig::Sasrec(_) | ModelConfig::Tisasrec(_) | ModelConfig::Lightgcn(_) => return Vec::new(),
         };
         let other = settings.filter(|setting| !(setting.is_in)(self, job));
         other.map(|Setting { section, key, value, .. }| format!("--set '{section}.{key}={value}'")).collect()

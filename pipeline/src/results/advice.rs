@@ -99,7 +99,7 @@ pub fn to_try(config: &Config, items: usize, best_was_last: bool) -> Vec<Advice>
     let unlike = FirstModel::of(items).unlike(config);
     let widths = match &config.model {
         ModelConfig::Dssm(model) => &model.hidden[..],
-        ModelConfig::Sasrec(_) | ModelConfig::Tisasrec(_) => &[],
+        ModelConfig::Sasrec(_) | ModelConfig::Tisasrec(_) | ModelConfig::Lightgcn(_) => &[],
     };
     if !unlike.is_empty() {
         advice.push(Advice { what: "take what `init` writes for so many items".to_string(), copy: vec![unlike] });

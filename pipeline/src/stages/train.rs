@@ -200,9 +200,10 @@ pub(crate) fn checkpoint_entry(manifest: &Manifest) -> Option<FileEntry> {
 /// Refuses a model or batches that do not fit into this machine's memory, before any of it is taken.
 fn check_size(context: &Context<TrainSettings>, data: &Dataset) -> Result<(), PipelineError> {
     let config = &context.config;
-    let train = config.train.resolved(&config.model, data.set.events(Role::Train).count());
+    let events = data.set.events(Role::Train).count();
+    let train = config.train.resolved(&config.model, events);
     let towers = [&data.set.user_schema, &data.set.item_schema];
-    let size = size(&config.model, &train, towers, data.item_ids.len(), data.set.known);
+    let size = size(&config.model, &train, towers, (data.item_ids.len(), events), data.set.known);
     let there_is = Memory::there_is();
     if size.bytes <= u128::from(there_is) {
         return Ok(());

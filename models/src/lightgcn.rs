@@ -1,0 +1,153 @@
+//! LightGCN (He et al., SIGIR 2020): a vector for each user and each item, propagated over the graph of who took what
+//! ([`crate::graph`]). A final vector is the mean of all layers, and scores are inner products.
+//!
+//! The only parameters are the first layer: the tables of users' and of items' ids. What a step computes beside the
+//! propagation is what a [DSSM](crate::dssm) does whose tables are the final vectors.
+//!
+//! Only ids that a vocabulary holds have a node, and an edge is a distinct pair of training events. All other rows of the
+//! tables keep their share of the first layer. Among them are the rows of unknown ids, which are trained as those of other
+//! models are: a small share of the ids of a batch is dropped to them.
+//!
+//! The user tower holds the final vectors of users with a node. For all others it takes the mean of the final vectors of
+//! the items in their history, and without one the vector of unknown users.
+//!
+//! Departures from the authors' code (gusye1234/LightGCN-PyTorch): by default an epoch has each pair once in random order,
+//! as RecBole has it, instead of pairs of uniformly drawn users (`sampling`); ids are dropped to the unknown row, unless
+//! `train.unknown_rate` is 0; and the losses of other models can take the place of BPR.
+
+mod training;
+
+pub(crate) use training::Lightgcn;
+
+use crate::dssm::DssmConfig;
+use crate::error::ModelError;
+use crate::similarity::Similarity;
+use crate::train::TrainConfig;
+use serde::{Deserialize, Serialize};
+use twotower_artifacts::range::{self, Range, Ranges};
+use twotower_artifacts::{FieldSchema, FieldShape};
+
+/// How the first layer begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Initialisation {
+    /// Uniform in ±√(6 / (rows + dim)) (Glorot and Bengio, AISTATS 2010), as in RecBole.
+    #[default]
+    XavierUniform,
+    /// N(0, 0.1²), as in the authors' code.
+    Normal,
+}
+
+/// The pairs of an epoch, which has as many as there are edges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sampling {
+    /// Each pair once, in random order.
+    #[default]
+    Pairs,
+    /// A user, drawn uniformly from those with a node, and one of his items, drawn uniformly.
+    Users,
+}
+
+/// Settings of LightGCN.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LightgcnConfig {
+    /// Width of the vectors.
+    pub dim: usize,
+    /// Layers of the propagation. Without any, the model is a matrix factorisation.
+    pub layers: usize,
+    /// How the first layer begins.
+    pub init: Initialisation,
+    /// The pairs of an epoch.
+    pub sampling: Sampling,
+    /// λ of the term `λ / 2B · Σ ‖e⁰‖²` over the first layer's rows of a batch of B pairs: those of users, of their items,
+    /// and of drawn items, each as often as it is used.
+    pub penalty: f32,
+    /// What scores items.
+    pub similarity: Similarity,
+    /// Scores are divided by this in training. If it is learned, this is its first value.
+    pub temperature: f32,
+    /// Whether log τ is trained.
+    pub learn_temperature: bool,
+}
+
+impl Default for LightgcnConfig {
+    fn default() -> Self {
+        Self {
+            dim: 64,
+            layers: 3,
+            init: Initialisation::XavierUniform,
+            sampling: Sampling::Pairs,
+            penalty: 1e-4,
+            similarity: Similarity::Dot,
+            temperature: 1.0,
+            learn_temperature: false,
+        }
+    }
+}
+
+impl LightgcnConfig {
+    /// The ranges of all numbers.
+    pub const RANGES: Ranges = &[
+        ("dim", Range::Whole(1, 4096)),
+        ("layers", Range::Whole(0, 16)),
+        ("penalty", Range::Real(0.0, 1000.0)),
+        ("temperature", Range::Real(0.001, 100.0)),
+    ];
+
+    /// The feed-forward towers that have its tables and widths.
+    pub(crate) fn dssm(&self) -> DssmConfig {
+        let Self { dim, temperature, learn_temperature, .. } = *self;
+        DssmConfig { embedding_dim: dim, hidden: Vec::new(), temperature, learn_temperature, ..DssmConfig::default() }
+    }
+
+    /// Checks every number against its range, and that users have an id, perhaps a sequence of items, and nothing else,
+    /// and items an id and nothing else.
+    ///
+    /// # Errors
+    /// [`ModelError::Setting`].
+    pub fn check(&self, users: &[FieldSchema], items: &[FieldSchema]) -> Result<(), ModelError> {
+        range::check(self, Self::RANGES).map_err(ModelError::range)?;
+        let refuse = |setting: &str, expected: String, fields: &[FieldSchema]| {
+            let names: Vec<String> = fields.iter().map(|field| format!("`{}`", field.name)).collect();
+            let found = if names.is_empty() { "none".to_string() } else { names.join(", ") };
+            Err(ModelError::Setting { setting: setting.into(), expected, found })
+        };
+        let other = "this model reads nothing else; `kind = \"dssm\"` takes other features";
+        let [FieldSchema { shape: FieldShape::Code { table, .. }, .. }] = items else {
+            return refuse("features.item", format!("one feature, of kind `id`: {other}"), items);
+        };
+        let users_of = |own: &str| own != table;
+        let is_theirs = |shape: &FieldShape| matches!(shape, FieldShape::Sequence { table: own, .. } if own == table);
+        match users {
+            [FieldSchema { shape: FieldShape::Code { table: own, .. }, .. }] if users_of(own) => Ok(()),
+            [FieldSchema { shape: FieldShape::Code { table: own, .. }, .. }, FieldSchema { shape, .. }]
+                if users_of(own) && is_theirs(shape) =>
+            {
+                Ok(())
+            }
+            _ => {
+                let expected = format!(
+                    "first a feature of kind `id` with a table of its own, and then, if users without training events are to be embedded by their history, one of kind `sequence` with `table = \"{table}\"`, that of the items: {other}"
+                );
+                refuse("features.user", expected, users)
+            }
+        }
+    }
+
+    /// Checks that the settings of training make sense for this model.
+    ///
+    /// # Errors
+    /// [`ModelError::Setting`] naming the first that does not, and why.
+    pub(crate) fn check_training(train: &TrainConfig) -> Result<(), ModelError> {
+        if train.embedding_weight_decay > 0.0 {
+            return Err(ModelError::Setting {
+                setting: "train.embedding_weight_decay".into(),
+                expected: "0 with `kind = \"lightgcn\"`: every step moves all rows, so a decay would shrink those of users and items that are not in its batch; `model.penalty` acts on the rows of the batch alone".into(),
+                found: train.embedding_weight_decay.to_string(),
+            });
+        }
+        Ok(())
+    }
+}

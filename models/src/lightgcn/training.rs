@@ -1,0 +1,412 @@
+//! LightGCN in training: the graph, a step, and the towers that are exported.
+
+use super::{Initialisation, LightgcnConfig, Sampling};
+use crate::candidates::BatchCandidates;
+use crate::error::ModelError;
+use crate::examples::{Role, TrainingSet, Window, drop_codes};
+use crate::graph::{Graph, Propagation, Sides};
+use crate::lanes::{add, add_scaled, dot};
+use crate::losses::LossGradient;
+use crate::model::{Model, Moment, Terms};
+use crate::native;
+use crate::net::{Backward, Net, Pass, backward};
+use crate::objective::Objective;
+use crate::pages::zeroed;
+use crate::params::{Gradients, Parameters, Table, TableGradient};
+use crate::rng::Rng;
+use crate::similarity::{NORM_FLOOR, Similarity, cosine_of_inner_product};
+use crate::tower::{Input, Layer, Matrix, Reduce, Tower};
+use crate::train::TrainConfig;
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+use twotower_artifacts::schema::{FIRST_VALUE, UNKNOWN};
+use twotower_artifacts::{CodeBatch, Column, FieldShape, Side, TowerSchema};
+
+/// The purposes for which random numbers are drawn.
+const PAIRS: u64 = 20;
+const CANDIDATES: u64 = 21;
+const DROPPED: u64 = 22;
+
+/// The sides of the graph, in its order.
+const SIDES: Sides<Side> = [Side::User, Side::Item];
+
+/// LightGCN in training.
+pub(crate) struct Lightgcn {
+    /// The first layer, as the tables of users and of items, and the temperature if it is learned.
+    parameters: Parameters,
+    /// Counts the changes of the parameters.
+    version: u64,
+    graph: Graph,
+    /// The first training event of each edge.
+    events: Vec<u32>,
+    /// The users that have edges.
+    users: Vec<u32>,
+    /// Towers over the final vectors, as training sees them: the row of an id.
+    nets: Sides<Net>,
+    schemas: Sides<TowerSchema>,
+    objective: Objective,
+    config: LightgcnConfig,
+    unknown_rate: f64,
+    missing_rate: f64,
+}
+
+/// The working memory of a step.
+pub(crate) struct Work {
+    /// The final vectors, as tables, and the version of the parameters that they were made of.
+    vectors: Parameters,
+    version: Option<u64>,
+    propagation: Propagation,
+    /// The towers of the same version.
+    towers: Option<Sides<Tower>>,
+    embedded: Vec<f32>,
+    ids: Sides<CodeBatch>,
+    passes: Sides<Pass>,
+    candidates: BatchCandidates,
+    /// Items of the pairs.
+    clicked: Vec<u32>,
+    /// Weights of the pairs.
+    weights: Vec<f32>,
+    loss: LossGradient,
+    /// The gradients of the final vectors.
+    gradients: Gradients,
+}
+
+/// The codes of the ids of one side, which are its first field.
+fn ids(batch: &CodeBatch) -> &[u32] {
+    match batch.columns.first() {
+        Some(Column::Code(codes)) => codes,
+        _ => &[],
+    }
+}
+
+/// The schema of the ids alone.
+fn of_ids(schema: &TowerSchema) -> TowerSchema {
+    TowerSchema { fields: schema.fields[..1].to_vec(), ..schema.clone() }
+}
+
+/// The distinct pairs of training events, each with the first event that has it, ascending. Both have ids of their own.
+fn pairs(set: &TrainingSet) -> Vec<(u32, u32, u32)> {
+    let (users, items) = (ids(&set.users), ids(&set.items));
+    let mut pairs = Vec::new();
+    for (row, user) in users.iter().enumerate().filter(|(_, user)| **user >= FIRST_VALUE) {
+        for event in set.interactions.events(row).filter(|event| set.roles[*event] == Role::Train) {
+            let item = items[set.interactions.items[event] as usize];
+            if item >= FIRST_VALUE {
+                pairs.push((*user, item, event as u32));
+            }
+        }
+    }
+    pairs.par_sort_unstable();
+    pairs.dedup_by_key(|(user, item, _)| (*user, *item));
+    pairs
+}
+
+impl Lightgcn {
+    /// A model with a fresh first layer, which is a pure function of schemas, settings and seed.
+    ///
+    /// # Errors
+    /// [`ModelError::Setting`] when settings or fields do not fit, [`ModelError::Data`] without any pair.
+    pub fn new(set: &TrainingSet, config: &LightgcnConfig, train: &TrainConfig) -> Result<Self, ModelError> {
+        config.check(&set.user_schema.fields, &set.item_schema.fields)?;
+        let pairs = pairs(set);
+        if pairs.is_empty() {
+            return Err(ModelError::Data {
+                reason: "no training event is of a user and an item that both have an id in their vocabulary, so the graph has no edge; lower `min_count` or raise `max_size` of the features of kind `id`".into(),
+            });
+        }
+        let schemas = [set.user_schema.clone(), set.item_schema.clone()];
+        let mut parameters = Parameters { dense: Vec::new(), tables: Vec::new() };
+        for schema in &schemas {
+            let table = schema.fields[0].shape.table();
+            parameters
+                .tables
+                .extend(table.map(|(name, rows)| first_layer(schema.side, (name, rows), config, train.seed)));
+        }
+        let edges: Vec<(u32, u32)> = pairs.iter().map(|(user, item, _)| (*user, *item)).collect();
+        let [user_rows, item_rows] = SIDES.map(|side| parameters.tables[side as usize].rows);
+        let graph = Graph::new([user_rows, item_rows], &edges);
+        let has_edges = |user: &u32| graph.degree(Side::User, *user as usize) > 0;
+        let users: Vec<u32> = (0..user_rows as u32).filter(has_edges).collect();
+        let mut objective = Objective::new(set, train, (config.temperature, config.learn_temperature), &mut parameters);
+        let shares = shares(&graph, config.sampling, (&edges, users.len()), item_rows);
+        objective.are_drawn_with(ids(&set.items).iter().map(|item| shares[*item as usize]));
+        let nets = SIDES.map(|side| {
+            let (schema, table) = (of_ids(&schemas[side as usize]), parameters.tables[side as usize].name.clone());
+            let tables = BTreeMap::from([(table.clone(), side as usize)]);
+            let inputs = vec![Input::Embedding { table }];
+            let tower = Tower { schema, inputs, tables, layers: Vec::new(), dim: config.dim };
+            let mut net = Net { tower, dropout: Vec::new(), encoder_dropout: 0.0, dense: 0..0 };
+            match config.similarity {
+                Similarity::Cosine => net.push(Layer::L2Norm { eps: NORM_FLOOR }, 0.0),
+                Similarity::Dot => {}
+            }
+            net
+        });
+        Ok(Self {
+            parameters,
+            version: 0,
+            graph,
+            events: pairs.into_iter().map(|(_, _, event)| event).collect(),
+            users,
+            nets,
+            schemas,
+            objective,
+            config: config.clone(),
+            unknown_rate: train.unknown_rate,
+            missing_rate: train.missing_rate,
+        })
+    }
+
+    /// The first layer.
+    fn first(&self) -> Sides<&[f32]> {
+        SIDES.map(|side| &self.parameters.tables[side as usize].values[..])
+    }
+
+    /// Computes the final vectors, unless they are those of the current parameters.
+    fn propagate(&self, work: &mut Work) {
+        if work.version == Some(self.version) {
+            return;
+        }
+        let (users, items) = work.vectors.tables.split_at_mut(1);
+        let out = [&mut users[0].values[..], &mut items[0].values[..]];
+        work.propagation.forward(&self.graph, self.config.dim, self.first(), self.config.layers, out);
+        work.version = Some(self.version);
+        work.towers = None;
+    }
+
+    /// The term of the penalty of a batch of `pairs` pairs. Adds its gradient to that of the first layer.
+    fn penalise(&self, work: &Work, pairs: usize, gradients: &mut Gradients) -> f64 {
+        let share = 1.0 / pairs as f64;
+        let uses = [vec![1; pairs], work.candidates.occurrences()];
+        let mut squares = 0.0;
+        for (side, uses) in uses.iter().enumerate() {
+            let (table, gradient) = (&self.parameters.tables[side], whole(&mut gradients.tables[side]));
+            for (code, uses) in ids(&work.ids[side]).iter().zip(uses) {
+                let row = table.row(*code);
+                squares += f64::from(*uses) * f64::from(dot(row, row));
+                let slope = f64::from(self.config.penalty) * f64::from(*uses) * share;
+                add_scaled(&mut gradient[*code as usize * table.dim..][..table.dim], slope as f32, row);
+            }
+        }
+        squares * share / 2.0
+    }
+
+    /// The towers of final vectors.
+    fn towers_of(&self, vectors: &Parameters) -> (Tower, Tower) {
+        let [users, items] = SIDES.map(|side| &vectors.tables[side as usize]);
+        let default = Matrix::vector(users.row(UNKNOWN).to_vec());
+        let mut nodes = users.matrix();
+        let rows = nodes.data.chunks_exact_mut(users.dim).enumerate();
+        let alone = rows.filter(|(node, _)| self.graph.degree(Side::User, *node) == 0);
+        alone.for_each(|(_, row)| row.fill(0.0));
+        let [user_schema, item_schema] = self.schemas.clone();
+        let history = user_schema.fields.iter().any(|field| matches!(field.shape, FieldShape::Sequence { .. }));
+        let mean = Input::Pooled { table: items.name.clone(), reduce: Reduce::Mean };
+        let own = |table: &Table| Input::Embedding { table: table.name.clone() };
+        let mut user = Tower {
+            schema: user_schema,
+            inputs: std::iter::once(own(users)).chain(history.then_some(mean)).collect(),
+            tables: BTreeMap::from([(users.name.clone(), nodes)]),
+            layers: vec![Layer::Coalesce { default }],
+            dim: self.config.dim,
+        };
+        if history {
+            user.tables.insert(items.name.clone(), items.matrix());
+        }
+        let mut item = Tower {
+            schema: item_schema,
+            inputs: vec![own(items)],
+            tables: BTreeMap::from([(items.name.clone(), items.matrix())]),
+            layers: Vec::new(),
+            dim: self.config.dim,
+        };
+        match self.config.similarity {
+            Similarity::Dot => cosine_of_inner_product(user, item),
+            Similarity::Cosine => {
+                [&mut user, &mut item]
+                    .into_iter()
+                    .for_each(|tower| tower.layers.push(Layer::L2Norm { eps: NORM_FLOOR }));
+                (user, item)
+            }
+        }
+    }
+}
+
+/// A side's part of the fresh first layer.
+fn first_layer(side: Side, (name, rows): (&str, u32), config: &LightgcnConfig, seed: u64) -> Table {
+    let (rows, dim) = (rows as usize, config.dim);
+    let bound = (6.0 / (rows + dim) as f64).sqrt();
+    let mut values = zeroed(rows * dim);
+    values.par_chunks_mut(dim).enumerate().with_min_len(1024).for_each(|(row, values)| {
+        let mut rng = Rng::at(seed, &[0, side as u64, row as u64]);
+        values.iter_mut().for_each(|x| {
+            *x = match config.init {
+                Initialisation::XavierUniform => (rng.uniform() * 2.0 - 1.0) * bound,
+                Initialisation::Normal => rng.normal() * 0.1,
+            } as f32;
+        });
+    });
+    Table { name: name.to_string(), rows, dim, values }
+}
+
+/// The probability with which each of `items` nodes is the item of a pair of an epoch.
+fn shares(graph: &Graph, sampling: Sampling, (edges, users): (&[(u32, u32)], usize), items: usize) -> Vec<f64> {
+    let mut shares = vec![0.0; items];
+    for (user, item) in edges {
+        shares[*item as usize] += match sampling {
+            Sampling::Pairs => 1.0 / edges.len() as f64,
+            Sampling::Users => 1.0 / (users * graph.edges_of(*user).len()) as f64,
+        };
+    }
+    shares
+}
+
+/// A gradient of all rows.
+fn whole(gradient: &mut TableGradient) -> &mut [f32] {
+    match gradient {
+        TableGradient::Whole(values) => values,
+        TableGradient::Rows(_) => unreachable!("every step has the gradients of all rows"),
+    }
+}
+
+/// Gradients of which those of tables are of all rows.
+fn whole_gradients(parameters: &Parameters) -> Gradients {
+    let tables = parameters.tables.iter().map(TableGradient::whole).collect();
+    Gradients { dense: crate::params::zeros(parameters), tables, inputs: Vec::new() }
+}
+
+impl Model for Lightgcn {
+    type Work = Work;
+    type State = ();
+
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    fn parameters_mut(&mut self) -> &mut Parameters {
+        self.version += 1;
+        &mut self.parameters
+    }
+
+    fn gradients(&self) -> Gradients {
+        whole_gradients(&self.parameters)
+    }
+
+    fn work(&self) -> Work {
+        let vectors = Parameters { dense: Vec::new(), tables: self.parameters.tables.clone() };
+        Work {
+            gradients: whole_gradients(&vectors),
+            vectors,
+            version: None,
+            propagation: Propagation::default(),
+            towers: None,
+            embedded: Vec::new(),
+            ids: SIDES.map(|side| CodeBatch::empty(&self.nets[side as usize].tower.schema)),
+            passes: Default::default(),
+            candidates: BatchCandidates::default(),
+            clicked: Vec::new(),
+            weights: Vec::new(),
+            loss: LossGradient::default(),
+        }
+    }
+
+    fn state(&self) -> &() {
+        &()
+    }
+
+    fn restore(&mut self, (): ()) {}
+
+    /// Each pair is a window, by its first event.
+    fn windows(&self, _: &TrainingSet, moment: Moment) -> Vec<u32> {
+        let mut rng = moment.of_epoch(PAIRS);
+        match self.config.sampling {
+            Sampling::Pairs => {
+                let mut events = self.events.clone();
+                rng.shuffle(&mut events);
+                events
+            }
+            Sampling::Users => {
+                let draw = |_| {
+                    let edges = self.graph.edges_of(self.users[rng.below(self.users.len())]);
+                    self.events[edges.start + rng.below(edges.len())]
+                };
+                (0..self.events.len()).map(draw).collect()
+            }
+        }
+    }
+
+    fn window(&self, set: &TrainingSet, event: u32) -> Window {
+        set.window(event as usize)
+    }
+
+    fn targets(&self, _: &TrainingSet, _: u32) -> usize {
+        1
+    }
+
+    fn learn(
+        &self,
+        set: &TrainingSet,
+        windows: &[Window],
+        moment: Moment,
+        work: &mut Work,
+        gradients: &mut Gradients,
+    ) -> Result<Terms, ModelError> {
+        self.propagate(work);
+        let events = || windows.iter().map(|window| window.targets.start);
+        work.clicked.clear();
+        work.clicked.extend(events().map(|event| set.interactions.items[event]));
+        work.weights.clear();
+        work.weights.extend(events().map(|event| set.interactions.weights[event]));
+        self.objective.choose(windows, &work.clicked, moment.of_step(CANDIDATES), &mut work.candidates);
+        let users = windows.iter().map(|window| ids(&set.users)[window.user as usize]);
+        work.ids[0].columns = vec![Column::Code(users.collect())];
+        let items = work.candidates.items.iter().map(|item| ids(&set.items)[*item as usize]);
+        work.ids[1].columns = vec![Column::Code(items.collect())];
+        let mut dropped = moment.of_step(DROPPED);
+        for batch in &mut work.ids {
+            drop_codes(batch, self.unknown_rate, self.missing_rate, dropped.bits());
+        }
+
+        for ((net, batch), pass) in self.nets.iter().zip(&work.ids).zip(&mut work.passes) {
+            net.forward(&work.vectors, batch, None, pass);
+        }
+        let vectors = (work.passes.each_ref().map(Pass::output), self.config.dim);
+        let batch = (&work.candidates, &work.weights[..]);
+        let mut terms = self.objective.learn(&self.parameters, vectors, batch, &mut work.loss, &mut gradients.dense);
+
+        // The gradients of the final vectors, and through the propagation those of the first layer.
+        work.gradients.clear();
+        let outputs = [&work.loss.d_users[..], &work.loss.d_items];
+        let passes = self.nets.iter().zip(&work.ids).zip(work.passes.iter_mut().zip(outputs));
+        let mut passes: Vec<Backward<'_>> =
+            passes.map(|((net, batch), (pass, d_output))| Backward { net, batch, pass, d_output }).collect();
+        backward(&work.vectors, &mut passes, &mut work.gradients)?;
+        let final_gradients = SIDES.map(|side| work.gradients.tables[side as usize].values());
+        let first = work.propagation.backward(&self.graph, self.config.dim, final_gradients);
+        gradients.tables.iter_mut().zip(first).for_each(|(gradient, first)| add(whole(gradient), first));
+        let value = self.penalise(work, windows.len(), gradients);
+        terms.add("penalty", f64::from(self.config.penalty), value);
+        Ok(terms)
+    }
+
+    fn dim(&self) -> usize {
+        self.config.similarity.width(self.config.dim)
+    }
+
+    fn embed<'a>(&self, side: Side, batch: &CodeBatch, work: &'a mut Work) -> Result<&'a [f32], ModelError> {
+        self.propagate(work);
+        let towers = work.towers.get_or_insert_with(|| self.towers_of(&work.vectors).into());
+        work.embedded = native::embed(&towers[side as usize], batch)?.data;
+        Ok(&work.embedded)
+    }
+
+    fn temperature(&self) -> Option<f64> {
+        Some(1.0 / f64::from(self.objective.scale(&self.parameters)))
+    }
+
+    fn towers(&self) -> (Tower, Tower) {
+        let mut work = self.work();
+        self.propagate(&mut work);
+        self.towers_of(&work.vectors)
+    }
+}

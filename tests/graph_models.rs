@@ -1,0 +1,193 @@
+//! `kind = "lightgcn"` from raw tables to lists: all stages, both engines, a kill and a resume, a second day with new users
+//! and items that trains and one that does not.
+
+mod faults;
+mod fixture;
+
+use faults::training::resumes_to_the_same_bytes;
+use fixture::results::{assert_whole, by_user, recalled, vectors, without_history};
+use fixture::sheet::Sheet;
+use fixture::{ITEMS, Job, USERS, had, interactions, item_id, items, user_id, users};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Width of the model's vectors. Those of the towers have a coordinate more.
+const DIM: usize = 8;
+/// Users and items of the first day.
+const OLD_USERS: usize = 1400;
+const OLD_ITEMS: usize = 50;
+
+/// The small job with a graph of its users and items.
+fn job(name: &str) -> Job {
+    let job = Job::new(&format!("lightgcn-{name}"));
+    let text = std::fs::read_to_string(job.path("pipeline.toml")).unwrap();
+    let of_others = |line: &&str| line.starts_with("    { kind") && !line.contains("recent") && !line.contains("id\"");
+    let lines: Vec<&str> = text.lines().filter(|line| !of_others(line)).collect();
+    job.write("pipeline.toml", &lines.join("\n"));
+    job.edit("user = [", "user = [\n    { kind = \"id\", name = \"user\" },");
+    job.edit("max_len = 3", "max_len = 20");
+    let settings = format!("kind = \"lightgcn\"\ndim = {DIM}\nlayers = 2");
+    job.edit("kind = \"dssm\"\nembedding_dim = 8\nhidden = [16, 8]", &settings);
+    job.edit("epochs = 2", "epochs = 4\nlearning_rate = 0.02\nloss = { bpr = { negatives = 1 } }");
+    job
+}
+
+/// The interactions of the first users and items.
+fn events(users: usize, items: usize) -> Sheet {
+    let mut all = interactions();
+    let known_users: BTreeSet<i64> = (0..users).map(user_id).collect();
+    let known_items: BTreeSet<i64> = (0..items).map(item_id).collect();
+    let (of_user, of_item) = (all.ints("user_id").clone(), all.ints("item_id").clone());
+    let is_known =
+        |row: &usize| known_users.contains(&of_user[*row].unwrap()) && known_items.contains(&of_item[*row].unwrap());
+    all.take((0..of_user.len()).filter(is_known))
+}
+
+/// Gives a job the tables of the first users and items.
+fn tables(job: &Job, of_users: usize, of_items: usize) {
+    users().take(0..of_users).write_parquet(&job.path("users.parquet"));
+    items().take(0..of_items).write_parquet(&job.path("items.parquet"));
+    events(of_users, of_items).write_parquet(&job.path("interactions.parquet"));
+}
+
+/// The loss of a run's first epoch.
+fn first_loss(job: &Job, run: &str) -> f64 {
+    let report = std::fs::read(job.path(&format!("{run}/towers/training.json"))).unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+    report["epochs"][0]["loss"].as_f64().unwrap()
+}
+
+/// A vector's direction.
+fn direction(vector: &[f32]) -> Vec<f32> {
+    let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+    vector.iter().map(|x| x / norm).collect()
+}
+
+fn distance(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn a_run_goes_from_raw_tables_to_lists_and_both_engines_agree() {
+    let job = job("engines");
+    job.ok("run --run ort --quiet");
+    assert_whole(&job.path("ort"));
+    let (lists, had) = (recalled(&job.path("ort/recall")), had());
+    assert_eq!(lists.len(), USERS);
+    for (user, list) in &lists {
+        assert_eq!(list.len(), 10, "user {user}");
+        let mine = had.get(&user.to_string());
+        let again = list.iter().any(|(item, _)| mine.is_some_and(|mine| mine.contains(&item.to_string())));
+        assert!(!again, "user {user} gets again what he had: {list:?}");
+    }
+    assert_eq!(without_history(&job.path("ort"), "vectors/user"), USERS - had.len());
+    job.ok("run --run native --update-from ort --no-train --engine native --quiet --accept overlap");
+    let tower = |run: &str| std::fs::read(job.path(&format!("{run}/towers/user_tower.onnx"))).unwrap();
+    assert!(tower("ort") == tower("native"), "the towers differ");
+    let (ort, native) = (by_user(&job.path("ort")), by_user(&job.path("native")));
+    assert_eq!((ort.len(), native.len()), (USERS, USERS));
+    for (user, vector) in &ort {
+        let worst = distance(vector, &native[user]);
+        assert!(vector.len() == DIM + 1 && worst <= 1e-4, "user {user}: the engines differ by {worst}");
+    }
+    // Users with a node have vectors of their own, and all others that of unknown users.
+    let of_strangers: BTreeSet<Vec<u32>> = native
+        .iter()
+        .filter(|(user, _)| !had.contains_key(*user))
+        .map(|(_, vector)| vector.iter().map(|x| x.to_bits()).collect())
+        .collect();
+    assert_eq!(of_strangers.len(), 1);
+    let all: BTreeSet<Vec<u32>> = native.values().map(|vector| vector.iter().map(|x| x.to_bits()).collect()).collect();
+    assert_eq!(all.len(), had.len() + 1);
+}
+
+#[test]
+fn a_training_that_was_killed_resumes_to_the_same_bytes() {
+    resumes_to_the_same_bytes(&job("kill"));
+}
+
+#[test]
+fn a_second_day_trains_new_users_and_items_from_the_first_day_s_vectors() {
+    let job = job("days");
+    job.native();
+    tables(&job, OLD_USERS, OLD_ITEMS);
+    job.ok("run --run runs/day1 --quiet");
+    tables(&job, USERS, ITEMS);
+    job.ok("run --run runs/day2 --update-from runs/day1 --quiet --accept overlap --accept unknown --accept history --accept rows --accept items");
+    assert_whole(&job.path("runs/day2"));
+    assert!(first_loss(&job, "runs/day2") < 0.9 * first_loss(&job, "runs/day1"), "the second day began afresh");
+    let lists = recalled(&job.path("runs/day2/recall"));
+    assert_eq!(lists.len(), USERS);
+    let new_items: BTreeSet<String> = (OLD_ITEMS..ITEMS).map(|item| item_id(item).to_string()).collect();
+    let gets_new = |(_, list): &&(_, Vec<(serde_json::Value, f32)>)| {
+        list.iter().any(|(item, _)| new_items.contains(&item.to_string()))
+    };
+    assert!(lists.iter().filter(gets_new).count() > USERS / 10);
+    let (had, vectors) = (had(), by_user(&job.path("runs/day2")));
+    let stranger = &vectors[&user_id(9).to_string()];
+    let new = (OLD_USERS..USERS).map(|user| user_id(user).to_string());
+    for user in new {
+        assert_eq!(vectors[&user] == *stranger, !had.contains_key(&user), "user {user}");
+    }
+}
+
+#[test]
+fn without_training_new_users_get_the_mean_of_their_items_apart_and_fused() {
+    let job = job("fold-in");
+    job.native();
+    tables(&job, OLD_USERS, OLD_ITEMS);
+    job.ok("run --run runs/day1 --quiet");
+    tables(&job, USERS, ITEMS);
+    let night = "--update-from runs/day1 --no-train --quiet --accept overlap --accept unknown --accept history --accept rows --accept items";
+    job.ok(&format!("run --run runs/apart {night}"));
+    job.ok(&format!("run --run runs/fused --fused {night}"));
+    let [apart, fused] = ["apart", "fused"].map(|run| recalled(&job.path(&format!("runs/{run}/recall"))));
+    assert!(fused == apart && fused.len() == USERS, "the lists of a fused run differ");
+    let (before, after) = (by_user(&job.path("runs/day1")), by_user(&job.path("runs/apart")));
+    let of_items: BTreeMap<i64, Vec<f32>> = vectors(&job.path("runs/apart/vectors/item"))
+        .into_iter()
+        .map(|(id, vector)| (id.as_i64().unwrap(), vector))
+        .collect();
+    let mut history: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+    let mut all = interactions();
+    for (user, item) in all.ints("user_id").clone().iter().zip(all.ints("item_id")) {
+        history.entry(user.unwrap().to_string()).or_default().push(item.unwrap());
+    }
+    let stranger = &before[&user_id(9).to_string()];
+    let mut folded = 0;
+    for user in 0..USERS {
+        let user = user_id(user).to_string();
+        let found = &after[&user];
+        match (before.get(&user), history.get(&user)) {
+            // Those who had a node keep their vector, whatever they did since.
+            (Some(before), _) if before != stranger => assert_eq!(found, before, "user {user}"),
+            (_, None) => assert_eq!(found, stranger, "user {user}"),
+            (_, Some(items)) => {
+                // Items' vectors are lengthened to one length, so their first coordinates add up as what was trained does.
+                let mut sum = [0.0; DIM];
+                for item in items {
+                    sum.iter_mut().zip(&of_items[item]).for_each(|(sum, x)| *sum += x);
+                }
+                let worst = distance(&direction(&sum), &found[..DIM]);
+                assert!(worst <= 1e-4 && found[DIM] == 0.0, "user {user}: {worst}");
+                folded += 1;
+            }
+        }
+    }
+    assert!(folded > (USERS - OLD_USERS) / 2, "{folded}");
+}
+
+#[test]
+fn other_features_and_a_decay_are_refused_before_anything_is_read() {
+    let job = job("features");
+    let user = "    { kind = \"id\", name = \"user\" },";
+    job.edit(user, &format!("{user}\n    {{ kind = \"categorical\", name = \"city\" }},"));
+    job.refused("run --quiet", 2, &["`features.user`", "`city`", "of kind `id`"]);
+    job.edit("    { kind = \"categorical\", name = \"city\" },\n", "");
+    job.refused(
+        "run --quiet --set train.embedding_weight_decay=0.1",
+        2,
+        &["`train.embedding_weight_decay`", "`model.penalty`"],
+    );
+    assert!(!job.path("run").exists());
+}
