@@ -9,8 +9,7 @@
 //! Each edge is held twice, in 4 bytes. A weight is the product of a factor of either node, so it is not held. No matrix of
 //! nodes by nodes is made.
 
-use crate::lanes::{add, multiply, prefetch};
-use crate::sparse::weighted_rows;
+use crate::lanes::{add, dispatched, multiply, prefetch};
 use rayon::prelude::*;
 use std::ops::Range;
 use twotower_artifacts::Side;
@@ -18,8 +17,11 @@ use twotower_artifacts::Side;
 /// A value for the users, and one for the items, in the order of [`Side`].
 pub(crate) type Sides<T> = [T; 2];
 
-/// Neighbours whose vectors are fetched together, before they are added up.
-const FETCHED: usize = 32;
+/// The number of rows by which fetching is ahead of adding.
+const AHEAD: usize = 8;
+
+/// Rows of a block from which all nodes take before the next one.
+const BLOCK: usize = 1 << 15;
 
 /// The edges of the nodes of one side.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -49,25 +51,64 @@ impl Adjacency {
         self.offsets[node] as usize..self.offsets[node + 1] as usize
     }
 
-    /// For each node, the weighted sum of its neighbours' vectors. The factors of neighbours are `theirs`.
-    fn gather(&self, theirs: &[f32], from: &[f32], dim: usize, to: &mut [f32]) {
-        let rows = to.par_chunks_mut(dim).with_min_len(16).enumerate();
-        rows.for_each_init(
-            || Vec::with_capacity(FETCHED),
-            |uses, (node, sum)| {
-                sum.fill(0.0);
-                for neighbours in self.neighbours[self.edges(node)].chunks(FETCHED) {
-                    uses.clear();
-                    for neighbour in neighbours {
-                        prefetch(&from[*neighbour as usize * dim..][..dim]);
-                        uses.push((*neighbour, theirs[*neighbour as usize]));
-                    }
-                    weighted_rows(sum, None, from, uses);
+    /// For each node, its factor times the sum of its neighbours' rows of `from`. The sum is made in blocks of `block`
+    /// rows of `from`, of which each stays in the cache while all nodes take from it.
+    fn gather(&self, from: &[f32], dim: usize, block: usize, next: &mut Vec<u32>, to: &mut [f32]) {
+        let sources = from.len() / dim;
+        next.clear();
+        next.extend_from_slice(&self.offsets[..self.factors.len()]);
+        for first in (0..sources.max(1)).step_by(block) {
+            let (end, is_last) = (first + block, first + block >= sources);
+            let rows = to.par_chunks_mut(dim).zip(next.par_iter_mut()).with_min_len(16).enumerate();
+            rows.for_each(|(node, (sum, next))| {
+                if first == 0 {
+                    sum.fill(0.0);
                 }
-                multiply(sum, self.factors[node]);
-            },
-        );
+                let left = &self.neighbours[*next as usize..self.offsets[node + 1] as usize];
+                let count = if is_last { left.len() } else { left.partition_point(|row| (*row as usize) < end) };
+                add_rows(sum, from, left, count);
+                *next += count as u32;
+                if is_last {
+                    multiply(sum, self.factors[node]);
+                }
+            });
+        }
     }
+}
+
+dispatched! {
+    /// Adds the first `count` of some rows of `source` to `sum`, in order. Rows are as wide as the sum.
+    fn add_rows(sum: &mut [f32], source: &[f32], rows: &[u32], count: usize) {
+        let width = sum.len();
+        let mut offset = 0;
+        while offset < width {
+            // Runs of 64 and 16 floats stay in registers over all rows.
+            let (sum, source) = (&mut sum[offset..], &source[offset..]);
+            offset += match width - offset {
+                64.. => add_run::<64>(sum, source, width, rows, count),
+                16.. => add_run::<16>(sum, source, width, rows, count),
+                _ => add_run::<1>(sum, source, width, rows, count),
+            };
+        }
+    }
+}
+
+/// Adds a run of the rows' values, and asks for those of later rows meanwhile.
+#[inline(always)]
+fn add_run<const RUN: usize>(sum: &mut [f32], source: &[f32], width: usize, rows: &[u32], count: usize) -> usize {
+    let mut total = [0.0f32; RUN];
+    total.copy_from_slice(&sum[..RUN]);
+    for (place, row) in rows[..count].iter().enumerate() {
+        if let Some(later) = rows.get(place + AHEAD) {
+            prefetch(&source[*later as usize * width..][..RUN]);
+        }
+        let from = &source[*row as usize * width..][..RUN];
+        for i in 0..RUN {
+            total[i] += from[i];
+        }
+    }
+    sum[..RUN].copy_from_slice(&total);
+    RUN
 }
 
 /// Who took what.
@@ -107,15 +148,32 @@ impl Graph {
         self.sides[side as usize].edges(node).len()
     }
 
-    /// `to = Â from`, for vectors of `dim` numbers. The sum for a node is made by one thread in the order of its
-    /// neighbours.
-    pub fn propagate(&self, dim: usize, from: Sides<&[f32]>, to: &mut Sides<Vec<f32>>) {
+    /// `to = Â from`, for vectors of `dim` numbers. The sum for a node is made in the order of its neighbours, whatever the
+    /// threads.
+    pub fn propagate(&self, dim: usize, from: Sides<&[f32]>, scratch: &mut Scratch, to: &mut Sides<Vec<f32>>) {
+        let Scratch { scaled, next } = scratch;
         for (side, to) in to.iter_mut().enumerate() {
-            let (mine, other) = (&self.sides[side], &self.sides[1 - side]);
+            let (mine, other, from) = (&self.sides[side], &self.sides[1 - side], from[1 - side]);
+            // Neighbours are scaled once, and not once for each edge.
+            scaled.resize(from.len(), 0.0);
+            let rows = scaled.par_chunks_mut(dim).zip(from.par_chunks(dim)).zip(&other.factors).with_min_len(256);
+            rows.for_each(|((scaled, from), factor)| {
+                scaled.copy_from_slice(from);
+                multiply(scaled, *factor);
+            });
             to.resize(mine.factors.len() * dim, 0.0);
-            mine.gather(&other.factors, from[1 - side], dim, to);
+            mine.gather(scaled, dim, BLOCK, next, to);
         }
     }
+}
+
+/// What a propagation needs in between.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    /// Vectors of one side, times their nodes' factors.
+    scaled: Vec<f32>,
+    /// The next neighbour of each node that is to be added.
+    next: Vec<u32>,
 }
 
 /// The layers of a forward pass, and what the backward pass needs. It is reused between steps.
@@ -125,6 +183,7 @@ pub(crate) struct Propagation {
     pub layers: Vec<Sides<Vec<f32>>>,
     sums: Sides<Vec<f32>>,
     next: Sides<Vec<f32>>,
+    scratch: Scratch,
 }
 
 /// Numbers that are added up together.
@@ -145,7 +204,7 @@ impl Propagation {
         for layer in 0..count {
             let (before, after) = self.layers.split_at_mut(layer);
             let from = before.last().map_or(first, views);
-            graph.propagate(dim, from, &mut after[0]);
+            graph.propagate(dim, from, &mut self.scratch, &mut after[0]);
         }
         for (side, out) in out.into_iter().enumerate() {
             out.copy_from_slice(first[side]);
@@ -159,14 +218,14 @@ impl Propagation {
     /// `Σ_k Â^k d / (K + 1)` is summed by Horner's rule, from the last layer to the first. The gradient of a term that
     /// reads a single layer is to be added to the sum when that layer's turn comes.
     pub fn backward(&mut self, graph: &Graph, dim: usize, d_mean: Sides<&[f32]>) -> Sides<&[f32]> {
-        let Self { layers, sums, next } = self;
+        let Self { layers, sums, next, scratch } = self;
         for (sum, d) in sums.iter_mut().zip(d_mean) {
             sum.clear();
             sum.extend_from_slice(d);
         }
         let count = layers.len() + 1;
         for layer in (0..layers.len()).rev() {
-            graph.propagate(dim, views(sums), next);
+            graph.propagate(dim, views(sums), scratch, next);
             std::mem::swap(sums, next);
             let divisor = if layer == 0 { count } else { 1 };
             sums.iter_mut().zip(d_mean).for_each(|(sum, d)| mean(sum, &[d], divisor));
@@ -287,6 +346,20 @@ mod tests {
             let expected = mean_of_powers(&dense(nodes, &edges), &wide(&d_mean), dim, layers);
             assert!(wide(&found).iter().zip(&expected).all(|(a, b)| (a - b).abs() < 2e-6), "{layers}");
         }
+    }
+
+    #[test]
+    fn the_bits_do_not_depend_on_blocks() {
+        let (nodes, dim) = ([700, 90], 83);
+        let (graph, _) = graph(nodes, 11);
+        let from = vectors(nodes, dim, 12);
+        let gathered = |block: usize| {
+            let mut to = vec![f32::NAN; nodes[1] * dim];
+            graph.sides[1].gather(&from[0], dim, block, &mut Vec::new(), &mut to);
+            to.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+        };
+        let whole = gathered(BLOCK);
+        assert!([1, 7, 64, 350, 699, 700, 701].iter().all(|block| gathered(*block) == whole));
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub struct LightgcnConfig {
     pub sampling: Sampling,
     /// λ of the term `λ / 2B · Σ ‖e⁰‖²` over the first layer's rows of a batch of B pairs: those of users, of their items,
     /// and of drawn items, each as often as it is used.
-    pub penalty: f32,
+    pub penalty: f64,
     /// What scores items.
     pub similarity: Similarity,
     /// Scores are divided by this in training. If it is learned, this is its first value.

@@ -184,7 +184,7 @@ impl Lightgcn {
             for (code, uses) in ids(&work.ids[side]).iter().zip(uses) {
                 let row = table.row(*code);
                 squares += f64::from(*uses) * f64::from(dot(row, row));
-                let slope = f64::from(self.config.penalty) * f64::from(*uses) * share;
+                let slope = self.config.penalty * f64::from(*uses) * share;
                 add_scaled(&mut gradient[*code as usize * table.dim..][..table.dim], slope as f32, row);
             }
         }
@@ -385,7 +385,7 @@ impl Model for Lightgcn {
         let first = work.propagation.backward(&self.graph, self.config.dim, final_gradients);
         gradients.tables.iter_mut().zip(first).for_each(|(gradient, first)| add(whole(gradient), first));
         let value = self.penalise(work, windows.len(), gradients);
-        terms.add("penalty", f64::from(self.config.penalty), value);
+        terms.add("penalty", self.config.penalty, value);
         Ok(terms)
     }
 

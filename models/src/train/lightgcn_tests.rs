@@ -121,7 +121,7 @@ fn it_learns_planted_tastes_with_every_loss_similarity_and_sampling() {
             assert!(best.values["recall@10"] > 0.6, "{loss:?}, {similarity:?}: {:?}", best.values);
             for epoch in &trained.epochs {
                 let names: Vec<(&str, f64)> = epoch.terms.0.iter().map(|t| (t.name.as_str(), t.weight)).collect();
-                assert_eq!(names, [(loss.name(), 1.0), ("penalty", f64::from(1e-4f32))]);
+                assert_eq!(names, [(loss.name(), 1.0), ("penalty", 1e-4)]);
                 assert!((epoch.terms.total() - epoch.loss).abs() < 1e-9);
             }
         }
@@ -179,7 +179,7 @@ fn loss_and_gradient_agree_with_the_definition_and_its_differences_in_f64() {
         assert!((terms.0[1].value - squares).abs() < 1e-5 * (1.0 + squares), "{:?}, expected {squares}", terms.0[1]);
         let value = |tables: &[Vec<f64>; 2]| {
             let (loss, squares) = oracle(tables);
-            loss + f64::from(penalty) * squares
+            loss + penalty * squares
         };
         for side in 0..2 {
             let TableGradient::Whole(found) = &gradients.tables[side] else { panic!("all rows have a gradient") };

@@ -100,8 +100,8 @@ pub fn size(
     let propagation = match model {
         ModelConfig::Dssm(_) | ModelConfig::Sasrec(_) | ModelConfig::Tisasrec(_) => 0,
         ModelConfig::Lightgcn(lightgcn) => {
-            // The layers, the final vectors and their gradients, those of the parameters, and two sums of the backward pass.
-            (lightgcn.layers as u128 + 5) * parameters * 4 + events as u128 * EDGE
+            // The layers, the final vectors and their gradients, those of the parameters, two sums of the backward pass, and scaled vectors.
+            (lightgcn.layers as u128 + 6) * parameters * 4 + events as u128 * EDGE
         }
     };
     let activations = batch * widths[0] + candidates.min(items) * widths[1];
