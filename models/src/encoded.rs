@@ -153,9 +153,9 @@ impl EncodedField {
             let mut scratch = Scratch::default();
             for (c, ((pass, d_elements), chunk)) in work {
                 let d_out = &d_outputs[chunk.outputs.start * dim..chunk.outputs.end * dim];
-                let gradients = EncoderGradients { groups: encoder, dense: part };
+                let gradients = EncoderGradients { groups: encoder, dense: part, scratch: &mut scratch };
                 let dropout = of_chunk(dropout, *c);
-                pass.backward(&values, (packed, chunk), dropout, d_out, d_elements, gradients, &mut scratch);
+                pass.backward(&values, (packed, chunk), dropout, d_out, d_elements, gradients);
             }
         });
         for group in groups {

@@ -17,6 +17,8 @@ pub(crate) struct EncoderGradients<'a> {
     pub groups: &'a Encoder<usize>,
     /// `[groups]` gradients, to which are added.
     pub dense: &'a mut [Vec<f32>],
+    /// Working memory.
+    pub scratch: &'a mut Scratch,
 }
 
 /// Working memory that is taken and given back, so that only the first chunks allocate.
@@ -55,16 +57,15 @@ impl ChunkPass {
         d_out: &[f32],
         d_embeddings: &mut [f32],
         gradients: EncoderGradients<'_>,
-        scratch: &mut Scratch,
     ) {
         let Self { places, intervals, blocks, result, unused, .. } = self;
         let encoder = &intervals.dropped(encoder);
         let count = packed.codes[chunk.elements.clone()].len();
         let dim = d_embeddings.len() / count.max(1);
-        let groups = gradients.groups;
+        let EncoderGradients { groups, dense, scratch } = gradients;
         let mut d = scratch.take(d_out.len());
         match (&encoder.last, &groups.last) {
-            (Some(norm), Some(group)) => norm_backward(norm, group, result, d_out, &mut d, gradients.dense),
+            (Some(norm), Some(group)) => norm_backward(norm, group, result, d_out, &mut d, dense),
             _ => d.copy_from_slice(d_out),
         }
         let mut of_tables = TableGradients::of(encoder);
@@ -76,7 +77,7 @@ impl ChunkPass {
             let times = intervals.times();
             let step = Step { encoder, block: &encoder.blocks[b], index: b, dim, places, times, dropout };
             let queries = if b == last { &places.wanted } else { &places.all };
-            let gradients = (&groups.blocks[b], &mut *gradients.dense);
+            let gradients = (&groups.blocks[b], &mut *dense);
             d = step.backward(queries, pass, d, (unused, scratch), of_tables.as_mut(), gradients);
         }
         if let Some(StreamShape { count, .. }) = encoder.streams {
@@ -84,10 +85,10 @@ impl ChunkPass {
         }
         Dropout::apply(dropout, 0, Site::Input, &mut d, unused);
         if let Some(of_tables) = of_tables {
-            of_tables.finish(groups, dropout, gradients.dense);
+            of_tables.finish(groups, dropout, dense);
         }
         if let Some(group) = groups.input_positions() {
-            let d_positions = &mut gradients.dense[*group];
+            let d_positions = &mut dense[*group];
             for (place, d) in places.all.places.iter().zip(d.chunks_exact(dim)) {
                 add(&mut d_positions[place * dim..][..dim], d);
             }

@@ -154,11 +154,11 @@ fn gradients_agree_with_finite_differences_in_f64() {
             let mut dense: Vec<Vec<f32>> = sample.dense.iter().map(|values| vec![0.0; values.len()]).collect();
             let mut d_embeddings = vec![0.0; packed.codes.len() * DIM];
             for (pass, chunk) in passes.iter_mut().zip(packed.chunks()) {
-                let gradients = EncoderGradients { groups: &sample.groups, dense: &mut dense };
+                let gradients = EncoderGradients { groups: &sample.groups, dense: &mut dense, scratch: &mut scratch };
                 let outputs = chunk.outputs.start * DIM..chunk.outputs.end * DIM;
                 let elements = chunk.elements.start * DIM..chunk.elements.end * DIM;
                 let d = &mut d_embeddings[elements];
-                pass.backward(&sample.values(), (&packed, &chunk), None, &c[outputs], d, gradients, &mut scratch);
+                pass.backward(&sample.values(), (&packed, &chunk), None, &c[outputs], d, gradients);
             }
             let mut d_table = vec![0.0; sample.table.len()];
             for (code, d) in packed.codes.iter().zip(d_embeddings.chunks_exact(DIM)) {
@@ -207,9 +207,9 @@ fn with_dropout_the_gradient_is_that_of_the_forward_pass_with_the_same_draws() {
         let mut dense: Vec<Vec<f32>> = sample.dense.iter().map(|values| vec![0.0; values.len()]).collect();
         let mut d_embeddings = vec![0.0; packed.codes.len() * DIM];
         let chunk = &packed.chunks()[0];
-        let gradients = EncoderGradients { groups: &sample.groups, dense: &mut dense };
-        let scratch = &mut Scratch::default();
-        passes[0].backward(&sample.values(), (&packed, chunk), dropout, &c, &mut d_embeddings, gradients, scratch);
+        let mut scratch = Scratch::default();
+        let gradients = EncoderGradients { groups: &sample.groups, dense: &mut dense, scratch: &mut scratch };
+        passes[0].backward(&sample.values(), (&packed, chunk), dropout, &c, &mut d_embeddings, gradients);
         // A direction in which all weights move tells every gradient apart from a wrong one, and its derivative is
         // large beside the rounding of f32.
         let direction: Vec<Vec<f32>> =
