@@ -1,5 +1,5 @@
 //! LightGCN (He et al., SIGIR 2020): a vector for each user and each item, propagated over the graph of who took what
-//! ([`crate::graph`]). A final vector is the mean of all layers, and scores are inner products.
+//! (`graph.rs`). A final vector is the mean of all layers, and scores are inner products.
 //!
 //! The only parameters are the first layer: the tables of users' and of items' ids. What a step computes beside the
 //! propagation is what a [DSSM](crate::dssm) does whose tables are the final vectors.
