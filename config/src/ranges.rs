@@ -125,8 +125,8 @@ mod tests {
     use std::collections::BTreeSet;
     use twotower_artifacts::range::numbers;
 
-    /// A job that writes settings which have no number by default; `LOSS` and `SPLIT` have several forms.
-    const JOB: &str = r#"
+    /// The tables of all jobs; the rest of a job begins with further keys of the last one.
+    const TABLES: &str = r#"
 [tables.users]
 path = "users"
 id = "user_id"
@@ -137,6 +137,10 @@ id = "item_id"
 path = "orders"
 user = "user_id"
 item = "item_id"
+"#;
+
+    /// A job that writes settings which have no number by default; `LOSS` and `SPLIT` have several forms.
+    const JOB: &str = r#"
 timestamp = "ts"
 earliest = 0
 latest = 2000000000
@@ -180,16 +184,6 @@ loss = LOSS
 "#;
 
     const TISASREC: &str = r#"
-[tables.users]
-path = "users"
-id = "user_id"
-[tables.items]
-path = "items"
-id = "item_id"
-[tables.interactions]
-path = "orders"
-user = "user_id"
-item = "item_id"
 timestamp = "ts"
 [[features.user]]
 kind = "sequence"
@@ -209,16 +203,6 @@ schedule = { step = { every = 5, factor = 0.5 } }
 "#;
 
     const LIGHTGCN: &str = r#"
-[tables.users]
-path = "users"
-id = "user_id"
-[tables.items]
-path = "items"
-id = "item_id"
-[tables.interactions]
-path = "orders"
-user = "user_id"
-item = "item_id"
 [[features.user]]
 kind = "id"
 name = "user"
@@ -230,8 +214,7 @@ kind = "lightgcn"
 "#;
 
     fn jobs() -> Vec<toml::Value> {
-        let lightgcn = LIGHTGCN.parse().map(toml::Value::Table).unwrap();
-        let tisasrec = TISASREC.parse().map(toml::Value::Table).unwrap();
+        let parsed = |job: &str| toml::from_str(&format!("{TABLES}{job}")).unwrap();
         let losses = [
             "{ mixed = { uniform = 5 } }",
             "{ bce = { negatives = 5 } }",
@@ -241,8 +224,8 @@ kind = "lightgcn"
         ];
         let splits = ["kind = \"time\"\nvalidation_from = 1\ntest_from = 2", "kind = \"ratio\"", "kind = \"random\""];
         let splits = splits.into_iter().cycle();
-        let job = |(loss, split)| toml::from_str(&JOB.replace("LOSS", loss).replace("SPLIT", split)).unwrap();
-        losses.into_iter().zip(splits).map(job).chain([tisasrec, lightgcn]).collect()
+        let job = |(loss, split)| parsed(&JOB.replace("LOSS", loss).replace("SPLIT", split));
+        losses.into_iter().zip(splits).map(job).chain([TISASREC, LIGHTGCN].map(parsed)).collect()
     }
 
     /// A job's file with defaults written out, as it is read.
