@@ -21,17 +21,10 @@ import csv
 import json
 import os
 import pathlib
-import re
-import shutil
-import statistics
-import subprocess
 import sys
 import tomllib
 
-from summary import one, spread
-
-HERE = pathlib.Path(__file__).resolve().parent
-TWOTOWER = os.environ.get("TWOTOWER", HERE.parent / "target/release/twotower")
+from grids import HERE, Table, chosen, require_program, run_grid, toml
 
 # What the data of a file are called, and the example whose job is the start of all rows.
 EXAMPLES = {"ml-1m.txt": ("ml-1m", "sasrec-ml-1m"), "Video.txt": ("video", "video"), "u.data": ("ml-100k", "tisasrec-ml-100k")}
@@ -112,14 +105,6 @@ GRIDS = {
 }
 
 
-def toml(value):
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {toml(inner)}" for key, inner in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(toml, value)) + "]"
-    return json.dumps(value)
-
-
 def settings(row, sequence):
     """The `--set` of a row, beside a job that has this sequence as its feature of users."""
     row = {"model.kind": "sasrec"} | row
@@ -165,120 +150,16 @@ def prepare(folder, path, users, job):
     return times
 
 
-def run(folder, name, sets):
-    """Runs the stages, or what of them is not complete. Returns what to say where one fails."""
-    target = folder / name
-    target.mkdir(parents=True, exist_ok=True)
-    words = ["--config", str(folder.parent / "pipeline.toml"), "--run", str(target)]
-    # `figures` reads the log, so its form must not be that of the environment.
-    words += ["--log-level", "info", "--log-format", "text", *(word for setting in sets for word in ("--set", setting))]
-    with open(target / "log.txt", "ab") as log:
-        for stage in ("encode-features", "train", "evaluate"):
-            begin = log.tell()
-            code = subprocess.run([TWOTOWER, stage, *words], stdout=log, stderr=log).returncode
-            if code:
-                said = (target / "log.txt").read_bytes()[begin:].decode(errors="replace").strip()
-                last = said.splitlines()[-1] if said else "no message"
-                return f"{stage} ended with {code}: {last} ({target / 'log.txt'})"
-    return None
-
-
-def figures(target):
-    """The figures of a complete run."""
-    training = json.loads((target / "towers/training.json").read_text())
-    events = json.loads((target / "towers/manifest.json").read_text())["rows"]["training events"]
-    metrics = json.loads((target / "evaluation/metrics.json").read_text())
-    # Epochs of a training that was stopped, or done again, stand in the log more than once: the last one counts.
-    pattern = r"train: epoch (\d+): .* (\d+) examples/s, ([\d.]+) s"
-    lines = re.findall(pattern, (target / "log.txt").read_text(errors="replace"))
-    logged = {int(epoch): (events / int(rate), float(seconds)) for epoch, rate, seconds in lines}
-    times = [logged[epoch["epoch"]] for epoch in training["epochs"]]
-    best = training["best_epoch"]
-    return {
-        "validation": training["epochs"][best - 1]["validation"]["values"]["ndcg@10"],
-        "best": best,
-        "hit": metrics["models"]["model"]["hit@10"],
-        "ndcg": metrics["models"]["model"]["ndcg@10"],
-        "seconds": statistics.median(training for training, _ in times),
-        "minutes": sum(whole for _, whole in times) / 60,
-        "protocol": f"{metrics['protocol']}; {metrics['users']} users, {metrics['items']} items",
-        "baselines": metrics["models"],
-    }
-
-
-# The columns: the key in `figures`, the name in the CSV file and in the table, and digits.
-COLUMNS = (
-    ("validation", "validation_ndcg@10", "validation NDCG@10", 4),
-    ("best", "best_epoch", "best epoch", 0),
-    ("hit", "test_hr@10", "test HR@10", 4),
-    ("ndcg", "test_ndcg@10", "test NDCG@10", 4),
-    ("seconds", "seconds_an_epoch", "s an epoch", 1),
-    ("minutes", "minutes", "minutes", 1),
-)
-
-
-def report(folder, done, failed):
-    """Writes the table of the runs that are done, by row, and returns it as Markdown."""
-    runs = [figure for row in done.values() for figure in row]
-    if not runs:
-        return ""
-    protocol = one([figure["protocol"] for figure in runs], "unlike protocols")
-    most = max(map(len, done.values()))
-    lines = [f"{protocol}; {f'seeds 1 to {most}' if most > 1 else 'seed 1'}.", ""]
-    lines.append("| row | " + " | ".join(title for *_, title, _ in COLUMNS) + " |")
-    lines.append("|---" * (len(COLUMNS) + 1) + "|")
-    names = [name for _, name, *_ in COLUMNS]
-    table = [["row", "seeds", *(part for name in names for part in (name, f"{name}_deviation"))]]
-    for row, of in done.items():
-        values = [[figure[key] for figure in of] for key, *_ in COLUMNS]
-        cells = [spread(value, digits) for value, (*_, digits) in zip(values, COLUMNS)]
-        seeds = f" (of {len(of)})" if len(of) < most else ""
-        lines.append(f"| {row}{seeds} | " + " | ".join(cells) + " |")
-        deviation = [statistics.stdev(value) if len(value) > 1 else "" for value in values]
-        means = [statistics.mean(value) for value in values]
-        table.append([row, len(of), *(part for pair in zip(means, deviation) for part in pair)])
-    for baseline, title in (("popularity", "popularity"), ("item_to_item", "item-to-item")):
-        hit, ndcg = (runs[0]["baselines"][baseline][metric] for metric in ("hit@10", "ndcg@10"))
-        lines.append(f"| {title} | | | {hit:.4f} | {ndcg:.4f} | | |")
-        table.append([title, "", *[""] * 4, hit, "", ndcg, *[""] * 5])
-    lines += [f"\n{name} failed: {why}" for name, why in failed.items()]
-    markdown = "\n".join(lines) + "\n"
-    folder.with_suffix(".md").write_text(markdown)
-    with open(folder.with_suffix(".csv"), "w", newline="") as file:
-        csv.writer(file).writerows(table)
-    return markdown
-
-
 def rows_of(grid, options, times):
     """The rows of a grid to run, with all their settings but the seed."""
     data, rows = options.data.name, GRIDS[grid]
     if grid == "paper" and data not in AUTHORS_OF:
         raise SystemExit(f"{data}: the grid `paper` has the authors' settings of {' and '.join(AUTHORS_OF)} alone")
     own = {"paper": AUTHORS_OF.get(data), "losses": {}}.get(grid, {} if options.loss == "strong" else BCE)
-    only = options.only.split(",") if options.only else list(rows)
-    if unknown := [name for name in only if name not in rows]:
-        raise SystemExit(f"--only {','.join(unknown)}: rows of `{grid}` are {', '.join(rows)}")
+    only = chosen(rows, options.only)
     if left_out := [name for name in only if "intervals" in rows[name] and not times]:
         print(f"{data} has no times, so these rows are left out: {', '.join(left_out)}", file=sys.stderr)
     return {name: own | rows[name] for name in only if name not in left_out}
-
-
-def run_grid(folder, rows, sequence, options):
-    """Runs all rows with all seeds, and prints their table. Returns whether none failed."""
-    done, failed = {}, {}
-    for seed in range(1, options.seeds + 1):
-        for name, row in rows.items():
-            run_name = f"{name}-{seed}"
-            print(f"{folder.name}: {run_name}", file=sys.stderr, flush=True)
-            if why := run(folder, run_name, [*settings(row, sequence), f"train.seed={seed}", *options.set]):
-                print(f"{run_name} failed: {why}", file=sys.stderr, flush=True)
-                failed[run_name] = why
-                continue
-            done.setdefault(name, []).append(figures(folder / run_name))
-            report(folder, done, failed)
-    in_order = {name: done[name] for name in rows if name in done}
-    print(f"## {folder.name}\n\n{report(folder, in_order, failed)}", flush=True)
-    return not failed
 
 
 def main():
@@ -295,8 +176,7 @@ def main():
     options = parser.parse_args()
     if unknown := [name for name in options.grid.split(",") if name not in GRIDS]:
         parser.error(f"--grid {','.join(unknown)}: grids are {', '.join(GRIDS)}")
-    if not shutil.which(TWOTOWER):
-        raise SystemExit(f"{TWOTOWER} is no program: build it with `cargo build --release`, or name it by TWOTOWER")
+    require_program()
     data, example = EXAMPLES.get(options.data.name, (options.data.stem, "sasrec-ml-1m"))
     job = options.job or HERE / example / "pipeline.toml"
     sequence = tomllib.loads(job.read_text())["features"]["user"][0]
@@ -304,7 +184,15 @@ def main():
     times = prepare(folder, options.data, options.users, job)
     grids = {grid: rows_of(grid, options, times) for grid in options.grid.split(",")}
     names = {grid: grid if grid in ("losses", "paper") else f"{grid}-{options.loss}" for grid in grids}
-    passed = [run_grid(folder / names[grid], rows, sequence, options) for grid, rows in grids.items()]
+    table = Table([("hit@10", "HR@10"), ("ndcg@10", "NDCG@10")])
+
+    def sets(row):
+        return lambda seed: [*settings(row, sequence), f"train.seed={seed}", *options.set]
+
+    passed = [
+        run_grid(folder / names[grid], {name: sets(row) for name, row in rows.items()}, options.seeds, table)
+        for grid, rows in grids.items()
+    ]
     sys.exit(0 if all(passed) else 1)
 
 

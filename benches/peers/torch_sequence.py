@@ -1,4 +1,4 @@
-"""SASRec and TiSASRec in PyTorch, as sequence.py runs them beside twotower.
+"""SASRec and TiSASRec in PyTorch, as models.py runs them beside twotower.
 
 Layers are those of pmixer/SASRec.pytorch and pmixer/TiSASRec.pytorch, with their first order of layer norms: the
 queries are normalised, and the residual is added to them. Histories are padded on the left. `attention` names a form:
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sequence_peers import LONGEST
+from model_peers import LONGEST
 
 HIDDEN_SCORE = -(2.0 ** 32)
 

@@ -48,8 +48,20 @@ pub struct TrainingSet {
 pub enum Known {
     /// The events before the first predicted one, with splits by time.
     Earlier,
-    /// All training events except those that are predicted, with splits that draw events at random.
+    /// All training events except those that are predicted, with splits that draw events at random. When test events are
+    /// predicted, those that validate are known as well.
     Training,
+}
+
+impl Role {
+    /// Whether events of this role are known when those of another are predicted, where all were drawn at random.
+    fn is_known_to(self, predicted: Role) -> bool {
+        match self {
+            Role::Train => true,
+            Role::Validation => predicted == Role::Test,
+            Role::Test | Role::Unused => false,
+        }
+    }
 }
 
 /// Successive events of a user that are to be predicted from the known ones.
@@ -96,7 +108,8 @@ impl TrainingSet {
         range.filter(|event| match self.known {
             Known::Earlier => true,
             Known::Training => {
-                self.roles[*event] == Role::Train && !(window.role == Role::Train && window.targets.contains(event))
+                let is_predicted = window.role == self.roles[*event] && window.targets.contains(event);
+                self.roles[*event].is_known_to(window.role) && !is_predicted
             }
         })
     }
@@ -131,7 +144,8 @@ impl TrainingSet {
                     Known::Training => {
                         let role = self.roles[same[i]];
                         let again = same[..i].iter().any(|event| self.roles[*event] == role);
-                        again || role != Role::Train && same.iter().any(|event| self.roles[*event] == Role::Train)
+                        let is_known = |event: &usize| self.roles[*event].is_known_to(role);
+                        again || role != Role::Train && same.iter().any(is_known)
                     }
                 };
                 (0..same.len()).filter(|i| is_repeated(*i)).for_each(|i| novel[same[i]] = false);
@@ -364,19 +378,23 @@ pub(crate) mod tests {
             Role::Unused,
         ]);
         let known = |window: Window| set.known(&window).collect::<Vec<_>>();
-        assert_eq!(known(set.window(7)), [6, 8, 10]);
+        assert_eq!(known(set.window(7)), [6, 8, 9, 10]);
         assert_eq!(known(set.window(8)), [6, 10]);
         assert_eq!(known(set.after_all(1)), [6, 8, 10]);
         assert_eq!(known(Window { user: 1, targets: 6..9, role: Role::Train }), [10]);
         let tests = Window { user: 1, targets: 7..12, role: Role::Test };
-        assert_eq!((set.targets(&tests).collect::<Vec<_>>(), known(tests)), (vec![7], vec![6, 8, 10]));
+        assert_eq!((set.targets(&tests).collect::<Vec<_>>(), known(tests)), (vec![7], vec![6, 8, 9, 10]));
+        assert_eq!(known(set.window(9)), [6, 8, 10]);
         let mut out = CodeBatch::empty(&set.user_schema);
         assemble(&set, &[set.window(7)], &mut out);
         let Column::Ragged(recent) = &out.columns[1] else { panic!("sequence columns are ragged") };
-        assert_eq!(recent.row(0), [6, 8, 10].map(|event| set.interactions.items[event] + FIRST_VALUE));
+        assert_eq!(recent.row(0), [6, 8, 9, 10].map(|event| set.interactions.items[event] + FIRST_VALUE));
         // An item with a training event is not tested, and an item with two test events is tested once.
         set.interactions.items[6..].copy_from_slice(&[1, 3, 3, 5, 7, 5]);
         set.roles[11] = Role::Validation;
+        assert_eq!(set.novel()[6..], [true, false, true, true, true, false]);
+        // Nor is an item that validates.
+        set.roles[11] = Role::Test;
         assert_eq!(set.novel()[6..], [true, false, true, true, true, false]);
     }
 

@@ -152,7 +152,7 @@ pub fn evaluate(context: &Context<EvaluateSettings>) -> Result<Outcome, Pipeline
 fn protocol(split: &SplitConfig, ranking: Ranking) -> String {
     let known = match split.known() {
         Known::Earlier => "earlier",
-        Known::Training => "training",
+        Known::Training => "training and validation",
     };
     let held_out = match ranking {
         Ranking::Full | Ranking::Sampled => {

@@ -1,9 +1,10 @@
-"""What sequence.py runs as processes of their own: making data, and training and embedding in PyTorch.
+"""What models.py runs as processes of their own: making data, and training and embedding in PyTorch.
 
 Data are tables and a job for twotower, and arrays for PyTorch, of the same events.
 
 A folder holds user.parquet, item.parquet, events.parquet and pipeline.toml for twotower, and events.npz for PyTorch:
-`offsets` of users' events, their `items` from 1, their `times` in seconds, and `catalogue`, the number of items.
+`offsets` of users' events, their `items` from 1, their `times` in seconds, and `catalogue`, the number of items. Those
+of graphs hold `users`, `items` (from 0) and `nodes`, the numbers of users and of items.
 """
 import json
 from pathlib import Path
@@ -35,12 +36,7 @@ def cut(source: str, out: str, users: int | None) -> dict:
     passed = np.cumsum(gaps)
     times = START + passed - np.repeat(passed[offsets[:-1]], kept)
     items = np.searchsorted(catalogue, pairs[rows, 1]) + 1
-    write(Path(out), ids, catalogue, offsets, items, times, f"""
-[split]
-kind = "ratio"
-validation = 0.0
-test = 0.0
-
+    write(Path(out), ids, catalogue, offsets, items, times, f"""{ALL_TRAIN}
 [train]
 batch_size = {round(BATCH_USERS * offsets[-1] / len(ids))}
 beta2 = 0.98
@@ -75,18 +71,23 @@ loss = {{ bce = {{ negatives = 1 }} }}
 
 
 def write(out: Path, users, catalogue, offsets, items, times, settings: str) -> None:
-    """The folder. Features and model are set on the command line."""
+    """The folder of sequences. The model is set on the command line."""
     import numpy as np
+    user = np.repeat(users, np.diff(offsets))
+    tables(out, users, catalogue, user, catalogue[items - 1], times, settings)
+    np.savez(out / "events.npz", offsets=offsets, items=items, times=times, catalogue=len(catalogue))
+
+
+def tables(out: Path, users, catalogue, user, item, times, settings: str) -> None:
+    """The tables and the job. Features and model are set on the command line."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     out.mkdir(parents=True, exist_ok=True)
-    user = np.repeat(users, np.diff(offsets))
-    tables = {"user": {"user": users}, "item": {"item": catalogue},
-              "events": {"user": user, "item": catalogue[items - 1], "time": times}}
-    for name, columns in tables.items():
+    written = {"user": {"user": users}, "item": {"item": catalogue},
+               "events": {"user": user, "item": item, "time": times}}
+    for name, columns in written.items():
         pq.write_table(pa.table(columns), out / f"{name}.parquet")
-    np.savez(out / "events.npz", offsets=offsets, items=items, times=times, catalogue=len(catalogue))
-    (out / "pipeline.toml").write_text(f"""# Written by benches/peers/sequence_peers.py.
+    (out / "pipeline.toml").write_text(f"""# Written by benches/peers/model_peers.py.
 
 [tables.users]
 path = "user.parquet"
@@ -107,6 +108,46 @@ timestamp_unit = "second"
 user = [{{ kind = "sequence", name = "recent", max_len = 200 }}]
 item = [{{ kind = "id", name = "item" }}]
 {settings}""")
+
+
+# Every event trains, and neither side needs a schedule.
+ALL_TRAIN = """
+[split]
+kind = "ratio"
+validation = 0.0
+test = 0.0
+"""
+
+
+def pairs(source: str, out: str) -> dict:
+    """The distinct pairs of a file of lines `user item`."""
+    import numpy as np
+    events = np.loadtxt(source, dtype=np.int64, ndmin=2)[:, :2]
+    return graph(Path(out), events[:, 0], events[:, 1])
+
+
+def drawn(out: str, users: int, items: int, edges: int) -> dict:
+    """About `edges` distinct pairs: users drawn uniformly, items with a head and a tail."""
+    import numpy as np
+    rng = np.random.default_rng(1)
+    user = rng.integers(0, users, edges)
+    item = (rng.random(edges) ** 2 * items).astype(np.int64)
+    return graph(Path(out), user, item)
+
+
+def graph(out: Path, users, items) -> dict:
+    """The folder of a graph with these pairs."""
+    import numpy as np
+    (user_ids, users), (item_ids, items) = (np.unique(of, return_inverse=True) for of in (users, items))
+    key = np.unique(users * len(item_ids) + items)
+    users, items = key // len(item_ids), key % len(item_ids)
+    times = START + np.arange(len(key))
+    tables(out, user_ids, item_ids, user_ids[users], item_ids[items], times, ALL_TRAIN)
+    nodes = np.array([len(user_ids), len(item_ids)])
+    np.savez(out / "graph.npz", users=users, items=items, nodes=nodes)
+    size = {"users": len(user_ids), "items": len(item_ids), "edges": len(key)}
+    (out / "size.json").write_text(json.dumps(size))
+    return size
 
 
 def epochs_sample(positions: int, seconds: list[float]) -> dict:
@@ -154,6 +195,43 @@ def train_in_torch(folder: str, threads: int, form: str, loss: str, epochs: int,
         seconds.append(time.perf_counter() - began)
         losses.append(total / int((users.predict != 0).sum()))
     return {**epochs_sample(int((users.predict != 0).sum()), seconds), "losses": losses}
+
+
+def train_graph_in_torch(folder: str, threads: int, form: str, layers: int, dim: int, batch: int, epochs: int) -> dict:
+    """Epochs of LightGCN with BPR and a uniform negative over all pairs in random order; the first warms up, if there are
+    more. Adam is fused."""
+    import time
+
+    import numpy as np
+    import torch
+    from torch.nn import functional
+
+    from torch_graph import LightGCN
+    torch.set_num_threads(threads)
+    torch.manual_seed(1)
+    with np.load(f"{folder}/graph.npz") as edges:
+        users, items = (torch.from_numpy(edges[name]) for name in ("users", "items"))
+        nodes = edges["nodes"].tolist()
+    model = LightGCN(form, users, items, nodes, layers, dim)
+    adam = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    seconds, losses = [], []
+    for _ in range(epochs):
+        began, total = time.perf_counter(), 0.0
+        order = torch.randperm(len(users))
+        for start in range(0, len(order), batch):
+            mine = order[start:start + batch]
+            rows = (users[mine], nodes[0] + items[mine], nodes[0] + torch.randint(nodes[1], (len(mine),)))
+            final = model()
+            user, positive, negative = (final[of] for of in rows)
+            value = functional.softplus(((negative - positive) * user).sum(-1)).mean()
+            first = [model.first[of] for of in rows]
+            adam.zero_grad()
+            (value + 1e-4 / 2 / len(mine) * sum(of.square().sum() for of in first)).backward()
+            adam.step()
+            total += value.item() * len(mine)
+        seconds.append(time.perf_counter() - began)
+        losses.append(total / len(users))
+    return {**epochs_sample(len(users), seconds), "losses": losses}
 
 
 def embed_in_torch(folder: str, threads: int, form: str, dim: int, batches: list[int]) -> dict:

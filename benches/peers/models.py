@@ -1,4 +1,4 @@
-"""Runs SASRec and TiSASRec of twotower beside PyTorch: python sequence.py --data ml-1m.txt --work DIR --rounds 3
+"""Runs models of twotower beside PyTorch: python models.py --data ml-1m.txt --work DIR --rounds 3
 
 `--data` is ml-1m.txt as SASRec's authors publish it: lines `user item`, in the order of time. Parts, for `--only`:
 
@@ -6,10 +6,14 @@
   binary cross-entropy and a negative per position.
 - `full`: the same with softmax over all items.
 - `tisasrec`: TiSASRec with binary cross-entropy and intervals of at most 256. The file has no times: a clock is made.
+- `lightgcn`: seconds of an epoch of LightGCN on the pairs of the file, d 64, 3 layers, BPR with a uniform negative, 2,048
+  pairs a batch.
+- `lightgcn-large`: the same on a graph of 10 million pairs that is made here, of 400,000 users and 100,000 items, with
+  2^20 pairs a batch, since each batch costs a propagation over the whole graph.
 - `infer`: users a second, of `twotower infer` as a whole process from tables to vectors on disk, and of PyTorch in
   memory. Users have 20 items, then 50; d 64, 2 blocks, 2,000 items.
 
-In training both sides have each user's last 201 events, so that an epoch is the same work. twotower also trains the
+In training sequence models, both sides have each user's last 201 events, so that an epoch is the same work. twotower also trains the
 first event of a user, from an empty history, which PyTorch does not. Seconds are those of the steps, as twotower logs
 them, with neither encoding nor checkpoints; of PyTorch, those of the loop over batches, negatives included. The first
 of several epochs warms up and does not count.
@@ -24,8 +28,8 @@ Beside it stands what `torch.mm` of 1,024 x 1,024 f32 matrices reaches on as man
 
 Each contender is a process of its own, bound to `--threads` cores, in turns. Prints a Markdown table for each part with
 medians, the least and the most, and the time as a multiple of the first row's, and writes all samples to
-DIR/sequence.json. Samples taken under the same settings with the same program are kept. TWOTOWER names the program.
-Needs torch, numpy and pyarrow; models are in torch_sequence.py.
+DIR/models.json. Samples taken under the same settings with the same program are kept. TWOTOWER names the program.
+Needs torch, numpy and pyarrow; models are in torch_sequence.py and torch_graph.py.
 """
 import argparse
 import datetime
@@ -37,7 +41,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import sequence_peers as peers
+import model_peers as peers
 from contender import HERE, Contender, ours, peer
 from run import Failed, bind, digest, machine, measure, take_turns, write_json
 
@@ -50,6 +54,8 @@ INFER_DIM = 64
 INFER_BATCHES = [256, 1024, 4096]
 BCE = "train.loss={ bce = { negatives = 1 } }"
 SGEMM = "torch.mm, 1,024 x 1,024"
+GRAPH_DIM, GRAPH_LAYERS = 64, 3
+LARGE_GRAPH = {"users": 400_000, "items": 100_000, "edges": 10_000_000}
 
 
 class Bench:
@@ -89,32 +95,54 @@ class Bench:
         user = f'{{ kind = "sequence", name = "recent", max_len = {length}{clock} }}'
         return [f"features.user=[{user}]", f'model={{ kind = "{kind}", dim = {dim} }}']
 
-    def trained(self, group: str, folder: Path, size: dict, settings: list[str], intervals: str = "") -> Contender:
-        """Training by twotower; a row is a position that PyTorch trains too."""
-        run = "-".join(filter(None, ["run", group, intervals]))
+    def trained(self, group: str, name: str, folder: Path, rows: int, events: int, settings: list[str]) -> Contender:
+        """Training by twotower, of so many events; `rows` of them are what PyTorch trains too."""
+        run = "-".join(["run", group, *name.split()])
         self.encode(folder, run, settings)
         argv = self.command("train", folder, run, [*settings, f"train.epochs={self.asked.epochs}"])
 
         def read(log: str, _: float) -> dict:
             speeds = re.findall(r"train: epoch \d+: .*, (\d+) examples/s", log)
-            return peers.epochs_sample(size["positions"], [size["events"] / float(speed) for speed in speeds])
+            return peers.epochs_sample(rows, [events / float(speed) for speed in speeds])
 
-        name = f"twotower, intervals {intervals}" if intervals else "twotower"
-        return ours(group, name, [*argv, "--engine", "native", "--force"], read, reads_log=True)
+        return ours(group, " ".join(["twotower", name]).strip(), [*argv, "--engine", "native", "--force"], read,
+                    reads_log=True)
+
+    def sequences(self, group: str, settings: list[str], name: str = "") -> Contender:
+        """Training of a sequence model by twotower."""
+        folder, size = self.cut()
+        return self.trained(group, name, folder, size["positions"], size["events"], settings)
 
     def torch(self, group: str, name: str, folder: Path, **how) -> Contender:
         """Training by PyTorch."""
         return peer(group, f"torch, {name}", peers.train_in_torch, folder=folder, threads=self.asked.threads,
                     epochs=self.asked.epochs, **how)
 
+    def size(self, part: str) -> dict:
+        """What an epoch of a part consists of."""
+        if part == "infer":
+            return {}
+        return self.graph(part == "lightgcn-large")[1] if part.startswith("lightgcn") else self.cut()[1]
+
+    def graph(self, is_large: bool) -> tuple[Path, dict]:
+        """The folder of a graph, and its size."""
+        if is_large:
+            folder, make, how = self.work / "graph-{users}-{items}-{edges}".format(**LARGE_GRAPH), peers.drawn, LARGE_GRAPH
+        else:
+            source = self.asked.data.resolve()
+            folder, make, how = self.work / f"graph-{digest(source)[:8]}", peers.pairs, {"source": source}
+        if not (folder / "size.json").exists():
+            self.step(peer("data", "a graph", make, out=folder, **how))
+        return folder, json.loads((folder / "size.json").read_text())
+
 
 def training(group: str, loss: str) -> Callable[[Bench], list[Contender]]:
     """The contenders of SASRec with a loss."""
     def contenders(bench: Bench) -> list[Contender]:
-        folder, size = bench.cut()
+        folder, _ = bench.cut()
         setting = BCE if loss == "bce" else 'train.loss="full_softmax"'
         return [
-            bench.trained(group, folder, size, [*bench.model("sasrec", 50, peers.LONGEST - 1), setting]),
+            bench.sequences(group, [*bench.model("sasrec", 50, peers.LONGEST - 1), setting]),
             bench.torch(group, "MultiheadAttention", folder, form="mha", loss=loss),
             bench.torch(group, "scaled_dot_product_attention", folder, form="sdpa", loss=loss),
         ]
@@ -123,17 +151,37 @@ def training(group: str, loss: str) -> Callable[[Bench], list[Contender]]:
 
 def tisasrec(bench: Bench) -> list[Contender]:
     """TiSASRec: twotower on the personal scale, which may change within a user's history, and in fixed units."""
-    folder, size = bench.cut()
+    folder, _ = bench.cut()
 
     def twotower(scale):
         settings = [*bench.model("tisasrec", 50, peers.LONGEST - 1, scale), BCE]
-        return bench.trained("tisasrec", folder, size, settings, scale)
+        return bench.sequences("tisasrec", settings, f"intervals {scale}")
 
     def torch(name, form):
         return bench.torch("tisasrec", name, folder, form=form, loss="bce", span=SPAN)
 
     return [twotower("personal"), twotower("minute"),
             torch("tables of intervals gathered", "tables"), torch("products with intervals gathered", "products")]
+
+
+def lightgcn(group: str, batch: int) -> Callable[[Bench], list[Contender]]:
+    """The contenders of LightGCN on a graph."""
+    def contenders(bench: Bench) -> list[Contender]:
+        folder, size = bench.graph(group == "lightgcn-large")
+        edges, how = size["edges"], {"layers": GRAPH_LAYERS, "dim": GRAPH_DIM, "batch": batch}
+        settings = [
+            'features.user=[{ kind = "id", name = "user" }]',
+            f'model={{ kind = "lightgcn", dim = {GRAPH_DIM}, layers = {GRAPH_LAYERS} }}',
+            "train.loss={ bpr = { negatives = 1 } }", f"train.batch_size={batch}", 'train.schedule="constant"',
+            "train.warmup_steps=0", "train.unknown_rate=0", "train.missing_rate=0",
+        ]
+
+        def torch(name, form):
+            return peer(group, f"torch, {name}", peers.train_graph_in_torch, folder=folder, form=form,
+                        threads=bench.asked.threads, epochs=bench.asked.epochs, **how)
+
+        return [bench.trained(group, "", folder, edges, edges, settings), torch("COO", "coo"), torch("CSR", "csr")]
+    return contenders
 
 
 def infer(bench: Bench) -> list[Contender]:
@@ -161,11 +209,22 @@ def infer(bench: Bench) -> list[Contender]:
     return result
 
 
-PARTS = {"train": training("train", "bce"), "full": training("full", "softmax"), "tisasrec": tisasrec, "infer": infer}
+PARTS = {
+    "train": training("train", "bce"),
+    "full": training("full", "softmax"),
+    "tisasrec": tisasrec,
+    "lightgcn": lightgcn("lightgcn", 2048),
+    "lightgcn-large": lightgcn("lightgcn-large", 1 << 20),
+    "infer": infer,
+}
+# Parts that need no file.
+MADE = {"infer", "lightgcn-large"}
 TITLES = {
     "train": "SASRec, binary cross-entropy with a negative per position",
     "full": "SASRec, softmax over the catalogue",
     "tisasrec": "TiSASRec, binary cross-entropy with a negative per position",
+    "lightgcn": "LightGCN, BPR with a negative per pair",
+    "lightgcn-large": "LightGCN, BPR with a negative per pair",
 }
 
 
@@ -201,7 +260,8 @@ def report(part: str, entries: list[dict], size: dict) -> str:
             return [f"{rss:,.0f}", f"{middle(entry, seconds_a_row)[0] / first:.2f}"]
 
         if part != "infer":
-            title = f"{TITLES[part]}: {size['positions']:,} real positions of {size['users']:,} users an epoch"
+            work = f"{size['edges']:,} pairs" if "edges" in size else f"{size['positions']:,} real positions"
+            title = f"{TITLES[part]}: {work} of {size['users']:,} users an epoch"
             rows = [[entry["name"], "{:.2f} ({:.2f} to {:.2f})".format(*middle(entry, lambda s: s["seconds"])),
                      *shared(entry)] for entry in mine]
             blocks.append(f"{title}\n\n" + table("Contender | s per epoch | peak RSS, MiB | times the first's", rows))
@@ -234,8 +294,8 @@ def seconds_a_row(sample: dict) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="ml-1m.txt; not needed for --only infer")
-    parser.add_argument("--work", type=Path, required=True, help="folder for data, runs and sequence.json")
+    parser.add_argument("--data", type=Path, help="ml-1m.txt; not needed for --only infer,lightgcn-large")
+    parser.add_argument("--work", type=Path, required=True, help="folder for data, runs and models.json")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=2, help="epochs of a training; the first of several warms up")
     parser.add_argument("--users", type=int, help="take the first users only, to see that all works")
@@ -247,20 +307,20 @@ def main() -> None:
         parser.error(f"--only: no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     if not TWOTOWER.is_file():
         parser.error(f"no file {TWOTOWER}; build it with cargo build --release, or set TWOTOWER")
-    if chosen != ["infer"] and not (a.data and a.data.is_file()):
+    if set(chosen) - MADE and not (a.data and a.data.is_file()):
         parser.error("--data must name ml-1m.txt, as SASRec's authors publish it")
 
     load = bind(a.threads)
-    data = {} if chosen == ["infer"] else {"data": digest(a.data)}
+    data = {"data": digest(a.data)} if set(chosen) - MADE else {}
     a.work.mkdir(parents=True, exist_ok=True)
-    path = a.work / "sequence.json"
+    path = a.work / "models.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     here = machine(a.threads, TWOTOWER, PACKAGES)
     bench = Bench(a)
     for part in chosen:
         print(part, flush=True)
         identity = {"users": a.users, "epochs": a.epochs, "threads": a.threads, "program": digest(TWOTOWER),
-                    "packages": here["packages"], **(data if part != "infer" else {})}
+                    "packages": here["packages"], **({} if part in MADE else data)}
         state = results.get(part, {})
         if state.get("identity") != identity:
             state = {"identity": identity, "date": datetime.date.today().isoformat(), "load_before": load,
@@ -271,7 +331,7 @@ def main() -> None:
         except Failed as error:
             sys.exit(f"{part}: what it needs could not be made: {error}")
         take_turns(contenders, a.rounds, a.threads, state, lambda: write_json(path, results))
-        state["size"] = {} if part == "infer" else bench.cut()[1]
+        state["size"] = bench.size(part)
         write_json(path, results)
         print(f"\n{report(part, list(state['contenders'].values()), state['size'])}\n", flush=True)
     print(f"wrote {path}")

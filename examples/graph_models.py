@@ -1,0 +1,98 @@
+"""Tables of graph models: python examples/graph_models.py WORK --data DIR --grid NAME,... [--seeds 3]
+
+Runs `encode-features`, `train` and `evaluate` for each row of a grid (GRIDS below) and each seed, and prints a Markdown
+table: NDCG@10 on the validation items in the best epoch, that epoch, recall and NDCG on the test items, seconds of
+training an epoch (without validation), and minutes of all epochs (with it); means ± standard deviations over the seeds.
+A seed is that of the split as well as of the training. Baselines stand below the models, and the protocol, as `evaluate`
+names it, above. Settings are to be chosen by the validation column alone.
+
+DIR is MovieLens-1M, with ratings.dat, or the ratings in the order of time as ratings_chrono.csv. Ratings below 3 are left
+out. Tables are written to WORK/ml-1m, the results to WORK/ml-1m/GRID.md and GRID.csv. Each run is kept in
+WORK/ml-1m/GRID/ROW-SEED: what is complete there is not done again, and a training that was stopped goes on, when the same
+command is given once more.
+
+The settings that a row does not name are those of examples/lightgcn-ml-1m/pipeline.toml, or of `--job`. A row that fails
+does not stop the others; the exit code is 1 then. TWOTOWER names the program. Python 3.11 or newer, no other packages.
+"""
+import argparse
+import csv
+import pathlib
+import re
+import sys
+
+from grids import HERE, Table, chosen, require_program, run_grid, toml
+
+MEASURES = [(f"{measure.lower()}@{k}", f"{title}@{k}") for k in (10, 20, 50) for measure, title in (("recall", "R"), ("ndcg", "N"))]
+
+BPR = {"train.loss": {"bpr": {"negatives": 1}}}
+
+# What a grid's rows have beside the job.
+GRIDS = {
+    "lightgcn": {"lightgcn": {}},
+    "layers": {str(layers): {"model.layers": layers} for layers in (1, 2, 3, 4)},
+}
+
+
+def read(folder):
+    """The ratings (user, item, rating, time or place) of MovieLens-1M."""
+    exported, ordered = folder / "ratings.dat", folder / "ratings_chrono.csv"
+    if exported.exists():
+        return [line.split("::") for line in exported.read_text().split()]
+    if ordered.exists():
+        with open(ordered, newline="") as file:
+            return list(csv.reader(file))[1:]
+    raise SystemExit(f"{folder}: expected MovieLens-1M's ratings.dat here, or ratings_chrono.csv; see examples/ml-1m/fetch.sh")
+
+
+def prepare(folder, data, job):
+    """Writes the tables and the job."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "pipeline.toml").write_bytes(job.read_bytes())
+    if (folder / "interactions.csv").exists():
+        return
+    events = [(user, item, time) for user, item, rating, time in read(data) if float(rating) >= 3]
+    tables = {
+        "users": (["user_id"], [[user] for user in dict.fromkeys(event[0] for event in events)]),
+        "items": (["item_id"], [[item] for item in dict.fromkeys(event[1] for event in events)]),
+        "interactions": (["user", "item", "time"], events),
+    }
+    for name, (head, rows) in tables.items():
+        with open(folder / f"{name}.csv", "w", newline="") as file:
+            csv.writer(file).writerows([head, *rows])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=pathlib.Path)
+    parser.add_argument("--data", type=pathlib.Path, required=True)
+    parser.add_argument("--grid", required=True, metavar="NAME,...", help=", ".join(GRIDS))
+    parser.add_argument("--seeds", type=int, default=3, help="split and train with the seeds 1 to this one")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting for all rows")
+    parser.add_argument("--only", metavar="ROW,...", help="rows by name")
+    parser.add_argument("--job", type=pathlib.Path, help="a pipeline.toml to start from")
+    options = parser.parse_args()
+    grids = options.grid.split(",")
+    if unknown := [name for name in grids if name not in GRIDS]:
+        parser.error(f"--grid {','.join(unknown)}: grids are {', '.join(GRIDS)}")
+    require_program()
+    folder = options.work.resolve() / "ml-1m"
+    prepare(folder, options.data, options.job or HERE / "lightgcn-ml-1m/pipeline.toml")
+    table = Table(MEASURES, lambda protocol: re.sub(r", seed \d+", "", protocol))
+
+    def sets(row):
+        def of(seed):
+            split = {"kind": "random", "validation": 0.1, "test": 0.1, "seed": seed}
+            row_sets = [f"{key}={toml(value)}" for key, value in row.items()]
+            return [*row_sets, f"split={toml(split)}", f"train.seed={seed}", *options.set]
+        return of
+
+    passed = [
+        run_grid(folder / grid, {name: sets(GRIDS[grid][name]) for name in chosen(GRIDS[grid], options.only)},
+                 options.seeds, table)
+        for grid in grids
+    ]
+    sys.exit(0 if all(passed) else 1)
+
+
+if __name__ == "__main__":
+    main()
