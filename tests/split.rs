@@ -23,7 +23,10 @@ fn models_with_other_features_compare_and_splits_by_another_seed_do_not() {
     };
     let first = measured("runs/a", 7);
     assert!(first["protocol"].as_str().unwrap().starts_with("random, seed 7 (0.2 of a user's events test"), "{first}");
-    assert!(first["protocol"].as_str().unwrap().contains("whose training and validation items are excluded"), "{first}");
+    assert!(
+        first["protocol"].as_str().unwrap().contains("whose training and validation items are excluded"),
+        "{first}"
+    );
     let other_seed = measured("runs/b", 8);
     assert_ne!(first["events"], other_seed["events"]);
     // Other features of the same users, and their table in another order.

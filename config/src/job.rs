@@ -481,7 +481,7 @@ impl Config {
     /// Worker threads of the streaming stages.
     pub fn workers(&self) -> usize {
         match self.infer.workers {
-            0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+            0 => crate::allocation::cores(),
             n => n,
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! A crate of its own, so that whoever reads a job file need not build what runs it.
 
+pub mod allocation;
 mod error;
 mod evaluation;
 mod gates;

@@ -2,6 +2,7 @@
 
 use super::Finding;
 use crate::config::Config;
+use crate::config::allocation::{Allocation, cores};
 use crate::run::forecast::{self, LeastMemory};
 use crate::stream::memory::mib;
 use crate::stream::memory::{MIB, Memory, groups};
@@ -18,11 +19,15 @@ pub fn memory(given: Option<Memory>) -> Finding {
     let there_is = Memory::there_is();
     let budget = given.unwrap_or_else(Memory::detect);
     let how = if given.is_some() { "given" } else { "a quarter of it" };
-    let found = format!("{} for this process, stages may use {budget} ({how})", mib(there_is));
+    let of_task = Allocation::of_process().memory.is_some_and(|memory| memory == there_is);
+    let whose = if of_task { "given to this task by Slurm" } else { "for this process" };
+    let found = format!("{} {whose}, stages may use {budget} ({how})", mib(there_is));
     match budget.bytes() {
-        bytes if bytes > there_is => {
-            Finding::problem(CHECK, found, "give less with --memory, or raise the limit of the control group")
-        }
+        bytes if bytes > there_is => Finding::problem(
+            CHECK,
+            found,
+            "give less with --memory, or raise the limit of the control group or of the task",
+        ),
         bytes if bytes < COMFORTABLE => Finding::warning(
             CHECK,
             format!("{found}: stages may have to work with fewer threads, or refuse"),
@@ -46,11 +51,12 @@ pub fn stages(given: Option<Memory>, least: &[LeastMemory]) -> Finding {
 /// Threads that the job asks for against what this process may run on.
 pub fn threads(config: Option<&Config>) -> Finding {
     const CHECK: &str = "threads";
-    let usable = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let usable = cores();
     let lines = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let quota = lines.lines().filter_map(|line| quota(Path::new("/sys/fs/cgroup"), line)).min_by(f64::total_cmp);
     let limit = quota.map_or("no quota".to_string(), |cpus| format!("a quota of {cpus:.2} CPUs"));
-    let found = format!("{usable} usable, {limit}");
+    let given = Allocation::of_process().cpus.map_or("", |_| ", by Slurm's variables");
+    let found = format!("{usable} usable{given}, {limit}");
     let asked = config.map_or(0, |config| config.infer.workers.max(config.train.threads));
     if asked > usable {
         return Finding::warning(

@@ -3,6 +3,7 @@
 //! A stage states what it holds whatever the number of rows (`Needs`); what is left of the budget
 //! is dealt to the batches in flight. Nothing of this enters a stage's key: results do not depend on it.
 
+use crate::config::allocation::Allocation;
 use crate::error::PipelineError;
 use crate::stream::Width;
 use std::path::{Path, PathBuf};
@@ -62,7 +63,8 @@ impl Memory {
         Self { bytes: (Self::there_is() / 4).max(MIB) }
     }
 
-    /// The memory there is, in bytes: the machine's, or less where a control group limits this process.
+    /// The memory there is, in bytes: the machine's, or less where a control group limits this process or Slurm gave it
+    /// less.
     pub(crate) fn there_is() -> u64 {
         let machine = read("/proc/meminfo").and_then(|text| {
             let line = text.lines().find(|l| l.starts_with("MemTotal:"))?;
@@ -70,7 +72,8 @@ impl Memory {
         });
         let groups = read("/proc/self/cgroup").unwrap_or_default();
         let limit = groups.lines().filter_map(|line| group_limit(Path::new("/sys/fs/cgroup"), line)).min();
-        [machine, limit].into_iter().flatten().min().unwrap_or(2048 * MIB)
+        let given = Allocation::of_process().memory;
+        [machine, limit, given].into_iter().flatten().min().unwrap_or(2048 * MIB)
     }
 
     /// What each of [`Needs::growing`] may take, in bytes.

@@ -28,7 +28,7 @@ pub fn keep_batches() {
     unsafe extern "C" {
         fn mallopt(parameter: c_int, value: c_int) -> c_int;
     }
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let cores = crate::config::allocation::cores();
     let arenas = cores.div_ceil(CORES_AN_ARENA).clamp(cores.min(OWN_ARENAS), 64) as c_int;
     for (parameter, value) in [(M_MMAP_THRESHOLD, 32 << 20), (M_TRIM_THRESHOLD, 64 << 20), (M_ARENA_MAX, arenas)] {
         // SAFETY: `mallopt` takes two integers and changes only when memory goes back to the kernel and how many

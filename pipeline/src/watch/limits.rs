@@ -1,5 +1,6 @@
 //! Limits that the system sets this process: what to do where one is reached, and threads that it can start.
 
+use crate::config::allocation::cores;
 use crate::error::PipelineError;
 use std::sync::OnceLock;
 
@@ -86,7 +87,9 @@ pub fn start_threads() -> Result<(), PipelineError> {
             system.unwrap_or_else(|| std::io::Error::other(error)),
         )
     };
-    rayon::ThreadPoolBuilder::new().build_global().map_err(failed)
+    // 0 leaves the number to RAYON_NUM_THREADS.
+    let threads = if std::env::var_os("RAYON_NUM_THREADS").is_some() { 0 } else { cores() };
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(failed)
 }
 
 /// Checks that polars can start the threads and open the files that its queries need: it ends the process where it

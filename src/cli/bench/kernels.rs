@@ -9,6 +9,7 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
+use twotower_pipeline::config::allocation::cores;
 use twotower_pipeline::error::PipelineError;
 
 /// Bytes read at a time.
@@ -81,7 +82,7 @@ impl Count {
 /// # Errors
 /// Missing or damaged files, those of the engine or index.
 pub fn run(kernel: Kernel, dir: &Path, users: u64, engine_name: &str, long: Duration) -> Result<Count, PipelineError> {
-    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let cores = cores();
     match kernel {
         Kernel::SgemmOneThread => sgemm(1, long),
         Kernel::Sgemm => sgemm(cores, long),
