@@ -211,6 +211,7 @@ kind = "id"
 name = "item"
 [model]
 kind = "lightgcn"
+transport = { layer = 2 }
 "#;
 
     fn jobs() -> Vec<toml::Value> {

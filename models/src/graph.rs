@@ -148,6 +148,17 @@ impl Graph {
         self.sides[side as usize].edges(node).len()
     }
 
+    /// The number of nodes of each side.
+    pub fn nodes(&self) -> Sides<usize> {
+        self.sides.each_ref().map(|side| side.factors.len())
+    }
+
+    /// The neighbours of a node, which are nodes of the other side, ascending.
+    pub fn neighbours(&self, side: Side, node: usize) -> &[u32] {
+        let own = &self.sides[side as usize];
+        &own.neighbours[own.edges(node)]
+    }
+
     /// `to = Â from`, for vectors of `dim` numbers. The sum for a node is made in the order of its neighbours, whatever the
     /// threads.
     pub fn propagate(&self, dim: usize, from: Sides<&[f32]>, scratch: &mut Scratch, to: &mut Sides<Vec<f32>>) {

@@ -16,8 +16,10 @@
 //! `train.unknown_rate` is 0; and the losses of other models can take the place of BPR.
 
 mod training;
+pub(crate) mod transport;
 
 pub(crate) use training::Lightgcn;
+pub use transport::{Layer, Logit, TransportConfig};
 
 use crate::dssm::DssmConfig;
 use crate::error::ModelError;
@@ -70,6 +72,9 @@ pub struct LightgcnConfig {
     pub temperature: f32,
     /// Whether log τ is trained.
     pub learn_temperature: bool,
+    /// The contrast of subgraphs by optimal transport (GSC), if there is any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport: Option<TransportConfig>,
 }
 
 impl Default for LightgcnConfig {
@@ -83,6 +88,7 @@ impl Default for LightgcnConfig {
             similarity: Similarity::Dot,
             temperature: 1.0,
             learn_temperature: false,
+            transport: None,
         }
     }
 }
@@ -94,6 +100,12 @@ impl LightgcnConfig {
         ("layers", Range::Whole(0, 16)),
         ("penalty", Range::Real(0.0, 1000.0)),
         ("temperature", Range::Real(0.001, 100.0)),
+        ("transport.weight", TransportConfig::WEIGHT),
+        ("transport.gromov_weight", TransportConfig::WEIGHT),
+        ("transport.centres", TransportConfig::CENTRES),
+        ("transport.nodes", TransportConfig::NODES),
+        ("transport.layer", Range::Whole(0, 16)),
+        ("transport.temperature", TransportConfig::TEMPERATURE),
     ];
 
     /// The feed-forward towers that have its tables and widths.
@@ -109,6 +121,7 @@ impl LightgcnConfig {
     /// [`ModelError::Setting`].
     pub fn check(&self, users: &[FieldSchema], items: &[FieldSchema]) -> Result<(), ModelError> {
         range::check(self, Self::RANGES).map_err(ModelError::range)?;
+        self.transport.as_ref().map_or(Ok(()), |transport| transport.check(self.layers))?;
         let refuse = |setting: &str, expected: String, fields: &[FieldSchema]| {
             let names: Vec<String> = fields.iter().map(|field| format!("`{}`", field.name)).collect();
             let found = if names.is_empty() { "none".to_string() } else { names.join(", ") };

@@ -1,10 +1,11 @@
 //! LightGCN in training: the graph, a step, and the towers that are exported.
 
-use super::{Initialisation, LightgcnConfig, Sampling};
+use super::transport::{self, Transport};
+use super::{Initialisation, Layer as OfLayer, LightgcnConfig, Sampling};
 use crate::candidates::BatchCandidates;
 use crate::error::ModelError;
 use crate::examples::{Role, TrainingSet, Window, drop_codes};
-use crate::graph::{Graph, Propagation, Sides};
+use crate::graph::{Graph, Propagation, Scratch, Sides};
 use crate::lanes::{add, add_scaled, dot};
 use crate::losses::LossGradient;
 use crate::model::{Model, Moment, Terms};
@@ -45,6 +46,7 @@ pub(crate) struct Lightgcn {
     nets: Sides<Net>,
     schemas: Sides<TowerSchema>,
     objective: Objective,
+    transport: Option<Transport>,
     config: LightgcnConfig,
     unknown_rate: f64,
     missing_rate: f64,
@@ -69,6 +71,9 @@ pub(crate) struct Work {
     loss: LossGradient,
     /// The gradients of the final vectors.
     gradients: Gradients,
+    transport: transport::Work,
+    /// The gradient of the layer that the transport reads, if it is between the first one and the final vectors.
+    d_layer: Sides<Vec<f32>>,
 }
 
 /// The codes of the ids of one side, which are its first field.
@@ -128,6 +133,8 @@ impl Lightgcn {
         let has_edges = |user: &u32| graph.degree(Side::User, *user as usize) > 0;
         let users: Vec<u32> = (0..user_rows as u32).filter(has_edges).collect();
         let mut objective = Objective::new(set, train, (config.temperature, config.learn_temperature), &mut parameters);
+        let draw = |group| Rng::at(train.seed, &[0, 2, group]);
+        let transport = config.transport.as_ref().map(|of| Transport::new(of, config.dim, &mut parameters, draw));
         let shares = shares(&graph, config.sampling, (&edges, users.len()), item_rows);
         objective.are_drawn_with(ids(&set.items).iter().map(|item| shares[*item as usize]));
         let nets = SIDES.map(|side| {
@@ -151,6 +158,7 @@ impl Lightgcn {
             nets,
             schemas,
             objective,
+            transport,
             config: config.clone(),
             unknown_rate: train.unknown_rate,
             missing_rate: train.missing_rate,
@@ -189,6 +197,40 @@ impl Lightgcn {
             }
         }
         squares * share / 2.0
+    }
+
+    /// Adds the terms of the transport, and their gradients to those of the vectors that it reads.
+    fn contrast(
+        &self,
+        transport: &Transport,
+        moment: Moment,
+        work: &mut Work,
+        (terms, gradients): (&mut Terms, &mut Gradients),
+    ) {
+        let Work { vectors, propagation, gradients: of_final, transport: work, d_layer, .. } = work;
+        let (read, to): (Sides<&[f32]>, Sides<&mut [f32]>) = match transport.layer() {
+            OfLayer::Final => (SIDES.map(|side| &vectors.tables[side as usize].values[..]), both(&mut of_final.tables)),
+            OfLayer::Number(0) => (self.first(), both(&mut gradients.tables)),
+            OfLayer::Number(number) => {
+                let layer = propagation.layers[number - 1].each_ref().map(|side| &side[..]);
+                d_layer.iter_mut().zip(layer).for_each(|(d, layer)| {
+                    d.clear();
+                    d.resize(layer.len(), 0.0);
+                });
+                (layer, d_layer.each_mut().map(|side| &mut side[..]))
+            }
+        };
+        let read = (&self.graph, read, self.config.dim);
+        transport.learn(&self.parameters, read, moment, work, terms, (to, &mut gradients.dense));
+        // From a layer to the first one.
+        let OfLayer::Number(number @ 1..) = transport.layer() else { return };
+        let (mut scratch, mut next) = (Scratch::default(), Sides::default());
+        for _ in 0..number {
+            let from = d_layer.each_ref().map(|side| &side[..]);
+            self.graph.propagate(self.config.dim, from, &mut scratch, &mut next);
+            std::mem::swap(d_layer, &mut next);
+        }
+        gradients.tables.iter_mut().zip(d_layer).for_each(|(gradient, d)| add(whole(gradient), d));
     }
 
     /// The towers of final vectors.
@@ -269,6 +311,12 @@ fn whole(gradient: &mut TableGradient) -> &mut [f32] {
     }
 }
 
+/// The gradients of both sides' tables, of all rows.
+fn both(tables: &mut [TableGradient]) -> Sides<&mut [f32]> {
+    let (users, items) = tables.split_at_mut(1);
+    [whole(&mut users[0]), whole(&mut items[0])]
+}
+
 /// Gradients of which those of tables are of all rows.
 fn whole_gradients(parameters: &Parameters) -> Gradients {
     let tables = parameters.tables.iter().map(TableGradient::whole).collect();
@@ -307,6 +355,8 @@ impl Model for Lightgcn {
             clicked: Vec::new(),
             weights: Vec::new(),
             loss: LossGradient::default(),
+            transport: transport::Work::default(),
+            d_layer: Default::default(),
         }
     }
 
@@ -381,6 +431,9 @@ impl Model for Lightgcn {
         let mut passes: Vec<Backward<'_>> =
             passes.map(|((net, batch), (pass, d_output))| Backward { net, batch, pass, d_output }).collect();
         backward(&work.vectors, &mut passes, &mut work.gradients)?;
+        if let Some(transport) = &self.transport {
+            self.contrast(transport, moment, work, (&mut terms, &mut *gradients));
+        }
         let final_gradients = SIDES.map(|side| work.gradients.tables[side as usize].values());
         let first = work.propagation.backward(&self.graph, self.config.dim, final_gradients);
         gradients.tables.iter_mut().zip(first).for_each(|(gradient, first)| add(whole(gradient), first));
