@@ -96,8 +96,7 @@ fn exponentials<const FMA: bool>(cost: &Matrix, from: &[f64], scale: f64, tops: 
     sums.resize(cost.stride, 0.0);
     for (row, from) in cost.values.chunks_exact(cost.stride).zip(from) {
         for (top, cost) in tops.iter_mut().zip(row) {
-            let exponent = from - scale * cost;
-            *top = if exponent > *top { exponent } else { *top };
+            *top = top.max(from - scale * cost);
         }
     }
     for (row, from) in cost.values.chunks_exact(cost.stride).zip(from) {
