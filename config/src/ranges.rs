@@ -213,6 +213,7 @@ name = "item"
 kind = "lightgcn"
 views = VIEWS
 ncl = { hops = 1 }
+transport = { layer = 2 }
 "#;
 
     fn jobs() -> Vec<toml::Value> {

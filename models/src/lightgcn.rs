@@ -23,6 +23,7 @@ mod neighbours;
 mod prototypes;
 mod terms;
 mod training;
+pub(crate) mod transport;
 mod views;
 
 pub use ncl::NclConfig;
@@ -33,6 +34,7 @@ pub(crate) use prototypes::Prototypes;
 #[cfg(test)]
 pub(crate) use terms::State;
 pub(crate) use training::Lightgcn;
+pub use transport::{Layer, Logit, TransportConfig};
 
 use crate::dssm::DssmConfig;
 use crate::error::ModelError;
@@ -110,6 +112,9 @@ pub struct LightgcnConfig {
     /// The contrasts of NCL, if there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ncl: Option<NclConfig>,
+    /// The contrast of subgraphs by optimal transport (GSC), if there is any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport: Option<TransportConfig>,
 }
 
 impl Default for LightgcnConfig {
@@ -127,6 +132,7 @@ impl Default for LightgcnConfig {
             first_layer_counts: None,
             views: None,
             ncl: None,
+            transport: None,
         }
     }
 }
@@ -150,6 +156,12 @@ impl LightgcnConfig {
         ("ncl.prototype_weight", Range::Real(0.0, 1000.0)),
         ("ncl.clusters", Range::Whole(1, 1_000_000)),
         ("ncl.from_epoch", Range::Whole(0, 10_000)),
+        ("transport.weight", TransportConfig::WEIGHT),
+        ("transport.gromov_weight", TransportConfig::WEIGHT),
+        ("transport.centres", TransportConfig::CENTRES),
+        ("transport.nodes", TransportConfig::NODES),
+        ("transport.layer", Range::Whole(0, 16)),
+        ("transport.temperature", TransportConfig::TEMPERATURE),
     ];
 
     /// Whether the first layer counts in the mean of layers.
@@ -175,7 +187,8 @@ impl LightgcnConfig {
                 "false".into(),
             );
         }
-        self.ncl.as_ref().map_or(Ok(()), |ncl| ncl.check(self.layers))
+        self.ncl.as_ref().map_or(Ok(()), |ncl| ncl.check(self.layers))?;
+        self.transport.as_ref().map_or(Ok(()), |transport| transport.check(self.layers))
     }
 
     /// The feed-forward towers that have its tables and widths.

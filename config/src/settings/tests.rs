@@ -183,10 +183,13 @@ fn other(name: &str) -> Option<Value> {
         "pooling" => json!("position"),
         "norm" => json!("paper"),
         "intervals" => json!("personal"),
+        "similarity" if name.starts_with("model.contrast.") => json!("dot"),
         "similarity" => json!("cosine"),
+        "representation" => json!("mean"),
         "init" => json!("normal"),
         "penalty_form" => json!("norms"),
         "sampling" => json!("users"),
+        "logit" => json!("log"),
         "loss" => json!("full_softmax"),
         "schedule" => json!("constant"),
         "metric" => json!("ndcg@10"),
@@ -327,27 +330,34 @@ fn every_setting_of_every_model_is_obeyed_by_training_alone() {
             model["views"] = json!({ "kind": "xsimgcl" });
             model["ncl"] = json!({ "hops": 1 });
             model["first_layer_counts"] = json!(true);
+            model["transport"] = json!({ "layer": 1 });
         }
         let model: ModelConfig = serde_json::from_value(model).unwrap();
         let mut job = job.clone();
         job["model"] = json!(model);
         let base = views(&job);
         for name in job["model"].as_object().unwrap().keys().filter(|name| *name != "kind") {
-            let mut tried = job.clone();
-            // An empty map would stay one.
-            tried["model"][name] = match &job["model"][name] {
-                Value::Object(map) if map.is_empty() => json!({ "a": 1 }),
-                Value::Object(map) => {
-                    let (name, value) = map.iter().find(|(name, _)| *name != "kind").unwrap();
-                    let mut other = map.clone();
-                    other[name] = changed(&format!("model.contrast.{name}"), value);
-                    json!(other)
-                }
-                value => changed(&format!("model.{name}"), value),
+            let others: Vec<Value> = match &job["model"][name] {
+                // An empty map would stay one.
+                Value::Object(map) if map.is_empty() => vec![json!({ "a": 1 })],
+                Value::Object(map) => map
+                    .iter()
+                    .filter(|(inner, _)| *inner != "kind")
+                    .map(|(inner, value)| {
+                        let mut other = map.clone();
+                        other[inner] = changed(&format!("model.{name}.{inner}"), value);
+                        json!(other)
+                    })
+                    .collect(),
+                value => vec![changed(&format!("model.{name}"), value)],
             };
-            let now = views(&tried);
-            let differ: String = base.keys().filter(|s| base[s] != now[s]).collect();
-            assert_eq!(differ, "T", "{kind}, {name}");
+            for other in others {
+                let mut tried = job.clone();
+                tried["model"][name] = other;
+                let now = views(&tried);
+                let differ: String = base.keys().filter(|s| base[s] != now[s]).collect();
+                assert_eq!(differ, "T", "{kind}, {name}: {}", tried["model"][name]);
+            }
         }
     }
 }

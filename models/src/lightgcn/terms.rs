@@ -12,11 +12,12 @@
 use super::LightgcnConfig;
 use super::neighbours::Neighbours;
 use super::prototypes::{self, PrototypeContrast, Prototypes};
+use super::transport::{SubgraphContrast, Transport};
 use super::views::ViewContrast;
 use crate::graph::{Graph, Nodes, Sides};
 use crate::lanes::add;
 use crate::model::{Moment, Terms};
-use crate::params::{Gradients, Table};
+use crate::params::{Gradients, Parameters, Table};
 use crate::propagation::{LayerGradients, Place, Plan};
 use serde::{Deserialize, Serialize};
 use twotower_artifacts::Side;
@@ -87,6 +88,7 @@ impl<'a> Vectors<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct Step<'a> {
     pub graph: &'a Graph,
+    pub parameters: &'a Parameters,
     /// All nodes that have edges, ascending.
     pub connected: &'a Sides<Vec<u32>>,
     /// How the main term's propagation is made.
@@ -140,8 +142,8 @@ pub(super) trait AuxiliaryTerm: Send {
     fn learn(&mut self, step: &Step<'_>, gradients: &mut TermGradients<'_>, terms: &mut Terms);
 }
 
-/// The terms that the settings ask for.
-pub(super) fn auxiliary(config: &LightgcnConfig) -> Vec<Box<dyn AuxiliaryTerm>> {
+/// The terms that the settings ask for; `transport` is the one that has parameters.
+pub(super) fn auxiliary(config: &LightgcnConfig, transport: Option<&Transport>) -> Vec<Box<dyn AuxiliaryTerm>> {
     let mut all: Vec<Box<dyn AuxiliaryTerm>> = Vec::new();
     if let Some(views) = &config.views {
         all.push(Box::new(ViewContrast::new(views)));
@@ -153,6 +155,9 @@ pub(super) fn auxiliary(config: &LightgcnConfig) -> Vec<Box<dyn AuxiliaryTerm>> 
         if ncl.prototype_weight > 0.0 {
             all.push(Box::new(PrototypeContrast::new(ncl)));
         }
+    }
+    if let Some(transport) = transport {
+        all.push(Box::new(SubgraphContrast::new(transport)));
     }
     all
 }

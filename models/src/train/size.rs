@@ -3,7 +3,7 @@
 use super::config::{Loss, TrainConfig};
 use crate::dssm::{DssmConfig, SequencePooling};
 use crate::examples::Known;
-use crate::lightgcn::ViewsConfig;
+use crate::lightgcn::{TransportConfig, ViewsConfig};
 use crate::model::ModelConfig;
 use crate::positions::Positions;
 use std::collections::BTreeMap;
@@ -97,7 +97,16 @@ pub fn size(
             (batch + drawn, drawn)
         }
     };
-    let parameters = tables.values().sum::<u128>() + dense;
+    let rows = tables.values().sum::<u128>();
+    let contrast = match model {
+        ModelConfig::Dssm(_) | ModelConfig::Sasrec(_) | ModelConfig::Tisasrec(_) => 0,
+        ModelConfig::Lightgcn(lightgcn) => lightgcn.transport.as_ref().map_or(0, |transport| {
+            let dim = lightgcn.dim as u128;
+            dense += TransportConfig::parameters(dim);
+            transport.room(rows / dim, dim) * 4
+        }),
+    };
+    let parameters = rows + dense;
     let propagation = match model {
         ModelConfig::Dssm(_) | ModelConfig::Sasrec(_) | ModelConfig::Tisasrec(_) => 0,
         ModelConfig::Lightgcn(lightgcn) => {
@@ -112,5 +121,5 @@ pub fn size(
         }
     };
     let activations = batch * widths[0] + candidates.min(items) * widths[1];
-    Size { parameters, bytes: parameters * PARAMETER + propagation + activations * ACTIVATION + drawn * 4 }
+    Size { parameters, bytes: parameters * PARAMETER + propagation + contrast + activations * ACTIVATION + drawn * 4 }
 }
