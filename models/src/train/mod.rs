@@ -344,6 +344,8 @@ mod contract;
 #[cfg(test)]
 mod lightgcn_tests;
 #[cfg(test)]
+mod ligr_tests;
+#[cfg(test)]
 mod position_tests;
 #[cfg(test)]
 mod sasrec_tests;
