@@ -144,8 +144,10 @@ fn outputs_equal_the_definition_in_f64_in_every_shape() {
                 let (found, _) = sample.run(&packed, None);
                 let expected = expected(&sample.groups, &dense, &wide(&sample.table), &packed);
                 let worst = found.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
-                // Rounding of f32 over three blocks, with sums of 12 to 90 products of values up to 10.
-                assert!(worst < 5e-5, "{shape:?}: {worst:e}");
+                // Rounding of f32 over three blocks, with sums of 12 to 90 products of values up to 10, of which SwiGLU
+                // multiplies two.
+                let room = if shape.block.kind == BlockKind::Ligr { 1e-4 } else { 5e-5 };
+                assert!(worst < room, "{shape:?}: {worst:e}");
             }
         }
     }

@@ -18,7 +18,6 @@
 //! have biases; attention has dropout of its weights but not of its result, as in all encoders here; W_1 and W_2 stand in
 //! one matrix, and start as one does.
 
-use super::Parameter;
 use super::encoder::{Affine, MapWeight, Names, NormOrder};
 use serde::{Deserialize, Serialize};
 

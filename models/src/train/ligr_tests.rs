@@ -2,7 +2,7 @@
 
 use super::sasrec_tests::{agrees_with_both_engines, model, set};
 use super::tests::{
-    attentive, config, fresh, gradient_agrees_with_differences, is_resumed_bit_for_bit, run, same_with_any_threads,
+    attentive, config, gradient_agrees_with_differences, is_resumed_bit_for_bit, run, same_with_any_threads,
 };
 use super::tisasrec_tests::{PERSONAL, timed};
 use super::*;
@@ -39,7 +39,8 @@ fn it_learns_which_item_follows_another_and_its_gates_leave_their_start() {
     for settings in [ligr(1), ligr(4), streaming()] {
         let config =
             TrainConfig { loss: Loss::FullSoftmax, epochs: 25, learning_rate: 1e-2, batch_size: 48, ..config() };
-        let trained = fresh(&set, &settings, &config);
+        let dir = tempfile::tempdir().unwrap();
+        let trained = run(&set, &settings, &config, Start::Fresh, dir.path(), &mut ()).unwrap();
         let found = trained.epochs[trained.best_epoch - 1].validation.as_ref().unwrap().values["ndcg@10"];
         assert!(found > 0.8, "{settings:?}: {found}");
         let start = Dssm::sasrec(&set, &settings, &config).unwrap();
@@ -131,8 +132,8 @@ fn the_size_of_a_training_counts_wider_networks_and_gates() {
         let dense: usize = dense.iter().map(|group| group.values.len()).sum();
         let count = (dense + tables.iter().map(|table| table.values.len()).sum::<usize>()) as u128;
         let said = size(&settings.clone().into(), &config, towers, (set.items.rows(), set.roles.len()), set.known);
-        // Biases are counted as if each matrix was square.
-        assert!((count * 97 / 100..=count * 103 / 100).contains(&said.parameters), "{} of {count}", said.parameters);
+        // Layer norms are not counted, and biases as if each matrix was square.
+        assert!((count * 95 / 100..=count * 105 / 100).contains(&said.parameters), "{} of {count}", said.parameters);
         assert!(said.bytes > bytes);
         bytes = said.bytes;
     }
