@@ -28,7 +28,8 @@ pub struct EncoderSize {
 }
 
 /// Values of `dim` floats of each element that ONNX Runtime holds at a time: those of a block, of which some are held in
-/// two orders. It finds their places itself; `models/tests/encoder_memory.rs` measures them.
+/// two orders. It finds their places itself; `models/tests/encoder_memory.rs` measures them. One of them is the inner layer
+/// of a feed-forward network of the same width; what other blocks keep instead is added.
 const RUNTIME_VALUES: u64 = 12;
 /// Values of all streams of each element that ONNX Runtime holds at a time, beside those of a block.
 const RUNTIME_STREAMS: u64 = 6;
