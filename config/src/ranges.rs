@@ -174,7 +174,7 @@ name = "item"
 kind = "dssm"
 embedding_dims = { city = 4 }
 pooling = "attention"
-attention = { blocks = 1, norm = "pre", hyper_connections = { streams = 2 } }
+attention = { blocks = 1, norm = "pre", block = "ligr", feed_forward_multiple = 2, hyper_connections = { streams = 2 } }
 [index]
 ef_search = 100
 [split]
@@ -196,6 +196,8 @@ name = "item"
 [model]
 kind = "tisasrec"
 norm = "pre"
+block = "ligr"
+feed_forward_multiple = 2
 hyper_connections = { streams = 2 }
 contrast = { crop = 0.6, mask = 0.5, reorder = 0.2, replace = 0.2 }
 [train]

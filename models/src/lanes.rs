@@ -127,6 +127,13 @@ pub(crate) fn exp_f64<const FMA: bool>(x: f64) -> f64 {
     if x < -708.0 { 0.0 } else { p * power }
 }
 
+/// The logistic function, 1 / (1 + e^-x), without an overflow for any x.
+#[inline(always)]
+pub(crate) fn logistic<const FMA: bool>(x: f32) -> f32 {
+    let e = exp::<FMA>(-x.abs());
+    (if x < 0.0 { e } else { 1.0 }) / (1.0 + e)
+}
+
 /// Folds lanes by halves, in a fixed order.
 #[inline(always)]
 fn fold(mut lanes: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
@@ -285,6 +292,19 @@ mod tests {
         }
         assert_eq!((exp_f64::<true>(f64::NEG_INFINITY), exp_f64::<false>(-1e9)), (0.0, 0.0));
         assert!(exp_f64::<true>(f64::NAN).is_nan());
+    }
+
+    #[test]
+    fn the_logistic_function_agrees_with_f64_and_keeps_its_limits() {
+        for i in -2000..=2000 {
+            let x = i as f32 / 20.0;
+            let want = 1.0 / (1.0 + (-f64::from(x)).exp());
+            for got in [logistic::<true>(x), logistic::<false>(x)] {
+                assert!((f64::from(got) - want).abs() < 1e-6 * want + 1e-37, "logistic({x}) = {got}, expected {want}");
+            }
+        }
+        assert_eq!([logistic::<true>(f32::NEG_INFINITY), logistic::<true>(f32::INFINITY)], [0.0, 1.0]);
+        assert!(logistic::<true>(f32::NAN).is_nan());
     }
 
     #[test]

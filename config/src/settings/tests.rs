@@ -67,6 +67,8 @@ pooling = "attention"
 blocks = 2
 heads = 1
 norm = "pre"
+block = "ligr"
+feed_forward_multiple = 4
 dropout = 0.2
 hyper_connections = { streams = 4, sinkhorn_rounds = 20, gate = 0.01, lite = false }
 [train]
@@ -136,7 +138,7 @@ const OBEYED: &[(&str, &str, &str)] = &[
     ("split", "TV", "validation_from test_from validation test train_on_validation"),
     ("model", "T", "embedding_dim hidden activation layer_norm pooling temperature learn_temperature dropout"),
     ("model.embedding_dims", "T", "a"),
-    ("model.attention", "T", "blocks heads norm dropout"),
+    ("model.attention", "T", "blocks heads norm block feed_forward_multiple dropout"),
     ("model.attention.hyper_connections", "T", "streams sinkhorn_rounds gate lite"),
     ("train", "T", "epochs batch_size seed loss logq_correction mask_accidental_hits learning_rate weight_decay"),
     ("train", "T", "embedding_weight_decay beta1 beta2 eps warmup_steps schedule min_learning_rate clip_norm"),
@@ -182,6 +184,7 @@ fn other(name: &str) -> Option<Value> {
         "activation" => json!("relu"),
         "pooling" => json!("position"),
         "norm" => json!("paper"),
+        "block" => json!("transformer"),
         "intervals" => json!("personal"),
         "similarity" if name.starts_with("model.contrast.") => json!("dot"),
         "similarity" => json!("cosine"),
@@ -324,6 +327,8 @@ fn every_setting_of_every_model_is_obeyed_by_training_alone() {
     for kind in ["dssm", "sasrec", "tisasrec", "lightgcn"] {
         let mut model = json!({ "kind": kind });
         if kind.ends_with("sasrec") {
+            model["block"] = json!("ligr");
+            model["feed_forward_multiple"] = json!(2);
             model["contrast"] = json!({ "crop": 0.5, "mask": 0.5, "reorder": 0.5, "replace": 0.5 });
         }
         if kind == "lightgcn" {

@@ -346,6 +346,8 @@ mod lightgcn_term_tests;
 #[cfg(test)]
 mod lightgcn_tests;
 #[cfg(test)]
+mod ligr_tests;
+#[cfg(test)]
 mod position_tests;
 #[cfg(test)]
 mod sasrec_tests;

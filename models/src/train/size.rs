@@ -17,10 +17,10 @@ const ACTIVATION: u128 = 8;
 /// Bytes of an edge of a graph: both ends twice, the pair, its event, and its place in the order of an epoch.
 const EDGE: u128 = 36;
 
-/// Matrices `[dim, dim]` of a block of an encoder, at most.
-const ENCODER_MATRICES: u128 = 6;
-/// Vectors that a block of an encoder keeps for each element.
-const ENCODER_ACTIVATIONS: u128 = 13;
+/// Matrices `[dim, dim]` of attention in a block of an encoder, at most.
+const ATTENTION_MATRICES: u128 = 4;
+/// Vectors that a block of an encoder keeps for each element, beside the inner layer of its feed-forward network and gates.
+const ENCODER_ACTIVATIONS: u128 = 12;
 
 /// The size of a training, without its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,8 @@ fn encoder(dssm: &DssmConfig, positions: Option<Positions>, shape: &FieldShape, 
     };
     let attention = dssm.attention.clone().unwrap_or_default();
     let (blocks, len) = (attention.blocks as u128, u128::from(*max_len));
-    *weights += (len + 1) * dim + blocks * ENCODER_MATRICES * dim * (dim + 1);
+    let block = attention.shape(None).block;
+    *weights += (len + 1) * dim + blocks * (ATTENTION_MATRICES + block.matrices() as u128) * dim * (dim + 1);
     if let Some(intervals) = intervals {
         *weights += (2 * u128::from(intervals.span) + 2 + len) * dim;
     }
@@ -49,7 +50,7 @@ fn encoder(dssm: &DssmConfig, positions: Option<Positions>, shape: &FieldShape, 
         // Streams before each sublayer, what is read and added, and logits.
         blocks * (2 * (count + 1) * dim + 2 * (logits + 1)) + 2 * count * dim
     });
-    ((blocks * ENCODER_ACTIVATIONS + 1) * dim + streams) * elements
+    ((blocks * (ENCODER_ACTIVATIONS + block.kept() as u128) + 1) * dim + streams) * elements
 }
 
 /// The size of training `model` on towers of these schemas. `config` must have its batch size. `items` is the size of
