@@ -269,7 +269,7 @@ impl Lightgcn {
                 }
                 PenaltyForm::Norms => {
                     value += squares.sqrt() * share;
-                    share / squares.sqrt().max(f64::MIN_POSITIVE)
+                    if squares > 0.0 { share / squares.sqrt() } else { 0.0 }
                 }
             };
             let gradient = gradients.tables[side as usize].all_rows();
