@@ -42,7 +42,7 @@ use twotower_artifacts::{
 };
 use twotower_encoders::{EncodeCounts, SideEncoder, SideSpec};
 use twotower_models::engine::{self, EncoderSize, Engine, EngineKind, Norms};
-use twotower_models::onnx::{Metadata, inspect};
+use twotower_models::onnx;
 use twotower_tables::{ReadOptions, TableBatch, TableSpec, id_column_as};
 
 /// The stage for one side, ready for its shards.
@@ -100,8 +100,7 @@ impl Embedding {
         let encoded = EncoderFolder::load(stage, &encoders)?;
         let towers = verified_towers(stage, context)?.fingerprint;
         let tower = context.run.towers().join(files::tower(side));
-        let metadata = inspect(&tower)?;
-        let Metadata { schema, dim, encoders: sequences, inner_product_scale, .. } = metadata;
+        let onnx::Metadata { schema, dim, encoders: sequences, inner_product_scale, .. } = onnx::inspect(&tower)?;
         check_tower(stage, context, side, &schema.encoder, encoded.state.fingerprint())?;
         let has_history = schema.fields.iter().any(|f| matches!(f.shape, FieldShape::Sequence { .. }));
         let history = if has_history { Some(History::load(stage, &encoded)?) } else { None };
@@ -521,7 +520,7 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
     let batches = plan.width.in_flight + writer.kept(plan.batch_rows);
     embedding.spare.reserve(batches, || Vec::with_capacity(plan.batch_rows * embedding.dim));
     let mut bar = context.progress.bar(&format!("infer {side}"), range.end - range.start, "rows");
-    let (mut counts, mut ids, mut written) = (EncodeCounts::default(), IdRange::default(), 0);
+    let (mut encoded, mut ids, mut written) = (EncodeCounts::default(), IdRange::default(), 0);
     let mut taken = earlier.as_ref().map(|parts| TakenDetails::of(parts.run(), parts.fingerprint()));
     let window = |parts| changed::window(parts, embedding.dim, &range, total, &context.cancel);
     let mut window = earlier.as_ref().map(window);
@@ -554,7 +553,7 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
             written += embedded.ids.len() as u64;
             writer.write(&embedded.ids, embedded.vectors)?;
             embedding.spare.give(writer.spare());
-            counts.merge(&embedded.counts);
+            encoded.merge(&embedded.counts);
             bar.advance(embedded.ids.len() as u64);
             Ok(())
         },
@@ -572,11 +571,10 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
         taken.told("infer", "embedded");
         rows.extend(row_counts([(rows::COPIED, taken.copied), (rows::EMBEDDED, taken.made)]));
     }
-    rows.extend(counts.without_history.map(|without| (rows::WITHOUT_HISTORY.to_string(), without)));
-    let warnings = encode_warnings::of_features("infer", side, &context.config.rows.spec(), &counts);
+    rows.extend(encoded.without_history.map(|without| (rows::WITHOUT_HISTORY.to_string(), without)));
+    let warnings = encode_warnings::of_features("infer", side, &context.config.rows.spec(), &encoded);
     let part = PartDetails { first_row: range.start, end_row: range.end, ids };
-    let (dim, inner_product_scale) = (embedding.dim, embedding.inner_product_scale);
-    let details = InferDetails { part, dim, inner_product_scale, encoded: counts, taken };
+    let details = InferDetails { part, dim: info.dim, inner_product_scale: info.inner_product_scale, encoded, taken };
     output.publish_part(folder, shard, Summary { warnings, ..Summary::new(files, rows, details) })
 }
 

@@ -16,8 +16,8 @@ pub struct MetricsFile {
     pub format_version: u32,
     /// Split, ranking and exclusions, in words. The ranking's name is among them.
     pub protocol: String,
-    /// That name alone: `full`, `sampled-1+100` or `sampled-1+100 paper` ([`Ranking::protocol`]). None in files of
-    /// earlier versions.
+    /// That name alone: `full`, `sampled-1+100` or `sampled-1+100 paper`
+    /// ([`Ranking::protocol`](crate::config::Ranking::protocol)). None in files of earlier versions.
     #[serde(default)]
     pub ranking: Option<String>,
     /// Fingerprint of the encoded tables, so of the data and its filters.
