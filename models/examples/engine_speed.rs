@@ -83,7 +83,7 @@ fn tower(hashed: u32) -> Tower {
     }
     layers.push(Layer::L2Norm { eps: 1e-6 });
     let schema = TowerSchema { side: Side::User, encoder: Fingerprint::of(b"speed"), fields };
-    Tower { schema, inputs, tables, layers, dim: width }
+    Tower { schema, inputs, tables, layers, dim: width, inner_product_scale: None }
 }
 
 /// Batches of rows. Codes follow a Zipf-like law, like those of cities or devices.
