@@ -71,6 +71,7 @@ fn tower(size: EncoderSize, order: NormOrder) -> Tower {
         tables: BTreeMap::from([("item".to_string(), matrix(ITEMS, dim))]),
         layers: vec![Layer::Linear { weight: matrix(8, dim), bias: matrix(1, 8) }, Layer::L2Norm { eps: 1e-6 }],
         dim: 8,
+        inner_product_scale: None,
     }
 }
 
