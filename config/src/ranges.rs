@@ -211,6 +211,8 @@ kind = "id"
 name = "item"
 [model]
 kind = "lightgcn"
+views = VIEWS
+ncl = { hops = 1 }
 "#;
 
     fn jobs() -> Vec<toml::Value> {
@@ -224,8 +226,10 @@ kind = "lightgcn"
         ];
         let splits = ["kind = \"time\"\nvalidation_from = 1\ntest_from = 2", "kind = \"ratio\"", "kind = \"random\""];
         let splits = splits.into_iter().cycle();
+        let views = ["{ kind = \"xsimgcl\" }", "{ kind = \"sgl\" }"];
+        let graphs = views.map(|views| parsed(&LIGHTGCN.replace("VIEWS", views)));
         let job = |(loss, split)| parsed(&JOB.replace("LOSS", loss).replace("SPLIT", split));
-        losses.into_iter().zip(splits).map(job).chain([TISASREC, LIGHTGCN].map(parsed)).collect()
+        losses.into_iter().zip(splits).map(job).chain([parsed(TISASREC)]).chain(graphs).collect()
     }
 
     /// A job's file with defaults written out, as it is read.

@@ -77,12 +77,13 @@ pub struct BatchCandidates {
 }
 
 impl BatchCandidates {
-    /// How often each candidate is the item of an example, or was drawn.
-    pub fn occurrences(&self) -> Vec<u32> {
-        let mut occurrences: Vec<u32> = self.multiplicity.iter().map(|[clicked, drawn]| clicked + drawn).collect();
+    /// How often each candidate is the item of an example, and how often it was drawn.
+    pub fn occurrences(&self) -> [Vec<u32>; 2] {
+        let [clicked, mut drawn] =
+            [0, 1].map(|kind| self.multiplicity.iter().map(|number| number[kind]).collect::<Vec<_>>());
         let negatives = self.negatives.iter().filter(|negative| **negative != NO_NEGATIVE);
-        negatives.for_each(|negative| occurrences[*negative as usize] += 1);
-        occurrences
+        negatives.for_each(|negative| drawn[*negative as usize] += 1);
+        [clicked, drawn]
     }
 
     fn index(&mut self, item: u32) -> usize {

@@ -1,5 +1,5 @@
-//! The bipartite graph of users and items, and the propagation of vectors along its edges (LightGCN; He et al., SIGIR
-//! 2020, section 3.1).
+//! The bipartite graph of users and items, and a step of vectors along its edges (LightGCN; He et al., SIGIR 2020, section
+//! 3.1).
 //!
 //! A node is a row of an embedding table, so there are two sides of nodes, and every edge joins a user's row with an
 //! item's row. With `Â = D^-½ A D^-½`, in which `A` has no self-loops, layer k + 1 is `Â` times layer k. A row without
@@ -9,7 +9,7 @@
 //! Each edge is held twice, in 4 bytes. A weight is the product of a factor of either node, so it is not held. No matrix of
 //! nodes by nodes is made.
 
-use crate::lanes::{add, dispatched, multiply, prefetch};
+use crate::lanes::{dispatched, multiply, prefetch};
 use rayon::prelude::*;
 use std::ops::Range;
 use twotower_artifacts::Side;
@@ -20,8 +20,49 @@ pub(crate) type Sides<T> = [T; 2];
 /// The number of rows by which fetching is ahead of adding.
 const AHEAD: usize = 8;
 
-/// Rows of a block from which all nodes take before the next one.
-const BLOCK: usize = 1 << 15;
+/// Bytes of a block of rows, from which all nodes take before the next one: about half of what a core has to itself.
+const BLOCK_BYTES: usize = 512 << 10;
+/// Rows of a block where nodes have few neighbours.
+const LARGE_BLOCK: usize = 1 << 15;
+/// Neighbours in a block that are worth a visit of the block, on average.
+const WORTH: usize = 8;
+
+/// Some nodes of a side.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Nodes {
+    /// Whether it is among them, for each node of the side.
+    has: Vec<bool>,
+    list: Vec<u32>,
+}
+
+impl Nodes {
+    /// None of `nodes` nodes.
+    pub fn reset(&mut self, nodes: usize) {
+        self.list.drain(..).for_each(|node| self.has[node as usize] = false);
+        self.has.resize(nodes, false);
+    }
+
+    /// Adds a node, which may be there already.
+    pub fn insert(&mut self, node: u32) {
+        if !std::mem::replace(&mut self.has[node as usize], true) {
+            self.list.push(node);
+        }
+    }
+
+    /// Whether a node is among them.
+    pub fn has(&self, node: usize) -> bool {
+        self.has[node]
+    }
+}
+
+/// The nodes to which a propagation is restricted. Without any, it is not.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Among<'a> {
+    /// Those that are computed. The vectors of all others stay as they are.
+    pub wanted: Option<&'a Sides<Nodes>>,
+    /// Those whose vectors are not zero.
+    pub nonzero: Option<&'a Sides<Nodes>>,
+}
 
 /// The edges of the nodes of one side.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -51,9 +92,24 @@ impl Adjacency {
         self.offsets[node] as usize..self.offsets[node + 1] as usize
     }
 
-    /// For each node, its factor times the sum of its neighbours' rows of `from`. The sum is made in blocks of `block`
-    /// rows of `from`, of which each stays in the cache while all nodes take from it.
-    fn gather(&self, from: &[f32], dim: usize, block: usize, next: &mut Vec<u32>, to: &mut [f32]) {
+    /// The rows of a block of `sources` rows of `dim` numbers.
+    fn block(&self, sources: usize, dim: usize) -> usize {
+        let rows = (BLOCK_BYTES / (dim * size_of::<f32>())).max(1);
+        let visits = sources.div_ceil(rows) * self.factors.len();
+        if visits.saturating_mul(WORTH) <= self.neighbours.len() { rows } else { LARGE_BLOCK }
+    }
+
+    /// For each wanted node, its factor times the sum of its neighbours' rows of `from`, of which those that are not
+    /// nonzero may hold anything. The sum is made in blocks of `block` rows of `from`, of which each stays in the cache
+    /// while all nodes take from it.
+    fn gather(
+        &self,
+        (from, dim): (&[f32], usize),
+        block: usize,
+        (wanted, nonzero): (Option<&Nodes>, Option<&Nodes>),
+        next: &mut Vec<u32>,
+        to: &mut [f32],
+    ) {
         let sources = from.len() / dim;
         next.clear();
         next.extend_from_slice(&self.offsets[..self.factors.len()]);
@@ -61,18 +117,37 @@ impl Adjacency {
             let (end, is_last) = (first + block, first + block >= sources);
             let rows = to.par_chunks_mut(dim).zip(next.par_iter_mut()).with_min_len(16).enumerate();
             rows.for_each(|(node, (sum, next))| {
+                if wanted.is_some_and(|wanted| !wanted.has(node)) {
+                    return;
+                }
                 if first == 0 {
                     sum.fill(0.0);
                 }
                 let left = &self.neighbours[*next as usize..self.offsets[node + 1] as usize];
                 let count = if is_last { left.len() } else { left.partition_point(|row| (*row as usize) < end) };
-                add_rows(sum, from, left, count);
+                match nonzero {
+                    None => add_rows(sum, from, left, count),
+                    Some(nonzero) => add_rows_among(sum, from, &left[..count], nonzero),
+                }
                 *next += count as u32;
                 if is_last {
                     multiply(sum, self.factors[node]);
                 }
             });
         }
+    }
+}
+
+/// Adds those of some rows of `source` that are nonzero to `sum`, in order.
+fn add_rows_among(sum: &mut [f32], source: &[f32], rows: &[u32], nonzero: &Nodes) {
+    let mut kept = [0; 256];
+    for rows in rows.chunks(kept.len()) {
+        let mut count = 0;
+        for row in rows {
+            kept[count] = *row;
+            count += usize::from(nonzero.has(*row as usize));
+        }
+        add_rows(sum, source, &kept, count);
     }
 }
 
@@ -148,21 +223,52 @@ impl Graph {
         self.sides[side as usize].edges(node).len()
     }
 
+    /// The number of nodes of each side.
+    pub fn nodes(&self) -> Sides<usize> {
+        self.sides.each_ref().map(|side| side.factors.len())
+    }
+
+    /// The graph without the edges that `drops` says, by their places among all edges, ascending. Degrees are those that
+    /// are left.
+    pub fn without(&self, drops: impl IntoIterator<Item = usize>) -> Self {
+        let users = &self.sides[0];
+        let mut drops = drops.into_iter().peekable();
+        let edges = (0..users.factors.len()).flat_map(|user| users.edges(user).map(move |edge| (user as u32, edge)));
+        let left = edges.filter(|(_, edge)| drops.next_if_eq(edge).is_none());
+        Self::new(self.nodes(), &left.map(|(user, edge)| (user, users.neighbours[edge])).collect::<Vec<_>>())
+    }
+
+    /// The number of edges.
+    pub fn edges(&self) -> usize {
+        self.sides[0].neighbours.len()
+    }
+
     /// `to = Â from`, for vectors of `dim` numbers. The sum for a node is made in the order of its neighbours, whatever the
     /// threads.
-    pub fn propagate(&self, dim: usize, from: Sides<&[f32]>, scratch: &mut Scratch, to: &mut Sides<Vec<f32>>) {
+    pub fn propagate(
+        &self,
+        dim: usize,
+        from: Sides<&[f32]>,
+        among: Among<'_>,
+        scratch: &mut Scratch,
+        to: &mut Sides<Vec<f32>>,
+    ) {
         let Scratch { scaled, next } = scratch;
         for (side, to) in to.iter_mut().enumerate() {
+            let wanted = among.wanted.map(|nodes| &nodes[side]);
+            let nonzero = among.nonzero.map(|nodes| &nodes[1 - side]);
             let (mine, other, from) = (&self.sides[side], &self.sides[1 - side], from[1 - side]);
             // Neighbours are scaled once, and not once for each edge.
             scaled.resize(from.len(), 0.0);
             let rows = scaled.par_chunks_mut(dim).zip(from.par_chunks(dim)).zip(&other.factors).with_min_len(256);
-            rows.for_each(|((scaled, from), factor)| {
-                scaled.copy_from_slice(from);
-                multiply(scaled, *factor);
+            rows.enumerate().for_each(|(node, ((scaled, from), factor))| {
+                if nonzero.is_none_or(|nonzero| nonzero.has(node)) {
+                    scaled.copy_from_slice(from);
+                    multiply(scaled, *factor);
+                }
             });
             to.resize(mine.factors.len() * dim, 0.0);
-            mine.gather(scaled, dim, BLOCK, next, to);
+            mine.gather((scaled, dim), mine.block(from.len() / dim, dim), (wanted, nonzero), next, to);
         }
     }
 }
@@ -176,75 +282,13 @@ pub(crate) struct Scratch {
     next: Vec<u32>,
 }
 
-/// The layers of a forward pass, and what the backward pass needs. It is reused between steps.
-#[derive(Debug, Default)]
-pub(crate) struct Propagation {
-    /// Layers 1 to K.
-    pub layers: Vec<Sides<Vec<f32>>>,
-    sums: Sides<Vec<f32>>,
-    next: Sides<Vec<f32>>,
-    scratch: Scratch,
-}
-
-/// Numbers that are added up together.
-const RUN: usize = 1 << 14;
-
-/// `to = (to + Σ from) / count`.
-fn mean(to: &mut [f32], from: &[&[f32]], count: usize) {
-    to.par_chunks_mut(RUN).enumerate().for_each(|(run, to)| {
-        from.iter().for_each(|from| add(to, &from[run * RUN..][..to.len()]));
-        multiply(to, 1.0 / count as f32);
-    });
-}
-
-impl Propagation {
-    /// Computes `count` layers beyond `first`, and writes the mean of all layers, with the first one, to `out`.
-    pub fn forward(&mut self, graph: &Graph, dim: usize, first: Sides<&[f32]>, count: usize, out: Sides<&mut [f32]>) {
-        self.layers.resize_with(count, Default::default);
-        for layer in 0..count {
-            let (before, after) = self.layers.split_at_mut(layer);
-            let from = before.last().map_or(first, views);
-            graph.propagate(dim, from, &mut self.scratch, &mut after[0]);
-        }
-        for (side, out) in out.into_iter().enumerate() {
-            out.copy_from_slice(first[side]);
-            let layers: Vec<&[f32]> = self.layers.iter().map(|layer| &layer[side][..]).collect();
-            mean(out, &layers, count + 1);
-        }
-    }
-
-    /// The gradient of the first layer, given that of the mean of all layers.
-    ///
-    /// `Σ_k Â^k d / (K + 1)` is summed by Horner's rule, from the last layer to the first. The gradient of a term that
-    /// reads a single layer is to be added to the sum when that layer's turn comes.
-    pub fn backward(&mut self, graph: &Graph, dim: usize, d_mean: Sides<&[f32]>) -> Sides<&[f32]> {
-        let Self { layers, sums, next, scratch } = self;
-        for (sum, d) in sums.iter_mut().zip(d_mean) {
-            sum.clear();
-            sum.extend_from_slice(d);
-        }
-        let count = layers.len() + 1;
-        for layer in (0..layers.len()).rev() {
-            graph.propagate(dim, views(sums), scratch, next);
-            std::mem::swap(sums, next);
-            let divisor = if layer == 0 { count } else { 1 };
-            sums.iter_mut().zip(d_mean).for_each(|(sum, d)| mean(sum, &[d], divisor));
-        }
-        views(sums)
-    }
-}
-
-fn views(sides: &Sides<Vec<f32>>) -> Sides<&[f32]> {
-    sides.each_ref().map(|side| &side[..])
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::rng::Rng;
 
     /// A graph of which some users and items have no edges, and one item has most users.
-    fn graph(nodes: Sides<usize>, seed: u64) -> (Graph, Vec<(u32, u32)>) {
+    pub(crate) fn graph(nodes: Sides<usize>, seed: u64) -> (Graph, Vec<(u32, u32)>) {
         let mut rng = Rng::at(seed, &[]);
         let mut edges: Vec<(u32, u32)> = (0..nodes[0] * 3)
             .map(|_| (rng.below(nodes[0]), rng.below(nodes[1])))
@@ -257,129 +301,48 @@ mod tests {
         (Graph::new(nodes, &edges), edges)
     }
 
-    fn vectors(nodes: Sides<usize>, dim: usize, seed: u64) -> Sides<Vec<f32>> {
+    pub(crate) fn vectors(nodes: Sides<usize>, dim: usize, seed: u64) -> Sides<Vec<f32>> {
         let mut rng = Rng::at(seed, &[1]);
         nodes.map(|nodes| (0..nodes * dim).map(|_| rng.normal() as f32).collect())
     }
 
-    /// `Â` as a dense matrix of all nodes, users first, by its definition.
-    fn dense(nodes: Sides<usize>, edges: &[(u32, u32)]) -> Vec<Vec<f64>> {
-        let all = nodes[0] + nodes[1];
-        let mut matrix = vec![vec![0.0f64; all]; all];
-        for (user, item) in edges {
-            let (user, item) = (*user as usize, nodes[0] + *item as usize);
-            matrix[user][item] = 1.0;
-            matrix[item][user] = 1.0;
-        }
-        let degrees: Vec<f64> = matrix.iter().map(|row| row.iter().sum()).collect();
-        for (a, row) in matrix.iter_mut().enumerate() {
-            for (b, value) in row.iter_mut().enumerate().filter(|(_, value)| **value > 0.0) {
-                *value /= (degrees[a] * degrees[b]).sqrt();
-            }
-        }
-        matrix
-    }
-
-    fn product(matrix: &[Vec<f64>], x: &[f64], dim: usize) -> Vec<f64> {
-        let row = |a: usize, i: usize| matrix[a].iter().enumerate().map(|(b, w)| w * x[b * dim + i]).sum();
-        (0..matrix.len()).flat_map(|a| (0..dim).map(move |i| (a, i))).map(|(a, i)| row(a, i)).collect()
-    }
-
-    /// The mean of the powers of `Â` times `x`.
-    fn mean_of_powers(matrix: &[Vec<f64>], x: &[f64], dim: usize, layers: usize) -> Vec<f64> {
-        let (mut power, mut sum) = (x.to_vec(), x.to_vec());
-        for _ in 0..layers {
-            power = product(matrix, &power, dim);
-            sum.iter_mut().zip(&power).for_each(|(sum, x)| *sum += x);
-        }
-        sum.iter().map(|sum| sum / (layers + 1) as f64).collect()
-    }
-
-    fn wide(sides: &Sides<Vec<f32>>) -> Vec<f64> {
-        sides.iter().flatten().map(|x| f64::from(*x)).collect()
-    }
-
-    fn forward(graph: &Graph, dim: usize, first: &Sides<Vec<f32>>, layers: usize) -> (Propagation, Sides<Vec<f32>>) {
-        let (mut propagation, mut out) = (Propagation::default(), first.each_ref().map(|side| vec![0.0; side.len()]));
-        let [users, items] = &mut out;
-        propagation.forward(graph, dim, views(first), layers, [users, items]);
-        (propagation, out)
+    #[test]
+    fn edges_and_degrees_are_those_that_were_given_or_are_left() {
+        let nodes = [50, 21];
+        let (graph, edges) = graph(nodes, 2);
+        let degrees = |graph: &Graph, side: Side| -> usize {
+            (0..nodes[side as usize]).map(|node| graph.degree(side, node)).sum()
+        };
+        assert_eq!([Side::User, Side::Item].map(|side| degrees(&graph, side)), [edges.len(); 2]);
+        assert_eq!((graph.edges(), graph.nodes()), (edges.len(), nodes));
+        let dropped = [0, 3, 4, edges.len() - 1];
+        let left: Vec<(u32, u32)> =
+            edges.iter().enumerate().filter(|(at, _)| !dropped.contains(at)).map(|(_, edge)| *edge).collect();
+        assert_eq!(graph.without(dropped), Graph::new(nodes, &left));
+        assert_eq!(graph.without([]), graph);
     }
 
     #[test]
-    fn propagation_equals_dense_algebra_and_nodes_without_edges_keep_their_share_of_the_first_layer() {
-        for (nodes, dim) in [([3, 4], 5), ([40, 23], 8), ([90, 31], 67)] {
-            let (graph, edges) = graph(nodes, 3);
-            let degrees = |side: Side| (0..nodes[side as usize]).map(|node| graph.degree(side, node)).sum::<usize>();
-            assert_eq!([degrees(Side::User), degrees(Side::Item)], [edges.len(); 2]);
-            let matrix = dense(nodes, &edges);
-            let first = vectors(nodes, dim, 4);
-            for layers in [0, 1, 3] {
-                let (propagation, found) = forward(&graph, dim, &first, layers);
-                let expected = mean_of_powers(&matrix, &wide(&first), dim, layers);
-                let worst = wide(&found).iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-                assert!(worst < 2e-6, "{nodes:?}, {layers} layers: {worst}");
-                let mut power = wide(&first);
-                for layer in &propagation.layers {
-                    power = product(&matrix, &power, dim);
-                    assert!(wide(layer).iter().zip(&power).all(|(a, b)| (a - b).abs() < 2e-6));
-                }
-                let alone = (0..nodes[0]).filter(|user| graph.degree(Side::User, *user) == 0);
-                for user in alone {
-                    let of = |sides: &Sides<Vec<f32>>| sides[0][user * dim..][..dim].to_vec();
-                    let share = 1.0 / (layers + 1) as f32;
-                    assert!(of(&found).iter().zip(of(&first)).all(|(a, b)| (a - share * b).abs() < 1e-7));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn the_backward_pass_is_the_transposed_forward_pass() {
-        let (nodes, dim) = ([50, 21], 6);
-        let (graph, edges) = graph(nodes, 5);
-        let (first, d_mean) = (vectors(nodes, dim, 6), vectors(nodes, dim, 7));
-        for layers in [0, 1, 2, 4] {
-            let (mut propagation, _) = forward(&graph, dim, &first, layers);
-            let found = propagation.backward(&graph, dim, views(&d_mean)).map(<[f32]>::to_vec);
-            // The matrix of the forward pass is symmetric.
-            let expected = mean_of_powers(&dense(nodes, &edges), &wide(&d_mean), dim, layers);
-            assert!(wide(&found).iter().zip(&expected).all(|(a, b)| (a - b).abs() < 2e-6), "{layers}");
-        }
-    }
-
-    #[test]
-    fn the_bits_do_not_depend_on_blocks() {
+    fn the_bits_do_not_depend_on_blocks_nor_on_what_is_known_to_be_zero() {
         let (nodes, dim) = ([700, 90], 83);
         let (graph, _) = graph(nodes, 11);
-        let from = vectors(nodes, dim, 12);
-        let gathered = |block: usize| {
+        let mut from = vectors(nodes, dim, 12);
+        let mut nonzero = Nodes::default();
+        nonzero.reset(nodes[0]);
+        for node in 0..nodes[0] {
+            match node % 3 {
+                0 => from[0][node * dim..][..dim].fill(0.0),
+                _ => nonzero.insert(node as u32),
+            }
+        }
+        let gathered = |block: usize, nonzero: Option<&Nodes>| {
             let mut to = vec![f32::NAN; nodes[1] * dim];
-            graph.sides[1].gather(&from[0], dim, block, &mut Vec::new(), &mut to);
-            to.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+            graph.sides[1].gather((&from[0], dim), block, (None, nonzero), &mut Vec::new(), &mut to);
+            to.iter().map(|x| (x + 0.0).to_bits()).collect::<Vec<_>>()
         };
-        let whole = gathered(BLOCK);
-        assert!([1, 7, 64, 350, 699, 700, 701].iter().all(|block| gathered(*block) == whole));
-    }
-
-    #[test]
-    fn the_bits_do_not_depend_on_threads_nor_on_an_earlier_pass() {
-        let (nodes, dim) = ([3000, 400], 16);
-        let (graph, _) = graph(nodes, 8);
-        let (first, other) = (vectors(nodes, dim, 9), vectors(nodes, dim, 10));
-        let run = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| {
-                let (mut propagation, mut out) = forward(&graph, dim, &other, 4);
-                let [users, items] = &mut out;
-                propagation.forward(&graph, dim, views(&first), 3, [users, items]);
-                let gradient = propagation.backward(&graph, dim, views(&other)).map(<[f32]>::to_vec);
-                [out, gradient].map(|sides| sides.concat().iter().map(|x| x.to_bits()).collect::<Vec<_>>())
-            })
-        };
-        let (one, three) = (run(1), run(3));
-        assert!(one == three);
-        let (_, out) = forward(&graph, dim, &first, 3);
-        assert!(out.concat().iter().zip(&one[0]).all(|(x, bits)| x.to_bits() == *bits));
+        let whole = gathered(LARGE_BLOCK, None);
+        for block in [1, 7, 64, 350, 699, 700, 701] {
+            assert!(gathered(block, None) == whole && gathered(block, Some(&nonzero)) == whole, "{block}");
+        }
     }
 }

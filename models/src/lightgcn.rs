@@ -11,12 +11,27 @@
 //! The user tower holds the final vectors of users with a node. For all others it takes the mean of the final vectors of
 //! the items in their history, and without one the vector of unknown users.
 //!
+//! Other terms can be added to the loss (`terms.rs`): contrasts of views (SGL, SimGCL, XSimGCL; `views.rs`), and those with
+//! neighbours and with prototypes (NCL; `neighbours.rs`, `prototypes.rs`).
+//!
 //! Departures from the authors' code (gusye1234/LightGCN-PyTorch): by default an epoch has each pair once in random order,
 //! as RecBole has it, instead of pairs of uniformly drawn users (`sampling`); ids are dropped to the unknown row, unless
 //! `train.unknown_rate` is 0; and the losses of other models can take the place of BPR.
 
+mod ncl;
+mod neighbours;
+mod prototypes;
+mod terms;
 mod training;
+mod views;
 
+pub use ncl::NclConfig;
+pub use views::{SglConfig, SimgclConfig, ViewsConfig, XsimgclConfig};
+
+#[cfg(test)]
+pub(crate) use prototypes::Prototypes;
+#[cfg(test)]
+pub(crate) use terms::State;
 pub(crate) use training::Lightgcn;
 
 use crate::dssm::DssmConfig;
@@ -49,6 +64,18 @@ pub enum Sampling {
     Users,
 }
 
+/// What is penalised of the first layer's rows of a batch of B pairs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PenaltyForm {
+    /// `1 / 2B · Σ ‖e⁰‖²`, as in LightGCN.
+    #[default]
+    Squares,
+    /// `1 / B · (‖U‖ + ‖I‖ + ‖J‖)`, with the Frobenius norms of all rows of users, of their items, and of drawn items, as in
+    /// RecBole's models, of which NCL is one.
+    Norms,
+}
+
 /// Settings of LightGCN.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -61,15 +88,28 @@ pub struct LightgcnConfig {
     pub init: Initialisation,
     /// The pairs of an epoch.
     pub sampling: Sampling,
-    /// λ of the term `λ / 2B · Σ ‖e⁰‖²` over the first layer's rows of a batch of B pairs: those of users, of their items,
-    /// and of drawn items, each as often as it is used.
+    /// λ, the factor of the penalty on the first layer's rows of a batch: those of users, of their items, and of drawn
+    /// items, each as often as it is used.
     pub penalty: f64,
+    /// What it is.
+    pub penalty_form: PenaltyForm,
     /// What scores items.
     pub similarity: Similarity,
     /// Scores are divided by this in training. If it is learned, this is its first value.
     pub temperature: f32,
     /// Whether log τ is trained.
     pub learn_temperature: bool,
+    /// Whether the first layer counts in the mean that final vectors are. If nothing is said, it does, except with views
+    /// of XSimGCL or SimGCL. The final vector of a node without edges, which has no other layer, is its first layer,
+    /// divided by the number of layers that count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_layer_counts: Option<bool>,
+    /// The contrast of views, if there is any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub views: Option<ViewsConfig>,
+    /// The contrasts of NCL, if there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ncl: Option<NclConfig>,
 }
 
 impl Default for LightgcnConfig {
@@ -80,9 +120,13 @@ impl Default for LightgcnConfig {
             init: Initialisation::XavierUniform,
             sampling: Sampling::Pairs,
             penalty: 1e-4,
+            penalty_form: PenaltyForm::Squares,
             similarity: Similarity::Dot,
             temperature: 1.0,
             learn_temperature: false,
+            first_layer_counts: None,
+            views: None,
+            ncl: None,
         }
     }
 }
@@ -94,7 +138,45 @@ impl LightgcnConfig {
         ("layers", Range::Whole(0, 16)),
         ("penalty", Range::Real(0.0, 1000.0)),
         ("temperature", Range::Real(0.001, 100.0)),
+        ("views.weight", Range::Above(0.0, 1000.0)),
+        ("views.temperature", Range::Real(0.001, 100.0)),
+        ("views.eps", Range::Real(0.0, 100.0)),
+        ("views.layer", Range::Whole(1, 16)),
+        ("views.drop", Range::Below(0.0, 1.0)),
+        ("ncl.temperature", Range::Real(0.001, 100.0)),
+        ("ncl.structure_weight", Range::Real(0.0, 1000.0)),
+        ("ncl.hops", Range::Whole(1, 8)),
+        ("ncl.alpha", Range::Real(0.0, 1000.0)),
+        ("ncl.prototype_weight", Range::Real(0.0, 1000.0)),
+        ("ncl.clusters", Range::Whole(1, 1_000_000)),
+        ("ncl.from_epoch", Range::Whole(0, 10_000)),
     ];
+
+    /// Whether the first layer counts in the mean of layers.
+    pub(crate) fn counts_first_layer(&self) -> bool {
+        self.first_layer_counts.unwrap_or_else(|| self.views.as_ref().is_none_or(ViewsConfig::first_layer_counts))
+    }
+
+    /// Checks that the propagation has the layers that are asked for.
+    fn check_layers(&self) -> Result<(), ModelError> {
+        let refuse = |setting: &str, expected: &str, found: String| {
+            Err(ModelError::Setting { setting: setting.into(), expected: expected.into(), found })
+        };
+        if let Some(views) = &self.views {
+            if self.layers == 0 {
+                return refuse("model.layers", "at least 1 with `model.views`, which compares layers", "0".into());
+            }
+            views.check(self.layers)?;
+        }
+        if self.layers == 0 && !self.counts_first_layer() {
+            return refuse(
+                "model.first_layer_counts",
+                "true with `model.layers = 0`: no other layer counts",
+                "false".into(),
+            );
+        }
+        self.ncl.as_ref().map_or(Ok(()), |ncl| ncl.check(self.layers))
+    }
 
     /// The feed-forward towers that have its tables and widths.
     pub(crate) fn dssm(&self) -> DssmConfig {
@@ -109,6 +191,7 @@ impl LightgcnConfig {
     /// [`ModelError::Setting`].
     pub fn check(&self, users: &[FieldSchema], items: &[FieldSchema]) -> Result<(), ModelError> {
         range::check(self, Self::RANGES).map_err(ModelError::range)?;
+        self.check_layers()?;
         let refuse = |setting: &str, expected: String, fields: &[FieldSchema]| {
             let names: Vec<String> = fields.iter().map(|field| format!("`{}`", field.name)).collect();
             let found = if names.is_empty() { "none".to_string() } else { names.join(", ") };

@@ -193,6 +193,28 @@ impl TableGradient {
         TableGradient::Whole(zeroed(table.values.len()))
     }
 
+    /// The gradients of all rows, of a table that has them.
+    ///
+    /// # Panics
+    /// When the table has gradients of touched rows only: a bug in the model that asks.
+    pub(crate) fn all_rows(&mut self) -> &mut [f32] {
+        match self {
+            TableGradient::Whole(values) => values,
+            TableGradient::Rows(_) => unreachable!("the model asked for the gradients of all rows"),
+        }
+    }
+
+    /// The touched rows, and their gradients, of a table that has no others.
+    ///
+    /// # Panics
+    /// When the table has gradients of all rows: a bug in the model that asks.
+    pub(crate) fn touched_rows(&self) -> (&[u32], &[f32]) {
+        match self {
+            TableGradient::Rows(sparse) => (sparse.rows(), sparse.values()),
+            TableGradient::Whole(_) => unreachable!("the model asked for the gradients of touched rows"),
+        }
+    }
+
     fn clear(&mut self) {
         match self {
             TableGradient::Rows(sparse) => sparse.clear(),

@@ -185,6 +185,7 @@ fn other(name: &str) -> Option<Value> {
         "intervals" => json!("personal"),
         "similarity" => json!("cosine"),
         "init" => json!("normal"),
+        "penalty_form" => json!("norms"),
         "sampling" => json!("users"),
         "loss" => json!("full_softmax"),
         "schedule" => json!("constant"),
@@ -322,6 +323,11 @@ fn every_setting_of_every_model_is_obeyed_by_training_alone() {
         if kind.ends_with("sasrec") {
             model["contrast"] = json!({ "crop": 0.5, "mask": 0.5, "reorder": 0.5, "replace": 0.5 });
         }
+        if kind == "lightgcn" {
+            model["views"] = json!({ "kind": "xsimgcl" });
+            model["ncl"] = json!({ "hops": 1 });
+            model["first_layer_counts"] = json!(true);
+        }
         let model: ModelConfig = serde_json::from_value(model).unwrap();
         let mut job = job.clone();
         job["model"] = json!(model);
@@ -332,7 +338,7 @@ fn every_setting_of_every_model_is_obeyed_by_training_alone() {
             tried["model"][name] = match &job["model"][name] {
                 Value::Object(map) if map.is_empty() => json!({ "a": 1 }),
                 Value::Object(map) => {
-                    let (name, value) = map.iter().next().unwrap();
+                    let (name, value) = map.iter().find(|(name, _)| *name != "kind").unwrap();
                     let mut other = map.clone();
                     other[name] = changed(&format!("model.contrast.{name}"), value);
                     json!(other)

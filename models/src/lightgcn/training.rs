@@ -1,11 +1,13 @@
 //! LightGCN in training: the graph, a step, and the towers that are exported.
 
-use super::{Initialisation, LightgcnConfig, Sampling};
+use super::prototypes::warn_of_few_nodes;
+use super::terms::{self, AuxiliaryTerm, BatchNodes, SIDES, State, Step, TermGradients, Vectors};
+use super::{Initialisation, LightgcnConfig, PenaltyForm, Sampling};
 use crate::candidates::BatchCandidates;
 use crate::error::ModelError;
 use crate::examples::{Role, TrainingSet, Window, drop_codes};
-use crate::graph::{Graph, Propagation, Sides};
-use crate::lanes::{add, add_scaled, dot};
+use crate::graph::{Graph, Nodes, Sides};
+use crate::lanes::{add_scaled, dot};
 use crate::losses::LossGradient;
 use crate::model::{Model, Moment, Terms};
 use crate::native;
@@ -13,6 +15,7 @@ use crate::net::{Backward, Net, Pass, backward};
 use crate::objective::Objective;
 use crate::pages::zeroed;
 use crate::params::{Gradients, Parameters, Table, TableGradient};
+use crate::propagation::{LayerGradients, Place, Plan, Propagation};
 use crate::rng::Rng;
 use crate::similarity::{NORM_FLOOR, Similarity, cosine_of_inner_product};
 use crate::tower::{Input, Layer, Matrix, Reduce, Tower};
@@ -27,9 +30,6 @@ const PAIRS: u64 = 20;
 const CANDIDATES: u64 = 21;
 const DROPPED: u64 = 22;
 
-/// The sides of the graph, in its order.
-const SIDES: Sides<Side> = [Side::User, Side::Item];
-
 /// LightGCN in training.
 pub(crate) struct Lightgcn {
     /// The first layer, as the tables of users and of items, and the temperature if it is learned.
@@ -39,8 +39,9 @@ pub(crate) struct Lightgcn {
     graph: Graph,
     /// The first training event of each edge.
     events: Vec<u32>,
-    /// The users that have edges.
-    users: Vec<u32>,
+    /// The nodes that have edges, ascending.
+    connected: Sides<Vec<u32>>,
+    state: State,
     /// Towers over the final vectors, as training sees them: the row of an id.
     nets: Sides<Net>,
     schemas: Sides<TowerSchema>,
@@ -52,10 +53,17 @@ pub(crate) struct Lightgcn {
 
 /// The working memory of a step.
 pub(crate) struct Work {
-    /// The final vectors, as tables, and the version of the parameters that they were made of.
+    /// The final vectors, as tables, and the version of the parameters that all of them were made of, without noise.
     vectors: Parameters,
     version: Option<u64>,
     propagation: Propagation,
+    /// The nodes of a step, of which alone it computes final vectors.
+    wanted: Sides<Nodes>,
+    /// Those of its pairs.
+    batch: Sides<BatchNodes>,
+    auxiliary: Vec<Box<dyn AuxiliaryTerm>>,
+    /// The gradients of later layers and of final vectors.
+    later: LayerGradients,
     /// The towers of the same version.
     towers: Option<Sides<Tower>>,
     embedded: Vec<f32>,
@@ -67,7 +75,7 @@ pub(crate) struct Work {
     /// Weights of the pairs.
     weights: Vec<f32>,
     loss: LossGradient,
-    /// The gradients of the final vectors.
+    /// The gradients that the main term gives the final vectors.
     gradients: Gradients,
 }
 
@@ -125,10 +133,13 @@ impl Lightgcn {
         let edges: Vec<(u32, u32)> = pairs.iter().map(|(user, item, _)| (*user, *item)).collect();
         let [user_rows, item_rows] = SIDES.map(|side| parameters.tables[side as usize].rows);
         let graph = Graph::new([user_rows, item_rows], &edges);
-        let has_edges = |user: &u32| graph.degree(Side::User, *user as usize) > 0;
-        let users: Vec<u32> = (0..user_rows as u32).filter(has_edges).collect();
+        let connected = SIDES.map(|side| {
+            let rows = 0..graph.nodes()[side as usize] as u32;
+            rows.filter(|node| graph.degree(side, *node as usize) > 0).collect::<Vec<u32>>()
+        });
+        config.ncl.iter().for_each(|ncl| warn_of_few_nodes(ncl, &connected));
         let mut objective = Objective::new(set, train, (config.temperature, config.learn_temperature), &mut parameters);
-        let shares = shares(&graph, config.sampling, (&edges, users.len()), item_rows);
+        let shares = shares(&graph, config.sampling, (&edges, connected[0].len()), item_rows);
         objective.are_drawn_with(ids(&set.items).iter().map(|item| shares[*item as usize]));
         let nets = SIDES.map(|side| {
             let (schema, table) = (of_ids(&schemas[side as usize]), parameters.tables[side as usize].name.clone());
@@ -147,7 +158,8 @@ impl Lightgcn {
             version: 0,
             graph,
             events: pairs.into_iter().map(|(_, _, event)| event).collect(),
-            users,
+            connected,
+            state: State::default(),
             nets,
             schemas,
             objective,
@@ -162,33 +174,104 @@ impl Lightgcn {
         SIDES.map(|side| &self.parameters.tables[side as usize].values[..])
     }
 
-    /// Computes the final vectors, unless they are those of the current parameters.
+    /// How layers and final vectors are made, in a step of training or for export.
+    fn plan(&self, step: Option<Moment>) -> Plan {
+        let noise = step.and_then(|moment| self.config.views.as_ref()?.noise(moment));
+        Plan { layers: self.config.layers, first_counts: self.config.counts_first_layer(), noise }
+    }
+
+    /// Computes all final vectors, unless they are those of the current parameters.
     fn propagate(&self, work: &mut Work) {
         if work.version == Some(self.version) {
             return;
         }
-        let (users, items) = work.vectors.tables.split_at_mut(1);
-        let out = [&mut users[0].values[..], &mut items[0].values[..]];
-        work.propagation.forward(&self.graph, self.config.dim, self.first(), self.config.layers, out);
+        let (first, out) = ((self.first(), self.config.dim), finals(&mut work.vectors));
+        work.propagation.forward(&self.graph, first, &self.plan(None), None, out);
         work.version = Some(self.version);
         work.towers = None;
+    }
+
+    /// Chooses the batch of a step, and computes the layers, and the final vectors of its nodes.
+    fn propagate_batch(&self, set: &TrainingSet, windows: &[Window], moment: Moment, work: &mut Work) {
+        let events = || windows.iter().map(|window| window.targets.start);
+        work.clicked.clear();
+        work.clicked.extend(events().map(|event| set.interactions.items[event]));
+        work.weights.clear();
+        work.weights.extend(events().map(|event| set.interactions.weights[event]));
+        self.objective.choose(windows, &work.clicked, moment.of_step(CANDIDATES), &mut work.candidates);
+        let users = windows.iter().map(|window| ids(&set.users)[window.user as usize]);
+        work.ids[0].columns = vec![Column::Code(users.collect())];
+        let items = work.candidates.items.iter().map(|item| ids(&set.items)[*item as usize]);
+        work.ids[1].columns = vec![Column::Code(items.collect())];
+        let mut dropped = moment.of_step(DROPPED);
+        for batch in &mut work.ids {
+            drop_codes(batch, self.unknown_rate, self.missing_rate, dropped.bits());
+        }
+
+        let [users, items] = work.ids.each_ref().map(ids);
+        work.batch[0].set(&self.graph, Side::User, users.iter().copied());
+        let clicked = work.candidates.positives.iter().map(|candidate| items[*candidate as usize]);
+        work.batch[1].set(&self.graph, Side::Item, clicked);
+        for ((wanted, nodes), codes) in work.wanted.iter_mut().zip(self.graph.nodes()).zip([users, items]) {
+            wanted.reset(nodes);
+            codes.iter().for_each(|code| wanted.insert(*code));
+        }
+        work.auxiliary.iter_mut().for_each(|term| term.want(&self.graph, moment, &mut work.wanted));
+        let (first, out) = ((self.first(), self.config.dim), finals(&mut work.vectors));
+        work.propagation.forward(&self.graph, first, &self.plan(Some(moment)), Some(&work.wanted), out);
+        work.version = None;
+        work.towers = None;
+    }
+
+    /// The terms beside the main one, of which the gradients go to where they belong.
+    fn auxiliary(&self, moment: Moment, work: &mut Work, gradients: &mut Gradients, terms: &mut Terms) {
+        let plan = self.plan(Some(moment));
+        let vectors = Vectors {
+            dim: self.config.dim,
+            first: self.first(),
+            layers: &work.propagation.layers,
+            mean: SIDES.map(|side| &work.vectors.tables[side as usize].values[..]),
+        };
+        let step = Step {
+            graph: &self.graph,
+            connected: &self.connected,
+            plan: &plan,
+            vectors,
+            batch: &work.batch,
+            state: &self.state,
+            moment,
+        };
+        let mut gradients = TermGradients { parameters: gradients, later: &mut work.later };
+        work.auxiliary.iter_mut().for_each(|term| term.learn(&step, &mut gradients, terms));
     }
 
     /// The term of the penalty of a batch of `pairs` pairs. Adds its gradient to that of the first layer.
     fn penalise(&self, work: &Work, pairs: usize, gradients: &mut Gradients) -> f64 {
         let share = 1.0 / pairs as f64;
-        let uses = [vec![1; pairs], work.candidates.occurrences()];
-        let mut squares = 0.0;
-        for (side, uses) in uses.iter().enumerate() {
-            let (table, gradient) = (&self.parameters.tables[side], whole(&mut gradients.tables[side]));
-            for (code, uses) in ids(&work.ids[side]).iter().zip(uses) {
-                let row = table.row(*code);
-                squares += f64::from(*uses) * f64::from(dot(row, row));
-                let slope = self.config.penalty * f64::from(*uses) * share;
-                add_scaled(&mut gradient[*code as usize * table.dim..][..table.dim], slope as f32, row);
+        let [clicked, drawn] = work.candidates.occurrences();
+        let mut value = 0.0;
+        for (side, uses) in [(Side::User, vec![1; pairs]), (Side::Item, clicked), (Side::Item, drawn)] {
+            let table = &self.parameters.tables[side as usize];
+            let rows = || ids(&work.ids[side as usize]).iter().zip(&uses).filter(|(_, uses)| **uses > 0);
+            let square = |code: u32| f64::from(dot(table.row(code), table.row(code)));
+            let squares: f64 = rows().map(|(code, uses)| f64::from(*uses) * square(*code)).sum();
+            let slope = match self.config.penalty_form {
+                PenaltyForm::Squares => {
+                    value += squares * share / 2.0;
+                    share
+                }
+                PenaltyForm::Norms => {
+                    value += squares.sqrt() * share;
+                    share / squares.sqrt().max(f64::MIN_POSITIVE)
+                }
+            };
+            let gradient = gradients.tables[side as usize].all_rows();
+            for (code, uses) in rows() {
+                let slope = self.config.penalty * f64::from(*uses) * slope;
+                add_scaled(&mut gradient[*code as usize * table.dim..][..table.dim], slope as f32, table.row(*code));
             }
         }
-        squares * share / 2.0
+        value
     }
 
     /// The towers of final vectors.
@@ -261,23 +344,15 @@ fn shares(graph: &Graph, sampling: Sampling, (edges, users): (&[(u32, u32)], usi
     shares
 }
 
-/// A gradient of all rows.
-fn whole(gradient: &mut TableGradient) -> &mut [f32] {
-    match gradient {
-        TableGradient::Whole(values) => values,
-        TableGradient::Rows(_) => unreachable!("every step has the gradients of all rows"),
-    }
-}
-
-/// Gradients of which those of tables are of all rows.
-fn whole_gradients(parameters: &Parameters) -> Gradients {
-    let tables = parameters.tables.iter().map(TableGradient::whole).collect();
-    Gradients { dense: crate::params::zeros(parameters), tables, inputs: Vec::new() }
+/// The tables of final vectors, to be written.
+fn finals(vectors: &mut Parameters) -> Sides<&mut [f32]> {
+    let (users, items) = vectors.tables.split_at_mut(1);
+    [&mut users[0].values[..], &mut items[0].values[..]]
 }
 
 impl Model for Lightgcn {
     type Work = Work;
-    type State = ();
+    type State = State;
 
     fn parameters(&self) -> &Parameters {
         &self.parameters
@@ -289,16 +364,21 @@ impl Model for Lightgcn {
     }
 
     fn gradients(&self) -> Gradients {
-        whole_gradients(&self.parameters)
+        let tables = self.parameters.tables.iter().map(TableGradient::whole).collect();
+        Gradients { dense: crate::params::zeros(&self.parameters), tables, inputs: Vec::new() }
     }
 
     fn work(&self) -> Work {
         let vectors = Parameters { dense: Vec::new(), tables: self.parameters.tables.clone() };
         Work {
-            gradients: whole_gradients(&vectors),
+            gradients: Gradients::new(&vectors),
             vectors,
             version: None,
             propagation: Propagation::default(),
+            wanted: Default::default(),
+            batch: Default::default(),
+            auxiliary: terms::auxiliary(&self.config),
+            later: LayerGradients::default(),
             towers: None,
             embedded: Vec::new(),
             ids: SIDES.map(|side| CodeBatch::empty(&self.nets[side as usize].tower.schema)),
@@ -310,11 +390,18 @@ impl Model for Lightgcn {
         }
     }
 
-    fn state(&self) -> &() {
-        &()
+    fn state(&self) -> &State {
+        &self.state
     }
 
-    fn restore(&mut self, (): ()) {}
+    fn restore(&mut self, state: State) {
+        self.state = state;
+    }
+
+    fn begin_epoch(&mut self, _: &TrainingSet, moment: Moment) -> Result<(), ModelError> {
+        self.state = terms::state(&self.config, &self.connected, &self.parameters.tables, moment);
+        Ok(())
+    }
 
     /// Each pair is a window, by its first event.
     fn windows(&self, _: &TrainingSet, moment: Moment) -> Vec<u32> {
@@ -326,8 +413,9 @@ impl Model for Lightgcn {
                 events
             }
             Sampling::Users => {
+                let users = &self.connected[0];
                 let draw = |_| {
-                    let edges = self.graph.edges_of(self.users[rng.below(self.users.len())]);
+                    let edges = self.graph.edges_of(users[rng.below(users.len())]);
                     self.events[edges.start + rng.below(edges.len())]
                 };
                 (0..self.events.len()).map(draw).collect()
@@ -351,22 +439,7 @@ impl Model for Lightgcn {
         work: &mut Work,
         gradients: &mut Gradients,
     ) -> Result<Terms, ModelError> {
-        self.propagate(work);
-        let events = || windows.iter().map(|window| window.targets.start);
-        work.clicked.clear();
-        work.clicked.extend(events().map(|event| set.interactions.items[event]));
-        work.weights.clear();
-        work.weights.extend(events().map(|event| set.interactions.weights[event]));
-        self.objective.choose(windows, &work.clicked, moment.of_step(CANDIDATES), &mut work.candidates);
-        let users = windows.iter().map(|window| ids(&set.users)[window.user as usize]);
-        work.ids[0].columns = vec![Column::Code(users.collect())];
-        let items = work.candidates.items.iter().map(|item| ids(&set.items)[*item as usize]);
-        work.ids[1].columns = vec![Column::Code(items.collect())];
-        let mut dropped = moment.of_step(DROPPED);
-        for batch in &mut work.ids {
-            drop_codes(batch, self.unknown_rate, self.missing_rate, dropped.bits());
-        }
-
+        self.propagate_batch(set, windows, moment, work);
         for ((net, batch), pass) in self.nets.iter().zip(&work.ids).zip(&mut work.passes) {
             net.forward(&work.vectors, batch, None, pass);
         }
@@ -374,16 +447,23 @@ impl Model for Lightgcn {
         let batch = (&work.candidates, &work.weights[..]);
         let mut terms = self.objective.learn(&self.parameters, vectors, batch, &mut work.loss, &mut gradients.dense);
 
-        // The gradients of the final vectors, and through the propagation those of the first layer.
+        // The gradients of the final vectors, then those that other terms give any layer, and through the propagation
+        // those of the first layer.
         work.gradients.clear();
         let outputs = [&work.loss.d_users[..], &work.loss.d_items];
         let passes = self.nets.iter().zip(&work.ids).zip(work.passes.iter_mut().zip(outputs));
         let mut passes: Vec<Backward<'_>> =
             passes.map(|((net, batch), (pass, d_output))| Backward { net, batch, pass, d_output }).collect();
         backward(&work.vectors, &mut passes, &mut work.gradients)?;
-        let final_gradients = SIDES.map(|side| work.gradients.tables[side as usize].values());
-        let first = work.propagation.backward(&self.graph, self.config.dim, final_gradients);
-        gradients.tables.iter_mut().zip(first).for_each(|(gradient, first)| add(whole(gradient), first));
+        work.later.reset(self.config.layers);
+        for (side, gradient) in SIDES.into_iter().zip(&work.gradients.tables) {
+            let (rows, values) = gradient.touched_rows();
+            work.later.add(Place::Mean, side, rows, values);
+        }
+        self.auxiliary(moment, work, gradients, &mut terms);
+        let plan = self.plan(Some(moment));
+        let first = work.propagation.backward(&self.graph, self.config.dim, &plan, &work.later);
+        TermGradients { parameters: gradients, later: &mut work.later }.add_first(first);
         let value = self.penalise(work, windows.len(), gradients);
         terms.add("penalty", self.config.penalty, value);
         Ok(terms)

@@ -6,18 +6,18 @@ use super::tests::{
 use super::*;
 use crate::examples::assemble;
 use crate::examples::tests::planted;
-use crate::lightgcn::{Initialisation, LightgcnConfig, Sampling};
+use crate::lightgcn::{Initialisation, LightgcnConfig, Sampling, ViewsConfig, XsimgclConfig};
 use crate::params::TableGradient;
 use crate::similarity::Similarity;
 use std::collections::{BTreeMap, BTreeSet};
 use twotower_artifacts::schema::{FIRST_VALUE, UNKNOWN};
 use twotower_artifacts::{CodeBatch, Column, FieldSchema, FieldShape, Side};
 
-const DIM: usize = 12;
+pub(super) const DIM: usize = 12;
 
 /// Users with an id and their recent items, and items with an id. Every tenth user has no training event, and the last
 /// user has an id that the vocabulary does not hold. Items from `items - 2` on have no event.
-fn set(users: usize, items: usize) -> TrainingSet {
+pub(super) fn set(users: usize, items: usize) -> TrainingSet {
     let mut set = planted(users, items, 4, 7);
     let codes = (0..users as u32).map(|user| if user as usize + 1 == users { UNKNOWN } else { user + FIRST_VALUE });
     let cardinality = users as u32 + FIRST_VALUE;
@@ -37,7 +37,7 @@ fn set(users: usize, items: usize) -> TrainingSet {
     set
 }
 
-fn model(similarity: Similarity) -> LightgcnConfig {
+pub(super) fn model(similarity: Similarity) -> LightgcnConfig {
     let temperature = match similarity {
         Similarity::Dot => 1.0,
         Similarity::Cosine => 0.2,
@@ -58,7 +58,7 @@ fn losses() -> Vec<Loss> {
 }
 
 /// The distinct pairs of training events, of users and items that have ids of their own, by codes.
-fn pairs(set: &TrainingSet) -> BTreeSet<(u32, u32)> {
+pub(super) fn pairs(set: &TrainingSet) -> BTreeSet<(u32, u32)> {
     let (Column::Code(users), Column::Code(items)) = (&set.users.columns[0], &set.items.columns[0]) else {
         unreachable!()
     };
@@ -68,39 +68,57 @@ fn pairs(set: &TrainingSet) -> BTreeSet<(u32, u32)> {
     codes.filter(|(user, item)| *user >= FIRST_VALUE && *item >= FIRST_VALUE).collect()
 }
 
-/// The final vectors in f64, users first, by the definition: each round makes a layer of sums over pairs.
-fn final_vectors(set: &TrainingSet, tables: [&[f64]; 2], layers: usize) -> [Vec<f64>; 2] {
-    let pairs = pairs(set);
+/// All layers in f64 over a graph, of users and of items, by the definition: each is made of the one before by sums over
+/// pairs. Beside them, the degrees of the nodes.
+pub(super) fn layers_of(
+    pairs: &BTreeSet<(u32, u32)>,
+    tables: [&[f64]; 2],
+    layers: usize,
+) -> (Vec<[Vec<f64>; 2]>, [Vec<f64>; 2]) {
     let mut degrees = tables.map(|table| vec![0.0f64; table.len() / DIM]);
-    for (user, item) in &pairs {
+    for (user, item) in pairs {
         degrees[0][*user as usize] += 1.0;
         degrees[1][*item as usize] += 1.0;
     }
-    let mut layer = tables.map(<[f64]>::to_vec);
-    let mut sums = layer.clone();
-    for _ in 0..layers {
+    let mut all = vec![tables.map(<[f64]>::to_vec)];
+    for k in 0..layers {
         let mut next = tables.map(|table| vec![0.0; table.len()]);
-        for (user, item) in &pairs {
+        for (user, item) in pairs {
             let (user, item) = (*user as usize, *item as usize);
             let weight = 1.0 / (degrees[0][user] * degrees[1][item]).sqrt();
             for i in 0..DIM {
-                next[0][user * DIM + i] += weight * layer[1][item * DIM + i];
-                next[1][item * DIM + i] += weight * layer[0][user * DIM + i];
+                next[0][user * DIM + i] += weight * all[k][1][item * DIM + i];
+                next[1][item * DIM + i] += weight * all[k][0][user * DIM + i];
             }
         }
-        layer = next;
-        for side in 0..2 {
-            sums[side].iter_mut().zip(&layer[side]).for_each(|(sum, x)| *sum += x);
-        }
+        all.push(next);
     }
-    sums.map(|sums| sums.iter().map(|x| x / (layers + 1) as f64).collect())
+    (all, degrees)
 }
 
-fn wide(parameters: &Parameters) -> [Vec<f64>; 2] {
+/// The mean of the layers that count, in f64, of users and of items. A node without edges keeps its share of the first.
+pub(super) fn mean_of(all: &[[Vec<f64>; 2]], degrees: &[Vec<f64>; 2], first_counts: bool) -> [Vec<f64>; 2] {
+    let counted = all.len() - usize::from(!first_counts);
+    [0, 1].map(|side: usize| {
+        let mean = |at: usize| {
+            let skipped = usize::from(!first_counts && degrees[side][at / DIM] > 0.0);
+            all[skipped..].iter().map(|layer| layer[side][at]).sum::<f64>() / counted as f64
+        };
+        (0..all[0][side].len()).map(mean).collect()
+    })
+}
+
+/// The final vectors in f64, users first, by the definition.
+fn final_vectors(set: &TrainingSet, tables: [&[f64]; 2], settings: &LightgcnConfig) -> [Vec<f64>; 2] {
+    let (all, degrees) = layers_of(&pairs(set), tables, settings.layers);
+    mean_of(&all, &degrees, settings.counts_first_layer())
+}
+
+pub(super) fn wide(parameters: &Parameters) -> [Vec<f64>; 2] {
     [0, 1].map(|side| parameters.tables[side].values.iter().map(|x| f64::from(*x)).collect())
 }
 
-fn inner(a: &[f64], b: &[f64]) -> f64 {
+pub(super) fn inner(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
@@ -148,7 +166,7 @@ fn loss_and_gradient_agree_with_the_definition_and_its_differences_in_f64() {
         let event = |window: &Window| window.targets.start;
         let total: f64 = windows.iter().map(|window| f64::from(set.interactions.weights[event(window)])).sum();
         let oracle = |tables: &[Vec<f64>; 2]| -> (f64, f64) {
-            let vectors = final_vectors(&set, [&tables[0], &tables[1]], layers);
+            let vectors = final_vectors(&set, [&tables[0], &tables[1]], &settings);
             let compared = vectors.map(|side| {
                 let rows = side.chunks_exact(DIM).flat_map(|row| {
                     let norm = if similarity == Similarity::Dot { 1.0 } else { inner(row, row).sqrt() };
@@ -230,8 +248,14 @@ fn both_engines_give_the_trained_vectors_the_mean_of_a_history_and_the_unknown_u
     let set = set(90, 24);
     let rows = rows_of_users(&set);
     let nodes: BTreeSet<u32> = pairs(&set).into_iter().map(|(user, _)| user).collect();
-    for similarity in SIMILARITIES {
-        let (settings, dir) = (model(similarity), tempfile::tempdir().unwrap());
+    let noisy = ViewsConfig::Xsimgcl(XsimgclConfig::default());
+    for settings in [
+        model(Similarity::Dot),
+        model(Similarity::Cosine),
+        // Noise is in training alone.
+        LightgcnConfig { views: Some(noisy), ..model(Similarity::Dot) },
+    ] {
+        let (similarity, dir) = (settings.similarity, tempfile::tempdir().unwrap());
         let config = TrainConfig { epochs: 2, learning_rate: 2e-2, ..config() };
         let trained = run(&set, &settings, &config, Start::Fresh, dir.path(), &mut ()).unwrap();
         let mut vectors = Vec::new();
@@ -245,7 +269,7 @@ fn both_engines_give_the_trained_vectors_the_mean_of_a_history_and_the_unknown_u
         }
         let parameters = checkpoint::read::<()>(&trained.checkpoint).unwrap().parameters;
         let tables = wide(&parameters);
-        let finals = final_vectors(&set, [&tables[0], &tables[1]], settings.layers);
+        let finals = final_vectors(&set, [&tables[0], &tables[1]], &settings);
         let row = |side: usize, code: u32| &finals[side][code as usize * DIM..][..DIM];
         let (Column::Code(users), Column::Ragged(histories)) = (&rows.columns[0], &rows.columns[1]) else {
             unreachable!()
@@ -332,9 +356,8 @@ fn an_epoch_has_each_pair_once_or_as_many_pairs_of_uniformly_drawn_users() {
     assert!(of_users.values().all(|count| (*count as f64 - share).abs() < 5.0 * share.sqrt()), "{of_users:?}");
 }
 
-#[test]
-fn it_is_resumed_bit_for_bit_and_does_not_depend_on_threads() {
-    // Each user has five training events, and none has an item twice.
+/// Users of whom each has five training events, and none an item twice.
+pub(super) fn even() -> TrainingSet {
     let mut even = set(100, 48);
     for user in 0..100 {
         let groups = 4;
@@ -346,6 +369,12 @@ fn it_is_resumed_bit_for_bit_and_does_not_depend_on_threads() {
     let Column::Code(users) = &mut even.users.columns[0] else { unreachable!() };
     users[99] = 99 + FIRST_VALUE;
     assert_eq!(pairs(&even).len(), 500);
+    even
+}
+
+#[test]
+fn it_is_resumed_bit_for_bit_and_does_not_depend_on_threads() {
+    let even = even();
     is_resumed_bit_for_bit(&even, &LightgcnConfig { learn_temperature: true, ..model(Similarity::Dot) });
     is_resumed_bit_for_bit(&even, &LightgcnConfig { sampling: Sampling::Users, ..model(Similarity::Cosine) });
     same_with_any_threads(&set(300, 48), &model(Similarity::Cosine), losses());

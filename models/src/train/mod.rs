@@ -342,6 +342,8 @@ impl<'a, M: Model> Trainer<'a, M> {
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
+mod lightgcn_term_tests;
+#[cfg(test)]
 mod lightgcn_tests;
 #[cfg(test)]
 mod position_tests;

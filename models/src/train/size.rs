@@ -3,6 +3,7 @@
 use super::config::{Loss, TrainConfig};
 use crate::dssm::{DssmConfig, SequencePooling};
 use crate::examples::Known;
+use crate::lightgcn::ViewsConfig;
 use crate::model::ModelConfig;
 use crate::positions::Positions;
 use std::collections::BTreeMap;
@@ -101,7 +102,13 @@ pub fn size(
         ModelConfig::Dssm(_) | ModelConfig::Sasrec(_) | ModelConfig::Tisasrec(_) => 0,
         ModelConfig::Lightgcn(lightgcn) => {
             // The layers, the final vectors and their gradients, those of the parameters, two sums of the backward pass, and scaled vectors.
-            (lightgcn.layers as u128 + 6) * parameters * 4 + events as u128 * EDGE
+            let (layers, edges) = (lightgcn.layers as u128, events as u128);
+            let (further, graphs) = lightgcn.views.as_ref().map_or((0, 0), ViewsConfig::further);
+            // Layers, means, two sums and scaled vectors; and each end of each edge.
+            let further = further as u128 * (layers + 4) * parameters * 4 + graphs as u128 * edges * 8;
+            // Copies of the candidates, their gradients, and parts of those.
+            let ncl = if lightgcn.ncl.is_some() { 8 * parameters * 4 } else { 0 };
+            (layers + 6) * parameters * 4 + edges * EDGE + further + ncl
         }
     };
     let activations = batch * widths[0] + candidates.min(items) * widths[1];
