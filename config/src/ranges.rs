@@ -43,6 +43,7 @@ const SECTIONS: [(&str, Ranges); 13] = [
             ("test_from", Range::Whole(i64::MIN, i64::MAX)),
             ("validation", Range::Below(0.0, 1.0)),
             ("test", Range::Below(0.0, 1.0)),
+            ("items", Range::Below(0.0, 1.0)),
             ("seed", Range::SEED),
         ],
     ),
@@ -209,10 +210,15 @@ name = "user"
 [[features.item]]
 kind = "id"
 name = "item"
+[[features.item]]
+kind = "vector"
+name = "text"
+dim = 16
 [model]
 kind = "lightgcn"
 views = VIEWS
 ncl = { hops = 1 }
+text = { mode = "residual", share = 0.8, share_step = 0.02 }
 "#;
 
     fn jobs() -> Vec<toml::Value> {
@@ -224,7 +230,12 @@ ncl = { hops = 1 }
             "{ gbce = { negatives = 5 } }",
             "{ sampled_softmax = { negatives = 5 } }",
         ];
-        let splits = ["kind = \"time\"\nvalidation_from = 1\ntest_from = 2", "kind = \"ratio\"", "kind = \"random\""];
+        let splits = [
+            "kind = \"time\"\nvalidation_from = 1\ntest_from = 2",
+            "kind = \"ratio\"",
+            "kind = \"random\"",
+            "kind = \"cold_items\"",
+        ];
         let splits = splits.into_iter().cycle();
         let views = ["{ kind = \"xsimgcl\" }", "{ kind = \"sgl\" }"];
         let graphs = views.map(|views| parsed(&LIGHTGCN.replace("VIEWS", views)));

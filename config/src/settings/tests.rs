@@ -327,6 +327,7 @@ fn every_setting_of_every_model_is_obeyed_by_training_alone() {
             model["views"] = json!({ "kind": "xsimgcl" });
             model["ncl"] = json!({ "hops": 1 });
             model["first_layer_counts"] = json!(true);
+            model["text"] = json!({ "mode": "residual", "share": 0.5 });
         }
         let model: ModelConfig = serde_json::from_value(model).unwrap();
         let mut job = job.clone();
@@ -338,7 +339,8 @@ fn every_setting_of_every_model_is_obeyed_by_training_alone() {
             tried["model"][name] = match &job["model"][name] {
                 Value::Object(map) if map.is_empty() => json!({ "a": 1 }),
                 Value::Object(map) => {
-                    let (name, value) = map.iter().find(|(name, _)| *name != "kind").unwrap();
+                    let (name, value) =
+                        map.iter().find(|(name, _)| !["kind", "mode"].contains(&name.as_str())).unwrap();
                     let mut other = map.clone();
                     other[name] = changed(&format!("model.contrast.{name}"), value);
                     json!(other)

@@ -1,7 +1,10 @@
 //! LightGCN in training: the graph, a step, and the towers that are exported.
 
+use super::geometry::Geometry;
 use super::prototypes::warn_of_few_nodes;
 use super::terms::{self, AuxiliaryTerm, BatchNodes, SIDES, State, Step, TermGradients, Vectors};
+use super::text::{Made, Text};
+use super::text_tower::reading_text;
 use super::{Initialisation, LightgcnConfig, PenaltyForm, Sampling};
 use crate::candidates::BatchCandidates;
 use crate::error::ModelError;
@@ -9,7 +12,7 @@ use crate::examples::{Role, TrainingSet, Window, drop_codes};
 use crate::graph::{Graph, Nodes, Sides};
 use crate::lanes::{add_scaled, dot};
 use crate::losses::LossGradient;
-use crate::model::{Model, Moment, Terms};
+use crate::model::{Group, Model, Moment, Terms};
 use crate::native;
 use crate::net::{Backward, Net, Pass, backward};
 use crate::objective::Objective;
@@ -32,7 +35,8 @@ const DROPPED: u64 = 22;
 
 /// LightGCN in training.
 pub(crate) struct Lightgcn {
-    /// The first layer, as the tables of users and of items, and the temperature if it is learned.
+    /// The first layer, as the tables of users and of items, what else it is made of where items have texts, and the
+    /// temperature if it is learned.
     parameters: Parameters,
     /// Counts the changes of the parameters.
     version: u64,
@@ -41,6 +45,7 @@ pub(crate) struct Lightgcn {
     events: Vec<u32>,
     /// The nodes that have edges, ascending.
     connected: Sides<Vec<u32>>,
+    text: Option<Text>,
     state: State,
     /// Towers over the final vectors, as training sees them: the row of an id.
     nets: Sides<Net>,
@@ -56,6 +61,8 @@ pub(crate) struct Work {
     /// The final vectors, as tables, and the version of the parameters that all of them were made of, without noise.
     vectors: Parameters,
     version: Option<u64>,
+    /// The first layer of items, where they have texts.
+    made: Made,
     propagation: Propagation,
     /// The nodes of a step, of which alone it computes final vectors.
     wanted: Sides<Nodes>,
@@ -138,6 +145,7 @@ impl Lightgcn {
             rows.filter(|node| graph.degree(side, *node as usize) > 0).collect::<Vec<u32>>()
         });
         config.ncl.iter().for_each(|ncl| warn_of_few_nodes(ncl, &connected));
+        let text = config.text.as_ref().map(|text| Text::new(text, &set.items, &graph, &mut parameters)).transpose()?;
         let mut objective = Objective::new(set, train, (config.temperature, config.learn_temperature), &mut parameters);
         let shares = shares(&graph, config.sampling, (&edges, connected[0].len()), item_rows);
         objective.are_drawn_with(ids(&set.items).iter().map(|item| shares[*item as usize]));
@@ -159,6 +167,7 @@ impl Lightgcn {
             graph,
             events: pairs.into_iter().map(|(_, _, event)| event).collect(),
             connected,
+            text,
             state: State::default(),
             nets,
             schemas,
@@ -169,9 +178,17 @@ impl Lightgcn {
         })
     }
 
-    /// The first layer.
-    fn first(&self) -> Sides<&[f32]> {
-        SIDES.map(|side| &self.parameters.tables[side as usize].values[..])
+    /// The first layer, given what [`Self::make`] made.
+    fn first<'a>(&'a self, made: &'a Made) -> Sides<&'a [f32]> {
+        let [users, items] = SIDES.map(|side| &self.parameters.tables[side as usize].values[..]);
+        [users, if self.text.is_some() { &made.first } else { items }]
+    }
+
+    /// Makes what of the first layer is no parameter.
+    fn make(&self, made: &mut Made) {
+        if let Some(text) = &self.text {
+            text.forward(&self.parameters, made);
+        }
     }
 
     /// How layers and final vectors are made, in a step of training or for export.
@@ -185,7 +202,8 @@ impl Lightgcn {
         if work.version == Some(self.version) {
             return;
         }
-        let (first, out) = ((self.first(), self.config.dim), finals(&mut work.vectors));
+        self.make(&mut work.made);
+        let (first, out) = ((self.first(&work.made), self.config.dim), finals(&mut work.vectors));
         work.propagation.forward(&self.graph, first, &self.plan(None), None, out);
         work.version = Some(self.version);
         work.towers = None;
@@ -217,7 +235,8 @@ impl Lightgcn {
             codes.iter().for_each(|code| wanted.insert(*code));
         }
         work.auxiliary.iter_mut().for_each(|term| term.want(&self.graph, moment, &mut work.wanted));
-        let (first, out) = ((self.first(), self.config.dim), finals(&mut work.vectors));
+        self.make(&mut work.made);
+        let (first, out) = ((self.first(&work.made), self.config.dim), finals(&mut work.vectors));
         work.propagation.forward(&self.graph, first, &self.plan(Some(moment)), Some(&work.wanted), out);
         work.version = None;
         work.towers = None;
@@ -228,7 +247,7 @@ impl Lightgcn {
         let plan = self.plan(Some(moment));
         let vectors = Vectors {
             dim: self.config.dim,
-            first: self.first(),
+            first: self.first(&work.made),
             layers: &work.propagation.layers,
             mean: SIDES.map(|side| &work.vectors.tables[side as usize].values[..]),
         };
@@ -249,11 +268,12 @@ impl Lightgcn {
     fn penalise(&self, work: &Work, pairs: usize, gradients: &mut Gradients) -> f64 {
         let share = 1.0 / pairs as f64;
         let [clicked, drawn] = work.candidates.occurrences();
-        let mut value = 0.0;
+        let (mut value, dim) = (0.0, self.config.dim);
         for (side, uses) in [(Side::User, vec![1; pairs]), (Side::Item, clicked), (Side::Item, drawn)] {
-            let table = &self.parameters.tables[side as usize];
+            let first = self.first(&work.made)[side as usize];
+            let row = |code: u32| &first[code as usize * dim..][..dim];
             let rows = || ids(&work.ids[side as usize]).iter().zip(&uses).filter(|(_, uses)| **uses > 0);
-            let square = |code: u32| f64::from(dot(table.row(code), table.row(code)));
+            let square = |code: u32| f64::from(dot(row(code), row(code)));
             let squares: f64 = rows().map(|(code, uses)| f64::from(*uses) * square(*code)).sum();
             let slope = match self.config.penalty_form {
                 PenaltyForm::Squares => {
@@ -268,7 +288,7 @@ impl Lightgcn {
             let gradient = gradients.tables[side as usize].all_rows();
             for (code, uses) in rows() {
                 let slope = self.config.penalty * f64::from(*uses) * slope;
-                add_scaled(&mut gradient[*code as usize * table.dim..][..table.dim], slope as f32, table.row(*code));
+                add_scaled(&mut gradient[*code as usize * dim..][..dim], slope as f32, row(*code));
             }
         }
         value
@@ -297,19 +317,26 @@ impl Lightgcn {
             user.tables.insert(items.name.clone(), items.matrix());
         }
         let mut item = Tower {
-            schema: item_schema,
+            schema: of_ids(&item_schema),
             inputs: vec![own(items)],
             tables: BTreeMap::from([(items.name.clone(), items.matrix())]),
             layers: Vec::new(),
             dim: self.config.dim,
         };
-        match self.config.similarity {
+        let (user, item) = match self.config.similarity {
             Similarity::Dot => cosine_of_inner_product(user, item),
             Similarity::Cosine => {
                 [&mut user, &mut item]
                     .into_iter()
                     .for_each(|tower| tower.layers.push(Layer::L2Norm { eps: NORM_FLOOR }));
                 (user, item)
+            }
+        };
+        match &self.text {
+            None => (user, item),
+            Some(text) => {
+                let projected = text.projected(&self.parameters, self.plan(None).share());
+                (user, reading_text(item, item_schema, self.config.similarity, projected))
             }
         }
     }
@@ -374,6 +401,7 @@ impl Model for Lightgcn {
             gradients: Gradients::new(&vectors),
             vectors,
             version: None,
+            made: Made::default(),
             propagation: Propagation::default(),
             wanted: Default::default(),
             batch: Default::default(),
@@ -398,8 +426,36 @@ impl Model for Lightgcn {
         self.state = state;
     }
 
+    fn group(&self, parameter: &str) -> Group {
+        let of_items = &self.parameters.tables[Side::Item as usize].name;
+        self.text.as_ref().map_or_else(Group::default, |text| text.group(parameter, of_items))
+    }
+
+    fn warm_start(&mut self, earlier: &Parameters) -> Result<(), ModelError> {
+        self.parameters_mut().warm_start(earlier)?;
+        let of_items = &self.parameters.tables[Side::Item as usize].name;
+        let rows = earlier.tables.iter().find(|table| table.name == *of_items).map_or(0, |table| table.rows);
+        if let Some(text) = &self.text {
+            text.begin_new_items(&mut self.parameters, rows);
+        }
+        Ok(())
+    }
+
     fn begin_epoch(&mut self, _: &TrainingSet, moment: Moment) -> Result<(), ModelError> {
-        self.state = terms::state(&self.config, &self.connected, &self.parameters.tables, moment);
+        if let Some(text) = &self.text {
+            text.begin_epoch(&mut self.parameters, moment.epoch);
+            self.version += 1;
+        }
+        let mut made = Made::default();
+        self.make(&mut made);
+        let first = (self.first(&made), self.config.dim);
+        let state = terms::state(&self.config, &self.connected, first, moment);
+        let geometry = self.text.as_ref().and_then(|text| {
+            let mut work = self.work();
+            self.propagate(&mut work);
+            Geometry::of(text, &work.vectors.tables[Side::Item as usize].values, self.config.dim, moment.seed)
+        });
+        self.state = State { geometry, ..state };
         Ok(())
     }
 
@@ -466,6 +522,12 @@ impl Model for Lightgcn {
         TermGradients { parameters: gradients, later: &mut work.later }.add_first(first);
         let value = self.penalise(work, windows.len(), gradients);
         terms.add("penalty", self.config.penalty, value);
+        if let Some(text) = &self.text {
+            text.backward(&self.parameters, &mut work.made, gradients);
+            let geometry = self.state.geometry.iter().flat_map(Geometry::watched);
+            let watched = text.watched(&self.parameters, gradients).into_iter().chain(geometry);
+            watched.for_each(|(name, value)| terms.watch(name, value));
+        }
         Ok(terms)
     }
 
