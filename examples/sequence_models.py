@@ -79,6 +79,12 @@ GRIDS = {
     "paper": {"bce": AUTHORS | BCE, "softmax-3000": AUTHORS | STRONG},
     "batches": {str(size): {"train.batch_size": size} for size in (256, 512, 1024, 2048, 8192)},
     "norms": {norm: {"model.norm": norm} for norm in ("original", "paper", "pre", "post")},
+    # Gates need the norms of `pre`, so all rows have it.
+    "blocks": {
+        f"{block}-{multiple}": {"model.norm": "pre", "model.block": block, "model.feed_forward_multiple": multiple}
+        for block in ("transformer", "ligr")
+        for multiple in (1, 2, 4)
+    },
     "tisasrec": {
         "sasrec": {},
         "personal-256": TIMES,

@@ -8,6 +8,7 @@ use std::fs::{create_dir, read_to_string, remove_dir, write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use twotower_models::engine::{EncoderSize, EngineKind, encoder_bytes};
+use twotower_models::tower::ligr::BlockShape;
 
 /// Users of the smallest table; the others have ten and a hundred times as many.
 const USERS: u64 = 5000;
@@ -195,8 +196,9 @@ fn encoders_of_long_sequences_are_counted_before_and_in_the_stages_and_kept_to()
             assert_eq!(refused.code, 2, "{line}\n{}", refused.stderr);
             mib_after(&refused, "infer-users ")
         };
+        let block = BlockShape::default();
         let sizes =
-            [1, 5, LEN].map(|len| EncoderSize { len, dim: 8, blocks: 2, heads: 1, streams: None, intervals: 0 });
+            [1, 5, LEN].map(|len| EncoderSize { len, dim: 8, blocks: 2, block, heads: 1, streams: None, intervals: 0 });
         let (expected, found) = (encoder_bytes(engine, &sizes), forecast("attention") - forecast("mean"));
         assert!(found.abs_diff(expected >> 20) <= 1, "{engine}: {found} MiB, expected {expected} bytes");
         // An index that had to be built would change the run before the budget is refused.

@@ -11,6 +11,7 @@ use fixture::{ITEMS, Job, USERS, interactions, item_id, user_id};
 use std::collections::BTreeSet;
 use twotower_models::engine::EncoderSize;
 use twotower_models::onnx::inspect;
+use twotower_models::tower::ligr::{BlockKind, BlockShape};
 
 /// The longest sequence that enters a tower.
 const LEN: usize = 6;
@@ -27,8 +28,9 @@ fn job(model: &str, name: &str) -> Job {
     job.edit("max_len = 3", &format!("max_len = {LEN}"));
     match model {
         "attention" => {
-            let attention = "pooling = \"attention\"\nattention = { blocks = 2, heads = 2, dropout = 0.1 }\n";
-            job.edit("hidden = [16, 8]\n", &format!("hidden = [16, 8]\n{attention}"));
+            let ligr = "norm = \"pre\", block = \"ligr\", feed_forward_multiple = 2";
+            let attention = format!("attention = {{ blocks = 2, heads = 2, dropout = 0.1, {ligr} }}");
+            job.edit("hidden = [16, 8]\n", &format!("hidden = [16, 8]\npooling = \"attention\"\n{attention}\n"));
         }
         _ => {
             let text = std::fs::read_to_string(job.path("pipeline.toml")).unwrap();
@@ -56,7 +58,11 @@ fn a_run_goes_from_raw_tables_to_lists_and_both_engines_agree() {
         goes_to_lists_in_both_engines(&job);
         let encoders = inspect(&job.path("ort/towers/user_tower.onnx")).unwrap().encoders;
         let intervals = if model == "tisasrec" { SPAN + 1 } else { 0 };
-        assert_eq!(encoders, [EncoderSize { len: LEN, dim: 8, blocks: 2, heads: 2, streams: None, intervals }]);
+        let block = match model {
+            "attention" => BlockShape { kind: BlockKind::Ligr, feed_forward_multiple: 2 },
+            _ => BlockShape::default(),
+        };
+        assert_eq!(encoders, [EncoderSize { len: LEN, dim: 8, blocks: 2, block, heads: 2, streams: None, intervals }]);
     }
 }
 

@@ -175,7 +175,7 @@ name = "item"
 kind = "dssm"
 embedding_dims = { city = 4 }
 pooling = "attention"
-attention = { blocks = 1, norm = "pre", hyper_connections = { streams = 2 } }
+attention = { blocks = 1, norm = "pre", block = "ligr", feed_forward_multiple = 2, hyper_connections = { streams = 2 } }
 [index]
 ef_search = 100
 [split]
@@ -197,6 +197,8 @@ name = "item"
 [model]
 kind = "tisasrec"
 norm = "pre"
+block = "ligr"
+feed_forward_multiple = 2
 hyper_connections = { streams = 2 }
 contrast = { crop = 0.6, mask = 0.5, reorder = 0.2, replace = 0.2 }
 [train]
@@ -219,6 +221,7 @@ kind = "lightgcn"
 views = VIEWS
 ncl = { hops = 1 }
 text = { mode = "residual", share = 0.8, share_step = 0.02 }
+transport = { layer = 2 }
 "#;
 
     fn jobs() -> Vec<toml::Value> {

@@ -1,12 +1,13 @@
 //! Examples per second of training steps on synthetic data.
 //!
-//! `cargo run --release -p twotower-models --example training_speed -- [spike|ml-1m|sasrec|mhc|mhc-lite] [STEPS] [ROWS] [USERS]`:
+//! `cargo run --release -p twotower-models --example training_speed -- [spike|ml-1m|sasrec|ligr|ligr-4|mhc|mhc-lite] [STEPS] [ROWS] [USERS]`:
 //! `spike` has 10 user and 6 item features of width 16, and one table of ROWS slots (default 1M), for USERS users
 //! (default 200,000) with 5 examples each, batches of 4,096 and in-batch softmax. 0 STEPS mean a whole epoch with its
 //! checkpoints and towers; then peak memory is printed too. `ml-1m` has the shape of MovieLens-1M, with three histories
 //! of width 64 and the softmax over the whole catalogue. `sasrec` has that shape too, for SASRec with the layer norms of
-//! `pre`, 2 blocks of width 64, histories of 200 and 256 negatives; `mhc` is the same with hyper-connections, and
-//! `mhc-lite` with those of all permutations.
+//! `pre`, 2 blocks of width 64, histories of 200 and 256 negatives; `ligr` is the same with LiGR blocks,
+//! `ligr-4` with such whose feed-forward networks are four times as wide, `mhc` with hyper-connections, and `mhc-lite` with
+//! those of all permutations.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -21,6 +22,7 @@ use twotower_models::model::ModelConfig;
 use twotower_models::rng::Rng;
 use twotower_models::sasrec::SasrecConfig;
 use twotower_models::tower::encoder::NormOrder;
+use twotower_models::tower::ligr::BlockKind;
 use twotower_models::train::{Loss, Observer, Start, StepReport, TrainConfig, train};
 
 /// Measures the speed of the steps after the first one, prints it, and stops.
@@ -127,12 +129,20 @@ fn main() {
     let rows = args.get(2).and_then(|s| s.parse().ok()).unwrap_or(1_000_000);
     let users = args.get(3).and_then(|s| s.parse().ok()).unwrap_or(200_000);
     let scene = args.first().map_or("spike", String::as_str);
-    let (set, model, config) = if let "sasrec" | "mhc" | "mhc-lite" = scene {
+    let (set, model, config) = if let "sasrec" | "ligr" | "ligr-4" | "mhc" | "mhc-lite" = scene {
         let history = FieldShape::Sequence { table: "item".into(), cardinality: 3709, max_len: 200, intervals: None };
         let set = set(vec![field("recent", history)], vec![field("id", code("item", 3706))], 6040, 3706, 165);
         let streams = HyperConnections { lite: scene == "mhc-lite", ..HyperConnections::default() };
-        let hyper_connections = (scene != "sasrec").then_some(streams);
-        let model = SasrecConfig { norm: NormOrder::Pre, hyper_connections, ..SasrecConfig::default() };
+        let hyper_connections = scene.starts_with("mhc").then_some(streams);
+        let block = if scene.starts_with("ligr") { BlockKind::Ligr } else { BlockKind::Transformer };
+        let feed_forward_multiple = if scene == "ligr-4" { 4 } else { 1 };
+        let model = SasrecConfig {
+            norm: NormOrder::Pre,
+            block,
+            feed_forward_multiple,
+            hyper_connections,
+            ..SasrecConfig::default()
+        };
         let config = TrainConfig { loss: Loss::SampledSoftmax { negatives: 256 }, ..TrainConfig::default() };
         (set, ModelConfig::from(model), config)
     } else if scene == "ml-1m" {

@@ -14,7 +14,8 @@ use crate::examples::Known;
 use crate::hyper_connections::HyperConnections;
 use crate::positions::Positions;
 use crate::tower::MAX_BLOCKS;
-use crate::tower::encoder::NormOrder;
+use crate::tower::encoder::{EncoderShape, NormOrder};
+use crate::tower::ligr::{BlockKind, BlockShape, MAX_MULTIPLE};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use twotower_artifacts::range::{self, Range, Ranges};
@@ -55,6 +56,12 @@ pub struct AttentionConfig {
     pub heads: usize,
     /// Where layer norms stand.
     pub norm: NormOrder,
+    /// Which kind of blocks there is.
+    #[serde(skip_serializing_if = "BlockKind::is_transformer")]
+    pub block: BlockKind,
+    /// The inner width of feed-forward networks, in widths of a vector.
+    #[serde(skip_serializing_if = "is_one")]
+    pub feed_forward_multiple: usize,
     /// Probability, in training, of dropping an element of the input, an attention weight, or an element of either
     /// layer of a feed-forward network.
     pub dropout: f32,
@@ -65,7 +72,61 @@ pub struct AttentionConfig {
 
 impl Default for AttentionConfig {
     fn default() -> Self {
-        Self { blocks: 2, heads: 1, norm: NormOrder::Original, dropout: 0.2, hyper_connections: None }
+        Self {
+            blocks: 2,
+            heads: 1,
+            norm: NormOrder::Original,
+            block: BlockKind::Transformer,
+            feed_forward_multiple: 1,
+            dropout: 0.2,
+            hyper_connections: None,
+        }
+    }
+}
+
+/// Whether a multiple is that of settings without one.
+pub(crate) fn is_one(multiple: &usize) -> bool {
+    *multiple == 1
+}
+
+impl AttentionConfig {
+    /// The range of `feed_forward_multiple`.
+    pub(crate) const MULTIPLES: Range = Range::Whole(1, MAX_MULTIPLE as i64);
+
+    /// The shape of blocks.
+    fn block_shape(&self) -> BlockShape {
+        BlockShape { kind: self.block, feed_forward_multiple: self.feed_forward_multiple }
+    }
+
+    /// The shape of the encoder, given the span of intervals, if it reads some.
+    pub(crate) fn shape(&self, intervals: Option<u32>) -> EncoderShape {
+        EncoderShape {
+            blocks: self.blocks,
+            heads: self.heads,
+            norm: self.norm,
+            block: self.block_shape(),
+            streams: self.hyper_connections.map(|settings| settings.shape()),
+            intervals,
+        }
+    }
+
+    /// Checks that layer norms stand where streams and the kind of blocks allow it. `section` is the one that has these
+    /// settings.
+    ///
+    /// # Errors
+    /// [`ModelError::Setting`].
+    pub(crate) fn check(&self, section: &str) -> Result<(), ModelError> {
+        if self.hyper_connections.is_some() {
+            HyperConnections::check(section, self.norm)?;
+        }
+        if !self.block.allows(self.norm) {
+            return Err(ModelError::Setting {
+                setting: format!("{section}.norm"),
+                expected: "`pre` beside `block = \"ligr\"`, whose layer norms stand before each part and at the end; or no `block`".into(),
+                found: format!("`{}`", self.norm.name()),
+            });
+        }
+        Ok(())
     }
 }
 
@@ -132,6 +193,7 @@ impl DssmConfig {
         ("hidden", Range::Whole(1, 1 << 16)),
         ("attention.blocks", Range::Whole(1, MAX_BLOCKS as i64)),
         ("attention.heads", Range::Whole(1, 1024)),
+        ("attention.feed_forward_multiple", AttentionConfig::MULTIPLES),
         ("attention.dropout", Range::Below(0.0, 1.0)),
         ("attention.hyper_connections.streams", HyperConnections::STREAMS),
         ("attention.hyper_connections.sinkhorn_rounds", HyperConnections::ROUNDS),
@@ -155,8 +217,8 @@ impl DssmConfig {
                 found: format!("`pooling = \"{}\"`", self.pooling.name()),
             });
         }
-        if let Some(AttentionConfig { hyper_connections: Some(_), norm, .. }) = &self.attention {
-            HyperConnections::check("attention", *norm)?;
+        if let Some(attention) = &self.attention {
+            attention.check("attention")?;
         }
         let between = [
             ("dropout", self.dropout.to_string(), self.dropout != 0.0),
@@ -189,8 +251,7 @@ impl DssmConfig {
         if self.pooling != SequencePooling::Attention {
             return Vec::new();
         }
-        let AttentionConfig { blocks, heads, hyper_connections, .. } = self.attention.clone().unwrap_or_default();
-        let streams = hyper_connections.map(|settings| settings.shape());
+        let EncoderShape { blocks, heads, block, streams, .. } = self.attention.clone().unwrap_or_default().shape(None);
         let uses = |field: &FieldSchema, table: &str| field.shape.table().is_some_and(|(name, _)| name == table);
         let width = |table: &str| {
             let users = fields.iter().chain(others).filter(|field| uses(field, table));
@@ -207,6 +268,7 @@ impl DssmConfig {
             len,
             dim: width(table),
             blocks,
+            block,
             heads,
             streams,
             intervals,

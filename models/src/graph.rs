@@ -243,6 +243,12 @@ impl Graph {
         self.sides[0].neighbours.len()
     }
 
+    /// The neighbours of a node, which are nodes of the other side, ascending.
+    pub fn neighbours(&self, side: Side, node: usize) -> &[u32] {
+        let own = &self.sides[side as usize];
+        &own.neighbours[own.edges(node)]
+    }
+
     /// `to = Â from`, for vectors of `dim` numbers. The sum for a node is made in the order of its neighbours, whatever the
     /// threads.
     pub fn propagate(

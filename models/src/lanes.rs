@@ -90,6 +90,50 @@ pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { p * power }
 }
 
+/// e^x in 64 bits, to about 2 units in the last place, for x of at most 708. 0 below -708.
+///
+/// Range reduction by ln 2 in two parts and the Taylor polynomial of degree 13.
+#[inline(always)]
+pub(crate) fn exp_f64<const FMA: bool>(x: f64) -> f64 {
+    // Adding 1.5 * 2^52 rounds to the nearest integer and leaves it in the low mantissa bits.
+    const ROUND: f64 = 6_755_399_441_055_744.0;
+    /// 1 / k!, from 13 down to 2.
+    const TAYLOR: [f64; 12] = [
+        1.0 / 6_227_020_800.0,
+        1.0 / 479_001_600.0,
+        1.0 / 39_916_800.0,
+        1.0 / 3_628_800.0,
+        1.0 / 362_880.0,
+        1.0 / 40_320.0,
+        1.0 / 5_040.0,
+        1.0 / 720.0,
+        1.0 / 120.0,
+        1.0 / 24.0,
+        1.0 / 6.0,
+        0.5,
+    ];
+    let fused = |a: f64, b: f64, c: f64| if FMA { a.mul_add(b, c) } else { a * b + c };
+    let bounded = if x < -708.0 { -708.0 } else { x };
+    let shifted = fused(bounded, std::f64::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = fused(n, -6.931_457_519_531_25e-1, bounded);
+    let r = fused(n, -1.428_606_820_309_417_2e-6, r);
+    let mut p = 0.0;
+    for factor in TAYLOR {
+        p = fused(p, r, factor);
+    }
+    p = fused(p, r * r, r + 1.0);
+    let power = f64::from_bits((shifted.to_bits() << 52).wrapping_add(1023 << 52));
+    if x < -708.0 { 0.0 } else { p * power }
+}
+
+/// The logistic function, 1 / (1 + e^-x), without an overflow for any x.
+#[inline(always)]
+pub(crate) fn logistic<const FMA: bool>(x: f32) -> f32 {
+    let e = exp::<FMA>(-x.abs());
+    (if x < 0.0 { e } else { 1.0 }) / (1.0 + e)
+}
+
 /// Folds lanes by halves, in a fixed order.
 #[inline(always)]
 fn fold(mut lanes: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
@@ -235,6 +279,32 @@ mod tests {
         }
         assert_eq!(exp::<true>(f32::NEG_INFINITY), 0.0);
         assert!(exp::<true>(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn exp_f64_agrees_with_the_library_over_the_whole_range() {
+        for fma in [true, false] {
+            for i in 0..=200_000 {
+                let x = -708.0 + 1416.0 * f64::from(i) / 200_000.0;
+                let found = if fma { exp_f64::<true>(x) } else { exp_f64::<false>(x) };
+                assert!((found / x.exp() - 1.0).abs() < 1e-15, "exp({x}) = {found}, expected {}", x.exp());
+            }
+        }
+        assert_eq!((exp_f64::<true>(f64::NEG_INFINITY), exp_f64::<false>(-1e9)), (0.0, 0.0));
+        assert!(exp_f64::<true>(f64::NAN).is_nan());
+    }
+
+    #[test]
+    fn the_logistic_function_agrees_with_f64_and_keeps_its_limits() {
+        for i in -2000..=2000 {
+            let x = i as f32 / 20.0;
+            let want = 1.0 / (1.0 + (-f64::from(x)).exp());
+            for got in [logistic::<true>(x), logistic::<false>(x)] {
+                assert!((f64::from(got) - want).abs() < 1e-6 * want + 1e-37, "logistic({x}) = {got}, expected {want}");
+            }
+        }
+        assert_eq!([logistic::<true>(f32::NEG_INFINITY), logistic::<true>(f32::INFINITY)], [0.0, 1.0]);
+        assert!(logistic::<true>(f32::NAN).is_nan());
     }
 
     #[test]

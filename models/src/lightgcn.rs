@@ -28,6 +28,7 @@ mod terms;
 mod text;
 mod text_tower;
 mod training;
+pub(crate) mod transport;
 mod views;
 
 pub use ncl::NclConfig;
@@ -39,6 +40,7 @@ pub(crate) use prototypes::Prototypes;
 #[cfg(test)]
 pub(crate) use terms::State;
 pub(crate) use training::Lightgcn;
+pub use transport::{Layer, Logit, TransportConfig};
 
 use crate::dssm::DssmConfig;
 use crate::error::ModelError;
@@ -119,6 +121,9 @@ pub struct LightgcnConfig {
     /// What items begin with, if they have texts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<TextConfig>,
+    /// The contrast of subgraphs by optimal transport (GSC), if there is any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport: Option<TransportConfig>,
 }
 
 impl Default for LightgcnConfig {
@@ -137,6 +142,7 @@ impl Default for LightgcnConfig {
             views: None,
             ncl: None,
             text: None,
+            transport: None,
         }
     }
 }
@@ -169,6 +175,12 @@ impl LightgcnConfig {
         ("text.share_step", Range::SHARE),
         ("text.item_rate", Range::Real(0.0, 1000.0)),
         ("text.items_from_epoch", Range::Whole(0, 10_000)),
+        ("transport.weight", TransportConfig::WEIGHT),
+        ("transport.gromov_weight", TransportConfig::WEIGHT),
+        ("transport.centres", TransportConfig::CENTRES),
+        ("transport.nodes", TransportConfig::NODES),
+        ("transport.layer", Range::Whole(0, 16)),
+        ("transport.temperature", TransportConfig::TEMPERATURE),
     ];
 
     /// Whether the first layer counts in the mean of layers.
@@ -195,7 +207,8 @@ impl LightgcnConfig {
             );
         }
         self.ncl.as_ref().map_or(Ok(()), |ncl| ncl.check(self.layers))?;
-        self.text.as_ref().map_or(Ok(()), TextConfig::check)
+        self.text.as_ref().map_or(Ok(()), TextConfig::check)?;
+        self.transport.as_ref().map_or(Ok(()), |transport| transport.check(self.layers))
     }
 
     /// The feed-forward towers that have its tables and widths.

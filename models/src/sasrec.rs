@@ -12,12 +12,13 @@
 //! share of codes is dropped to the unknown row, so that new items have a trained vector.
 
 use crate::augment::ContrastConfig;
-use crate::dssm::{AttentionConfig, DssmConfig, SequencePooling};
+use crate::dssm::{AttentionConfig, DssmConfig, SequencePooling, is_one};
 use crate::error::ModelError;
 use crate::hyper_connections::HyperConnections;
 use crate::similarity::Similarity;
 use crate::tower::MAX_BLOCKS;
 use crate::tower::encoder::NormOrder;
+use crate::tower::ligr::BlockKind;
 use serde::{Deserialize, Serialize};
 use twotower_artifacts::range::{self, Range, Ranges};
 use twotower_artifacts::{FieldSchema, FieldShape};
@@ -34,6 +35,12 @@ pub struct SasrecConfig {
     pub heads: usize,
     /// Where layer norms stand.
     pub norm: NormOrder,
+    /// Which kind of blocks there is.
+    #[serde(skip_serializing_if = "BlockKind::is_transformer")]
+    pub block: BlockKind,
+    /// The inner width of feed-forward networks, in widths of a vector.
+    #[serde(skip_serializing_if = "is_one")]
+    pub feed_forward_multiple: usize,
     /// Probability, in training, of dropping an element of the input, an attention weight, or an element of either
     /// layer of a feed-forward network.
     pub dropout: f32,
@@ -58,6 +65,8 @@ impl Default for SasrecConfig {
             blocks: 2,
             heads: 1,
             norm: NormOrder::Original,
+            block: BlockKind::Transformer,
+            feed_forward_multiple: 1,
             dropout: 0.2,
             hyper_connections: None,
             similarity: Similarity::Dot,
@@ -74,6 +83,7 @@ impl SasrecConfig {
         ("dim", Range::Whole(1, 4096)),
         ("blocks", Range::Whole(1, MAX_BLOCKS as i64)),
         ("heads", Range::Whole(1, 1024)),
+        ("feed_forward_multiple", AttentionConfig::MULTIPLES),
         ("dropout", Range::Below(0.0, 1.0)),
         ("hyper_connections.streams", HyperConnections::STREAMS),
         ("hyper_connections.sinkhorn_rounds", HyperConnections::ROUNDS),
@@ -87,16 +97,21 @@ impl SasrecConfig {
         ("contrast.replace", Range::Above(0.0, 1.0)),
     ];
 
+    /// The settings of its transformer.
+    fn attention(&self) -> AttentionConfig {
+        let Self { blocks, heads, norm, block, feed_forward_multiple, dropout, hyper_connections, .. } = *self;
+        AttentionConfig { blocks, heads, norm, block, feed_forward_multiple, dropout, hyper_connections }
+    }
+
     /// The DSSM that it is.
     pub(crate) fn dssm(&self) -> DssmConfig {
-        let Self { dim, blocks, heads, norm, dropout, hyper_connections, temperature, learn_temperature, .. } = *self;
         DssmConfig {
-            embedding_dim: dim,
+            embedding_dim: self.dim,
             hidden: Vec::new(),
             pooling: SequencePooling::Attention,
-            attention: Some(AttentionConfig { blocks, heads, norm, dropout, hyper_connections }),
-            temperature,
-            learn_temperature,
+            attention: Some(self.attention()),
+            temperature: self.temperature,
+            learn_temperature: self.learn_temperature,
             ..DssmConfig::default()
         }
     }
@@ -118,9 +133,7 @@ impl SasrecConfig {
                 found: self.heads.to_string(),
             });
         }
-        if self.hyper_connections.is_some() {
-            HyperConnections::check("model", self.norm)?;
-        }
+        self.attention().check("model")?;
         let refuse = |setting: &str, expected: String, fields: &[FieldSchema]| {
             let names: Vec<String> = fields.iter().map(|field| format!("`{}`", field.name)).collect();
             let found = if names.is_empty() { "none".to_string() } else { names.join(", ") };

@@ -10,6 +10,7 @@ use twotower_models::engine::{self, EncoderSize, EngineKind};
 use twotower_models::onnx;
 use twotower_models::tower::encoder::{Affine, Block, Encoder, Norm, NormOrder};
 use twotower_models::tower::intervals::IntervalTables;
+use twotower_models::tower::ligr::{BlockKind, BlockShape, Gates};
 use twotower_models::tower::streams::{BlockStreams, Mixing, StreamShape, Streams};
 use twotower_models::tower::{Input, Layer, Matrix, Reduce, Tower};
 
@@ -31,7 +32,9 @@ fn streams_of(StreamShape { count, .. }: StreamShape, dim: usize) -> Streams {
 
 /// A tower of one sequence with an encoder.
 fn tower(size: EncoderSize, order: NormOrder) -> Tower {
-    let EncoderSize { len, dim, blocks, heads, streams, intervals } = size;
+    let EncoderSize { len, dim, blocks, block: shape, heads, streams, intervals } = size;
+    let width = shape.feed_forward_multiple * dim;
+    let is_ligr = shape.kind == BlockKind::Ligr;
     let norm = || Norm { gain: matrix(1, dim), bias: matrix(1, dim) };
     let affine = |out: usize| Affine { weight: matrix(out, dim), bias: matrix(1, out) };
     let block = || Block {
@@ -40,8 +43,9 @@ fn tower(size: EncoderSize, order: NormOrder) -> Tower {
         key_value: affine(2 * dim),
         output: matches!(order, NormOrder::Pre | NormOrder::Post).then(|| affine(dim)),
         feed_forward_norm: norm(),
-        inner: affine(dim),
-        outer: affine(dim),
+        inner: affine(if is_ligr { 2 * width } else { width }),
+        outer: Affine { weight: matrix(dim, width), bias: matrix(1, dim) },
+        gates: is_ligr.then(|| Gates { attention: affine(dim), feed_forward: affine(dim) }),
         streams: streams.map(|streams| BlockStreams {
             attention: streams_of(streams, dim),
             feed_forward: streams_of(streams, dim),
@@ -56,7 +60,7 @@ fn tower(size: EncoderSize, order: NormOrder) -> Tower {
         values: matrix(intervals, dim),
     });
     let (positions, empty) = (matrix(len, dim), matrix(1, dim));
-    let encoder = Encoder { order, heads, streams, positions, intervals: tables, empty, blocks, last };
+    let encoder = Encoder { order, block: shape, heads, streams, positions, intervals: tables, empty, blocks, last };
     let intervals = (intervals > 0).then(|| Intervals { scale: IntervalScale::Hour, span: intervals as u32 - 1 });
     let shape =
         FieldShape::Sequence { table: "item".into(), cardinality: ITEMS as u32, max_len: len as u32, intervals };
@@ -129,9 +133,17 @@ fn workers_hold_less_than_is_said_and_at_least_a_third_of_it() {
     for kind in [EngineKind::Native, EngineKind::NativeInt16, EngineKind::Ort] {
         for (len, dim, blocks, heads, intervals) in sizes {
             let four = StreamShape { count: 4, mixing: Mixing::Sinkhorn(20) };
-            for (order, streams) in [(NormOrder::Original, None), (NormOrder::Pre, None), (NormOrder::Pre, Some(four))]
-            {
-                let size = EncoderSize { len, dim, blocks, heads, streams, intervals };
+            let plain = BlockShape::default();
+            let ligr = |feed_forward_multiple| BlockShape { kind: BlockKind::Ligr, feed_forward_multiple };
+            for (order, block, streams) in [
+                (NormOrder::Original, plain, None),
+                (NormOrder::Pre, plain, None),
+                (NormOrder::Pre, BlockShape { feed_forward_multiple: 4, ..plain }, None),
+                (NormOrder::Pre, ligr(1), None),
+                (NormOrder::Pre, ligr(4), None),
+                (NormOrder::Pre, plain, Some(four)),
+            ] {
+                let size = EncoderSize { len, dim, blocks, block, heads, streams, intervals };
                 let tower = tower(size, order);
                 let path = dir.path().join("tower.onnx");
                 onnx::export(&tower, &path, &BTreeMap::new()).unwrap();

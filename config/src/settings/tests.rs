@@ -67,6 +67,8 @@ pooling = "attention"
 blocks = 2
 heads = 1
 norm = "pre"
+block = "ligr"
+feed_forward_multiple = 4
 dropout = 0.2
 hyper_connections = { streams = 4, sinkhorn_rounds = 20, gate = 0.01, lite = false }
 [train]
@@ -136,7 +138,7 @@ const OBEYED: &[(&str, &str, &str)] = &[
     ("split", "TV", "validation_from test_from validation test train_on_validation"),
     ("model", "T", "embedding_dim hidden activation layer_norm pooling temperature learn_temperature dropout"),
     ("model.embedding_dims", "T", "a"),
-    ("model.attention", "T", "blocks heads norm dropout"),
+    ("model.attention", "T", "blocks heads norm block feed_forward_multiple dropout"),
     ("model.attention.hyper_connections", "T", "streams sinkhorn_rounds gate lite"),
     ("train", "T", "epochs batch_size seed loss logq_correction mask_accidental_hits learning_rate weight_decay"),
     ("train", "T", "embedding_weight_decay beta1 beta2 eps warmup_steps schedule min_learning_rate clip_norm"),
@@ -182,11 +184,16 @@ fn other(name: &str) -> Option<Value> {
         "activation" => json!("relu"),
         "pooling" => json!("position"),
         "norm" => json!("paper"),
+        "block" => json!("transformer"),
         "intervals" => json!("personal"),
+        "similarity" if name.starts_with("model.contrast.") => json!("dot"),
         "similarity" => json!("cosine"),
+        "representation" => json!("mean"),
         "init" => json!("normal"),
         "penalty_form" => json!("norms"),
         "sampling" => json!("users"),
+        "mode" => json!("frozen"),
+        "logit" => json!("log"),
         "loss" => json!("full_softmax"),
         "schedule" => json!("constant"),
         "metric" => json!("ndcg@10"),
@@ -321,6 +328,8 @@ fn every_setting_of_every_model_is_obeyed_by_training_alone() {
     for kind in ["dssm", "sasrec", "tisasrec", "lightgcn"] {
         let mut model = json!({ "kind": kind });
         if kind.ends_with("sasrec") {
+            model["block"] = json!("ligr");
+            model["feed_forward_multiple"] = json!(2);
             model["contrast"] = json!({ "crop": 0.5, "mask": 0.5, "reorder": 0.5, "replace": 0.5 });
         }
         if kind == "lightgcn" {
@@ -328,28 +337,34 @@ fn every_setting_of_every_model_is_obeyed_by_training_alone() {
             model["ncl"] = json!({ "hops": 1 });
             model["first_layer_counts"] = json!(true);
             model["text"] = json!({ "mode": "residual", "share": 0.5 });
+            model["transport"] = json!({ "layer": 1 });
         }
         let model: ModelConfig = serde_json::from_value(model).unwrap();
         let mut job = job.clone();
         job["model"] = json!(model);
         let base = views(&job);
         for name in job["model"].as_object().unwrap().keys().filter(|name| *name != "kind") {
-            let mut tried = job.clone();
-            // An empty map would stay one.
-            tried["model"][name] = match &job["model"][name] {
-                Value::Object(map) if map.is_empty() => json!({ "a": 1 }),
-                Value::Object(map) => {
-                    let (name, value) =
-                        map.iter().find(|(name, _)| !["kind", "mode"].contains(&name.as_str())).unwrap();
-                    let mut other = map.clone();
-                    other[name] = changed(&format!("model.contrast.{name}"), value);
-                    json!(other)
-                }
-                value => changed(&format!("model.{name}"), value),
+            let others: Vec<Value> = match &job["model"][name] {
+                // An empty map would stay one.
+                Value::Object(map) if map.is_empty() => vec![json!({ "a": 1 })],
+                Value::Object(map) => map
+                    .iter()
+                    .filter(|(inner, _)| *inner != "kind")
+                    .map(|(inner, value)| {
+                        let mut other = map.clone();
+                        other[inner] = changed(&format!("model.{name}.{inner}"), value);
+                        json!(other)
+                    })
+                    .collect(),
+                value => vec![changed(&format!("model.{name}"), value)],
             };
-            let now = views(&tried);
-            let differ: String = base.keys().filter(|s| base[s] != now[s]).collect();
-            assert_eq!(differ, "T", "{kind}, {name}");
+            for other in others {
+                let mut tried = job.clone();
+                tried["model"][name] = other;
+                let now = views(&tried);
+                let differ: String = base.keys().filter(|s| base[s] != now[s]).collect();
+                assert_eq!(differ, "T", "{kind}, {name}: {}", tried["model"][name]);
+            }
         }
     }
 }

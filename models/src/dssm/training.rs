@@ -1,6 +1,6 @@
 //! A DSSM in training: its parameters, a step, and the towers that are exported. SASRec is one too ([`crate::sasrec`]).
 
-use super::{Activation, AttentionConfig, DssmConfig, SequencePooling};
+use super::{Activation, DssmConfig, SequencePooling};
 use crate::augment::{ContrastConfig, Views};
 use crate::candidates::BatchCandidates;
 use crate::error::ModelError;
@@ -16,7 +16,6 @@ use crate::rng::Rng;
 use crate::sasrec::SasrecConfig;
 use crate::similarity::{NORM_FLOOR, Similarity, cosine_of_inner_product};
 use crate::tables::tables;
-use crate::tower::encoder::EncoderShape;
 use crate::tower::{Input, Layer, Reduce, Tower};
 use crate::train::TrainConfig;
 use twotower_artifacts::{CodeBatch, FieldShape, Side, TowerSchema};
@@ -184,8 +183,8 @@ fn build(schema: &TowerSchema, config: &DssmConfig, seed: u64, parameters: &mut 
                         Reduce::Position(parameters.add_dense(name, 1, max_len, false, vec![0.0; max_len]))
                     }
                     SequencePooling::Attention => {
-                        let AttentionConfig { blocks, heads, norm, hyper_connections, .. } =
-                            config.attention.clone().unwrap_or_default();
+                        let attention = config.attention.clone().unwrap_or_default();
+                        let heads = attention.heads;
                         let dim = parameters.tables.iter().find(|t| t.name == *table).map_or(0, |table| table.dim);
                         if !dim.is_multiple_of(heads) {
                             return Err(ModelError::Setting {
@@ -195,9 +194,8 @@ fn build(schema: &TowerSchema, config: &DssmConfig, seed: u64, parameters: &mut 
                             });
                         }
                         let name = format!("{side}/{}", field.name);
-                        let (streams, gate) = hyper_connections.map_or((None, 0.0), |s| (Some(s.shape()), s.gate));
-                        let intervals = intervals.map(|intervals| intervals.span);
-                        let shape = (EncoderShape { blocks, heads, norm, streams, intervals }, gate);
+                        let gate = attention.hyper_connections.map_or(0.0, |settings| settings.gate);
+                        let shape = (attention.shape(intervals.map(|intervals| intervals.span)), gate);
                         let key = inputs.len() as u64;
                         let draw = |parameter| Rng::at(seed, &[2, side as u64, key, parameter]);
                         Reduce::Attention(parameters.add_encoder(&name, shape, dim, max_len, draw))

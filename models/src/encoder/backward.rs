@@ -2,6 +2,7 @@
 
 use super::attention::AttentionGradients;
 use super::intervals::TableGradients;
+use super::ligr::swiglu_backward;
 use super::packed::Queries;
 use super::streams::{collapse_backward, expand_backward};
 use super::{BlockPass, Chunk, ChunkPass, Dropout, PackedSequences, Site, Step, Values};
@@ -9,6 +10,7 @@ use crate::lanes::{add, multiply};
 use crate::layers::layer_norm_backward;
 use crate::matmul::{Operand, matmul};
 use crate::tower::encoder::{Affine, Block, Encoder, NORM_EPS, Norm, NormOrder};
+use crate::tower::ligr::BlockKind;
 use crate::tower::streams::StreamShape;
 
 /// Where the gradients of an encoder go.
@@ -29,7 +31,7 @@ pub(crate) struct Scratch {
 
 impl Scratch {
     /// As many values, which are those that were left there.
-    fn take(&mut self, len: usize) -> Vec<f32> {
+    pub(super) fn take(&mut self, len: usize) -> Vec<f32> {
         let mut values = self.free.pop().unwrap_or_default();
         values.resize(len, 0.0);
         values
@@ -41,7 +43,7 @@ impl Scratch {
         values
     }
 
-    fn give<const N: usize>(&mut self, values: [Vec<f32>; N]) {
+    pub(super) fn give<const N: usize>(&mut self, values: [Vec<f32>; N]) {
         self.free.extend(values);
     }
 }
@@ -129,18 +131,33 @@ impl Step<'_> {
             NormOrder::Original | NormOrder::Paper | NormOrder::Pre => d_out,
         };
         let mut d_outer = scratch.copy(&d_result);
+        let gates = block.gates.as_ref().zip(groups.gates.as_ref());
+        let through_gate = gates.map(|(gates, groups)| {
+            let gate = (&gates.feed_forward, &groups.feed_forward);
+            pass.gates[1].backward(gate, &pass.sum, &mut d_outer, scratch, dense)
+        });
         Dropout::apply(self.dropout, self.index, Site::Outer, &mut d_outer, unused);
-        let mut d_inner = scratch.take(d_outer.len());
+        let mut d_inner = scratch.take(pass.inner.len());
         affine_backward(&block.outer, &groups.outer, &pass.inner, &d_outer, &mut d_inner, dense);
-        // What is dropped or not above 0 passes nothing on; what is kept was scaled.
-        d_inner.iter_mut().zip(&pass.inner).for_each(|(d, x)| *d = if *x > 0.0 { *d } else { 0.0 });
-        if let Some(Dropout { rate, .. }) = self.dropout {
-            multiply(&mut d_inner, 1.0 / (1.0 - rate));
+        match self.encoder.block.kind {
+            BlockKind::Transformer => {
+                // What is dropped or not above 0 passes nothing on; what is kept was scaled.
+                d_inner.iter_mut().zip(&pass.inner).for_each(|(d, x)| *d = if *x > 0.0 { *d } else { 0.0 });
+                if let Some(Dropout { rate, .. }) = self.dropout {
+                    multiply(&mut d_inner, 1.0 / (1.0 - rate));
+                }
+            }
+            BlockKind::Ligr => {
+                Dropout::apply(self.dropout, self.index, Site::Inner, &mut d_inner, unused);
+                let mut d_factors = scratch.take(pass.factors.len());
+                swiglu_backward(&pass.factors, self.encoder.block.inner_width(dim), &d_inner, &mut d_factors);
+                scratch.give([std::mem::replace(&mut d_inner, d_factors)]);
+            }
         }
         let mut d_normal = d_outer;
         affine_backward(&block.inner, &groups.inner, &pass.normal, &d_inner, &mut d_normal, dense);
         // The sum of attention and what it is added to.
-        let mut d_sum = d_inner;
+        let mut d_sum = scratch.take(pass.sum.len());
         let (norm, norm_groups) = match order {
             NormOrder::Post => (&block.attention_norm, &groups.attention_norm),
             NormOrder::Original | NormOrder::Paper | NormOrder::Pre => {
@@ -156,7 +173,11 @@ impl Step<'_> {
         if is_added {
             add(&mut d_sum, &d_result);
         }
-        scratch.give([d_normal, d_result]);
+        if let Some(d) = through_gate {
+            add(&mut d_sum, &d);
+            scratch.give([d]);
+        }
+        scratch.give([d_inner, d_normal, d_result]);
         let (mut d_input, mut d_added) = (Vec::new(), Vec::new());
         let first = streams.as_ref().zip(second).map(|(([attention, feed_forward], groups), d_logits)| {
             let [first, second] = &pass.streams;
@@ -170,13 +191,19 @@ impl Step<'_> {
             d_sum = d_added;
         }
         // Attention.
+        let mut d_made = scratch.copy(&d_sum);
+        let through_gate = gates.map(|(gates, groups)| {
+            let gate = (&gates.attention, &groups.attention);
+            pass.gates[0].backward(gate, &pass.asking, &mut d_made, scratch, dense)
+        });
         let d_attended = match (&block.output, &groups.output) {
             (Some(output), Some(group)) => {
-                let mut d = scratch.take(d_sum.len());
-                affine_backward(output, group, &pass.attended, &d_sum, &mut d, dense);
+                let mut d = scratch.take(d_made.len());
+                affine_backward(output, group, &pass.attended, &d_made, &mut d, dense);
+                scratch.give([d_made]);
                 d
             }
-            _ => scratch.copy(&d_sum),
+            _ => d_made,
         };
         let (mut d_query, mut d_key_value) = (scratch.take(pass.query.len()), scratch.take(pass.key_value.len()));
         d_key_value.fill(0.0);
@@ -221,6 +248,10 @@ impl Step<'_> {
                 let read = if streams.is_some() { &pass.read } else { &pass.input };
                 norm_backward(norm, group, read, &d_source, &mut d_read, dense);
                 scratch.give([d_query_source, d_source]);
+                if let Some(d) = through_gate {
+                    scatter(&d, &mut d_read);
+                    scratch.give([d]);
+                }
                 if let Some((([attention, _], groups), d_logits)) = streams.as_ref().zip(first) {
                     let (read, to) = ((&d_read[..], d_logits), (&groups.attention, dense));
                     attention.read_backward(&pass.input, &pass.streams[0], read, &mut d_input, to);
@@ -256,7 +287,7 @@ fn norm_backward(
 }
 
 /// Writes the gradient of an affine map's input, and adds those of weight and bias to theirs.
-fn affine_backward(
+pub(super) fn affine_backward(
     affine: &Affine<&[f32]>,
     groups: &Affine<usize>,
     x: &[f32],

@@ -3,6 +3,7 @@
 use super::tests::{DIM, MAX_LEN, Sample, packed};
 use super::*;
 use crate::tower::encoder::{EncoderShape, NormOrder};
+use crate::tower::ligr::BlockShape;
 use twotower_artifacts::Ragged;
 
 const ORDERS: [NormOrder; 4] = [NormOrder::Original, NormOrder::Paper, NormOrder::Pre, NormOrder::Post];
@@ -10,7 +11,8 @@ const SPAN: u32 = 9;
 
 /// A random encoder of `blocks` blocks of `heads` heads that reads intervals.
 fn reading(norm: NormOrder, span: u32, blocks: usize, heads: usize) -> Sample {
-    Sample::new(EncoderShape { blocks, heads, norm, streams: None, intervals: Some(span) })
+    let block = BlockShape::default();
+    Sample::new(EncoderShape { blocks, heads, norm, block, streams: None, intervals: Some(span) })
 }
 
 /// The largest difference between values.

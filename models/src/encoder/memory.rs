@@ -5,6 +5,7 @@ use super::attention::BLOCK;
 use super::packed::CHUNK;
 use crate::engine::{EngineKind, tile_for};
 use crate::native::TILE;
+use crate::tower::ligr::BlockShape;
 use crate::tower::streams::StreamShape;
 
 /// The size of an encoder, by which the memory to compute it is counted.
@@ -16,6 +17,8 @@ pub struct EncoderSize {
     pub dim: usize,
     /// Number of blocks.
     pub blocks: usize,
+    /// The shape of blocks.
+    pub block: BlockShape,
     /// Number of heads.
     pub heads: usize,
     /// The streams in the place of residual connections.
@@ -25,7 +28,8 @@ pub struct EncoderSize {
 }
 
 /// Values of `dim` floats of each element that ONNX Runtime holds at a time: those of a block, of which some are held in
-/// two orders. It finds their places itself; `models/tests/encoder_memory.rs` measures them.
+/// two orders. It finds their places itself; `models/tests/encoder_memory.rs` measures them. One of them is the inner layer
+/// of a feed-forward network of the same width; what other blocks keep instead is added.
 const RUNTIME_VALUES: u64 = 12;
 /// Values of all streams of each element that ONNX Runtime holds at a time, beside those of a block.
 const RUNTIME_STREAMS: u64 = 6;
@@ -64,7 +68,8 @@ impl EncoderSize {
     }
 
     /// Bytes of a native worker: the values of every block for each element of a chunk, of the last block only those of
-    /// elements' keys and values, and for each row those of its newest element; a tile of a product; the scores of a
+    /// elements' keys and values, and for each row those of its newest element; a tile of a product, with its widest
+    /// operand and result; the scores of a
     /// block of queries; and the codes of a tile of rows with their places. With intervals, also the times of a tile of
     /// rows and of a chunk, and for a block of queries the interval of each pair, products with all intervals, and the
     /// rows of these.
@@ -72,8 +77,10 @@ impl EncoderSize {
         let [len, dim, blocks, heads, intervals] = self.sizes();
         let [rows, tile] = [TILE as u64, PRODUCT_ROWS as u64];
         let elements = len.max(CHUNK as u64);
-        let earlier = blocks.saturating_sub(1) * elements * (12 * dim + heads);
-        let last = elements * 4 * dim + rows * (8 * dim + heads);
+        let inner = self.block.kept() as u64;
+        let earlier = blocks.saturating_sub(1) * elements * ((11 + inner) * dim + heads);
+        let last = elements * 4 * dim + rows * ((7 + inner) * dim + heads);
+        let widest = (self.block.inner_width(self.dim) + self.block.inner_outputs(self.dim).max(2 * self.dim)) as u64;
         let streams = self.streams.map_or(0, |streams| {
             let (count, logits) = (streams.count as u64, streams.logits() as u64 + 1);
             // Streams before and after attention, what is read and added, and logits of both sublayers.
@@ -82,7 +89,7 @@ impl EncoderSize {
             // Streams while the first ones are made, and a tile of them.
             earlier + last + (elements + tile) * count * dim
         });
-        let floats = earlier + last + streams + 3 * tile * dim + 2 * rows * dim + BLOCK as u64 * len;
+        let floats = earlier + last + streams + tile * widest + 2 * rows * dim + BLOCK as u64 * len;
         let timed = match intervals {
             0 => 0,
             _ => {
@@ -109,7 +116,8 @@ impl EncoderSize {
         let streams = self.streams.map_or(0, |streams| {
             RUNTIME_STREAMS * streams.count as u64 * dim + RUNTIME_LOGITS * streams.logits() as u64
         });
-        4 * (RUNTIME_VALUES * elements * dim + streams * elements + RUNTIME_SCORES * pairs * heads)
+        let values = RUNTIME_VALUES + self.block.kept() as u64 - 1;
+        4 * (values * elements * dim + streams * elements + RUNTIME_SCORES * pairs * heads)
             + RUNTIME_MASKS * pairs
             + timed
     }
@@ -118,13 +126,23 @@ impl EncoderSize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tower::ligr::BlockKind;
     use crate::tower::streams::Mixing;
 
     #[test]
     fn encoders_take_what_their_sizes_say() {
         const MIB: u64 = 1 << 20;
-        let size = EncoderSize { len: 50, dim: 64, blocks: 2, heads: 1, streams: None, intervals: 0 };
+        let size = EncoderSize {
+            len: 50,
+            dim: 64,
+            blocks: 2,
+            block: BlockShape::default(),
+            heads: 1,
+            streams: None,
+            intervals: 0,
+        };
         let streams = StreamShape { count: 4, mixing: Mixing::Sinkhorn(20) };
+        let wide = BlockShape { feed_forward_multiple: 4, ..BlockShape::default() };
         let mib = |kind, size| encoder_bytes(kind, &[size]) as f64 / MIB as f64;
         // 12 · 64 floats for each of 512 elements of the first block are 1.5 MiB; and a third of it for the last block.
         assert!((2.0..2.5).contains(&mib(EngineKind::Native, size)));
@@ -140,6 +158,8 @@ mod tests {
                 EncoderSize { dim: 2 * dim, ..size },
                 EncoderSize { blocks: 8 * blocks, ..size },
                 EncoderSize { heads: 4, ..size },
+                EncoderSize { block: wide, ..size },
+                EncoderSize { block: BlockShape { kind: BlockKind::Ligr, ..wide }, ..size },
                 EncoderSize { streams: Some(streams), ..size },
                 EncoderSize { intervals: 257, ..size },
             ] {

@@ -10,6 +10,7 @@ mod backward;
 #[cfg(test)]
 mod interval_tests;
 mod intervals;
+mod ligr;
 mod memory;
 mod mixtures;
 mod packed;
@@ -30,9 +31,11 @@ use crate::layers::{self, layer_norm};
 use crate::matmul::{Operand, matmul};
 use crate::rng::Rng;
 use crate::tower::encoder::{Affine, Block, Encoder, NORM_EPS, Norm, NormOrder};
+use crate::tower::ligr::BlockKind;
 use crate::tower::streams::StreamShape;
 use attention::{Attention, WeightDropout};
 use intervals::{ChunkIntervals, Timed};
+use ligr::{GatePass, swiglu};
 use packed::{Places, Queries};
 use streams::{StreamsPass, Sublayer};
 
@@ -114,11 +117,15 @@ struct BlockPass {
     sum: Vec<f32>,
     /// `[queries, dim]` what the feed-forward network reads: the layer norm of `sum`.
     normal: Vec<f32>,
-    /// `[queries, dim]` the inner layer, after activation and dropout.
+    /// `[queries, 2 inner width]` the factors of the inner layer of SwiGLU.
+    factors: Vec<f32>,
+    /// `[queries, inner width]` the inner layer, after activation and dropout.
     inner: Vec<f32>,
     /// `[queries, dim]` the sum of the feed-forward network and what it is added to, if a layer norm follows, or what it adds
     /// to the streams.
     result: Vec<f32>,
+    /// Of the gates of attention and of the feed-forward network.
+    gates: [GatePass; 2],
 }
 
 /// What the backward pass needs of a chunk. It is reused between steps.
@@ -294,6 +301,9 @@ impl Step<'_> {
             Some(output) => affine(output, attended, sum, tile),
             None => sum.copy_from_slice(attended),
         }
+        if let Some(gates) = &block.gates {
+            pass.gates[0].forward(&gates.attention, asking, sum, tile);
+        }
         match &streams {
             None => add(sum, if order == NormOrder::Original { query_source } else { asking }),
             Some([attention, feed_forward]) => {
@@ -308,13 +318,27 @@ impl Step<'_> {
         normal.resize(count, 0.0);
         let norm = if order == NormOrder::Post { &block.attention_norm } else { &block.feed_forward_norm };
         normalise(norm, sum, normal);
-        inner.resize(count, 0.0);
-        affine(&block.inner, normal, inner, tile);
-        inner.iter_mut().for_each(|x| *x = if *x > 0.0 { *x } else { 0.0 * *x });
+        let width = self.encoder.block.inner_width(dim);
+        inner.resize(queries.places.len() * width, 0.0);
+        match self.encoder.block.kind {
+            BlockKind::Transformer => {
+                affine(&block.inner, normal, inner, tile);
+                inner.iter_mut().for_each(|x| *x = if *x > 0.0 { *x } else { 0.0 * *x });
+            }
+            BlockKind::Ligr => {
+                let factors = &mut pass.factors;
+                factors.resize(2 * inner.len(), 0.0);
+                affine(&block.inner, normal, factors, tile);
+                swiglu(factors, width, inner);
+            }
+        }
         Dropout::apply(self.dropout, self.index, Site::Inner, inner, unused);
         result.resize(count, 0.0);
         affine(&block.outer, inner, result, tile);
         Dropout::apply(self.dropout, self.index, Site::Outer, result, unused);
+        if let Some(gates) = &block.gates {
+            pass.gates[1].forward(&gates.feed_forward, sum, result, tile);
+        }
         if let Some([_, feed_forward]) = &streams {
             let all: Vec<usize> = (0..queries.places.len()).collect();
             feed_forward.write((&pass.middle, &all), result, &mut pass.streams[1], out);

@@ -1,6 +1,7 @@
 //! Encoders in f64, one sequence at a time, as they are defined: the oracle of the tests.
 
 use crate::tower::encoder::{Affine, Encoder, NORM_EPS, Norm, NormOrder};
+use crate::tower::ligr::BlockKind;
 use crate::tower::streams::{self, Mixing, StreamShape, Streams};
 
 type Rows = Vec<Vec<f64>>;
@@ -144,15 +145,34 @@ pub(crate) fn outputs(encoder: &Encoder<Vec<f64>>, rows: &[Vec<f64>], times: &[i
         };
         let feed_forward = |x: &Rows| {
             let mut inner = product(&block.inner, x);
-            inner.iter_mut().flatten().for_each(|x| *x = x.max(0.0));
+            match encoder.block.kind {
+                BlockKind::Transformer => inner.iter_mut().flatten().for_each(|x| *x = x.max(0.0)),
+                BlockKind::Ligr => inner.iter_mut().for_each(|row| {
+                    let (a, b) = row.split_at(row.len() / 2);
+                    *row = a.iter().zip(b).map(|(a, b)| a * logistic(*a) * b).collect();
+                }),
+            }
             product(&block.outer, &inner)
         };
+        let gated = |gate: Option<&Affine<Vec<f64>>>, read: &Rows, made: Rows| match gate {
+            None => made,
+            Some(gate) => {
+                let logits = product(gate, read);
+                let rows = made.iter().zip(&logits);
+                rows.map(|(made, z)| made.iter().zip(z).map(|(x, z)| x * logistic(*z)).collect()).collect()
+            }
+        };
+        let [first_gate, second_gate] =
+            [block.gates.as_ref().map(|gates| &gates.attention), block.gates.as_ref().map(|gates| &gates.feed_forward)];
+        // Both sublayers, of the orders in which a layer norm stands before each.
+        let attention = |x: &Rows| {
+            let source = normalised(first, x);
+            gated(first_gate, x, attend(&source, &source))
+        };
+        let network = |x: &Rows| gated(second_gate, x, feed_forward(&normalised(second, x)));
         if let (Some(shape), Some(weights)) = (encoder.streams, &block.streams) {
-            all = sublayer(&weights.attention, shape, &all, |x| {
-                let source = normalised(first, x);
-                attend(&source, &source)
-            });
-            all = sublayer(&weights.feed_forward, shape, &all, |x| feed_forward(&normalised(second, x)));
+            all = sublayer(&weights.attention, shape, &all, attention);
+            all = sublayer(&weights.feed_forward, shape, &all, network);
             let mean = |x: &Rows| (0..dim).map(|c| x.iter().map(|x| x[c]).sum::<f64>() / x.len() as f64).collect();
             x = all.iter().map(mean).collect();
             continue;
@@ -164,9 +184,8 @@ pub(crate) fn outputs(encoder: &Encoder<Vec<f64>>, rows: &[Vec<f64>], times: &[i
                 sum(&y, &feed_forward(&y))
             }
             NormOrder::Paper | NormOrder::Pre => {
-                let source = normalised(first, &x);
-                let y = sum(&x, &attend(&source, &source));
-                sum(&y, &feed_forward(&normalised(second, &y)))
+                let y = sum(&x, &attention(&x));
+                sum(&y, &network(&y))
             }
             NormOrder::Post => {
                 let y = normalised(first, &sum(&x, &attend(&x, &x)));

@@ -5,6 +5,7 @@ use super::reference::sinkhorn;
 use super::tests::{Sample, packed};
 use super::*;
 use crate::tower::encoder::EncoderShape;
+use crate::tower::ligr::BlockShape;
 use crate::tower::streams::{BlockStreams, Mixing};
 
 /// Random logits of a tile, `[count count, TILE]`, of the given deviation.
@@ -137,9 +138,11 @@ fn logits_beyond_all_reason_give_numbers_and_gradients() {
 #[test]
 fn one_stream_that_is_read_and_written_as_it_is_equals_the_plain_residual() {
     let packed = packed(&[1, 40, 90, 3], true);
-    for norm in [NormOrder::Paper, NormOrder::Pre] {
+    let ligr = BlockShape { kind: BlockKind::Ligr, feed_forward_multiple: 2 };
+    let plain = BlockShape::default();
+    for (norm, block) in [(NormOrder::Paper, plain), (NormOrder::Pre, plain), (NormOrder::Pre, ligr)] {
         for mixing in [Mixing::Sinkhorn(20), Mixing::Permutations] {
-            let plain = EncoderShape { blocks: 3, heads: 2, norm, streams: None, intervals: None };
+            let plain = EncoderShape { blocks: 3, heads: 2, norm, block, streams: None, intervals: None };
             let sample = Sample::new(plain);
             let shape = EncoderShape { streams: Some(StreamShape { count: 1, mixing }), ..plain };
             let mut streams = Sample::new(shape);
@@ -166,7 +169,7 @@ fn one_stream_that_is_read_and_written_as_it_is_equals_the_plain_residual() {
             }
             assert!(own.next().is_none());
             let (expected, found) = (sample.run(&packed, None).0, streams.run(&packed, None).0);
-            assert_eq!(found, expected, "{norm:?}, {mixing:?}");
+            assert_eq!(found, expected, "{plain:?}, {mixing:?}");
         }
     }
 }
@@ -177,6 +180,7 @@ fn the_error_of_a_pass_is_that_of_its_worst_mixture() {
         blocks: 2,
         heads: 1,
         norm: NormOrder::Pre,
+        block: BlockShape::default(),
         streams: Some(StreamShape { count: 4, mixing: Mixing::Sinkhorn(rounds) }),
         intervals: None,
     };

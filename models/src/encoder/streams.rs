@@ -6,7 +6,7 @@
 
 use super::mixtures::{Mixtures, by_count};
 use super::{TILE, Tile};
-use crate::lanes::{add, dispatched, exp, inner, multiply_add};
+use crate::lanes::{add, dispatched, inner, logistic, multiply_add};
 use crate::matmul::{Operand, matmul};
 use crate::tower::encoder::NORM_EPS;
 use crate::tower::streams::{StreamShape, Streams};
@@ -278,8 +278,7 @@ dispatched! {
     /// `most` times the logistic function.
     fn sigmoid(logits: &[f32], most: f32, out: &mut [f32]) {
         for (out, x) in out.iter_mut().zip(logits) {
-            let e = exp::<FMA>(-x.abs());
-            *out = most * (if *x < 0.0 { e } else { 1.0 }) / (1.0 + e);
+            *out = most * logistic::<FMA>(*x);
         }
     }
 

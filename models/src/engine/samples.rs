@@ -3,6 +3,7 @@
 use crate::encoder::reference::outputs;
 use crate::rng::Rng;
 use crate::tower::encoder::{Encoder, EncoderShape, NormOrder};
+use crate::tower::ligr::BlockShape;
 use crate::tower::streams::StreamShape;
 use crate::tower::{Input, Layer, Matrix, Reduce, Tower};
 use std::collections::BTreeMap;
@@ -147,22 +148,32 @@ pub fn encoder(draw: &mut Draw, shape: EncoderShape, dim: usize, max_len: usize)
 /// A tower with two sequences that have encoders of this order of norms, one of two blocks with heads and a shorter one
 /// of one block, beside a code, a mean and floats.
 pub fn encoding(seed: u64, norm: NormOrder) -> Tower {
-    encoding_with(seed, norm, None, [None, None])
+    encoding_with(seed, (norm, BlockShape::default()), None, [None, None])
 }
 
 /// As [`encoding`], where both encoders read intervals, up to 20 and up to 3.
 pub fn timed(seed: u64, norm: NormOrder) -> Tower {
-    encoding_with(seed, norm, None, INTERVALS)
+    encoding_with(seed, (norm, BlockShape::default()), None, INTERVALS)
 }
 
 /// As [`encoding`], with streams in both encoders.
 pub fn streaming(seed: u64, norm: NormOrder, streams: StreamShape) -> Tower {
-    encoding_with(seed, norm, Some(streams), [None, None])
+    encoding_with(seed, (norm, BlockShape::default()), Some(streams), [None, None])
 }
 
 /// As [`streaming`], where both encoders read intervals too.
 pub fn timed_streaming(seed: u64, norm: NormOrder, streams: StreamShape) -> Tower {
-    encoding_with(seed, norm, Some(streams), INTERVALS)
+    encoding_with(seed, (norm, BlockShape::default()), Some(streams), INTERVALS)
+}
+
+/// As [`encoding`], with blocks of this shape in both encoders, in the order `pre`.
+pub fn shaped(seed: u64, block: BlockShape) -> Tower {
+    encoding_with(seed, (NormOrder::Pre, block), None, [None, None])
+}
+
+/// As [`shaped`], where both encoders read intervals, and have streams, if some are given.
+pub fn timed_shaped(seed: u64, block: BlockShape, streams: Option<StreamShape>) -> Tower {
+    encoding_with(seed, (NormOrder::Pre, block), streams, INTERVALS)
 }
 
 const INTERVALS: [Option<Intervals>; 2] = [
@@ -172,7 +183,7 @@ const INTERVALS: [Option<Intervals>; 2] = [
 
 fn encoding_with(
     seed: u64,
-    norm: NormOrder,
+    (norm, block): (NormOrder, BlockShape),
     streams: Option<StreamShape>,
     [of_long, of_short]: [Option<Intervals>; 2],
 ) -> Tower {
@@ -184,6 +195,7 @@ fn encoding_with(
         blocks,
         heads,
         norm,
+        block,
         streams,
         intervals: intervals.map(|intervals| intervals.span),
     };

@@ -1,15 +1,20 @@
 //! Tests all engines against the definitions, against each other, and on invalid input.
 
 use super::samples::{
-    Draw, batch, coalescing, encoding, every_shape, naive, normalised, rows_of, streaming, timed, timed_streaming,
+    Draw, batch, coalescing, encoding, every_shape, naive, normalised, rows_of, shaped, streaming, timed, timed_shaped,
+    timed_streaming,
 };
 use super::*;
 use crate::tower::encoder::{Encoder, NormOrder};
+use crate::tower::ligr::{BlockKind, BlockShape};
 use crate::tower::streams::{Mixing, StreamShape};
 use crate::tower::{Input, Layer, Reduce};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use twotower_artifacts::{Category, Column, FieldShape, Intervals};
+
+/// LiGR blocks with wide feed-forward networks.
+const LIGR: BlockShape = BlockShape { kind: BlockKind::Ligr, feed_forward_multiple: 4 };
 
 const KINDS: [EngineKind; 3] = [EngineKind::Native, EngineKind::NativeInt16, EngineKind::Ort];
 
@@ -39,7 +44,10 @@ fn all_engines_equal_a_naive_f64_forward_pass() {
     let streams = [Mixing::Sinkhorn(20), Mixing::Permutations].map(|mixing| StreamShape { count: 4, mixing });
     let with_streams = [streaming(5, NormOrder::Pre, streams[0]), timed_streaming(6, NormOrder::Paper, streams[1])];
     let coalescing = [coalescing(7, false), coalescing(8, true)];
-    let towers = plain.into_iter().chain(encoders).chain(with_streams).chain(coalescing);
+    let wide = BlockShape { feed_forward_multiple: 4, ..BlockShape::default() };
+    let shaped =
+        [shaped(9, wide), shaped(10, LIGR), timed_shaped(11, LIGR, None), timed_shaped(12, LIGR, Some(streams[0]))];
+    let towers = plain.into_iter().chain(encoders).chain(with_streams).chain(coalescing).chain(shaped);
     for (seed, tower) in towers.enumerate().map(|(seed, tower)| (seed as u64, tower)) {
         let (_dir, path) = exported(&tower);
         let rows = batch(&mut Draw::new(seed + 100), &tower.schema, 600);
@@ -84,7 +92,7 @@ fn onnx_runtime_crosses_small_code_fields_and_a_tower_of_nothing_else() {
 fn the_bits_of_a_row_do_not_depend_on_its_neighbours() {
     let streams = streaming(7, NormOrder::Pre, StreamShape { count: 4, mixing: Mixing::Sinkhorn(20) });
     let towers = [every_shape(7), encoding(7, NormOrder::Original), streams, timed(7, NormOrder::Original)];
-    for tower in towers.into_iter().chain([coalescing(7, true)]) {
+    for tower in towers.into_iter().chain([coalescing(7, true), timed_shaped(7, LIGR, None)]) {
         rows_are_alone(&tower);
     }
 }
@@ -330,4 +338,31 @@ fn intervals_that_do_not_fit_together_and_names_that_are_taken_are_refused() {
         let error = open(kind, &path).unwrap().embed(&rows, &mut Vec::new()).unwrap_err().to_string();
         assert!(error.contains("column `long` has") && error.contains("times of"), "{kind}: {error}");
     }
+}
+
+#[test]
+fn blocks_that_do_not_fit_together_are_refused() {
+    let good = shaped(42, LIGR);
+    crate::tower::layout::check_tower(&good).unwrap();
+    let spoilt = |change: &dyn Fn(&mut Encoder)| {
+        let mut tower = good.clone();
+        let Input::Pooled { reduce: Reduce::Attention(encoder), .. } = &mut tower.inputs[1] else { unreachable!() };
+        change(encoder);
+        crate::tower::layout::check_tower(&tower).unwrap_err().to_string()
+    };
+    for (message, word) in [
+        (spoilt(&|e| e.block.kind = BlockKind::Transformer), "some parts have gates and others not"),
+        (spoilt(&|e| e.blocks[1].gates = None), "some parts have gates and others not"),
+        (spoilt(&|e| e.block.feed_forward_multiple = 3), "inner_weight (128, 16), expected (96, 16)"),
+        (spoilt(&|e| e.block.feed_forward_multiple = usize::MAX), "expected 1 to 8 times"),
+        (spoilt(&|e| e.blocks[0].outer.weight.cols = 16), "outer_weight (16, 16), expected (16, 64)"),
+        (spoilt(&|e| e.blocks[0].gates.as_mut().unwrap().attention.bias.cols = 3), "attention_gate_bias (1, 3)"),
+    ] {
+        assert!(message.contains(word), "{message}");
+    }
+    let mut other = encoding(42, NormOrder::Post);
+    let Input::Pooled { reduce: Reduce::Attention(encoder), .. } = &mut other.inputs[1] else { unreachable!() };
+    encoder.block.kind = BlockKind::Ligr;
+    let message = crate::tower::layout::check_tower(&other).unwrap_err().to_string();
+    assert!(message.contains("Ligr beside the order of norms Post"), "{message}");
 }

@@ -13,11 +13,12 @@ use super::LightgcnConfig;
 use super::geometry::Geometry;
 use super::neighbours::Neighbours;
 use super::prototypes::{self, PrototypeContrast, Prototypes};
+use super::transport::{SubgraphContrast, Transport};
 use super::views::ViewContrast;
 use crate::graph::{Graph, Nodes, Sides};
 use crate::lanes::add;
 use crate::model::{Moment, Terms};
-use crate::params::Gradients;
+use crate::params::{Gradients, Parameters};
 use crate::propagation::{LayerGradients, Place, Plan};
 use serde::{Deserialize, Serialize};
 use twotower_artifacts::Side;
@@ -90,6 +91,7 @@ impl<'a> Vectors<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct Step<'a> {
     pub graph: &'a Graph,
+    pub parameters: &'a Parameters,
     /// All nodes that have edges, ascending.
     pub connected: &'a Sides<Vec<u32>>,
     /// How the main term's propagation is made.
@@ -143,8 +145,8 @@ pub(super) trait AuxiliaryTerm: Send {
     fn learn(&mut self, step: &Step<'_>, gradients: &mut TermGradients<'_>, terms: &mut Terms);
 }
 
-/// The terms that the settings ask for.
-pub(super) fn auxiliary(config: &LightgcnConfig) -> Vec<Box<dyn AuxiliaryTerm>> {
+/// The terms that the settings ask for; `transport` is the one that has parameters.
+pub(super) fn auxiliary(config: &LightgcnConfig, transport: Option<&Transport>) -> Vec<Box<dyn AuxiliaryTerm>> {
     let mut all: Vec<Box<dyn AuxiliaryTerm>> = Vec::new();
     if let Some(views) = &config.views {
         all.push(Box::new(ViewContrast::new(views)));
@@ -156,6 +158,9 @@ pub(super) fn auxiliary(config: &LightgcnConfig) -> Vec<Box<dyn AuxiliaryTerm>> 
         if ncl.prototype_weight > 0.0 {
             all.push(Box::new(PrototypeContrast::new(ncl)));
         }
+    }
+    if let Some(transport) = transport {
+        all.push(Box::new(SubgraphContrast::new(transport)));
     }
     all
 }

@@ -5,6 +5,7 @@ use super::prototypes::warn_of_few_nodes;
 use super::terms::{self, AuxiliaryTerm, BatchNodes, SIDES, State, Step, TermGradients, Vectors};
 use super::text::{Made, Text};
 use super::text_tower::reading_text;
+use super::transport::Transport;
 use super::{Initialisation, LightgcnConfig, PenaltyForm, Sampling};
 use crate::candidates::BatchCandidates;
 use crate::error::ModelError;
@@ -51,6 +52,7 @@ pub(crate) struct Lightgcn {
     nets: Sides<Net>,
     schemas: Sides<TowerSchema>,
     objective: Objective,
+    transport: Option<Transport>,
     config: LightgcnConfig,
     unknown_rate: f64,
     missing_rate: f64,
@@ -147,6 +149,8 @@ impl Lightgcn {
         config.ncl.iter().for_each(|ncl| warn_of_few_nodes(ncl, &connected));
         let text = config.text.as_ref().map(|text| Text::new(text, &set.items, &graph, &mut parameters)).transpose()?;
         let mut objective = Objective::new(set, train, (config.temperature, config.learn_temperature), &mut parameters);
+        let draw = |group| Rng::at(train.seed, &[0, 2, group]);
+        let transport = config.transport.as_ref().map(|of| Transport::new(of, config.dim, &mut parameters, draw));
         let shares = shares(&graph, config.sampling, (&edges, connected[0].len()), item_rows);
         objective.are_drawn_with(ids(&set.items).iter().map(|item| shares[*item as usize]));
         let nets = SIDES.map(|side| {
@@ -172,6 +176,7 @@ impl Lightgcn {
             nets,
             schemas,
             objective,
+            transport,
             config: config.clone(),
             unknown_rate: train.unknown_rate,
             missing_rate: train.missing_rate,
@@ -253,6 +258,7 @@ impl Lightgcn {
         };
         let step = Step {
             graph: &self.graph,
+            parameters: &self.parameters,
             connected: &self.connected,
             plan: &plan,
             vectors,
@@ -405,7 +411,7 @@ impl Model for Lightgcn {
             propagation: Propagation::default(),
             wanted: Default::default(),
             batch: Default::default(),
-            auxiliary: terms::auxiliary(&self.config),
+            auxiliary: terms::auxiliary(&self.config, self.transport.as_ref()),
             later: LayerGradients::default(),
             towers: None,
             embedded: Vec::new(),

@@ -11,6 +11,7 @@ use super::streams::{Sublayer, collapse, expand};
 use super::tensor_name;
 use crate::tower::Place;
 use crate::tower::encoder::{Affine, Block, Encoder, NORM_EPS, Norm, NormOrder};
+use crate::tower::ligr::{BlockKind, BlockShape};
 use crate::tower::streams::{BlockStreams, StreamShape};
 
 /// A field with an encoder.
@@ -128,7 +129,8 @@ pub(super) fn encoder(g: &mut GraphBuilder, field: &EncodedField<'_>, encoder: &
     }
     for (b, block) in named.blocks.iter().enumerate() {
         let is_last = b + 1 == named.blocks.len();
-        let step = Step { shared: &shared, intervals: intervals.as_ref(), order: named.order, is_last };
+        let (intervals, order, shape) = (intervals.as_ref(), named.order, named.block);
+        let step = Step { shared: &shared, intervals, order, shape, is_last };
         x = match named.streams.zip(block.streams.as_ref()) {
             None => step.block(g, block, &x),
             Some(streams) => step.block_of_streams(g, block, streams, &x),
@@ -154,11 +156,19 @@ fn affine(g: &mut GraphBuilder, affine: &Affine<String>, x: &str) -> String {
     g.node("Gemm", &[x, &affine.weight, &affine.bias], vec![int("transB", 1)])
 }
 
-/// What the feed-forward network adds.
-fn feed_forward(g: &mut GraphBuilder, block: &Block<String>, x: &str) -> String {
-    let inner = affine(g, &block.inner, x);
-    let inner = g.node("Relu", &[&inner], vec![]);
-    affine(g, &block.outer, &inner)
+/// Some columns of a matrix.
+fn columns(g: &mut GraphBuilder, x: &str, from: usize, count: usize) -> String {
+    let axis = g.integer(1, code::INT64);
+    let [start, end] = [from, from + count].map(|at| g.integer(at as i64, code::INT64));
+    g.node("Slice", &[x, &start, &end, &axis], vec![])
+}
+
+/// What a sublayer made, multiplied by its gate, if it has one, which depends on what the sublayer reads.
+fn gated(g: &mut GraphBuilder, gate: Option<&Affine<String>>, read: &str, made: String) -> String {
+    let Some(gate) = gate else { return made };
+    let logits = affine(g, gate, read);
+    let gate = g.node("Sigmoid", &[&logits], vec![]);
+    g.node("Mul", &[&gate, &made], vec![])
 }
 
 /// A block in a graph.
@@ -167,6 +177,7 @@ struct Step<'a> {
     /// What attention reads for the time between elements, if it reads that.
     intervals: Option<&'a IntervalNodes>,
     order: NormOrder,
+    shape: BlockShape,
     /// Whether only the last column asks.
     is_last: bool,
 }
@@ -186,12 +197,12 @@ impl Step<'_> {
             }
             NormOrder::Post => (asking.clone(), x.to_string()),
         };
-        let attended = self.attend(g, block, &query_source, &source);
+        let attended = self.attend(g, block, &asking, &query_source, &source);
         let residual = if self.order == NormOrder::Original { &query_source } else { &asking };
         let sum = g.node("Add", &[&attended, residual], vec![]);
         let is_post = self.order == NormOrder::Post;
         let normal = norm(g, if is_post { &block.attention_norm } else { &block.feed_forward_norm }, &sum);
-        let outer = feed_forward(g, block, &normal);
+        let outer = self.feed_forward(g, block, &sum, &normal);
         let residual = if matches!(self.order, NormOrder::Paper | NormOrder::Pre) { &sum } else { &normal };
         let result = g.node("Add", &[&outer, residual], vec![]);
         if is_post { norm(g, &block.feed_forward_norm, &result) } else { result }
@@ -212,7 +223,8 @@ impl Step<'_> {
         let read = first.read(g, x, &normal);
         let source = norm(g, &block.attention_norm, &read);
         let query_source = self.asking(g, &source);
-        let attended = self.attend(g, block, &query_source, &source);
+        let asking = if block.gates.is_some() { self.asking(g, &read) } else { read };
+        let attended = self.attend(g, block, &asking, &query_source, &source);
         let x = if self.is_last {
             let (x, normal) = (self.shared.last_streams(g, x), self.shared.last_streams(g, &normal));
             first.write(g, &x, &normal, &attended)
@@ -221,36 +233,55 @@ impl Step<'_> {
         };
         let normal = Sublayer::normal(g, &x);
         let read = second.read(g, &x, &normal);
-        let read = norm(g, &block.feed_forward_norm, &read);
-        let added = feed_forward(g, block, &read);
+        let source = norm(g, &block.feed_forward_norm, &read);
+        let added = self.feed_forward(g, block, &read, &source);
         second.write(g, &x, &normal, &added)
     }
 
-    /// What attention adds.
-    fn attend(&self, g: &mut GraphBuilder, block: &Block<String>, query_source: &str, source: &str) -> String {
+    /// What the feed-forward network adds, given what it reads before and after the layer norm.
+    fn feed_forward(&self, g: &mut GraphBuilder, block: &Block<String>, read: &str, source: &str) -> String {
+        let inner = affine(g, &block.inner, source);
+        let inner = match self.shape.kind {
+            BlockKind::Transformer => g.node("Relu", &[&inner], vec![]),
+            BlockKind::Ligr => {
+                let width = self.shape.inner_width(self.shared.dim);
+                let [a, b] = [0, width].map(|from| columns(g, &inner, from, width));
+                let share = g.node("Sigmoid", &[&a], vec![]);
+                let silu = g.node("Mul", &[&a, &share], vec![]);
+                g.node("Mul", &[&silu, &b], vec![])
+            }
+        };
+        let made = affine(g, &block.outer, &inner);
+        gated(g, block.gates.as_ref().map(|gates| &gates.feed_forward), read, made)
+    }
+
+    /// What attention adds, given what it reads before and after the layer norm: in the columns that ask, and in all.
+    fn attend(
+        &self,
+        g: &mut GraphBuilder,
+        block: &Block<String>,
+        read: &str,
+        query_source: &str,
+        source: &str,
+    ) -> String {
         let query = affine(g, &block.query, query_source);
         let mut key_value = affine(g, &block.key_value, source);
         if let Some(intervals) = self.intervals {
             key_value = intervals.placed(g, &key_value);
         }
         let attended = self.attention(g, &query, &key_value);
-        match &block.output {
+        let made = match &block.output {
             Some(output) => affine(g, output, &attended),
             None => attended,
-        }
+        };
+        gated(g, block.gates.as_ref().map(|gates| &gates.attention), read, made)
     }
 
     /// The weighted means of values, `[rows of the query, dim]`.
     fn attention(&self, g: &mut GraphBuilder, query: &str, key_value: &str) -> String {
         let Shared { flat, heads, seen, dim, head_dim, .. } = self.shared;
         let index = usize::from(self.is_last);
-        let dim = *dim as i64;
-        let axis = g.integer(1, code::INT64);
-        let columns = |g: &mut GraphBuilder, from: i64| {
-            let [start, end] = [from, from + dim].map(|at| g.integer(at, code::INT64));
-            g.node("Slice", &[key_value, &start, &end, &axis], vec![])
-        };
-        let (key, value) = (columns(g, 0), columns(g, dim));
+        let [key, value] = [0, *dim].map(|from| columns(g, key_value, from, *dim));
         let by_head = |g: &mut GraphBuilder, x: &str, shape: &str, order: [i64; 4]| {
             let split = g.node("Reshape", &[x, shape], vec![]);
             g.node("Transpose", &[&split], vec![ints("perm", &order)])

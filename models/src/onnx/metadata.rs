@@ -10,13 +10,15 @@ use twotower_artifacts::{ArtifactError, Fingerprint, TowerSchema};
 
 /// The newest version of the file format that this build reads. A file is written with the oldest version that has all
 /// its layers.
-const FORMAT_VERSION: u32 = 5;
+const FORMAT_VERSION: u32 = 6;
 /// Layers that were added after version 1, each with its first version.
 const LATER: [(&str, u32); 2] = [("layernorm", 2), ("coalesce", 5)];
 /// The first version with encoders of sequences.
 const ENCODERS: u32 = 3;
 /// The first version with encoders that have streams or read intervals.
 const STREAMS_AND_INTERVALS: u32 = 4;
+/// The first version with encoders whose blocks are LiGR blocks or have wider feed-forward networks.
+const BLOCK_SHAPES: u32 = 6;
 
 pub(super) const KEY_FORMAT: &str = "twotower.format_version";
 pub(super) const KEY_ENCODER: &str = "twotower.encoder_fingerprint";
@@ -68,6 +70,7 @@ impl Description {
 /// The first version that has an input.
 fn first_version(input: &Input<()>) -> u32 {
     match input {
+        Input::Pooled { reduce: Reduce::Attention(encoder), .. } if !encoder.block.is_default() => BLOCK_SHAPES,
         Input::Pooled { reduce: Reduce::Attention(encoder), .. }
             if encoder.streams.is_some() || encoder.intervals.is_some() =>
         {

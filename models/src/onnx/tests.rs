@@ -7,12 +7,13 @@ use super::messages::{
 };
 use super::*;
 use crate::engine::samples::{
-    Draw, batch, coalescing, encoder, encoding, every_shape, normalised, streaming, timed, tower,
+    Draw, batch, coalescing, encoder, encoding, every_shape, normalised, shaped, streaming, timed, timed_shaped, tower,
 };
 use crate::engine::{CROSS_LIMIT, Engine, EngineKind, open, verify};
 use crate::error::ModelError;
 use crate::native::NativeEngine;
 use crate::tower::encoder::{EncoderShape, NormOrder};
+use crate::tower::ligr::{BlockKind, BlockShape};
 use crate::tower::streams::{Mixing, StreamShape};
 use crate::tower::{Layer, Matrix, Reduce, Tower};
 use proptest::prelude::*;
@@ -158,9 +159,14 @@ fn towers_with_later_parts_are_of_a_later_version_and_read_back() {
     let encoders = orders.into_iter().flat_map(|order| [(encoding(6, order), b'3'), (timed(6, order), b'4')]);
     let streams = [Mixing::Sinkhorn(100), Mixing::Permutations].map(|mixing| StreamShape { count: 3, mixing });
     let streams = streams.map(|streams| (streaming(6, NormOrder::Pre, streams), b'4'));
+    let ligr = BlockShape { kind: BlockKind::Ligr, feed_forward_multiple: 2 };
+    let wide = BlockShape { feed_forward_multiple: 2, ..BlockShape::default() };
+    let two = StreamShape { count: 2, mixing: Mixing::Permutations };
+    let shaped = [shaped(6, wide), shaped(6, ligr), timed_shaped(6, ligr, None), timed_shaped(6, ligr, Some(two))];
+    let shaped = shaped.map(|tower| (tower, b'6'));
     let plain = [(every_shape(6), b'1'), (normalised(6), b'2')];
     let coalescing = [(coalescing(6, false), b'5'), (coalescing(6, true), b'5')];
-    for (tower, version) in plain.into_iter().chain(encoders).chain(streams).chain(coalescing) {
+    for (tower, version) in plain.into_iter().chain(encoders).chain(streams).chain(coalescing).chain(shaped) {
         export(&tower, &path, &BTreeMap::new()).unwrap();
         assert_eq!(inspect(&path).unwrap().schema, tower.schema);
         assert_eq!(read(&path).unwrap().0, tower);
@@ -239,9 +245,13 @@ fn damaged_files_with_an_encoder_never_panic() {
     let draw = &mut Draw::new(16);
     let two = StreamShape { count: 2, mixing: Mixing::Sinkhorn(2) };
     let days = Intervals { scale: IntervalScale::Day, span: 2 };
-    for (streams, intervals, step) in [(None, None, 5), (Some(two), None, 29), (None, Some(days), 5)] {
+    let [plain, ligr] =
+        [BlockKind::Transformer, BlockKind::Ligr].map(|kind| BlockShape { kind, ..BlockShape::default() });
+    let shapes =
+        [(plain, None, None, 5), (plain, Some(two), None, 29), (plain, None, Some(days), 5), (ligr, None, None, 5)];
+    for (block, streams, intervals, step) in shapes {
         let span = intervals.map(|intervals| intervals.span);
-        let shape = EncoderShape { blocks: 1, heads: 2, norm: NormOrder::Pre, streams, intervals: span };
+        let shape = EncoderShape { blocks: 1, heads: 2, norm: NormOrder::Pre, block, streams, intervals: span };
         let reduce = Reduce::Attention(encoder(draw, shape, 2, 3));
         let sequence = FieldShape::Sequence { table: "a".into(), cardinality: 4, max_len: 3, intervals };
         let small = tower(draw, vec![("a", sequence, Some(reduce))], 2, &[2]);

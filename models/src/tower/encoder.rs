@@ -6,15 +6,16 @@
 //! nothing, and that an element's vector is the same whatever follows it. Each block has two sublayers, attention to the
 //! elements up to one's own and a point-wise feed-forward network, and the vector of the newest element is the result. A
 //! sequence without elements has a vector of its own, which the first events of users train. Attention may read the time
-//! between elements as well ([`super::intervals`]), and then has its own positions.
+//! between elements as well ([`super::intervals`]), and then has its own positions. Blocks may be of another kind
+//! ([`super::ligr`]), and their feed-forward networks wider.
 //!
 //! Departures from the paper: positions are counted from the oldest element there is, not from the oldest of `max_len`
 //! places that shorter sequences do not fill, so that training at every position of a sequence teaches what the tower
-//! makes of a history that ends there; an empty sequence has a result; linear maps have biases, as in the authors' code, and feed-forward networks have no
-//! other width than `dim`, as there.
+//! makes of a history that ends there; an empty sequence has a result; linear maps have biases, as in the authors' code.
 
 use super::Parameter;
 use super::intervals::{self, IntervalTables};
+use super::ligr::{BlockShape, Gates};
 use super::streams::{BlockStreams, StreamShape};
 use serde::{Deserialize, Serialize};
 
@@ -83,7 +84,7 @@ pub struct Affine<W = super::Matrix> {
     pub bias: W,
 }
 
-/// A block: attention, and a feed-forward network `outer(max(inner(x), 0))`.
+/// A block: attention, and a feed-forward network.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Block<W = super::Matrix> {
     /// The layer norm of the attention's sublayer.
@@ -96,10 +97,13 @@ pub struct Block<W = super::Matrix> {
     pub output: Option<Affine<W>>,
     /// The layer norm of the feed-forward network's sublayer.
     pub feed_forward_norm: Norm<W>,
-    /// The first matrix of the feed-forward network, `[dim, dim]`.
+    /// What the feed-forward network's input is multiplied with, `[inner width, dim]`. In LiGR blocks it has twice as many
+    /// rows: those of the activated factor, and then those of the other.
     pub inner: Affine<W>,
-    /// The second matrix of the feed-forward network, `[dim, dim]`.
+    /// The last matrix of the feed-forward network, `[dim, inner width]`.
     pub outer: Affine<W>,
+    /// The gates of both sublayers, if the kind of block has some.
+    pub gates: Option<Gates<W>>,
     /// The streams of both sublayers, if the encoder has some.
     pub streams: Option<BlockStreams<W>>,
 }
@@ -109,6 +113,8 @@ pub struct Block<W = super::Matrix> {
 pub struct Encoder<W = super::Matrix> {
     /// Where layer norms stand.
     pub order: NormOrder,
+    /// The shape of blocks.
+    pub block: BlockShape,
     /// Heads of attention. They divide the width.
     pub heads: usize,
     /// The shape of the streams that stand in the place of residual connections, if some do.
@@ -135,6 +141,9 @@ pub struct EncoderShape {
     pub heads: usize,
     /// Where layer norms stand.
     pub norm: NormOrder,
+    /// The shape of blocks.
+    #[serde(default, skip_serializing_if = "BlockShape::is_default")]
+    pub block: BlockShape,
     /// The streams in the place of residual connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub streams: Option<StreamShape>,
@@ -144,9 +153,9 @@ pub struct EncoderShape {
 }
 
 /// Names of the parameters that each sublayer's part has.
-struct Names {
-    weight: &'static str,
-    bias: &'static str,
+pub(super) struct Names {
+    pub weight: &'static str,
+    pub bias: &'static str,
 }
 
 const QUERY: Names = Names { weight: "query_weight", bias: "query_bias" };
@@ -174,7 +183,7 @@ impl<W> Norm<W> {
 }
 
 impl<W> Affine<W> {
-    fn try_map<'a, V, E>(
+    pub(super) fn try_map<'a, V, E>(
         &'a self,
         block: usize,
         names: &Names,
@@ -196,6 +205,7 @@ impl<W> Block<W> {
             feed_forward_norm: self.feed_forward_norm.try_map(Some(b), &FEED_FORWARD_NORM, map)?,
             inner: self.inner.try_map(b, &INNER, map)?,
             outer: self.outer.try_map(b, &OUTER, map)?,
+            gates: self.gates.as_ref().map(|gates| gates.try_map(b, map)).transpose()?,
             streams: self.streams.as_ref().map(|streams| streams.try_map(b, map)).transpose()?,
         })
     }
@@ -205,8 +215,8 @@ impl<W> Encoder<W> {
     /// Its shape.
     pub fn shape(&self) -> EncoderShape {
         let intervals = self.intervals.as_ref().map(|tables| tables.span as u32);
-        let (blocks, heads, norm, streams) = (self.blocks.len(), self.heads, self.order, self.streams);
-        EncoderShape { blocks, heads, norm, streams, intervals }
+        let (blocks, heads, norm, block) = (self.blocks.len(), self.heads, self.order, self.block);
+        EncoderShape { blocks, heads, norm, block, streams: self.streams, intervals }
     }
 
     /// The positions that are added to the input, unless attention has them.
@@ -226,8 +236,8 @@ impl<W> Encoder<W> {
         let blocks = self.blocks.iter().enumerate().map(|(b, block)| block.try_map(b, map));
         let blocks = blocks.collect::<Result<_, E>>()?;
         let last = self.last.as_ref().map(|last| last.try_map(None, &LAST, map)).transpose()?;
-        let (order, heads, streams) = (self.order, self.heads, self.streams);
-        Ok(Encoder { order, heads, streams, positions, intervals, empty, blocks, last })
+        let (order, block, heads, streams) = (self.order, self.block, self.heads, self.streams);
+        Ok(Encoder { order, block, heads, streams, positions, intervals, empty, blocks, last })
     }
 
     /// The same encoder with its weights mapped.
@@ -256,10 +266,12 @@ impl EncoderShape {
             feed_forward_norm: norm(),
             inner: affine(),
             outer: affine(),
+            gates: self.block.gates(),
             streams: self.streams.map(|_| StreamShape::of_block()),
         };
         Encoder {
             order: self.norm,
+            block: self.block,
             heads: self.heads,
             streams: self.streams,
             positions: (),
@@ -292,6 +304,9 @@ impl Parameter {
             "positions" => (max_len, dim),
             name if name == KEY_VALUE.weight => (2 * dim, dim),
             name if name == KEY_VALUE.bias => (1, 2 * dim),
+            name if name == INNER.weight => (shape.block.inner_outputs(dim), dim),
+            name if name == INNER.bias => (1, shape.block.inner_outputs(dim)),
+            name if name == OUTER.weight => (dim, shape.block.inner_width(dim)),
             _ if self.rank == 2 => (dim, dim),
             _ => (1, dim),
         }

@@ -206,6 +206,13 @@ fn check_encoder(encoder: &Encoder, len: usize, width: usize) -> Result<(), Stri
     if !has_output || encoder.last.is_some() != order.has_last_norm() {
         return Err(format!("an encoder without the parts that its order of norms, {order:?}, has"));
     }
+    encoder.block.check()?;
+    if !encoder.block.kind.allows(order) {
+        return Err(format!("blocks of the kind {:?} beside the order of norms {order:?}", encoder.block.kind));
+    }
+    if encoder.blocks.iter().any(|block| block.gates.is_some() != encoder.block.kind.has_gates()) {
+        return Err("an encoder of which some parts have gates and others not".into());
+    }
     if let Some(streams) = encoder.streams {
         streams.check()?;
         if !order.has_streams() {

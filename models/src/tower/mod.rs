@@ -5,6 +5,7 @@
 pub mod encoder;
 pub mod intervals;
 pub(crate) mod layout;
+pub mod ligr;
 pub mod streams;
 
 use crate::encoder::EncoderSize;
@@ -104,8 +105,8 @@ impl<W> Reduce<W> {
 
 /// A reduction without its weights, as tower files hold it: `"mean"`, `"position"`, or
 /// `{"attention": {"blocks": 2, "heads": 1, "norm": "original"}}`, the last one with `"intervals": 256` where it reads
-/// intervals, and with `"streams": {"count": 4, "mixing": {"sinkhorn": 20}}` or `"mixing": "permutations"` where it has
-/// some.
+/// intervals, with `"streams": {"count": 4, "mixing": {"sinkhorn": 20}}` or `"mixing": "permutations"` where it has some,
+/// and with `"block": {"kind": "ligr", "feed_forward_multiple": 4}` where its blocks are of another shape than at first.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 enum ReduceShape {
@@ -144,7 +145,8 @@ impl<'de> Deserialize<'de> for Reduce<()> {
                 return Err(serde::de::Error::custom(reason));
             }
             ReduceShape::Attention(shape) => {
-                shape.streams.map_or(Ok(()), StreamShape::check).map_err(serde::de::Error::custom)?;
+                let checked = shape.block.check().and_then(|()| shape.streams.map_or(Ok(()), StreamShape::check));
+                checked.map_err(serde::de::Error::custom)?;
                 Reduce::Attention(shape.encoder())
             }
         })
@@ -364,9 +366,9 @@ impl Tower {
         });
         let size = |encoder: &Encoder| {
             let Matrix { rows: len, cols: dim, .. } = encoder.positions;
-            let (blocks, heads, streams) = (encoder.blocks.len(), encoder.heads, encoder.streams);
+            let (blocks, block, heads, streams) = (encoder.blocks.len(), encoder.block, encoder.heads, encoder.streams);
             let intervals = encoder.intervals.as_ref().map_or(0, |tables| tables.span + 1);
-            EncoderSize { len, dim, blocks, heads, streams, intervals }
+            EncoderSize { len, dim, blocks, block, heads, streams, intervals }
         };
         encoders.map(size).collect()
     }

@@ -6,8 +6,13 @@ use super::tests::{
 use super::*;
 use crate::examples::assemble;
 use crate::examples::tests::planted;
-use crate::lightgcn::{Initialisation, LightgcnConfig, Sampling, ViewsConfig, XsimgclConfig};
+use crate::graph::Graph;
+use crate::lightgcn::transport::{self, Transport};
+use crate::lightgcn::{
+    Initialisation, Layer, LightgcnConfig, Logit, Sampling, TransportConfig, ViewsConfig, XsimgclConfig,
+};
 use crate::params::TableGradient;
+use crate::rng::Rng;
 use crate::similarity::Similarity;
 use std::collections::{BTreeMap, BTreeSet};
 use twotower_artifacts::schema::{FIRST_VALUE, UNKNOWN};
@@ -437,4 +442,120 @@ fn other_features_and_settings_that_make_no_sense_are_refused_by_name() {
     let config = TrainConfig { embedding_weight_decay: 0.1, ..config() };
     let error = run(&set, &settings, &config, Start::Fresh, Path::new("nowhere"), &mut ()).unwrap_err().to_string();
     assert!(error.contains("`train.embedding_weight_decay`") && error.contains("`model.penalty`"), "{error}");
+}
+
+/// Layers that the contrast of subgraphs may read, of two.
+const LAYERS: [Layer; 4] = [Layer::Final, Layer::Number(0), Layer::Number(1), Layer::Number(2)];
+
+fn contrast(layer: Layer, logit: Logit) -> TransportConfig {
+    TransportConfig { centres: 30, nodes: 6, layer, logit, ..TransportConfig::default() }
+}
+
+#[test]
+fn with_xavier_initialisation_bpr_a_penalty_and_transport_training_ends_with_finite_terms() {
+    let set = set(160, 48);
+    for (layer, logit) in LAYERS.into_iter().zip([Logit::Exponential, Logit::Log].into_iter().cycle()) {
+        let settings = LightgcnConfig {
+            init: Initialisation::XavierUniform,
+            transport: Some(contrast(layer, logit)),
+            ..model(Similarity::Dot)
+        };
+        let loss = Loss::Bpr { negatives: 1, sampler: SamplerKind::Uniform };
+        let config = TrainConfig { loss, epochs: 12, learning_rate: 2e-2, batch_size: 128, ..config() };
+        let trained = fresh(&set, &settings, &config);
+        for epoch in &trained.epochs {
+            let terms: Vec<(&str, f64)> = epoch.terms.0.iter().map(|t| (t.name.as_str(), t.weight)).collect();
+            assert_eq!(terms, [("bpr", 1.0), ("transport", 0.5), ("gromov", 0.5), ("penalty", 1e-4)]);
+            assert!(epoch.terms.0.iter().all(|term| term.value.is_finite()) && epoch.loss.is_finite());
+        }
+        let of = |epoch: &EpochReport| epoch.terms.0.iter().skip(1).take(2).map(|term| term.value).sum::<f64>();
+        let (first, last) = (of(&trained.epochs[0]), of(trained.epochs.last().unwrap()));
+        assert!(last < first, "{layer:?}, {logit:?}: {first}, {last}");
+        let best = trained.epochs[trained.best_epoch - 1].validation.as_ref().unwrap();
+        assert!(best.values["recall@10"] > 0.4, "{layer:?}, {logit:?}: {:?}", best.values);
+    }
+}
+
+#[test]
+fn the_gradient_of_the_contrast_reaches_the_first_layer_from_whichever_layer_it_reads() {
+    let (set, config) = (set(40, 20), config());
+    let moment = Moment { seed: 3, epoch: 0, step: 0 };
+    let learn = |transport: Option<TransportConfig>| {
+        let settings = LightgcnConfig { transport, ..model(Similarity::Dot) };
+        let mut model = Lightgcn::new(&set, &settings, &config).unwrap();
+        model.parameters_mut().tables.iter_mut().flat_map(|table| &mut table.values).for_each(|x| *x *= 8.0);
+        let windows: Vec<Window> =
+            model.windows(&set, moment).iter().take(50).map(|number| model.window(&set, *number)).collect();
+        let mut gradients = model.gradients();
+        model.learn(&set, &windows, moment, &mut model.work(), &mut gradients).unwrap();
+        (model.parameters().clone(), gradients)
+    };
+    let (_, without) = learn(None);
+    for layer in LAYERS {
+        let settings = TransportConfig { weight: 3.0, gromov_weight: 5.0, ..contrast(layer, Logit::Log) };
+        let (parameters, with) = learn(Some(settings.clone()));
+        // The layers as sums over pairs, of which one is what the means with and without it differ by.
+        let of_layer = |tables: [&[f64]; 2]| match layer {
+            Layer::Final => final_vectors(&set, tables, 2),
+            Layer::Number(0) => tables.map(<[f64]>::to_vec),
+            Layer::Number(number) => {
+                let [with, without] = [number, number - 1].map(|number| final_vectors(&set, tables, number));
+                let count = number as f64;
+                let one = |side: usize| {
+                    let both = with[side].iter().zip(&without[side]);
+                    both.map(|(with, without)| (count + 1.0) * with - count * without).collect::<Vec<f64>>()
+                };
+                [one(0), one(1)]
+            }
+        };
+        let tables = wide(&parameters);
+        let read = of_layer([&tables[0], &tables[1]]).map(|side| side.iter().map(|x| *x as f32).collect::<Vec<f32>>());
+        let edges: Vec<(u32, u32)> = pairs(&set).into_iter().collect();
+        let graph = Graph::new([0, 1].map(|side| parameters.tables[side].rows), &edges);
+        let mut d_read = read.each_ref().map(|side| vec![0.0; side.len()]);
+        let mut dense = crate::params::zeros(&parameters);
+        let contrast = Transport::new(&settings, DIM, &mut Parameters::default(), |_| Rng::at(0, &[]));
+        contrast.learn(
+            &parameters,
+            (&graph, read.each_ref().map(|side| &side[..]), DIM),
+            moment,
+            &mut transport::Work::default(),
+            &mut Terms::default(),
+            (d_read.each_mut().map(|side| &mut side[..]), &mut dense),
+        );
+        let d_read = d_read.map(|side| side.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>());
+        // The propagation is symmetric.
+        let expected = of_layer([&d_read[0], &d_read[1]]).concat();
+        let largest = expected.iter().map(|x| x.abs()).fold(0.0, f64::max);
+        let of = |gradients: &Gradients| gradients.tables.iter().flat_map(|table| table.values().to_vec()).collect();
+        let (with_tables, without_tables): (Vec<f32>, Vec<f32>) = (of(&with), of(&without));
+        for ((with, without), expected) in with_tables.iter().zip(&without_tables).zip(&expected) {
+            let found = f64::from(*with) - f64::from(*without);
+            assert!((found - expected).abs() < 1e-3 * largest, "{layer:?}: {found}, expected {expected}");
+        }
+        assert!(largest > 1e-3, "{layer:?}: {largest}");
+        for (found, expected) in with.dense.iter().flatten().zip(dense.iter().flatten()) {
+            assert!(
+                (found - expected).abs() < 1e-3 * (1.0 + expected.abs()),
+                "{layer:?}: {found}, expected {expected}"
+            );
+        }
+    }
+}
+
+#[test]
+fn with_the_contrast_too_it_is_resumed_bit_for_bit_and_does_not_depend_on_threads() {
+    for layer in LAYERS {
+        let transport = Some(contrast(layer, Logit::Exponential));
+        let settings = LightgcnConfig { transport, ..model(Similarity::Dot) };
+        if layer == Layer::Number(1) {
+            is_resumed_bit_for_bit(&even(), &settings);
+        }
+        same_with_any_threads(&set(300, 48), &settings, vec![Loss::FullSoftmax]);
+    }
+    let layer = Layer::Number(3);
+    let settings = LightgcnConfig { transport: Some(contrast(layer, Logit::Log)), ..model(Similarity::Dot) };
+    let set = set(20, 12);
+    let error = settings.check(&set.user_schema.fields, &set.item_schema.fields).unwrap_err().to_string();
+    assert!(error.contains("`model.transport.layer`"), "{error}");
 }

@@ -3,7 +3,7 @@
 use super::config::{Loss, TrainConfig};
 use crate::dssm::{DssmConfig, SequencePooling};
 use crate::examples::Known;
-use crate::lightgcn::{LightgcnConfig, ViewsConfig};
+use crate::lightgcn::{LightgcnConfig, TransportConfig, ViewsConfig};
 use crate::model::ModelConfig;
 use crate::positions::Positions;
 use std::collections::BTreeMap;
@@ -17,10 +17,10 @@ const ACTIVATION: u128 = 8;
 /// Bytes of an edge of a graph: both ends twice, the pair, its event, and its place in the order of an epoch.
 const EDGE: u128 = 36;
 
-/// Matrices `[dim, dim]` of a block of an encoder, at most.
-const ENCODER_MATRICES: u128 = 6;
-/// Vectors that a block of an encoder keeps for each element.
-const ENCODER_ACTIVATIONS: u128 = 13;
+/// Matrices `[dim, dim]` of attention in a block of an encoder, at most.
+const ATTENTION_MATRICES: u128 = 4;
+/// Vectors that a block of an encoder keeps for each element, beside the inner layer of its feed-forward network and gates.
+const ENCODER_ACTIVATIONS: u128 = 12;
 
 /// The size of a training, without its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,8 @@ fn encoder(dssm: &DssmConfig, positions: Option<Positions>, shape: &FieldShape, 
     };
     let attention = dssm.attention.clone().unwrap_or_default();
     let (blocks, len) = (attention.blocks as u128, u128::from(*max_len));
-    *weights += (len + 1) * dim + blocks * ENCODER_MATRICES * dim * (dim + 1);
+    let block = attention.shape(None).block;
+    *weights += (len + 1) * dim + blocks * (ATTENTION_MATRICES + block.matrices() as u128) * dim * (dim + 1);
     if let Some(intervals) = intervals {
         *weights += (2 * u128::from(intervals.span) + 2 + len) * dim;
     }
@@ -49,7 +50,7 @@ fn encoder(dssm: &DssmConfig, positions: Option<Positions>, shape: &FieldShape, 
         // Streams before each sublayer, what is read and added, and logits.
         blocks * (2 * (count + 1) * dim + 2 * (logits + 1)) + 2 * count * dim
     });
-    ((blocks * ENCODER_ACTIVATIONS + 1) * dim + streams) * elements
+    ((blocks * (ENCODER_ACTIVATIONS + block.kept() as u128) + 1) * dim + streams) * elements
 }
 
 /// Numbers of a vector of an item's text; its flag is none of them.
@@ -106,7 +107,16 @@ pub fn size(
     if let ModelConfig::Lightgcn(LightgcnConfig { text: Some(_), dim, .. }) = model {
         dense += text_width(towers[1]) * *dim as u128;
     }
-    let parameters = tables.values().sum::<u128>() + dense;
+    let rows = tables.values().sum::<u128>();
+    let contrast = match model {
+        ModelConfig::Dssm(_) | ModelConfig::Sasrec(_) | ModelConfig::Tisasrec(_) => 0,
+        ModelConfig::Lightgcn(lightgcn) => lightgcn.transport.as_ref().map_or(0, |transport| {
+            let dim = lightgcn.dim as u128;
+            dense += TransportConfig::parameters(dim);
+            transport.room(rows / dim, dim) * 4
+        }),
+    };
+    let parameters = rows + dense;
     let propagation = match model {
         ModelConfig::Dssm(_) | ModelConfig::Sasrec(_) | ModelConfig::Tisasrec(_) => 0,
         ModelConfig::Lightgcn(lightgcn) => {
@@ -126,5 +136,5 @@ pub fn size(
         }
     };
     let activations = batch * widths[0] + candidates.min(items) * widths[1];
-    Size { parameters, bytes: parameters * PARAMETER + propagation + activations * ACTIVATION + drawn * 4 }
+    Size { parameters, bytes: parameters * PARAMETER + propagation + contrast + activations * ACTIVATION + drawn * 4 }
 }

@@ -403,9 +403,13 @@ pub(super) fn gradient_agrees_with_differences<M: Model>(set: &TrainingSet, fres
     let build = || {
         let mut model = fresh();
         model.parameters_mut().tables.iter_mut().flat_map(|table| &mut table.values).for_each(|x| *x *= 20.0);
-        // Activations of encoders stay above 0, so that no difference is taken across their kinks.
-        let inner = model.parameters_mut().dense.iter_mut().filter(|group| group.name.ends_with("inner_bias"));
-        inner.for_each(|group| group.values.fill(9.0));
+        // Activations of encoders stay above 0, so that no difference is taken across their kinks. Beside gates, there are
+        // none.
+        let dense = &mut model.parameters_mut().dense;
+        if !dense.iter().any(|group| group.name.ends_with("gate_weight")) {
+            let inner = dense.iter_mut().filter(|group| group.name.ends_with("inner_bias"));
+            inner.for_each(|group| group.values.fill(9.0));
+        }
         model
     };
     let model = build();

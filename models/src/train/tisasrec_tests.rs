@@ -14,7 +14,7 @@ use crate::similarity::Similarity;
 use std::collections::BTreeMap;
 use twotower_artifacts::{CodeBatch, Column, FieldShape, IntervalScale, Intervals, TickUnit};
 
-const PERSONAL: Intervals = Intervals { scale: IntervalScale::Personal, span: 12 };
+pub(super) const PERSONAL: Intervals = Intervals { scale: IntervalScale::Personal, span: 12 };
 const HOURS: Intervals = Intervals { scale: IntervalScale::Hour, span: 12 };
 
 /// Gives the sequence of users intervals, or none.
@@ -25,7 +25,7 @@ fn with_intervals(mut set: TrainingSet, given: Option<Intervals>) -> TrainingSet
 }
 
 /// Users with a sequence of `longest` items and nothing else, whose gaps are some minutes or hours.
-fn timed(users: usize, longest: u32, intervals: Intervals) -> TrainingSet {
+pub(super) fn timed(users: usize, longest: u32, intervals: Intervals) -> TrainingSet {
     let mut set = with_intervals(set(users), Some(intervals));
     let FieldShape::Sequence { max_len, .. } = &mut set.user_schema.fields[0].shape else { panic!("a sequence") };
     *max_len = longest;
