@@ -347,6 +347,7 @@ mod lightgcn_term_tests;
 mod lightgcn_tests;
 #[cfg(test)]
 mod lightgcn_text_tests;
+#[cfg(test)]
 mod ligr_tests;
 #[cfg(test)]
 mod position_tests;
