@@ -6,10 +6,13 @@ mod fixture;
 
 use faults::training::resumes_to_the_same_bytes;
 use fixture::engines::{distance, goes_to_lists_in_both_engines};
-use fixture::results::{assert_whole, by_user, recalled, vectors};
+use fixture::results::{assert_whole, by_user, files, recalled, recalled_of, recalled_with, text, vectors};
 use fixture::sheet::{Column, Sheet};
 use fixture::{ITEMS, Job, USERS, had, interactions, item_id, items, user_id, users};
 use std::collections::{BTreeMap, BTreeSet};
+use twotower_artifacts::VectorsReader;
+use twotower_encoders::store::load_vocabulary;
+use twotower_models::onnx;
 
 /// Width of the model's vectors. Those of the towers have a coordinate more.
 const DIM: usize = 8;
@@ -174,7 +177,7 @@ fn other_features_and_a_decay_are_refused_before_anything_is_read() {
 const TEXT: usize = 12;
 
 /// A text of an item: its category's direction, and a little of its own.
-fn text(item: usize) -> Vec<f32> {
+fn text_of_item(item: usize) -> Vec<f32> {
     (0..TEXT).map(|i| f32::from(i == item % 5) + 0.2 * ((item * 7 + i * 3) % 11) as f32 / 11.0).collect()
 }
 
@@ -203,7 +206,7 @@ fn texts_are_found_by_id_and_new_items_of_a_night_without_training_are_what_thei
     tables(&job, OLD_USERS, OLD_ITEMS);
     // Of the new items, the last three have the texts of the first three, and the fourth has none.
     let with_text = || (0..ITEMS).filter(|item| *item != OLD_ITEMS + 3);
-    let of = |item: usize| (item, text(if item >= ITEMS - 3 { item + OLD_ITEMS + 3 - ITEMS } else { item }));
+    let of = |item: usize| (item, text_of_item(if item >= ITEMS - 3 { item + OLD_ITEMS + 3 - ITEMS } else { item }));
     write_texts(&job, with_text().map(of));
     job.ok("run --run runs/day1 --quiet");
     write_texts(&job, with_text().rev().map(of));
@@ -239,4 +242,73 @@ fn a_split_of_cold_items_is_evaluated_and_named() {
     // Nobody has taken them in training, so they are the last ones by popularity.
     assert_eq!(metrics["models"]["popularity"]["recall@5"], 0.0);
     assert!(metrics["users"].as_u64().unwrap() > 100, "{metrics}");
+}
+
+#[test]
+fn lists_of_inner_products_have_scores_by_which_they_are_the_exact_maximum() {
+    let job = job("scores");
+    job.native();
+    let had = had();
+    job.ok("run --run run --quiet --accept metric");
+    // The model's own item vectors are in the tower, before a coordinate is added to each, and so is the longest length.
+    let (tower, metadata) = onnx::read(&job.path("run/towers/item_tower.onnx")).unwrap();
+    let table = &tower.tables["item_id"];
+    let codes = load_vocabulary(&job.path("run/encoders/vocab/item_id.bin")).unwrap();
+    let own: BTreeMap<String, &[f32]> = (0..ITEMS)
+        .map(|item| item_id(item).to_string())
+        .map(|id| (id.clone(), &table.data[codes.lookup(&id) as usize * (DIM + 1)..][..DIM]))
+        .collect();
+    let inner = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    let longest =
+        table.data.chunks_exact(DIM + 1).map(|row| inner(&row[..DIM], &row[..DIM]).sqrt()).fold(0.0, f64::max);
+    let scale = metadata.inner_product_scale.unwrap();
+    assert!((f64::from(scale) / longest - 1.0).abs() < 1e-6, "{scale}, longest {longest}");
+    let of_vectors = VectorsReader::open(job.path("run/vectors/item/part-00000-of-00001.parquet")).unwrap();
+    assert_eq!(of_vectors.info().inner_product_scale, Some(scale));
+    let manifest = std::fs::read(job.path("run/towers/manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    assert_eq!(manifest["details"]["inner product scale"].as_f64().unwrap() as f32, scale);
+    // A user's direction; his length is lost, and scales his scores alike.
+    let users = by_user(&job.path("run"));
+    let (mut unlike, mut first) = (0, None);
+    for format in ["parquet", "parquet-long", "jsonl"] {
+        job.ok(&format!("recall --run run --format {format} --quiet"));
+        let part = files(&job.path("run/recall"), if format == "jsonl" { "jsonl" } else { "parquet" }).remove(0);
+        let (scored, cosines) = (recalled_with(&part, "score"), recalled_of(&part));
+        assert_eq!(scored.len(), USERS);
+        for ((user, list), (_, cosines)) in scored.iter().zip(&cosines) {
+            let (user, nothing) = (user.to_string(), BTreeSet::new());
+            let (direction, had) = (&users[&user][..DIM], had.get(&user).unwrap_or(&nothing));
+            let mut exact: Vec<(f64, &String)> = own
+                .iter()
+                .filter(|(item, _)| !had.contains(*item))
+                .map(|(item, vector)| (inner(direction, vector), item))
+                .collect();
+            exact.sort_by(|a, b| b.0.total_cmp(&a.0));
+            for (((item, score), (_, cosine)), (expected, _)) in list.iter().zip(cosines).zip(&exact) {
+                // Equal up to rounding, so neighbours in the order may change places.
+                let exactly = inner(direction, own[&text(item)]);
+                let close = |a: f64| (f64::from(*score) - a).abs() < 2e-6 * longest;
+                assert!(close(exactly) && close(*expected), "user {user}: {score}, {exactly}, {expected}");
+                assert_eq!(*score, scale * cosine);
+            }
+            let by_cosine = |item: &String| inner(direction, own[item]) / inner(own[item], own[item]).sqrt();
+            exact.sort_by(|a, b| by_cosine(b.1).total_cmp(&by_cosine(a.1)));
+            unlike += usize::from(exact[0].1 != &text(&list[0].0));
+        }
+        assert!(first.get_or_insert_with(|| scored.clone()) == &scored, "{format} has other lists");
+    }
+    assert!(unlike > 0, "lengths of vectors change nothing");
+
+    // What a person sees, and what is measured.
+    let (user, list) = &first.unwrap()[0];
+    let shown = &job.json(&format!("lookup run --user {user}"))["items"][0];
+    assert_eq!((&shown["item"], shown["score"].as_f64().map(|s| s as f32)), (&list[0].0, Some(list[0].1)));
+    let told = job.ok("evaluate --run run").stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    let metrics = std::fs::read(job.path("run/evaluation/metrics.json")).unwrap();
+    let metrics: serde_json::Value = serde_json::from_slice(&metrics).unwrap();
+    let overlap = metrics["overlap_with_cosine"]["overlap@10"].as_f64().unwrap();
+    assert!(overlap > 0.2 && overlap < 1.0, "{overlap}");
+    assert!(told.contains("share of the same items by cosine: "), "{told}");
+    assert!(told.contains(&format!("{overlap:.4} at 10")), "{told}");
 }

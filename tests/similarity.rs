@@ -177,6 +177,7 @@ fn plant(job: &Job, side: &str, rows: &[(i64, [f32; 8])]) {
         similarity: Similarity::Cosine,
         encoder: manifest.inputs["encoders"].clone(),
         tower: manifest.inputs["towers"].clone(),
+        inner_product_scale: None,
     };
     let mut writer = VectorsWriter::create(&part, &info, Compression::None).unwrap();
     let ids = Ids::Int(rows.iter().map(|(id, _)| *id).collect());

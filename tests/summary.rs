@@ -310,6 +310,71 @@ fn runs_are_compared_by_their_folders_the_model_first_and_cut_offs_in_order() {
 }
 
 #[test]
+fn several_runs_stand_side_by_side_in_every_form_and_in_a_picture() {
+    let job = job().copy("summary-side-by-side");
+    let told = job.ok("compare runs/a runs/b").stdout;
+    let lines: Vec<&str> = told.lines().collect();
+    assert!(lines.iter().all(|line| width(line) <= 80), "{told}");
+    let header = lines.iter().position(|line| line.trim_start().starts_with("recall@5 ")).unwrap();
+    let metrics = |run: &str| -> Value {
+        serde_json::from_slice(&std::fs::read(job.path(&format!("runs/{run}/evaluation/metrics.json"))).unwrap())
+            .unwrap()
+    };
+    let (a, b) = (metrics("a"), metrics("b"));
+    let value = |metrics: &Value, model: &str| metrics["models"][model]["recall@5"].as_f64().unwrap();
+    // A run each, and the baselines, which are the same, once.
+    let expected = [
+        ("a", value(&a, "model")),
+        ("b", value(&b, "model")),
+        ("popularity", value(&a, "popularity")),
+        ("item to item", value(&a, "item_to_item")),
+        ("item CF", value(&a, "item_cf")),
+        ("EASE", value(&a, "ease")),
+    ];
+    for (line, (name, value)) in lines[header + 1..].iter().zip(expected) {
+        let rest = line.strip_prefix(name).unwrap_or_else(|| panic!("{line}: expected {name}"));
+        assert_eq!(rest.split_whitespace().next().unwrap(), format!("{value:.4}"), "{line}");
+    }
+    let difference = format!("{:+.4}", value(&b, "model") - value(&a, "model"));
+    let last = lines.last().unwrap();
+    assert!(last.starts_with("b ") && last.split_whitespace().nth(1) == Some(&difference), "{told}");
+
+    let only = job.ok("compare runs/a runs/b --metric ndcg@10 --markdown").stdout;
+    assert!(only.starts_with("|  | ndcg@10 |\n| --- | ---: |\n| a | 0."), "{only}");
+    assert_eq!(only.lines().count(), 8);
+    let csv = job.ok("compare runs/a runs/latest/../b --csv --metric recall@5").stdout;
+    let expected = format!("run,model,metric,value\na,model,recall@5,{}\n", value(&a, "model"));
+    assert!(csv.starts_with(&expected) && csv.contains("\n,ease,recall@5,"), "{csv}");
+    let object = job.json("compare runs/a runs/b --metric recall@5 --svg plots/recall.svg");
+    assert_eq!(object["runs"][1]["models"]["model"].as_object().unwrap().len(), 1);
+    assert_eq!(object["runs"][1]["models"]["model"]["recall@5"], b["models"]["model"]["recall@5"]);
+    let picture = std::fs::read_to_string(job.path("plots/recall.svg")).unwrap();
+    assert!(picture.trim_start().starts_with("<svg ") && picture.trim_end().ends_with("</svg>"), "{picture}");
+    assert!(picture.contains("recall@k") && picture.contains("EASE"), "{picture}");
+
+    job.refused("compare runs/a runs/b --metric auc@5", 2, &["--metric auc@5", "recall@5"]);
+    job.refused("compare runs/a runs/gone", 1, &["runs/gone", "twotower run"]);
+    job.change("runs/b/evaluation/metrics.json", |metrics| metrics["protocol"] = "another".into());
+    job.refused("compare runs/a runs/b --svg none.svg", 4, &["protocols differ", "another"]);
+    assert!(!job.path("none.svg").exists());
+}
+
+#[test]
+fn baselines_are_those_that_the_job_asks_for_and_what_is_left_out_is_told() {
+    let job = job().copy("summary-left-out");
+    let set = "--set evaluate.ease_max_items=3 --set evaluate.baselines=[\"item_cf\",\"ease\"]";
+    let told = job.ok(&format!("evaluate --run runs/a {set}")).stdout;
+    let metrics: Value =
+        serde_json::from_slice(&std::fs::read(job.path("runs/a/evaluation/metrics.json")).unwrap()).unwrap();
+    let models: Vec<&String> = metrics["models"].as_object().unwrap().keys().collect();
+    assert_eq!(models, ["item_cf", "model"]);
+    let reason = metrics["left_out"]["ease"].as_str().unwrap();
+    assert!(reason.contains("`evaluate.ease_max_items` = 3"), "{reason}");
+    let words = told.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains(&format!("EASE is left out: {reason}")) && !words.contains("popularity "), "{told}");
+}
+
+#[test]
 fn errors_of_settings_name_the_flag_or_the_line() {
     let job = job().copy("summary-settings");
     job.refused(

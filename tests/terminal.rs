@@ -66,7 +66,7 @@ fn assert_aligned(lines: &[Line]) {
     for (at, text) in texts.iter().enumerate() {
         if text.starts_with(' ') && text.trim_start().starts_with("recall@") {
             let ends = |line: &str| edges(line).into_iter().map(|(_, end)| end).collect::<Vec<_>>();
-            for row in &texts[at + 1..at + 4] {
+            for row in &texts[at + 1..at + 6] {
                 assert_eq!(ends(row)[1..], ends(text), "\n{text}\n{row}");
             }
             tables += 1;

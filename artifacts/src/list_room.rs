@@ -40,6 +40,13 @@ impl ListRoom {
         Self { pairs: k.min(items.len()), pair_bytes: size_of::<f32>() + items.longest() }
     }
 
+    /// The same for lists whose pairs have an inner product too, where that `is_written`.
+    #[must_use]
+    pub fn with_score(self, is_written: bool) -> Self {
+        let score = if is_written { size_of::<f32>() } else { 0 };
+        Self { pair_bytes: self.pair_bytes + score, ..self }
+    }
+
     /// The most bytes of a user's list.
     pub fn user_bytes(self) -> usize {
         self.pairs * self.pair_bytes

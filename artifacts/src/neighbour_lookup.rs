@@ -205,7 +205,7 @@ impl<'a> LongFile<'a> {
         for batch in self.source.batches(rows, LONG_BATCH)? {
             let batch = batch?;
             let columns = match batch.columns() {
-                [_, rank, item, score] => rank
+                [_, rank, item, score, ..] => rank
                     .as_primitive_opt::<UInt32Type>()
                     .zip(score.as_primitive_opt::<Float32Type>())
                     .map(|(rank, score)| (rank, item, score)),

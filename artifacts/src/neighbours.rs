@@ -24,10 +24,11 @@ pub(crate) const LONG: Artifact = Artifact { name: "neighbours-long", version: 1
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NeighbourFormat {
-    /// A row per user: `user_id`, `item_ids`, `cosine_similarity` (lists of equal length).
+    /// A row per user: `user_id`, `item_ids`, `cosine_similarity` (lists of equal length), and `score` of a model of inner
+    /// products.
     #[default]
     Parquet,
-    /// A row per neighbour: `user_id`, `rank` from 1, `item_id`, `cosine_similarity`.
+    /// A row per neighbour: `user_id`, `rank` from 1, `item_id`, `cosine_similarity`, and `score` as above.
     ParquetLong,
     /// A JSON object per user and line, with the keys of [`NeighbourFormat::Parquet`].
     Jsonl,
@@ -80,6 +81,17 @@ impl NeighbourLists<'_> {
     fn items(&self, neighbours: std::ops::Range<usize>) -> ArrayRef {
         self.item_ids.take(self.rows[neighbours].iter().map(|&row| row as usize))
     }
+
+    /// Similarities of `neighbours` as a column, and their inner products as another, where the file has these.
+    fn scores(
+        &self,
+        neighbours: std::ops::Range<usize>,
+        info: &NeighboursInfo,
+    ) -> impl Iterator<Item = ArrayRef> + use<> {
+        let cosines = self.scores[neighbours].to_vec();
+        let products = info.score().map(|(_, scale)| cosines.iter().map(|cosine| scale * cosine).collect());
+        [Some(cosines), products].into_iter().flatten().map(|column| Arc::new(Float32Array::from(column)) as ArrayRef)
+    }
 }
 
 /// Where neighbours go.
@@ -98,7 +110,7 @@ pub trait NeighbourSink: Send {
 }
 
 /// What a file of neighbours states in its Parquet metadata.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NeighboursInfo {
     /// Kind of the user ids.
     pub users: IdKind,
@@ -107,6 +119,9 @@ pub struct NeighboursInfo {
     /// Whose neighbours they are.
     #[serde(default, skip_serializing_if = "NeighboursOf::is_users")]
     pub of: NeighboursOf,
+    /// Of a model of inner products, what cosines are multiplied with to be these: `score` in the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inner_product_scale: Option<f32>,
 }
 
 /// Whose neighbours a file holds.
@@ -137,12 +152,23 @@ impl NeighboursOf {
 impl NeighboursInfo {
     /// What a file of the items of users says.
     pub fn of_users(users: IdKind, items: IdKind) -> Self {
-        Self { users, items, of: NeighboursOf::Users }
+        Self { users, items, of: NeighboursOf::Users, inner_product_scale: None }
     }
 
     /// What a file of the items that are near each item says.
     pub fn of_items(items: IdKind) -> Self {
-        Self { users: items, items, of: NeighboursOf::Items }
+        Self { users: items, items, of: NeighboursOf::Items, inner_product_scale: None }
+    }
+
+    /// The same, for a file that has inner products too.
+    #[must_use]
+    pub fn scaled(self, inner_product_scale: Option<f32>) -> Self {
+        Self { inner_product_scale, ..self }
+    }
+
+    /// The column of inner products, where there is one: its name, and what cosines are multiplied with.
+    fn score(&self) -> Option<(&'static str, f32)> {
+        self.inner_product_scale.map(|scale| ("score", scale))
     }
 
     fn check(&self, users: &Ids, items: &Ids, path: &Path) -> Result<(), ArtifactError> {
@@ -195,12 +221,15 @@ impl ListSink {
         let item = Arc::new(Field::new("element", info.items.data_type(), false));
         let score = Arc::new(Field::new("element", DataType::Float32, false));
         let [whose, items, _] = info.of.columns();
-        let schema = Arc::new(Schema::new(vec![
+        let mut fields = vec![
             Field::new(whose, info.users.data_type(), false),
             Field::new(items, DataType::List(item.clone()), false),
             Field::new("cosine_similarity", DataType::List(score.clone()), false),
-        ]));
-        let plain = [whose, "cosine_similarity"];
+        ];
+        fields.extend(info.score().map(|(name, _)| Field::new(name, DataType::List(score.clone()), false)));
+        let schema = Arc::new(Schema::new(fields));
+        let plain: Vec<&str> =
+            [whose, "cosine_similarity"].into_iter().chain(info.score().map(|(name, _)| name)).collect();
         let file = ParquetFile::create(path, schema, room.group_users(), compression, &plain, LISTS, info)?;
         let file = file.with_text(GROUP_BYTES + GROUP_IDS);
         Ok(Self { file, room, info: info.clone(), item, score })
@@ -222,12 +251,10 @@ impl NeighbourSink for ListSink {
                     .map(|list| Arc::new(list) as ArrayRef)
                     .map_err(crate::parquet_file::arrow_error("write", self.file.path()))
             };
-            let scores = Arc::new(Float32Array::from(lists.scores[neighbours.clone()].to_vec()));
-            let columns = vec![
-                users.to_array(start..end),
-                list(&self.item, lists.items(neighbours.clone()))?,
-                list(&self.score, scores)?,
-            ];
+            let mut columns = vec![users.to_array(start..end), list(&self.item, lists.items(neighbours.clone()))?];
+            for column in lists.scores(neighbours, &self.info) {
+                columns.push(list(&self.score, column)?);
+            }
             self.file.write(columns)?;
         }
         Ok(())
@@ -253,13 +280,15 @@ impl LongSink {
         compression: Compression,
     ) -> Result<Self, ArtifactError> {
         let [whose, _, item] = info.of.columns();
-        let schema = Arc::new(Schema::new(vec![
+        let scores = || std::iter::once("cosine_similarity").chain(info.score().map(|(name, _)| name));
+        let mut fields = vec![
             Field::new(whose, info.users.data_type(), false),
             Field::new("rank", DataType::UInt32, false),
             Field::new(item, info.items.data_type(), false),
-            Field::new("cosine_similarity", DataType::Float32, false),
-        ]));
-        let file = ParquetFile::create(path, schema, GROUP_ROWS, compression, &["cosine_similarity"], LONG, info)?;
+        ];
+        fields.extend(scores().map(|name| Field::new(name, DataType::Float32, false)));
+        let (schema, plain) = (Arc::new(Schema::new(fields)), scores().collect::<Vec<_>>());
+        let file = ParquetFile::create(path, schema, GROUP_ROWS, compression, &plain, LONG, info)?;
         Ok(Self { file: file.with_text(GROUP_TEXT), room, info: info.clone() })
     }
 }
@@ -283,12 +312,13 @@ impl NeighbourSink for LongSink {
                 pair = stop;
                 user += usize::from(stop == list.end);
             }
-            self.file.write(vec![
+            let mut columns = vec![
                 user_ids.to_array(0..user_ids.len()),
                 Arc::new(UInt32Array::from(ranks)),
                 lists.items(neighbours.clone()),
-                Arc::new(Float32Array::from(lists.scores[neighbours].to_vec())),
-            ])?;
+            ];
+            columns.extend(lists.scores(neighbours, &self.info));
+            self.file.write(columns)?;
         }
         Ok(())
     }
@@ -323,7 +353,12 @@ impl JsonSink {
             serde_json::to_writer(&mut *w, &lists.item_ids.get(lists.rows[n] as usize))?;
         }
         w.write_all(b"],\"cosine_similarity\":")?;
-        serde_json::to_writer(&mut *w, &lists.scores[neighbours])?;
+        serde_json::to_writer(&mut *w, &lists.scores[neighbours.clone()])?;
+        if let Some((name, scale)) = self.info.score() {
+            write!(w, ",\"{name}\":")?;
+            let products: Vec<f32> = lists.scores[neighbours].iter().map(|cosine| scale * cosine).collect();
+            serde_json::to_writer(&mut *w, &products)?;
+        }
         w.write_all(b"}\n")
     }
 }
@@ -355,7 +390,8 @@ mod tests {
     use arrow_array::cast::AsArray;
     use arrow_array::types::UInt32Type;
 
-    const INFO: NeighboursInfo = NeighboursInfo { users: IdKind::Text, items: IdKind::Int, of: NeighboursOf::Users };
+    const INFO: NeighboursInfo =
+        NeighboursInfo { users: IdKind::Text, items: IdKind::Int, of: NeighboursOf::Users, inner_product_scale: None };
 
     const ROOM: ListRoom = ListRoom { pairs: 4, pair_bytes: 12 };
 
@@ -487,6 +523,37 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], r#"{"user_id":"a\"b","item_ids":[702,700,701],"cosine_similarity":[1.0,0.25,-1.0]}"#);
         assert_eq!(lines[2], r#"{"user_id":"d","item_ids":[],"cosine_similarity":[]}"#);
+    }
+
+    #[test]
+    fn every_format_has_inner_products_where_cosines_are_scaled_to_these_and_reads_them_back() {
+        for format in [NeighbourFormat::Parquet, NeighbourFormat::ParquetLong, NeighbourFormat::Jsonl] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("part");
+            let mut sink = open_sink(format, &path, &INFO.scaled(Some(3.0)), ROOM, Compression::None).unwrap();
+            write_sample(sink.as_mut());
+            sink.finish().unwrap();
+            let user = Id::Text("a\"b");
+            let (_, found) = crate::neighbour_lookup::find_list(&path, format, user).unwrap().unwrap();
+            assert_eq!(found.scores, [1.0, 0.25, -1.0], "{format:?}");
+            let scores = match format {
+                NeighbourFormat::Jsonl => {
+                    let text = std::fs::read_to_string(&path).unwrap();
+                    let line: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+                    line["score"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect::<Vec<_>>()
+                }
+                NeighbourFormat::Parquet | NeighbourFormat::ParquetLong => {
+                    let source = ParquetSource::open(&path).unwrap();
+                    let artifact = if format == NeighbourFormat::Parquet { LISTS } else { LONG };
+                    assert_eq!(source.details::<NeighboursInfo>(artifact).unwrap().inner_product_scale, Some(3.0));
+                    let batch = source.batches(0..3, 3).unwrap().next().unwrap().unwrap();
+                    let column = batch.column_by_name("score").unwrap();
+                    let values = column.as_list_opt::<i32>().map_or(column, |lists| lists.values());
+                    values.as_primitive::<arrow_array::types::Float32Type>().values()[..3].to_vec()
+                }
+            };
+            assert_eq!(scores, [3.0, 0.75, -3.0], "{format:?}");
+        }
     }
 
     #[test]

@@ -121,8 +121,8 @@ pub fn load_long(path: impl AsRef<Path>) -> Result<NeighbourTable, ArtifactError
     let mut table = NeighbourTable::new(&info);
     for batch in source.batches(0..u64::MAX, 8192)? {
         let batch = batch?;
-        let [user, rank, item, score] = batch.columns() else {
-            return Err(source.corrupt("expected four columns"));
+        let [user, rank, item, score, ..] = batch.columns() else {
+            return Err(source.corrupt("expected at least four columns"));
         };
         let (Some(rank), Some(score)) =
             (rank.as_primitive_opt::<UInt32Type>(), score.as_primitive_opt::<Float32Type>())

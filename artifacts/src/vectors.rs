@@ -69,7 +69,7 @@ pub enum Similarity {
 }
 
 /// What a file of vectors states in its Parquet metadata.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VectorsInfo {
     /// Kind of the ids.
     pub ids: IdKind,
@@ -85,6 +85,10 @@ pub struct VectorsInfo {
     pub encoder: Fingerprint,
     /// Tower that made the vectors.
     pub tower: Fingerprint,
+    /// Where the cosine stands for an inner product, what it is multiplied with to have the inner product of an item's vector
+    /// and the user's direction. None for a model of cosines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inner_product_scale: Option<f32>,
 }
 
 /// Writes one part: columns `id` and `vector`.
@@ -323,7 +327,8 @@ mod tests {
 
     fn info(ids: IdKind, precision: Precision) -> VectorsInfo {
         let (encoder, tower) = (Fingerprint::of(b"encoder"), Fingerprint::of(b"tower"));
-        VectorsInfo { ids, dim: 3, precision, similarity: Similarity::Cosine, encoder, tower }
+        let (similarity, inner_product_scale) = (Similarity::Cosine, Some(2.5));
+        VectorsInfo { ids, dim: 3, precision, similarity, encoder, tower, inner_product_scale }
     }
 
     fn rows(n: usize) -> (Ids, Vec<f32>) {

@@ -133,6 +133,7 @@ fn vectors() {
                     similarity: Similarity::Cosine,
                     tower: encoder.clone(),
                     encoder,
+                    inner_product_scale: None,
                 };
                 let ids = if kind == IdKind::Int { Ids::Int((0..40).collect()) } else { text_ids(40) };
                 let mut writer = VectorsWriter::create(path, &info, compression).unwrap();

@@ -16,7 +16,7 @@ pub mod split;
 mod times;
 
 pub use error::ConfigError;
-pub use evaluation::{EvaluateConfig, Ranking};
+pub use evaluation::{Baseline, EvaluateConfig, Ranking};
 pub use gates::{Gate, GatesConfig};
 pub use job::*;
 pub use overrides::{Override, Value};

@@ -55,7 +55,18 @@ const SECTIONS: [(&str, Ranges); 13] = [
     ("index", IndexConfig::RANGES),
     ("recall", &[("topk", Range::Whole(1, 1_000_000))]),
     ("run", &[("part_users", Range::Whole(0, ROWS))]),
-    ("evaluate", &[("k", Range::Whole(1, 1_000_000)), ("max_users", Range::Whole(0, ROWS)), ("seed", Range::SEED)]),
+    (
+        "evaluate",
+        &[
+            ("k", Range::Whole(1, 1_000_000)),
+            ("max_users", Range::Whole(0, ROWS)),
+            ("seed", Range::SEED),
+            ("item_cf_neighbours", Range::Whole(1, 1_000_000)),
+            ("ease_lambda", Range::Above(0.0, 1e9)),
+            // As many take 64 GiB.
+            ("ease_max_items", Range::Whole(0, 1 << 16)),
+        ],
+    ),
 ];
 
 /// The ranges of the gates' limits.

@@ -20,12 +20,11 @@ pub(crate) type Sides<T> = [T; 2];
 /// The number of rows by which fetching is ahead of adding.
 const AHEAD: usize = 8;
 
-/// Bytes of a block of rows, from which all nodes take before the next one: about half of what a core has to itself.
-const BLOCK_BYTES: usize = 512 << 10;
-/// Rows of a block where nodes have few neighbours.
-const LARGE_BLOCK: usize = 1 << 15;
-/// Neighbours in a block that are worth a visit of the block, on average.
-const WORTH: usize = 8;
+/// Rows of a block from which all nodes take before the next one.
+const BLOCK: usize = 1 << 15;
+
+/// To add a neighbour's row takes about as long as to ask this many neighbours whether theirs are zero.
+const QUESTIONS: usize = 3;
 
 /// Some nodes of a side.
 #[derive(Debug, Clone, Default)]
@@ -60,7 +59,7 @@ impl Nodes {
 pub(crate) struct Among<'a> {
     /// Those that are computed. The vectors of all others stay as they are.
     pub wanted: Option<&'a Sides<Nodes>>,
-    /// Those whose vectors are not zero.
+    /// Those whose vectors are not zero. The vectors of all others are.
     pub nonzero: Option<&'a Sides<Nodes>>,
 }
 
@@ -92,15 +91,14 @@ impl Adjacency {
         self.offsets[node] as usize..self.offsets[node + 1] as usize
     }
 
-    /// The rows of a block of `sources` rows of `dim` numbers.
-    fn block(&self, sources: usize, dim: usize) -> usize {
-        let rows = (BLOCK_BYTES / (dim * size_of::<f32>())).max(1);
-        let visits = sources.div_ceil(rows) * self.factors.len();
-        if visits.saturating_mul(WORTH) <= self.neighbours.len() { rows } else { LARGE_BLOCK }
+    /// Whether so few edges end in these nodes that it pays to look for those that do.
+    fn is_few(&self, nodes: &Nodes) -> bool {
+        let ends: usize = nodes.list.iter().map(|node| self.edges(*node as usize).len()).sum();
+        ends.saturating_mul(QUESTIONS) < self.neighbours.len() * (QUESTIONS - 1)
     }
 
-    /// For each wanted node, its factor times the sum of its neighbours' rows of `from`, of which those that are not
-    /// nonzero may hold anything. The sum is made in blocks of `block` rows of `from`, of which each stays in the cache
+    /// For each wanted node, its factor times the sum of its neighbours' rows of `from`, or of those of them that are
+    /// nonzero. The sum is made in blocks of `block` rows of `from`, of which each stays in the cache
     /// while all nodes take from it.
     fn gather(
         &self,
@@ -140,11 +138,13 @@ impl Adjacency {
 
 /// Adds those of some rows of `source` that are nonzero to `sum`, in order.
 fn add_rows_among(sum: &mut [f32], source: &[f32], rows: &[u32], nonzero: &Nodes) {
-    let mut kept = [0; 256];
-    for rows in rows.chunks(kept.len()) {
+    const ROOM: usize = 256;
+    let mut kept = [0; ROOM];
+    for rows in rows.chunks(ROOM) {
         let mut count = 0;
         for row in rows {
-            kept[count] = *row;
+            // There are no more than the array holds.
+            kept[count % ROOM] = *row;
             count += usize::from(nonzero.has(*row as usize));
         }
         add_rows(sum, source, &kept, count);
@@ -262,8 +262,8 @@ impl Graph {
         let Scratch { scaled, next } = scratch;
         for (side, to) in to.iter_mut().enumerate() {
             let wanted = among.wanted.map(|nodes| &nodes[side]);
-            let nonzero = among.nonzero.map(|nodes| &nodes[1 - side]);
             let (mine, other, from) = (&self.sides[side], &self.sides[1 - side], from[1 - side]);
+            let nonzero = among.nonzero.map(|nodes| &nodes[1 - side]).filter(|nodes| other.is_few(nodes));
             // Neighbours are scaled once, and not once for each edge.
             scaled.resize(from.len(), 0.0);
             let rows = scaled.par_chunks_mut(dim).zip(from.par_chunks(dim)).zip(&other.factors).with_min_len(256);
@@ -274,7 +274,7 @@ impl Graph {
                 }
             });
             to.resize(mine.factors.len() * dim, 0.0);
-            mine.gather((scaled, dim), mine.block(from.len() / dim, dim), (wanted, nonzero), next, to);
+            mine.gather((scaled, dim), BLOCK, (wanted, nonzero), next, to);
         }
     }
 }
@@ -346,7 +346,7 @@ pub(crate) mod tests {
             graph.sides[1].gather((&from[0], dim), block, (None, nonzero), &mut Vec::new(), &mut to);
             to.iter().map(|x| (x + 0.0).to_bits()).collect::<Vec<_>>()
         };
-        let whole = gathered(LARGE_BLOCK, None);
+        let whole = gathered(BLOCK, None);
         for block in [1, 7, 64, 350, 699, 700, 701] {
             assert!(gathered(block, None) == whole && gathered(block, Some(&nonzero)) == whole, "{block}");
         }

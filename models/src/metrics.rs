@@ -1,6 +1,10 @@
 //! Ranking metrics over the whole catalogue or given candidates (`Recall`, `Hit`, `NDCG`, `MRR`,
 //! `precision`, coverage, mean popularity), with ties against the model.
 
+mod overlap;
+
+pub use overlap::overlap;
+
 use crate::error::ModelError;
 use crate::matmul::{Operand, matmul};
 use crate::tower::Matrix;
@@ -25,13 +29,17 @@ pub struct MetricName {
 }
 
 /// A measure of one ranked list L of at most k items against the relevant set R.
+///
+/// Where several items are relevant to a query, these are the measures that RecBole computes (`recbole/evaluator/metrics.py`,
+/// 1.2): recall is divided by |R| whatever k, and the best list of NDCG has min(|R|, k) relevant items. An item counts once
+/// in R, however often it is listed there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Measure {
     /// |L ∩ R| / |R|.
     Recall,
     /// 1 if L ∩ R is not empty.
     Hit,
-    /// Discounted gain over that of the best list.
+    /// Discounted gain, `Σ 1 / log2(rank + 1)` over the ranks of relevant items from 1, over that of the best list.
     Ndcg,
     /// 1 / first relevant rank, 0 beyond k.
     Mrr,
@@ -151,12 +159,20 @@ struct Sums {
 /// # Errors
 /// [`ModelError::NonFiniteScore`] when a vector or a score is NaN or infinite.
 pub fn rank(users: &Matrix, items: &Matrix, task: &RankTask) -> Result<Metrics, ModelError> {
+    rank_scores(task, products(users, items)?)
+}
+
+/// What writes the inner products of some users' vectors with all items' vectors, `[queries, items]`.
+fn products<'a>(
+    users: &'a Matrix,
+    items: &'a Matrix,
+) -> Result<impl Fn(Range<usize>, &mut [f32]) + Sync + 'a, ModelError> {
     for (what, matrix) in [("query", users), ("item", items)] {
         if let Some(at) = matrix.data.iter().position(|x| !x.is_finite()) {
             return Err(ModelError::NonFiniteScore { what, row: at / matrix.cols });
         }
     }
-    rank_scores(task, |queries, out| {
+    Ok(|queries: Range<usize>, out: &mut [f32]| {
         let users = Operand::rows_of(&users.data[queries.start * users.cols..queries.end * users.cols], users.cols);
         matmul(out, false, 1.0, users, Operand::rows_of(&items.data, items.cols).transposed());
     })
@@ -226,17 +242,9 @@ fn key(score: f32, item: usize) -> u64 {
     (!ascending as u64) << 32 | item as u64
 }
 
-fn judge(
-    task: &RankTask,
-    query: usize,
-    scores: &[f32],
-    keys: &mut Vec<u64>,
-    sums: &mut Sums,
-) -> Result<(), ModelError> {
+/// Writes the keys of the first items that are ranked for a query, as many as the longest list has, the best first.
+fn list(task: &RankTask, query: usize, scores: &[f32], keys: &mut Vec<u64>) -> Result<(), ModelError> {
     let relevant = task.relevant.row(query);
-    if relevant.is_empty() {
-        return Ok(());
-    }
     keys.clear();
     match task.candidates {
         None => {
@@ -272,6 +280,26 @@ fn judge(
     }
     keys.sort_unstable();
     keys.truncate(keys.partition_point(|key| *key != LEFT_OUT));
+    Ok(())
+}
+
+/// The row of the item that a key is of.
+fn item_of(key: u64) -> u32 {
+    (key & (RELEVANT - 1)) as u32
+}
+
+fn judge(
+    task: &RankTask,
+    query: usize,
+    scores: &[f32],
+    keys: &mut Vec<u64>,
+    sums: &mut Sums,
+) -> Result<(), ModelError> {
+    let relevant = task.relevant.row(query);
+    if relevant.is_empty() {
+        return Ok(());
+    }
+    list(task, query, scores, keys)?;
     let distinct = relevant.iter().collect::<FxHashSet<_>>().len();
     let ranks: Vec<usize> =
         keys.iter().enumerate().filter(|(_, key)| **key & RELEVANT != 0).map(|(rank, _)| rank).collect();
@@ -281,7 +309,7 @@ fn judge(
             measures[m] += measure.of(&ranks, distinct, *k);
         }
         for key in &keys[..keys.len().min(*k)] {
-            let item = (*key & (RELEVANT - 1)) as u32;
+            let item = item_of(*key);
             seen.insert(item);
             *listed += 1;
             *count += task.popularity.get(item as usize).map_or(0.0, |count| *count as f64);

@@ -7,6 +7,7 @@ use crate::lightgcn::LightgcnConfig;
 use crate::params::{Gradients, Parameters};
 use crate::rng::Rng;
 use crate::sasrec::SasrecConfig;
+use crate::similarity::Similarity;
 use crate::tisasrec::{refuse_intervals, require_intervals};
 use crate::tower::Tower;
 use crate::train::TrainConfig;
@@ -99,6 +100,15 @@ impl ModelConfig {
             ModelConfig::Dssm(dssm) => Cow::Borrowed(dssm),
             ModelConfig::Sasrec(sasrec) | ModelConfig::Tisasrec(sasrec) => Cow::Owned(sasrec.dssm()),
             ModelConfig::Lightgcn(lightgcn) => Cow::Owned(lightgcn.dssm()),
+        }
+    }
+
+    /// What scores an item for a user.
+    pub fn similarity(&self) -> Similarity {
+        match self {
+            ModelConfig::Dssm(_) => Similarity::Cosine,
+            ModelConfig::Sasrec(sasrec) | ModelConfig::Tisasrec(sasrec) => sasrec.similarity,
+            ModelConfig::Lightgcn(lightgcn) => lightgcn.similarity,
         }
     }
 

@@ -2,16 +2,15 @@
 
 use super::job::JobOpts;
 use super::report::{outcome_json, say_json, say_lines, table, take_peak_rss_mib, wrapped};
-use super::summary::MODELS;
+use super::summary::{MODELS, left_out, overlap};
 use clap::Args;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use twotower_pipeline::config::Config;
-use twotower_pipeline::error::PipelineError;
 use twotower_pipeline::results::advice::cut_offs;
-use twotower_pipeline::run::dir::RunDir;
+use twotower_pipeline::results::compare::compared;
 use twotower_pipeline::run::files::evaluation::METRICS;
 use twotower_pipeline::run::lock::{Access, RunLock};
-use twotower_pipeline::stages::evaluate::{MetricsFile, comparable, evaluate, read_metrics};
+use twotower_pipeline::stages::evaluate::{MetricsFile, evaluate, read_metrics};
 
 /// Options of `evaluate`.
 #[derive(Debug, Args)]
@@ -26,7 +25,8 @@ error (exit code 4).")]
 pub struct Opts {
     #[command(flatten)]
     job: JobOpts,
-    /// Compare two runs, by their folders or metrics files, instead of measuring one.
+    /// Compare all metrics of two runs, by their folders or metrics files, instead of measuring one; `twotower compare`
+    /// shows several runs.
     #[arg(long, num_args = 2, value_names = ["A", "B"])]
     compare: Option<Vec<PathBuf>>,
 }
@@ -34,7 +34,7 @@ pub struct Opts {
 /// Runs the subcommand.
 pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     if let Some(paths) = &opts.compare {
-        return compare(&paths[0], &paths[1], opts.job.json);
+        return compare(paths, opts.job.json);
     }
     let context = opts.job.context(Vec::new(), quiet)?;
     let _lock = RunLock::take(&context.run, Access::Sole)?;
@@ -69,26 +69,23 @@ fn metrics_table(metrics: &MetricsFile) -> Vec<String> {
         })
         .collect();
     let title = format!("{} ({} users, {} items)", metrics.protocol, metrics.users, metrics.items);
-    wrapped("", &title).into_iter().chain(table(&header, &rows)).collect()
+    wrapped("", &title)
+        .into_iter()
+        .chain(table(&header, &rows))
+        .chain(left_out(metrics))
+        .chain(overlap(metrics))
+        .collect()
 }
 
-/// The metrics file that is meant: the file itself, or that of a run's folder.
-fn metrics_file(typed: &Path) -> Result<PathBuf, PipelineError> {
-    match typed.is_file() {
-        true => Ok(typed.to_path_buf()),
-        false => Ok(RunDir::existing("evaluate", typed)?.evaluation().join(METRICS)),
-    }
-}
-
-fn compare(a: &Path, b: &Path, as_json: bool) -> anyhow::Result<()> {
-    let (a, b) = (metrics_file(a)?, metrics_file(b)?);
-    let (left, right) = (read_metrics(&a)?, read_metrics(&b)?);
-    comparable((&a, &left), (&b, &right))?;
+/// All metrics of two runs, with their differences.
+fn compare(paths: &[PathBuf], as_json: bool) -> anyhow::Result<()> {
+    let runs = compared("evaluate", paths)?;
+    let (left, right) = (&runs[0].metrics, &runs[1].metrics);
     let mut rows = Vec::new();
     let mut objects = Vec::new();
     for (model, said) in MODELS {
         let (Some(values), Some(others)) = (left.models.get(model), right.models.get(model)) else { continue };
-        for name in names(&left) {
+        for name in names(left) {
             let (Some(va), Some(vb)) = (values.get(&name), others.get(&name)) else { continue };
             rows.push(vec![
                 format!("{said} {name}"),

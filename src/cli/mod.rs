@@ -9,6 +9,7 @@ macro_rules! say {
 
 mod bench;
 mod changed_since;
+mod compare;
 mod completions;
 mod demo;
 mod doctor;
@@ -91,8 +92,10 @@ pub enum Command {
     Infer(infer::Opts),
     /// Retrieve each user's top-k items by cosine similarity.
     Recall(recall::Opts),
-    /// Measure the model and two baselines on the held-out interactions.
+    /// Measure the model and simple baselines on the held-out interactions.
     Evaluate(evaluate::Opts),
+    /// Show the metrics of several runs side by side, as a table and as a picture.
+    Compare(compare::Opts),
     /// Show what a user had and gets, or what is near an item.
     Lookup(lookup::Opts),
     /// Write the nearest items of every item.
@@ -139,6 +142,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Infer(opts) => infer::run(opts, quiet),
         Command::Recall(opts) => recall::run(opts, quiet),
         Command::Evaluate(opts) => evaluate::run(opts, quiet),
+        Command::Compare(opts) => compare::run(opts),
         Command::Lookup(opts) => lookup::run(opts),
         Command::Similar(opts) => similar::run(opts, quiet),
         Command::Run(opts) => run::run(opts, quiet),

@@ -2,6 +2,7 @@
 
 use super::report::{COLUMNS, clipped, command_lines, for_shell, left, say_lines, table, wrapped};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::Path;
 use twotower_pipeline::results::advice::{MEASURES, cut_offs};
 use twotower_pipeline::results::summary::Summary;
@@ -10,8 +11,21 @@ use twotower_pipeline::stages::evaluate::MetricsFile;
 use unicode_width::UnicodeWidthStr;
 
 /// Models in the order in which they are shown, with what they are called.
-pub const MODELS: [(&str, &str); 3] =
-    [("model", "model"), ("popularity", "popularity"), ("item_to_item", "item to item")];
+pub const MODELS: [(&str, &str); 5] = [
+    ("model", "model"),
+    ("popularity", "popularity"),
+    ("item_to_item", "item to item"),
+    ("item_cf", "item CF"),
+    ("ease", "EASE"),
+];
+
+/// What a model of the metrics is called.
+pub fn said(model: &str) -> &str {
+    MODELS.iter().find(|(name, _)| *name == model).map_or(model, |(_, said)| said)
+}
+
+/// What a row of metrics is called, and its metrics by their names.
+pub type Named<'a> = (String, &'a BTreeMap<String, f64>);
 
 /// Prints the summary of the run in a folder.
 pub fn print(summary: &Summary, run: &Path) {
@@ -20,13 +34,14 @@ pub fn print(summary: &Summary, run: &Path) {
     match &summary.metrics {
         Some(metrics) => {
             say_lines(wrapped("", &format!("Held-out interactions of {} users: {}", metrics.users, metrics.protocol)));
-            say_lines(short_table(metrics));
+            say_lines(table_of(&rows(metrics), &shown));
+            say_lines(left_out(metrics));
+            say_lines(overlap(metrics));
         }
         None => say!("Nothing was measured: the towers are those of an earlier run."),
     }
     for winner in &summary.winners {
-        let name = MODELS.iter().find(|(name, _)| *name == winner.baseline).map_or(&*winner.baseline, |(_, said)| said);
-        let at = of_table(&winner.at, &shown).join(", ");
+        let (name, at) = (said(&winner.baseline), of_table(&winner.at, &shown).join(", "));
         say_lines(wrapped("", &format!("Warning: {name} is better than the model at {at}.")));
     }
     if !summary.advice.is_empty() {
@@ -38,7 +53,9 @@ pub fn print(summary: &Summary, run: &Path) {
     }
     if !summary.users.is_empty() {
         say!("");
-        say!("Some users, their newest items, and the best they get (cosine similarity):");
+        let scored = summary.users.iter().flat_map(|user| &user.items).any(|item| item.score.is_some());
+        let what = if scored { "inner product" } else { "cosine similarity" };
+        say!("Some users, their newest items, and the best they get ({what}):");
         summary.users.iter().for_each(|user| say_lines(user_lines(user)));
     }
     say!("");
@@ -53,17 +70,42 @@ pub fn print(summary: &Summary, run: &Path) {
     }
 }
 
-/// The model and the baselines, a row each, at as many cut-offs as fit the screen.
-pub fn short_table(metrics: &MetricsFile) -> Vec<String> {
-    lines_of(metrics, &shown_metrics(metrics))
+/// The model and the baselines of a metrics file.
+fn rows(metrics: &MetricsFile) -> Vec<Named<'_>> {
+    let row = |(model, said): &(&str, &str)| Some((said.to_string(), metrics.models.get(*model)?));
+    MODELS.iter().filter_map(row).collect()
 }
 
 /// The metrics that fit the screen.
 fn shown_metrics(metrics: &MetricsFile) -> Vec<String> {
+    fitting(&rows(metrics), &cut_offs(metrics))
+}
+
+/// Baselines that the job asked for and that were left out, with the reason.
+pub fn left_out(metrics: &MetricsFile) -> Vec<String> {
+    let told = |(model, reason): (&String, &String)| wrapped("", &format!("{} is left out: {reason}", said(model)));
+    metrics.left_out.iter().flat_map(told).collect()
+}
+
+/// Of a model of inner products, how much of its lists is as by cosine.
+pub fn overlap(metrics: &MetricsFile) -> Vec<String> {
+    let at = |k| Some(format!("{:.4} at {k}", metrics.overlap_with_cosine.get(&format!("overlap@{k}"))?));
+    let shares: Vec<String> = cut_offs(metrics).into_iter().filter_map(at).collect();
+    match shares.is_empty() {
+        true => Vec::new(),
+        false => wrapped(
+            "",
+            &format!("The model ranks by inner product; share of the same items by cosine: {}", shares.join(", ")),
+        ),
+    }
+}
+
+/// The metrics of a table that fits the screen: those of the smallest cut-off, and of as many others as there is room for.
+pub fn fitting(rows: &[Named], cut_offs: &[usize]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
-    for k in cut_offs(metrics) {
+    for k in cut_offs {
         let wider: Vec<String> = names.iter().cloned().chain(MEASURES.map(|m| format!("{m}@{k}"))).collect();
-        if !names.is_empty() && lines_of(metrics, &wider).iter().any(|line| line.width() > COLUMNS) {
+        if !names.is_empty() && table_of(rows, &wider).iter().any(|line| line.width() > COLUMNS) {
             break;
         }
         names = wider;
@@ -77,14 +119,14 @@ fn of_table<'a>(metrics: &'a [String], shown: &[String]) -> Vec<&'a str> {
     if there.is_empty() { metrics.iter().map(String::as_str).collect() } else { there }
 }
 
-fn lines_of(metrics: &MetricsFile, names: &[String]) -> Vec<String> {
+/// Rows of metrics under their names.
+pub fn table_of(rows: &[Named], names: &[String]) -> Vec<String> {
     let header: Vec<&str> = std::iter::once("").chain(names.iter().map(String::as_str)).collect();
-    let rows = MODELS.iter().filter_map(|(model, said)| {
-        let values = metrics.models.get(*model)?;
+    let row = |(label, values): &Named| {
         let value = |name: &String| values.get(name).map_or("-".to_string(), |value| format!("{value:.4}"));
-        Some(std::iter::once(said.to_string()).chain(names.iter().map(value)).collect::<Vec<String>>())
-    });
-    table(&header, &rows.collect::<Vec<_>>())
+        std::iter::once(label.clone()).chain(names.iter().map(value)).collect::<Vec<String>>()
+    };
+    table(&header, &rows.iter().map(row).collect::<Vec<_>>())
 }
 
 /// An id as people write it.
@@ -111,9 +153,9 @@ pub fn user_lines(user: &ShownUser) -> Vec<String> {
     std::iter::once(head).chain(aligned(&rows)).collect()
 }
 
-/// The cells of an item of a list.
+/// The cells of an item of a list. What it is ranked by stands there: the inner product for a model of these.
 pub fn listed(what: &str, item: &ListedItem) -> [String; 4] {
-    let similarity = format!("{:+.4}", item.cosine_similarity);
+    let similarity = format!("{:+.4}", item.score.unwrap_or(item.cosine_similarity));
     [what.to_string(), similarity, id_text(&item.item), item.title.clone().unwrap_or_default()]
 }
 

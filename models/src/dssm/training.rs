@@ -207,7 +207,7 @@ fn build(schema: &TowerSchema, config: &DssmConfig, seed: u64, parameters: &mut 
         });
     }
     let dim = config.dim();
-    let tower = Tower { schema: schema.clone(), inputs, tables, layers: Vec::new(), dim };
+    let tower = Tower { schema: schema.clone(), inputs, tables, layers: Vec::new(), dim, inner_product_scale: None };
     let encoder_dropout = config.attention.clone().unwrap_or_default().dropout;
     let mut net = Net { tower, dropout: Vec::new(), encoder_dropout, dense: first..first };
     let mut width = net.input_width(parameters);

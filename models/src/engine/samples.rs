@@ -80,7 +80,7 @@ pub fn tower(draw: &mut Draw, fields: Vec<(&str, FieldShape, Option<Reduce>)>, e
     }
     layers.push(Layer::L2Norm { eps: 1e-6 });
     let schema = TowerSchema { side: Side::User, encoder: Fingerprint::of(b"sample"), fields: schema };
-    Tower { schema, inputs, tables, layers, dim: width }
+    Tower { schema, inputs, tables, layers, dim: width, inner_product_scale: None }
 }
 
 /// A tower with a field of every shape and reduction. Two fields share the item table.

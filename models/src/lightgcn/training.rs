@@ -157,7 +157,8 @@ impl Lightgcn {
             let (schema, table) = (of_ids(&schemas[side as usize]), parameters.tables[side as usize].name.clone());
             let tables = BTreeMap::from([(table.clone(), side as usize)]);
             let inputs = vec![Input::Embedding { table }];
-            let tower = Tower { schema, inputs, tables, layers: Vec::new(), dim: config.dim };
+            let (layers, dim) = (Vec::new(), config.dim);
+            let tower = Tower { schema, inputs, tables, layers, dim, inner_product_scale: None };
             let mut net = Net { tower, dropout: Vec::new(), encoder_dropout: 0.0, dense: 0..0 };
             match config.similarity {
                 Similarity::Cosine => net.push(Layer::L2Norm { eps: NORM_FLOOR }, 0.0),
@@ -318,6 +319,7 @@ impl Lightgcn {
             tables: BTreeMap::from([(users.name.clone(), nodes)]),
             layers: vec![Layer::Coalesce { default }],
             dim: self.config.dim,
+            inner_product_scale: None,
         };
         if history {
             user.tables.insert(items.name.clone(), items.matrix());
@@ -328,6 +330,7 @@ impl Lightgcn {
             tables: BTreeMap::from([(items.name.clone(), items.matrix())]),
             layers: Vec::new(),
             dim: self.config.dim,
+            inner_product_scale: None,
         };
         let (user, item) = match self.config.similarity {
             Similarity::Dot => cosine_of_inner_product(user, item),

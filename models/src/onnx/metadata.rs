@@ -28,9 +28,11 @@ pub(super) const KEY_TOWER: &str = "twotower.tower";
 pub(super) const KEY_DIM: &str = "twotower.dim";
 pub(super) const KEY_SIMILARITY: &str = "twotower.similarity";
 pub(super) const KEY_DATA: &str = "twotower.data_fingerprint";
+/// Later than version 1, and of no version: who does not know it has cosines as always.
+pub(super) const KEY_INNER_PRODUCT: &str = "twotower.inner_product_scale";
 
-const RESERVED: [&str; 8] =
-    [KEY_FORMAT, KEY_ENCODER, KEY_SIDE, KEY_SCHEMA, KEY_TOWER, KEY_DIM, KEY_SIMILARITY, KEY_DATA];
+const RESERVED: [&str; 9] =
+    [KEY_FORMAT, KEY_ENCODER, KEY_SIDE, KEY_SCHEMA, KEY_TOWER, KEY_DIM, KEY_SIMILARITY, KEY_DATA, KEY_INNER_PRODUCT];
 const SIMILARITY: &str = "cosine";
 
 /// The metadata of a tower file.
@@ -42,6 +44,8 @@ pub struct Metadata {
     pub dim: usize,
     /// Fingerprint of the external data file, if the tables are in one.
     pub data: Option<Fingerprint>,
+    /// As in [`Tower::inner_product_scale`].
+    pub inner_product_scale: Option<f32>,
     /// Pairs that the caller of the export added.
     pub extra: BTreeMap<String, String>,
     /// The sizes of the encoders of sequences. They are no property of their own, but follow from the tower's weights.
@@ -102,6 +106,7 @@ impl Metadata {
             schema: tower.schema.clone(),
             dim: tower.dim,
             data,
+            inner_product_scale: tower.inner_product_scale,
             extra: extra.clone(),
             encoders: tower.encoder_sizes(),
             description: Description::of(tower),
@@ -126,6 +131,7 @@ impl Metadata {
             (KEY_SIMILARITY, SIMILARITY.to_string()),
         ];
         pairs.extend(self.data.as_ref().map(|f| (KEY_DATA, f.to_string())));
+        pairs.extend(self.inner_product_scale.map(|scale| (KEY_INNER_PRODUCT, scale.to_string())));
         let ours = pairs.into_iter().map(|(k, v)| (k.to_string(), v));
         Ok(ours.chain(self.extra.iter().map(|(k, v)| (k.clone(), v.clone()))).collect())
     }
@@ -173,6 +179,11 @@ impl Metadata {
                 serde_json::from_value(hex.clone().into()).map_err(|_| parse_error(KEY_DATA, "a fingerprint", &hex))?,
             ),
         };
-        Ok(Self { schema, dim, data, extra: pairs, encoders: Vec::new(), description })
+        let scale = pairs.remove(KEY_INNER_PRODUCT).map(|text| match text.parse() {
+            Ok(scale) if scale > 0.0 && f32::is_finite(scale) => Ok(scale),
+            _ => Err(parse_error(KEY_INNER_PRODUCT, "a number above 0", &text)),
+        });
+        let inner_product_scale = scale.transpose()?;
+        Ok(Self { schema, dim, data, inner_product_scale, extra: pairs, encoders: Vec::new(), description })
     }
 }

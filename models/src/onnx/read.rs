@@ -128,7 +128,8 @@ fn rebuild(metadata: &Metadata, tensors: &mut Tensors<'_>) -> Result<Tower, Arti
         layer.ok_or_else(|| foreign(file, "layers that this version knows", &format!("`{kind}`")))
     });
     let layers = layers.collect::<Result<_, ArtifactError>>()?;
-    Ok(Tower { schema: metadata.schema.clone(), inputs, tables, layers, dim: metadata.dim })
+    let Metadata { schema, dim, inner_product_scale, .. } = metadata;
+    Ok(Tower { schema: schema.clone(), inputs, tables, layers, dim: *dim, inner_product_scale: *inner_product_scale })
 }
 
 /// A tensor of a file: its description, and the range of its values.

@@ -328,6 +328,10 @@ pub struct Tower<W = Matrix> {
     pub layers: Vec<Layer<W>>,
     /// Width of the output.
     pub dim: usize,
+    /// Of towers whose cosine stands for an inner product, what the cosine is multiplied with to have the inner product of
+    /// an item's vector and the user's direction: the length of the longest item vector ([`crate::similarity`]). None for
+    /// models of cosines.
+    pub inner_product_scale: Option<f32>,
 }
 
 impl<W> Tower<W> {
@@ -342,7 +346,8 @@ impl<W> Tower<W> {
         let inputs = inputs.collect();
         let layers = self.layers.iter().enumerate();
         let layers = layers.map(|(i, layer)| layer.map(|parameter, w| weight(Place::Layer(i, parameter), w)));
-        Tower { schema: self.schema.clone(), inputs, tables, layers: layers.collect(), dim: self.dim }
+        let (schema, layers) = (self.schema.clone(), layers.collect());
+        Tower { schema, inputs, tables, layers, dim: self.dim, inner_product_scale: self.inner_product_scale }
     }
 }
 

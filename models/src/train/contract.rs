@@ -240,10 +240,13 @@ impl Model for Positions {
             tables: tables(&[("node", &node), ("item", &item)]),
             layers: vec![Layer::Linear { weight, bias: self.parameters.dense[0].matrix() }],
             dim: DIM,
+            inner_product_scale: None,
         };
         let inputs = vec![Input::Embedding { table: "item".into() }];
         let tables = tables(&[("item", &item)]);
-        (user, Tower { schema: item_schema, inputs, tables, layers: Vec::new(), dim: DIM })
+        let item =
+            Tower { schema: item_schema, inputs, tables, layers: Vec::new(), dim: DIM, inner_product_scale: None };
+        (user, item)
     }
 }
 

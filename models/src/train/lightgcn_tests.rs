@@ -494,19 +494,9 @@ fn the_gradient_of_the_contrast_reaches_the_first_layer_from_whichever_layer_it_
     for layer in LAYERS {
         let settings = TransportConfig { weight: 3.0, gromov_weight: 5.0, ..contrast(layer, Logit::Log) };
         let (parameters, with) = learn(Some(settings.clone()));
-        // The layers as sums over pairs, of which one is what the means with and without it differ by.
         let of_layer = |tables: [&[f64]; 2]| match layer {
-            Layer::Final => final_vectors(&set, tables, 2),
-            Layer::Number(0) => tables.map(<[f64]>::to_vec),
-            Layer::Number(number) => {
-                let [with, without] = [number, number - 1].map(|number| final_vectors(&set, tables, number));
-                let count = number as f64;
-                let one = |side: usize| {
-                    let both = with[side].iter().zip(&without[side]);
-                    both.map(|(with, without)| (count + 1.0) * with - count * without).collect::<Vec<f64>>()
-                };
-                [one(0), one(1)]
-            }
+            Layer::Final => final_vectors(&set, tables, &model(Similarity::Dot)),
+            Layer::Number(number) => layers_of(&pairs(&set), tables, number).0.swap_remove(number),
         };
         let tables = wide(&parameters);
         let read = of_layer([&tables[0], &tables[1]]).map(|side| side.iter().map(|x| *x as f32).collect::<Vec<f32>>());

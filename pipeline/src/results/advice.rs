@@ -148,6 +148,8 @@ mod tests {
             users_with_test_item_drawn: 0,
             items: 10,
             models,
+            left_out: BTreeMap::new(),
+            overlap_with_cosine: BTreeMap::new(),
         }
     }
 

@@ -2,7 +2,9 @@
 //! with. Everything is read in bounded memory but the ids of the catalogue.
 
 pub mod advice;
+pub mod compare;
 pub mod nearest;
+pub mod plot;
 pub mod similar;
 pub mod summary;
 mod titles;
@@ -11,6 +13,7 @@ use crate::config::EntityTable;
 use crate::error::PipelineError;
 use crate::rows::quarantine::Quarantine;
 use crate::rows::strangers::Meant;
+use crate::run::details::INNER_PRODUCT_SCALE;
 use crate::run::dir::RunDir;
 use crate::stages::encoded::EncoderFolder;
 use crate::stream::part_folder::Part;
@@ -48,6 +51,9 @@ pub struct ListedItem {
     pub title: Option<String>,
     /// Cosine similarity: large is good.
     pub cosine_similarity: f32,
+    /// Of a model of inner products, that of the item's vector and the user's direction, by which items are in order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score: Option<f32>,
 }
 
 /// A user with what he had and what he gets.
@@ -105,6 +111,7 @@ pub struct RunResults {
 struct ResultPart {
     path: PathBuf,
     rows: Range<u64>,
+    inner_product_scale: Option<f32>,
 }
 
 impl RunResults {
@@ -149,7 +156,8 @@ impl RunResults {
         let mut found = None;
         for part in &self.parts {
             if let Some((place, list)) = find_list(&part.path, self.format, user)? {
-                found = Some((place.and_then(|place| self.row_of(part, place)), list));
+                found =
+                    Some((place.and_then(|place| self.row_of(part, place)), pairs(&list, 0, part.inner_product_scale)));
                 break;
             }
         }
@@ -171,7 +179,7 @@ impl RunResults {
                 self.encoded.dir.join(crate::run::files::encoders::QUARANTINE).display(),
             )));
         }
-        let gets = found.map_or_else(Vec::new, |(_, list)| pairs(&list, 0));
+        let gets = found.map_or_else(Vec::new, |(_, gets)| gets);
         let mut shown = vec![ShownUser { user: id_value(user), events: history.len(), history, items: gets }];
         self.add_titles(&mut shown)?;
         shown.pop().ok_or(PipelineError::WorkerPanicked { stage: self.stage })
@@ -205,7 +213,7 @@ impl RunResults {
             let user = lists.users.get(at);
             let row = rows.get(at).copied();
             let mut history = row.map_or(Ok(None), |row| self.history_at(user, row))?.unwrap_or_default();
-            let (events, items) = (history.len(), pairs(&lists, at));
+            let (events, items) = (history.len(), pairs(&lists, at, part.inner_product_scale));
             history.truncate(newest);
             shown.push(ShownUser { user: id_value(user), events, history, items });
         }
@@ -287,15 +295,17 @@ impl ResultPart {
                 part.path.display()
             )));
         };
-        Ok(Self { path, rows: first..end })
+        let inner_product_scale = part.manifest.details[INNER_PRODUCT_SCALE].as_f64().map(|scale| scale as f32);
+        Ok(Self { path, rows: first..end, inner_product_scale })
     }
 }
 
-/// The items of the user at a place of some lists.
-fn pairs(lists: &NeighbourTable, at: usize) -> Vec<ListedItem> {
+/// The items of the user at a place of some lists, with inner products where cosines are scaled to these.
+fn pairs(lists: &NeighbourTable, at: usize, inner_product_scale: Option<f32>) -> Vec<ListedItem> {
     let pair = |pair: usize| {
         let (item, cosine_similarity) = (id_value(lists.items.get(pair)), lists.scores[pair]);
-        ListedItem { item, title: None, cosine_similarity }
+        let score = inner_product_scale.map(|scale| scale * cosine_similarity);
+        ListedItem { item, title: None, cosine_similarity, score }
     };
     (lists.offsets[at]..lists.offsets[at + 1]).map(pair).collect()
 }

@@ -101,6 +101,7 @@ pub fn nearest_to(run: &RunDir, item: &str, k: usize, table: Option<EntityTable>
         item: id_value(items.ids().get(*row as usize)),
         title: None,
         cosine_similarity: *score,
+        score: None,
     });
     let mut shown = ShownItem { item: id_value(id), title: None, nearest: listed.collect() };
     let of_run = || {

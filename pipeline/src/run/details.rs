@@ -19,6 +19,9 @@ use twotower_artifacts::{Clock, FileEntry, Fingerprint, Ids, Side};
 use twotower_encoders::EncodeCounts;
 use twotower_models::train::EpochReport;
 
+/// Name of the detail that says what cosines are multiplied with to be inner products.
+pub(crate) const INNER_PRODUCT_SCALE: &str = "inner product scale";
+
 /// Reads a detail that earlier versions wrote in another form, or not at all; such a one counts as none.
 fn if_readable<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
     Ok(serde_json::from_value(Value::deserialize(deserializer)?).ok())
@@ -103,6 +106,9 @@ impl Differences {
 pub(crate) struct TrainDetails<'a> {
     pub(crate) best_epoch: usize,
     pub(crate) last_epoch: Option<&'a EpochReport>,
+    /// What cosines are multiplied with to be inner products, for a model of these.
+    #[serde(rename = "inner product scale", skip_serializing_if = "Option::is_none")]
+    pub(crate) inner_product_scale: Option<f32>,
     #[serde(rename = "largest difference from ONNX Runtime")]
     pub(crate) differences: Differences,
     /// The checkpoint that a later run can start from. It is not among the manifest's files, since it may be removed to
@@ -137,6 +143,9 @@ pub(crate) struct AdoptDetails<'a> {
     /// trained.
     #[serde(rename = "untrained rows")]
     pub(crate) untrained: BTreeMap<String, u64>,
+    /// As in [`TrainDetails`].
+    #[serde(rename = "inner product scale", skip_serializing_if = "Option::is_none")]
+    pub(crate) inner_product_scale: Option<f32>,
     #[serde(rename = "largest difference from ONNX Runtime")]
     pub(crate) differences: Differences,
 }
@@ -189,6 +198,9 @@ pub(crate) struct InferDetails {
     pub(crate) part: PartDetails,
     /// Floats of a vector.
     pub(crate) dim: usize,
+    /// As in [`TrainDetails`].
+    #[serde(rename = "inner product scale", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) inner_product_scale: Option<f32>,
     /// What the encoders met.
     pub(crate) encoded: EncodeCounts,
     /// What was taken from an earlier run, if anything could be.
@@ -249,6 +261,9 @@ pub(crate) struct RecallDetails {
     #[serde(flatten)]
     pub(crate) part: PartDetails,
     pub(crate) similarity: Similarity,
+    /// As in [`TrainDetails`]: what similarities were multiplied with to be the scores beside them.
+    #[serde(rename = "inner product scale", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) inner_product_scale: Option<f32>,
     /// What `index/index.json` says of the index that was searched, as it stands there: numbers that were read may
     /// differ in the last digit.
     pub(crate) index: Value,
@@ -275,6 +290,12 @@ pub(crate) struct EvaluateDetails<'a> {
     pub(crate) protocol: &'a str,
     /// Metrics by model.
     pub(crate) models: &'a BTreeMap<String, BTreeMap<String, f64>>,
+    /// Baselines that were left out, with the reason.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) left_out: &'a BTreeMap<String, String>,
+    /// How much of the model's ranking is that of plain cosines.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) overlap_with_cosine: &'a BTreeMap<String, f64>,
 }
 
 /// Details of `check`.

@@ -18,6 +18,7 @@ use twotower_artifacts::vectors::WRITER_BYTES;
 use twotower_artifacts::{Ids, ListRoom, Side};
 use twotower_models::engine::EncoderSize;
 use twotower_models::onnx::inspect;
+use twotower_models::similarity::Similarity;
 use twotower_tables::{ReadOptions, Table, id_column};
 
 /// Items that are looked at to see how long ids are.
@@ -122,6 +123,7 @@ fn recall(config: &Config, towers: Option<&Path>) -> Result<Needs, PipelineError
     let count = items.rows()? as usize;
     let vectors = count * config.model.dim() * size_of::<f32>();
     let room = ListRoom::new(config.recall.topk.min(count), &first_ids(&items, &config.tables.items.id)?);
+    let room = room.with_score(config.model.similarity() == Similarity::Dot);
     search_needs(&mut needs, &config.recall, (count, config.model.dim()), room, (vectors + 16 * count) as u64);
     Ok(needs)
 }

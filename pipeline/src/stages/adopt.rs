@@ -65,6 +65,7 @@ pub fn adopt_towers(context: &Context<AdoptSettings>, earlier: &Path) -> Result<
     let mut grown: BTreeMap<String, u64> = BTreeMap::new();
     let of_previous = details::<TowerDetails>("train", &previous).unwrap_or_default();
     let mut untrained = of_previous.untrained.unwrap_or_default();
+    let mut inner_product_scale = None;
     for side in [Side::User, Side::Item] {
         let (tower, _) = onnx::read(&earlier.join(files::tower(side)))?;
         let trained: BTreeMap<String, usize> = tower.tables.iter().map(|(name, t)| (name.clone(), t.rows)).collect();
@@ -76,6 +77,7 @@ pub fn adopt_towers(context: &Context<AdoptSettings>, earlier: &Path) -> Result<
             // A table that both towers have grows by the same rows in both.
             grown.entry(name.clone()).or_insert(added);
         }
+        inner_product_scale = tower.inner_product_scale;
         let sample = sample(context, &encoded, side)?;
         let (difference, files) = publish_tower(&tower, &sample, dir, context.config.engine)?;
         *differences.of(side) = difference;
@@ -97,6 +99,7 @@ pub fn adopt_towers(context: &Context<AdoptSettings>, earlier: &Path) -> Result<
         adopted_from: earlier,
         checkpoint: of_previous.checkpoint.filter(|_| to.exists()),
         untrained,
+        inner_product_scale,
         differences,
     };
     let (fingerprint, seed) = (Some(towers_fingerprint(dir)?), previous.seed);
@@ -195,6 +198,7 @@ mod tests {
             tables: BTreeMap::from([("city".to_string(), table)]),
             layers: Vec::new(),
             dim: 2,
+            inner_product_scale: None,
         }
     }
 

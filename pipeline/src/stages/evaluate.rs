@@ -1,5 +1,7 @@
-//! `evaluate`: the exported towers and two baselines on the held-out test events.
+//! `evaluate`: the exported towers and simple baselines on the held-out test events.
 
+mod baselines;
+mod metrics_file;
 mod negatives;
 mod questions;
 
@@ -18,65 +20,24 @@ use crate::stages::output::{Place, Prologue, Summary, row_counts};
 use crate::stages::towers::{self, verified_towers};
 use crate::stages::{Context, Outcome};
 use crate::timeline::dataset::Dataset;
+use baselines::Measured;
+use metrics_file::METRICS_VERSION;
+pub use metrics_file::{MetricsFile, comparable, read_metrics};
 use questions::Questions;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::Range;
-use std::path::Path;
 use std::time::Instant;
 use twotower_artifacts::hashing::HashingWriter;
-use twotower_artifacts::{ArtifactError, CodeBatch, FileEntry, Fingerprint, Id, Manifest, Ragged, Side};
-use twotower_models::engine;
-use twotower_models::examples::{Known, Role, TrainingSet, Window, assemble};
-use twotower_models::metrics::{Metrics, RankTask, rank, rank_scores};
+use twotower_artifacts::{CodeBatch, FileEntry, Fingerprint, Id, Manifest, Side};
+use twotower_models::examples::{Known, assemble};
+use twotower_models::metrics::{Metrics, RankTask, overlap, rank};
+use twotower_models::similarity::own_directions;
 use twotower_models::tower::Matrix;
+use twotower_models::{engine, onnx};
 
-/// Version of [`MetricsFile`].
-const METRICS_VERSION: u32 = 1;
 /// Rows embedded at a time.
 const EMBED_ROWS: usize = 4096;
-
-/// What a metrics file holds. Two files compare only when their protocols are equal.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct MetricsFile {
-    /// Version of this form.
-    pub format_version: u32,
-    /// Split, ranking and exclusions, in words. The ranking's name is among them.
-    pub protocol: String,
-    /// That name alone: `full`, `sampled-1+100` or `sampled-1+100 paper` ([`Ranking::protocol`]). None in files of
-    /// earlier versions.
-    #[serde(default)]
-    pub ranking: Option<String>,
-    /// Fingerprint of the encoded tables, so of the data and its filters.
-    pub data: Fingerprint,
-    /// Fingerprint of the users, their events and what each event is used for, whatever the features: figures of two
-    /// models compare where it is the same. None in files of earlier versions.
-    #[serde(default)]
-    pub events: Option<Fingerprint>,
-    /// Fingerprint of the towers measured.
-    pub towers: Fingerprint,
-    /// Users with at least one test event who were measured.
-    pub users: usize,
-    /// Users without a test event, left out.
-    pub users_without_test_events: usize,
-    /// Users whose test events are all of items that they had before, left out.
-    #[serde(default)]
-    pub users_without_new_items: usize,
-    /// Test events of items that their user had before: no task, since such items are not retrieved.
-    #[serde(default)]
-    pub repeated_test_events: usize,
-    /// Users with a test event who were not drawn (`evaluate.max_users`, or the most of the paper's protocol).
-    pub users_not_drawn: usize,
-    /// Users whose own test item was drawn as a negative, which only the paper's protocol does: it has the test item's
-    /// score and so counts as ahead of it.
-    #[serde(default)]
-    pub users_with_test_item_drawn: usize,
-    /// Items ranked.
-    pub items: usize,
-    /// Metrics by model: `model`, `popularity`, `item_to_item`.
-    pub models: BTreeMap<String, BTreeMap<String, f64>>,
-}
 
 /// Runs the stage.
 ///
@@ -116,12 +77,10 @@ pub fn evaluate(context: &Context<EvaluateSettings>) -> Result<Outcome, Pipeline
     let mut models = BTreeMap::new();
     context.cancel.check("evaluate")?;
     let measured = context.during("measuring the model", || measure_model(context, &data, &questions, &task))?;
+    let (measured, overlap_with_cosine) = measured;
     models.insert("model".to_string(), measured.values);
-    context.cancel.check("evaluate")?;
-    let measured = context.during("measuring popularity", || measure_popularity(&counts, &task))?;
-    models.insert("popularity".to_string(), measured.values);
-    let item_to_item = || ItemToItem::new(&data.set, &counts).measure(&questions, &task);
-    models.insert("item_to_item".to_string(), context.during("measuring item to item", item_to_item)?.values);
+    let Measured { models: baselines, left_out } = baselines::measure(context, &data.set, &questions, &task)?;
+    models.extend(baselines);
 
     let report = MetricsFile {
         format_version: METRICS_VERSION,
@@ -138,12 +97,15 @@ pub fn evaluate(context: &Context<EvaluateSettings>) -> Result<Outcome, Pipeline
         users_with_test_item_drawn: candidates.as_ref().map_or(0, |drawn| questions.own_drawn(drawn)),
         items: data.item_ids.len(),
         models,
+        left_out,
+        overlap_with_cosine,
     };
     output.replace()?;
     publish_json(&output.dir().join(files::METRICS), &report)?;
     let entry = FileEntry::of_file(output.dir(), files::METRICS, report.models.len() as u64)?;
     let rows = row_counts([(rows::USERS, report.users as u64), (rows::ITEMS, report.items as u64)]);
-    let details = EvaluateDetails { protocol: &report.protocol, models: &report.models };
+    let MetricsFile { protocol, models, left_out, overlap_with_cosine, .. } = &report;
+    let details = EvaluateDetails { protocol, models, left_out, overlap_with_cosine };
     let seed = Some(config.evaluate.seed);
     output.publish(Summary { seed, warnings, ..Summary::new(vec![entry], rows, details) })
 }
@@ -200,47 +162,6 @@ fn check_split(split: &SplitConfig, trained: &Manifest) -> Result<(), PipelineEr
     )))
 }
 
-/// Reads a metrics file.
-///
-/// # Errors
-/// [`PipelineError::Data`] when it is not one, [`ArtifactError::Version`] when it is newer.
-pub fn read_metrics(path: &Path) -> Result<MetricsFile, PipelineError> {
-    let text = twotower_artifacts::json::read_text(path)?;
-    let metrics: MetricsFile = serde_json::from_slice(&text)
-        .map_err(|e| PipelineError::Data(format!("read {}: not a metrics file: {e}", path.display())))?;
-    match metrics.format_version {
-        METRICS_VERSION => Ok(metrics),
-        found => Err(ArtifactError::Version { path: path.to_path_buf(), found, supported: METRICS_VERSION }.into()),
-    }
-}
-
-/// Checks that two metrics files may be compared.
-///
-/// # Errors
-/// [`PipelineError::Mismatch`] naming both protocols or both data sets.
-pub fn comparable(a: (&Path, &MetricsFile), b: (&Path, &MetricsFile)) -> Result<(), PipelineError> {
-    let refuse = |what: &str, left: &str, right: &str| {
-        Err(PipelineError::Mismatch(format!(
-            "compare {} and {}: {what} differ: `{left}` and `{right}`; figures of unlike protocols say nothing about each other",
-            a.0.display(),
-            b.0.display()
-        )))
-    };
-    if a.1.protocol != b.1.protocol {
-        return refuse("protocols", &a.1.protocol, &b.1.protocol);
-    }
-    if let (Some(left), Some(right)) = (&a.1.events, &b.1.events)
-        && left != right
-    {
-        return refuse("users, events or split", left.as_str(), right.as_str());
-    }
-    if a.1.items != b.1.items || a.1.users != b.1.users {
-        let size = |m: &MetricsFile| format!("{} users, {} items", m.users, m.items);
-        return refuse("data sets", &size(a.1), &size(b.1));
-    }
-    Ok(())
-}
-
 /// Vectors of a batch through an exported tower, by the job's engine.
 fn embed(
     context: &Context<EvaluateSettings>,
@@ -265,137 +186,32 @@ fn embed(
     Ok(vectors)
 }
 
+/// The metrics of the towers, and, where their cosine stands for an inner product, how much of the ranking is that of the
+/// plain cosine of the model's own vectors.
 fn measure_model(
     context: &Context<EvaluateSettings>,
     data: &Dataset,
     questions: &Questions,
     task: &RankTask,
-) -> Result<Metrics, PipelineError> {
+) -> Result<(Metrics, BTreeMap<String, f64>), PipelineError> {
     let users = embed(context, data, Side::User, questions.windows.len(), |range, codes| {
         assemble(&data.set, &questions.windows[range], codes);
     })?;
     let items = embed(context, data, Side::Item, data.item_ids.len(), |range, codes| {
         codes.extend_from_rows(&data.set.items, range);
     })?;
-    Ok(rank(&users, &items, task)?)
-}
-
-fn measure_popularity(counts: &[u64], task: &RankTask) -> Result<Metrics, PipelineError> {
-    let scores: Vec<f32> = counts.iter().map(|c| *c as f32).collect();
-    Ok(rank_scores(task, |_, out| out.chunks_exact_mut(scores.len()).for_each(|row| row.copy_from_slice(&scores)))?)
-}
-
-/// Users of an item that its neighbours are counted over, at most: evenly spaced where there are more.
-const NEIGHBOUR_USERS: usize = 10_000;
-
-fn evenly(rows: &[u32], most: usize) -> impl Iterator<Item = &u32> {
-    let n = rows.len().min(most);
-    (0..n).map(move |i| &rows[i * rows.len() / n])
-}
-
-/// Neighbours of the user's last item by cosine of co-occurrence, n_ij / sqrt(n_i n_j), over users'
-/// training items; items that never occur with it follow by popularity (Sarwar et al., WWW 2001).
-struct ItemToItem<'a> {
-    set: &'a TrainingSet,
-    counts: &'a [u64],
-    /// Training items of each user.
-    by_user: Ragged,
-    /// Users of each item.
-    by_item: Ragged,
-}
-
-impl<'a> ItemToItem<'a> {
-    fn new(set: &'a TrainingSet, counts: &'a [u64]) -> Self {
-        let mut by_user = Ragged::default();
-        let mut users_of: Vec<Vec<u32>> = vec![Vec::new(); set.items.rows()];
-        for user in 0..set.interactions.users() {
-            let mut items: Vec<u32> = set
-                .interactions
-                .events(user)
-                .filter(|e| set.roles[*e] == Role::Train)
-                .map(|e| set.interactions.items[e])
-                .collect();
-            items.sort_unstable();
-            items.dedup();
-            items.iter().for_each(|item| users_of[*item as usize].push(user as u32));
-            by_user.push_row(items);
-        }
-        let mut by_item = Ragged::default();
-        users_of.into_iter().for_each(|users| by_item.push_row(users));
-        Self { set, counts, by_user, by_item }
-    }
-
-    fn measure(&self, questions: &Questions, task: &RankTask) -> Result<Metrics, PipelineError> {
-        let most = self.counts.iter().copied().max().unwrap_or(1).max(1) as f32;
-        Ok(rank_scores(task, |rows, out| {
-            for (window, row) in questions.windows[rows].iter().zip(out.chunks_exact_mut(task.items)) {
-                self.score(window, most, row);
-            }
-        })?)
-    }
-
-    fn score(&self, window: &Window, most: f32, out: &mut [f32]) {
-        out.fill(0.0);
-        if let Some(last) = self.set.known_items(window).next_back().map(|item| item as usize) {
-            for user in evenly(self.by_item.row(last), NEIGHBOUR_USERS) {
-                for item in self.by_user.row(*user as usize) {
-                    out[*item as usize] += 1.0;
-                }
-            }
-            let users = |item: usize| self.by_item.row(item).len().max(1) as f32;
-            let of_last = users(last);
-            out.iter_mut().enumerate().for_each(|(item, score)| *score /= (of_last * users(item)).sqrt());
-        }
-        // Below any co-occurrence: popularity orders what is otherwise equal.
-        out.iter_mut().zip(self.counts).for_each(|(score, count)| *score += 1e-6 * *count as f32 / most);
-    }
+    let measured = rank(&users, &items, task)?;
+    context.cancel.check("evaluate")?;
+    let overlap = match onnx::inspect(&context.run.towers().join(tower(Side::Item)))?.inner_product_scale {
+        Some(_) => overlap(&users, [&items, &own_directions(&items)], task)?,
+        None => BTreeMap::new(),
+    };
+    Ok((measured, overlap))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::questions::tests::training_set;
     use super::*;
-    use twotower_models::rng::Rng;
-
-    #[test]
-    fn baselines_under_the_paper_protocol_have_the_ranks_that_counting_gives() {
-        let mut rng = Rng::at(11, &[]);
-        let items = 40usize;
-        let users: Vec<Vec<u32>> =
-            (0..60).map(|_| (0..3 + rng.below(9)).map(|_| rng.below(items) as u32).collect()).collect();
-        let users: Vec<&[u32]> = users.iter().map(Vec::as_slice).collect();
-        let set = training_set(&users, items, &SplitConfig::default());
-        let questions = Questions::new(&set, Ranking::SampledPaper, 0, 1);
-        let candidates = questions.candidates(&set, Ranking::SampledPaper, 1).unwrap();
-        let counts = set.training_counts();
-        let task = RankTask {
-            items,
-            excluded: &questions.excluded,
-            relevant: &questions.relevant,
-            candidates: Some(&candidates),
-            ks: &[10],
-            popularity: &counts,
-        };
-        let found = measure_popularity(&counts, &task).unwrap().values;
-        let (mut hits, mut gains) = (0.0, 0.0);
-        for (user, events) in users.iter().enumerate() {
-            let (trained, test) = (&events[..events.len() - 2], events[events.len() - 1]);
-            let drawn = candidates.row(user);
-            assert!(drawn.len() == 100 && drawn.iter().all(|item| !trained.contains(item)));
-            let score = |item: u32| {
-                users.iter().map(|e| e[..e.len() - 2].iter().filter(|i| **i == item).count()).sum::<usize>()
-            };
-            let ahead = drawn.iter().filter(|item| score(**item) >= score(test)).count();
-            if ahead < 10 {
-                hits += 1.0;
-                gains += 1.0 / ((ahead + 2) as f64).log2();
-            }
-        }
-        assert!(hits > 3.0 && hits < users.len() as f64, "{hits}");
-        for (name, sum) in [("hit@10", hits), ("ndcg@10", gains)] {
-            assert!((found[name] - sum / users.len() as f64).abs() < 1e-12, "{name}: {}", found[name]);
-        }
-    }
 
     #[test]
     fn every_ranking_has_a_protocol_of_its_own_that_names_it() {

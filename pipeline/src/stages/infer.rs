@@ -42,6 +42,7 @@ use twotower_artifacts::{
 };
 use twotower_encoders::{EncodeCounts, SideEncoder, SideSpec};
 use twotower_models::engine::{self, EncoderSize, Engine, EngineKind, Norms};
+use twotower_models::onnx::{Metadata, inspect};
 use twotower_tables::{ReadOptions, TableBatch, TableSpec, id_column_as};
 
 /// The stage for one side, ready for its shards.
@@ -64,6 +65,8 @@ pub(crate) struct Embedding {
     encoded: EncoderFolder,
     schema: TowerSchema,
     dim: usize,
+    /// What its cosines are multiplied with to be inner products, for a model of these.
+    inner_product_scale: Option<f32>,
     /// The tower's encoders of sequences.
     sequences: Vec<EncoderSize>,
     /// Fingerprint of both towers.
@@ -97,8 +100,8 @@ impl Embedding {
         let encoded = EncoderFolder::load(stage, &encoders)?;
         let towers = verified_towers(stage, context)?.fingerprint;
         let tower = context.run.towers().join(files::tower(side));
-        let metadata = twotower_models::onnx::inspect(&tower)?;
-        let (schema, dim, sequences) = (metadata.schema, metadata.dim, metadata.encoders);
+        let metadata = inspect(&tower)?;
+        let Metadata { schema, dim, encoders: sequences, inner_product_scale, .. } = metadata;
         check_tower(stage, context, side, &schema.encoder, encoded.state.fingerprint())?;
         let has_history = schema.fields.iter().any(|f| matches!(f.shape, FieldShape::Sequence { .. }));
         let history = if has_history { Some(History::load(stage, &encoded)?) } else { None };
@@ -112,7 +115,22 @@ impl Embedding {
         }
         let joins = SideFiles::open(&[(side, &spec, &rows.source)], &context.cancel)?;
         let (engines, spare) = (Mutex::default(), Spare::default());
-        Ok(Self { encoded, schema, dim, sequences, towers, tower, engine, engines, spare, ids, spec, joins, history })
+        Ok(Self {
+            encoded,
+            schema,
+            dim,
+            inner_product_scale,
+            sequences,
+            towers,
+            tower,
+            engine,
+            engines,
+            spare,
+            ids,
+            spec,
+            joins,
+            history,
+        })
     }
 
     /// A worker with an engine of its own, out of `workers` that will be asked for. The first of them opens the engines
@@ -494,6 +512,7 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
         similarity: Similarity::Cosine,
         encoder: embedding.encoded.state.fingerprint().clone(),
         tower: embedding.towers.clone(),
+        inner_product_scale: embedding.inner_product_scale,
     };
     let mut writer = VectorsWriter::create(folder.file(shard, "parquet"), &info, compression)?;
     let root = context.run.root();
@@ -556,7 +575,8 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
     rows.extend(counts.without_history.map(|without| (rows::WITHOUT_HISTORY.to_string(), without)));
     let warnings = encode_warnings::of_features("infer", side, &context.config.rows.spec(), &counts);
     let part = PartDetails { first_row: range.start, end_row: range.end, ids };
-    let details = InferDetails { part, dim: embedding.dim, encoded: counts, taken };
+    let (dim, inner_product_scale) = (embedding.dim, embedding.inner_product_scale);
+    let details = InferDetails { part, dim, inner_product_scale, encoded: counts, taken };
     output.publish_part(folder, shard, Summary { warnings, ..Summary::new(files, rows, details) })
 }
 

@@ -193,6 +193,7 @@ mod tests {
             tables: BTreeMap::from([("city".to_string(), table)]),
             layers: Vec::new(),
             dim: 2,
+            inner_product_scale: Some(1.5),
         };
         let mut sample = CodeBatch::empty(&schema);
         sample.columns[0] = Column::Code(vec![0, 3]);

@@ -128,6 +128,7 @@ pub fn train_model(context: &Context<TrainSettings>, options: &TrainOptions) -> 
     let details = TrainDetails {
         best_epoch: trained.best_epoch,
         last_epoch: trained.epochs.last(),
+        inner_product_scale: trained.item.inner_product_scale,
         differences,
         checkpoint: FileEntry::of_file(dir, files::BEST, 0)?,
     };

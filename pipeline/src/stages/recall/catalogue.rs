@@ -30,6 +30,8 @@ use twotower_index::{Eligibility, IndexConfig, IndexError, IndexKind, ItemIndex,
 pub struct Catalogue {
     /// Ids, ascending.
     pub ids: IdIndex,
+    /// What cosines are multiplied with to be inner products, for a model of these.
+    pub inner_product_scale: Option<f32>,
     vectors: ItemVectors,
 }
 
@@ -54,7 +56,8 @@ impl Catalogue {
                 "recall: item id `{id}` has two vectors; remove the duplicate from the items table"
             ))
         })?;
-        Ok(Self { ids, vectors: ItemVectors::new(dim, sorted)? })
+        let inner_product_scale = info.inner_product_scale;
+        Ok(Self { ids, inner_product_scale, vectors: ItemVectors::new(dim, sorted)? })
     }
 
     /// Fingerprint of the vectors, as an index names them.

@@ -33,7 +33,7 @@ use changed::earlier_lists;
 use search::{Search, Totals};
 use std::time::Instant;
 use twotower_artifacts::vectors::Similarity;
-use twotower_artifacts::{Id, IdKind, ListRoom, Manifest, NeighbourFormat, Side};
+use twotower_artifacts::{Id, IdKind, ListRoom, Manifest, NeighbourFormat, NeighboursInfo, Side};
 use twotower_index::{Eligibility, ItemIndex, Neighbours};
 pub(crate) use users::search_needs;
 use users::{RawUsers, Users};
@@ -217,17 +217,21 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
         tracing::warn!("recall: {note}");
         warnings.push(note);
     }
-    let needs = users.needs(context, &catalogue.ids, index.as_ref(), exclusion.bytes(), earlier.is_some());
+    let scale = catalogue.inner_product_scale;
+    let room = ListRoom::new(k, catalogue.ids.ids()).with_score(scale.is_some());
+    let needs = users.needs(context, &catalogue.ids, index.as_ref(), room, exclusion.bytes(), earlier.is_some());
     let plan = context.plan(&needs)?;
 
     let range = shard.range(users.rows());
-    let mut writer = ShardWriter::create(context, shard, users, catalogue.ids.ids(), &folder, other.is_none())?;
+    let info = NeighboursInfo::of_users(users.ids(), catalogue.ids.ids().kind()).scaled(scale);
+    let lists = (catalogue.ids.ids(), room);
+    let mut writer = ShardWriter::create(context, shard, users.rows(), &info, lists, &folder, other.is_none())?;
     let mut bar = context.progress.bar("recall", range.end - range.start, "users");
     let hash = VectorHash::new(index.dim());
     let (items, hashed) = (&catalogue.ids, config.row_hashes);
     let search = Search { context, plan, index: index.as_ref(), exclusion, eligible, hash, spare, items, hashed };
     let mut taken = earlier.as_ref().map(|parts| TakenDetails::of(parts.run(), parts.fingerprint()));
-    let list_bytes = changed::list_bytes(k, ListRoom::new(k, items.ids()));
+    let list_bytes = changed::list_bytes(k, room);
     let earlier = earlier.as_ref().map(|parts| (parts, list_bytes));
     users.search(&search, range.clone(), earlier, |batch| {
         bar.advance(batch.ids.len() as u64);
@@ -282,6 +286,7 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
     let details = RecallDetails {
         part: PartDetails { first_row: range.start, end_row: range.end, ids },
         similarity: Similarity::Cosine,
+        inner_product_scale: scale,
         index: serde_json::json!(index.manifest()),
         eligible: eligible.eligible(),
         encoded: totals.counts,

@@ -211,11 +211,11 @@ impl Users {
         context: &Context<RecallSettings>,
         items: &IdIndex,
         index: &dyn ItemIndex,
+        room: ListRoom,
         exclusions: u64,
         earlier: bool,
     ) -> Needs {
         let (count, dim, k) = (index.count(), index.dim(), context.config.recall.topk);
-        let room = ListRoom::new(k, items.ids());
         let mut needs = match self {
             Users::Stored { .. } => Needs { per_row: 4 * dim as u64, ..Needs::held("recall", Vec::new()) },
             Users::Raw(raw) => raw.embedding.needs("recall"),

@@ -1,7 +1,6 @@
 //! Results of a shard: written, sampled, and counted.
 
 use super::search::{SearchedBatch, Totals};
-use super::users::Users;
 use crate::config::RecallSettings;
 use crate::error::PipelineError;
 use crate::run::details::IdRange;
@@ -46,24 +45,26 @@ pub struct ShardFiles {
 }
 
 impl<'a> ShardWriter<'a> {
-    /// Files in a folder of results, as the job wants them, for items with these ids; with a sample for the gates, or
-    /// without.
+    /// Files in a folder of results of a table of `users` users, as the job wants them and `info` says, for items with these
+    /// ids and lists that take `room`; with a sample for the gates, or without.
     ///
     /// # Errors
     /// A file that cannot be created.
     pub fn create(
         context: &Context<RecallSettings>,
         shard: Shard,
-        users: &Users,
-        items: &'a Ids,
+        users: u64,
+        info: &NeighboursInfo,
+        (items, room): (&'a Ids, ListRoom),
         folder: &PartFolder,
         sampled: bool,
     ) -> Result<Self, PipelineError> {
         let RecallSettings { recall, compression, .. } = &context.config;
         let path = folder.file(shard, recall.format.extension());
-        let info = NeighboursInfo::of_users(users.ids(), items.kind());
-        let (topk, room) = (recall.topk, ListRoom::new(recall.topk, items));
-        let sample = || SampleSink::create(&context.run, shard, users.rows(), &info, topk, room, *compression);
+        let topk = recall.topk;
+        // Gates look at items alone.
+        let plain = info.clone().scaled(None);
+        let sample = || SampleSink::create(&context.run, shard, users, &plain, topk, room, *compression);
         let root = context.run.root();
         let hashes = || row_hashes::create("recall", root, folder, shard, RowHashesInfo { vectors: true });
         Ok(Self {
@@ -71,7 +72,7 @@ impl<'a> ShardWriter<'a> {
             sample: sampled.then(sample).transpose()?,
             hashes: context.config.row_hashes.then(hashes).transpose()?,
             hashes_folder: row_hashes::folder(root, folder),
-            sink: open_sink(recall.format, path, &info, room, *compression)?,
+            sink: open_sink(recall.format, path, info, room, *compression)?,
             items,
             topk,
             totals: Totals::default(),
