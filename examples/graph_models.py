@@ -33,6 +33,9 @@ BPR = {"train.loss": {"bpr": {"negatives": 1}}}
 RANDOM = {"kind": "random", "validation": 0.1, "test": 0.1}
 COLD = {"kind": "cold_items", "items": 0.05, "validation": 0.1}
 
+# Inner products put popular items ahead, and so those that nobody has taken behind.
+COSINE = {"model.similarity": "cosine", "model.temperature": 0.15, "train.loss": "in_batch"}
+
 # How items begin: by chance, or with their texts.
 STARTS = {"random-start": {}, **{mode: {"model.text": {"mode": mode}} for mode in ("frozen", "trainable", "residual")}}
 
@@ -41,7 +44,7 @@ GRIDS = {
     "lightgcn": {"lightgcn": {}},
     "layers": {str(layers): {"model.layers": layers} for layers in (1, 2, 3, 4)},
     "text": STARTS,
-    "text-cold": {f"cold-{start}": {**row, "split": COLD} for start, row in STARTS.items()},
+    "text-cold": {f"cold-{start}": {**COSINE, **row, "split": COLD} for start, row in STARTS.items()},
 }
 
 

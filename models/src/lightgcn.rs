@@ -175,6 +175,7 @@ impl LightgcnConfig {
         ("text.share_step", Range::SHARE),
         ("text.item_rate", Range::Real(0.0, 1000.0)),
         ("text.items_from_epoch", Range::Whole(0, 10_000)),
+        ("text.new_rate", Range::Below(0.0, 1.0)),
         ("transport.weight", TransportConfig::WEIGHT),
         ("transport.gromov_weight", TransportConfig::WEIGHT),
         ("transport.centres", TransportConfig::CENTRES),

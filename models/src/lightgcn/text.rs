@@ -1,27 +1,38 @@
 //! Items that begin with the vectors of their texts, which a feature of kind `vector` holds: e⁰ = P t, with a projection P
 //! from the width of texts to that of the model. [`TextMode`] says what is learned beside it.
 //!
-//! **An item without training events has nothing that was learned**, so its first layer is P t in every mode, and it stays
-//! retrievable. It gives no gradient either: what it would teach P, as a drawn negative, is to push such items away.
+//! **An item without training events has nothing that was learned**, so its first layer is P t in every mode, and its final
+//! vector is a share of that. It gives no gradient either: what it would teach P, as a drawn negative, is to push such items
+//! away.
+//!
+//! **P learns what to do for such items from others that are treated alike**: in each step, a share of the batch's items is
+//! embedded by P t alone, as if nobody had taken them (DropoutNet; Volkovs, Yu and Poutanen, NIPS 2017). Without that, the
+//! first layer of items is trained beside the layers of their neighbours alone. What neighbours say grows with their number, so
+//! the first layer comes to say what holds for items with few of them, that they are liked less, and items with none are
+//! ranked below all others.
 //!
 //! **P begins** with the principal axes of the catalogue's texts (`principal.rs`), or with the identity where they are no
 //! wider than the model, so that inner products of texts are kept as well as `dim` numbers allow. It is scaled so that the
 //! vectors of texts are as long, on average, as those with which other nodes begin: the layers of the propagation add up
 //! vectors of users and of items, and a rate or a penalty means what it means without texts.
 //!
-//! With 1 - α the share of what is learned, the gradient d of the first layer goes back as `dP = α Σ d tᵀ` and `(1 - α) d`.
+//! With 1 - α the share of what is learned, the gradient d of the first layer goes back as `dP = α Σ d tᵀ` and `(1 - α) d`,
+//! and that of a final vector which is `w P t` as `dP = w d tᵀ`.
 
 use crate::error::ModelError;
 use crate::graph::Graph;
-use crate::lanes::{dot, multiply};
+use crate::lanes::{add_scaled, dot, multiply};
 use crate::matmul::{Operand, matmul};
 use crate::model::Group;
 use crate::optimiser::squares;
-use crate::params::{Gradients, Parameters};
+use crate::params::{Gradients, Parameters, TableGradient};
 use crate::principal::principal_axes;
+use crate::rng::Rng;
 use crate::tower::Matrix;
 use rayon::prelude::*;
+use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use twotower_artifacts::schema::FIRST_VALUE;
 use twotower_artifacts::{CodeBatch, Column, Side};
 
@@ -31,7 +42,7 @@ use twotower_artifacts::{CodeBatch, Column, Side};
 pub enum TextMode {
     /// P t: of items, P alone is learned.
     Frozen,
-    /// A vector of its own that begins at P t, with the P of the beginning.
+    /// A vector of its own that begins at P t.
     Trainable,
     /// α P t + (1 - α) e, with a vector e of its own that begins as those of other nodes, and an α that falls epoch by
     /// epoch.
@@ -56,16 +67,23 @@ pub struct TextConfig {
     /// The first epoch, counted from 0, in which items and P are trained.
     #[serde(default)]
     pub items_from_epoch: usize,
+    /// The share of a batch's items that are embedded by their texts alone, as new items are.
+    #[serde(default = "new_rate")]
+    pub new_rate: f64,
 }
 
 fn item_rate() -> f64 {
     0.3
 }
 
+fn new_rate() -> f64 {
+    0.1
+}
+
 impl TextConfig {
     /// The settings of a mode, with its defaults.
     pub fn of(mode: TextMode) -> Self {
-        Self { mode, share: None, share_step: None, item_rate: item_rate(), items_from_epoch: 0 }
+        Self { mode, share: None, share_step: None, item_rate: item_rate(), items_from_epoch: 0, new_rate: new_rate() }
     }
 
     /// α in the first epoch.
@@ -121,6 +139,8 @@ pub(super) struct Text {
     without_edges: usize,
     /// `[nodes, width]` their texts.
     texts: Vec<f32>,
+    /// The places of nodes with edges among the texts.
+    places: FxHashMap<u32, usize>,
     width: usize,
     /// The place of P, `[dim, width]`, among the dense groups, and that of α with `residual`.
     projection: usize,
@@ -141,6 +161,15 @@ pub(super) struct Made {
     /// `[nodes, dim]`
     pub first: Vec<f32>,
     rows: Vec<f32>,
+}
+
+/// Items of a step that are embedded as new ones are. It is reused between steps.
+#[derive(Debug, Default)]
+pub(super) struct AsNew {
+    /// Their places among the texts, by their nodes.
+    places: BTreeMap<u32, usize>,
+    /// `[nodes, dim]` their own final vectors.
+    kept: Vec<f32>,
 }
 
 /// The texts of items by their nodes, ascending: a vector and a flag that says that there is none.
@@ -197,7 +226,8 @@ impl Text {
         let projection = parameters.add_dense(PROJECTION.into(), dim, width, true, axes);
         let add_share = || parameters.add_dense(SHARE.into(), 1, 1, false, vec![config.first_share()]);
         let share = (config.mode == TextMode::Residual).then(add_share);
-        let text = Self { config: config.clone(), nodes, without_edges, texts, width, projection, share };
+        let places = nodes.iter().copied().zip(0..).skip(without_edges).collect();
+        let text = Self { config: config.clone(), nodes, without_edges, texts, places, width, projection, share };
         let mut rows = Vec::new();
         text.project(parameters, text.nodes.len(), &mut rows);
         let scale = length / mean_square(&rows, dim).sqrt().max(f64::MIN_POSITIVE);
@@ -300,6 +330,61 @@ impl Text {
         });
     }
 
+    /// Embeds a share of the items of a batch as new ones, of whose final vectors the first layer has the given weight.
+    pub fn embed_as_new(
+        &self,
+        parameters: &Parameters,
+        (codes, weight): (&[u32], f32),
+        mut rng: Rng,
+        finals: &mut [f32],
+        as_new: &mut AsNew,
+    ) {
+        let projection = &parameters.dense[self.projection];
+        as_new.places.clear();
+        rng.each_hit(self.config.new_rate, codes.len(), |at| {
+            as_new.places.extend(self.places.get(&codes[at]).map(|place| (codes[at], *place)));
+        });
+        as_new.kept.clear();
+        for (node, place) in &as_new.places {
+            let row = &mut finals[*node as usize * projection.rows..][..projection.rows];
+            as_new.kept.extend_from_slice(row);
+            let text = &self.texts[place * self.width..][..self.width];
+            for (x, axis) in row.iter_mut().zip(projection.values.chunks_exact(self.width)) {
+                *x = weight * dot(axis, text);
+            }
+        }
+    }
+
+    /// Takes back what [`Self::embed_as_new`] did, and gives P the gradients of these items' final vectors. Returns those of
+    /// the others: rows, and their values.
+    pub fn learn_from_new(
+        &self,
+        as_new: &AsNew,
+        (gradient, weight): (&TableGradient, f32),
+        finals: &mut [f32],
+        gradients: &mut Gradients,
+    ) -> (Vec<u32>, Vec<f32>) {
+        let (rows, values) = gradient.touched_rows();
+        let dim = values.len() / rows.len().max(1);
+        for (node, kept) in as_new.places.keys().zip(as_new.kept.chunks_exact(dim.max(1))) {
+            finals[*node as usize * dim..][..dim].copy_from_slice(kept);
+        }
+        let (mut other_rows, mut other_values) = (Vec::new(), Vec::new());
+        let projection = &mut gradients.dense[self.projection];
+        for (row, values) in rows.iter().zip(values.chunks_exact(dim.max(1))) {
+            let Some(place) = as_new.places.get(row) else {
+                other_rows.push(*row);
+                other_values.extend_from_slice(values);
+                continue;
+            };
+            let text = &self.texts[place * self.width..][..self.width];
+            for (d_axis, d) in projection.chunks_exact_mut(self.width).zip(values) {
+                add_scaled(d_axis, weight * d, text);
+            }
+        }
+        (other_rows, other_values)
+    }
+
     /// How a parameter is trained.
     pub fn group(&self, parameter: &str, table_of_items: &str) -> Group {
         let TextConfig { mode, item_rate: rate, items_from_epoch: from_epoch, .. } = self.config;
@@ -310,8 +395,10 @@ impl Text {
             return of_items;
         }
         match (parameter, mode) {
-            (PROJECTION, TextMode::Frozen | TextMode::Residual) => of_items,
-            (PROJECTION, TextMode::Trainable) | (SHARE, _) => constant,
+            // Nothing is learned of it.
+            (PROJECTION, TextMode::Trainable) if self.config.new_rate == 0.0 => constant,
+            (PROJECTION, _) => of_items,
+            (SHARE, _) => constant,
             _ => Group::default(),
         }
     }

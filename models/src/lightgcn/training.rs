@@ -3,7 +3,7 @@
 use super::geometry::Geometry;
 use super::prototypes::warn_of_few_nodes;
 use super::terms::{self, AuxiliaryTerm, BatchNodes, SIDES, State, Step, TermGradients, Vectors};
-use super::text::{Made, Text};
+use super::text::{AsNew, Made, Text};
 use super::text_tower::reading_text;
 use super::transport::Transport;
 use super::{Initialisation, LightgcnConfig, PenaltyForm, Sampling};
@@ -33,6 +33,7 @@ use twotower_artifacts::{CodeBatch, Column, FieldShape, Side, TowerSchema};
 const PAIRS: u64 = 20;
 const CANDIDATES: u64 = 21;
 const DROPPED: u64 = 22;
+const AS_NEW: u64 = 31;
 
 /// LightGCN in training.
 pub(crate) struct Lightgcn {
@@ -65,6 +66,7 @@ pub(crate) struct Work {
     version: Option<u64>,
     /// The first layer of items, where they have texts.
     made: Made,
+    as_new: AsNew,
     propagation: Propagation,
     /// The nodes of a step, of which alone it computes final vectors.
     wanted: Sides<Nodes>,
@@ -411,6 +413,7 @@ impl Model for Lightgcn {
             vectors,
             version: None,
             made: Made::default(),
+            as_new: AsNew::default(),
             propagation: Propagation::default(),
             wanted: Default::default(),
             batch: Default::default(),
@@ -505,6 +508,11 @@ impl Model for Lightgcn {
         gradients: &mut Gradients,
     ) -> Result<Terms, ModelError> {
         self.propagate_batch(set, windows, moment, work);
+        let plan = self.plan(Some(moment));
+        if let Some(text) = &self.text {
+            let (codes, [_, items]) = ((ids(&work.ids[1]), plan.share()), finals(&mut work.vectors));
+            text.embed_as_new(&self.parameters, codes, moment.of_step(AS_NEW), items, &mut work.as_new);
+        }
         for ((net, batch), pass) in self.nets.iter().zip(&work.ids).zip(&mut work.passes) {
             net.forward(&work.vectors, batch, None, pass);
         }
@@ -522,11 +530,19 @@ impl Model for Lightgcn {
         backward(&work.vectors, &mut passes, &mut work.gradients)?;
         work.later.reset(self.config.layers);
         for (side, gradient) in SIDES.into_iter().zip(&work.gradients.tables) {
-            let (rows, values) = gradient.touched_rows();
-            work.later.add(Place::Mean, side, rows, values);
+            match (&self.text, side) {
+                (Some(text), Side::Item) => {
+                    let ([_, items], gradient) = (finals(&mut work.vectors), (gradient, plan.share()));
+                    let (rows, values) = text.learn_from_new(&work.as_new, gradient, items, gradients);
+                    work.later.add(Place::Mean, side, &rows, &values);
+                }
+                (None, _) | (_, Side::User) => {
+                    let (rows, values) = gradient.touched_rows();
+                    work.later.add(Place::Mean, side, rows, values);
+                }
+            }
         }
         self.auxiliary(moment, work, gradients, &mut terms);
-        let plan = self.plan(Some(moment));
         let first = work.propagation.backward(&self.graph, self.config.dim, &plan, &work.later);
         TermGradients { parameters: gradients, later: &mut work.later }.add_first(first);
         let value = self.penalise(work, windows.len(), gradients);
