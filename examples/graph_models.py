@@ -6,6 +6,10 @@ training an epoch (without validation), and minutes of all epochs (with it); mea
 A seed is that of the split as well as of the training. Baselines stand below the models, and the protocol, as `evaluate`
 names it, above. Settings are to be chosen by the validation column alone.
 
+The grids `text` and `text-cold` need `--text FILE`, a Parquet of vectors by item_id, as lightgcn-ml-1m/text_vectors.py
+makes it. The latter holds out all ratings of 5 % of the movies instead of a tenth of each user's: its test items are those
+that nobody has taken in training.
+
 DIR is MovieLens-1M, with ratings.dat, or the ratings in the order of time as ratings_chrono.csv. Ratings below 3 are left
 out. Tables are written to WORK/ml-1m, the results to WORK/ml-1m/GRID.md and GRID.csv. Each run is kept in
 WORK/ml-1m/GRID/ROW-SEED: what is complete there is not done again, and a training that was stopped goes on, when the same
@@ -26,10 +30,21 @@ MEASURES = [(f"{measure.lower()}@{k}", f"{title}@{k}") for k in (10, 20, 50) for
 
 BPR = {"train.loss": {"bpr": {"negatives": 1}}}
 
+RANDOM = {"kind": "random", "validation": 0.1, "test": 0.1}
+COLD = {"kind": "cold_items", "items": 0.05, "validation": 0.1}
+
+# Inner products put popular items ahead, and so those that nobody has taken behind.
+COSINE = {"model.similarity": "cosine", "model.temperature": 0.15, "train.loss": "in_batch"}
+
+# How items begin: by chance, or with their texts.
+STARTS = {"random-start": {}, **{mode: {"model.text": {"mode": mode}} for mode in ("frozen", "trainable", "residual")}}
+
 # What a grid's rows have beside the job.
 GRIDS = {
     "lightgcn": {"lightgcn": {}},
     "layers": {str(layers): {"model.layers": layers} for layers in (1, 2, 3, 4)},
+    "text": STARTS,
+    "text-cold": {f"cold-{start}": {**COSINE, **row, "split": COLD} for start, row in STARTS.items()},
 }
 
 
@@ -61,6 +76,12 @@ def prepare(folder, data, job):
             csv.writer(file).writerows([head, *rows])
 
 
+def text_features(file, dim):
+    """The features of items whose texts have vectors."""
+    vector = {"kind": "vector", "name": "text", "column": "vector", "dim": dim, "file": str(file), "file_id": "item_id"}
+    return [{"kind": "id", "name": "item"}, vector]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=pathlib.Path)
@@ -69,11 +90,15 @@ def main():
     parser.add_argument("--seeds", type=int, default=3, help="split and train with the seeds 1 to this one")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting for all rows")
     parser.add_argument("--only", metavar="ROW,...", help="rows by name")
+    parser.add_argument("--text", type=pathlib.Path, metavar="FILE", help="vectors of texts, for rows that begin with them")
+    parser.add_argument("--text-dim", type=int, default=256, metavar="N", help="numbers of such a vector")
     parser.add_argument("--job", type=pathlib.Path, help="a pipeline.toml to start from")
     options = parser.parse_args()
     grids = options.grid.split(",")
     if unknown := [name for name in grids if name not in GRIDS]:
         parser.error(f"--grid {','.join(unknown)}: grids are {', '.join(GRIDS)}")
+    if options.text is None and any("model.text" in row for name in grids for row in GRIDS[name].values()):
+        parser.error("--text FILE is missing: the vectors of texts that rows of this grid begin with")
     require_program()
     folder = options.work.resolve() / "ml-1m"
     prepare(folder, options.data, options.job or HERE / "lightgcn-ml-1m/pipeline.toml")
@@ -81,8 +106,10 @@ def main():
 
     def sets(row):
         def of(seed):
-            split = {"kind": "random", "validation": 0.1, "test": 0.1, "seed": seed}
-            row_sets = [f"{key}={toml(value)}" for key, value in row.items()]
+            split = {**row.get("split", RANDOM), "seed": seed}
+            row_sets = [f"{key}={toml(value)}" for key, value in row.items() if key != "split"]
+            if "model.text" in row:
+                row_sets.append(f"features.item={toml(text_features(options.text.resolve(), options.text_dim))}")
             return [*row_sets, f"split={toml(split)}", f"train.seed={seed}", *options.set]
         return of
 

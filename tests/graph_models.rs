@@ -7,7 +7,7 @@ mod fixture;
 use faults::training::resumes_to_the_same_bytes;
 use fixture::engines::{distance, goes_to_lists_in_both_engines};
 use fixture::results::{assert_whole, by_user, files, recalled, recalled_of, recalled_with, text, vectors};
-use fixture::sheet::Sheet;
+use fixture::sheet::{Column, Sheet};
 use fixture::{ITEMS, Job, USERS, had, interactions, item_id, items, user_id, users};
 use std::collections::{BTreeMap, BTreeSet};
 use twotower_artifacts::VectorsReader;
@@ -171,6 +171,77 @@ fn other_features_and_a_decay_are_refused_before_anything_is_read() {
         &["`train.embedding_weight_decay`", "`model.penalty`"],
     );
     assert!(!job.path("run").exists());
+}
+
+/// Numbers of a text.
+const TEXT: usize = 12;
+
+/// A text of an item: its category's direction, and a little of its own.
+fn text_of_item(item: usize) -> Vec<f32> {
+    (0..TEXT).map(|i| f32::from(i == item % 5) + 0.2 * ((item * 7 + i * 3) % 11) as f32 / 11.0).collect()
+}
+
+/// Writes the texts of some items, in this order.
+fn write_texts(job: &Job, of: impl Iterator<Item = (usize, Vec<f32>)>) {
+    let (ids, texts): (Vec<_>, Vec<_>) = of.map(|(item, text)| (Some(item_id(item)), Some(text))).unzip();
+    Sheet::new([("item", Column::Int(ids))]).write_parquet_with(&job.path("texts.parquet"), "text", &texts);
+}
+
+/// Vectors of a run's items, by their place in the table.
+fn of_items(job: &Job, run: &str) -> Vec<Vec<f32>> {
+    vectors(&job.path(&format!("{run}/vectors/item"))).into_iter().map(|(_, vector)| vector).collect()
+}
+
+#[test]
+fn texts_are_found_by_id_and_new_items_of_a_night_without_training_are_what_their_texts_say() {
+    let job = job("texts");
+    job.native();
+    let id = "{ kind = \"id\", name = \"item\" },";
+    let file = format!(
+        "{{ kind = \"vector\", name = \"text\", dim = {TEXT}, file = \"texts.parquet\", file_id = \"item\" }},"
+    );
+    job.edit(id, &format!("{id}\n    {file}"));
+    job.refused("run --quiet", 2, &["`features.item`", "`text`", "[model.text]"]);
+    job.edit("layers = 2", "layers = 2\ntext = { mode = \"residual\" }");
+    tables(&job, OLD_USERS, OLD_ITEMS);
+    // Of the new items, the last three have the texts of the first three, and the fourth has none.
+    let with_text = || (0..ITEMS).filter(|item| *item != OLD_ITEMS + 3);
+    let of = |item: usize| (item, text_of_item(if item >= ITEMS - 3 { item + OLD_ITEMS + 3 - ITEMS } else { item }));
+    write_texts(&job, with_text().map(of));
+    job.ok("run --run runs/day1 --quiet");
+    write_texts(&job, with_text().rev().map(of));
+    job.ok("run --run runs/turned --quiet");
+    assert!(of_items(&job, "runs/day1") == of_items(&job, "runs/turned"), "rows of the side file matter");
+
+    tables(&job, USERS, ITEMS);
+    let night = "--update-from runs/day1 --no-train --quiet --accept overlap --accept unknown --accept history --accept rows --accept items";
+    job.ok(&format!("run --run runs/day2 {night}"));
+    job.ok(&format!("run --run runs/ort --engine ort {night}"));
+    let (found, ort) = (of_items(&job, "runs/day2"), of_items(&job, "runs/ort"));
+    assert!(found.iter().zip(&ort).all(|(a, b)| distance(a, b) <= 1e-4), "the engines differ");
+    assert_eq!(found[..OLD_ITEMS], of_items(&job, "runs/day1"));
+    for new in 0..3 {
+        assert_eq!(found[OLD_ITEMS + new], found[ITEMS - 3 + new]);
+        assert!(distance(&found[OLD_ITEMS + new], &found[OLD_ITEMS + 3]) > 1e-3, "it is as if it had no text");
+        assert!(distance(&found[OLD_ITEMS + new], &found[OLD_ITEMS + new + 1]) > 1e-3);
+    }
+}
+
+#[test]
+fn a_split_of_cold_items_is_evaluated_and_named() {
+    let job = job("cold");
+    job.native();
+    let split = "--set split={kind=\"cold_items\",items=0.1} --quiet";
+    for stage in ["encode-features", "train", "evaluate"] {
+        job.ok(&format!("{stage} {split}"));
+    }
+    let metrics = std::fs::read(job.path("run/evaluation/metrics.json")).unwrap();
+    let metrics: serde_json::Value = serde_json::from_slice(&metrics).unwrap();
+    let protocol = metrics["protocol"].as_str().unwrap();
+    assert!(protocol.contains("cold items, seed 1 (all events of 0.1 of the items test"), "{protocol}");
+    // Nobody has taken them in training, so they are the last ones by popularity.
+    assert_eq!(metrics["models"]["popularity"]["recall@5"], 0.0);
+    assert!(metrics["users"].as_u64().unwrap() > 100, "{metrics}");
 }
 
 #[test]

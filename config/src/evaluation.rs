@@ -136,7 +136,7 @@ mod tests {
         let job =
             |split: &str| format!("{MINIMAL}\n[evaluate]\nranking = \"sampled_paper\"\n[split]\nkind = \"{split}\"\n");
         assert_eq!(load(&job("leave_last_out"), &[]).unwrap().evaluate.ranking.protocol(), "sampled-1+100 paper");
-        for split in ["ratio", "time", "random"] {
+        for split in ["ratio", "time", "random", "cold_items"] {
             let message = load(&job(split), &[]).unwrap_err().to_string();
             assert!(message.contains("sampled_paper") && message.contains("leave_last_out"), "{message}");
         }

@@ -43,6 +43,7 @@ const SECTIONS: [(&str, Ranges); 13] = [
             ("test_from", Range::Whole(i64::MIN, i64::MAX)),
             ("validation", Range::Below(0.0, 1.0)),
             ("test", Range::Below(0.0, 1.0)),
+            ("items", Range::Below(0.0, 1.0)),
             ("seed", Range::SEED),
         ],
     ),
@@ -222,10 +223,15 @@ name = "user"
 [[features.item]]
 kind = "id"
 name = "item"
+[[features.item]]
+kind = "vector"
+name = "text"
+dim = 16
 [model]
 kind = "lightgcn"
 views = VIEWS
 ncl = { hops = 1 }
+text = { mode = "residual", share = 0.8, share_step = 0.02 }
 transport = { layer = 2 }
 "#;
 
@@ -238,7 +244,12 @@ transport = { layer = 2 }
             "{ gbce = { negatives = 5 } }",
             "{ sampled_softmax = { negatives = 5 } }",
         ];
-        let splits = ["kind = \"time\"\nvalidation_from = 1\ntest_from = 2", "kind = \"ratio\"", "kind = \"random\""];
+        let splits = [
+            "kind = \"time\"\nvalidation_from = 1\ntest_from = 2",
+            "kind = \"ratio\"",
+            "kind = \"random\"",
+            "kind = \"cold_items\"",
+        ];
         let splits = splits.into_iter().cycle();
         let views = ["{ kind = \"xsimgcl\" }", "{ kind = \"sgl\" }"];
         let graphs = views.map(|views| parsed(&LIGHTGCN.replace("VIEWS", views)));

@@ -6,7 +6,7 @@ use twotower_artifacts::Interactions;
 use twotower_models::examples::{Known, Role};
 use twotower_models::rng::Rng;
 
-/// How positives are held out. In every split but a random one a user's held-out events are their latest ones, so a
+/// How positives are held out. In every split that draws nothing, a user's held-out events are their latest ones, so a
 /// model never sees an event later than the one it predicts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
@@ -64,10 +64,30 @@ pub enum SplitConfig {
         #[serde(default)]
         train_on_validation: bool,
     },
+    /// All events of some items test, so that none of them trains: how well a model retrieves items that nobody has taken
+    /// yet. Of the others, events drawn from all of each user's validate. What is known is as with a random split.
+    ColdItems {
+        /// Fraction of the items with events whose events test.
+        #[serde(default = "twentieth")]
+        items: f64,
+        /// Fraction of a user's other events that validate.
+        #[serde(default = "tenth")]
+        validation: f64,
+        /// Of both draws.
+        #[serde(default = "one")]
+        seed: u64,
+        /// Give the validation events back to training.
+        #[serde(default)]
+        train_on_validation: bool,
+    },
 }
 
 fn one() -> u64 {
     1
+}
+
+fn twentieth() -> f64 {
+    0.05
 }
 
 fn tenth() -> f64 {
@@ -99,6 +119,11 @@ impl SplitConfig {
             SplitConfig::Random { validation, test, seed, .. } => {
                 format!("random, seed {seed} ({test} of a user's events test, {validation} validate{returned})")
             }
+            SplitConfig::ColdItems { items, validation, seed, .. } => {
+                format!(
+                    "cold items, seed {seed} (all events of {items} of the items test, {validation} of a user's others validate{returned})"
+                )
+            }
         }
     }
 
@@ -108,7 +133,8 @@ impl SplitConfig {
             SplitConfig::LeaveLastOut { train_on_validation }
             | SplitConfig::Time { train_on_validation, .. }
             | SplitConfig::Ratio { train_on_validation, .. }
-            | SplitConfig::Random { train_on_validation, .. } => *train_on_validation,
+            | SplitConfig::Random { train_on_validation, .. }
+            | SplitConfig::ColdItems { train_on_validation, .. } => *train_on_validation,
         }
     }
 
@@ -116,7 +142,7 @@ impl SplitConfig {
     pub fn known(&self) -> Known {
         match self {
             SplitConfig::LeaveLastOut { .. } | SplitConfig::Time { .. } | SplitConfig::Ratio { .. } => Known::Earlier,
-            SplitConfig::Random { .. } => Known::Training,
+            SplitConfig::Random { .. } | SplitConfig::ColdItems { .. } => Known::Training,
         }
     }
 
@@ -126,7 +152,7 @@ impl SplitConfig {
     /// [`ConfigError::Usage`] naming the setting.
     pub fn validate(&self) -> Result<(), ConfigError> {
         match self {
-            SplitConfig::LeaveLastOut { .. } => Ok(()),
+            SplitConfig::LeaveLastOut { .. } | SplitConfig::ColdItems { .. } => Ok(()),
             SplitConfig::Time { validation, test, .. }
             | SplitConfig::Ratio { validation, test, .. }
             | SplitConfig::Random { validation, test, .. }
@@ -183,6 +209,17 @@ impl SplitConfig {
                     events[tested..tested + validated].iter().for_each(|event| roles[*event] = held);
                 }
             }
+            SplitConfig::ColdItems { items, validation, seed, .. } => {
+                let cold = drawn_items(interactions, *items, *seed);
+                for u in 0..interactions.users() {
+                    let is_cold = |event: &usize| cold[interactions.items[*event] as usize];
+                    let (tested, mut others): (Vec<usize>, Vec<usize>) = interactions.events(u).partition(is_cold);
+                    tested.into_iter().for_each(|event| roles[event] = Role::Test);
+                    let (_, validated) = held_out(others.len(), *validation, 0.0);
+                    Rng::at(*seed, &[SPLIT, u as u64]).shuffle(&mut others);
+                    others[..validated].iter().for_each(|event| roles[*event] = held);
+                }
+            }
             SplitConfig::Ratio { validation, test, .. } => {
                 for u in 0..interactions.users() {
                     let events = interactions.events(u);
@@ -197,8 +234,22 @@ impl SplitConfig {
     }
 }
 
-/// Stream of random numbers of a split.
+/// Streams of random numbers of a split: of a user's events, and of items.
 const SPLIT: u64 = 20;
+const ITEMS: u64 = 21;
+
+/// Whether each item, by its row, is one of the given fraction of those that have events: of at least one, where there are
+/// any.
+fn drawn_items(interactions: &Interactions, fraction: f64, seed: u64) -> Vec<bool> {
+    let mut drawn = vec![false; interactions.items.iter().max().map_or(0, |last| *last as usize + 1)];
+    let mut with_events: Vec<u32> = interactions.items.clone();
+    with_events.sort_unstable();
+    with_events.dedup();
+    let count = (with_events.len() as f64 * fraction).ceil() as usize;
+    Rng::at(seed, &[ITEMS]).shuffle(&mut with_events);
+    with_events.iter().take(count).for_each(|item| drawn[*item as usize] = true);
+    drawn
+}
 
 /// How many of a user's events test and how many validate; at least one trains.
 fn held_out(events: usize, validation: f64, test: f64) -> (usize, usize) {
@@ -210,6 +261,7 @@ fn held_out(events: usize, validation: f64, test: f64) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::HashSet;
 
     fn interactions(sizes: &[usize]) -> Interactions {
         let mut all = Interactions { offsets: vec![0], ..Default::default() };
@@ -274,6 +326,44 @@ mod tests {
         assert_ne!(first, roles(8));
         // From the midst of the others, not from their end.
         assert!(all.events(1).take(20).any(|e| first[e] == Role::Test));
+    }
+
+    #[test]
+    fn a_split_of_cold_items_tests_all_events_of_its_share_of_items_by_its_seed_alone() {
+        let mut all = interactions(&[30; 40]);
+        // Of 61 items, those that are multiples of 3 alone have events.
+        all.items.iter_mut().enumerate().for_each(|(at, item)| *item = ((at * 7 + at / 30) % 20 * 3 + 3) as u32);
+        let split = |items, seed| SplitConfig::ColdItems { items, validation: 0.1, seed, train_on_validation: false };
+        let roles = split(0.1, 7).roles(&all);
+        let of = |roles: &[Role], item: u32| -> HashSet<Role> {
+            (0..all.len()).filter(|event| all.items[*event] == item).map(|event| roles[event]).collect()
+        };
+        let cold = |roles: &[Role]| (3..=60).step_by(3).filter(|item| of(roles, *item).contains(&Role::Test)).collect();
+        let drawn: Vec<u32> = cold(&roles);
+        assert_eq!(drawn.len(), 2);
+        for item in (3..=60).step_by(3) {
+            let found = of(&roles, item);
+            assert_eq!(found.len() == 1 && found.contains(&Role::Test), drawn.contains(&item), "{item}: {found:?}");
+        }
+        for u in 0..all.users() {
+            let count = |role| all.events(u).filter(|event| roles[*event] == role).count();
+            let others = 30 - count(Role::Test);
+            assert_eq!((count(Role::Validation), count(Role::Train)), (others / 10, others - others / 10));
+        }
+        assert_eq!(roles, split(0.1, 7).roles(&all));
+        let other: Vec<u32> = cold(&split(0.1, 8).roles(&all));
+        assert_ne!(drawn, other);
+        // There is something to test, however small the share, and nothing where there are no events.
+        let least: Vec<u32> = cold(&split(1e-6, 7).roles(&all));
+        assert_eq!(least.len(), 1);
+        assert!(split(0.5, 7).roles(&interactions(&[])).is_empty());
+        assert_eq!(split(0.5, 7).known(), Known::Training);
+        let returned = SplitConfig::ColdItems { items: 0.1, validation: 0.1, seed: 7, train_on_validation: true };
+        assert!(!returned.roles(&all).contains(&Role::Validation));
+        assert_eq!(
+            returned.protocol(),
+            "cold items, seed 7 (all events of 0.1 of the items test, 0.1 of a user's others validate, validation trained)"
+        );
     }
 
     #[test]

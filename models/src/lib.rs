@@ -27,6 +27,7 @@ pub mod optimiser;
 mod pages;
 pub mod params;
 mod positions;
+mod principal;
 mod propagation;
 pub mod rng;
 mod samplers;

@@ -11,6 +11,8 @@
 //! The user tower holds the final vectors of users with a node. For all others it takes the mean of the final vectors of
 //! the items in their history, and without one the vector of unknown users.
 //!
+//! Items can begin with the vectors of their texts (`text.rs`), and then those without training events keep them.
+//!
 //! Other terms can be added to the loss (`terms.rs`): contrasts of views (SGL, SimGCL, XSimGCL; `views.rs`), and those with
 //! neighbours and with prototypes (NCL; `neighbours.rs`, `prototypes.rs`).
 //!
@@ -18,15 +20,19 @@
 //! as RecBole has it, instead of pairs of uniformly drawn users (`sampling`); ids are dropped to the unknown row, unless
 //! `train.unknown_rate` is 0; and the losses of other models can take the place of BPR.
 
+mod geometry;
 mod ncl;
 mod neighbours;
 mod prototypes;
 mod terms;
+mod text;
+mod text_tower;
 mod training;
 pub(crate) mod transport;
 mod views;
 
 pub use ncl::NclConfig;
+pub use text::{TextConfig, TextMode};
 pub use views::{SglConfig, SimgclConfig, ViewsConfig, XsimgclConfig};
 
 #[cfg(test)]
@@ -112,6 +118,9 @@ pub struct LightgcnConfig {
     /// The contrasts of NCL, if there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ncl: Option<NclConfig>,
+    /// What items begin with, if they have texts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextConfig>,
     /// The contrast of subgraphs by optimal transport (GSC), if there is any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transport: Option<TransportConfig>,
@@ -132,9 +141,15 @@ impl Default for LightgcnConfig {
             first_layer_counts: None,
             views: None,
             ncl: None,
+            text: None,
             transport: None,
         }
     }
+}
+
+/// Whether fields are vectors of at least two numbers; one with a flag may be a number.
+fn all_are_vectors(fields: &[FieldSchema]) -> bool {
+    fields.iter().all(|field| matches!(field.shape, FieldShape::Dense { width } if width > 2))
 }
 
 impl LightgcnConfig {
@@ -156,6 +171,11 @@ impl LightgcnConfig {
         ("ncl.prototype_weight", Range::Real(0.0, 1000.0)),
         ("ncl.clusters", Range::Whole(1, 1_000_000)),
         ("ncl.from_epoch", Range::Whole(0, 10_000)),
+        ("text.share", Range::SHARE),
+        ("text.share_step", Range::SHARE),
+        ("text.item_rate", Range::Real(0.0, 1000.0)),
+        ("text.items_from_epoch", Range::Whole(0, 10_000)),
+        ("text.new_rate", Range::Below(0.0, 1.0)),
         ("transport.weight", TransportConfig::WEIGHT),
         ("transport.gromov_weight", TransportConfig::WEIGHT),
         ("transport.centres", TransportConfig::CENTRES),
@@ -169,7 +189,7 @@ impl LightgcnConfig {
         self.first_layer_counts.unwrap_or_else(|| self.views.as_ref().is_none_or(ViewsConfig::first_layer_counts))
     }
 
-    /// Checks that the propagation has the layers that are asked for.
+    /// Checks that the propagation has the layers that are asked for, and settings that fit each other.
     fn check_layers(&self) -> Result<(), ModelError> {
         let refuse = |setting: &str, expected: &str, found: String| {
             Err(ModelError::Setting { setting: setting.into(), expected: expected.into(), found })
@@ -188,6 +208,7 @@ impl LightgcnConfig {
             );
         }
         self.ncl.as_ref().map_or(Ok(()), |ncl| ncl.check(self.layers))?;
+        self.text.as_ref().map_or(Ok(()), TextConfig::check)?;
         self.transport.as_ref().map_or(Ok(()), |transport| transport.check(self.layers))
     }
 
@@ -198,7 +219,7 @@ impl LightgcnConfig {
     }
 
     /// Checks every number against its range, and that users have an id, perhaps a sequence of items, and nothing else,
-    /// and items an id and nothing else.
+    /// and items an id, with texts a vector, and nothing else.
     ///
     /// # Errors
     /// [`ModelError::Setting`].
@@ -211,9 +232,26 @@ impl LightgcnConfig {
             Err(ModelError::Setting { setting: setting.into(), expected, found })
         };
         let other = "this model reads nothing else; `kind = \"dssm\"` takes other features";
-        let [FieldSchema { shape: FieldShape::Code { table, .. }, .. }] = items else {
-            return refuse("features.item", format!("one feature, of kind `id`: {other}"), items);
+        let (table, vectors) = match items {
+            [FieldSchema { shape: FieldShape::Code { table, .. }, .. }, vectors @ ..] if all_are_vectors(vectors) => {
+                (table, vectors)
+            }
+            _ => {
+                let expected = "one feature, of kind `id`, and with `[model.text]` one of kind `vector` after it";
+                return refuse("features.item", format!("{expected}: {other}"), items);
+            }
         };
+        match (&self.text, vectors) {
+            (None, []) | (Some(_), [_]) => {}
+            (Some(_), _) => {
+                let expected = "a feature of kind `vector` in `features.item`, after the `id`, with the vectors of texts: add one, or remove the section";
+                return refuse("model.text", expected.into(), vectors);
+            }
+            (None, _) => {
+                let expected = "no feature of kind `vector`, of which this model makes nothing by itself: remove it, or say in `[model.text]` how items are to begin with it, as with `mode = \"residual\"`";
+                return refuse("features.item", expected.into(), vectors);
+            }
+        }
         let users_of = |own: &str| own != table;
         let is_theirs = |shape: &FieldShape| matches!(shape, FieldShape::Sequence { table: own, .. } if own == table);
         match users {

@@ -211,6 +211,13 @@ pub(crate) trait Model: Sync {
     fn group(&self, _parameter: &str) -> Group {
         Group::default()
     }
+    /// Takes the parameters of an earlier model. By default, new rows of tables become copies of the unknown row.
+    ///
+    /// # Errors
+    /// [`ModelError::Shape`] when groups, widths or row counts do not fit.
+    fn warm_start(&mut self, earlier: &Parameters) -> Result<(), ModelError> {
+        self.parameters_mut().warm_start(earlier)
+    }
     /// Memory for the gradients of a step. By default, tables have gradients of touched rows only.
     fn gradients(&self) -> Gradients {
         Gradients::new(self.parameters())

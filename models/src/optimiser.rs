@@ -181,10 +181,13 @@ fn norm(gradients: &Gradients, moves: &Moves) -> f64 {
     let dense = gradients.dense.iter().zip(&moves.dense).filter(|(_, how)| how.is_some());
     let dense: f64 = dense.map(|(g, _)| squared(g) as f64).sum();
     let tables = gradients.tables.par_iter().zip(&moves.tables).filter(|(_, how)| how.is_some());
-    let tables: Vec<f64> = tables
-        .map(|(gradient, _)| gradient.values().chunks(4096).map(|run| squared(run) as f64).sum::<f64>())
-        .collect();
+    let tables: Vec<f64> = tables.map(|(gradient, _)| squares(gradient.values())).collect();
     (dense + tables.iter().sum::<f64>()).sqrt()
+}
+
+/// Sum of squares of many values.
+pub(crate) fn squares(values: &[f32]) -> f64 {
+    values.chunks(4096).map(|run| f64::from(squared(run))).sum()
 }
 
 dispatched! {

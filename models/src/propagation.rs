@@ -69,8 +69,9 @@ impl Noise {
 }
 
 impl Plan {
-    /// The weight of each layer that counts in the mean.
-    fn share(&self) -> f32 {
+    /// The weight of each layer that counts in the mean, with which the final vector of a node without edges is its first
+    /// layer.
+    pub fn share(&self) -> f32 {
         1.0 / (self.layers + usize::from(self.counts_first())) as f32
     }
 

@@ -192,6 +192,7 @@ fn other(name: &str) -> Option<Value> {
         "init" => json!("normal"),
         "penalty_form" => json!("norms"),
         "sampling" => json!("users"),
+        "mode" => json!("frozen"),
         "logit" => json!("log"),
         "loss" => json!("full_softmax"),
         "schedule" => json!("constant"),
@@ -336,6 +337,7 @@ fn every_setting_of_every_model_is_obeyed_by_training_alone() {
             model["views"] = json!({ "kind": "xsimgcl" });
             model["ncl"] = json!({ "hops": 1 });
             model["first_layer_counts"] = json!(true);
+            model["text"] = json!({ "mode": "residual", "share": 0.5 });
             model["transport"] = json!({ "layer": 1 });
         }
         let model: ModelConfig = serde_json::from_value(model).unwrap();

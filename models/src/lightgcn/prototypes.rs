@@ -14,7 +14,6 @@ use crate::graph::{Graph, Nodes, Sides};
 use crate::kmeans::kmeans;
 use crate::losses::contrast::{Anchored, InfoNce};
 use crate::model::{Moment, Terms};
-use crate::params::Table;
 use crate::propagation::Place;
 use crate::rng::Rng;
 use serde::{Deserialize, Serialize};
@@ -35,7 +34,7 @@ pub(crate) struct Prototypes {
 pub(super) fn cluster(
     config: &NclConfig,
     connected: &Sides<Vec<u32>>,
-    tables: &[Table],
+    (first, dim): (Sides<&[f32]>, usize),
     moment: Moment,
 ) -> Option<Sides<Prototypes>> {
     if config.prototype_weight == 0.0 || moment.epoch < config.from_epoch {
@@ -43,9 +42,9 @@ pub(super) fn cluster(
     }
     let key = moment.of_epoch(CENTRES).bits();
     Some(SIDES.map(|side| {
-        let (nodes, table) = (&connected[side as usize], &tables[side as usize]);
-        let points: Vec<f32> = nodes.iter().flat_map(|node| table.row(*node)).copied().collect();
-        let found = kmeans(&points, table.dim, config.clusters, Rng::at(key, &[side as u64]));
+        let (nodes, first) = (&connected[side as usize], first[side as usize]);
+        let points: Vec<f32> = nodes.iter().flat_map(|node| &first[*node as usize * dim..][..dim]).copied().collect();
+        let found = kmeans(&points, dim, config.clusters, Rng::at(key, &[side as u64]));
         Prototypes { centres: found.centres, of: found.of }
     }))
 }

@@ -10,6 +10,7 @@
 //! epoch is a field of [`State`], made when an epoch begins, and in checkpoints.
 
 use super::LightgcnConfig;
+use super::geometry::Geometry;
 use super::neighbours::Neighbours;
 use super::prototypes::{self, PrototypeContrast, Prototypes};
 use super::transport::{SubgraphContrast, Transport};
@@ -17,7 +18,7 @@ use super::views::ViewContrast;
 use crate::graph::{Graph, Nodes, Sides};
 use crate::lanes::add;
 use crate::model::{Moment, Terms};
-use crate::params::{Gradients, Parameters, Table};
+use crate::params::{Gradients, Parameters};
 use crate::propagation::{LayerGradients, Place, Plan};
 use serde::{Deserialize, Serialize};
 use twotower_artifacts::Side;
@@ -30,6 +31,8 @@ pub(super) const SIDES: Sides<Side> = [Side::User, Side::Item];
 pub(crate) struct State {
     /// The clusters of users and of items, if they are in the loss of the epoch.
     pub prototypes: Option<Sides<Prototypes>>,
+    /// Figures of item vectors that begin with texts.
+    pub geometry: Option<Geometry>,
 }
 
 /// Distinct nodes of a batch that have edges, ascending, and how often they occur in its pairs.
@@ -162,7 +165,13 @@ pub(super) fn auxiliary(config: &LightgcnConfig, transport: Option<&Transport>) 
     all
 }
 
-/// The state of an epoch, made of the parameters with which it begins.
-pub(super) fn state(config: &LightgcnConfig, connected: &Sides<Vec<u32>>, tables: &[Table], moment: Moment) -> State {
-    State { prototypes: config.ncl.as_ref().and_then(|ncl| prototypes::cluster(ncl, connected, tables, moment)) }
+/// The state of an epoch, made of the first layer with which it begins, of vectors of `dim` numbers.
+pub(super) fn state(
+    config: &LightgcnConfig,
+    connected: &Sides<Vec<u32>>,
+    (first, dim): (Sides<&[f32]>, usize),
+    moment: Moment,
+) -> State {
+    let clusters = |ncl| prototypes::cluster(ncl, connected, (first, dim), moment);
+    State { prototypes: config.ncl.as_ref().and_then(clusters), geometry: None }
 }

@@ -1,7 +1,10 @@
 //! LightGCN in training: the graph, a step, and the towers that are exported.
 
+use super::geometry::Geometry;
 use super::prototypes::warn_of_few_nodes;
 use super::terms::{self, AuxiliaryTerm, BatchNodes, SIDES, State, Step, TermGradients, Vectors};
+use super::text::{AsNew, Made, Text};
+use super::text_tower::reading_text;
 use super::transport::Transport;
 use super::{Initialisation, LightgcnConfig, PenaltyForm, Sampling};
 use crate::candidates::BatchCandidates;
@@ -10,7 +13,7 @@ use crate::examples::{Role, TrainingSet, Window, drop_codes};
 use crate::graph::{Graph, Nodes, Sides};
 use crate::lanes::{add_scaled, dot};
 use crate::losses::LossGradient;
-use crate::model::{Model, Moment, Terms};
+use crate::model::{Group, Model, Moment, Terms};
 use crate::native;
 use crate::net::{Backward, Net, Pass, backward};
 use crate::objective::Objective;
@@ -30,10 +33,12 @@ use twotower_artifacts::{CodeBatch, Column, FieldShape, Side, TowerSchema};
 const PAIRS: u64 = 20;
 const CANDIDATES: u64 = 21;
 const DROPPED: u64 = 22;
+const AS_NEW: u64 = 31;
 
 /// LightGCN in training.
 pub(crate) struct Lightgcn {
-    /// The first layer, as the tables of users and of items, and the temperature if it is learned.
+    /// The first layer, as the tables of users and of items, what else it is made of where items have texts, and the
+    /// temperature if it is learned.
     parameters: Parameters,
     /// Counts the changes of the parameters.
     version: u64,
@@ -42,6 +47,7 @@ pub(crate) struct Lightgcn {
     events: Vec<u32>,
     /// The nodes that have edges, ascending.
     connected: Sides<Vec<u32>>,
+    text: Option<Text>,
     state: State,
     /// Towers over the final vectors, as training sees them: the row of an id.
     nets: Sides<Net>,
@@ -58,6 +64,9 @@ pub(crate) struct Work {
     /// The final vectors, as tables, and the version of the parameters that all of them were made of, without noise.
     vectors: Parameters,
     version: Option<u64>,
+    /// The first layer of items, where they have texts.
+    made: Made,
+    as_new: AsNew,
     propagation: Propagation,
     /// The nodes of a step, of which alone it computes final vectors.
     wanted: Sides<Nodes>,
@@ -140,6 +149,7 @@ impl Lightgcn {
             rows.filter(|node| graph.degree(side, *node as usize) > 0).collect::<Vec<u32>>()
         });
         config.ncl.iter().for_each(|ncl| warn_of_few_nodes(ncl, &connected));
+        let text = config.text.as_ref().map(|text| Text::new(text, &set.items, &graph, &mut parameters)).transpose()?;
         let mut objective = Objective::new(set, train, (config.temperature, config.learn_temperature), &mut parameters);
         let draw = |group| Rng::at(train.seed, &[0, 2, group]);
         let transport = config.transport.as_ref().map(|of| Transport::new(of, config.dim, &mut parameters, draw));
@@ -164,6 +174,7 @@ impl Lightgcn {
             graph,
             events: pairs.into_iter().map(|(_, _, event)| event).collect(),
             connected,
+            text,
             state: State::default(),
             nets,
             schemas,
@@ -175,9 +186,17 @@ impl Lightgcn {
         })
     }
 
-    /// The first layer.
-    fn first(&self) -> Sides<&[f32]> {
-        SIDES.map(|side| &self.parameters.tables[side as usize].values[..])
+    /// The first layer, given what [`Self::make`] made.
+    fn first<'a>(&'a self, made: &'a Made) -> Sides<&'a [f32]> {
+        let [users, items] = SIDES.map(|side| &self.parameters.tables[side as usize].values[..]);
+        [users, if self.text.is_some() { &made.first } else { items }]
+    }
+
+    /// Makes what of the first layer is no parameter.
+    fn make(&self, made: &mut Made) {
+        if let Some(text) = &self.text {
+            text.forward(&self.parameters, made);
+        }
     }
 
     /// How layers and final vectors are made, in a step of training or for export.
@@ -191,7 +210,8 @@ impl Lightgcn {
         if work.version == Some(self.version) {
             return;
         }
-        let (first, out) = ((self.first(), self.config.dim), finals(&mut work.vectors));
+        self.make(&mut work.made);
+        let (first, out) = ((self.first(&work.made), self.config.dim), finals(&mut work.vectors));
         work.propagation.forward(&self.graph, first, &self.plan(None), None, out);
         work.version = Some(self.version);
         work.towers = None;
@@ -223,7 +243,8 @@ impl Lightgcn {
             codes.iter().for_each(|code| wanted.insert(*code));
         }
         work.auxiliary.iter_mut().for_each(|term| term.want(&self.graph, moment, &mut work.wanted));
-        let (first, out) = ((self.first(), self.config.dim), finals(&mut work.vectors));
+        self.make(&mut work.made);
+        let (first, out) = ((self.first(&work.made), self.config.dim), finals(&mut work.vectors));
         work.propagation.forward(&self.graph, first, &self.plan(Some(moment)), Some(&work.wanted), out);
         work.version = None;
         work.towers = None;
@@ -234,7 +255,7 @@ impl Lightgcn {
         let plan = self.plan(Some(moment));
         let vectors = Vectors {
             dim: self.config.dim,
-            first: self.first(),
+            first: self.first(&work.made),
             layers: &work.propagation.layers,
             mean: SIDES.map(|side| &work.vectors.tables[side as usize].values[..]),
         };
@@ -256,11 +277,12 @@ impl Lightgcn {
     fn penalise(&self, work: &Work, pairs: usize, gradients: &mut Gradients) -> f64 {
         let share = 1.0 / pairs as f64;
         let [clicked, drawn] = work.candidates.occurrences();
-        let mut value = 0.0;
+        let (mut value, dim) = (0.0, self.config.dim);
         for (side, uses) in [(Side::User, vec![1; pairs]), (Side::Item, clicked), (Side::Item, drawn)] {
-            let table = &self.parameters.tables[side as usize];
+            let first = self.first(&work.made)[side as usize];
+            let row = |code: u32| &first[code as usize * dim..][..dim];
             let rows = || ids(&work.ids[side as usize]).iter().zip(&uses).filter(|(_, uses)| **uses > 0);
-            let square = |code: u32| f64::from(dot(table.row(code), table.row(code)));
+            let square = |code: u32| f64::from(dot(row(code), row(code)));
             let squares: f64 = rows().map(|(code, uses)| f64::from(*uses) * square(*code)).sum();
             let slope = match self.config.penalty_form {
                 PenaltyForm::Squares => {
@@ -275,7 +297,7 @@ impl Lightgcn {
             let gradient = gradients.tables[side as usize].all_rows();
             for (code, uses) in rows() {
                 let slope = self.config.penalty * f64::from(*uses) * slope;
-                add_scaled(&mut gradient[*code as usize * table.dim..][..table.dim], slope as f32, table.row(*code));
+                add_scaled(&mut gradient[*code as usize * dim..][..dim], slope as f32, row(*code));
             }
         }
         value
@@ -305,20 +327,27 @@ impl Lightgcn {
             user.tables.insert(items.name.clone(), items.matrix());
         }
         let mut item = Tower {
-            schema: item_schema,
+            schema: of_ids(&item_schema),
             inputs: vec![own(items)],
             tables: BTreeMap::from([(items.name.clone(), items.matrix())]),
             layers: Vec::new(),
             dim: self.config.dim,
             inner_product_scale: None,
         };
-        match self.config.similarity {
+        let (user, item) = match self.config.similarity {
             Similarity::Dot => cosine_of_inner_product(user, item),
             Similarity::Cosine => {
                 [&mut user, &mut item]
                     .into_iter()
                     .for_each(|tower| tower.layers.push(Layer::L2Norm { eps: NORM_FLOOR }));
                 (user, item)
+            }
+        };
+        match &self.text {
+            None => (user, item),
+            Some(text) => {
+                let projected = text.projected(&self.parameters, self.plan(None).share());
+                (user, reading_text(item, item_schema, self.config.similarity, projected))
             }
         }
     }
@@ -383,6 +412,8 @@ impl Model for Lightgcn {
             gradients: Gradients::new(&vectors),
             vectors,
             version: None,
+            made: Made::default(),
+            as_new: AsNew::default(),
             propagation: Propagation::default(),
             wanted: Default::default(),
             batch: Default::default(),
@@ -407,8 +438,36 @@ impl Model for Lightgcn {
         self.state = state;
     }
 
+    fn group(&self, parameter: &str) -> Group {
+        let of_items = &self.parameters.tables[Side::Item as usize].name;
+        self.text.as_ref().map_or_else(Group::default, |text| text.group(parameter, of_items))
+    }
+
+    fn warm_start(&mut self, earlier: &Parameters) -> Result<(), ModelError> {
+        self.parameters_mut().warm_start(earlier)?;
+        let of_items = &self.parameters.tables[Side::Item as usize].name;
+        let rows = earlier.tables.iter().find(|table| table.name == *of_items).map_or(0, |table| table.rows);
+        if let Some(text) = &self.text {
+            text.begin_new_items(&mut self.parameters, rows);
+        }
+        Ok(())
+    }
+
     fn begin_epoch(&mut self, _: &TrainingSet, moment: Moment) -> Result<(), ModelError> {
-        self.state = terms::state(&self.config, &self.connected, &self.parameters.tables, moment);
+        if let Some(text) = &self.text {
+            text.begin_epoch(&mut self.parameters, moment.epoch);
+            self.version += 1;
+        }
+        let mut made = Made::default();
+        self.make(&mut made);
+        let first = (self.first(&made), self.config.dim);
+        let state = terms::state(&self.config, &self.connected, first, moment);
+        let geometry = self.text.as_ref().and_then(|text| {
+            let mut work = self.work();
+            self.propagate(&mut work);
+            Geometry::of(text, &work.vectors.tables[Side::Item as usize].values, self.config.dim, moment.seed)
+        });
+        self.state = State { geometry, ..state };
         Ok(())
     }
 
@@ -449,6 +508,11 @@ impl Model for Lightgcn {
         gradients: &mut Gradients,
     ) -> Result<Terms, ModelError> {
         self.propagate_batch(set, windows, moment, work);
+        let plan = self.plan(Some(moment));
+        if let Some(text) = &self.text {
+            let (codes, [_, items]) = ((ids(&work.ids[1]), plan.share()), finals(&mut work.vectors));
+            text.embed_as_new(&self.parameters, codes, moment.of_step(AS_NEW), items, &mut work.as_new);
+        }
         for ((net, batch), pass) in self.nets.iter().zip(&work.ids).zip(&mut work.passes) {
             net.forward(&work.vectors, batch, None, pass);
         }
@@ -466,15 +530,29 @@ impl Model for Lightgcn {
         backward(&work.vectors, &mut passes, &mut work.gradients)?;
         work.later.reset(self.config.layers);
         for (side, gradient) in SIDES.into_iter().zip(&work.gradients.tables) {
-            let (rows, values) = gradient.touched_rows();
-            work.later.add(Place::Mean, side, rows, values);
+            match (&self.text, side) {
+                (Some(text), Side::Item) => {
+                    let ([_, items], gradient) = (finals(&mut work.vectors), (gradient, plan.share()));
+                    let (rows, values) = text.learn_from_new(&work.as_new, gradient, items, gradients);
+                    work.later.add(Place::Mean, side, &rows, &values);
+                }
+                (None, _) | (_, Side::User) => {
+                    let (rows, values) = gradient.touched_rows();
+                    work.later.add(Place::Mean, side, rows, values);
+                }
+            }
         }
         self.auxiliary(moment, work, gradients, &mut terms);
-        let plan = self.plan(Some(moment));
         let first = work.propagation.backward(&self.graph, self.config.dim, &plan, &work.later);
         TermGradients { parameters: gradients, later: &mut work.later }.add_first(first);
         let value = self.penalise(work, windows.len(), gradients);
         terms.add("penalty", self.config.penalty, value);
+        if let Some(text) = &self.text {
+            text.backward(&self.parameters, &mut work.made, gradients);
+            let geometry = self.state.geometry.iter().flat_map(Geometry::watched);
+            let watched = text.watched(&self.parameters, gradients).into_iter().chain(geometry);
+            watched.for_each(|(name, value)| terms.watch(name, value));
+        }
         Ok(terms)
     }
 

@@ -114,7 +114,7 @@ pub(super) fn mean_of(all: &[[Vec<f64>; 2]], degrees: &[Vec<f64>; 2], first_coun
 }
 
 /// The final vectors in f64, users first, by the definition.
-fn final_vectors(set: &TrainingSet, tables: [&[f64]; 2], settings: &LightgcnConfig) -> [Vec<f64>; 2] {
+pub(super) fn final_vectors(set: &TrainingSet, tables: [&[f64]; 2], settings: &LightgcnConfig) -> [Vec<f64>; 2] {
     let (all, degrees) = layers_of(&pairs(set), tables, settings.layers);
     mean_of(&all, &degrees, settings.counts_first_layer())
 }

@@ -147,7 +147,7 @@ impl<'a, M: Model> Trainer<'a, M> {
         match start {
             Start::Fresh => {}
             Start::From(path) => {
-                self.model.parameters_mut().warm_start(&checkpoint::read::<M::State>(path)?.parameters)?;
+                self.model.warm_start(&checkpoint::read::<M::State>(path)?.parameters)?;
                 // If the run is resumed before the first checkpoint, it must begin here too.
                 self.save_last()?;
             }
@@ -313,7 +313,7 @@ impl<'a, M: Model> Trainer<'a, M> {
         let last = checkpoint::read::<M::State>(&path)?;
         checkpoint::check_run(&path, &last.run, self.run)?;
         let wrong = |reason: &str| ModelError::Checkpoint { path: path.clone(), reason: reason.into() };
-        self.model.parameters_mut().warm_start(&last.parameters)?;
+        self.model.warm_start(&last.parameters)?;
         match last.resume_state {
             Some(resume_state) if resume_state.optimiser.fits(self.model.parameters()) => {
                 self.optimiser = resume_state.optimiser;
@@ -345,6 +345,8 @@ mod contract;
 mod lightgcn_term_tests;
 #[cfg(test)]
 mod lightgcn_tests;
+#[cfg(test)]
+mod lightgcn_text_tests;
 #[cfg(test)]
 mod ligr_tests;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::config::{Loss, TrainConfig};
 use crate::dssm::{DssmConfig, SequencePooling};
 use crate::examples::Known;
-use crate::lightgcn::{TransportConfig, ViewsConfig};
+use crate::lightgcn::{LightgcnConfig, TransportConfig, ViewsConfig};
 use crate::model::ModelConfig;
 use crate::positions::Positions;
 use std::collections::BTreeMap;
@@ -53,6 +53,12 @@ fn encoder(dssm: &DssmConfig, positions: Option<Positions>, shape: &FieldShape, 
     ((blocks * (ENCODER_ACTIVATIONS + block.kept() as u128) + 1) * dim + streams) * elements
 }
 
+/// Numbers of a vector of an item's text; its flag is none of them.
+fn text_width(items: &TowerSchema) -> u128 {
+    let width = |shape: &FieldShape| if let FieldShape::Dense { width } = shape { u128::from(*width) - 1 } else { 0 };
+    items.fields.iter().map(|field| width(&field.shape)).sum()
+}
+
 /// The size of training `model` on towers of these schemas. `config` must have its batch size. `items` is the size of
 /// the catalogue and `events` the number of training events, and `known` says which events of a user are known when others
 /// are predicted.
@@ -98,6 +104,9 @@ pub fn size(
             (batch + drawn, drawn)
         }
     };
+    if let ModelConfig::Lightgcn(LightgcnConfig { text: Some(_), dim, .. }) = model {
+        dense += text_width(towers[1]) * *dim as u128;
+    }
     let rows = tables.values().sum::<u128>();
     let contrast = match model {
         ModelConfig::Dssm(_) | ModelConfig::Sasrec(_) | ModelConfig::Tisasrec(_) => 0,
@@ -118,7 +127,12 @@ pub fn size(
             let further = further as u128 * (layers + 4) * parameters * 4 + graphs as u128 * edges * 8;
             // Copies of the candidates, their gradients, and parts of those.
             let ncl = if lightgcn.ncl.is_some() { 8 * parameters * 4 } else { 0 };
-            (layers + 6) * parameters * 4 + edges * EDGE + further + ncl
+            // Texts, and their vectors twice; and, as an epoch begins, the layers and final vectors once more.
+            let text = lightgcn.text.as_ref().map_or(0, |_| {
+                let width = text_width(towers[1]);
+                items * (width + 2 * lightgcn.dim as u128) * 4 + (layers + 2) * parameters * 4
+            });
+            (layers + 6) * parameters * 4 + edges * EDGE + further + ncl + text
         }
     };
     let activations = batch * widths[0] + candidates.min(items) * widths[1];
