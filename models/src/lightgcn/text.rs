@@ -175,7 +175,7 @@ pub(super) struct AsNew {
 /// The texts of items by their nodes, ascending: a vector and a flag that says that there is none.
 fn by_node(items: &CodeBatch) -> Vec<(u32, &[f32])> {
     let [Column::Code(codes), Column::Dense { width, values }] = &items.columns[..] else { return Vec::new() };
-    let rows = codes.iter().zip(values.chunks_exact(*width as usize));
+    let rows = codes.iter().zip(values.chunks_exact(*width));
     let texts = rows.filter_map(|(code, row)| {
         let (flag, text) = row.split_last()?;
         let has_text = *code >= FIRST_VALUE && *flag == 0.0 && text.iter().any(|x| *x != 0.0);

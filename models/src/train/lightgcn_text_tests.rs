@@ -41,7 +41,7 @@ fn with_texts(mut set: TrainingSet, width: usize) -> TrainingSet {
 /// The texts of items and their flags.
 fn texts(set: &TrainingSet) -> Vec<(Vec<f64>, bool)> {
     let Column::Dense { width, values } = &set.items.columns[1] else { unreachable!() };
-    let rows = values.chunks_exact(*width as usize).map(|row| row.split_last().unwrap());
+    let rows = values.chunks_exact(*width).map(|row| row.split_last().unwrap());
     rows.map(|(flag, text)| (text.iter().map(|x| f64::from(*x)).collect(), *flag == 0.0)).collect()
 }
 
@@ -511,7 +511,7 @@ fn texts_without_the_section_the_section_without_texts_and_settings_of_other_mod
     // A file of other ids has no text for any item.
     let mut strange = set.clone();
     let Column::Dense { width, values } = &mut strange.items.columns[1] else { unreachable!() };
-    values.chunks_exact_mut(*width as usize).for_each(|row| {
+    values.chunks_exact_mut(*width).for_each(|row| {
         row.fill(0.0);
         row[row.len() - 1] = 1.0;
     });
