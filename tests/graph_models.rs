@@ -253,7 +253,7 @@ fn lists_of_inner_products_have_scores_by_which_they_are_the_exact_maximum() {
     // The model's own item vectors are in the tower, before a coordinate is added to each, and so is the longest length.
     let (tower, metadata) = onnx::read(&job.path("run/towers/item_tower.onnx")).unwrap();
     let table = &tower.tables["item_id"];
-    let codes = load_vocabulary(&job.path("run/encoders/vocab/item_id.bin")).unwrap();
+    let codes = load_vocabulary(job.path("run/encoders/vocab/item_id.bin")).unwrap();
     let own: BTreeMap<String, &[f32]> = (0..ITEMS)
         .map(|item| item_id(item).to_string())
         .map(|id| (id.clone(), &table.data[codes.lookup(&id) as usize * (DIM + 1)..][..DIM]))

@@ -109,7 +109,7 @@ mod tests {
             match tag.strip_prefix('/') {
                 Some(name) => assert_eq!(open.pop().as_deref(), Some(name)),
                 None => {
-                    assert!(tag.matches('"').count() % 2 == 0 && !tag.contains('<'), "{tag}");
+                    assert!(tag.matches('"').count().is_multiple_of(2) && !tag.contains('<'), "{tag}");
                     let name = tag.trim_end_matches('/').split_whitespace().next().unwrap().to_string();
                     found.push(name.clone());
                     if !tag.ends_with('/') {
