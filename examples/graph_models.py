@@ -24,7 +24,7 @@ import pathlib
 import re
 import sys
 
-from grids import HERE, Table, chosen, require_program, run_grid, toml
+from grids import HERE, Table, chosen, prepare, require_program, run_grid, toml
 
 MEASURES = [(f"{measure.lower()}@{k}", f"{title}@{k}") for k in (10, 20, 50) for measure, title in (("recall", "R"), ("ndcg", "N"))]
 
@@ -48,32 +48,26 @@ GRIDS = {
 }
 
 
-def read(folder):
-    """The ratings (user, item, rating, time or place) of MovieLens-1M."""
-    exported, ordered = folder / "ratings.dat", folder / "ratings_chrono.csv"
-    if exported.exists():
-        return [line.split("::") for line in exported.read_text().split()]
-    if ordered.exists():
-        with open(ordered, newline="") as file:
-            return list(csv.reader(file))[1:]
+def ratings(folder):
+    """The file of MovieLens-1M's ratings."""
+    for name in ("ratings.dat", "ratings_chrono.csv"):
+        if (folder / name).exists():
+            return folder / name
     raise SystemExit(f"{folder}: expected MovieLens-1M's ratings.dat here, or ratings_chrono.csv; see examples/ml-1m/fetch.sh")
 
 
-def prepare(folder, data, job):
-    """Writes the tables and the job."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "pipeline.toml").write_bytes(job.read_bytes())
-    if (folder / "interactions.csv").exists():
-        return
-    events = [(user, item, time) for user, item, rating, time in read(data) if float(rating) >= 3]
-    tables = {
-        "users": (["user_id"], [[user] for user in dict.fromkeys(event[0] for event in events)]),
-        "items": (["item_id"], [[item] for item in dict.fromkeys(event[1] for event in events)]),
-        "interactions": (["user", "item", "time"], events),
-    }
-    for name, (head, rows) in tables.items():
-        with open(folder / f"{name}.csv", "w", newline="") as file:
-            csv.writer(file).writerows([head, *rows])
+def read(folder):
+    """The ratings (user, item, rating, time or place) of MovieLens-1M."""
+    path = ratings(folder)
+    if path.suffix == ".dat":
+        return [line.split("::") for line in path.read_text().split()]
+    with open(path, newline="") as file:
+        return list(csv.reader(file))[1:]
+
+
+def positives(data):
+    """The ratings of 3 and more, and nothing to note of them."""
+    return [(user, item, time) for user, item, rating, time in read(data) if float(rating) >= 3], None
 
 
 def text_features(file, dim):
@@ -101,7 +95,8 @@ def main():
         parser.error("--text FILE is missing: the vectors of texts that rows of this grid begin with")
     require_program()
     folder = options.work.resolve() / "ml-1m"
-    prepare(folder, options.data, options.job or HERE / "lightgcn-ml-1m/pipeline.toml")
+    job = options.job or HERE / "lightgcn-ml-1m/pipeline.toml"
+    prepare(folder, {"size": ratings(options.data).stat().st_size}, job, lambda: positives(options.data))
     table = Table(MEASURES, lambda protocol: re.sub(r", seed \d+", "", protocol))
 
     def sets(row):

@@ -29,6 +29,27 @@ def toml(value):
     return json.dumps(value)
 
 
+def prepare(folder, source, job, read):
+    """Writes the job and the tables, unless they are there, whole and of the same `source`. `read` gives the events (user,
+    item, time or place) and what is to be noted of them, which is returned."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "pipeline.toml").write_bytes(job.read_bytes())
+    done = folder / "prepared.json"
+    if done.exists() and (noted := json.loads(done.read_text())).get("source") == source:
+        return noted["of_events"]
+    events, of_events = read()
+    tables = {
+        "users": (["user_id"], [[user] for user in dict.fromkeys(event[0] for event in events)]),
+        "items": (["item_id"], [[item] for item in dict.fromkeys(event[1] for event in events)]),
+        "interactions": (["user", "item", "time"], events),
+    }
+    for name, (head, rows) in tables.items():
+        with open(folder / f"{name}.csv", "w", newline="") as file:
+            csv.writer(file).writerows([head, *rows])
+    done.write_text(json.dumps({"source": source, "of_events": of_events}))
+    return of_events
+
+
 def chosen(rows, only):
     """The names of the rows to run, of those that a command names, with commas between, or all."""
     names = only.split(",") if only else list(rows)

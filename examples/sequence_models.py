@@ -17,14 +17,12 @@ The settings that a row does not name are those of the job of the data's example
 not stop the others; the exit code is 1 then. TWOTOWER names the program. Python 3.11 or newer, no other packages.
 """
 import argparse
-import csv
-import json
 import os
 import pathlib
 import sys
 import tomllib
 
-from grids import HERE, Table, chosen, require_program, run_grid, toml
+from grids import HERE, Table, chosen, prepare, require_program, run_grid, toml
 
 # What the data of a file are called, and the example whose job is the start of all rows.
 EXAMPLES = {"ml-1m.txt": ("ml-1m", "sasrec-ml-1m"), "Video.txt": ("video", "video"), "u.data": ("ml-100k", "tisasrec-ml-100k")}
@@ -135,27 +133,6 @@ def read(path, users):
     return events, times
 
 
-def prepare(folder, path, users, job):
-    """Writes the tables, unless they are there, and the job. Returns whether there are times."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "pipeline.toml").write_bytes(job.read_bytes())
-    done = folder / "prepared.json"
-    source = {"size": os.path.getsize(path), "users": users}
-    if done.exists() and (noted := json.loads(done.read_text()))["source"] == source:
-        return noted["times"]
-    events, times = read(path, users)
-    tables = {
-        "users": (["user_id"], [[user] for user in dict.fromkeys(event[0] for event in events)]),
-        "items": (["item_id"], [[item] for item in dict.fromkeys(event[1] for event in events)]),
-        "interactions": (["user", "item", "time"], events),
-    }
-    for name, (head, rows) in tables.items():
-        with open(folder / f"{name}.csv", "w", newline="") as file:
-            csv.writer(file).writerows([head, *rows])
-    done.write_text(json.dumps({"source": source, "times": times}))
-    return times
-
-
 def rows_of(grid, options, times):
     """The rows of a grid to run, with all their settings but the seed."""
     data, rows = options.data.name, GRIDS[grid]
@@ -187,7 +164,8 @@ def main():
     job = options.job or HERE / example / "pipeline.toml"
     sequence = tomllib.loads(job.read_text())["features"]["user"][0]
     folder = options.work.resolve() / (f"{data}-{options.users}-users" if options.users else data)
-    times = prepare(folder, options.data, options.users, job)
+    source = {"size": os.path.getsize(options.data), "users": options.users}
+    times = prepare(folder, source, job, lambda: read(options.data, options.users))
     grids = {grid: rows_of(grid, options, times) for grid in options.grid.split(",")}
     names = {grid: grid if grid in ("losses", "paper") else f"{grid}-{options.loss}" for grid in grids}
     table = Table([("hit@10", "HR@10"), ("ndcg@10", "NDCG@10")])

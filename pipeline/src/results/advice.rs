@@ -123,12 +123,13 @@ fn rounded(value: f64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::collections::BTreeMap;
     use twotower_artifacts::Fingerprint;
 
-    fn metrics(models: &[(&str, &[(&str, f64)])]) -> MetricsFile {
+    /// Metrics by model, of no protocol.
+    pub fn metrics(models: &[(&str, &[(&str, f64)])]) -> MetricsFile {
         let values = |values: &[(&str, f64)]| values.iter().map(|(name, v)| (name.to_string(), *v)).collect();
         let models: BTreeMap<String, BTreeMap<String, f64>> =
             models.iter().map(|(name, of)| (name.to_string(), values(of))).collect();

@@ -86,29 +86,13 @@ pub fn models<'a>(runs: &'a [ComparedRun], models: &[&'a str]) -> Vec<ComparedMo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use twotower_artifacts::Fingerprint;
+    use crate::results::advice;
 
     fn metrics(protocol: &str, models: &[(&str, f64)]) -> MetricsFile {
-        let none = Fingerprint::of(b"");
-        let models = models.iter().map(|(name, v)| (name.to_string(), BTreeMap::from([("recall@10".to_string(), *v)])));
-        MetricsFile {
-            format_version: 1,
-            protocol: protocol.into(),
-            ranking: None,
-            data: none.clone(),
-            events: None,
-            towers: none,
-            users: 1,
-            users_without_test_events: 0,
-            users_without_new_items: 0,
-            repeated_test_events: 0,
-            users_not_drawn: 0,
-            users_with_test_item_drawn: 0,
-            items: 10,
-            models: models.collect(),
-            left_out: BTreeMap::new(),
-            overlap_with_cosine: BTreeMap::new(),
-        }
+        let values: Vec<[(&str, f64); 1]> = models.iter().map(|(_, value)| [("recall@10", *value)]).collect();
+        let models: Vec<(&str, &[(&str, f64)])> =
+            models.iter().zip(&values).map(|((name, _), values)| (*name, &values[..])).collect();
+        MetricsFile { protocol: protocol.into(), ..advice::tests::metrics(&models) }
     }
 
     #[test]
