@@ -28,20 +28,57 @@ from grids import HERE, Table, chosen, prepare, require_program, run_grid, toml
 
 MEASURES = [(f"{measure.lower()}@{k}", f"{title}@{k}") for k in (10, 20, 50) for measure, title in (("recall", "R"), ("ndcg", "N"))]
 
-BPR = {"train.loss": {"bpr": {"negatives": 1}}}
+# The paper's loss, layers and penalty, in fewer and larger steps than it takes.
+BPR = {
+    "train.loss": {"bpr": {"negatives": 1}},
+    "model.layers": 3,
+    "model.penalty": 1e-4,
+    "train.learning_rate": 0.02,
+    "train.epochs": 60,
+    "train.patience": 0,
+}
 
 RANDOM = {"kind": "random", "validation": 0.1, "test": 0.1}
 COLD = {"kind": "cold_items", "items": 0.05, "validation": 0.1}
 
 # Inner products put popular items ahead, and so those that nobody has taken behind.
-COSINE = {"model.similarity": "cosine", "model.temperature": 0.15, "train.loss": "in_batch"}
+COSINE = {
+    "model.similarity": "cosine",
+    "model.temperature": 0.15,
+    "model.penalty": 1e-4,
+    "train.loss": "in_batch",
+    "train.learning_rate": 0.004,
+}
 
 # How items begin: by chance, or with their texts.
 STARTS = {"random-start": {}, **{mode: {"model.text": {"mode": mode}} for mode in ("frozen", "trainable", "residual")}}
 
+# NCL's authors have batches of 4,096, to which the weights of its sums belong, and a penalty of norms.
+NCL_FRAME = BPR | {"model.penalty_form": "norms", "train.batch_size": 4096}
+NCL = NCL_FRAME | {"model.ncl": {}}
+
+# The rows of the ablation: NCL_FRAME, and what they add to it. Without Xavier, the deviation at the start is 0.1.
+NORMAL = {"model.init": "normal"}
+NO_PENALTY = {"model.penalty": 0}
+
+
+def transport(layer="final"):
+    return {"model.transport": {"layer": layer}}
+
+
 # What a grid's rows have beside the job.
 GRIDS = {
-    "lightgcn": {"lightgcn": {}},
+    "lightgcn": {"softmax": {}, "bpr": BPR},
+    "ncl": {"lightgcn": NCL_FRAME, "ncl": NCL},
+    "ablation": {
+        "xavier-bpr-reg": NCL_FRAME,
+        "xavier-bpr-reg-ot": NCL_FRAME | transport(),
+        "xavier-bpr-ot": NCL_FRAME | NO_PENALTY | transport(),
+        "normal-bpr-reg": NCL_FRAME | NORMAL,
+        "normal-bpr-ot": NCL_FRAME | NORMAL | NO_PENALTY | transport(),
+        "normal-bpr-reg-ot": NCL_FRAME | NORMAL | transport(),
+        **{f"normal-bpr-reg-ot-{layer}": NCL_FRAME | NORMAL | transport(layer) for layer in (0, 2, 3)},
+    },
     "layers": {str(layers): {"model.layers": layers} for layers in (1, 2, 3, 4)},
     "text": STARTS,
     "text-cold": {f"cold-{start}": {**COSINE, **row, "split": COLD} for start, row in STARTS.items()},

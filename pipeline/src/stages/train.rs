@@ -25,7 +25,7 @@ use twotower_artifacts::{ArtifactError, CodeBatch, FileEntry, Fingerprint, Manif
 use twotower_encoders::EncoderState;
 use twotower_models::ModelError;
 use twotower_models::examples::{Role, Window, assemble};
-use twotower_models::model::{Term, Terms};
+use twotower_models::model::{ModelConfig, Term, Terms};
 use twotower_models::tower::Tower;
 use twotower_models::train::checkpoint::{best_path, last_path};
 use twotower_models::train::{EpochReport, Observer, Start, StepReport, TrainConfig, size, train};
@@ -209,8 +209,12 @@ fn check_size(context: &Context<TrainSettings>, data: &Dataset) -> Result<(), Pi
     if size.bytes <= u128::from(there_is) {
         return Ok(());
     }
+    let widths = match &config.model {
+        ModelConfig::Dssm(_) => "`model.embedding_dim` or `model.hidden`",
+        ModelConfig::Sasrec(_) | ModelConfig::Tisasrec(_) | ModelConfig::Lightgcn(_) => "`model.dim`",
+    };
     Err(PipelineError::usage(format!(
-        "train: a model of {} numbers and batches of {} need about {}, there is {} of memory; lower `model.embedding_dim` or `model.hidden`, limit vocabularies with `max_size`, or lower `train.batch_size` or the negatives of `train.loss`",
+        "train: a model of {} numbers and batches of {} need about {}, there is {} of memory; lower {widths}, limit vocabularies with `max_size`, or lower `train.batch_size` or the negatives of `train.loss`",
         size.parameters,
         train.batch_size,
         mib(u64::try_from(size.bytes).unwrap_or(u64::MAX)),
