@@ -23,6 +23,7 @@
 # Exit codes: 0 submitted, or with --wait and --status the night is done; 1 a job failed or cannot be submitted; 2 wrong
 # usage; 75 jobs of this run are still there.
 set -euo pipefail
+shopt -s inherit_errexit
 
 usage() {
     sed -n '4,5s/^#  //p' "${BASH_SOURCE[0]}" >&2
@@ -130,7 +131,7 @@ submit() {
     own="${step^^}_OPTIONS"
     read -r -a own <<<"${!own:-}"
     job="$(sbatch --parsable ${options[@]+"${options[@]}"} ${own[@]+"${own[@]}"} --open-mode=append --output="$log" \
-        --job-name="twotower-$name-$step" --comment="$run" "$@" "$task" "$step" "$config" "$run")"
+        --job-name="twotower-$name-$step" --comment="$run" "$@" "$task" "$step" "$config" "$run")" || return 1
     printf '%s\n' "${job%%;*}" # the name of a cluster follows the number, where there are several
 }
 options=("$@")

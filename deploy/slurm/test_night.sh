@@ -170,6 +170,7 @@ exits() { # exits CODE ARGS...
         return 1
     }
 }
+nothing_queued() { [ -z "$(squeue --noheader)" ]; }
 # Six tasks at once.
 small=(--cpus-per-task=1 --mem=1500M)
 tasks() { # tasks PATTERN RUN: how many lines of the logs of a run have it
@@ -182,7 +183,11 @@ check "the same bytes as locally" same runs/2026-01-31
 check "latest names it" test "$(readlink runs/latest)" = 2026-01-31
 check "each task took one try" test "$(tasks ' try ' 2026-01-31)" -eq 10
 check "the last line says so" grep -q "^2026-01-31: prepare done; shards: 8 of 8 done, 0 running, 0 waiting; finish done\$" "$work/out"
-check "a task has the memory of its allocation" grep -qh "375 MiB\|of 1500 MiB\|1500 MiB" logs/2026-01-31/*.log
+allocation() {
+    sbatch --wait --output=doctor.log "${small[@]}" --wrap='srun --cpus-per-task=1 twotower doctor --run local/run' >&2
+    grep -c '1500.0 MiB given to this task by Slurm\|1 usable, by Slurm' doctor.log
+}
+check "a task takes memory and cores of its allocation" test "$(allocation)" -eq 2
 find runs/2026-01-31 -type f -printf '%p %i %T@\n' | sort >before
 check "the same night again" exits 0 --wait pipeline.toml runs/2026-01-31 8 "${small[@]}"
 find runs/2026-01-31 -type f -printf '%p %i %T@\n' | sort >after
@@ -199,7 +204,7 @@ check "the first is under way" exits 75 --status pipeline.toml runs/2026-02-01
 check "and says so" grep -q "prepare waiting; shards: 0 of 8 done, 0 running, 8 waiting; finish waiting" "$work/out"
 check "a night of another folder is not refused" exits 0 pipeline.toml elsewhere/2026-02-01 8 "${small[@]}" --begin=now+1hour
 scancel --user="$(id -un)"
-until_true 20 test -z "$(squeue --noheader)"
+until_true 20 nothing_queued
 sleep 1
 check "one that was cancelled has failed" exits 1 --status pipeline.toml runs/2026-02-01
 for i in 1 2 3 4; do
@@ -219,11 +224,11 @@ check "a wrong job file fails" exits 1 --wait wrong.toml runs/2026-02-02 8 "${sm
 check "after one try" test "$(tasks ' try ' 2026-02-02)" -eq 1
 check "with the reason in the log" grep -q epoch logs/2026-02-02/prepare.log
 check "the last line names it" grep -q "prepare failed with exit code 2, given up" "$work/out"
-check "nothing waits" test -z "$(squeue --noheader)"
+check "nothing waits" nothing_queued
 check "an option that Slurm refuses" exits 1 pipeline.toml runs/2026-02-02 8 --partition=none
-check "leaves no job" test -z "$(squeue --noheader)"
+check "leaves no job" nothing_queued
 
-# The programs of a job, and the tasks that run.
+# The programs of jobs, and the tasks that run.
 programs() { # programs PREFIX: "PID TASK" of the jobs whose name begins so
     local pid name
     for pid in $(pgrep -x twotower); do
@@ -236,6 +241,17 @@ programs() { # programs PREFIX: "PID TASK" of the jobs whose name begins so
 some() { [ -n "$(programs "$1")" ]; }
 running() { squeue --noheader --array --states=R --name=twotower-2026-02-03-shard --format='%A %N' | sort -n; }
 several() { [ "$(running | wc -l)" -ge 4 ]; }
+
+# Cancelled by a person: it stays so, until the same command is given again.
+check "a night to be cancelled" exits 0 pipeline.toml runs/2026-02-02 8 "${small[@]}"
+until_true 60 some twotower-2026-02-02-prepare
+scancel --name=twotower-2026-02-02-prepare
+check "all of its jobs end" until_true 30 nothing_queued
+sleep 1
+check "it has failed" exits 1 --status pipeline.toml runs/2026-02-02
+check "the last line says so" grep -q "prepare was ended" "$work/out"
+check "it goes on when the same command is given again" exits 0 --wait pipeline.toml runs/2026-02-02 8 "${small[@]}"
+check "with the same bytes" same runs/2026-02-02
 
 breakdowns() {
     local pid job
@@ -258,7 +274,7 @@ breakdowns() {
     echo "  n1 is down for 3 s, with $(running | grep -c n1) tasks"
     scontrol update NodeName=n1 State=DOWN Reason=test
     sleep 3
-    scontrol update NodeName=n1 State=RESUME
+    scontrol update NodeName=n1 State=RESUME 2>/dev/null # it may be back by itself
     sleep 8
     echo "  n2 is back" && scontrol update NodeName=n2 State=RESUME
     echo "  $("$here/night.sh" --status pipeline.toml runs/2026-02-03)"
