@@ -3,7 +3,7 @@
 # same again, two at once, a wrong job file, a list of breakdowns, and random kills. After all of them the bytes must be
 # those of a local run.
 #
-#   deploy/slurm/test_night.sh [KILLS]      (20)
+#   deploy/slurm/test_night.sh [KILLS]      (20; 0 leaves out the breakdowns too)
 #
 # Needs root, and slurmctld, slurmd, slurm-client and munge (Debian's packages), and twotower, from PATH or TWOTOWER_BIN.
 # Where there is no Slurm, it says so and ends with 0, or with 1 if TWOTOWER_NEED_SLURM is set. USERS is the size of the
@@ -236,7 +236,7 @@ programs() { # programs PREFIX: "PID TASK" of the jobs whose name begins so
         name="$(tr '\0' '\n' <"/proc/$pid/environ" | sed -n 's/^SLURM_JOB_NAME=//p')"
         [[ $name == "$1"* ]] || continue
         echo "$pid $(tr '\0' '\n' <"/proc/$pid/environ" | sed -n 's/^SLURM_JOB_ID=//p')"
-    done
+    done 2>/dev/null # a program may end meanwhile
 }
 some() { [ -n "$(programs "$1")" ]; }
 running() { squeue --noheader --array --states=R --name=twotower-2026-02-03-shard --format='%A %N' | sort -n; }
@@ -285,11 +285,13 @@ breakdowns() {
     tail -n 1 out.night
     return "$code"
 }
-check "a night with breakdowns ends by itself" breakdowns
-check "with the same bytes" same runs/2026-02-03
-check "and is latest" test "$(readlink runs/latest)" = 2026-02-03
-check "some task was queued again" test "$(tasks ' try [2-9] ' 2026-02-03)" -ge 2
-idle || until_true 60 idle
+if [ "$kills" -gt 0 ]; then
+    check "a night with breakdowns ends by itself" breakdowns
+    check "with the same bytes" same runs/2026-02-03
+    check "and is latest" test "$(readlink runs/latest)" = 2026-02-03
+    check "some task was queued again" test "$(tasks ' try [2-9] ' 2026-02-03)" -ge 2
+    until_true 60 idle
+fi
 
 # Random kills, in as many nights as they take.
 export TRIES=1000
@@ -326,7 +328,7 @@ while [ "$done_kills" -lt "$kills" ] && [ "$round" -lt 50 ]; do
     check "with the same bytes" same "$run"
     check "and is latest" test "$(readlink kills/latest)" = "$(basename "$run")"
 done
-check "$done_kills kills in $round nights" test "$done_kills" -ge "$kills"
+[ "$kills" -eq 0 ] || check "$done_kills kills in $round nights" test "$done_kills" -ge "$kills"
 
 if [ "$failures" -ne 0 ]; then
     echo "$failures failed"
