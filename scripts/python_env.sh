@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Fetches the Python packages that the documents' examples use (python_env.txt: versions), and prints the path of an
 # interpreter that has them. Needs pip or venv (apt-get install python3-pip).
-#   scripts/python_env.sh [FOLDER]        (FOLDER defaults to one in the user's cache folder)
+#   scripts/python_env.sh [FOLDER [VERSIONS]]   (FOLDER defaults to one in the user's cache folder; VERSIONS is a file
+#                                               of other packages)
 set -euo pipefail
-versions=$(dirname "$0")/python_env.txt
+versions=${2:-$(dirname "$0")/python_env.txt}
 folder=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/twotower/python-$(sha256sum "$versions" | cut -c 1-16)}
 if [ ! -d "$folder" ]; then
     work=$(mktemp -d)
