@@ -229,13 +229,13 @@ check "an option that Slurm refuses" exits 1 pipeline.toml runs/2026-02-02 8 --p
 check "leaves no job" nothing_queued
 
 # The programs of jobs, and the tasks that run.
-programs() { # programs PREFIX: "PID TASK" of the jobs whose name begins so
+programs() { # programs PREFIX: "PID TASK STEP" of the jobs whose name begins so
     local pid name
     for pid in $(pgrep -x twotower); do
         grep -qz "^SLURM_CONF=$SLURM_CONF\$" "/proc/$pid/environ" 2>/dev/null || continue
         name="$(tr '\0' '\n' <"/proc/$pid/environ" | sed -n 's/^SLURM_JOB_NAME=//p')"
         [[ $name == "$1"* ]] || continue
-        echo "$pid $(tr '\0' '\n' <"/proc/$pid/environ" | sed -n 's/^SLURM_JOB_ID=//p')"
+        echo "$pid $(tr '\0' '\n' <"/proc/$pid/environ" | sed -n 's/^SLURM_JOB_ID=//p') ${name##*-}"
     done 2>/dev/null # a program may end meanwhile
 }
 some() { [ -n "$(programs "$1")" ]; }
@@ -258,11 +258,11 @@ breakdowns() {
     "$here/night.sh" --wait pipeline.toml runs/2026-02-03 8 "${small[@]}" >out.night 2>&1 &
     local night=$!
     until_true 60 some twotower-2026-02-03-prepare || return 1
-    read -r pid job < <(programs twotower-2026-02-03-prepare)
+    read -r pid job _ < <(programs twotower-2026-02-03-prepare)
     echo "  kill -9 of the first job's program $pid" && kill -9 "$pid"
     until_true 120 several || return 1
     sleep 1
-    read -r pid job < <(programs twotower-2026-02-03-shard)
+    read -r pid job _ < <(programs twotower-2026-02-03-shard)
     echo "  kill -9 of the program $pid of task $job" && kill -9 "$pid"
     sleep 1
     read -r job _ < <(running | tail -n 1)
@@ -298,26 +298,29 @@ export TRIES=1000
 RANDOM=7
 done_kills=0
 random_kills() { # random_kills RUN
-    local pid job which killed=0 name
+    local pid job step killed=0 name
+    local -A hit=()
     name="$(basename "$1")"
     "$here/night.sh" --wait pipeline.toml "$1" 8 "${small[@]}" >out.night 2>&1 &
     local night=$!
     while kill -0 "$night" 2>/dev/null && [ "$done_kills" -lt "$kills" ]; do
-        sleep "0.$((RANDOM % 9 + 1))"
-        which="$(programs "twotower-$name" | shuf -n 1 --random-source=<(yes "$RANDOM"))"
-        read -r pid job <<<"$which"
+        sleep "$((RANDOM % 2)).$((RANDOM % 9 + 1))"
+        read -r pid job step < <(programs "twotower-$name" | shuf -n 1 --random-source=<(yes "$RANDOM"))
         [ -n "$pid" ] || continue
+        # Most of them for the shards: there is one program before and after them, which has to come through.
+        [ "$step" = shard ] || [ "${hit[$step]:-0}" -lt 4 ] || continue
         case $((RANDOM % 3)) in
         0) kill -9 "$pid" 2>/dev/null || continue ;;
         1) kill -TERM "$pid" 2>/dev/null || continue ;;
         2) scontrol requeue "$job" 2>/dev/null || continue ;;
         esac
         killed=$((killed + 1))
+        hit[$step]=$((${hit[$step]:-0} + 1))
         done_kills=$((done_kills + 1))
     done
     wait "$night"
     local code=$?
-    echo "  $killed kills, $(tasks ' try ' "$name") tries: $(tail -n 1 out.night)"
+    echo "  $killed kills (prepare ${hit[prepare]:-0}, shards ${hit[shard]:-0}, finish ${hit[finish]:-0}), $(tasks ' try ' "$name") tries: $(tail -n 1 out.night)"
     return "$code"
 }
 round=0
