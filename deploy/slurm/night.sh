@@ -5,8 +5,8 @@
 #   night.sh --status CONFIG RUN
 #
 # CONFIG and RUN are on a file system that all nodes share; SHARDS is 8 unless it is given, and all of them at once.
-# More options go to all three jobs: --partition, --account, --time, --mem and the like. A job whose predecessor failed
-# is cancelled instead of waiting for ever.
+# More options go to all three jobs: --partition, --account, --time, --mem and the like; --job-name, --comment and --output
+# are this script's own. A job whose predecessor failed is cancelled instead of waiting for ever.
 #
 #   --wait     come back when the night has ended
 #   --status   one line that says where the night is
@@ -53,6 +53,10 @@ if [ "$mode" = status ] && [ $# -gt 0 ]; then
     usage
 fi
 name="$(basename -- "$run")"
+if [[ ! $name =~ ^[A-Za-z0-9._-]+$ || $run == *'|'* ]]; then
+    echo "night.sh: the run is $run, expected a name of letters, digits and .-_, as it becomes part of the jobs' names" >&2
+    exit 2
+fi
 logs="$(realpath -m -- "${TWOTOWER_LOGS:-$(dirname -- "$config")/logs}")/$name"
 task="$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")/task.sh"
 
