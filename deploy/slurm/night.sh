@@ -26,7 +26,7 @@ set -euo pipefail
 shopt -s inherit_errexit
 
 usage() {
-    sed -n '4,5s/^#  //p' "${BASH_SOURCE[0]}" >&2
+    sed -n '4,5s/^#  /usage:/p' "${BASH_SOURCE[0]}" >&2
     exit 2
 }
 mode=submit
@@ -39,7 +39,7 @@ esac
 if [ $# -lt 2 ] || [[ $1 == -* || $2 == -* ]]; then
     usage
 fi
-config="$(realpath -- "$1")"
+config="$(realpath -m -- "$1")"
 run="$(realpath -m -- "$2")"
 shift 2
 shards=8
@@ -51,6 +51,10 @@ elif [ $# -gt 0 ] && [[ $1 != -* ]]; then
 fi
 if [ "$mode" = status ] && [ $# -gt 0 ]; then
     usage
+fi
+if [ "$mode" != status ] && [ ! -r "$config" ]; then
+    echo "night.sh: cannot read the job file $config" >&2
+    exit 2
 fi
 name="$(basename -- "$run")"
 if [[ ! $name =~ ^[A-Za-z0-9._-]+$ || $run == *'|'* ]]; then
