@@ -315,7 +315,7 @@ random_kills() { # random_kills RUN
         2) scontrol requeue "$job" 2>/dev/null || continue ;;
         esac
         killed=$((killed + 1))
-        hit[$step]=$((${hit[$step]:-0} + 1))
+        hit["$step"]=$((${hit["$step"]:-0} + 1))
         done_kills=$((done_kills + 1))
     done
     wait "$night"
