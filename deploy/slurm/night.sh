@@ -5,8 +5,8 @@
 #   night.sh --status CONFIG RUN
 #
 # CONFIG and RUN are on a file system that all nodes share; SHARDS is 8 unless it is given, and all of them at once.
-# More options go to all three jobs: --partition, --account, --time, --mem and the like. A job whose predecessor failed
-# is cancelled instead of waiting for ever.
+# More options go to all three jobs: --partition, --account, --time, --mem and the like; --job-name, --comment and --output
+# are this script's own. A job whose predecessor failed is cancelled instead of waiting for ever.
 #
 #   --wait     come back when the night has ended
 #   --status   one line that says where the night is
@@ -26,7 +26,7 @@ set -euo pipefail
 shopt -s inherit_errexit
 
 usage() {
-    sed -n '4,5s/^#  //p' "${BASH_SOURCE[0]}" >&2
+    sed -n '4,5s/^#  /usage:/p' "${BASH_SOURCE[0]}" >&2
     exit 2
 }
 mode=submit
@@ -39,7 +39,7 @@ esac
 if [ $# -lt 2 ] || [[ $1 == -* || $2 == -* ]]; then
     usage
 fi
-config="$(realpath -- "$1")"
+config="$(realpath -m -- "$1")"
 run="$(realpath -m -- "$2")"
 shift 2
 shards=8
@@ -52,7 +52,15 @@ fi
 if [ "$mode" = status ] && [ $# -gt 0 ]; then
     usage
 fi
+if [ "$mode" != status ] && [ ! -r "$config" ]; then
+    echo "night.sh: cannot read the job file $config" >&2
+    exit 2
+fi
 name="$(basename -- "$run")"
+if [[ ! $name =~ ^[A-Za-z0-9._-]+$ || $run == *'|'* ]]; then
+    echo "night.sh: the run is $run, expected a name of letters, digits and .-_, as it becomes part of the jobs' names" >&2
+    exit 2
+fi
 logs="$(realpath -m -- "${TWOTOWER_LOGS:-$(dirname -- "$config")/logs}")/$name"
 task="$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")/task.sh"
 

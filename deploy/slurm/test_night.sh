@@ -306,7 +306,7 @@ random_kills() { # random_kills RUN
     while kill -0 "$night" 2>/dev/null && [ "$done_kills" -lt "$kills" ]; do
         sleep "$((RANDOM % 2)).$((RANDOM % 9 + 1))"
         read -r pid job step < <(programs "twotower-$name" | shuf -n 1 --random-source=<(yes "$RANDOM"))
-        [ -n "$pid" ] || continue
+        [ -n "$step" ] || continue
         # Most of them for the shards: there is one program before and after them, which has to come through.
         [ "$step" = shard ] || [ "${hit[$step]:-0}" -lt 4 ] || continue
         case $((RANDOM % 3)) in
@@ -315,7 +315,7 @@ random_kills() { # random_kills RUN
         2) scontrol requeue "$job" 2>/dev/null || continue ;;
         esac
         killed=$((killed + 1))
-        hit[$step]=$((${hit[$step]:-0} + 1))
+        hit["$step"]=$((${hit["$step"]:-0} + 1))
         done_kills=$((done_kills + 1))
     done
     wait "$night"
