@@ -42,8 +42,15 @@ def environment(container, job, index):
     return own
 
 
-def children(pid):
-    return [int(p) for p in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def programs(shell):
+    """The running twotower of a pod's shell, if there is one. Processes may end meanwhile."""
+    try:
+        pids = pathlib.Path(f"/proc/{shell}/task/{shell}/children").read_text().split()
+        # "PID (NAME) STATE ...", and Z is one that has ended.
+        stats = [pathlib.Path(f"/proc/{pid}/stat").read_text() for pid in pids]
+    except OSError:
+        return []
+    return [int(pid) for pid, stat in zip(pids, stats) if "(twotower" in stat and ") Z " not in stat]
 
 
 def pod(container, job, index, fault):
@@ -51,12 +58,16 @@ def pod(container, job, index, fault):
     with (cluster / f"{job}.log").open("ab") as log:
         process = subprocess.Popen(command, env=environment(container, job, index), stdout=log, stderr=log)
         while fault and process.poll() is None:
-            programs = [p for p in children(process.pid) if pathlib.Path(f"/proc/{p}/comm").read_text().startswith("twotower")]
-            if programs:
-                time.sleep(0.05)
-                os.kill(programs[0] if fault == "KILL" else process.pid, signal.Signals[f"SIG{fault}"])
-                break
-            time.sleep(0.01)
+            if programs(process.pid):
+                time.sleep(0.02)
+                # That one, or the next of this pod.
+                if alive := programs(process.pid):
+                    try:
+                        os.kill(alive[0] if fault == "KILL" else process.pid, signal.Signals[f"SIG{fault}"])
+                        break
+                    except ProcessLookupError:
+                        continue
+            time.sleep(0.002)
         code = process.wait()
     code = code if code >= 0 else 128 - code
     with (cluster / "pods").open("a") as pods:
@@ -104,8 +115,12 @@ def main(arguments):
         spec = yaml.safe_load((BASE / f"{step}.yaml").read_text())["spec"]["jobTemplate"]["spec"]
         state = {"created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "conditions": []}
         state_of(job).write_text(json.dumps(state))
-        state["conditions"] = [run(job, spec)]
-        state_of(job).write_text(json.dumps(state))
+        # Whatever happens here, nobody may wait for ever.
+        state["conditions"] = ["Failed"]
+        try:
+            state["conditions"] = [run(job, spec)]
+        finally:
+            state_of(job).write_text(json.dumps(state))
         print(f"job.batch/{job} created")
     else:
         sys.exit(f"the stand-in does not know {arguments}")

@@ -42,7 +42,8 @@ check "a run without shards" whole
 cat "$work"/whole/run/recall/part-* >"$work/whole.jsonl"
 check "has a line for each user" test "$(wc -l <"$work/whole.jsonl")" -eq 2000
 
-night() { kubectl create job "twotower-night-$1" --from=cronjob/twotower-night >/dev/null; }
+# A night that hangs is a failure.
+night() { timeout 300 kubectl create job "twotower-night-$1" --from=cronjob/twotower-night >/dev/null; }
 ended() { grep -q "\"$2\"" "$CLUSTER/$1.json"; }
 pods() { grep -c "^twotower-\($1\)-$2 " "$CLUSTER/pods"; }
 same() { cat "$work/runs/$1"/recall/part-* | cmp - "$work/whole.jsonl"; }
