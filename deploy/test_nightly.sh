@@ -4,18 +4,8 @@ set -uo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
-failures=0
-
-check() { # check NAME COMMAND...
-    local name="$1"
-    shift
-    if "$@"; then
-        echo "ok   $name"
-    else
-        echo "FAIL $name"
-        failures=$((failures + 1))
-    fi
-}
+# shellcheck source=deploy/checks.sh
+. "$here/checks.sh"
 
 # The stand-in prints its arguments and does what the file `behaviour` says.
 mkdir -p "$work/bin" "$work/home"

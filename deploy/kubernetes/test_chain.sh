@@ -13,17 +13,8 @@ program="$(command -v "${TWOTOWER_BIN:-twotower}")" || {
 python="$("$here/../../scripts/python_env.sh" '' "$here/validate.txt")" || exit 1
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
-failures=0
-check() { # check NAME COMMAND...
-    local name="$1"
-    shift
-    if "$@"; then
-        echo "ok   $name"
-    else
-        echo "FAIL $name"
-        failures=$((failures + 1))
-    fi
-}
+# shellcheck source=deploy/checks.sh
+. "$here/../checks.sh"
 mkdir "$work/bin" "$work/cluster"
 ln -s "$program" "$work/bin/twotower"
 printf '#!/bin/sh\nexec "%s" "%s" "$@"\n' "$python" "$here/stand_in.py" >"$work/bin/kubectl"

@@ -26,17 +26,8 @@ program="$(command -v "${TWOTOWER_BIN:-twotower}")" || {
 }
 unset TWOTOWER_LOGS TWOTOWER_CONFIG TWOTOWER_RUN TWOTOWER_SHARD JOB_COMPLETION_INDEX SHARDS TRIES
 unset PREPARE_OPTIONS SHARD_OPTIONS FINISH_OPTIONS
-failures=0
-check() { # check NAME COMMAND...
-    local name="$1"
-    shift
-    if "$@"; then
-        echo "ok   $name (at $SECONDS s)"
-    else
-        echo "FAIL $name (at $SECONDS s)"
-        failures=$((failures + 1))
-    fi
-}
+# shellcheck source=deploy/checks.sh
+. "$here/../checks.sh"
 
 # The cluster. Times are short, so that failures show within seconds; nothing listens beyond the loopback.
 work="${TWOTOWER_TEST_DIR:-$(mktemp -d)}"
