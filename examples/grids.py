@@ -35,7 +35,8 @@ def prepare(folder, source, job, read):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "pipeline.toml").write_bytes(job.read_bytes())
     done = folder / "prepared.json"
-    if done.exists() and (noted := json.loads(done.read_text())).get("source") == source:
+    noted = json.loads(done.read_text()) if done.exists() else {}
+    if noted.get("source") == source and "of_events" in noted:
         return noted["of_events"]
     events, of_events = read()
     tables = {
