@@ -1,0 +1,210 @@
+//! Reads an object at many places, as the reader of Parquet does: page after page of several columns, each of which is
+//! one stretch of the object.
+//!
+//! The object is cut into blocks of one size. A block is asked for when a byte of it is needed, with those behind it that
+//! its stretch still has; when a stretch of a group is entered, the beginnings of the group's other stretches are asked
+//! for as well, and when it ends, the same stretch of the next group. Blocks used longest ago go first. Readers of
+//! neighbouring rows share one cache, so that what lies between them is read once.
+
+use crate::error::StoreError;
+use crate::object::Object;
+use crate::runtime::Pending;
+use crate::store::Store;
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// The smallest and the largest block.
+const SMALLEST: u64 = 128 << 10;
+const LARGEST: u64 = 8 << 20;
+/// Blocks asked for behind the one that is needed.
+const BEHIND: u64 = 2;
+/// Reads up to this size are headers of pages, which are read again by whoever passes over the pages.
+const HEADER: usize = 256;
+/// The most headers that are kept.
+const MOST_HEADERS: usize = 1 << 16;
+
+/// The blocks of an object that are held; clones share them.
+///
+/// Memory: [`StoreSettings::read_ahead_mib`](crate::StoreSettings::read_ahead_mib), or four blocks of 128 KiB for each
+/// stretch of a group if that is more; and 256 bytes for each of up to 65,536 headers.
+#[derive(Clone)]
+pub struct Blocks(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    object: Object,
+    block: u64,
+    /// The most blocks that are held.
+    most: usize,
+    /// The stretches that are read, of each group, in order of their places.
+    groups: Vec<Vec<Range<u64>>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// By number: the block, and when it was used last.
+    blocks: HashMap<u64, (Arc<Block>, u64)>,
+    headers: HashMap<u64, Bytes>,
+    clock: u64,
+}
+
+/// A block that is held or on its way.
+struct Block {
+    answer: OnceLock<Result<Bytes, StoreError>>,
+    pending: Mutex<Option<Pending<Result<Bytes, StoreError>>>>,
+}
+
+impl Block {
+    fn get(&self) -> Result<Bytes, StoreError> {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(waiting) = pending.take() {
+            let answer = waiting.wait().and_then(|answer| answer);
+            return self.answer.get_or_init(|| answer).clone();
+        }
+        match self.answer.get() {
+            Some(answer) => answer.clone(),
+            None => Ok(Bytes::new()),
+        }
+    }
+}
+
+impl Blocks {
+    /// The blocks of an object of which the stretches of some groups will be read, each group after the one before it.
+    pub fn new(store: Store, object: Object, groups: Vec<Vec<Range<u64>>>) -> Self {
+        let stretches = groups.iter().map(Vec::len).max().unwrap_or(0).max(1) as u64;
+        let held = store.0.ahead.limit() as u64;
+        let block = (held / (4 * stretches)).clamp(SMALLEST, LARGEST.min(held.max(SMALLEST)));
+        let most = (held / block).max(4 * stretches);
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        Self(Arc::new(Inner { store, object, block, most, groups, state: Mutex::default() }))
+    }
+
+    /// What is read.
+    pub fn object(&self) -> &Object {
+        &self.0.object
+    }
+
+    /// Reads the bytes from `place` on into `into`, as far as there are any, and returns how many.
+    ///
+    /// # Errors
+    /// As [`Store::get_range`].
+    pub fn read_at(&self, into: &mut [u8], place: u64) -> Result<usize, StoreError> {
+        let inner = &self.0;
+        let there = usize::try_from(inner.object.bytes.saturating_sub(place)).unwrap_or(usize::MAX);
+        let wanted = into.len().min(there);
+        let into = &mut into[..wanted];
+        if wanted <= HEADER && inner.header(into, place) {
+            return Ok(wanted);
+        }
+        let mut done = 0;
+        while done < wanted {
+            let at = place + done as u64;
+            let number = at / inner.block;
+            let block = inner.block_at(number, at)?;
+            let bytes = match block.get() {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    inner.forget(number);
+                    return Err(error);
+                }
+            };
+            let from = (at - number * inner.block) as usize;
+            let given = bytes.len().saturating_sub(from).min(wanted - done);
+            if given == 0 {
+                return Ok(done);
+            }
+            into[done..done + given].copy_from_slice(&bytes[from..from + given]);
+            done += given;
+        }
+        if wanted <= HEADER {
+            inner.keep_header(into, place);
+        }
+        Ok(done)
+    }
+}
+
+impl Inner {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn header(&self, into: &mut [u8], place: u64) -> bool {
+        let found = self.state().headers.get(&place).filter(|header| header.len() >= into.len()).cloned();
+        found.map(|header| into.copy_from_slice(&header[..into.len()])).is_some()
+    }
+
+    fn keep_header(&self, bytes: &[u8], place: u64) {
+        let mut state = self.state();
+        if state.headers.len() >= MOST_HEADERS {
+            state.headers.clear();
+        }
+        state.headers.insert(place, Bytes::copy_from_slice(bytes));
+    }
+
+    fn forget(&self, number: u64) {
+        self.state().blocks.remove(&number);
+    }
+
+    /// The block that holds the byte `at`, and those asked for that will be needed next.
+    fn block_at(&self, number: u64, at: u64) -> Result<Arc<Block>, StoreError> {
+        let mut state = self.state();
+        let is_new = !state.blocks.contains_key(&number);
+        let block = self.ask(&mut state, number)?;
+        if let Some((group, stretch)) = self.stretch_at(at) {
+            let range = &self.groups[group][stretch];
+            let last = range.end.saturating_sub(1) / self.block;
+            for next in number + 1..=last.min(number + BEHIND) {
+                self.ask_ahead(&mut state, next)?;
+            }
+            if is_new && number == range.start / self.block {
+                for other in &self.groups[group] {
+                    self.ask_ahead(&mut state, other.start / self.block)?;
+                }
+            }
+            if number + BEHIND >= last
+                && let Some(next) = self.groups.get(group + 1).and_then(|group| group.get(stretch))
+            {
+                self.ask_ahead(&mut state, next.start / self.block)?;
+            }
+        }
+        Ok(block)
+    }
+
+    /// The stretch that holds a byte.
+    fn stretch_at(&self, at: u64) -> Option<(usize, usize)> {
+        let ends = |group: &Vec<Range<u64>>| group.last().is_some_and(|last| last.end <= at);
+        let group = self.groups.partition_point(ends);
+        let stretch = self.groups.get(group)?.iter().position(|range| range.contains(&at))?;
+        Some((group, stretch))
+    }
+
+    /// Asks for a block that will be needed soon; one that is held already does not become younger.
+    fn ask_ahead(&self, state: &mut State, number: u64) -> Result<(), StoreError> {
+        if !state.blocks.contains_key(&number) {
+            self.ask(state, number)?;
+        }
+        Ok(())
+    }
+
+    fn ask(&self, state: &mut State, number: u64) -> Result<Arc<Block>, StoreError> {
+        state.clock += 1;
+        let now = state.clock;
+        if let Some((block, used)) = state.blocks.get_mut(&number) {
+            *used = now;
+            return Ok(block.clone());
+        }
+        while state.blocks.len() >= self.most {
+            let oldest = state.blocks.iter().min_by_key(|(_, (_, used))| *used).map(|(number, _)| *number);
+            oldest.map(|number| state.blocks.remove(&number));
+        }
+        let start = number * self.block;
+        let range = self.store.range(&self.object, start..self.object.bytes.min(start + self.block))?;
+        let (answer, pending) = (OnceLock::new(), Mutex::new(Some(Pending::start(range)?)));
+        let block = Arc::new(Block { answer, pending });
+        state.blocks.insert(number, (block.clone(), now));
+        Ok(block)
+    }
+}
