@@ -220,8 +220,7 @@ fn mirrored(temp: &Path, path: &Path) -> Result<(), ArtifactError> {
 /// Refuses what is written as a URL where a path of this machine is wanted: it would make a folder called `s3:`.
 fn refuse_url(path: &Path) -> Result<(), ArtifactError> {
     let first = path.components().next().and_then(|part| part.as_os_str().to_str()?.strip_suffix(':'));
-    const SCHEMES: [&str; 11] =
-        ["s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss", "http", "https", "hdfs"];
+    const SCHEMES: [&str; 11] = ["s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss", "http", "https", "hdfs"];
     if !first.is_some_and(|name| SCHEMES.contains(&name)) {
         return Ok(());
     }

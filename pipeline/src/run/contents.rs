@@ -117,8 +117,8 @@ fn is_left_over(path: &Path) -> bool {
     }
     let begins = |magic: &[u8]| {
         let mut start = Vec::new();
-        let read = |file: fs::File| file.take(magic.len() as u64).read_to_end(&mut start);
-        open_regular(path).is_ok_and(|file| read(file).is_ok()) && start == magic
+        let file = open_regular(path).map(|file| file.take(magic.len() as u64).read_to_end(&mut start));
+        file.is_ok_and(|read| read.is_ok()) && start == magic
     };
     is_artifact(path) || MAGICS.into_iter().any(begins)
 }

@@ -26,9 +26,8 @@ const LEAST_RAW: u64 = MIB;
 /// # Errors
 /// [`PipelineError::Usage`] for anything else, and for less than 1 MiB.
 pub fn parse_size(option: &str, text: &str) -> Result<u64, PipelineError> {
-    let refuse = || {
-        PipelineError::usage(format!("{option} {text}: expected a size of at least 1 MiB, such as 512MiB or 2GiB"))
-    };
+    let refuse =
+        || PipelineError::usage(format!("{option} {text}: expected a size of at least 1 MiB, such as 512MiB or 2GiB"));
     let digits = text.trim().find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.trim().len());
     let (number, unit) = text.trim().split_at(digits);
     let unit = match unit.trim().to_ascii_lowercase().trim_end_matches('b').trim_end_matches('i') {

@@ -21,13 +21,14 @@ mod notes;
 mod options;
 mod transfer;
 
-pub use options::{configure, local, local_folder, shown};
+pub use options::{MirrorOptions, configure, local, local_folder, shown};
+pub(crate) use options::{copy_of, of, url};
 
 use crate::error::PipelineError;
 use crate::run::dir::LATEST;
 use cache::Cache;
 use names::{is_hidden, is_plain};
-use notes::{FileId, Note, Notes, put};
+use notes::{Note, Notes, put};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io;
@@ -71,6 +72,8 @@ pub(crate) struct Mirror {
     /// Runs that are being removed.
     removed: Mutex<BTreeSet<String>>,
     guards: Mutex<Vec<Weak<dyn Guard>>>,
+    /// How long who locks waits before it looks who else does.
+    pause: Duration,
     /// By which no other process takes the working copy for unused.
     _in_use: File,
 }
@@ -98,6 +101,11 @@ impl Mirror {
     /// The key of what has this path from the working copy's root.
     pub(crate) fn key(&self, name: &str) -> String {
         self.url.join(name).key().to_string()
+    }
+
+    /// How long who locks waits before it looks who else does: where the store does not tell two writers apart.
+    pub(crate) fn pause(&self) -> Duration {
+        self.pause
     }
 
     /// The path of a file from the root, with slashes.
@@ -150,7 +158,9 @@ impl Mirror {
                 self.notes.remove(&name);
             }
         }
-        remove_empty(&at);
+        if objects.is_empty() {
+            remove_empty(&at);
+        }
         if folder.is_empty() { self.look_at_latest().map(drop) } else { Ok(()) }
     }
 

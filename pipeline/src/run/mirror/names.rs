@@ -35,7 +35,9 @@ mod tests {
         for name in ["../x", "a/../b", "a//b", "/a", "", "a/./b", "a/"] {
             assert!(!is_plain(name), "{name}");
         }
-        assert!(is_plain("run/recall/part-00000-of-00001.parquet") && is_hidden("run/.stored/a") && !is_hidden("a.b/c"));
+        assert!(
+            is_plain("run/recall/part-00000-of-00001.parquet") && is_hidden("run/.stored/a") && !is_hidden("a.b/c")
+        );
         assert_eq!(stored("run/recall/a"), "run/.stored/recall/a");
         assert_eq!(run_named(b"2026-12-01\n").as_deref(), Some("2026-12-01"));
         for text in [&b"\n"[..], b"a/b", b"..", b".hidden", b"\xff"] {

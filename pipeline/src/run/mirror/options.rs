@@ -4,13 +4,15 @@ use super::cache::Cache;
 use super::notes::Notes;
 use super::{Mirror, REMOVED};
 use crate::error::PipelineError;
+use crate::run::dir::LATEST;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 use twotower_artifacts::Fingerprint;
 use twotower_artifacts::mirror;
-use twotower_stores::{StoreUrl, Stores};
+use twotower_stores::{ConditionalPut, StoreUrl, Stores};
 
 /// How runs in stores are reached, and where their working copies are.
 #[derive(Debug, Clone)]
@@ -28,13 +30,21 @@ pub struct MirrorOptions {
 /// Bytes that the cache takes, unless it is told otherwise.
 const LIMIT: u64 = 100 << 30;
 
+/// The pause where a store does not tell two writers apart.
+const PAUSE: Duration = Duration::from_secs(1);
+
 struct Process {
     options: Option<MirrorOptions>,
     cache: Option<Arc<Cache>>,
-    open: Vec<Arc<Mirror>>,
 }
 
-static PROCESS: Mutex<Process> = Mutex::new(Process { options: None, cache: None, open: Vec::new() });
+/// Who opens a mirror holds this; who only looks for one does not wait for that.
+static PROCESS: Mutex<Process> = Mutex::new(Process { options: None, cache: None });
+static OPEN: RwLock<Vec<Arc<Mirror>>> = RwLock::new(Vec::new());
+
+fn mirrors() -> RwLockReadGuard<'static, Vec<Arc<Mirror>>> {
+    OPEN.read().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Variables of the environment that say which service a URL is of.
 const ENDPOINTS: [&str; 6] = [
@@ -74,7 +84,7 @@ pub fn local(path: &Path) -> Result<PathBuf, PipelineError> {
     let (mirror, name) = (open(&parent)?, url.file_name().to_string());
     let named = mirror.look_at_latest()?;
     // The object that names a run stands for that run.
-    let name = named.filter(|_| name == crate::run::dir::LATEST).unwrap_or(name);
+    let name = named.filter(|_| name == LATEST).unwrap_or(name);
     if mirror.store().find(&mirror.key(&format!("{REMOVED}{name}")))?.is_some() {
         return Err(PipelineError::Mismatch(format!(
             "{url}: the run is being removed; `twotower runs prune {parent} --keep N` ends that, then the name is free"
@@ -104,7 +114,7 @@ fn url_of(path: &Path) -> Result<Option<StoreUrl>, PipelineError> {
 /// The mirror of a folder, opened where it is not yet.
 fn open(url: &StoreUrl) -> Result<Arc<Mirror>, PipelineError> {
     let mut process = PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(open) = process.open.iter().find(|mirror| mirror.url() == url) {
+    if let Some(open) = mirrors().iter().find(|mirror| mirror.url() == url) {
         return Ok(open.clone());
     }
     let options = process.options.get_or_insert_with(MirrorOptions::default).clone();
@@ -119,10 +129,11 @@ fn open(url: &StoreUrl) -> Result<Arc<Mirror>, PipelineError> {
     let store = options.stores.open(url)?;
     let endpoints = ENDPOINTS.map(|name| std::env::var(name).unwrap_or_default());
     let service = options.stores.settings().endpoint.clone().unwrap_or_default();
-    let place = Fingerprint::of([&[url.to_string(), service][..], &endpoints].concat().join("\n").as_bytes());
-    let readable = |text: &str| text.chars().filter(|c| c.is_ascii_alphanumeric() || "-_".contains(*c)).collect();
-    let bucket: String = readable(url.bucket());
-    let name = format!("{:.40}-{:.16}", bucket, place.as_str());
+    let place = [&[url.to_string(), service][..], &endpoints].concat().join("\n");
+    let place = Fingerprint::of(place.as_bytes());
+    // For people; what tells it from others is the hash.
+    let bucket: String = url.bucket().chars().filter(|c| c.is_ascii_alphanumeric() || "-_".contains(*c)).collect();
+    let name = format!("{bucket:.40}-{:.16}", place.as_str());
     let failed = |e| PipelineError::io("make the working copy", cache.folder().join(&name))(e);
     let (copy, in_use) = cache.copy(&name).map_err(failed)?;
     let root = copy.join("tree");
@@ -138,17 +149,20 @@ fn open(url: &StoreUrl) -> Result<Arc<Mirror>, PipelineError> {
         latest: Mutex::default(),
         removed: Mutex::new(BTreeSet::new()),
         guards: Mutex::default(),
+        pause: match options.stores.settings().conditional_put {
+            ConditionalPut::Etag => Duration::ZERO,
+            ConditionalPut::Disabled => PAUSE,
+        },
         _in_use: in_use,
     });
     mirror::add(root, mirror.clone());
-    process.open.push(mirror.clone());
+    OPEN.write().unwrap_or_else(PoisonError::into_inner).push(mirror.clone());
     Ok(mirror)
 }
 
 /// The mirror that a path of a working copy belongs to.
 pub(crate) fn of(path: &Path) -> Option<Arc<Mirror>> {
-    let process = PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
-    process.open.iter().find(|mirror| path.starts_with(mirror.root())).cloned()
+    mirrors().iter().find(|mirror| path.starts_with(mirror.root())).cloned()
 }
 
 /// The URL of a path of a working copy.
@@ -160,16 +174,15 @@ pub(crate) fn url(path: &Path) -> Option<StoreUrl> {
 
 /// A text for people, with URLs in place of the paths of their working copies.
 pub fn shown(text: &str) -> Cow<'_, str> {
-    let process = PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
-    process.open.iter().fold(Cow::Borrowed(text), |text, mirror| {
+    mirrors().iter().fold(Cow::Borrowed(text), |text, mirror| {
         let root = mirror.root().to_string_lossy();
         if text.contains(&*root) { Cow::Owned(text.replace(&*root, &mirror.url().to_string())) } else { text }
     })
 }
 
 /// Where the working copies are that a text speaks of, if it speaks of one.
-pub(crate) fn copy_of(text: &str) -> Option<String> {
-    let process = PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
-    let spoken_of = process.open.iter().any(|mirror| text.contains(&*mirror.root().to_string_lossy()));
-    process.cache.as_ref().filter(|_| spoken_of).map(|cache| cache.folder().display().to_string())
+pub(crate) fn copy_of(text: &str) -> Option<PathBuf> {
+    let mirrors = mirrors();
+    let spoken_of = mirrors.iter().find(|mirror| text.contains(&*mirror.root().to_string_lossy()))?;
+    Some(spoken_of.cache.folder().to_path_buf())
 }
