@@ -16,6 +16,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 const MOST: u32 = 4;
 /// How much of an answer's text is shown.
 const SHOWN: usize = 400;
+/// Codes of answers to credentials that are none.
+const BAD_CREDENTIALS: [&str; 6] = [
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+    "AuthenticationFailed",
+    "NoAuthenticationInformation",
+];
 /// Hosts that give credentials to machines and containers.
 const METADATA: [&str; 4] = ["169.254.169.254", "169.254.170.2", "169.254.170.23", "metadata.google.internal"];
 
@@ -34,32 +43,24 @@ pub fn meaning(error: &object_store::Error) -> Meaning {
     let transport = transport(error);
     let code = tag(&text, "Code");
     let has = |codes: &[&str]| codes.iter().any(|code| text.contains(code));
+    let refused = || match has(&BAD_CREDENTIALS) {
+        true => ErrorKind::Credentials,
+        false => ErrorKind::Denied,
+    };
     let kind = match error {
         _ if METADATA.iter().any(|host| text.contains(host)) => ErrorKind::Credentials,
-        object_store::Error::NotFound { .. }
-            if has(&["NoSuchBucket", "ContainerNotFound", "bucket does not exist"]) =>
-        {
-            ErrorKind::NoBucket
-        }
+        _ if has(&["NoSuchBucket", "ContainerNotFound", "bucket does not exist"]) => ErrorKind::NoBucket,
         object_store::Error::NotFound { .. } => ErrorKind::NotFound,
         object_store::Error::AlreadyExists { .. }
         | object_store::Error::Precondition { .. }
         | object_store::Error::NotModified { .. } => ErrorKind::Conflict,
         object_store::Error::Unauthenticated { .. } => ErrorKind::Credentials,
-        object_store::Error::PermissionDenied { .. }
-            if has(&[
-                "InvalidAccessKeyId",
-                "SignatureDoesNotMatch",
-                "ExpiredToken",
-                "InvalidToken",
-                "AuthenticationFailed",
-                "NoAuthenticationInformation",
-            ]) =>
-        {
-            ErrorKind::Credentials
-        }
-        object_store::Error::PermissionDenied { .. } => ErrorKind::Denied,
+        object_store::Error::PermissionDenied { .. } => refused(),
         object_store::Error::NotSupported { .. } | object_store::Error::NotImplemented { .. } => ErrorKind::Unsupported,
+        // Of a list, the store's answer is not told apart.
+        _ if status == Some(403) => refused(),
+        _ if status == Some(401) => ErrorKind::Credentials,
+        _ if status == Some(404) => ErrorKind::NotFound,
         _ if status == Some(501) => ErrorKind::Unsupported,
         _ if matches!(status, Some(429 | 503)) || has(&["SlowDown", "ServerBusy"]) => ErrorKind::Throttled,
         _ => match transport {
