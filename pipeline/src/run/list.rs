@@ -8,7 +8,7 @@ use crate::run::dir::{LATEST, RunDir};
 use crate::run::files;
 use crate::run::lock::{Access, RunLock};
 use crate::run::manifests::details;
-use crate::run::mirror;
+use crate::run::mirror::{self, refresh};
 use crate::run::names::rows;
 use crate::stages::gates::verdict::{Ruling, Verdict};
 use crate::stream::part_folder::Part;
@@ -98,11 +98,6 @@ fn require_runs(dir: &Path) -> Result<(), PipelineError> {
             dir.join("NAME").display()
         ),
     })
-}
-
-/// Brings a folder of runs in step with the store that it stands in, if it stands in one.
-fn refresh(dir: &Path) -> Result<(), PipelineError> {
-    mirror::of(dir).filter(|mirror| mirror.root() == dir).map_or(Ok(()), |mirror| mirror.sync(""))
 }
 
 /// The runs of `dir`, oldest first. A folder is a run when `encode-features` left its manifest there.

@@ -22,16 +22,17 @@ mod options;
 mod transfer;
 
 pub use options::{MirrorOptions, configure, local, local_folder, shown};
-pub(crate) use options::{copy_of, of, url};
+pub(crate) use options::{copy_of, of, refresh, url};
 
 use crate::error::PipelineError;
 use crate::run::dir::LATEST;
 use cache::Cache;
 use names::{is_hidden, is_plain};
 use notes::{Note, Notes, put};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
@@ -65,8 +66,8 @@ pub(crate) struct Mirror {
     cache: Arc<Cache>,
     /// Whether files are fetched even where a note tells what they hold.
     whole: bool,
-    /// Files that this process has opened, which it does not drop.
-    opened: Mutex<HashSet<PathBuf>>,
+    /// When this process has opened which file last.
+    opened: Mutex<HashMap<PathBuf, SystemTime>>,
     /// The object that names the published run, as it was when it was last looked at.
     latest: Mutex<Option<Version>>,
     /// Runs that are being removed.
@@ -74,6 +75,9 @@ pub(crate) struct Mirror {
     guards: Mutex<Vec<Weak<dyn Guard>>>,
     /// How long who locks waits before it looks who else does.
     pause: Duration,
+    /// The lock of whoever changes an object together with its note, or a note by what the store lists: processes of this
+    /// machine share the notes.
+    changes: PathBuf,
     /// By which no other process takes the working copy for unused.
     _in_use: File,
 }
@@ -145,7 +149,7 @@ impl Mirror {
         let stays = |name: &str| is_plain(name) && !is_hidden(name) && name != LATEST && !is_removed(name);
         let objects: BTreeMap<String, Object> = objects.into_iter().filter(|(name, _)| stays(name)).collect();
         for (name, object) in &objects {
-            self.stand_for(name, object).map_err(PipelineError::io("make", self.path(name)))?;
+            self.stand_for(name, object)?;
         }
         for (path, _) in cache::files(&at) {
             let Ok(name) = self.name(&path) else { continue };
@@ -165,18 +169,44 @@ impl Mirror {
     }
 
     /// Makes sure that a file stands for an object.
-    fn stand_for(&self, name: &str, object: &Object) -> io::Result<()> {
-        let path = self.path(name);
-        let note = self.notes.read(name).filter(|note| note.e_tag == object.version.e_tag);
-        let found = fs::symlink_metadata(&path).ok().filter(|found| found.is_file() && found.len() == object.bytes);
+    fn stand_for(&self, name: &str, listed: &Object) -> Result<(), PipelineError> {
         // A file whose note is not its own counts as one without content.
-        if note.is_some() && found.is_some() {
+        let is_known = |object: &Object| {
+            let found = fs::symlink_metadata(self.path(name));
+            let same = |note: &Note| note.e_tag == object.version.e_tag;
+            found.is_ok_and(|found| found.is_file() && found.len() == object.bytes)
+                && self.notes.read(name).is_some_and(|note| same(&note))
+        };
+        if is_known(listed) {
             return Ok(());
         }
+        let failed = || PipelineError::io("make", self.path(name));
+        let _alone = self.alone().map_err(failed())?;
+        let note = self.notes.read(name);
+        // Another process of this machine may have written it since the list was made.
+        match note.is_some().then(|| self.store.find(listed.url.key())).transpose()? {
+            Some(None) => Ok(()),
+            Some(Some(now)) if is_known(&now) => Ok(()),
+            Some(Some(now)) => self.replace(name, &now, note).map_err(failed()),
+            None => self.replace(name, listed, None).map_err(failed()),
+        }
+    }
+
+    /// Lets a file without content stand for an object.
+    fn replace(&self, name: &str, object: &Object, note: Option<Note>) -> io::Result<()> {
+        let note = note.filter(|note| note.e_tag == object.version.e_tag);
         self.stand_in(name, object.bytes, object.modified)?;
         let blake3 = note.and_then(|note| note.blake3);
         let note = Note { e_tag: object.version.e_tag.clone(), bytes: object.bytes, blake3, file: None };
         self.notes.write(name, &note)
+    }
+
+    /// The lock under which objects change together with their notes.
+    fn alone(&self) -> io::Result<File> {
+        let file = fs::OpenOptions::new().create(true).append(true).open(&self.changes)?;
+        // Where there are no locks, one process at a time is to use a cache.
+        let _ = file.lock();
+        Ok(file)
     }
 
     /// Puts a file without content in place of what is there.
@@ -190,23 +220,29 @@ impl Mirror {
         })
     }
 
-    /// Drops the content of files that are not in use, the oldest first, until `bytes` are free; returns how many are.
+    /// Drops the content of files, the one first that was needed least lately, until `bytes` are free; returns how many
+    /// are. Whoever has such a file open keeps what he has; opened again, it is fetched again. Towers stay, since their
+    /// engine opens them by itself.
     fn make_room(&self, bytes: u64) -> u64 {
         let opened = locked(&self.opened).clone();
         let mut files: Vec<(SystemTime, String, fs::Metadata)> = cache::files(&self.root)
             .into_iter()
-            .filter(|(path, found)| found.len() >= WORTH_DROPPING && !opened.contains(path))
-            .filter_map(|(path, found)| Some((found.modified().ok()?, self.name(&path).ok()?, found)))
-            .filter(|(_, name, _)| !is_hidden(name))
+            .filter(|(_, found)| found.len() >= WORTH_DROPPING)
+            .filter_map(|(path, found)| {
+                let written = found.modified().ok()?;
+                let needed = opened.get(&path).map_or(written, |opened| written.max(*opened));
+                Some((needed, self.name(&path).ok()?, found))
+            })
+            .filter(|(_, name, _)| !is_hidden(name) && !name.contains(".onnx"))
             .collect();
         files.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
         let mut free = 0;
-        for (at, name, found) in files {
+        let Ok(_alone) = self.alone() else { return 0 };
+        for (_, name, found) in files {
             let Some(note) = self.notes.read(&name).filter(|note| note.certifies(&found) && free < bytes) else {
                 continue;
             };
-            let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            let time = (i64::try_from(since.as_secs()).unwrap_or(0), since.subsec_nanos());
+            let time = (found.mtime(), u32::try_from(found.mtime_nsec()).unwrap_or(0));
             let dropped = self.stand_in(&name, note.bytes, time);
             if dropped.and_then(|()| self.notes.write(&name, &Note { file: None, ..note })).is_ok() {
                 free += found.len();
@@ -374,6 +410,7 @@ impl twotower_artifacts::mirror::Mirror for Mirror {
                 self.withdraw(&run.to_string_lossy())
             }
             Ok(found) => {
+                let _alone = self.alone()?;
                 self.store.delete(&self.key(&name))?;
                 if found.len() >= SMALL {
                     self.store.delete(&self.key(&names::stored(&name)))?;
@@ -395,7 +432,7 @@ impl twotower_artifacts::mirror::Mirror for Mirror {
     fn is_here(&self, path: &Path, file: &File) -> io::Result<bool> {
         let name = self.name(path)?;
         if self.notes.read(&name).is_some_and(|note| file.metadata().is_ok_and(|found| note.certifies(&found))) {
-            locked(&self.opened).insert(path.to_path_buf());
+            locked(&self.opened).insert(path.to_path_buf(), SystemTime::now());
             return Ok(true);
         }
         self.fetch(&name)?;

@@ -153,6 +153,7 @@ fn open(url: &StoreUrl) -> Result<Arc<Mirror>, PipelineError> {
             ConditionalPut::Etag => Duration::ZERO,
             ConditionalPut::Disabled => PAUSE,
         },
+        changes: copy.join(".changes"),
         _in_use: in_use,
     });
     mirror::add(root, mirror.clone());
@@ -163,6 +164,16 @@ fn open(url: &StoreUrl) -> Result<Arc<Mirror>, PipelineError> {
 /// The mirror that a path of a working copy belongs to.
 pub(crate) fn of(path: &Path) -> Option<Arc<Mirror>> {
     mirrors().iter().find(|mirror| path.starts_with(mirror.root())).cloned()
+}
+
+/// Brings a folder of a working copy in step with the store; any other folder is as it is.
+///
+/// # Errors
+/// [`StoreError`](twotower_stores::StoreError); I/O in the cache.
+pub(crate) fn refresh(folder: &Path) -> Result<(), PipelineError> {
+    let Some(mirror) = of(folder) else { return Ok(()) };
+    let name = mirror.name(folder).map_err(PipelineError::io("look at", folder))?;
+    mirror.sync(&name)
 }
 
 /// The URL of a path of a working copy.

@@ -5,6 +5,7 @@ use super::{Mirror, SMALL, locked, names};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::time::SystemTime;
 use twotower_artifacts::hashing::HashingWriter;
 use twotower_artifacts::publish::create_temp;
 use twotower_stores::{Condition, StoreError, Version};
@@ -30,10 +31,12 @@ impl Mirror {
         let key = self.key(name);
         let mut file = File::open(temp)?;
         let found = file.metadata()?;
+        let alone;
         let (version, blake3) = if found.len() < SMALL {
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes)?;
             let blake3 = blake3_of(&bytes);
+            alone = self.alone()?;
             let known = self.notes.read(name).map(|note| Version { e_tag: note.e_tag });
             let condition = known.map_or(Condition::IfAbsent, Condition::IfMatch);
             let version = self.put_if(&key, bytes, condition).map_err(|error| self.faster(name, error))?;
@@ -48,6 +51,7 @@ impl Mirror {
                 }
             }
             let blake3 = upload.hash();
+            alone = self.alone()?;
             let version = upload.finish()?;
             let stored = Stored { e_tag: version.e_tag.clone(), bytes: found.len(), blake3: blake3.clone() };
             let stored = serde_json::to_vec(&stored)?;
@@ -56,6 +60,7 @@ impl Mirror {
         };
         let file = Some(FileId::of(&found));
         self.notes.write(name, &Note { e_tag: version.e_tag, bytes: found.len(), blake3: Some(blake3), file })?;
+        drop(alone);
         self.cache.add(found.len(), |bytes| self.make_room(bytes));
         Ok(())
     }
@@ -82,6 +87,7 @@ impl Mirror {
             true => None,
             false => self.stored_hash(name, object.version.e_tag.as_ref())?,
         };
+        let before = self.notes.read(name);
         let (file, temp) = create_temp(&path).map_err(io::Error::other)?;
         let (e_tag, bytes) = (object.version.e_tag.clone(), object.bytes);
         let written = || -> io::Result<()> {
@@ -104,6 +110,11 @@ impl Mirror {
             // A note must not outlive the content of its file.
             file.sync_data()?;
             let file = Some(FileId::of(&file.metadata()?));
+            let _alone = self.alone()?;
+            if self.notes.read(name) != before {
+                // Another process of this machine has written or fetched it meanwhile.
+                return fs::remove_file(&temp);
+            }
             self.notes.write(name, &Note { e_tag, bytes, blake3: Some(blake3), file })?;
             fs::rename(&temp, &path)
         };
@@ -111,7 +122,7 @@ impl Mirror {
             let _ = fs::remove_file(&temp);
             return Err(error);
         }
-        locked(&self.opened).insert(path);
+        locked(&self.opened).insert(path, SystemTime::now());
         self.cache.add(bytes, |bytes| self.make_room(bytes));
         Ok(())
     }
