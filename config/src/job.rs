@@ -21,7 +21,7 @@ use twotower_index::IndexConfig;
 use twotower_models::engine::EngineKind;
 use twotower_models::model::ModelConfig;
 use twotower_models::train::TrainConfig;
-use twotower_tables::{FingerprintKind, SeenFiles, TableSpec};
+use twotower_tables::{FingerprintKind, SeenFiles, StoreSettings, Stores, TableSpec};
 
 /// A whole job. Every section but `tables` and `features` has defaults.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -61,6 +61,9 @@ pub struct Config {
     /// What a run must reach before it is published.
     #[serde(default)]
     pub gates: GatesConfig,
+    /// How object stores are reached.
+    #[serde(default)]
+    pub store: StoreSettings,
 }
 
 /// The raw tables of a job.
@@ -421,13 +424,15 @@ impl Config {
 
     fn resolve(&mut self, base: &Path) {
         let (recall, fingerprint, seen) = (&mut self.recall, self.tables.fingerprint, SeenFiles::default());
+        let stores = Stores::new(self.store.clone());
         [&mut self.tables.users.source, &mut self.tables.items.source, &mut self.tables.interactions.source]
             .into_iter()
             .chain(recall.allow.as_mut().map(|t| &mut t.source))
             .chain(recall.deny.as_mut().map(|t| &mut t.source))
             .chain(recall.exclusions.as_mut().map(|t| &mut t.source))
             .for_each(|source| {
-                *source = TableSpec { fingerprint, seen: Some(seen.clone()), ..source.resolve(base) };
+                let (seen, stores) = (Some(seen.clone()), stores.clone());
+                *source = TableSpec { fingerprint, seen, stores, ..source.resolve(base) };
             });
         for feature in self.features.user.iter_mut().chain(&mut self.features.item) {
             if let FeatureSpec::Vector(vector) = feature
@@ -476,6 +481,11 @@ impl Config {
             Side::User => &self.tables.users,
             Side::Item => &self.tables.items,
         }
+    }
+
+    /// The object stores of the job, which share what may be in flight.
+    pub fn stores(&self) -> &Stores {
+        &self.tables.users.source.stores
     }
 
     /// Worker threads of the streaming stages.

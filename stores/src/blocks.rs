@@ -18,6 +18,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 /// The smallest and the largest block.
 const SMALLEST: u64 = 128 << 10;
 const LARGEST: u64 = 8 << 20;
+/// Blocks of what is read for its footer alone.
+const FOOTER: u64 = 64 << 10;
 /// Blocks asked for behind the one that is needed.
 const BEHIND: u64 = 2;
 /// Reads up to this size are headers of pages, which are read again by whoever passes over the pages.
@@ -79,6 +81,12 @@ impl Blocks {
         let block = (held / (4 * stretches)).clamp(SMALLEST, LARGEST.min(held.max(SMALLEST)));
         let most = (held / block).max(4 * stretches);
         let most = usize::try_from(most).unwrap_or(usize::MAX);
+        Self(Arc::new(Inner { store, object, block, most, groups, state: Mutex::default() }))
+    }
+
+    /// The blocks of an object of which no more than the end will be read.
+    pub fn of_footer(store: Store, object: Object) -> Self {
+        let (block, most, groups) = (FOOTER, 4, Vec::new());
         Self(Arc::new(Inner { store, object, block, most, groups, state: Mutex::default() }))
     }
 

@@ -56,7 +56,7 @@ impl Store {
 }
 
 fn version(put: PutResult) -> Version {
-    Version { e_tag: put.e_tag }
+    Version::of(put.e_tag.as_deref())
 }
 
 impl Inner {
@@ -100,7 +100,7 @@ impl Inner {
     async fn look_and_put(&self, path: &Path, bytes: &Bytes, condition: &Condition) -> Result<Version, StoreError> {
         let url = self.root.with_key(path.to_string());
         let found = match whole(self, path).await {
-            Ok((meta, found)) => Some((Version { e_tag: meta.e_tag }, found)),
+            Ok((meta, found)) => Some((Version::of(meta.e_tag.as_deref()), found)),
             Err(error) if error.is_not_found() => None,
             Err(error) => return Err(error),
         };
@@ -122,7 +122,7 @@ impl Inner {
     /// Whether what is there is what is to be written.
     async fn own(&self, path: &Path, bytes: &Bytes) -> Result<Found, StoreError> {
         match whole(self, path).await {
-            Ok((meta, found)) if found == *bytes => Ok(Found::Own(Version { e_tag: meta.e_tag })),
+            Ok((meta, found)) if found == *bytes => Ok(Found::Own(Version::of(meta.e_tag.as_deref()))),
             Ok((_, found)) => Ok(Found::Other(found.len())),
             Err(error) if error.is_not_found() => Ok(Found::None),
             Err(error) => Err(error),

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use object_store::ObjectMeta;
 
 /// What tells an object from its successors, as a write or a look at it gives it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version {
     /// The e-tag, as the store writes it; web servers may have none.
     pub e_tag: Option<String>,
@@ -27,8 +27,16 @@ pub struct Object {
 impl Object {
     pub(crate) fn of(url: StoreUrl, meta: &ObjectMeta) -> Self {
         let modified = |time: DateTime<Utc>| (time.timestamp(), time.timestamp_subsec_nanos());
-        let (modified, version) = (modified(meta.last_modified), Version { e_tag: meta.e_tag.clone() });
+        let (modified, version) = (modified(meta.last_modified), Version::of(meta.e_tag.as_deref()));
         Self { url, bytes: meta.size, modified, version }
+    }
+}
+
+impl Version {
+    /// Lists of Azure have e-tags without the quotes that belong to them.
+    pub(crate) fn of(e_tag: Option<&str>) -> Self {
+        let quoted = |tag: &str| if tag.contains('"') { tag.to_string() } else { format!("\"{tag}\"") };
+        Self { e_tag: e_tag.filter(|tag| !tag.is_empty()).map(quoted) }
     }
 }
 

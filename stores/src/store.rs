@@ -251,7 +251,15 @@ impl Store {
     }
 
     pub(crate) fn object(&self, meta: &ObjectMeta) -> Object {
-        Object::of(self.url(meta.location.as_ref()), meta)
+        let key = meta.location.as_ref();
+        Object::of(
+            match self.0.root.scheme() {
+                // Its keys are paths of URLs.
+                Scheme::Http => self.url(&key.replace('%', "%25")),
+                Scheme::S3 | Scheme::Gcs | Scheme::Azure => self.url(key),
+            },
+            meta,
+        )
     }
 
     /// A key as the store takes it.

@@ -111,7 +111,7 @@ impl Upload {
             again(retries, "write", url, complete).await
         });
         let version = match ended {
-            Ok(put) => Version { e_tag: put.e_tag },
+            Ok(put) => Version::of(put.e_tag.as_deref()),
             // An end whose answer was lost is made again, and then there is no such upload any more.
             Err(error) => self.own()?.ok_or(error)?,
         };

@@ -3,6 +3,7 @@
 mod servers;
 
 use servers::{BUCKET, folder, servers, settings, store};
+use std::collections::BTreeSet;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::sync::Barrier;
 use std::time::Duration;
@@ -54,6 +55,11 @@ fn what_is_written_is_listed_and_read() {
         let heads = store.heads(&names.map(|name| format!("{dir}/{name}"))).unwrap();
         assert_eq!(heads.iter().map(|object| object.bytes as usize).collect::<Vec<_>>(), names.map(str::len));
         assert_eq!(heads[0], object);
+        // A list tells of an object what a look at it does, but for parts of a second.
+        let versions = |objects: &[twotower_stores::Object]| {
+            objects.iter().map(|object| (object.url.clone(), object.version.clone())).collect::<BTreeSet<_>>()
+        };
+        assert_eq!(versions(&store.list(&dir).unwrap()), versions(&heads));
         assert!(store.find(&format!("{dir}/none")).unwrap().is_none());
         // An empty object that marks a folder is none, another empty one is.
         store.put(&format!("{dir}/z/y_$folder$"), vec![], Condition::Always).unwrap();

@@ -414,7 +414,7 @@ fn sources_of(
     folders: &[Folders],
 ) -> Result<Vec<Arc<SourceFile>>, TableError> {
     if let Some(seen) = &spec.seen
-        && let Some(first) = seen.first(&spec.pattern(), found.iter().map(SourceFile::path))?
+        && let Some(first) = seen.first(&spec.pattern(), found.iter())?
     {
         return Ok(first);
     }
