@@ -7,6 +7,7 @@ mod servers;
 use fixture::results::{Outputs, outputs, walk};
 use fixture::{Finished, Job, long, mixed};
 use servers::servers;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -128,6 +129,11 @@ fn assert_same(found: &Outputs, expected: &Outputs) {
 fn a_night_in_a_bucket_has_the_bytes_of_a_local_one_and_leaves_nothing_here_but_the_cache() {
     for (name, store) in stores("stores-night") {
         let job = Job::small(&name);
+        // Azurite speaks without TLS.
+        job.write(
+            "pipeline.toml",
+            &format!("[store]\nallow_http = true\n{}", std::fs::read_to_string(job.path("pipeline.toml")).unwrap()),
+        );
         let expected = locally(&job, &["run --run RUN --quiet"], "first");
         let place = Place::new(job, store, &name);
         let before = here(&place.job);
@@ -407,7 +413,7 @@ fn the_cache_stays_near_its_limit_and_the_results_are_the_same() {
     let after = taken(&place.caches.path().join("a"));
     println!("cache: at most {}, {after} in the end", most.load(Ordering::Relaxed));
     // What is being written and what is in use come on top of it.
-    assert!(after < 8 << 20, "{after}");
+    assert!(after < 6 << 20, "{after}");
     let whole: usize = expected.values().map(Vec::len).sum();
     assert!(whole > 15 << 20, "{whole}");
 }
@@ -415,8 +421,10 @@ fn the_cache_stays_near_its_limit_and_the_results_are_the_same() {
 /// What the files of a folder take on the disk.
 fn taken(dir: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    let sizes = walk(dir).into_iter().filter_map(|path| Some(path.metadata().ok()?.blocks() * 512));
-    sizes.sum()
+    // The link `latest` leads to the same files once more.
+    let found = walk(dir).into_iter().filter_map(|path| path.metadata().ok());
+    let sizes: BTreeMap<u64, u64> = found.map(|found| (found.ino(), found.blocks() * 512)).collect();
+    sizes.values().sum()
 }
 
 #[test]

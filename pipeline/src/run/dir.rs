@@ -84,7 +84,7 @@ impl RunDir {
     /// # Errors
     /// [`PipelineError::Usage`] naming both.
     pub fn refuse_within<'t>(&self, tables: impl IntoIterator<Item = &'t TableSpec>) -> Result<(), PipelineError> {
-        let part = self.recall().file(Shard::WHOLE, "parquet");
+        let part = mirror::written(&self.recall().file(Shard::WHOLE, "parquet"));
         let Some(table) = tables.into_iter().find(|table| table.covers(&part)) else { return Ok(()) };
         Err(PipelineError::usage(format!(
             "--run {}: the table {} is read from there, so the run's files would be taken for rows; name another folder",

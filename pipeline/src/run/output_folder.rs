@@ -115,7 +115,7 @@ impl OutputFolder {
             return refuse("it is where runs are kept and published".into());
         }
         let parts = holds.parts().map_or(place.clone(), |name| place.join(name));
-        let written = [place, parts].map(|folder| folder.join("part-00000-of-00001.parquet"));
+        let written = [place, parts].map(|folder| mirror::written(&folder.join("part-00000-of-00001.parquet")));
         if let Some(table) = tables.into_iter().find(|table| written.iter().any(|path| table.covers(path))) {
             return refuse(format!("the table {} is read from there", table.pattern()));
         }

@@ -10,6 +10,7 @@ use crate::run::dir::remove_if_there;
 use crate::run::files::towers as files;
 use crate::run::lock::RunLock;
 use crate::run::manifests::details;
+use crate::run::mirror;
 use crate::run::names::inputs;
 use crate::stages::encoded::EncoderFolder;
 use crate::stages::output::{Place, Prologue, Summary};
@@ -93,7 +94,7 @@ pub fn adopt_towers(context: &Context<AdoptSettings>, earlier: &Path) -> Result<
         twotower_artifacts::publish::link_or_copy(&from, &to)?;
     }
     let details = AdoptDetails {
-        adopted_from: earlier,
+        adopted_from: &mirror::written(earlier),
         checkpoint: of_previous.checkpoint.filter(|_| to.exists()),
         untrained,
         inner_product_scale,

@@ -22,7 +22,7 @@ mod options;
 mod transfer;
 
 pub use options::{MirrorOptions, configure, local, local_folder, shown};
-pub(crate) use options::{copy_of, of, refresh, url};
+pub(crate) use options::{copy_of, of, refresh, url, written};
 
 use crate::error::PipelineError;
 use crate::run::dir::LATEST;

@@ -3,6 +3,7 @@
 use super::cache::Cache;
 use super::notes::Notes;
 use super::{Mirror, REMOVED};
+use crate::config::Config;
 use crate::error::PipelineError;
 use crate::run::dir::LATEST;
 use std::borrow::Cow;
@@ -21,8 +22,9 @@ pub struct MirrorOptions {
     pub cache: Option<PathBuf>,
     /// Bytes that it may take.
     pub limit: u64,
-    /// The stores of the job.
-    pub stores: Stores,
+    /// The stores of the job; without them, those of the job's file that the environment names (`TWOTOWER_CONFIG`) or that
+    /// is called `pipeline.toml` and lies in the current folder.
+    pub stores: Option<Stores>,
     /// Whether every file that is compared is fetched, even where the store can tell its hash.
     pub whole: bool,
 }
@@ -58,7 +60,7 @@ const ENDPOINTS: [&str; 6] = [
 
 impl Default for MirrorOptions {
     fn default() -> Self {
-        Self { cache: None, limit: LIMIT, stores: Stores::default(), whole: false }
+        Self { cache: None, limit: LIMIT, stores: None, whole: false }
     }
 }
 
@@ -111,6 +113,18 @@ fn url_of(path: &Path) -> Result<Option<StoreUrl>, PipelineError> {
     Ok(url.map(|url| url.with_key(url.key().trim_matches('/').to_string())))
 }
 
+/// The stores of the job's file that is used unless another is named; those of the environment where there is none.
+///
+/// # Errors
+/// A file that is no job.
+fn stores_of_job() -> Result<Stores, PipelineError> {
+    let path = std::env::var_os("TWOTOWER_CONFIG").map_or_else(|| PathBuf::from("pipeline.toml"), PathBuf::from);
+    match path.is_file() {
+        true => Ok(Config::load(&path, &[])?.stores().clone()),
+        false => Ok(Stores::default()),
+    }
+}
+
 /// The mirror of a folder, opened where it is not yet.
 fn open(url: &StoreUrl) -> Result<Arc<Mirror>, PipelineError> {
     let mut process = PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -126,9 +140,10 @@ fn open(url: &StoreUrl) -> Result<Arc<Mirror>, PipelineError> {
             process.cache.insert(Arc::new(opened)).clone()
         }
     };
-    let store = options.stores.open(url)?;
+    let stores = options.stores.map_or_else(stores_of_job, Ok)?;
+    let store = stores.open(url)?;
     let endpoints = ENDPOINTS.map(|name| std::env::var(name).unwrap_or_default());
-    let service = options.stores.settings().endpoint.clone().unwrap_or_default();
+    let service = stores.settings().endpoint.clone().unwrap_or_default();
     let place = [&[url.to_string(), service][..], &endpoints].concat().join("\n");
     let place = Fingerprint::of(place.as_bytes());
     // For people; what tells it from others is the hash.
@@ -149,7 +164,7 @@ fn open(url: &StoreUrl) -> Result<Arc<Mirror>, PipelineError> {
         latest: Mutex::default(),
         removed: Mutex::new(BTreeSet::new()),
         guards: Mutex::default(),
-        pause: match options.stores.settings().conditional_put {
+        pause: match stores.settings().conditional_put {
             ConditionalPut::Etag => Duration::ZERO,
             ConditionalPut::Disabled => PAUSE,
         },
@@ -174,6 +189,11 @@ pub(crate) fn refresh(folder: &Path) -> Result<(), PipelineError> {
     let Some(mirror) = of(folder) else { return Ok(()) };
     let name = mirror.name(folder).map_err(PipelineError::io("look at", folder))?;
     mirror.sync(&name)
+}
+
+/// A path as it is written for people and in manifests: of a working copy, its URL.
+pub(crate) fn written(path: &Path) -> PathBuf {
+    url(path).map_or_else(|| path.to_path_buf(), |url| PathBuf::from(url.to_string()))
 }
 
 /// The URL of a path of a working copy.
