@@ -179,8 +179,17 @@ fn seaweedfs(program: &str) -> Server {
     let mut command = Command::new(program);
     command
         .args(["-logtostderr=true", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"])
-        .args(["-master.volumeSizeLimitMB=128", "-volume.max=64", "-filer", "-s3", "-s3.port.iceberg=0"])
+        .args([
+            "-master.volumeSizeLimitMB=128",
+            "-volume.max=64",
+            "-filer",
+            "-s3",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+        ])
         .arg(format!("-dir={}", dir.display()))
+        .arg(format!("-filer.localSocket={}", dir.join("filer.sock").display()))
+        .arg(format!("-s3.localSocket={}", dir.join("s3.sock").display()))
         .arg(format!("-s3.config={}", dir.join("s3.json").display()))
         .arg(format!("-master.port={master}"))
         .arg(format!("-volume.port={volume}"))
