@@ -21,7 +21,7 @@ use twotower_index::IndexConfig;
 use twotower_models::engine::EngineKind;
 use twotower_models::model::ModelConfig;
 use twotower_models::train::TrainConfig;
-use twotower_tables::{FingerprintKind, SeenFiles, StoreSettings, Stores, TableSpec};
+use twotower_tables::{FingerprintKind, SeenFiles, StoreSettings, StoreUrl, Stores, TableSpec};
 
 /// A whole job. Every section but `tables` and `features` has defaults.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -486,6 +486,21 @@ impl Config {
     /// The object stores of the job, which share what may be in flight.
     pub fn stores(&self) -> &Stores {
         &self.tables.users.source.stores
+    }
+
+    /// Bytes that reading from object stores holds: none where no table and no side file lies in one.
+    pub fn store_bytes(&self) -> u64 {
+        let Self { tables, recall, features, .. } = self;
+        let sides = [recall.allow.as_ref(), recall.deny.as_ref()].into_iter().flatten().map(|side| &side.source);
+        let sides = sides.chain(recall.exclusions.as_ref().map(|side| &side.source));
+        let sources =
+            [&tables.users.source, &tables.items.source, &tables.interactions.source].into_iter().chain(sides);
+        let vectors = features.user.iter().chain(&features.item).filter_map(|feature| {
+            let FeatureSpec::Vector(vector) = feature else { return None };
+            vector.file.as_ref()
+        });
+        let mut paths = sources.flat_map(|source| source.path.as_slice()).chain(vectors);
+        if paths.any(|path| StoreUrl::is_url(path)) { self.store.reading_bytes() } else { 0 }
     }
 
     /// Worker threads of the streaming stages.

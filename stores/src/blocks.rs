@@ -13,7 +13,7 @@ use crate::store::Store;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// The smallest and the largest block.
 const SMALLEST: u64 = 128 << 10;
@@ -27,30 +27,67 @@ const HEADER: usize = 256;
 /// The most headers that are kept.
 const MOST_HEADERS: usize = 1 << 16;
 
+/// The blocks that are held of all objects that are open.
+pub struct Cache {
+    /// The most bytes, as far as every object has the blocks that it cannot do without.
+    limit: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// By object and number: the block, its bytes, and when it was used last.
+    blocks: HashMap<(u64, u64), (Arc<Block>, u64, u64)>,
+    bytes: u64,
+    clock: u64,
+    objects: u64,
+}
+
+impl Cache {
+    pub fn new(limit: u64) -> Self {
+        Self { limit, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn remove(&mut self, key: (u64, u64)) {
+        if let Some((_, bytes, _)) = self.blocks.remove(&key) {
+            self.bytes -= bytes;
+        }
+    }
+}
+
 /// The blocks of an object that are held; clones share them.
 ///
-/// Memory: [`StoreSettings::read_ahead_mib`](crate::StoreSettings::read_ahead_mib), or four blocks of 128 KiB for each
-/// stretch of a group if that is more; and 256 bytes for each of up to 65,536 headers.
+/// Memory: half of [`StoreSettings::read_ahead_mib`](crate::StoreSettings::read_ahead_mib) for all objects that are open,
+/// or four blocks of 128 KiB for each stretch of a group if that is more; and 256 bytes for each of up to 65,536 headers
+/// of an object.
 #[derive(Clone)]
 pub struct Blocks(Arc<Inner>);
 
 struct Inner {
     store: Store,
     object: Object,
+    /// Its number in the cache.
+    id: u64,
     block: u64,
-    /// The most blocks that are held.
-    most: usize,
+    /// The most bytes that the cache holds when this object asks for more.
+    most: u64,
     /// The stretches that are read, of each group, in order of their places.
     groups: Vec<Vec<Range<u64>>>,
-    state: Mutex<State>,
+    headers: Mutex<HashMap<u64, Bytes>>,
 }
 
-#[derive(Default)]
-struct State {
-    /// By number: the block, and when it was used last.
-    blocks: HashMap<u64, (Arc<Block>, u64)>,
-    headers: HashMap<u64, Bytes>,
-    clock: u64,
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let mut state = self.cache().state();
+        let own: Vec<(u64, u64)> = state.blocks.keys().filter(|(object, _)| *object == self.id).copied().collect();
+        own.into_iter().for_each(|key| state.remove(key));
+    }
 }
 
 /// A block that is held or on its way.
@@ -77,17 +114,24 @@ impl Blocks {
     /// The blocks of an object of which the stretches of some groups will be read, each group after the one before it.
     pub fn new(store: Store, object: Object, groups: Vec<Vec<Range<u64>>>) -> Self {
         let stretches = groups.iter().map(Vec::len).max().unwrap_or(0).max(1) as u64;
-        let held = store.0.ahead.limit() as u64;
-        let block = (held / (4 * stretches)).clamp(SMALLEST, LARGEST.min(held.max(SMALLEST)));
-        let most = (held / block).max(4 * stretches);
-        let most = usize::try_from(most).unwrap_or(usize::MAX);
-        Self(Arc::new(Inner { store, object, block, most, groups, state: Mutex::default() }))
+        let held = store.0.cache.limit;
+        let block = (held / (4 * stretches)).clamp(SMALLEST, LARGEST);
+        Self::of(store, object, block, held.max(4 * stretches * block), groups)
     }
 
     /// The blocks of an object of which no more than the end will be read.
     pub fn of_footer(store: Store, object: Object) -> Self {
-        let (block, most, groups) = (FOOTER, 4, Vec::new());
-        Self(Arc::new(Inner { store, object, block, most, groups, state: Mutex::default() }))
+        let held = store.0.cache.limit;
+        Self::of(store, object, FOOTER, held, Vec::new())
+    }
+
+    fn of(store: Store, object: Object, block: u64, most: u64, groups: Vec<Vec<Range<u64>>>) -> Self {
+        let id = {
+            let mut state = store.0.cache.state();
+            state.objects += 1;
+            state.objects
+        };
+        Self(Arc::new(Inner { store, object, id, block, most, groups, headers: Mutex::default() }))
     }
 
     /// What is read.
@@ -135,31 +179,35 @@ impl Blocks {
 }
 
 impl Inner {
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn cache(&self) -> &Cache {
+        &self.store.0.cache
+    }
+
+    fn headers(&self) -> MutexGuard<'_, HashMap<u64, Bytes>> {
+        self.headers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn header(&self, into: &mut [u8], place: u64) -> bool {
-        let found = self.state().headers.get(&place).filter(|header| header.len() >= into.len()).cloned();
+        let found = self.headers().get(&place).filter(|header| header.len() >= into.len()).cloned();
         found.map(|header| into.copy_from_slice(&header[..into.len()])).is_some()
     }
 
     fn keep_header(&self, bytes: &[u8], place: u64) {
-        let mut state = self.state();
-        if state.headers.len() >= MOST_HEADERS {
-            state.headers.clear();
+        let mut headers = self.headers();
+        if headers.len() >= MOST_HEADERS {
+            headers.clear();
         }
-        state.headers.insert(place, Bytes::copy_from_slice(bytes));
+        headers.insert(place, Bytes::copy_from_slice(bytes));
     }
 
     fn forget(&self, number: u64) {
-        self.state().blocks.remove(&number);
+        self.cache().state().remove((self.id, number));
     }
 
     /// The block that holds the byte `at`, and those asked for that will be needed next.
     fn block_at(&self, number: u64, at: u64) -> Result<Arc<Block>, StoreError> {
-        let mut state = self.state();
-        let is_new = !state.blocks.contains_key(&number);
+        let mut state = self.cache().state();
+        let is_new = !state.blocks.contains_key(&(self.id, number));
         let block = self.ask(&mut state, number)?;
         if let Some((group, stretch)) = self.stretch_at(at) {
             let range = &self.groups[group][stretch];
@@ -191,7 +239,7 @@ impl Inner {
 
     /// Asks for a block that will be needed soon; one that is held already does not become younger.
     fn ask_ahead(&self, state: &mut State, number: u64) -> Result<(), StoreError> {
-        if !state.blocks.contains_key(&number) {
+        if !state.blocks.contains_key(&(self.id, number)) {
             self.ask(state, number)?;
         }
         Ok(())
@@ -199,20 +247,24 @@ impl Inner {
 
     fn ask(&self, state: &mut State, number: u64) -> Result<Arc<Block>, StoreError> {
         state.clock += 1;
-        let now = state.clock;
-        if let Some((block, used)) = state.blocks.get_mut(&number) {
+        let (now, key) = (state.clock, (self.id, number));
+        if let Some((block, _, used)) = state.blocks.get_mut(&key) {
             *used = now;
             return Ok(block.clone());
         }
-        while state.blocks.len() >= self.most {
-            let oldest = state.blocks.iter().min_by_key(|(_, (_, used))| *used).map(|(number, _)| *number);
-            oldest.map(|number| state.blocks.remove(&number));
-        }
         let start = number * self.block;
-        let range = self.store.range(&self.object, start..self.object.bytes.min(start + self.block))?;
+        let end = self.object.bytes.min(start + self.block);
+        let bytes = end.saturating_sub(start);
+        while state.bytes + bytes > self.most {
+            let oldest = state.blocks.iter().min_by_key(|(_, (_, _, used))| *used).map(|(key, _)| *key);
+            let Some(oldest) = oldest else { break };
+            state.remove(oldest);
+        }
+        let range = self.store.range(&self.object, start..end)?;
         let (answer, pending) = (OnceLock::new(), Mutex::new(Some(Pending::start(range)?)));
         let block = Arc::new(Block { answer, pending });
-        state.blocks.insert(number, (block.clone(), now));
+        state.blocks.insert(key, (block.clone(), bytes, now));
+        state.bytes += bytes;
         Ok(block)
     }
 }

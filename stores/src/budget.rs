@@ -25,11 +25,6 @@ impl Budget {
         Self(Arc::new(Bound { limit, taken: AtomicUsize::new(0) }))
     }
 
-    /// All of its bytes.
-    pub fn limit(&self) -> usize {
-        self.0.limit
-    }
-
     /// Takes some bytes, if they are left.
     pub fn take(&self, bytes: usize) -> Option<Permit> {
         let fits = |taken: usize| taken.checked_add(bytes).filter(|sum| *sum <= self.0.limit);

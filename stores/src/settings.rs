@@ -1,5 +1,6 @@
 //! What the job file says of object stores: never a secret.
 
+use crate::ranges::RANGE_BYTES;
 use serde::{Deserialize, Serialize};
 use twotower_artifacts::range::{Range, Ranges};
 
@@ -40,7 +41,8 @@ pub struct StoreSettings {
     pub retries: u32,
     /// Seconds without a byte after which an answer counts as lost.
     pub timeout_seconds: u32,
-    /// MiB that are read ahead of their use, over all readers of the process.
+    /// MiB that are read ahead of their use, over all readers of the process: half of them of what is read from beginning
+    /// to end, half of Parquet files.
     pub read_ahead_mib: u32,
     /// MiB that wait to be sent, over all uploads of the process.
     pub upload_mib: u32,
@@ -57,18 +59,23 @@ impl Default for StoreSettings {
             unsigned: false,
             retries: 10,
             timeout_seconds: 30,
-            read_ahead_mib: 64,
+            read_ahead_mib: 128,
             upload_mib: 64,
         }
     }
 }
 
 impl StoreSettings {
+    /// Bytes that reading from stores holds: what is ahead, and the ranges that are being read.
+    pub fn reading_bytes(&self) -> u64 {
+        (u64::from(self.read_ahead_mib) << 20) + 2 * RANGE_BYTES
+    }
+
     /// The ranges of its numbers.
     pub const RANGES: Ranges = &[
         ("retries", Range::Whole(0, 100)),
         ("timeout_seconds", Range::Whole(1, 3600)),
-        ("read_ahead_mib", Range::Whole(8, 65_536)),
+        ("read_ahead_mib", Range::Whole(16, 65_536)),
         ("upload_mib", Range::Whole(16, 65_536)),
     ];
 }

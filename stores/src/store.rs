@@ -1,5 +1,6 @@
 //! A bucket: listed, read, written, deleted.
 
+use crate::blocks::Cache;
 use crate::budget::Budget;
 use crate::client::{self, Client};
 use crate::error::{ErrorKind, StoreError};
@@ -39,6 +40,8 @@ pub(crate) struct Inner {
     pub ahead: Budget,
     /// What waits to be sent.
     pub waiting: Budget,
+    /// Blocks of what is read at many places.
+    pub cache: Arc<Cache>,
 }
 
 impl fmt::Debug for Store {
@@ -53,9 +56,10 @@ impl Store {
         settings: &StoreSettings,
         ahead: Budget,
         waiting: Budget,
+        cache: Arc<Cache>,
     ) -> Result<Self, StoreError> {
         let client = client::open(&root, settings)?;
-        Ok(Self(Arc::new(Inner { root, client, settings: settings.clone(), ahead, waiting })))
+        Ok(Self(Arc::new(Inner { root, client, settings: settings.clone(), ahead, waiting, cache })))
     }
 
     /// The bucket itself.

@@ -1,5 +1,6 @@
 //! The stores of a job, each opened once.
 
+use crate::blocks::Cache;
 use crate::budget::Budget;
 use crate::error::StoreError;
 use crate::settings::StoreSettings;
@@ -19,14 +20,18 @@ struct Shared {
     open: Mutex<HashMap<StoreUrl, Store>>,
     ahead: Budget,
     waiting: Budget,
+    cache: Arc<Cache>,
 }
 
 impl Stores {
     /// Stores with these settings. Nothing is opened yet.
     pub fn new(settings: StoreSettings) -> Self {
         let bytes = |mib: u32| usize::try_from(mib).unwrap_or(usize::MAX).saturating_mul(1 << 20);
-        let (ahead, waiting) = (Budget::new(bytes(settings.read_ahead_mib)), Budget::new(bytes(settings.upload_mib)));
-        Self(Arc::new(Shared { settings, open: Mutex::default(), ahead, waiting }))
+        // Half for objects that are read from beginning to end, half for those that are read at many places.
+        let half = bytes(settings.read_ahead_mib) / 2;
+        let (ahead, waiting) = (Budget::new(half), Budget::new(bytes(settings.upload_mib)));
+        let cache = Arc::new(Cache::new(half as u64));
+        Self(Arc::new(Shared { settings, open: Mutex::default(), ahead, waiting, cache }))
     }
 
     /// The settings.
@@ -44,7 +49,8 @@ impl Stores {
         if let Some(store) = open.get(&url.root()) {
             return Ok(store.clone());
         }
-        let store = Store::new(url.root(), &self.0.settings, self.0.ahead.clone(), self.0.waiting.clone())?;
+        let Shared { settings, ahead, waiting, cache, .. } = &*self.0;
+        let store = Store::new(url.root(), settings, ahead.clone(), waiting.clone(), cache.clone())?;
         Ok(open.entry(url.root()).or_insert(store).clone())
     }
 }

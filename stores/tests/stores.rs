@@ -202,7 +202,7 @@ fn readers_give_the_bytes_of_any_place() {
         let groups =
             (0..3).map(|group| (0..4).map(move |c| group * 6_000_000 + c * 1_500_000).map(|at| at..at + 1_500_000));
         let groups = groups.map(|group| group.collect::<Vec<_>>()).collect::<Vec<_>>();
-        let small = StoreSettings { read_ahead_mib: 8, ..store_settings(&store, servers) };
+        let small = StoreSettings { read_ahead_mib: 16, ..store_settings(&store, servers) };
         let store = servers::store(if store.root().to_string().starts_with("s3") { "s3" } else { "az" }, &small);
         let blocks = Blocks::new(store.clone(), store.head(&key).unwrap(), groups.clone());
         std::thread::scope(|scope| {

@@ -107,7 +107,7 @@ fn a_path_in_a_store_means_what_it_means_on_this_machine() {
         ("g/电信 a+b%20.csv.gz", gzip(&csv(0..60_000))),
         ("j/a.jsonl", b"{\"v\":1,\"tags\":[\"a\",\"b\"]}\n{\"v\":2}\n".to_vec()),
     ];
-    let small = StoreSettings { read_ahead_mib: 8, ..settings() };
+    let small = StoreSettings { read_ahead_mib: 16, ..settings() };
     for store in servers.both() {
         let (dir, prefix) = (tempfile::tempdir().unwrap(), folder("paths"));
         put(dir.path(), &store, &prefix, &files);

@@ -353,6 +353,7 @@ mod tests {
                 train_threads: 1,
                 max_bad_rows: 0.0,
                 max_unreadable: 1.0,
+                store_bytes: 0,
             },
             run: RunDir::new(dir.join("run")),
             force: false,

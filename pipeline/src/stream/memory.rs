@@ -179,6 +179,12 @@ impl Needs {
         Self { stage, held, growing: Vec::new(), per_worker: 0, per_row: 0 }
     }
 
+    /// The same, where reading from object stores holds some bytes.
+    pub fn with_stores(mut self, bytes: u64) -> Self {
+        self.held.extend((bytes > 0).then_some(("what is read ahead from object stores", bytes)));
+        self
+    }
+
     /// The smallest budget that is enough for batches of at most `rows` rows.
     pub fn least(&self, rows: usize) -> u64 {
         // Everything else has to fit into what the quarters leave.

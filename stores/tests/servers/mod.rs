@@ -188,6 +188,8 @@ fn seaweedfs(program: &str) -> Server {
             "-s3.port.lance=0",
         ])
         .arg(format!("-dir={}", dir.display()))
+        .arg(format!("-filer.localSocket={}", dir.join("filer.sock").display()))
+        .arg(format!("-s3.localSocket={}", dir.join("s3.sock").display()))
         .arg(format!("-s3.config={}", dir.join("s3.json").display()))
         .arg(format!("-master.port={master}"))
         .arg(format!("-volume.port={volume}"))
