@@ -327,14 +327,15 @@ fn an_object_that_was_changed_under_the_run_is_noticed_and_made_again() {
 fn a_run_that_another_machine_works_in_is_refused_and_the_lock_of_a_dead_process_is_none() {
     let Some(place) = s3("stores-locks", Job::small) else { return };
     place.ok("a", "encode-features --run RUN --quiet", "one");
-    let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
-    let holder = |host: &str, pid: u32| {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let here = format!("{} {}", boot.trim(), std::fs::read_link("/proc/self/ns/pid").unwrap().display());
+    let holder = |host: &str, machine: &str, pid: u32| {
         let holder =
             serde_json::json!({ "pid": pid, "host": host, "since": 1_800_000_000u64, "command": "twotower x" });
-        serde_json::json!({ "holder": holder, "renewals": 3 }).to_string().into_bytes()
+        serde_json::json!({ "holder": holder, "machine": machine, "renewals": 3 }).to_string().into_bytes()
     };
     // No process has this number: it is above the largest there can be.
-    place.put("one/.locks/sole-1.json", holder(hostname.trim(), 4_194_305));
+    place.put("one/.locks/sole-1.json", holder("here", &here, 4_194_305));
     place.ok("a", "encode-features --run RUN --quiet", "one");
     assert!(place.names("one").iter().all(|name| !name.starts_with(".locks/")), "the dead process's lock stays");
     for (kind, lines) in [
@@ -342,7 +343,7 @@ fn a_run_that_another_machine_works_in_is_refused_and_the_lock_of_a_dead_process
         ("shared", &["encode-features --run RUN --force", "run --run RUN"]),
     ] {
         let key = format!("one/.locks/{kind}-1.json");
-        place.put(&key, holder("elsewhere", 7));
+        place.put(&key, holder("elsewhere", "another", 7));
         let before = place.outputs("one");
         for line in lines {
             let refused = place.twotower("a", line, "one");
@@ -359,7 +360,7 @@ fn a_run_that_another_machine_works_in_is_refused_and_the_lock_of_a_dead_process
     }
     if long() {
         // A holder that nobody renews is taken for dead.
-        place.put("one/.locks/sole-1.json", holder("elsewhere", 7));
+        place.put("one/.locks/sole-1.json", holder("elsewhere", "another", 7));
         std::thread::sleep(Duration::from_secs(125));
         place.ok("a", "encode-features --run RUN --quiet", "one");
     }

@@ -37,6 +37,9 @@ const TRIES: (u32, Duration) = (5, Duration::from_millis(400));
 #[derive(Serialize, Deserialize)]
 struct Entry {
     holder: Holder,
+    /// Where the number of its process means something.
+    #[serde(default)]
+    machine: String,
     /// How often it was renewed.
     renewals: u64,
 }
@@ -192,7 +195,19 @@ fn take_back(mirror: &Mirror, key: &str) {
 
 fn written(renewals: u64) -> Vec<u8> {
     // A holder has nothing that JSON cannot say.
-    serde_json::to_vec(&Entry { holder: Holder::own(), renewals }).unwrap_or_default()
+    serde_json::to_vec(&Entry { holder: Holder::own(), machine: machine(), renewals }).unwrap_or_default()
+}
+
+/// What tells this machine, or container, from others of its name: the system's start and the space of process numbers.
+/// Nothing where the system does not say.
+fn machine() -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let space = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    match (boot.trim(), space.to_string_lossy()) {
+        ("", _) => String::new(),
+        (_, space) if space.is_empty() => String::new(),
+        (boot, space) => format!("{boot} {space}"),
+    }
 }
 
 /// The objects of a folder's holders.
@@ -217,11 +232,12 @@ fn living(mirror: &Mirror, now: i64, object: &Object) -> Result<Option<String>, 
         return Ok(None);
     }
     let until = format!("if its machine is gone, its lock goes {} s after it was last renewed", LEASE.as_secs());
-    let Ok(Entry { holder, .. }) = serde_json::from_slice::<Entry>(&bytes) else {
+    let Ok(Entry { holder, machine: of_holder, .. }) = serde_json::from_slice::<Entry>(&bytes) else {
         return Ok(Some(format!("another process, which {} names; {until}", object.url)));
     };
     let is_own = holder.pid == std::process::id() && !own().contains(object.url.key());
-    if holder.is_here() && (is_own || !holder.is_alive()) {
+    let is_here = !of_holder.is_empty() && of_holder == machine();
+    if is_here && (is_own || !holder.is_alive()) {
         return Ok(None);
     }
     Ok(Some(format!("{holder}; wait for it or end it, then give the same command again; {until}")))

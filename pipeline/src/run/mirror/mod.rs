@@ -6,7 +6,7 @@
 //! CACHE/s3-bucket-HASH/notes/2026-12-01/recall/part-….parquet.note   which version it is, and of which file
 //! ```
 //!
-//! A [`Mirror`] keeps a folder of the store and its working copy in step. When a run is opened, and whenever a lock on it
+//! A `Mirror` keeps a folder of the store and its working copy in step. When a run is opened, and whenever a lock on it
 //! is taken, its objects are listed: each that is new or has changed gets a file of its size without content, and files
 //! without an object go. A file is fetched when it is opened. What a stage publishes is uploaded before it gets its name
 //! here, and removed there before it is removed here, so a killed process leaves in the store what a kill on one machine
