@@ -556,6 +556,21 @@ kind = "numeric"
     }
 
     #[test]
+    fn a_table_in_a_store_keeps_its_url_and_holds_what_is_read_ahead() {
+        let local = load(MINIMAL, &[]).unwrap();
+        assert_eq!(local.store_bytes(), 0);
+        let text = MINIMAL.replace("\"users\"", "\"s3://b/users/\"") + "[store]\nread_ahead_mib = 32\n";
+        let config = load(&text, &[]).unwrap();
+        assert_eq!(config.tables.users.source.pattern(), "s3://b/users/");
+        assert_eq!(config.store_bytes(), 48 << 20);
+        assert_eq!(config.stores().settings(), &config.store);
+        let error = load(&format!("{MINIMAL}[store]\naccess_key = \"x\"\n"), &[]).unwrap_err();
+        assert_eq!(error.category().exit_code(), 2, "{error}");
+        let error = load(&format!("{MINIMAL}[store]\nretries = 101\n"), &[]).unwrap_err();
+        assert!(error.to_string().contains("`store.retries` = 101: expected a whole number from 0 to 100"), "{error}");
+    }
+
+    #[test]
     fn an_unknown_key_is_refused_with_the_nearest_name() {
         for (section, nearest) in [
             ("\n[recal]\ntopk = 3\n", "recall"),

@@ -33,10 +33,39 @@ pub fn open(source: &SourceFile) -> Result<ArrowReaderMetadata, TableError> {
 }
 
 /// Rows and columns of a file.
+type Inspected = (u64, Vec<(String, DataType)>);
+
+/// Files in stores that are inspected at once: each waits for an answer most of the time.
+const AT_ONCE: usize = 16;
+
+/// Rows and columns of the files of a table that lie in a store, in order, some at a time; of none that lie on this
+/// machine.
+pub fn inspect_all(sources: &[Arc<SourceFile>]) -> Vec<Result<Inspected, TableError>> {
+    if !sources.iter().all(|source| source.is_object()) {
+        return Vec::new();
+    }
+    let each = sources.len().div_ceil(AT_ONCE).max(1);
+    let inspect_some = |some: &[Arc<SourceFile>]| some.iter().map(|source| inspect(source)).collect::<Vec<_>>();
+    std::thread::scope(|scope| {
+        let mut all = Vec::with_capacity(sources.len());
+        let threads: Vec<_> = sources
+            .chunks(each)
+            .map(|some| (some, std::thread::Builder::new().spawn_scoped(scope, move || inspect_some(some))))
+            .collect();
+        for (some, thread) in threads {
+            // Where the system gives no thread, or one ended early, it is done here.
+            let inspected = thread.ok().and_then(|thread| thread.join().ok());
+            all.extend(inspected.unwrap_or_else(|| inspect_some(some)));
+        }
+        all
+    })
+}
+
+/// Rows and columns of a file.
 ///
 /// # Errors
 /// As [`open`].
-pub fn inspect(source: &SourceFile) -> Result<(u64, Vec<(String, DataType)>), TableError> {
+pub fn inspect(source: &SourceFile) -> Result<Inspected, TableError> {
     let metadata = open(source)?;
     let footer = metadata.metadata();
     let rows = footer.file_metadata().num_rows();
