@@ -3,14 +3,16 @@
 //! That crate's own access to a file opens a new handle for each read, seeks, and reads 8 KiB for a header of 30 bytes.
 //! A table of a million rows has thousands of pages. Here a single system call reads a header or a page.
 //!
-//! The reader turns errors into text. Two kinds of errors are also noted as a [`Trouble`], so that callers can tell
-//! them apart from damage: those of the operating system, and pages too large for memory.
+//! The reader turns errors into text. Those of reading, and pages too large for memory, are also noted as a [`Trouble`],
+//! so that callers can tell them apart from damage.
+//!
+//! What is read need not be a file: whatever can be read at any place will do ([`Positional`]).
 
 use bytes::Bytes;
 use parquet::errors::{ParquetError, Result};
 use parquet::file::reader::{ChunkReader, Length};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,11 +23,26 @@ const HEADER: usize = 256;
 /// make pages of 1 MiB, some of 100 MB.
 pub const LARGEST_PAGE: u64 = 256 << 20;
 
+/// What can be read at any place, by several threads at a time.
+pub trait Positional: Send + Sync {
+    /// Reads some bytes from the place `at` on, as [`FileExt::read_at`].
+    ///
+    /// # Errors
+    /// One of reading.
+    fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<usize>;
+}
+
+impl Positional for File {
+    fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<usize> {
+        FileExt::read_at(self, into, at)
+    }
+}
+
 /// Why reading a file ended for a reason other than damaged content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Trouble {
-    /// An error of the operating system, by its number.
-    System(i32),
+    /// An error of reading.
+    Read(Arc<io::Error>),
     /// A page of more than [`LARGEST_PAGE`] bytes.
     Page {
         /// Where it begins.
@@ -42,7 +59,7 @@ pub struct Troubles(Arc<Mutex<Option<Trouble>>>);
 impl Troubles {
     /// The first trouble, if there was any.
     pub fn first(&self) -> Option<Trouble> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn note(&self, trouble: Trouble) {
@@ -52,7 +69,7 @@ impl Troubles {
 
 /// An open file that is read at given places.
 pub struct FileChunks {
-    file: Arc<File>,
+    file: Arc<dyn Positional>,
     bytes: u64,
     troubles: Troubles,
 }
@@ -63,7 +80,17 @@ impl FileChunks {
     /// # Errors
     /// An error of the operating system.
     pub fn new(file: File) -> std::io::Result<Self> {
-        Ok(Self { bytes: file.metadata()?.len(), file: file.into(), troubles: Troubles::default() })
+        Ok(Self::of(file.metadata()?.len(), Arc::new(file)))
+    }
+
+    /// Wraps what has `bytes` bytes and is no file.
+    pub fn of(bytes: u64, file: Arc<dyn Positional>) -> Self {
+        Self { file, bytes, troubles: Troubles::default() }
+    }
+
+    /// The same file, with a record of troubles of its own.
+    pub fn another(&self) -> Self {
+        Self::of(self.bytes, self.file.clone())
     }
 
     /// The record of troubles that later reads of this file note theirs in.
@@ -135,18 +162,21 @@ fn page_bytes(header: &[u8]) -> Option<u64> {
 
 /// Reads a file from a given place on.
 pub struct ReadAt {
-    file: Arc<File>,
+    file: Arc<dyn Positional>,
     at: u64,
     troubles: Troubles,
 }
 
 impl Read for ReadAt {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
-        let read = self.file.read_at(into, self.at);
-        if let Some(code) = read.as_ref().err().and_then(std::io::Error::raw_os_error) {
-            self.troubles.note(Trouble::System(code));
-        }
-        let read = read?;
+        let read = self.file.read_at(into, self.at).map_err(|error| {
+            // The reader keeps the text alone.
+            let said = io::Error::new(error.kind(), error.to_string());
+            if error.kind() != io::ErrorKind::Interrupted {
+                self.troubles.note(Trouble::Read(Arc::new(error)));
+            }
+            said
+        })?;
         self.at += read as u64;
         Ok(read)
     }
@@ -178,7 +208,7 @@ mod tests {
         std::fs::write(path.path(), header(700_000_000)).unwrap();
         let chunks = FileChunks::new(File::open(path.path()).unwrap()).unwrap();
         assert!(chunks.get_read(0).is_err());
-        assert_eq!(chunks.troubles().first(), Some(Trouble::Page { at: 0, bytes: 700_000_000 }));
+        assert!(matches!(chunks.troubles().first(), Some(Trouble::Page { at: 0, bytes: 700_000_000 })));
     }
 
     #[test]

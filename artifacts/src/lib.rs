@@ -23,6 +23,7 @@ pub mod keyed;
 mod list_chunk;
 mod list_room;
 pub mod manifest;
+pub mod mirror;
 pub mod neighbour_lookup;
 pub mod neighbours;
 pub mod neighbours_file;

@@ -5,6 +5,7 @@
 
 use crate::blocks::BlockWriter;
 use crate::error::ArtifactError;
+use crate::file_chunks::FileChunks;
 use crate::guard::guarded;
 use crate::manifest::{FileEntry, entry_name};
 use crate::publish::{Staged, io_error};
@@ -420,8 +421,8 @@ impl ParquetSource {
         batch_rows: usize,
     ) -> Result<ParquetBatches, ArtifactError> {
         let file = self.file.try_clone().map_err(io_error("open", &self.path))?;
-        let reader = guarded(|| RowRange::open(file, self.metadata.clone(), columns, rows, batch_rows))
-            .map_err(parquet_error("read", &self.path))?;
+        let open = || RowRange::open(FileChunks::new(file)?, self.metadata.clone(), columns, rows, batch_rows);
+        let reader = guarded(open).map_err(parquet_error("read", &self.path))?;
         Ok(ParquetBatches { reader, path: self.path.clone() })
     }
 

@@ -5,6 +5,8 @@
 //! a shard still running.
 
 use crate::error::ArtifactError;
+use crate::mirror;
+use crate::regular::open_regular;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::hash::{BuildHasher, RandomState};
@@ -137,6 +139,7 @@ impl Staged {
     /// As [`Staged::commit`], for an owner that cannot give the value away. Nothing may be written afterwards.
     pub(crate) fn publish(&mut self) -> Result<(), ArtifactError> {
         self.sync.wait().and_then(|()| self.file.sync_all()).map_err(io_error("sync", &self.path))?;
+        mirrored(&self.temp, &self.path)?;
         fs::rename(&self.temp, &self.path).map_err(io_error("rename to", &self.path))?;
         sync_folder(folder_of(&self.path))
     }
@@ -191,8 +194,41 @@ pub fn publish_bytes(path: impl AsRef<Path>, bytes: &[u8]) -> Result<(), Artifac
 pub fn rename(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<(), ArtifactError> {
     let (from, to) = (from.as_ref(), to.as_ref());
     File::open(from).and_then(|f| f.sync_all()).map_err(io_error("sync", from))?;
+    mirrored(from, to)?;
     fs::rename(from, to).map_err(io_error("rename to", to))?;
     sync_folder(folder_of(to))
+}
+
+/// Gives the content of a published file a second name: as a link to it where that can be, or else as a copy.
+///
+/// # Errors
+/// [`ArtifactError::Io`] when it cannot be read or written.
+pub fn link_or_copy(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<(), ArtifactError> {
+    let (from, to) = (from.as_ref(), to.as_ref());
+    let mut content = open_regular(from)?;
+    if mirror::is_mirrored(to) || fs::hard_link(from, to).is_err() {
+        publish_file(to, |out| io::copy(&mut content, out).map(|_| ()))?;
+    }
+    Ok(())
+}
+
+/// Tells the mirror of the folder of `path`, if there is one, that `temp` becomes the file of this name.
+fn mirrored(temp: &Path, path: &Path) -> Result<(), ArtifactError> {
+    mirror::of(path).map_or(Ok(()), |mirror| mirror.publish(temp, path).map_err(io_error("upload", path)))
+}
+
+/// Refuses what is written as a URL where a path of this machine is wanted: it would make a folder called `s3:`.
+fn refuse_url(path: &Path) -> Result<(), ArtifactError> {
+    let first = path.components().next().and_then(|part| part.as_os_str().to_str()?.strip_suffix(':'));
+    const SCHEMES: [&str; 11] = ["s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss", "http", "https", "hdfs"];
+    if !first.is_some_and(|name| SCHEMES.contains(&name)) {
+        return Ok(());
+    }
+    let reason = io::Error::new(
+        ErrorKind::InvalidInput,
+        "this command writes to folders of this machine alone, expected a path, found a URL; write to a folder, and copy it",
+    );
+    Err(io_error("create", path)(reason))
 }
 
 /// Creates a folder and the parents it lacks, each synced into the folder above it.
@@ -204,6 +240,7 @@ pub fn create_folder(folder: impl AsRef<Path>) -> Result<(), ArtifactError> {
     if folder.is_dir() {
         return Ok(());
     }
+    refuse_url(folder)?;
     let parent = folder_of(folder);
     create_folder(parent)?;
     match fs::create_dir(folder) {
@@ -219,6 +256,9 @@ pub fn create_folder(folder: impl AsRef<Path>) -> Result<(), ArtifactError> {
 /// [`ArtifactError::Io`] naming it.
 pub fn remove(path: impl AsRef<Path>) -> Result<(), ArtifactError> {
     let path = path.as_ref();
+    if let Some(mirror) = mirror::of(path) {
+        mirror.remove(path).map_err(io_error("remove", path))?;
+    }
     match fs::remove_file(path) {
         Ok(()) => sync_folder(folder_of(path)),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
@@ -299,6 +339,9 @@ pub fn check_link(link: &Path) -> Result<(), ArtifactError> {
 pub fn switch_link(link: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<(), ArtifactError> {
     let link = link.as_ref();
     check_link(link)?;
+    if let Some(mirror) = mirror::of(link) {
+        mirror.switch(link, target.as_ref()).map_err(io_error("switch", link))?;
+    }
     let start = format!(".{}.tmp-", link.file_name().unwrap_or_default().to_string_lossy());
     sweep(folder_of(link), |name| is_temp_name(name) && name.to_string_lossy().starts_with(&start))?;
     loop {

@@ -4,6 +4,7 @@
 //! and their kind is checked before a byte is read.
 
 use crate::error::ArtifactError;
+use crate::mirror;
 use crate::publish::io_error;
 use std::fs::{File, FileType, OpenOptions};
 
@@ -30,7 +31,22 @@ pub(crate) fn open_unlinked(path: impl AsRef<Path>) -> Result<File, ArtifactErro
     })
 }
 
+/// How often a file is fetched that another process takes out of the cache before it is opened.
+const FETCHES: usize = 5;
+
 fn open_with(path: &Path, flags: libc::c_int) -> Result<File, ArtifactError> {
+    let Some(mirror) = mirror::of(path) else { return open_here(path, flags) };
+    for _ in 0..FETCHES {
+        let file = open_here(path, flags)?;
+        if mirror.is_here(path, &file).map_err(io_error("fetch", path))? {
+            return Ok(file);
+        }
+    }
+    let gone = "other processes drop it from the cache as soon as it is there; raise --cache-limit";
+    Err(io_error("fetch", path)(std::io::Error::other(gone)))
+}
+
+fn open_here(path: &Path, flags: libc::c_int) -> Result<File, ArtifactError> {
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | flags);
     let file = options.open(path).map_err(|source| match source.raw_os_error() {

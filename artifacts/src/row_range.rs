@@ -6,7 +6,6 @@ use arrow_schema::ArrowError;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::errors::ParquetError;
-use std::fs::File;
 use std::ops::Range;
 
 /// Reads a range of rows in batches of one size, from the row groups that contain them. The last batch may be shorter,
@@ -24,7 +23,7 @@ impl RowRange {
     /// # Errors
     /// An error of the `parquet` crate, and [`ParquetError::General`] when the footer states a negative number of rows.
     pub fn open(
-        file: File,
+        chunks: FileChunks,
         metadata: ArrowReaderMetadata,
         columns: ProjectionMask,
         rows: Range<u64>,
@@ -53,7 +52,6 @@ impl RowRange {
         let leaves = metadata.metadata().file_metadata().schema_descr().columns();
         let lists = leaves.iter().enumerate().any(|(i, leaf)| columns.leaf_included(i) && leaf.max_rep_level() > 0);
         let (offset, drop) = if lists { (0, before) } else { (before, 0) };
-        let chunks = FileChunks::new(file)?;
         let troubles = chunks.troubles();
         let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(chunks, metadata)
             .with_projection(columns)

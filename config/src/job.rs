@@ -21,7 +21,7 @@ use twotower_index::IndexConfig;
 use twotower_models::engine::EngineKind;
 use twotower_models::model::ModelConfig;
 use twotower_models::train::TrainConfig;
-use twotower_tables::{FingerprintKind, SeenFiles, TableSpec};
+use twotower_tables::{FingerprintKind, SeenFiles, StoreSettings, StoreUrl, Stores, TableSpec};
 
 /// A whole job. Every section but `tables` and `features` has defaults.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -61,6 +61,9 @@ pub struct Config {
     /// What a run must reach before it is published.
     #[serde(default)]
     pub gates: GatesConfig,
+    /// How object stores are reached.
+    #[serde(default)]
+    pub store: StoreSettings,
 }
 
 /// The raw tables of a job.
@@ -421,13 +424,15 @@ impl Config {
 
     fn resolve(&mut self, base: &Path) {
         let (recall, fingerprint, seen) = (&mut self.recall, self.tables.fingerprint, SeenFiles::default());
+        let stores = Stores::new(self.store.clone());
         [&mut self.tables.users.source, &mut self.tables.items.source, &mut self.tables.interactions.source]
             .into_iter()
             .chain(recall.allow.as_mut().map(|t| &mut t.source))
             .chain(recall.deny.as_mut().map(|t| &mut t.source))
             .chain(recall.exclusions.as_mut().map(|t| &mut t.source))
             .for_each(|source| {
-                *source = TableSpec { fingerprint, seen: Some(seen.clone()), ..source.resolve(base) };
+                let (seen, stores) = (Some(seen.clone()), stores.clone());
+                *source = TableSpec { fingerprint, seen, stores, ..source.resolve(base) };
             });
         for feature in self.features.user.iter_mut().chain(&mut self.features.item) {
             if let FeatureSpec::Vector(vector) = feature
@@ -476,6 +481,26 @@ impl Config {
             Side::User => &self.tables.users,
             Side::Item => &self.tables.items,
         }
+    }
+
+    /// The object stores of the job, which share what may be in flight.
+    pub fn stores(&self) -> &Stores {
+        &self.tables.users.source.stores
+    }
+
+    /// Bytes that reading from object stores holds: none where no table and no side file lies in one.
+    pub fn store_bytes(&self) -> u64 {
+        let Self { tables, recall, features, .. } = self;
+        let sides = [recall.allow.as_ref(), recall.deny.as_ref()].into_iter().flatten().map(|side| &side.source);
+        let sides = sides.chain(recall.exclusions.as_ref().map(|side| &side.source));
+        let sources =
+            [&tables.users.source, &tables.items.source, &tables.interactions.source].into_iter().chain(sides);
+        let vectors = features.user.iter().chain(&features.item).filter_map(|feature| {
+            let FeatureSpec::Vector(vector) = feature else { return None };
+            vector.file.as_ref()
+        });
+        let mut paths = sources.flat_map(|source| source.path.as_slice()).chain(vectors);
+        if paths.any(|path| StoreUrl::is_url(path)) { self.store.reading_bytes() } else { 0 }
     }
 
     /// Worker threads of the streaming stages.
@@ -528,6 +553,21 @@ kind = "numeric"
         let json = serde_json::to_string(&config).unwrap();
         let again: Config = serde_json::from_str(&json).unwrap();
         assert_eq!(serde_json::to_string(&again).unwrap(), json);
+    }
+
+    #[test]
+    fn a_table_in_a_store_keeps_its_url_and_holds_what_is_read_ahead() {
+        let local = load(MINIMAL, &[]).unwrap();
+        assert_eq!(local.store_bytes(), 0);
+        let text = MINIMAL.replace("\"users\"", "\"s3://b/users/\"") + "[store]\nread_ahead_mib = 32\n";
+        let config = load(&text, &[]).unwrap();
+        assert_eq!(config.tables.users.source.pattern(), "s3://b/users/");
+        assert_eq!(config.store_bytes(), 48 << 20);
+        assert_eq!(config.stores().settings(), &config.store);
+        let error = load(&format!("{MINIMAL}[store]\naccess_key = \"x\"\n"), &[]).unwrap_err();
+        assert_eq!(error.category().exit_code(), 2, "{error}");
+        let error = load(&format!("{MINIMAL}[store]\nretries = 101\n"), &[]).unwrap_err();
+        assert!(error.to_string().contains("`store.retries` = 101: expected a whole number from 0 to 100"), "{error}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use twotower_models::dssm::DssmConfig;
 use twotower_models::lightgcn::LightgcnConfig;
 use twotower_models::sasrec::SasrecConfig;
 use twotower_models::train::TrainConfig;
+use twotower_tables::StoreSettings;
 
 /// The most rows, users or items that a setting may name: counts of a table are exact up to here in JSON too.
 const ROWS: i64 = 1 << 53;
@@ -17,7 +18,7 @@ const ROWS: i64 = 1 << 53;
 const FACTOR: Range = Range::Real(0.0, 1e6);
 
 /// The ranges of each section. Settings of features are those of all kinds, for both sides.
-const SECTIONS: [(&str, Ranges); 13] = [
+const SECTIONS: [(&str, Ranges); 14] = [
     (
         "tables.interactions",
         &[("earliest", Range::Whole(i64::MIN, i64::MAX)), ("latest", Range::Whole(i64::MIN, i64::MAX))],
@@ -55,6 +56,7 @@ const SECTIONS: [(&str, Ranges); 13] = [
     ("index", IndexConfig::RANGES),
     ("recall", &[("topk", Range::Whole(1, 1_000_000))]),
     ("run", &[("part_users", Range::Whole(0, ROWS))]),
+    ("store", StoreSettings::RANGES),
     (
         "evaluate",
         &[

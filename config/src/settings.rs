@@ -33,6 +33,8 @@ pub struct Execution {
     pub max_bad_rows: f64,
     /// The share of a feature's values that may be unreadable: above it there is no output.
     pub max_unreadable: f64,
+    /// Bytes that reading from object stores holds; 0 where no table lies in one.
+    pub store_bytes: u64,
 }
 
 /// What `encode-features` obeys.
@@ -272,6 +274,7 @@ impl Config {
             train_threads: self.train.threads,
             max_bad_rows: self.encode.max_bad_rows,
             max_unreadable: self.encode.max_unreadable,
+            store_bytes: self.store_bytes(),
         }
     }
 

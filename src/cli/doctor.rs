@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use twotower_pipeline::config::Override;
 use twotower_pipeline::doctor::{DoctorOptions, Finding, Status, doctor};
 use twotower_pipeline::error::PipelineError;
+use twotower_pipeline::run::mirror;
 use twotower_pipeline::stream::memory::Memory;
 
 /// Options of `doctor`.
@@ -43,7 +44,9 @@ pub fn run(opts: Opts) -> anyhow::Result<()> {
     let engine = given("infer.engine", opts.engine);
     let overrides = engine.into_iter().chain(set.map_err(PipelineError::from)?).collect();
     let memory = opts.memory.as_deref().map(Memory::parse).transpose()?;
-    let findings = doctor(&DoctorOptions { config: opts.config, overrides, run: opts.run, memory });
+    // Of a run in a store it is the working copy that needs room here.
+    let run = mirror::local(&opts.run)?;
+    let findings = doctor(&DoctorOptions { config: opts.config, overrides, run, memory });
     let count = |status: Status| findings.iter().filter(|finding| finding.status == status).count();
     let (problems, warnings) = (count(Status::Problem), count(Status::Warning));
     if opts.json {

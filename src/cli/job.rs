@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use twotower_pipeline::config::{Config, Override, Value};
 use twotower_pipeline::error::PipelineError;
 use twotower_pipeline::run::dir::RunDir;
+use twotower_pipeline::run::mirror;
 use twotower_pipeline::stages::Job;
 use twotower_pipeline::stream::memory::Memory;
 use twotower_pipeline::stream::shard::MOST_SHARDS;
@@ -46,6 +47,7 @@ impl JobOpts {
             overrides.push(Override::parse(text).map_err(PipelineError::from)?);
         }
         let config = Config::load(&self.config, &overrides).map_err(PipelineError::from)?;
+        mirror::configure(|options| options.stores = Some(config.stores().clone()));
         let run = RunDir::named(&self.run)?;
         run.refuse_within(config.tables())?;
         Ok(Job {

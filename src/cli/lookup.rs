@@ -11,6 +11,7 @@ use twotower_pipeline::results::RunResults;
 use twotower_pipeline::results::nearest::nearest_to;
 use twotower_pipeline::run::dir::RunDir;
 use twotower_pipeline::run::lock::{Access, RunLock};
+use twotower_pipeline::run::mirror;
 
 /// Options of `lookup`.
 #[derive(Debug, Args)]
@@ -66,6 +67,10 @@ fn left_out([older, more]: [usize; 2]) -> Option<String> {
 
 /// Runs the subcommand.
 pub fn run(opts: Opts) -> anyhow::Result<()> {
+    if let Some(path) = &opts.config {
+        let config = Config::load(path, &[]).map_err(PipelineError::from)?;
+        mirror::configure(|options| options.stores = Some(config.stores().clone()));
+    }
     let run = RunDir::existing("lookup", &opts.run)?;
     let items = items_table(opts.config.as_deref(), &run)?;
     let _still = RunLock::take(&run, Access::Shared)?;

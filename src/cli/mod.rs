@@ -36,10 +36,13 @@ mod vocab;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
+use std::path::PathBuf;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::format::debug_fn;
 use twotower_pipeline::error::PipelineError;
+use twotower_pipeline::run::mirror;
+use twotower_pipeline::stream::memory::parse_size;
 use twotower_pipeline::watch::limits::start_threads;
 use twotower_pipeline::watch::terminal::{JsonLog, Log, escape, escape_line};
 
@@ -70,6 +73,13 @@ pub struct Cli {
     /// alone; with `--log-level off`, nothing.
     #[arg(long, short, global = true)]
     pub quiet: bool,
+    /// Folder for the working copies of runs in object stores; without it, one in the user's folder of caches.
+    #[arg(long, global = true, value_name = "DIR", env = "TWOTOWER_CACHE")]
+    pub cache: Option<PathBuf>,
+    /// The most that these may take, such as 50GiB: what is not in use is dropped above it, and fetched again when it is
+    /// needed.
+    #[arg(long, global = true, value_name = "SIZE", env = "TWOTOWER_CACHE_LIMIT", default_value = "100GiB")]
+    pub cache_limit: String,
 }
 
 /// Form of log lines.
@@ -135,6 +145,8 @@ pub enum Command {
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     start_logging(&cli)?;
     start_threads()?;
+    let limit = parse_size("--cache-limit", &cli.cache_limit)?;
+    mirror::configure(|options| (options.cache, options.limit) = (cli.cache.clone(), limit));
     let quiet = cli.quiet;
     match cli.command {
         Command::EncodeFeatures(opts) => encode_features::run(opts, quiet),

@@ -14,6 +14,7 @@ use twotower_pipeline::profile::types::{
 };
 use twotower_pipeline::profile::{FILE, Settings, TOP, profile, write_profile};
 use twotower_pipeline::run::dir::RunDir;
+use twotower_pipeline::run::mirror;
 use twotower_pipeline::watch::progress::Progress;
 use twotower_pipeline::watch::terminal::{escape_line, tell};
 
@@ -65,6 +66,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     let overrides = opts.set.iter().map(|text| Override::parse(text)).collect::<Result<_, _>>();
     let overrides: Vec<Override> = overrides.map_err(PipelineError::from)?;
     let config = Config::load(&opts.config, &overrides).map_err(PipelineError::from)?;
+    mirror::configure(|options| options.stores = Some(config.stores().clone()));
     let encoders = opts
         .run
         .as_deref()

@@ -5,6 +5,7 @@ use clap::Args;
 use std::path::PathBuf;
 use twotower_pipeline::run::dir::LATEST;
 use twotower_pipeline::run::list::rollback;
+use twotower_pipeline::run::mirror;
 
 /// Options of `rollback`.
 #[derive(Debug, Args)]
@@ -29,12 +30,13 @@ pub struct Opts {
 
 /// Runs the subcommand.
 pub fn run(opts: Opts) -> anyhow::Result<()> {
-    let done = rollback(&opts.runs, opts.to.as_deref())?;
+    let runs = mirror::local_folder(&opts.runs)?;
+    let done = rollback(&runs, opts.to.as_deref())?;
     if opts.json {
         say_json(&serde_json::to_value(&done)?);
     } else {
         let from = done.from.map_or("no run".to_string(), |from| format!("`{from}`"));
-        say!("rollback: {} names `{}` now, before {from}", opts.runs.join(LATEST).display(), done.to);
+        say!("rollback: {} names `{}` now, before {from}", runs.join(LATEST).display(), done.to);
     }
     Ok(())
 }

@@ -91,7 +91,7 @@ fn earlier(job: &Job, typed: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
         return Ok(found);
     }
     let named = RunDir::existing("run", typed)?;
-    if typed.canonicalize().is_ok_and(|e| job.run.root().canonicalize().is_ok_and(|run| run == e)) {
+    if named.root().canonicalize().is_ok_and(|e| job.run.root().canonicalize().is_ok_and(|run| run == e)) {
         return Err(PipelineError::usage(format!(
             "--update-from {} is the folder of this run; name an earlier run, or `{PREVIOUS}`",
             typed.display()

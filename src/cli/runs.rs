@@ -5,6 +5,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use twotower_pipeline::run::list::{Checked, RunInfo, list, prune, size};
+use twotower_pipeline::run::mirror;
 use twotower_pipeline::stream::memory::mib;
 
 /// Options of `runs`.
@@ -50,8 +51,12 @@ enum RunsCommand {
 /// Runs the subcommand.
 pub fn run(opts: Opts) -> anyhow::Result<()> {
     match opts.command {
-        RunsCommand::List { dir } => show(&dir, &list(&dir)?, opts.json),
+        RunsCommand::List { dir } => {
+            let dir = mirror::local_folder(&dir)?;
+            show(&dir, &list(&dir)?, opts.json);
+        }
         RunsCommand::Prune { dir, keep, dry_run } => {
+            let dir = mirror::local_folder(&dir)?;
             let pruned = prune(&dir, keep as usize, dry_run)?;
             if opts.json {
                 let removed: Vec<_> = pruned.removed.iter().map(|(run, b)| json!({ "run": run, "bytes": b })).collect();

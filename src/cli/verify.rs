@@ -7,6 +7,7 @@ use serde_json::json;
 use std::path::PathBuf;
 use twotower_pipeline::run::Stage;
 use twotower_pipeline::run::dir::RunDir;
+use twotower_pipeline::run::mirror;
 use twotower_pipeline::run::verify::{Verification, verify};
 
 /// Options of `verify`.
@@ -32,7 +33,9 @@ pub struct Opts {
 
 /// Runs the subcommand.
 pub fn run(opts: Opts) -> anyhow::Result<()> {
-    let run = RunDir::new(&opts.run);
+    // What a store notes of its objects is no reading of them.
+    mirror::configure(|options| options.whole = true);
+    let run = RunDir::new(mirror::local(&opts.run)?);
     run.require("verify")?;
     let found = verify(&run, &opts.require)?;
     if opts.json {

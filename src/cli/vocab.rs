@@ -4,10 +4,11 @@ use super::report::{say_json, say_lines, table};
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use twotower_encoders::{EncoderState, Slot, Vocabulary};
 use twotower_pipeline::error::PipelineError;
 use twotower_pipeline::run::dir::RunDir;
+use twotower_pipeline::run::mirror;
 
 /// Options of `vocab`.
 #[derive(Debug, Args)]
@@ -82,7 +83,8 @@ pub fn run(opts: Opts) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn load(dir: &PathBuf) -> Result<EncoderState, PipelineError> {
+fn load(dir: &Path) -> Result<EncoderState, PipelineError> {
+    let dir = &mirror::local(dir)?;
     if let (false, Some(run)) = (dir.is_dir(), dir.parent()) {
         // Where the run itself is not there, that is what is wrong.
         RunDir::new(run).require("vocab")?;

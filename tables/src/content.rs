@@ -7,7 +7,8 @@
 use crate::encoding::{Encoding, Mark};
 use crate::error::TableError;
 use crate::identity::SourceFile;
-use crate::records::io_error;
+use crate::opened::Opened;
+use crate::records::{io_error, of_store};
 use encoding_rs::{Decoder, DecoderResult};
 use flate2::bufread::MultiGzDecoder;
 use std::fs::File;
@@ -52,7 +53,7 @@ impl Compression {
 
 /// The content of a text file as a stream of UTF-8.
 pub struct Content {
-    file: File,
+    file: Opened,
     path: PathBuf,
     compression: Option<Compression>,
     encoding: Encoding,
@@ -172,8 +173,11 @@ impl Content {
 
     /// The encoding that the beginning of the file fits, before it is decoded; none where it says nothing of that.
     pub fn fitting(&self) -> Option<Encoding> {
-        // By way of another handle, for this one may be in the middle of the file.
-        let file = File::open(&self.path).ok()?;
+        // A second reading of a file moves the first.
+        let file = match &self.file {
+            Opened::File(_) => Opened::File(File::open(&self.path).ok()?),
+            Opened::Object(..) => self.file.again().ok()?,
+        };
         let mut sample = Vec::new();
         uncompressed(&file, self.compression).ok()?.take(SAMPLE_BYTES).read_to_end(&mut sample).ok()?;
         let says_something = !sample.is_ascii() || sample.contains(&0);
@@ -189,9 +193,8 @@ fn head_of(bytes: &mut impl Read) -> io::Result<Vec<u8>> {
 }
 
 /// The bytes of a file from its beginning on, uncompressed.
-fn uncompressed(file: &File, compression: Option<Compression>) -> io::Result<Box<dyn Read + Send>> {
-    let mut file = file.try_clone()?;
-    file.seek(SeekFrom::Start(0))?;
+fn uncompressed(file: &Opened, compression: Option<Compression>) -> io::Result<Box<dyn Read + Send>> {
+    let file = file.again()?;
     let buffered = |file| BufReader::with_capacity(BUFFER_BYTES, file);
     Ok(match compression {
         None => Box::new(file),
@@ -203,7 +206,7 @@ fn uncompressed(file: &File, compression: Option<Compression>) -> io::Result<Box
 
 /// What went wrong in reading a file: the system's doing, or the content's.
 fn damaged(path: &Path, compression: Option<Compression>, source: io::Error) -> TableError {
-    match compression.filter(|_| source.raw_os_error().is_none()) {
+    match compression.filter(|_| source.raw_os_error().is_none() && of_store(&source).is_none()) {
         Some(compression) => TableError::Damaged { path: path.to_path_buf(), compression: compression.name(), source },
         None => io_error("read", path)(source),
     }

@@ -3,15 +3,33 @@
 use crate::spec::TableSpec;
 use glob::{MatchOptions, Pattern};
 use std::path::{Component, Path, PathBuf};
+use twotower_stores::StoreUrl;
 
 impl TableSpec {
     /// Whether a file at `path`, which need not be there yet, lies in what the table is read from: it is one of its
     /// files, or lies at any depth in one of its folders, or a pattern names it or a folder above it.
     pub fn covers(&self, path: &Path) -> bool {
+        if let Some(place) = path.to_str().filter(|path| StoreUrl::is_url(path)) {
+            return self.path.as_slice().iter().any(|path| names_in_store(path, place));
+        }
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
         let places = [real(&absolute), absolute];
-        self.path.as_slice().iter().any(|pattern| places.iter().any(|place| names(&self.base, pattern, place)))
+        let mut on_this_machine = self.path.as_slice().iter().filter(|path| !StoreUrl::is_url(path));
+        on_this_machine.any(|pattern| places.iter().any(|place| names(&self.base, pattern, place)))
     }
+}
+
+/// Whether the URL `path` of a table names the URL `place` or a folder above it.
+fn names_in_store(path: &str, place: &str) -> bool {
+    let (Ok(Some(path)), Ok(Some(place))) = (StoreUrl::parse(path), StoreUrl::parse(place)) else { return false };
+    if path.root() != place.root() {
+        return false;
+    }
+    let (folder, place) = (Path::new(path.key()), Path::new(place.key()));
+    let options = MatchOptions { require_literal_separator: true, ..MatchOptions::new() };
+    let matches = |pattern: Pattern| place.ancestors().any(|above| pattern.matches_path_with(above, options));
+    let text: PathBuf = folder.components().collect();
+    place.starts_with(folder) || Pattern::new(&text.to_string_lossy()).is_ok_and(matches)
 }
 
 /// Whether a table's path, which counts from `base`, names `place` or a folder above it.
@@ -82,6 +100,24 @@ mod tests {
             ("users*.parquet", "users-new/part.parquet", false),
         ] {
             assert_eq!(covers(pattern, path), expected, "{pattern}: {path}");
+        }
+    }
+
+    #[test]
+    fn a_table_in_a_store_covers_what_lies_below_it_there() {
+        for (pattern, path, expected) in [
+            ("s3://b/users/", "s3://b/users/part", true),
+            ("s3://b", "s3://b/users/part", true),
+            ("s3://b/users/dt=*/", "s3://b/users/dt=1/part", true),
+            ("s3://b/users/*.csv", "s3://b/users/new/part.csv", false),
+            ("s3://b/**/*.csv", "s3://b/users/new/part.csv", true),
+            ("s3://b/users", "s3://b/users2/part", false),
+            ("s3://b/users", "s3://c/users/part", false),
+            ("s3://b/users", "az://b/users/part", false),
+            ("s3://b/users", "users/part", false),
+            ("users", "s3://b/users/part", false),
+        ] {
+            assert_eq!(TableSpec::new(pattern).covers(Path::new(path)), expected, "{pattern}: {path}");
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::place::Place;
 use arrow_schema::DataType;
 use std::path::PathBuf;
 use twotower_artifacts::{Category, IdProblem};
+use twotower_stores::StoreError;
 
 /// Errors of reading raw tables. Messages name table, file, line or row, and column.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +109,9 @@ pub enum TableError {
         /// Its error.
         source: std::io::Error,
     },
+    /// A store did not give what was asked of it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// A column that is not there.
     #[error("table `{table}`: no column `{column}` in {path}{advice}; it has {columns}{delimiter}", path = path.display(),
         delimiter = delimiter_advice(columns),
@@ -293,6 +297,7 @@ impl TableError {
         match self {
             TableError::Spec { .. } => Category::Usage,
             TableError::Io { .. } => Category::Other,
+            TableError::Store(error) => error.category(),
             TableError::NoFiles { .. }
             | TableError::Source { .. }
             | TableError::Twice { .. }

@@ -28,14 +28,17 @@ pub fn find(table: &str, spec: &TableSpec) -> Result<Found, TableError> {
     let mut skipped = 0;
     let none = |pattern: String, skipped| TableError::NoFiles { table: table.to_string(), pattern, skipped };
     for path in spec.path.as_slice() {
-        let named = paths::find(table, &spec.base, path)?;
+        let (named, mut bucket) = paths::find(table, &spec.base, path, &spec.stores)?;
         if named.files.is_empty() {
-            return Err(none(spec.base.join(path).display().to_string(), named.skipped.len()));
+            return Err(none(paths::located(&spec.base, path).display().to_string(), named.skipped.len()));
         }
         skipped += named.skipped.len();
-        let found = named.files.into_iter().map(|path| {
-            let folders = folders(&spec.base, &path)?;
-            Ok((SourceFile::find(path)?, folders))
+        let found = named.files.into_iter().map(|path| match &mut bucket {
+            None => Ok((SourceFile::find(path.clone())?, folders(&spec.base, &path)?)),
+            Some(bucket) => {
+                let (folders, object) = (folders(bucket.root(), &path)?, bucket.object(&path)?);
+                Ok((SourceFile::of_object(path, bucket.store().clone(), object), folders))
+            }
         });
         let found = found.collect::<Result<Vec<_>, TableError>>()?;
         refuse_unlike_folders(table, &found)?;
@@ -71,7 +74,7 @@ fn format_of(table: &str, spec: &TableSpec, files: &[(SourceFile, Folders)]) -> 
             ))
         })
     };
-    let mut formats = files.iter().map(|(file, _)| Ok((file.path(), format_of(file.path())?)));
+    let mut formats = files.iter().map(|(file, _)| Ok::<_, TableError>((file.path(), format_of(file.path())?)));
     let Some((first, format)) = formats.next().transpose()? else {
         return Err(wrong("no file has one".into()));
     };
@@ -103,8 +106,8 @@ fn refuse_unlike_folders(table: &str, files: &[(SourceFile, Folders)]) -> Result
 fn refuse_twice(table: &str, files: &[(SourceFile, Folders)]) -> Result<(), TableError> {
     let mut seen = HashMap::new();
     for (file, _) in files {
-        if let Some(place) = file.place()
-            && let Some(first) = seen.insert(place, file.path())
+        if let Some(stands) = file.stands()
+            && let Some(first) = seen.insert(stands, file.path())
         {
             let (table, second) = (table.to_string(), file.path().to_path_buf());
             return Err(TableError::Twice { table, first: first.to_path_buf(), second });

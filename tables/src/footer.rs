@@ -5,19 +5,17 @@
 
 use crate::error::TableError;
 use crate::identity::SourceFile;
-use crate::records::io_error;
+use crate::records::{io_error, of_store};
 use arrow_schema::{DataType, Field, TimeUnit};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::basic::{Compression, ConvertedType, Type as Physical};
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::{FileMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 use parquet::schema::types::{SchemaDescriptor, Type, TypePtr};
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
-use twotower_artifacts::file_chunks::{FileChunks, LARGEST_PAGE, Trouble};
+use twotower_artifacts::file_chunks::{LARGEST_PAGE, Trouble};
 use twotower_artifacts::guard;
 
 /// No file has more rows, so that rows of files can be added up.
@@ -28,18 +26,46 @@ const MOST_ROWS: u64 = 1 << 48;
 /// # Errors
 /// [`TableError::Parquet`], [`TableError::Unsupported`], [`TableError::Io`], [`TableError::Changed`].
 pub fn open(source: &SourceFile) -> Result<ArrowReaderMetadata, TableError> {
-    let path = source.path();
-    let chunks = FileChunks::new(source.open()?).map_err(io_error("read", path))?;
+    let chunks = source.footer_chunks()?;
     let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Skip);
     let loaded = guard::guarded(|| ArrowReaderMetadata::load(&chunks, options));
-    loaded.map_err(|e| failed(path, chunks.troubles().first(), e))
+    loaded.map_err(|e| failed(source, chunks.troubles().first(), e))
+}
+
+/// Rows and columns of a file.
+type Inspected = (u64, Vec<(String, DataType)>);
+
+/// Files in stores that are inspected at once: each waits for an answer most of the time.
+const AT_ONCE: usize = 16;
+
+/// Rows and columns of the files of a table that lie in a store, in order, some at a time; of none that lie on this
+/// machine.
+pub fn inspect_all(sources: &[Arc<SourceFile>]) -> Vec<Result<Inspected, TableError>> {
+    if !sources.iter().all(|source| source.is_object()) {
+        return Vec::new();
+    }
+    let each = sources.len().div_ceil(AT_ONCE).max(1);
+    let inspect_some = |some: &[Arc<SourceFile>]| some.iter().map(|source| inspect(source)).collect::<Vec<_>>();
+    std::thread::scope(|scope| {
+        let mut all = Vec::with_capacity(sources.len());
+        let threads: Vec<_> = sources
+            .chunks(each)
+            .map(|some| (some, std::thread::Builder::new().spawn_scoped(scope, move || inspect_some(some))))
+            .collect();
+        for (some, thread) in threads {
+            // Where the system gives no thread, or one ended early, it is done here.
+            let inspected = thread.ok().and_then(|thread| thread.join().ok());
+            all.extend(inspected.unwrap_or_else(|| inspect_some(some)));
+        }
+        all
+    })
 }
 
 /// Rows and columns of a file.
 ///
 /// # Errors
 /// As [`open`].
-pub fn inspect(source: &SourceFile) -> Result<(u64, Vec<(String, DataType)>), TableError> {
+pub fn inspect(source: &SourceFile) -> Result<Inspected, TableError> {
     let metadata = open(source)?;
     let footer = metadata.metadata();
     let rows = footer.file_metadata().num_rows();
@@ -48,7 +74,7 @@ pub fn inspect(source: &SourceFile) -> Result<(u64, Vec<(String, DataType)>), Ta
     let rows = sensible.ok_or_else(|| {
         let groups = groups.map_or("too many".into(), |sum| sum.to_string());
         let reason = format!("a footer of {rows} rows, its row groups have {groups}");
-        failed(source.path(), None, ParquetError::General(reason))
+        failed(source, None, ParquetError::General(reason))
     })?;
     let fields = metadata.schema().fields().iter().zip(first_leaves(&metadata));
     let columns = fields.map(|(f, leaf)| (f.name().clone(), int96_in_micros(plain_type(f.data_type()), leaf, footer)));
@@ -193,27 +219,35 @@ pub fn refuse_codecs(path: &Path, metadata: &ParquetMetaData, leaf: impl Fn(usiz
 }
 
 /// What a failure of the Parquet reader means.
-pub fn failed(path: &Path, trouble: Option<Trouble>, error: ParquetError) -> TableError {
+pub fn failed(source: &SourceFile, trouble: Option<Trouble>, error: ParquetError) -> TableError {
+    let path = source.path();
     let unsupported = |reason: String| TableError::Unsupported { path: path.to_path_buf(), reason };
     match trouble {
-        Some(Trouble::System(code)) => io_error("read", path)(io::Error::from_raw_os_error(code)),
+        Some(Trouble::Read(error)) => match (of_store(&error), error.raw_os_error()) {
+            (Some(error), _) => TableError::Store(error),
+            (None, Some(code)) => io_error("read", path)(io::Error::from_raw_os_error(code)),
+            (None, None) => io_error("read", path)(io::Error::new(error.kind(), error.to_string())),
+        },
         Some(Trouble::Page { at, bytes }) => unsupported(format!(
             "the page at byte {at} has {bytes} bytes, expected at most {LARGEST_PAGE}, since a page is held in memory; write the file with smaller pages or values, or leave the column out"
         )),
-        None if is_encrypted(path) => unsupported("the file is encrypted, which is not read; decrypt it first".into()),
+        None if is_encrypted(source) => {
+            unsupported("the file is encrypted, which is not read; decrypt it first".into())
+        }
         None => TableError::Parquet { path: path.to_path_buf(), source: error },
     }
 }
 
 /// Whether a file that could not be read is encrypted: all of it, or only columns, and then its footer is signed.
-fn is_encrypted(path: &Path) -> bool {
+fn is_encrypted(source: &SourceFile) -> bool {
     const SIGNATURE: usize = 28;
     const MOST: u64 = 64 << 20;
     let read = || -> io::Result<bool> {
-        let file = File::open(path)?;
-        let bytes = file.metadata()?.len();
+        let failed = |e: TableError| io::Error::other(e);
+        let (mut file, bytes) = (source.open().map_err(failed)?, source.bytes());
         let mut tail = [0; 8];
-        file.read_exact_at(&mut tail, bytes.saturating_sub(8))?;
+        file.seek(SeekFrom::Start(bytes.saturating_sub(8)))?;
+        file.read_exact(&mut tail)?;
         if tail.ends_with(b"PARE") {
             return Ok(true);
         }
@@ -222,7 +256,8 @@ fn is_encrypted(path: &Path) -> bool {
             return Ok(false);
         }
         let mut footer = vec![0; length as usize];
-        file.read_exact_at(&mut footer, bytes - 8 - length)?;
+        file.seek(SeekFrom::Start(bytes - 8 - length))?;
+        file.read_exact(&mut footer)?;
         // A footer that is whole without its last bytes has a signature there.
         footer.truncate(footer.len() - SIGNATURE);
         Ok(guard::guarded(|| ParquetMetaDataReader::decode_metadata(&footer).map(drop)).is_ok())

@@ -1,5 +1,6 @@
 //! Raw tables of twotower (Parquet, CSV, JSON Lines) as bounded streams of Arrow batches.
 
+mod bucket;
 pub mod columns;
 mod content;
 mod covers;
@@ -10,6 +11,7 @@ mod footer;
 mod identity;
 mod json_file;
 pub mod nearest;
+mod opened;
 mod parquet_table;
 mod partitions;
 mod parts;
@@ -22,6 +24,7 @@ pub mod spec;
 pub mod table;
 mod text;
 mod text_file;
+mod tree;
 
 pub use columns::{id_array_as, id_column, id_column_as, id_kind};
 pub use encoding::Encoding;
@@ -34,3 +37,4 @@ pub use reader::TableReader;
 pub use spec::{FingerprintKind, Format, NULL_VALUES, OneOrMany, TableSpec};
 pub use table::{ColumnInfo, ReadOptions, Table, TableBatch};
 pub use twotower_artifacts::{Moment, TimeFormat};
+pub use twotower_stores::{StoreSettings, StoreUrl, Stores};

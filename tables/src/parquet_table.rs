@@ -10,7 +10,6 @@
 use crate::error::TableError;
 use crate::footer::{self, bytes_type, is_checked, is_text, plain_type};
 use crate::identity::SourceFile;
-use crate::records::io_error;
 use crate::sizes::{Leaf, RowBytes, batch_bytes, cut, row_bytes};
 use crate::text::{TextMaker, first_bad};
 use crate::text_file::new_batch;
@@ -22,11 +21,10 @@ use parquet::basic::Encoding;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::fs::File;
 use std::ops::Range;
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use twotower_artifacts::file_chunks::FileChunks;
 use twotower_artifacts::guard;
 use twotower_artifacts::row_range::RowRange;
 
@@ -86,6 +84,17 @@ pub struct Layout {
     /// Whether some of them are bytes, of which text is made.
     has_bytes: bool,
     learnt: Learnt,
+    /// What all readers of an object share: its pages, once they are read.
+    pages: OnceLock<Pages>,
+}
+
+/// The pages of an object.
+struct Pages(FileChunks);
+
+impl std::fmt::Debug for Pages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pages")
+    }
 }
 
 /// Bytes of a row in the batch read last, over all readers of a table; 0 before the first.
@@ -138,14 +147,14 @@ impl Layout {
         let mask = ProjectionMask::roots(&descriptor, roots.iter().copied());
         let is_bytes = |root: usize| holds_bytes(fields[root].data_type());
         let has_bytes = roots.iter().any(|root| is_bytes(*root));
-        let path = source.path();
         let footer = match fields.iter().any(|field| holds_bytes(field.data_type())) {
-            true => guarded(path, || footer::as_bytes(metadata.metadata(), is_bytes))?.into(),
+            true => guarded(&source, || footer::as_bytes(metadata.metadata(), is_bytes))?.into(),
             false => metadata.metadata().clone(),
         };
         let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(fields)));
-        let metadata = guarded(path, || ArrowReaderMetadata::try_new(footer, options))?;
-        Ok(Self { table, source, metadata, mask, leaves, columns: columns.to_vec(), has_bytes, learnt })
+        let metadata = guarded(&source, || ArrowReaderMetadata::try_new(footer, options))?;
+        let (columns, pages) = (columns.to_vec(), OnceLock::new());
+        Ok(Self { table, source, metadata, mask, leaves, columns, has_bytes, learnt, pages })
     }
 
     /// Whether it is of this file.
@@ -160,10 +169,37 @@ impl Layout {
 
     /// Streams a row range.
     pub fn read(self: &Arc<Self>, rows: Range<u64>, size: BatchSize) -> Result<ParquetReader, TableError> {
-        let (file, texts) = (self.source.open()?, Vec::new());
+        let (file, texts) = (self.chunks()?, Vec::new());
         let source = Source { file, layout: self.clone(), texts };
         let (begun, rows) = (rows.start, rows.start..rows.end.max(rows.start));
         Ok(ParquetReader { source, size, rows, begun, run: None, ready: VecDeque::new() })
+    }
+
+    /// The file: of this machine opened anew, so that it is still what it was.
+    fn chunks(&self) -> Result<FileChunks, TableError> {
+        if !self.source.is_object() {
+            return self.source.chunks(Vec::new);
+        }
+        if let Some(pages) = self.pages.get() {
+            return Ok(pages.0.another());
+        }
+        let pages = self.source.chunks(|| self.stretches())?;
+        Ok(self.pages.get_or_init(|| Pages(pages)).0.another())
+    }
+
+    /// Where the columns that are read lie, of each row group.
+    fn stretches(&self) -> Vec<Vec<Range<u64>>> {
+        let groups = self.metadata.metadata().row_groups().iter().map(|group| {
+            let read = group.columns().iter().zip(&self.leaves).filter(|(_, leaf)| **leaf != Leaf::Unread);
+            let ranges = read.map(|(chunk, _)| {
+                let (start, length) = chunk.byte_range();
+                start..start.saturating_add(length)
+            });
+            let mut ranges: Vec<Range<u64>> = ranges.collect();
+            ranges.sort_by_key(|range| range.start);
+            ranges
+        });
+        groups.collect()
     }
 
     /// The first of some rows that holds bytes that are no text, as an error.
@@ -206,7 +242,7 @@ fn holds_bytes(data_type: &DataType) -> bool {
 
 /// A file, and what is read of it.
 struct Source {
-    file: File,
+    file: FileChunks,
     layout: Arc<Layout>,
     /// What makes text of each column, in the order asked for; of none yet.
     texts: Vec<TextMaker>,
@@ -239,8 +275,8 @@ impl Source {
 
     fn batches(&self, rows: Range<u64>, batch_rows: usize) -> Result<RowRange, TableError> {
         let Layout { source, metadata, mask, .. } = self.layout.as_ref();
-        let file = self.file.try_clone().map_err(io_error("open", source.path()))?;
-        guarded(source.path(), || RowRange::open(file, metadata.clone(), mask.clone(), rows, batch_rows))
+        let file = self.file.another();
+        guarded(source, || RowRange::open(file, metadata.clone(), mask.clone(), rows, batch_rows))
     }
 
     /// The next batch as it is stored, its columns in the order asked for.
@@ -256,7 +292,7 @@ impl Source {
             });
             Ok(Some(batch.project(&order.collect::<Result<Vec<_>, _>>()?)?))
         });
-        next.map_err(|e| footer::failed(self.layout.source.path(), batches.troubles().first(), e))
+        next.map_err(|e| footer::failed(&self.layout.source, batches.troubles().first(), e))
     }
 
     /// The next batch, its columns in the order asked for; `row` is the first it has.
@@ -336,7 +372,7 @@ impl ParquetReader {
                 Ok(Some(batch)) => self.take(batch, run)?,
                 Ok(None) => {
                     let error = ParquetError::General(format!("no rows from row {} on", self.rows.start));
-                    return Err(footer::failed(self.source.layout.source.path(), None, error));
+                    return Err(footer::failed(&self.source.layout.source, None, error));
                 }
                 // A column of more than 2 GiB does not decode; that of fewer rows may.
                 Err(TableError::Parquet { .. }) if self.size.bytes.is_some() && run.batch_rows > 1 => {
@@ -406,6 +442,6 @@ impl Iterator for ParquetReader {
 }
 
 /// Runs the Parquet reader: whatever it says is about the file.
-fn guarded<T>(path: &Path, read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, TableError> {
-    guard::guarded(read).map_err(|e| footer::failed(path, None, e))
+fn guarded<T>(source: &SourceFile, read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, TableError> {
+    guard::guarded(read).map_err(|e| footer::failed(source, None, e))
 }

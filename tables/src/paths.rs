@@ -4,17 +4,17 @@
 //! may be folders. Names that begin with `.` or `_` are skipped, but where the path itself names them: these are
 //! markers, checksums and unfinished work of the programs that write folders. Anything else that is found is read, and
 //! what cannot be read is an error. Only the configured text can be a pattern, never the folder that it counts from.
+//!
+//! A path may be the URL of a place in a store: then its key is read by the same rule, from the bucket on.
 
+use crate::bucket::Bucket;
 use crate::error::TableError;
-use crate::identity::what;
-use crate::records::io_error;
+use crate::tree::{Local, Tree, Under, refused};
 use glob::Pattern;
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, Metadata};
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use twotower_stores::{StoreUrl, Stores};
 
 /// Characters that make a name a pattern, of which brackets may as well be part of a name that exists.
 const WILD: [char; 2] = ['*', '?'];
@@ -39,16 +39,37 @@ enum Part {
     Folders,
 }
 
-/// Finds the files that `path` names from the folder `base` on.
+/// Where a path lies that counts from the folder `base`: a URL counts from nothing.
+pub fn located(base: &Path, path: &str) -> PathBuf {
+    if StoreUrl::is_url(path) { PathBuf::from(path) } else { base.join(path) }
+}
+
+/// Finds the files that `path` names from the folder `base` on; if it is a URL, with the bucket that holds them.
 ///
 /// # Errors
 /// [`TableError::Spec`] for a pattern that makes no sense; [`TableError::Source`] for a link to nothing or to a folder
-/// around it, or what is neither file nor folder; [`TableError::Io`] for a folder that cannot be listed.
-pub fn find(table: &str, base: &Path, path: &str) -> Result<Named, TableError> {
-    let wrong = |reason: String| TableError::Spec { table: table.to_string(), key: "path", reason };
+/// around it, or what is neither file nor folder; [`TableError::Io`] for a folder that cannot be listed;
+/// [`TableError::Store`] for a URL that makes no sense, or a store that does not answer.
+pub fn find(table: &str, base: &Path, path: &str, stores: &Stores) -> Result<(Named, Option<Bucket>), TableError> {
     if path.is_empty() {
-        return Err(wrong("expected a path, found an empty text".into()));
+        return Err(wrong(table, "expected a path, found an empty text".into()));
     }
+    let mut named = Named::default();
+    let Some(url) = StoreUrl::parse(path)? else {
+        named.follow(&mut Local, base.to_path_buf(), &parts(table, path)?, &mut Vec::new())?;
+        return Ok((named, None));
+    };
+    let mut bucket = Bucket::new(stores.open(&url)?);
+    let root = bucket.root().to_path_buf();
+    named.follow(&mut bucket, root, &parts(table, url.key())?, &mut Vec::new())?;
+    Ok((named, Some(bucket)))
+}
+
+fn wrong(table: &str, reason: String) -> TableError {
+    TableError::Spec { table: table.to_string(), key: "path", reason }
+}
+
+fn parts(table: &str, path: &str) -> Result<Vec<Part>, TableError> {
     let mut parts = Vec::new();
     for component in Path::new(path).components() {
         let name = component.as_os_str().to_string_lossy();
@@ -56,15 +77,13 @@ pub fn find(table: &str, base: &Path, path: &str) -> Result<Named, TableError> {
             Component::CurDir => continue,
             Component::Normal(_) if name == "**" => Part::Folders,
             Component::Normal(_) if name.contains(WILD) || name.contains(BRACKET) => {
-                let pattern = Pattern::new(&name).map_err(|e| wrong(format!("`{name}`: {e}")))?;
+                let pattern = Pattern::new(&name).map_err(|e| wrong(table, format!("`{name}`: {e}")))?;
                 Part::Names(pattern, is_skipped(component.as_os_str()))
             }
             _ => Part::Literal(component.as_os_str().to_os_string()),
         });
     }
-    let mut named = Named::default();
-    named.follow(base.to_path_buf(), &parts, &mut Vec::new())?;
-    Ok(named)
+    Ok(parts)
 }
 
 /// Whether files and folders of that name are skipped.
@@ -74,50 +93,60 @@ fn is_skipped(name: &OsStr) -> bool {
 
 impl Named {
     /// Takes what `parts` name from `at` on. `above` are the folders that `**` has gone through.
-    fn follow(&mut self, at: PathBuf, parts: &[Part], above: &mut Vec<(u64, u64)>) -> Result<(), TableError> {
-        let Some((part, rest)) = parts.split_first() else { return self.take(at, above) };
+    fn follow(
+        &mut self,
+        tree: &mut impl Tree,
+        at: PathBuf,
+        parts: &[Part],
+        above: &mut Vec<(u64, u64)>,
+    ) -> Result<(), TableError> {
+        let Some((part, rest)) = parts.split_first() else { return self.take(tree, at, above) };
         match part {
             Part::Literal(name) => {
                 let next = at.join(name);
-                if exists(&next)? { self.follow(next, rest, above) } else { Ok(()) }
+                if tree.leads_on(&next)? { self.follow(tree, next, rest, above) } else { Ok(()) }
             }
             Part::Names(pattern, skipped) => {
                 // A name with brackets that exists as it is written is meant as it is written.
                 let text = pattern.as_str();
                 let written = at.join(text);
-                if !text.contains(WILD) && exists(&written)? {
-                    return self.follow(written, rest, above);
+                if !text.contains(WILD) && tree.exists(&written)? {
+                    return self.follow(tree, written, rest, above);
                 }
-                for name in names(&at)?.unwrap_or_default() {
+                for name in tree.names(&at)?.unwrap_or_default() {
                     if !pattern.matches(&name.to_string_lossy()) {
                         continue;
                     }
                     let next = at.join(&name);
                     if is_skipped(&name) && !skipped {
                         self.skipped.insert(next);
-                    } else if rest.is_empty() || is_folder(&next)? {
-                        self.follow(next, rest, above)?;
+                    } else if rest.is_empty() || tree.is_folder(&next)? {
+                        self.follow(tree, next, rest, above)?;
                     }
                 }
                 Ok(())
             }
-            Part::Folders if rest.is_empty() => match is_folder(&at)? {
-                true => self.take(at, above),
+            Part::Folders if rest.is_empty() => match tree.is_folder(&at)? {
+                true => self.take(tree, at, above),
                 false => Ok(()),
             },
             Part::Folders => {
-                let Some(names) = names(&at)? else { return Ok(()) };
-                self.follow(at.clone(), rest, above)?;
-                let here = enter(&at, above)?;
+                if !tree.is_folder(&at)? {
+                    return Ok(());
+                }
+                tree.all_below(&at)?;
+                let Some(names) = tree.names(&at)? else { return Ok(()) };
+                self.follow(tree, at.clone(), rest, above)?;
+                let here = enter(tree, &at, above)?;
                 for name in names {
                     let next = at.join(&name);
-                    if !is_folder(&next)? {
+                    if !tree.is_folder(&next)? {
                         continue;
                     }
                     if is_skipped(&name) {
                         self.skipped.insert(next);
                     } else {
-                        self.follow(next, parts, above)?;
+                        self.follow(tree, next, parts, above)?;
                     }
                 }
                 above.truncate(here);
@@ -127,28 +156,21 @@ impl Named {
     }
 
     /// Takes a file, or all files of a folder.
-    fn take(&mut self, path: PathBuf, above: &mut Vec<(u64, u64)>) -> Result<(), TableError> {
-        let about = match fs::metadata(shown(&path)) {
-            Ok(about) => about,
-            Err(e) if is_absent(&e) => return Err(refused(&path, "is a link to nothing, or was removed".into())),
-            Err(e) => return Err(io_error("read", &path)(e)),
-        };
-        match what(&about) {
-            None => _ = self.files.insert(path),
-            Some(_) if about.is_dir() => {
-                let here = enter(&path, above)?;
-                for name in names(&path)?.unwrap_or_default() {
-                    match is_skipped(&name) {
-                        true => _ = self.skipped.insert(path.join(&name)),
-                        false => self.take(path.join(&name), above)?,
-                    }
+    fn take(&mut self, tree: &mut impl Tree, path: PathBuf, above: &mut Vec<(u64, u64)>) -> Result<(), TableError> {
+        let Under { file, folder } = tree.under(&path)?;
+        if folder {
+            tree.all_below(&path)?;
+            let here = enter(tree, &path, above)?;
+            for name in tree.names(&path)?.unwrap_or_default() {
+                match is_skipped(&name) {
+                    true => _ = self.skipped.insert(path.join(&name)),
+                    false => self.take(tree, path.join(&name), above)?,
                 }
-                above.truncate(here);
             }
-            Some(found) => {
-                let expected = "expected a file or a folder, since tables are read more than once";
-                return Err(refused(&path, format!("is {found}, {expected}")));
-            }
+            above.truncate(here);
+        }
+        if file {
+            self.files.insert(path);
         }
         Ok(())
     }
@@ -158,54 +180,13 @@ impl Named {
 ///
 /// # Errors
 /// [`TableError::Source`] when a link has led back into it.
-fn enter(folder: &Path, above: &mut Vec<(u64, u64)>) -> Result<usize, TableError> {
-    let about = fs::metadata(shown(folder)).map_err(io_error("read", folder))?;
-    let place = (about.dev(), about.ino());
-    if about.ino() != 0 && above.contains(&place) {
-        return Err(refused(folder, "is a link to a folder that it lies in; remove the link".into()));
+fn enter(tree: &mut impl Tree, folder: &Path, above: &mut Vec<(u64, u64)>) -> Result<usize, TableError> {
+    let here = above.len();
+    if let Some(place) = tree.place(folder)? {
+        if above.contains(&place) {
+            return Err(refused(folder, "is a link to a folder that it lies in; remove the link".into()));
+        }
+        above.push(place);
     }
-    above.push(place);
-    Ok(above.len() - 1)
-}
-
-fn refused(path: &Path, reason: String) -> TableError {
-    TableError::Source { path: path.to_path_buf(), reason }
-}
-
-/// A path as the system takes it: the empty one is the folder that one is in.
-fn shown(path: &Path) -> &Path {
-    if path.as_os_str().is_empty() { Path::new(".") } else { path }
-}
-
-fn is_absent(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
-}
-
-/// What is there under a path, a link not followed.
-fn exists(path: &Path) -> Result<bool, TableError> {
-    match fs::symlink_metadata(shown(path)) {
-        Ok(_) => Ok(true),
-        Err(e) if is_absent(&e) => Ok(false),
-        Err(e) => Err(io_error("read", path)(e)),
-    }
-}
-
-/// Whether there is a folder, or a link to one.
-fn is_folder(path: &Path) -> Result<bool, TableError> {
-    match fs::metadata(shown(path)) {
-        Ok(about) => Ok(Metadata::is_dir(&about)),
-        Err(e) if is_absent(&e) => Ok(false),
-        Err(e) => Err(io_error("read", path)(e)),
-    }
-}
-
-/// The names in a folder, in order; none for what is no folder.
-fn names(folder: &Path) -> Result<Option<Vec<OsString>>, TableError> {
-    if !is_folder(folder)? {
-        return Ok(None);
-    }
-    let listed = fs::read_dir(shown(folder)).and_then(|entries| entries.map(|e| Ok(e?.file_name())).collect());
-    let mut names: Vec<OsString> = listed.map_err(io_error("list", folder))?;
-    names.sort();
-    Ok(Some(names))
+    Ok(here)
 }

@@ -10,6 +10,7 @@ use crate::error::TableError;
 use crate::identity::SourceFile;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use twotower_stores::StoreError;
 
 const BUFFER_BYTES: usize = 256 << 10;
 /// A longer record is a quote that was never closed, or a poisoned row.
@@ -321,7 +322,15 @@ pub fn split_fields<E>(
 
 /// Wraps an I/O error with what was attempted and where.
 pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> TableError {
-    move |source| TableError::Io { action, path: path.to_path_buf(), source }
+    move |source| match of_store(&source) {
+        Some(error) => TableError::Store(error),
+        None => TableError::Io { action, path: path.to_path_buf(), source },
+    }
+}
+
+/// What a store says of an error, if it is one's.
+pub(crate) fn of_store(error: &std::io::Error) -> Option<StoreError> {
+    error.get_ref()?.downcast_ref().cloned()
 }
 
 #[cfg(test)]

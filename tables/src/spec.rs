@@ -3,8 +3,11 @@
 use crate::encoding::Encoding;
 use crate::error::TableError;
 use crate::identity::SeenFiles;
+use crate::paths;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::path::{Path, PathBuf};
+use twotower_stores::Stores;
 
 /// One string or several.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,10 +91,10 @@ pub enum FingerprintKind {
 }
 
 /// Where a table lies and how to read it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TableSpec {
-    /// Files, folders or patterns, as `paths.rs` reads them.
+    /// Files, folders or patterns, as `paths.rs` reads them; on this machine, or URLs of a store.
     pub path: OneOrMany,
     /// The folder that relative paths count from; the one of the job, once its file is read.
     #[serde(skip)]
@@ -102,6 +105,9 @@ pub struct TableSpec {
     /// What the tables of the job were read from so far; none for a table that may change between two readings.
     #[serde(skip)]
     pub seen: Option<SeenFiles>,
+    /// How stores are reached; a setting of the whole job.
+    #[serde(skip)]
+    pub stores: Stores,
     /// By default from the extension.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
@@ -146,6 +152,25 @@ pub struct Dialect {
     pub names: Option<Vec<String>>,
 }
 
+/// A table's fingerprint holds this text, so it never changes, and how stores are reached is no part of it.
+impl fmt::Debug for TableSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TableSpec")
+            .field("path", &self.path)
+            .field("base", &self.base)
+            .field("fingerprint", &self.fingerprint)
+            .field("seen", &self.seen)
+            .field("format", &self.format)
+            .field("delimiter", &self.delimiter)
+            .field("encoding", &self.encoding)
+            .field("header", &self.header)
+            .field("columns", &self.columns)
+            .field("quote", &self.quote)
+            .field("null_values", &self.null_values)
+            .finish()
+    }
+}
+
 impl TableSpec {
     /// A table at `path` with default settings.
     pub fn new(path: impl Into<String>) -> Self {
@@ -154,6 +179,7 @@ impl TableSpec {
             base: PathBuf::new(),
             fingerprint: FingerprintKind::default(),
             seen: None,
+            stores: Stores::default(),
             format: None,
             delimiter: None,
             encoding: Encoding::Utf8,
@@ -176,12 +202,14 @@ impl TableSpec {
 
     /// Another table of the same job, at a path that is resolved already, with settings of its own.
     pub fn beside(&self, path: impl Into<String>) -> Self {
-        Self { fingerprint: self.fingerprint, seen: self.seen.clone(), ..Self::new(path) }
+        let (fingerprint, seen, stores) = (self.fingerprint, self.seen.clone(), self.stores.clone());
+        Self { fingerprint, seen, stores, ..Self::new(path) }
     }
 
     /// All paths, for messages.
     pub fn pattern(&self) -> String {
-        let paths = self.path.as_slice().iter().map(|path| self.base.join(path).display().to_string());
+        let located = |path: &String| paths::located(&self.base, path).display().to_string();
+        let paths = self.path.as_slice().iter().map(located);
         paths.collect::<Vec<_>>().join(", ")
     }
 

@@ -213,11 +213,15 @@ impl Table {
         let sources = sources_of(spec, sources, &folders)?;
         let mut files = Vec::with_capacity(sources.len());
         let mut json_columns = Vec::new();
+        let mut footers = match &layout {
+            Layout::Parquet => footer::inspect_all(&sources).into_iter(),
+            Layout::Text(_) | Layout::Json => Vec::new().into_iter(),
+        };
         for (source, partitions) in sources.iter().zip(typed(folders)) {
             let source = source.clone();
             let (footer_rows, columns) = match &layout {
                 Layout::Parquet => {
-                    let (rows, columns) = footer::inspect(&source)?;
+                    let (rows, columns) = footers.next().unwrap_or_else(|| footer::inspect(&source))?;
                     (Some(rows), columns)
                 }
                 Layout::Text(dialect) => {
@@ -414,7 +418,7 @@ fn sources_of(
     folders: &[Folders],
 ) -> Result<Vec<Arc<SourceFile>>, TableError> {
     if let Some(seen) = &spec.seen
-        && let Some(first) = seen.first(&spec.pattern(), found.iter().map(SourceFile::path))?
+        && let Some(first) = seen.first(&spec.pattern(), found.iter())?
     {
         return Ok(first);
     }

@@ -79,6 +79,10 @@ validation_from = 5
 test_from = 6
 [index]
 ef_search = 64
+[store]
+endpoint = "https://store"
+region = "eu"
+virtual_hosted_style = true
 [recall.allow]
 item = "item_id"
 path = "allow.csv"
@@ -159,6 +163,8 @@ const OBEYED: &[(&str, &str, &str)] = &[
     ("recall.deny", "GRF", "item path format delimiter encoding header columns quote null_values"),
     ("recall.exclusions", "GRF", "user item path format delimiter encoding header columns quote null_values"),
     ("run", "", "part_users"),
+    ("store", "", "endpoint region virtual_hosted_style conditional_put allow_http unsigned"),
+    ("store", "", "retries timeout_seconds read_ahead_mib upload_mib"),
     ("evaluate", "VC", "k ranking max_users seed baselines item_cf_neighbours ease_lambda ease_max_items"),
     ("gates", "C", "off min_rows max_rows max_unknown unknown_margin missing_margin ignore_features min_coverage"),
     ("gates", "C", "min_items max_items min_matched strangers_margin min_history min_pairs_kept max_still_days"),
@@ -201,6 +207,7 @@ fn other(name: &str) -> Option<Value> {
         "baselines" => json!(["ease"]),
         "kind" if name == "index.kind" => json!("exact"),
         "timestamp_unit" => json!("millisecond"),
+        "conditional_put" => json!("disabled"),
         "off" => json!(["rows"]),
         "ignore_features" => json!(["user.a"]),
         _ => return None,

@@ -13,7 +13,7 @@ use std::fs;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use twotower_artifacts::publish::is_temp_name;
-use twotower_artifacts::{Manifest, Side};
+use twotower_artifacts::{Manifest, Side, open_regular};
 use twotower_encoders::store;
 
 /// The first bytes of a vocabulary and of a timeline.
@@ -117,8 +117,8 @@ fn is_left_over(path: &Path) -> bool {
     }
     let begins = |magic: &[u8]| {
         let mut start = Vec::new();
-        let read = |file: fs::File| file.take(magic.len() as u64).read_to_end(&mut start);
-        fs::File::open(path).and_then(read).is_ok() && start == magic
+        let file = open_regular(path).map(|file| file.take(magic.len() as u64).read_to_end(&mut start));
+        file.is_ok_and(|read| read.is_ok()) && start == magic
     };
     is_artifact(path) || MAGICS.into_iter().any(begins)
 }

@@ -6,6 +6,7 @@
 
 use crate::rows::times::TimeSpan;
 use crate::run::dir::RunDir;
+use crate::run::mirror;
 use crate::stages::gates::verdict::Verdict;
 use crate::stream::distinct::DistinctSketch;
 use crate::timeline::counts::{ExclusionCounts, PairCounts};
@@ -229,7 +230,13 @@ const FEW_FOUND: f64 = 0.5;
 impl TakenDetails {
     /// Nothing yet of the parts of a run with this fingerprint.
     pub(crate) fn of(run: &RunDir, parts: &Fingerprint) -> Self {
-        Self { run: run.root().display().to_string(), parts: parts.clone(), found: 0, copied: 0, made: 0 }
+        Self {
+            run: mirror::written(run.root()).display().to_string(),
+            parts: parts.clone(),
+            found: 0,
+            copied: 0,
+            made: 0,
+        }
     }
 
     /// Counts `users` more.

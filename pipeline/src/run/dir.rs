@@ -2,6 +2,7 @@
 
 use crate::error::PipelineError;
 use crate::run::files;
+use crate::run::mirror;
 use crate::stream::part_folder::PartFolder;
 use crate::stream::shard::Shard;
 use serde::Serialize;
@@ -26,13 +27,13 @@ impl RunDir {
     }
 
     /// The layout under the folder that `path` names, be it a link such as `latest`: what is published or
-    /// withdrawn is a run, and never the link on the way to it.
+    /// withdrawn is a run, and never the link on the way to it. Of a URL it is that of its working copy.
     ///
     /// # Errors
     /// [`PipelineError::Io`] for a link that names nothing; [`PipelineError::Usage`] for a file.
     pub fn named(path: &Path) -> Result<Self, PipelineError> {
         // With a slash at its end, a link would be looked through.
-        let path: PathBuf = path.components().collect();
+        let path: PathBuf = mirror::local(path)?.components().collect();
         if path.is_file() {
             return Err(PipelineError::usage(format!(
                 "--run {}: it is a file, and a run is a folder; name another one, which is made where it is missing",
@@ -40,7 +41,7 @@ impl RunDir {
             )));
         }
         match path.is_symlink() {
-            true => path.canonicalize().map(Self).map_err(PipelineError::io("resolve the link", path)),
+            true => path.canonicalize().map(Self).map_err(PipelineError::io("resolve the link", &path)),
             false => Ok(Self(path)),
         }
     }
@@ -50,9 +51,9 @@ impl RunDir {
     /// # Errors
     /// [`PipelineError::NoRun`] where there is none, with the command that makes one.
     pub fn existing(command: &'static str, path: &Path) -> Result<Self, PipelineError> {
-        let run = Self::new(path.components().collect::<PathBuf>());
-        run.require(command)?;
-        Self::named(path)
+        let path: PathBuf = mirror::local(path)?.components().collect();
+        Self::new(&path).require(command)?;
+        Self::named(&path)
     }
 
     /// Refuses a run whose folder is not there.
@@ -83,7 +84,7 @@ impl RunDir {
     /// # Errors
     /// [`PipelineError::Usage`] naming both.
     pub fn refuse_within<'t>(&self, tables: impl IntoIterator<Item = &'t TableSpec>) -> Result<(), PipelineError> {
-        let part = self.recall().file(Shard::WHOLE, "parquet");
+        let part = mirror::written(&self.recall().file(Shard::WHOLE, "parquet"));
         let Some(table) = tables.into_iter().find(|table| table.covers(&part)) else { return Ok(()) };
         Err(PipelineError::usage(format!(
             "--run {}: the table {} is read from there, so the run's files would be taken for rows; name another folder",
@@ -94,8 +95,12 @@ impl RunDir {
 
     /// Whether a stage has left its manifest here that every run begins with: the encoders, or towers.
     pub(crate) fn is_begun(&self) -> bool {
-        let manifests = [self.encoders().join(files::encoders::MANIFEST), self.towers().join(files::towers::MANIFEST)];
-        manifests.iter().any(|manifest| manifest.is_file())
+        self.beginnings().iter().any(|manifest| manifest.is_file())
+    }
+
+    /// The manifests of which every run has one.
+    pub(crate) fn beginnings(&self) -> [PathBuf; 2] {
+        [self.encoders().join(files::encoders::MANIFEST), self.towers().join(files::towers::MANIFEST)]
     }
 
     /// The run that a folder of encoders or towers is part of, if it is part of one.

@@ -58,6 +58,12 @@ pub fn forecast(
             // They keep to no budget: docs/MEMORY.md.
             Stage::Train | Stage::Evaluate => continue,
         };
+        let needs = match stage {
+            Stage::EncodeFeatures | Stage::InferItems | Stage::InferUsers | Stage::Recall => {
+                needs.with_stores(config.store_bytes())
+            }
+            Stage::Check | Stage::Train | Stage::Evaluate => needs,
+        };
         all.push(LeastMemory { stage: stage.name(), bytes: needs.least(rows) });
     }
     Ok(all)

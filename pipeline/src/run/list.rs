@@ -8,6 +8,7 @@ use crate::run::dir::{LATEST, RunDir};
 use crate::run::files;
 use crate::run::lock::{Access, RunLock};
 use crate::run::manifests::details;
+use crate::run::mirror::{self, refresh};
 use crate::run::names::rows;
 use crate::stages::gates::verdict::{Ruling, Verdict};
 use crate::stream::part_folder::Part;
@@ -105,6 +106,7 @@ fn require_runs(dir: &Path) -> Result<(), PipelineError> {
 /// A folder that cannot be listed. Damaged manifests make a run incomplete.
 pub fn list(dir: &Path) -> Result<Vec<RunInfo>, PipelineError> {
     require_runs(dir)?;
+    refresh(dir)?;
     let latest = latest_of(dir);
     let mut runs = Vec::new();
     for entry in fs::read_dir(dir).map_err(PipelineError::io("list", dir))? {
@@ -134,7 +136,12 @@ fn sort(runs: &mut [RunInfo], now: u64) {
 
 /// The sequence of a run whose gates are asked now: one more than the largest sequence of the other runs beside it.
 pub(crate) fn next_sequence(run: &RunDir) -> u64 {
-    let beside = run.latest().and_then(|link| fs::read_dir(link.parent()?).ok());
+    let beside = run.latest().and_then(|link| {
+        let dir = link.parent()?;
+        // Where that fails, those that are known count.
+        refresh(dir).inspect_err(|error| tracing::warn!("check: {error}")).ok();
+        fs::read_dir(dir).ok()
+    });
     let is_own = |name: OsString| name.to_string_lossy() == run.name();
     let others = beside.into_iter().flatten().flatten().filter(|entry| !is_own(entry.file_name()));
     let sequences = others.filter_map(|entry| gates_of(&RunDir::new(entry.path()))?.sequence);
@@ -225,6 +232,7 @@ pub fn size(dir: &Path) -> u64 {
 /// As [`list`].
 pub(crate) fn previous_of(run: &RunDir) -> Result<Option<RunDir>, PipelineError> {
     let Some(dir) = run.latest().and_then(|link| Some(link.parent()?.to_path_buf())) else { return Ok(None) };
+    refresh(&dir)?;
     let own = |path: &Path| RunDir::new(path).name() == run.name();
     let named = latest_of(&dir).map(|name| dir.join(name)).filter(|path| !own(path));
     let newest = || Ok(list(&dir)?.into_iter().rev().find(|r| r.passed() && !own(&r.path)).map(|r| r.path));
@@ -351,6 +359,16 @@ pub fn prune(dir: &Path, keep: usize, dry_run: bool) -> Result<PruneReport, Pipe
         }
         return Ok(PruneReport { removed: would, left });
     }
+    let store = mirror::of(dir);
+    if let Some(store) = &store {
+        refresh(dir)?;
+        // What a prune that was killed left there.
+        store.hidden().iter().try_for_each(|run| store.delete(run))?;
+        let aborted = store.abort_leftovers()?;
+        if aborted > 0 {
+            tracing::info!("prune: {aborted} uploads aborted that were begun more than a day ago and never ended");
+        }
+    }
     let mut left = sweep(dir)?;
     let mut hidden = Vec::new();
     {
@@ -366,6 +384,7 @@ pub fn prune(dir: &Path, keep: usize, dry_run: bool) -> Result<PruneReport, Pipe
     let removed = hidden.into_iter().map(|(name, path)| {
         let bytes = size(&path);
         contents::remove(&RunDir::new(&path))?;
+        store.as_ref().map_or(Ok(()), |store| store.delete(&name))?;
         Ok((name, bytes))
     });
     Ok(PruneReport { removed: removed.collect::<Result<_, PipelineError>>()?, left })
@@ -425,6 +444,7 @@ fn hide(dir: &Path, path: &Path) -> Result<Result<PathBuf, String>, PipelineErro
     if hidden.symlink_metadata().is_ok() {
         return Ok(Err(format!("{} is in the way, where it would be put to be deleted", hidden.display())));
     }
+    mirror::of(dir).map_or(Ok(()), |store| store.hide(&name.to_string_lossy()))?;
     fs::rename(run.root(), &hidden).map_err(PipelineError::io("rename", run.root()))?;
     Ok(Ok(hidden))
 }

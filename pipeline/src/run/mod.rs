@@ -9,6 +9,7 @@ pub(crate) mod forecast;
 pub mod list;
 pub mod lock;
 pub(crate) mod manifests;
+pub mod mirror;
 pub(crate) mod names;
 pub mod output_folder;
 pub(crate) mod records;

@@ -1,8 +1,9 @@
 //! The folder of an `--output`: new or one that the same command made, apart from every run and every table.
 
 use crate::error::PipelineError;
-use crate::run::dir::{RECALL, RunDir};
+use crate::run::dir::{LATEST, RECALL, RunDir};
 use crate::run::lock::RunLock;
+use crate::run::mirror;
 use crate::stream::part_folder::{PartFolder, file_name, list_parts, shard_of_name};
 use std::path::{Path, PathBuf};
 use twotower_artifacts::publish::is_temp_name;
@@ -96,8 +97,12 @@ impl OutputFolder {
                 path.display()
             )))
         };
+        let path = &mirror::local(path)?;
         let place = real(path)?;
         let own = real(run.root())?;
+        if let Some(why) = in_store(&place, &own)? {
+            return refuse(why);
+        }
         if place.starts_with(&own) {
             return refuse(format!("it lies in the run {}", run.root().display()));
         }
@@ -110,7 +115,7 @@ impl OutputFolder {
             return refuse("it is where runs are kept and published".into());
         }
         let parts = holds.parts().map_or(place.clone(), |name| place.join(name));
-        let written = [place, parts].map(|folder| folder.join("part-00000-of-00001.parquet"));
+        let written = [place, parts].map(|folder| mirror::written(&folder.join("part-00000-of-00001.parquet")));
         if let Some(table) = tables.into_iter().find(|table| written.iter().any(|path| table.covers(path))) {
             return refuse(format!("the table {} is read from there", table.pattern()));
         }
@@ -128,6 +133,29 @@ impl OutputFolder {
     pub(crate) fn parts(&self) -> PartFolder {
         PartFolder::new(&self.path, self.holds.parts().unwrap_or_default())
     }
+}
+
+/// Why a folder in a store cannot be an output: each has a working copy of its own, so that paths do not tell.
+fn in_store(place: &Path, own: &Path) -> Result<Option<String>, PipelineError> {
+    let (Some(url), Some(mirror)) = (mirror::url(place), mirror::of(place)) else { return Ok(None) };
+    let own = mirror::url(own);
+    let mut above = Some(url);
+    while let Some(folder) = above {
+        if own.as_ref() == Some(&folder) {
+            return Ok(Some(format!("it lies in the run {folder}")));
+        }
+        if own.as_ref().and_then(|own| own.parent()).is_some_and(|runs| runs.join(LATEST) == folder) {
+            return Ok(Some("it is where runs are kept and published".into()));
+        }
+        for manifest in RunDir::new("").beginnings() {
+            let manifest = folder.join(&manifest.to_string_lossy());
+            if mirror.store().find(manifest.key())?.is_some() {
+                return Ok(Some(format!("it lies in the run {folder}")));
+            }
+        }
+        above = folder.parent();
+    }
+    Ok(None)
 }
 
 /// Makes sure that a folder holds nothing, or the marker of this use.

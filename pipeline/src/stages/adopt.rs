@@ -10,6 +10,7 @@ use crate::run::dir::remove_if_there;
 use crate::run::files::towers as files;
 use crate::run::lock::RunLock;
 use crate::run::manifests::details;
+use crate::run::mirror;
 use crate::run::names::inputs;
 use crate::stages::encoded::EncoderFolder;
 use crate::stages::output::{Place, Prologue, Summary};
@@ -21,7 +22,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 use twotower_artifacts::schema::UNKNOWN;
-use twotower_artifacts::{ArtifactError, CodeBatch, FieldShape, Histories, Side, TowerSchema, open_regular};
+use twotower_artifacts::{ArtifactError, CodeBatch, FieldShape, Histories, Side, TowerSchema};
 use twotower_models::onnx;
 use twotower_models::tower::Tower;
 use twotower_models::train::checkpoint::best_path;
@@ -90,13 +91,10 @@ pub fn adopt_towers(context: &Context<AdoptSettings>, earlier: &Path) -> Result<
     let (from, to) = (best_path(&earlier.join(files::CHECKPOINTS)), best_path(&checkpoints));
     remove_if_there(&to)?;
     if from.exists() {
-        let mut checkpoint = open_regular(&from)?;
-        if std::fs::hard_link(&from, &to).is_err() {
-            twotower_artifacts::publish::publish_file(&to, |out| std::io::copy(&mut checkpoint, out).map(|_| ()))?;
-        }
+        twotower_artifacts::publish::link_or_copy(&from, &to)?;
     }
     let details = AdoptDetails {
-        adopted_from: earlier,
+        adopted_from: &mirror::written(earlier),
         checkpoint: of_previous.checkpoint.filter(|_| to.exists()),
         untrained,
         inner_product_scale,

@@ -137,6 +137,7 @@ impl<S> Context<S> {
     /// # Errors
     /// As [`Memory::plan`].
     pub(crate) fn plan_of(&self, needs: &Needs, batch_rows: usize) -> Result<Plan, PipelineError> {
+        let needs = &needs.clone().with_stores(self.execution.store_bytes);
         let plan = self.memory.plan(needs, self.execution.workers, batch_rows)?;
         tracing::debug!("{}: {} of memory, {plan:?}", needs.stage, self.memory);
         if plan.width.workers < self.execution.workers {

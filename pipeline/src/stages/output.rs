@@ -11,6 +11,7 @@ use super::{Context, Outcome};
 use crate::error::PipelineError;
 use crate::run::dir::{prepare_dir, remove_if_there};
 use crate::run::manifests::{as_written, content_fingerprint, verify_file};
+use crate::run::mirror;
 use crate::stream::part_folder::{Layout, PartFolder};
 use crate::stream::parts::{exclude_other_counts, refuse_stranger};
 use crate::stream::shard::Shard;
@@ -304,7 +305,11 @@ impl<S> Output<'_, S> {
         summary: Summary<D>,
     ) -> Result<Outcome, PipelineError> {
         let stage = self.key.stage;
+        let is_sole = self.context.sole;
         let outcome = self.publish(summary)?;
+        if !is_sole {
+            mirror::refresh(&folder.manifests())?;
+        }
         // Who writes later finds the parts of the other.
         exclude_other_counts(stage, folder, shard, false, || Ok(()))?;
         Ok(outcome)
@@ -348,6 +353,7 @@ mod tests {
                 train_threads: 1,
                 max_bad_rows: 0.0,
                 max_unreadable: 1.0,
+                store_bytes: 0,
             },
             run: RunDir::new(dir.join("run")),
             force: false,

@@ -21,6 +21,30 @@ const WAITING: usize = 5;
 /// Raw bytes a batch of [`ROW_STEP`] rows gets at the least.
 const LEAST_RAW: u64 = MIB;
 
+/// Parses `512MiB`, `2GiB`, `1.5G`, `800M` (units are powers of 1,024) or a number of bytes, for an option.
+///
+/// # Errors
+/// [`PipelineError::Usage`] for anything else, and for less than 1 MiB.
+pub fn parse_size(option: &str, text: &str) -> Result<u64, PipelineError> {
+    let refuse =
+        || PipelineError::usage(format!("{option} {text}: expected a size of at least 1 MiB, such as 512MiB or 2GiB"));
+    let digits = text.trim().find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.trim().len());
+    let (number, unit) = text.trim().split_at(digits);
+    let unit = match unit.trim().to_ascii_lowercase().trim_end_matches('b').trim_end_matches('i') {
+        "" => 1.0,
+        "k" => 1024.0,
+        "m" => 1024.0 * 1024.0,
+        "g" => 1024.0 * 1024.0 * 1024.0,
+        "t" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+        _ => return Err(refuse()),
+    };
+    let bytes = number.parse::<f64>().map_err(|_| refuse())? * unit;
+    if bytes < MIB as f64 || bytes > u64::MAX as f64 {
+        return Err(refuse());
+    }
+    Ok(bytes as u64)
+}
+
 /// The most memory a stage may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
@@ -33,29 +57,12 @@ impl Memory {
         Self { bytes }
     }
 
-    /// Parses `512MiB`, `2GiB`, `1.5G`, `800M` (units are powers of 1,024) or a number of bytes.
+    /// Parses a size, as [`parse_size`] does.
     ///
     /// # Errors
-    /// [`PipelineError::Usage`] for anything else, and for less than 1 MiB.
+    /// As [`parse_size`].
     pub fn parse(text: &str) -> Result<Self, PipelineError> {
-        let refuse = || {
-            PipelineError::usage(format!("--memory {text}: expected a size of at least 1 MiB, such as 512MiB or 2GiB"))
-        };
-        let digits = text.trim().find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.trim().len());
-        let (number, unit) = text.trim().split_at(digits);
-        let unit = match unit.trim().to_ascii_lowercase().trim_end_matches('b').trim_end_matches('i') {
-            "" => 1.0,
-            "k" => 1024.0,
-            "m" => 1024.0 * 1024.0,
-            "g" => 1024.0 * 1024.0 * 1024.0,
-            "t" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
-            _ => return Err(refuse()),
-        };
-        let bytes = number.parse::<f64>().map_err(|_| refuse())? * unit;
-        if bytes < MIB as f64 || bytes > u64::MAX as f64 {
-            return Err(refuse());
-        }
-        Ok(Self { bytes: bytes as u64 })
+        parse_size("--memory", text).map(Self::new)
     }
 
     /// A quarter of the memory there is.
@@ -170,6 +177,12 @@ impl Needs {
     /// The needs of a stage that is no stream, or of a stream before what it takes for workers and rows is added.
     pub fn held(stage: &'static str, held: Vec<(&'static str, u64)>) -> Self {
         Self { stage, held, growing: Vec::new(), per_worker: 0, per_row: 0 }
+    }
+
+    /// The same, where reading from object stores holds some bytes.
+    pub fn with_stores(mut self, bytes: u64) -> Self {
+        self.held.extend((bytes > 0).then_some(("what is read ahead from object stores", bytes)));
+        self
     }
 
     /// The smallest budget that is enough for batches of at most `rows` rows.

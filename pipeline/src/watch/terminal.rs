@@ -7,6 +7,7 @@
 //! A log whose file system is full, or whose reader has gone, must not end the night: what cannot be written is
 //! counted, and [`lost`] says how much that was.
 
+use crate::run::mirror;
 use crate::watch::limits;
 use crate::watch::progress::without_bars;
 use std::borrow::Cow;
@@ -30,9 +31,11 @@ pub fn escape_line(text: &str) -> Cow<'_, str> {
 }
 
 fn escape_unless(text: &str, stays: impl Fn(&str) -> bool) -> Cow<'_, str> {
-    if !text.contains(steers) {
-        return Cow::Borrowed(text);
-    }
+    // People know runs in stores by their URLs.
+    let text = match mirror::shown(text) {
+        Cow::Borrowed(text) if !text.contains(steers) => return Cow::Borrowed(text),
+        text => text,
+    };
     let mut escaped = String::with_capacity(text.len() + 16);
     for (at, c) in text.char_indices() {
         match steers(c) && !stays(&text[at..]) {
@@ -45,10 +48,11 @@ fn escape_unless(text: &str, stays: impl Fn(&str) -> bool) -> Cow<'_, str> {
 
 /// JSON in which the same characters are written as `\u009b`: the same value, and safe to look at.
 pub fn escape_json(json: &str) -> Cow<'_, str> {
+    let json = mirror::shown(json);
     // Those below a space are escaped by whoever writes JSON, but for line breaks between values.
     let hidden = |c: char| c > ' ' && steers(c);
     if !json.contains(hidden) {
-        return Cow::Borrowed(json);
+        return json;
     }
     let mut escaped = String::with_capacity(json.len() + 16);
     for c in json.chars() {
@@ -115,8 +119,12 @@ pub fn tell(line: &str) {
 /// An error's text, and what to do where a limit of the system is its cause.
 pub fn error_text(error: &impl std::fmt::Display) -> String {
     let text = error.to_string();
-    let advice = limits::advice(&text).map_or(String::new(), |advice| format!("\n  {advice}"));
-    format!("{text}{advice}")
+    let advice = limits::advice(&text).map(|advice| format!("\n  {advice}"));
+    // What this machine's system says is said of the working copy, and not of the store.
+    let copy = mirror::copy_of(&text).filter(|_| text.contains("(os error"));
+    let copy =
+        copy.map(|cache| format!("\n  the working copies of runs in stores are in {} (--cache)", cache.display()));
+    format!("{text}{}{}", advice.unwrap_or_default(), copy.unwrap_or_default())
 }
 
 /// Writes an error to standard error, and what to do where a limit of the system is its cause.

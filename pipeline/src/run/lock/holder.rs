@@ -48,6 +48,11 @@ impl Holder {
         self.is_here() && matches!(kernel::state(self.pid), Some('T' | 't'))
     }
 
+    /// Whether a process of this machine has not ended.
+    pub fn is_alive(&self) -> bool {
+        !matches!(kernel::state(self.pid), None | Some('Z' | 'X'))
+    }
+
     /// What to do about one that is stopped, as a sentence; nothing for others.
     pub fn how_to_go_on(&self) -> String {
         match self.is_stopped() {

@@ -9,12 +9,15 @@
 //! two never waits for a run's lock: it takes that within a moment, or gives up.
 
 mod holder;
+mod remote;
 mod waiting;
 
 use crate::error::PipelineError;
 use crate::run::dir::{LATEST, RunDir};
+use crate::run::mirror;
 use crate::watch::cancel::Cancel;
 use holder::{Holder, describe};
+use remote::Remote;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::ErrorKind::{AlreadyExists, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
 use std::io::{self, Write};
@@ -52,6 +55,8 @@ pub struct RunLock {
     path: PathBuf,
     /// The folder, if it was made for the lock.
     made: Option<PathBuf>,
+    /// The lock in the store, of a run that stands in one.
+    remote: Option<Remote>,
 }
 
 impl RunLock {
@@ -100,6 +105,7 @@ impl RunLock {
     pub(crate) fn is_held(run: &RunDir) -> bool {
         let file = open_regular(run.root().join(NAME));
         file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+            || mirror::of(run.root()).is_some_and(|m| m.name(run.root()).is_ok_and(|run| Remote::is_held(&m, &run)))
     }
 
     /// Waits for the lock of a run's index, in `folder`: one shard builds it, the others open what it built.
@@ -107,7 +113,8 @@ impl RunLock {
     /// # Errors
     /// [`PipelineError::Interrupted`]; I/O.
     pub(crate) fn of_index(folder: &Path, cancel: &Cancel) -> Result<Self, PipelineError> {
-        Self::wait(folder.join(NAME), &format!("the index in {}", folder.display()), "recall", cancel)
+        let what = format!("the index in {}", folder.display());
+        Self::wait(folder.join(NAME), &what, "recall", cancel, |lock| lock.in_store(folder, Access::Sole))
     }
 
     /// Waits for the lock of the link `latest` of the folder `runs`: who has it reads where the link points to, and
@@ -117,7 +124,8 @@ impl RunLock {
     /// As [`RunLock::of_index`].
     pub(crate) fn of_latest(runs: &Path, stage: &'static str, cancel: &Cancel) -> Result<Self, PipelineError> {
         let what = format!("the link {}", runs.join(LATEST).display());
-        Self::wait(runs.join(format!(".{LATEST}.lock")), &what, stage, cancel)
+        // In a store it is not locked, but switched only if it is still what it was.
+        Self::wait(runs.join(format!(".{LATEST}.lock")), &what, stage, cancel, |lock| Ok(Ok(lock)))
     }
 
     fn in_folder(root: &Path, access: Access, made: Option<PathBuf>) -> Result<Self, PipelineError> {
@@ -128,16 +136,39 @@ impl RunLock {
                 std::thread::sleep(pause);
             }
             if let Some(lock) = Self::attempt(&path, access, made.as_ref())? {
-                return Ok(lock);
+                let in_use = |holder| PipelineError::InUse { run: root.to_path_buf(), holder };
+                return lock.in_store(root, access)?.map_err(in_use);
             }
         }
         Err(PipelineError::InUse { run: root.to_path_buf(), holder: describe(&path) })
     }
 
-    fn wait(path: PathBuf, what: &str, stage: &'static str, cancel: &Cancel) -> Result<Self, PipelineError> {
+    /// Takes the lock in the store as well, of a folder that stands in one, and brings the folder in step: what it
+    /// protects may have changed. Or says who keeps this process out.
+    fn in_store(mut self, folder: &Path, access: Access) -> Result<Result<Self, String>, PipelineError> {
+        let Some(mirror) = mirror::of(folder) else { return Ok(Ok(self)) };
+        let name = mirror.name(folder).map_err(PipelineError::io("lock", folder))?;
+        match Remote::take(&mirror, &name, access)? {
+            Ok(lock) => self.remote = lock,
+            Err(holder) => return Ok(Err(holder)),
+        }
+        mirror.sync(&name)?;
+        Ok(Ok(self))
+    }
+
+    /// Waits until nobody has the lock, and `then` gives it too.
+    fn wait(
+        path: PathBuf,
+        what: &str,
+        stage: &'static str,
+        cancel: &Cancel,
+        then: impl Fn(Self) -> Result<Result<Self, String>, PipelineError>,
+    ) -> Result<Self, PipelineError> {
         let mut waiting = None;
         loop {
-            if let Some(lock) = Self::attempt(&path, Access::Sole, None)? {
+            if let Some(lock) = Self::attempt(&path, Access::Sole, None)?
+                && let Ok(lock) = then(lock)?
+            {
                 return Ok(lock);
             }
             cancel.check_waiting(stage)?;
@@ -148,7 +179,7 @@ impl RunLock {
 
     /// Takes the lock, if nobody has it who keeps this process out.
     fn attempt(path: &Path, access: Access, made: Option<&PathBuf>) -> Result<Option<Self>, PipelineError> {
-        let lock = |file| Self { file, path: path.to_path_buf(), made: made.cloned() };
+        let lock = |file| Self { file, path: path.to_path_buf(), made: made.cloned(), remote: None };
         let file = match open(path) {
             Ok(file) => file,
             // Who may only read this run keeps nobody from changing it; what it writes stands elsewhere.
@@ -209,6 +240,8 @@ fn advised(error: PipelineError) -> PipelineError {
 
 impl Drop for RunLock {
     fn drop(&mut self) {
+        // Who has the lock here takes the one in the store next.
+        self.remote = None;
         // Where others share the lock they go on holding it. In a folder that was renamed, another one's lock may
         // stand under the name.
         if self.file.as_ref().is_some_and(|file| file.try_lock().is_ok() && is_at(file, &self.path)) {
