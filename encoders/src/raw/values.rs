@@ -44,9 +44,9 @@ fn flat(element: RawType, array: &ArrayRef) -> Result<(RawValues, Vec<bool>), St
     Ok((values, nulls))
 }
 
-/// Rows of lists as a table as wide as the longest. `pad` says with what shorter ones end.
+/// Rows of lists as a table as wide as the longest, and of one column at least. `pad` says with what shorter ones end.
 fn padded<T: Clone>(rows: &[Vec<T>], pad: T) -> (usize, Vec<T>) {
-    let width = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = rows.iter().map(Vec::len).max().unwrap_or(0).max(1);
     let row = |row: &Vec<T>| row.iter().cloned().chain(std::iter::repeat_n(pad.clone(), width - row.len())).collect::<Vec<T>>();
     (width, rows.iter().flat_map(row).collect())
 }
