@@ -3,9 +3,10 @@
 //! The encoders say it here in terms of tables, bounds and patterns; the export of models writes it as ONNX operators. A
 //! rule gives, for every raw value, exactly what the encoder gives. What has no such rule is refused by the encoders.
 
+use crate::batch::Column;
 use crate::clock::TickUnit;
 use crate::intervals::Intervals;
-use crate::schema::{FieldSchema, FieldShape};
+use crate::schema::{FieldSchema, FieldShape, PADDING};
 
 /// The type of an input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,12 +67,12 @@ impl RawKeys {
     }
 }
 
-/// Codes of texts by patterns: pattern `b` (in the syntax of RE2, for the whole text) fits the texts whose code has bit `b`. What
-/// no pattern fits is unknown.
+/// Codes of texts by patterns, in the syntax of RE2, each for the whole text. The bits whose patterns fit are those of the
+/// code; what no pattern fits is unknown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawPatterns {
-    /// A pattern for each bit of a code, the lowest first.
-    pub bits: Vec<String>,
+    /// The number of a bit, and a pattern of some of the texts whose codes have it. A text fits one pattern of a bit at most.
+    pub bits: Vec<(u32, String)>,
 }
 
 /// clamp((x - offset) * factor, low, high), or with a quotient, in 64 bits.
@@ -258,7 +259,15 @@ impl RawField {
             missing: missing.to_string(),
             content,
         };
-        let flag = || input(MISSING_INPUT, RawType::Boolean, &[Rows], "", format!("true where `{name}` is missing; its value does not matter then"));
+        let flag = || {
+            input(
+                MISSING_INPUT,
+                RawType::Boolean,
+                &[Rows],
+                "",
+                format!("true where `{name}` is missing; its value does not matter then"),
+            )
+        };
         let one = |element: RawType, content: &str| match element {
             RawType::Text => vec![input("", element, &[Rows], "the empty text", content.into())],
             RawType::Single | RawType::Double => vec![input("", element, &[Rows], "NaN", content.into())],
@@ -389,4 +398,38 @@ pub struct RawTensor {
     pub width: Option<usize>,
     /// All values.
     pub values: RawValues,
+}
+
+/// What the inputs of an encoded field take for the rows of a column, which has the shape of the field.
+pub fn encoded_tensors(field: &FieldSchema, column: &Column) -> Vec<RawTensor> {
+    let name = &field.name;
+    let tensor = |name: String, width, values| RawTensor { name, width, values };
+    match column {
+        Column::Code(codes) => {
+            vec![tensor(name.clone(), None, RawValues::Code(codes.iter().map(|code| *code as i32).collect()))]
+        }
+        Column::Dense { width, values } => vec![tensor(name.clone(), Some(*width), RawValues::Single(values.clone()))],
+        Column::Ragged(rows) => {
+            let is_timed = field.shape.intervals().is_some();
+            let most = field.shape.max_len().unwrap_or(usize::MAX);
+            // Padding never counts, and of longer rows the newest elements do.
+            let newest = |row: usize| {
+                let real: Vec<usize> = (0..rows.row(row).len()).filter(|at| rows.row(row)[*at] != PADDING).collect();
+                real[real.len().saturating_sub(most)..].to_vec()
+            };
+            let all: Vec<Vec<usize>> = (0..rows.rows()).map(newest).collect();
+            let width = all.iter().map(Vec::len).max().unwrap_or(0).max(1);
+            let (mut codes, mut times) = (Vec::new(), Vec::new());
+            for (row, newest) in all.iter().enumerate() {
+                let pad = width - newest.len();
+                codes.extend(std::iter::repeat_n(0, pad).chain(newest.iter().map(|at| rows.row(row)[*at] as i32)));
+                if is_timed {
+                    times.extend(std::iter::repeat_n(0, pad).chain(newest.iter().map(|at| rows.row_times(row)[*at])));
+                }
+            }
+            let codes = tensor(name.clone(), Some(width), RawValues::Code(codes));
+            let times = is_timed.then(|| tensor(format!("{name}{TIMES_INPUT}"), Some(width), RawValues::Code(times)));
+            std::iter::once(codes).chain(times).collect()
+        }
+    }
 }

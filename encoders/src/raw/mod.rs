@@ -18,15 +18,15 @@ use crate::vocabulary::Vocabulary;
 use crate::{DatePart, SequenceSpec, VectorSpec};
 use arrow_schema::{DataType, TimeUnit};
 use patterns::{Folds, trimmed};
-pub use values::raw_sequences;
 use twotower_artifacts::raw::{
     RawDatePart, RawDay, RawFactor, RawField, RawKeys, RawPatterns, RawRule, RawScale, RawType,
 };
 use twotower_artifacts::schema::{MISSING, UNKNOWN};
 use twotower_artifacts::{FieldSchema, Side, TickUnit};
+pub use values::raw_sequences;
 
-/// The most bytes of a vocabulary whose values stand in patterns: ONNX Runtime compiles larger ones not at all.
-const PATTERN_BYTES: usize = 64 << 10;
+/// The most bytes of a vocabulary whose values stand in patterns: every element is compared with all of them.
+const PATTERN_BYTES: usize = 128 << 10;
 
 /// What a rule is made for.
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +57,9 @@ fn element_type(data_type: &DataType) -> Option<RawType> {
 /// The type of the elements of a list.
 fn list_element(data_type: &DataType) -> Option<&DataType> {
     match data_type {
-        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => Some(field.data_type()),
+        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => {
+            Some(field.data_type())
+        }
         _ => None,
     }
 }
@@ -96,8 +98,8 @@ fn keys<'t>(element: RawType, entries: impl Iterator<Item = (&'t str, u32)>) -> 
 }
 
 fn vocabulary_keys(vocabulary: &Vocabulary, data_type: &DataType) -> Result<RawKeys, String> {
-    let element =
-        element_type(data_type).ok_or_else(|| no_type(data_type, "text, integers of up to 64 bits, floats or booleans"))?;
+    let element = element_type(data_type)
+        .ok_or_else(|| no_type(data_type, "text, integers of up to 64 bits, floats or booleans"))?;
     keys(element, vocabulary.iter().map(|(code, value, _)| (value, code)))
 }
 
@@ -154,7 +156,9 @@ fn boolean(spec: &BooleanSpec, source: RawSource<'_>) -> Result<RawRule, String>
         Some(RawType::Boolean) => Ok(RawRule::Lookup(RawKeys::Boolean([FALSE, TRUE]))),
         Some(RawType::Text) => {
             if !codes.contains(&(String::new(), MISSING)) {
-                return Err("its `missing_values` lack the empty text, which stands for null in ONNX; add \"\" to them".into());
+                return Err(
+                    "its `missing_values` lack the empty text, which stands for null in ONNX; add \"\" to them".into(),
+                );
             }
             let folds = Folds::new();
             let entries = codes.iter().filter_map(|(text, code)| Some((folds.pattern(text)?, *code)));
@@ -197,28 +201,30 @@ fn numeric(transform: Transform, bounds: &NumericBounds, source: RawSource<'_>) 
 fn date(spec: &DateSpec, bounds: Option<&NumericBounds>, source: RawSource<'_>) -> Result<RawRule, String> {
     const DAY: i64 = 86_400;
     let whole = |ticks: i64| (RawType::Integer, RawDay::PerDay(ticks));
-    let (of, day) = match source.data_type {
-        _ if source.typed => whole(1),
-        DataType::Date32 => whole(1),
-        DataType::Date64 | DataType::Timestamp(TimeUnit::Millisecond, _) => whole(DAY * 1_000),
-        DataType::Timestamp(TimeUnit::Second, _) => whole(DAY),
-        DataType::Timestamp(TimeUnit::Microsecond, _) => whole(DAY * 1_000_000),
-        DataType::Timestamp(TimeUnit::Nanosecond, _) => whole(DAY * 1_000_000_000),
+    let form = match source.data_type {
+        DataType::Date32 => Some(whole(1)),
+        DataType::Date64 | DataType::Timestamp(TimeUnit::Millisecond, _) => Some(whole(DAY * 1_000)),
+        DataType::Timestamp(TimeUnit::Second, _) => Some(whole(DAY)),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => Some(whole(DAY * 1_000_000)),
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => Some(whole(DAY * 1_000_000_000)),
         other => match (element_type(other), spec.unit) {
             (Some(of @ (RawType::Integer | RawType::Single | RawType::Double)), Some(unit)) => {
-                (of, RawDay::PerDay(DAY * unit.per_second()))
+                Some((of, RawDay::PerDay(DAY * unit.per_second())))
             }
             (Some(of @ (RawType::Integer | RawType::Single | RawType::Double)), None) if spec.format.is_none() => {
-                (of, RawDay::Digits(date_digits(&DateReader::new(spec))))
+                Some((of, RawDay::Digits(date_digits(&DateReader::new(spec)))))
             }
-            _ => {
-                return Err(format!(
-                    "ONNX does not read dates {}; write the column as dates or timestamps (in Parquet), or give --typed, with which the tower takes the day since 1970-01-01",
-                    if element_type(other) == Some(RawType::Text) { "in text" } else { "in this form" }
-                ));
-            }
+            _ if source.typed => Some(whole(1)),
+            _ => None,
         },
     };
+    let is_text = element_type(source.data_type) == Some(RawType::Text);
+    let (of, day) = form.ok_or_else(|| {
+        format!(
+            "ONNX does not read dates in {}; write the column as dates or timestamps (in Parquet), or give --typed, with which the tower takes the day since 1970-01-01",
+            if is_text { "text" } else { "this form" }
+        )
+    })?;
     let part = match (spec.part, bounds) {
         (DatePart::Age, Some(NumericBounds::Age { newest, mean, deviation })) => RawDatePart::Age {
             newest: i64::from(*newest),
@@ -238,7 +244,7 @@ fn multi_valued(spec: &MultiValuedSpec, vocabulary: &Vocabulary, source: RawSour
     };
     // Elements are trimmed, so a value with a margin is never met.
     let entries = || vocabulary.iter().filter(|(_, value, _)| value.trim() == *value);
-    let bytes: usize = entries().map(|(_, value, _)| value.len() + 1).sum();
+    let bytes: usize = entries().map(|(_, value, _)| value.len() + 2).sum();
     if bytes > PATTERN_BYTES {
         return Err(format!(
             "its vocabulary has {bytes} bytes, and elements of text are found by patterns of at most {PATTERN_BYTES}; write the column as lists without `separator`, or set `max_size`"

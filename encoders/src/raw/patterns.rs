@@ -18,21 +18,35 @@ pub(super) fn quoted(text: &str) -> String {
     pattern
 }
 
-/// For each bit of the codes, a pattern of the texts that, trimmed, fit the pattern of a code with this bit.
-pub(super) fn trimmed(entries: impl Iterator<Item = (String, u32)>) -> Vec<String> {
-    let entries: Vec<(String, u32)> = entries.collect();
-    let highest = entries.iter().map(|(_, code)| u32::BITS - code.leading_zeros()).max().unwrap_or(0);
+/// The most bytes of the values in one pattern. RE2 finds texts slowly by larger ones, and complains of each.
+const MOST_BYTES: usize = 12 << 10;
+
+/// For each bit of the codes, patterns of the texts that, trimmed, fit the pattern of a code with this bit.
+pub(super) fn trimmed(entries: impl Iterator<Item = (String, u32)>) -> Vec<(u32, String)> {
     let white = white();
-    let of_bit = |bit: u32| {
-        let fitting: Vec<&str> =
-            entries.iter().filter(|(_, code)| code >> bit & 1 == 1).map(|(pattern, _)| pattern.as_str()).collect();
-        // Without any, the pattern has to fit nothing, and a character that is none of all does that.
-        match fitting.is_empty() {
-            true => "[^\\x{0}-\\x{10ffff}]".to_string(),
-            false => format!("{white}(?:{}){white}", fitting.join("|")),
+    let mut bits = Vec::new();
+    let mut finish = |entries: &mut Vec<(String, u32)>| {
+        for bit in 0..u32::BITS {
+            let fitting: Vec<&str> =
+                entries.iter().filter(|(_, code)| code >> bit & 1 == 1).map(|(pattern, _)| pattern.as_str()).collect();
+            if !fitting.is_empty() {
+                bits.push((bit, format!("{white}(?:{}){white}", fitting.join("|"))));
+            }
         }
+        entries.clear();
     };
-    (0..highest).map(of_bit).collect()
+    let (mut part, mut bytes) = (Vec::new(), 0);
+    for entry in entries {
+        let size = 2 + entry.0.len();
+        if bytes + size > MOST_BYTES {
+            finish(&mut part);
+            bytes = 0;
+        }
+        bytes += size;
+        part.push(entry);
+    }
+    finish(&mut part);
+    bits
 }
 
 /// Any number of the characters that trimming takes off.
@@ -108,9 +122,15 @@ mod tests {
     #[test]
     fn a_code_is_told_by_the_bits_whose_patterns_fit() {
         let bits = trimmed([("a".to_string(), 4), ("b".to_string(), 5)].into_iter());
-        let inner: Vec<&str> = bits.iter().map(|bit| &bit[bit.find("(?:").unwrap_or(0)..]).collect();
-        assert!(inner[0].starts_with("(?:b)") && inner[2].starts_with("(?:a|b)"), "{inner:?}");
-        assert_eq!(bits[1], "[^\\x{0}-\\x{10ffff}]");
+        let inner: Vec<(u32, &str)> = bits.iter().map(|(bit, p)| (*bit, &p[p.find("(?:").unwrap_or(0)..])).collect();
+        assert_eq!(inner.len(), 2);
+        assert!(inner[0].0 == 0 && inner[0].1.starts_with("(?:b)["), "{inner:?}");
+        assert!(inner[1].0 == 2 && inner[1].1.starts_with("(?:a|b)["), "{inner:?}");
         assert!(white().starts_with("[\\x{9}\\x{a}") && white().contains("\\x{3000}"));
+        // Many values are parted, so that no pattern is large, and none is lost.
+        let many = trimmed((0..5000u32).map(|value| (format!("v{value}"), 4 + value)));
+        assert!(many.iter().all(|(_, pattern)| pattern.len() < MOST_BYTES + 1000));
+        let of_bit_2 = many.iter().filter(|(bit, _)| *bit == 2).map(|(_, pattern)| pattern.matches('v').count());
+        assert_eq!(of_bit_2.sum::<usize>(), 2500);
     }
 }

@@ -12,7 +12,7 @@ use arrow_array::{Array, ArrayRef};
 use arrow_schema::DataType;
 use twotower_artifacts::Side;
 use twotower_artifacts::raw::{
-    LENGTH_INPUT, MISSING_INPUT, RawField, RawKeys, RawRule, RawTensor, RawType, RawValues, TIMES_INPUT,
+    LENGTH_INPUT, MISSING_INPUT, RawDay, RawField, RawKeys, RawRule, RawTensor, RawType, RawValues, TIMES_INPUT,
 };
 
 /// Values of one type, and which of them are null.
@@ -31,7 +31,9 @@ fn flat(element: RawType, array: &ArrayRef) -> Result<(RawValues, Vec<bool>), St
         RawType::Text => {
             RawValues::Text(array.as_string::<i64>().iter().map(|text| text.unwrap_or_default().to_string()).collect())
         }
-        RawType::Integer => RawValues::Integer(array.as_primitive::<Int64Type>().iter().map(Option::unwrap_or_default).collect()),
+        RawType::Integer => {
+            RawValues::Integer(array.as_primitive::<Int64Type>().iter().map(Option::unwrap_or_default).collect())
+        }
         RawType::Single => {
             RawValues::Single(array.as_primitive::<Float32Type>().iter().map(|x| x.unwrap_or(f32::NAN)).collect())
         }
@@ -47,7 +49,9 @@ fn flat(element: RawType, array: &ArrayRef) -> Result<(RawValues, Vec<bool>), St
 /// Rows of lists as a table as wide as the longest, and of one column at least. `pad` says with what shorter ones end.
 fn padded<T: Clone>(rows: &[Vec<T>], pad: T) -> (usize, Vec<T>) {
     let width = rows.iter().map(Vec::len).max().unwrap_or(0).max(1);
-    let row = |row: &Vec<T>| row.iter().cloned().chain(std::iter::repeat_n(pad.clone(), width - row.len())).collect::<Vec<T>>();
+    let row = |row: &Vec<T>| {
+        row.iter().cloned().chain(std::iter::repeat_n(pad.clone(), width - row.len())).collect::<Vec<T>>()
+    };
     (width, rows.iter().flat_map(row).collect())
 }
 
@@ -108,9 +112,9 @@ impl EncoderState {
                 let values = numbers.iter().map(|x| x.unwrap_or(f64::NAN)).collect();
                 Ok(vec![tensor("", None, RawValues::Double(values))])
             }
-            (RawRule::Date { of, .. }, FeatureSpec::Date(spec)) => {
-                let is_counted = is_of(*of) || matches!(column.data_type(), DataType::Date32 | DataType::Date64 | DataType::Timestamp(..));
-                if !is_counted {
+            (RawRule::Date { of, day, .. }, FeatureSpec::Date(spec)) => {
+                // Nothing but dates counts days by itself.
+                if *day == RawDay::PerDay(1) && *column.data_type() != DataType::Date32 {
                     let cells = cells(&DateReader::new(spec), column).map_err(|_| "it holds no dates".to_string())?;
                     let days = cells.into_iter().map(|cell| match cell {
                         DateCell::Day(day) => i64::from(day),

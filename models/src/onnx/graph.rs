@@ -217,7 +217,12 @@ pub fn tensor(name: &str, element: i32, length: usize, raw: Vec<u8>) -> Attribut
         raw_data: Some(raw.into()),
         ..Default::default()
     };
-    AttributeProto { name: Some(name.to_string()), t: Some(t), r#type: Some(code::ATTRIBUTE_TENSOR), ..Default::default() }
+    AttributeProto {
+        name: Some(name.to_string()),
+        t: Some(t),
+        r#type: Some(code::ATTRIBUTE_TENSOR),
+        ..Default::default()
+    }
 }
 
 fn value_info(name: &str, element: i32, extents: &[Extent], description: &str) -> ValueInfoProto {

@@ -6,9 +6,9 @@
 use crate::error::PipelineError;
 use crate::run::files::towers as files;
 use crate::run::output_folder::{Holds, OutputFolder};
+use crate::stages::Job;
 use crate::stages::infer::Embedding;
 use crate::stages::towers::require_runtime;
-use crate::stages::Job;
 use crate::timeline::dataset::encoded_ids;
 use arrow_array::RecordBatch;
 use serde::Serialize;
@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 use twotower_artifacts::publish::{self, publish_bytes};
-use twotower_artifacts::raw::{RawExtent, RawField, RawInput, RawRule, RawTensor, RawValues, TIMES_INPUT};
-use twotower_artifacts::{CodeBatch, Column, Side};
+use twotower_artifacts::raw::{RawDay, RawExtent, RawField, RawInput, RawRule, RawTensor, RawValues, encoded_tensors};
+use twotower_artifacts::{CodeBatch, Side};
 use twotower_encoders::raw::{RawSource, raw_sequences};
 use twotower_encoders::{EncoderState, FeatureSpec};
 use twotower_models::engine::{EngineKind, RawEngine};
@@ -81,6 +81,9 @@ struct InputDescription {
     #[serde(skip_serializing_if = "String::is_empty")]
     missing: String,
     content: String,
+    /// Of a date: how many of its units make a day.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    per_day: Option<i64>,
     feature: String,
     kind: &'static str,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -109,6 +112,10 @@ impl InputDescription {
             element: input.element.name(),
             missing: input.missing,
             content: input.content,
+            per_day: match &field.rule {
+                RawRule::Date { day: RawDay::PerDay(units), .. } => Some(*units),
+                _ => None,
+            },
             kind,
             encoded: field.rule == RawRule::Encoded,
             feature,
@@ -163,7 +170,8 @@ fn candidate_towers(job: &Job, folder: &Path, options: &ExportOptions) -> Result
         sides.push((side, embedding, batches));
     }
     let states: Vec<(Side, &EncoderState)> = sides.iter().map(|(side, e, _)| (*side, &e.encoded().state)).collect();
-    if let Some(name) = options.encoded.iter().find(|name| !states.iter().any(|(side, state)| has(state, *side, name))) {
+    if let Some(name) = options.encoded.iter().find(|name| !states.iter().any(|(side, state)| has(state, *side, name)))
+    {
         return Err(PipelineError::usage(format!(
             "export: --encoded {name}: no exported tower has a feature of this name; name one of the job's features"
         )));
@@ -187,7 +195,7 @@ fn candidate_towers(job: &Job, folder: &Path, options: &ExportOptions) -> Result
             _ => "",
         };
         return Err(PipelineError::usage(format!(
-            "export: nothing is exported, for these features have no exact form in ONNX:{}\nwith --encoded NAME a feature's input stays what the run's own tower takes, which docs/ONNX.md says how to make{other}",
+            "export: nothing is exported, for some features have no exact form in ONNX; with --encoded NAME a feature's input stays what the run's own tower takes, which docs/ONNX.md says how to make{other}; they are:{}",
             told.concat()
         )));
     }
@@ -253,8 +261,9 @@ fn fields(
 }
 
 fn column_of<'b>(rows: &'b RecordBatch, column: &str) -> Result<&'b arrow_array::ArrayRef, PipelineError> {
-    rows.column_by_name(column)
-        .ok_or_else(|| PipelineError::Data(format!("export: the table has no column `{column}`, which a feature reads")))
+    rows.column_by_name(column).ok_or_else(|| {
+        PipelineError::Data(format!("export: the table has no column `{column}`, which a feature reads"))
+    })
 }
 
 fn describe(embedding: &Embedding, side: Side, fields: &[RawField]) -> Result<ExportedTower, PipelineError> {
@@ -273,11 +282,7 @@ fn describe(embedding: &Embedding, side: Side, fields: &[RawField]) -> Result<Ex
 }
 
 /// The metadata properties of a tower.
-fn metadata(
-    exported: &Exported,
-    side: Side,
-    tower: &ExportedTower,
-) -> Result<BTreeMap<String, String>, PipelineError> {
+fn metadata(exported: &Exported, side: Side, tower: &ExportedTower) -> Result<BTreeMap<String, String>, PipelineError> {
     let inputs = serde_json::to_string(&tower.inputs)
         .map_err(|e| PipelineError::Data(format!("export: inputs cannot be written as JSON: {e}")))?;
     let pairs = [
@@ -345,7 +350,9 @@ fn check(
         }
     }
     match checked {
-        0 => Err(PipelineError::Data(format!("export: the {side}s table has no row on which the tower can be checked"))),
+        0 => {
+            Err(PipelineError::Data(format!("export: the {side}s table has no row on which the tower can be checked")))
+        }
         _ => Ok((checked, largest)),
     }
 }
@@ -363,10 +370,13 @@ fn tensors(
     let mut tensors = Vec::new();
     for (at, (field, feature)) in fields.iter().zip(&state.side(side).features).enumerate() {
         let failed = |reason: String| {
-            PipelineError::Data(format!("export: {side} feature `{}`: its rows cannot be raw inputs: {reason}", field.field.name))
+            PipelineError::Data(format!(
+                "export: {side} feature `{}`: its rows cannot be raw inputs: {reason}",
+                field.field.name
+            ))
         };
         let of_field = match (&field.rule, &feature.spec) {
-            (RawRule::Encoded, _) => encoded(&field.field.name, &codes.columns[at], field.field.shape.intervals().is_some()),
+            (RawRule::Encoded, _) => encoded_tensors(&field.field, &codes.columns[at]),
             (RawRule::Sequence { max_len, .. }, FeatureSpec::Sequence(_)) => {
                 let history = embedding.history().ok_or_else(|| failed("there are no histories".into()))?;
                 let newest = history.newest(batch.first_row, &ids, *max_len as usize + OLDER_ITEMS)?;
@@ -391,31 +401,6 @@ fn tensors(
         tensors.extend(of_field);
     }
     Ok(tensors)
-}
-
-/// The inputs of a field that is encoded already.
-fn encoded(name: &str, column: &Column, is_timed: bool) -> Vec<RawTensor> {
-    let tensor = |name: String, width, values| RawTensor { name, width, values };
-    match column {
-        Column::Code(codes) => {
-            vec![tensor(name.into(), None, RawValues::Code(codes.iter().map(|code| *code as i32).collect()))]
-        }
-        Column::Dense { width, values } => vec![tensor(name.into(), Some(*width), RawValues::Single(values.clone()))],
-        Column::Ragged(rows) => {
-            let longest = (0..rows.rows()).map(|row| rows.row(row).len()).max().unwrap_or(0).max(1);
-            let (mut codes, mut times) = (Vec::new(), Vec::new());
-            for row in 0..rows.rows() {
-                let pad = longest - rows.row(row).len();
-                codes.extend(std::iter::repeat_n(0, pad).chain(rows.row(row).iter().map(|code| *code as i32)));
-                if is_timed {
-                    times.extend(std::iter::repeat_n(0, pad).chain(rows.row_times(row).iter().copied()));
-                }
-            }
-            let codes = tensor(name.into(), Some(longest), RawValues::Code(codes));
-            let times = is_timed.then(|| tensor(format!("{name}{TIMES_INPUT}"), Some(longest), RawValues::Code(times)));
-            std::iter::once(codes).chain(times).collect()
-        }
-    }
 }
 
 /// The stretches of rows in whose texts no character is NUL, at which the interface to ONNX Runtime ends a text.

@@ -6,6 +6,8 @@
 mod lists;
 mod rules;
 mod scalars;
+#[cfg(test)]
+mod tests;
 
 use super::graph::{Extent, GraphBuilder};
 use super::messages::{
@@ -65,8 +67,7 @@ pub fn export_raw(
     let side = metadata.schema.side;
     let refuse = |reason: String| ModelError::Tower { side, reason };
     let read = |path: &Path| {
-        std::fs::read(path)
-            .map_err(|source| ArtifactError::Io { action: "read", path: path.to_path_buf(), source })
+        std::fs::read(path).map_err(|source| ArtifactError::Io { action: "read", path: path.to_path_buf(), source })
     };
     let model = ModelProto::decode(Bytes::from(read(tower)?));
     let model = model.map_err(|e| refuse(format!("{}: not an ONNX model, or damaged: {e}", tower.display())))?;
@@ -78,7 +79,9 @@ pub fn export_raw(
             std::io::copy(&mut data, w).map(|_| ())
         })?;
         let places = graph.initializer.iter_mut().flat_map(|tensor| &mut tensor.external_data);
-        places.filter(|entry| entry.key.as_deref() == Some("location")).for_each(|entry| entry.value = Some(to.clone()));
+        places
+            .filter(|entry| entry.key.as_deref() == Some("location"))
+            .for_each(|entry| entry.value = Some(to.clone()));
     }
     let version = |domain: &str, version| OperatorSetIdProto { domain: Some(domain.into()), version: Some(version) };
     let model = ModelProto {
@@ -109,7 +112,10 @@ fn compose(schema: &TowerSchema, tower: GraphProto, fields: &[RawField]) -> Resu
     let outputs = tower.output.iter().filter_map(|output| output.name.as_deref());
     let mut names: BTreeSet<&str> = outputs.collect();
     if let Some(twice) = inputs.iter().find(|input| !names.insert(&input.name)) {
-        return Err(format!("two inputs or outputs of its raw form would be named `{}`; rename the feature", twice.name));
+        return Err(format!(
+            "two inputs or outputs of its raw form would be named `{}`; rename the feature",
+            twice.name
+        ));
     }
     let mut g = GraphBuilder::part(PREFIX);
     let mut renamed = BTreeMap::new();

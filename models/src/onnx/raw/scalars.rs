@@ -88,10 +88,10 @@ fn of_floats(g: &mut GraphBuilder, x: &str, of: RawType, keys: Vec<u8>, codes: &
     select(g, &is_nan, &missing, &codes)
 }
 
-/// Codes of texts of any shape, by a pattern for each bit. Where none fits, unknown.
-pub(super) fn bits(g: &mut GraphBuilder, patterns: &[String], x: &str) -> String {
+/// Codes of texts of any shape, by patterns for bits. Where none fits, unknown.
+pub(super) fn bits(g: &mut GraphBuilder, patterns: &[(u32, String)], x: &str) -> String {
     let mut sum: Option<String> = None;
-    for (bit, pattern) in patterns.iter().enumerate() {
+    for (bit, pattern) in patterns {
         let fits = g.node("RegexFullMatch", &[x], vec![text("pattern", pattern)]);
         let fits = to(g, &fits, code::INT64);
         let value = whole(g, 1 << bit);
@@ -101,7 +101,7 @@ pub(super) fn bits(g: &mut GraphBuilder, patterns: &[String], x: &str) -> String
             Some(sum) => g.node("Add", &[&sum, &value], vec![]),
         });
     }
-    let codes = sum.unwrap_or_default();
+    let codes = sum.unwrap_or_else(|| whole(g, 0));
     let (zero, unknown) = (whole(g, 0), whole(g, i64::from(UNKNOWN)));
     let is_unknown = g.node("Equal", &[&codes, &zero], vec![]);
     select(g, &is_unknown, &unknown, &codes)
@@ -339,10 +339,11 @@ fn month(g: &mut GraphBuilder, day: &str) -> String {
     };
     let shifted = add(g, day, 719_468);
     let of_era = rest(g, &shifted, 146_097);
-    let years = [(1_460, "Sub"), (36_524, "Add"), (146_096, "Sub")].into_iter().fold(of_era.clone(), |sum, (by, op)| {
-        let part = over(g, &of_era, by);
-        g.node(op, &[&sum, &part], vec![])
-    });
+    let years =
+        [(1_460, "Sub"), (36_524, "Add"), (146_096, "Sub")].into_iter().fold(of_era.clone(), |sum, (by, op)| {
+            let part = over(g, &of_era, by);
+            g.node(op, &[&sum, &part], vec![])
+        });
     let year = over(g, &years, 365);
     let days = times(g, &year, 365);
     let leaps = over(g, &year, 4);
