@@ -17,7 +17,7 @@ use std::ops::Range;
 use std::path::Path;
 use twotower_artifacts::publish::{self, publish_bytes};
 use twotower_artifacts::raw::{RawDay, RawExtent, RawField, RawInput, RawRule, RawTensor, RawValues, encoded_tensors};
-use twotower_artifacts::{CodeBatch, Side};
+use twotower_artifacts::{CodeBatch, Ids, Side};
 use twotower_encoders::raw::{RawSource, raw_sequences};
 use twotower_encoders::{EncoderState, FeatureSpec};
 use twotower_models::engine::{EngineKind, RawEngine};
@@ -307,15 +307,18 @@ fn check(
 ) -> Result<(u64, f32), PipelineError> {
     let mut engine = RawEngine::open(path)?;
     let mut worker = embedding.worker(1)?;
+    // Histories name items by their rows, and the tower takes ids.
+    let items = embedding.history().map(|_| encoded_ids(embedding.encoded(), Side::Item)).transpose()?;
+    let items = items.as_ref();
     let (mut checked, mut largest) = (0, 0f32);
     for batch in batches {
         let rows = batch.batch.num_rows();
         worker.encode(batch)?;
-        let all = tensors(embedding, side, fields, batch, worker.codes())?;
+        let all = tensors(embedding, side, fields, (batch, items), worker.codes())?;
         for range in without_nul(&all, rows) {
             let batch = batch.slice(range.clone());
             let (ids, _) = worker.encode(&batch)?;
-            let inputs = tensors(embedding, side, fields, &batch, worker.codes())?;
+            let inputs = tensors(embedding, side, fields, (&batch, items), worker.codes())?;
             let mut expected = Vec::new();
             worker.embed_encoded(&batch, &ids, None, &mut expected)?;
             let found = engine.embed(&inputs)?;
@@ -357,12 +360,13 @@ fn check(
     }
 }
 
-/// What the inputs of a raw tower take for some rows; `codes` are their codes.
+/// What the inputs of a raw tower take for some rows; `items` are the ids of items, for a tower that reads histories, and
+/// `codes` the codes of the rows.
 fn tensors(
     embedding: &Embedding,
     side: Side,
     fields: &[RawField],
-    batch: &TableBatch,
+    (batch, items): (&TableBatch, Option<&Ids>),
     codes: &CodeBatch,
 ) -> Result<Vec<RawTensor>, PipelineError> {
     let state = &embedding.encoded().state;
@@ -378,9 +382,9 @@ fn tensors(
         let of_field = match (&field.rule, &feature.spec) {
             (RawRule::Encoded, _) => encoded_tensors(&field.field, &codes.columns[at]),
             (RawRule::Sequence { max_len, .. }, FeatureSpec::Sequence(_)) => {
-                let history = embedding.history().ok_or_else(|| failed("there are no histories".into()))?;
+                let (history, items) =
+                    embedding.history().zip(items).ok_or_else(|| failed("there are no histories".into()))?;
                 let newest = history.newest(batch.first_row, &ids, *max_len as usize + OLDER_ITEMS)?;
-                let items = encoded_ids(embedding.encoded(), Side::Item)?;
                 let met = items.take(newest.iter().flat_map(|user| user.items.iter().copied()));
                 let mut met_before = 0;
                 let histories: Vec<(Vec<usize>, Vec<i64>)> = newest
