@@ -33,7 +33,7 @@ pub enum IntervalScale {
 
 impl IntervalScale {
     /// Seconds of a unit of the scale; none where it is each history's own.
-    fn seconds(self) -> Option<i64> {
+    pub fn seconds(self) -> Option<i64> {
         match self {
             IntervalScale::Personal => None,
             IntervalScale::Second => Some(1),

@@ -31,6 +31,7 @@ mod packed_run;
 pub mod parquet_file;
 pub mod publish;
 pub mod range;
+pub mod raw;
 mod regular;
 mod row_group;
 pub mod row_hashes;

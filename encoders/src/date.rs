@@ -25,8 +25,8 @@ use twotower_artifacts::schema::{FIRST_VALUE, MISSING};
 use twotower_artifacts::{Column, Moment, TickUnit, TimeFormat};
 
 /// The first and the last day of the years 1900 to 2100.
-const FIRST_DAY: i32 = -25_567;
-const LAST_DAY: i32 = 47_846;
+pub(crate) const FIRST_DAY: i32 = -25_567;
+pub(crate) const LAST_DAY: i32 = 47_846;
 /// Spellings that begin with the year, which no day can be taken for.
 const YEAR_FIRST: [&str; 6] = ["%Y/%m/%d", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y%m%d", "%Y.%m.%d", "%Y年%m月%d日"];
 
@@ -274,6 +274,23 @@ pub(crate) fn cells(reader: &DateReader, column: &ArrayRef) -> Result<Vec<DateCe
     Ok(rows)
 }
 
+/// All numbers whose digits say a day, where nothing else says how dates are written, with their days.
+pub(crate) fn date_digits(reader: &DateReader) -> Vec<(i64, i64)> {
+    let mut digits = Vec::new();
+    for day in FIRST_DAY..=LAST_DAY {
+        let (year, month, of_month) = civil(day);
+        let front = i64::from(year) * 100 + i64::from(month);
+        // A day of one digit may stand without a zero before it.
+        let short = (of_month < 10).then_some(front * 10 + i64::from(of_month));
+        for number in std::iter::once(front * 100 + i64::from(of_month)).chain(short) {
+            if reader.number(number) == DateCell::Day(day) {
+                digits.push((number, i64::from(day)));
+            }
+        }
+    }
+    digits
+}
+
 /// Encodes columns of dates: `Dense` of width 2 for ages, as of numeric features, `Code` for the other parts.
 pub(crate) struct DateEncoder {
     reader: DateReader,
@@ -428,6 +445,25 @@ mod tests {
         let week = ["2026-01-26", "2026-01-27", "2026-02-01", "1969-12-31", "soon"];
         assert_eq!(codes("weekday", &week), [3, 4, 9, 5, MISSING]);
         assert_eq!(codes("month", &["2026-01-01", "2024-02-29", "1999-12-31", ""]), [3, 4, 14, MISSING]);
+    }
+
+    #[test]
+    fn digits_of_dates_are_all_numbers_that_read_as_days() {
+        let reader = DateReader::new(&spec(serde_json::json!({ "name": "d" })));
+        let digits: BTreeMap<i64, i64> = date_digits(&reader).into_iter().collect();
+        assert!(digits.len() > 73_414 && digits[&20_260_131] == 20_484);
+        let (mut number, mut days) = (1i64, 0);
+        for step in 0..400_000i64 {
+            // Numbers of all lengths, and all those around dates.
+            number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let near = 19_000_101 + step * 5;
+            for number in [number >> (step % 63), near, near / 10, 20_260_131_000_000 + step * 7_919, -near] {
+                let day = if let DateCell::Day(day) = reader.number(number) { Some(i64::from(day)) } else { None };
+                assert_eq!(day, digits.get(&number).copied(), "{number}");
+                days += u32::from(day.is_some());
+            }
+        }
+        assert!(days > 1000);
     }
 
     #[test]

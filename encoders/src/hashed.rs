@@ -43,8 +43,19 @@ impl HashedSpec {
     }
 }
 
+impl HashedSpec {
+    /// What FNV-1a begins with.
+    pub(crate) fn basis(&self) -> u64 {
+        basis(self.seed)
+    }
+}
+
+fn basis(seed: u64) -> u64 {
+    0xcbf2_9ce4_8422_2325 ^ mix(seed)
+}
+
 fn stable_hash(seed: u64, bytes: &[u8]) -> u64 {
-    let basis = 0xcbf2_9ce4_8422_2325 ^ mix(seed);
+    let basis = basis(seed);
     mix(bytes.iter().fold(basis, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0000_0100_0000_01b3)))
 }
 

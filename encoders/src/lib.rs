@@ -26,6 +26,7 @@ mod numbers;
 mod numeric;
 mod plain;
 mod quantiles;
+pub mod raw;
 mod sequence;
 mod slots;
 mod spec;

@@ -13,7 +13,7 @@ use arrow_array::{Array, PrimitiveArray};
 use arrow_schema::DataType;
 
 /// Numbers of a larger magnitude count as not finite.
-pub(crate) const LARGEST: f64 = 1e100;
+pub(crate) const LARGEST: f64 = twotower_artifacts::raw::LARGEST_NUMBER;
 
 /// The class of cells that hold no number. These classes come after those of numbers.
 pub(crate) const fn class_of(reading: Reading) -> u16 {

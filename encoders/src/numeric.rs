@@ -17,6 +17,7 @@ use arrow_array::ArrayRef;
 use arrow_array::cast::AsArray;
 use serde::{Deserialize, Serialize};
 use twotower_artifacts::Column;
+use twotower_artifacts::raw::{RawFactor, RawScale};
 use twotower_artifacts::schema::{FIRST_VALUE, MISSING};
 
 /// The largest magnitude of a standardised value. Larger ones are clipped.
@@ -361,6 +362,12 @@ struct Scale {
     factor: f64,
     low: f64,
     high: f64,
+}
+
+/// How a number is scaled by bounds that are no edges.
+pub(crate) fn raw_scale(bounds: &NumericBounds, log: bool) -> RawScale {
+    let Scale { offset, factor, low, high } = Scale::of(bounds);
+    RawScale { log, offset, factor: RawFactor::Times(factor), low, high }
 }
 
 impl Scale {

@@ -185,7 +185,7 @@ fn entries_of(array: &ArrayRef) -> Vec<Option<usize>> {
 }
 
 /// Numbers as numeric features read them, of the two zeros the positive one.
-fn numbers(array: &ArrayRef, mark: DecimalMark) -> Result<Float64Array, ColumnError> {
+pub(crate) fn numbers(array: &ArrayRef, mark: DecimalMark) -> Result<Float64Array, ColumnError> {
     let read = |array: &dyn Array| {
         let mut numbers: Vec<Option<f64>> = vec![None; array.len()];
         for_each_block(array, mark, |block| block.rows().for_each(|(row, x)| numbers[row] = Some(x + 0.0)))?;

@@ -58,9 +58,19 @@ pub struct Opts {
 
 /// A tower, as typed.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum SideArg {
+pub enum SideArg {
     User,
     Item,
+}
+
+impl SideArg {
+    /// The side.
+    pub fn side(self) -> Side {
+        match self {
+            SideArg::User => Side::User,
+            SideArg::Item => Side::Item,
+        }
+    }
 }
 
 /// Runs the subcommand.
@@ -69,10 +79,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     let flags = [given("infer.precision", opts.precision), given("infer.workers", opts.workers)];
     let flags = flags.into_iter().chain([given("recall.fused", opts.recall.then_some(true)), opts.since.setting()]);
     let context = opts.job.context(flags.flatten().collect(), quiet)?;
-    let side = match opts.side {
-        SideArg::User => Side::User,
-        SideArg::Item => Side::Item,
-    };
+    let side = opts.side.side();
     let _lock = RunLock::take(&context.run, Access::Shared)?;
     if opts.recall && side == Side::Item {
         return Err(PipelineError::usage("--recall: items are what is recalled; give --side user").into());

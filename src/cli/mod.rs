@@ -15,6 +15,7 @@ mod demo;
 mod doctor;
 mod encode_features;
 mod evaluate;
+mod export;
 mod infer;
 mod init;
 mod job;
@@ -104,6 +105,8 @@ pub enum Command {
     Recall(recall::Opts),
     /// Measure the model and simple baselines on the held-out interactions.
     Evaluate(evaluate::Opts),
+    /// Write towers whose inputs are raw values, for programs that serve them without this one.
+    Export(export::Opts),
     /// Show the metrics of several runs side by side, as a table and as a picture.
     Compare(compare::Opts),
     /// Show what a user had and gets, or what is near an item.
@@ -154,6 +157,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Infer(opts) => infer::run(opts, quiet),
         Command::Recall(opts) => recall::run(opts, quiet),
         Command::Evaluate(opts) => evaluate::run(opts, quiet),
+        Command::Export(opts) => export::run(opts, quiet),
         Command::Compare(opts) => compare::run(opts),
         Command::Lookup(opts) => lookup::run(opts),
         Command::Similar(opts) => similar::run(opts, quiet),

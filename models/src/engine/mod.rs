@@ -10,6 +10,7 @@
 //! last digits, so their vectors must not be mixed.
 
 pub mod library;
+mod raw;
 mod runtime;
 #[cfg(test)]
 pub(crate) mod samples;
@@ -17,6 +18,7 @@ pub(crate) mod samples;
 mod tests;
 
 pub use crate::encoder::{EncoderSize, encoder_bytes};
+pub use raw::RawEngine;
 pub use runtime::CROSS_LIMIT;
 pub(crate) use runtime::tile_for;
 use runtime::{OrtEngine, OrtTower};

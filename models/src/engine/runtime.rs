@@ -155,7 +155,7 @@ fn of_field(metadata: &Metadata, field: usize, tile: usize) -> impl Iterator<Ite
     std::iter::once((Source::Field(field), Input::new(shape, tile))).chain(times)
 }
 
-fn builder(environment: &ort::environment::Environment) -> Result<SessionBuilder, ort::Error> {
+pub(super) fn builder(environment: &ort::environment::Environment) -> Result<SessionBuilder, ort::Error> {
     Ok(Session::builder(environment)?.with_intra_threads(1)?.with_inter_threads(1)?.with_parallel_execution(false)?)
 }
 

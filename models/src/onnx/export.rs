@@ -24,7 +24,7 @@ const IR_VERSION: i64 = 8;
 pub const INLINE_LIMIT: u64 = 3 << 29;
 
 /// Name of the output of a tower with this schema: `vector`, with underscores appended until no field has it.
-fn output_name(schema: &TowerSchema) -> String {
+pub fn output_name(schema: &TowerSchema) -> String {
     let mut name = "vector".to_string();
     while schema.fields.iter().any(|f| f.name == name) {
         name.push('_');

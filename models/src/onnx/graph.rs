@@ -34,12 +34,24 @@ pub struct GraphBuilder {
     tensors: BTreeSet<String>,
     /// Whether tensors of parameters are without values.
     is_outline: bool,
+    /// What the names of values begin with.
+    prefix: String,
 }
 
 impl GraphBuilder {
     /// A builder whose tensors of parameters have a name, a type and a shape, but no values.
     pub fn outline() -> Self {
         Self { is_outline: true, ..Self::default() }
+    }
+
+    /// A builder of a part of a graph, whose values have names that begin with `prefix`.
+    pub fn part(prefix: &str) -> Self {
+        Self { prefix: prefix.to_string(), ..Self::default() }
+    }
+
+    /// The part of a graph that was built, without outputs.
+    pub fn into_part(self) -> GraphProto {
+        self.graph
     }
 
     /// Declares an input. The name of a field's input must not begin with `/`, as the names of other values do.
@@ -71,14 +83,14 @@ impl GraphBuilder {
             code::INT32 => ("int32", &[][..], Bytes::copy_from_slice(&(value as i32).to_le_bytes())),
             _ => ("int64", &[1][..], Bytes::copy_from_slice(&value.to_le_bytes())),
         };
-        let name = format!("/constant/{kind}/{value}");
+        let name = format!("{}/constant/{kind}/{value}", self.prefix);
         self.tensor(name, dims, element, TensorProto { raw_data: Some(raw), ..Default::default() })
     }
 
     /// Adds a float constant `[1]`, unless there is one of this value. Returns its name.
     pub fn float(&mut self, value: f32) -> String {
         let raw_data = Some(Bytes::copy_from_slice(&value.to_le_bytes()));
-        let name = format!("/constant/float/{value:e}");
+        let name = format!("{}/constant/float/{value:e}", self.prefix);
         self.tensor(name, &[1], code::FLOAT, TensorProto { raw_data, ..Default::default() })
     }
 
@@ -88,17 +100,43 @@ impl GraphBuilder {
         self.tensor(name, dims, code::FLOAT, TensorProto { raw_data, ..Default::default() })
     }
 
+    /// Adds a constant of any type, given its bytes. Returns its name.
+    pub fn constant(&mut self, element: i32, dims: &[usize], raw: Vec<u8>) -> String {
+        let name = format!("{}/constant/{}", self.prefix, self.tensors.len());
+        self.tensor(name, dims, element, TensorProto { raw_data: Some(raw.into()), ..Default::default() })
+    }
+
     /// Adds an operator and returns the name of its result.
     pub fn node(&mut self, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
-        let output = format!("/{op}/{}", self.graph.node.len());
+        self.node_of(None, op, inputs, attributes)
+    }
+
+    /// Adds an operator of another domain than ONNX's own and returns the name of its first result.
+    pub fn node_of(
+        &mut self,
+        domain: Option<&str>,
+        op: &str,
+        inputs: &[&str],
+        attributes: Vec<AttributeProto>,
+    ) -> String {
+        let output = format!("{}/{op}/{}", self.prefix, self.graph.node.len());
         self.graph.node.push(NodeProto {
             input: inputs.iter().map(ToString::to_string).collect(),
             output: vec![output.clone()],
             name: Some(output.clone()),
             op_type: Some(op.to_string()),
             attribute: attributes,
+            domain: domain.map(str::to_string),
         });
         output
+    }
+
+    /// Gives the last operator one more result, and returns its name.
+    pub fn second_result(&mut self) -> String {
+        let Some(node) = self.graph.node.last_mut() else { return String::new() };
+        let name = format!("{}/second", node.name.clone().unwrap_or_default());
+        node.output.push(name.clone());
+        name
     }
 
     /// Gives `value` a name of its own, declares it as the output, and ends the graph.
@@ -156,6 +194,33 @@ pub fn ints(name: &str, values: &[i64]) -> AttributeProto {
         name: Some(name.to_string()),
         ints: values.to_vec(),
         r#type: Some(code::ATTRIBUTE_INTS),
+        ..Default::default()
+    }
+}
+
+/// An attribute of texts.
+pub fn texts(name: &str, values: Vec<String>) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.to_string()),
+        strings: values,
+        r#type: Some(code::ATTRIBUTE_STRINGS),
+        ..Default::default()
+    }
+}
+
+/// An attribute that is a tensor of one dimension, given the bytes of its values.
+pub fn tensor(name: &str, element: i32, length: usize, raw: Vec<u8>) -> AttributeProto {
+    let t = TensorProto {
+        dims: vec![length as i64],
+        data_type: Some(element),
+        name: Some(name.to_string()),
+        raw_data: Some(raw.into()),
+        ..Default::default()
+    };
+    AttributeProto {
+        name: Some(name.to_string()),
+        t: Some(t),
+        r#type: Some(code::ATTRIBUTE_TENSOR),
         ..Default::default()
     }
 }

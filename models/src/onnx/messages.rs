@@ -14,12 +14,24 @@ pub mod code {
     pub const INT32: i32 = 6;
     /// `TensorProto.INT64`.
     pub const INT64: i32 = 7;
+    /// `TensorProto.STRING`.
+    pub const STRING: i32 = 8;
+    /// `TensorProto.BOOL`.
+    pub const BOOL: i32 = 9;
+    /// `TensorProto.DOUBLE`.
+    pub const DOUBLE: i32 = 11;
+    /// `TensorProto.UINT64`.
+    pub const UINT64: i32 = 13;
     /// `AttributeProto.INT`.
     pub const ATTRIBUTE_INT: i32 = 2;
     /// `AttributeProto.STRING`.
     pub const ATTRIBUTE_STRING: i32 = 3;
+    /// `AttributeProto.TENSOR`.
+    pub const ATTRIBUTE_TENSOR: i32 = 4;
     /// `AttributeProto.INTS`.
     pub const ATTRIBUTE_INTS: i32 = 7;
+    /// `AttributeProto.STRINGS`.
+    pub const ATTRIBUTE_STRINGS: i32 = 8;
     /// `TensorProto.EXTERNAL`.
     pub const EXTERNAL: i32 = 1;
 }
@@ -66,6 +78,8 @@ pub struct NodeProto {
     pub op_type: Option<String>,
     #[prost(message, repeated, tag = "5")]
     pub attribute: Vec<AttributeProto>,
+    #[prost(string, optional, tag = "7")]
+    pub domain: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -76,8 +90,12 @@ pub struct AttributeProto {
     pub i: Option<i64>,
     #[prost(string, optional, tag = "4")]
     pub s: Option<String>,
+    #[prost(message, optional, tag = "5")]
+    pub t: Option<TensorProto>,
     #[prost(int64, repeated, packed = "false", tag = "8")]
     pub ints: Vec<i64>,
+    #[prost(string, repeated, tag = "9")]
+    pub strings: Vec<String>,
     #[prost(int32, optional, tag = "20")]
     pub r#type: Option<i32>,
 }

@@ -33,6 +33,7 @@ mod intervals;
 mod messages;
 mod metadata;
 mod outline;
+mod raw;
 mod read;
 mod streams;
 #[cfg(test)]
@@ -43,8 +44,9 @@ use crate::tower::{Parameter, Place};
 
 pub use crossed::CROSSED_BYTES;
 pub(crate) use crossed::CrossedGraph;
-pub use export::{INLINE_LIMIT, export, export_with_limit};
+pub use export::{INLINE_LIMIT, export, export_with_limit, output_name};
 pub use metadata::Metadata;
+pub use raw::export_raw;
 pub use read::{inspect, read};
 
 /// Name of the initialiser that holds a weight. The logits of positions are stored oldest position first.

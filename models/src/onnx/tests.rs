@@ -320,6 +320,7 @@ fn edits() -> Vec<Edit> {
     }
     fn node(op: &str, input: &[&str], output: &str) -> NodeProto {
         NodeProto {
+            domain: None,
             input: input.iter().map(ToString::to_string).collect(),
             output: vec![output.to_string()],
             name: Some(output.to_string()),

@@ -24,10 +24,13 @@ pub enum Holds {
     Recalled,
     /// Lists of items for items, of `similar --output`.
     SimilarItems,
+    /// Towers that take raw values, of `export --output`.
+    RawTowers,
 }
 
 impl Holds {
-    const ALL: [Self; 4] = [Self::Vectors(Side::User), Self::Vectors(Side::Item), Self::Recalled, Self::SimilarItems];
+    const ALL: [Self; 5] =
+        [Self::Vectors(Side::User), Self::Vectors(Side::Item), Self::Recalled, Self::SimilarItems, Self::RawTowers];
 
     /// What a marker says; none where it is no marker, or of what this version does not know.
     fn of(marker: &Manifest) -> Option<Self> {
@@ -40,15 +43,16 @@ impl Holds {
             Self::Vectors(side) => serde_json::json!({ "side": side }),
             Self::Recalled => serde_json::json!({ "holds": "recalled items" }),
             Self::SimilarItems => serde_json::json!({ "holds": "similar items" }),
+            Self::RawTowers => serde_json::json!({ "holds": "raw towers" }),
         }
     }
 
-    /// What the folder in it is called that holds nothing but data; none where there is a single file.
+    /// What the folder in it is called that holds nothing but data; none where there are single files.
     fn parts(self) -> Option<&'static str> {
         match self {
             Self::Vectors(_) => Some("vectors"),
             Self::Recalled => Some(RECALL),
-            Self::SimilarItems => None,
+            Self::SimilarItems | Self::RawTowers => None,
         }
     }
 
@@ -57,6 +61,7 @@ impl Holds {
         match self {
             Self::Vectors(_) | Self::Recalled => "infer",
             Self::SimilarItems => "similar",
+            Self::RawTowers => "export",
         }
     }
 }
@@ -67,6 +72,7 @@ impl std::fmt::Display for Holds {
             Self::Vectors(side) => write!(f, "vectors of {side}s"),
             Self::Recalled => f.write_str("recalled items"),
             Self::SimilarItems => f.write_str("similar items"),
+            Self::RawTowers => f.write_str("raw towers"),
         }
     }
 }

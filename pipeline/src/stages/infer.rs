@@ -2,6 +2,7 @@
 
 mod changed;
 mod needs;
+mod parts;
 
 use crate::config::{InferSettings, RowSettings};
 use crate::error::PipelineError;
@@ -43,7 +44,7 @@ use twotower_artifacts::{
 use twotower_encoders::{EncodeCounts, SideEncoder, SideSpec};
 use twotower_models::engine::{self, EncoderSize, Engine, EngineKind, Norms};
 use twotower_models::onnx;
-use twotower_tables::{ReadOptions, TableBatch, TableSpec, id_column_as};
+use twotower_tables::{ReadOptions, TableBatch, TableSpec};
 
 /// The stage for one side, ready for its shards.
 pub struct Infer<'a> {
@@ -266,22 +267,7 @@ impl Embedding {
         batch: &TableBatch,
         window: &mut Window<I, T>,
     ) -> Result<Matches<T>, PipelineError> {
-        window.matches(&id_column_as(batch, &self.spec.id_column, self.ids)?)
-    }
-
-    /// Kind of the ids that the run encoded.
-    pub fn ids(&self) -> IdKind {
-        self.ids
-    }
-
-    /// What runs the tower.
-    pub fn engine(&self) -> EngineKind {
-        self.engine
-    }
-
-    /// Fingerprint of both towers.
-    pub fn towers(&self) -> &Fingerprint {
-        &self.towers
+        window.matches(&self.ids_of(batch)?)
     }
 }
 
@@ -329,8 +315,7 @@ impl Embedder<'_> {
     /// As [`Embedder::embed`].
     pub fn encode(&mut self, batch: &TableBatch) -> Result<(Ids, EncodeCounts), PipelineError> {
         let known = self.embedding;
-        let ids = id_column_as(batch, &known.spec.id_column, known.ids)?;
-        let rows = known.joins.join(&known.spec, known.schema.side, batch)?;
+        let (ids, rows) = (known.ids_of(batch)?, known.joined(batch)?);
         self.codes.clear();
         let mut counts = self.encoder.encode(&rows, &mut self.codes).map_err(|e| encode_error(e, batch))?;
         if let Some(history) = &known.history {

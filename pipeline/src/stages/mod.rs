@@ -6,6 +6,7 @@ pub mod encode;
 pub(crate) mod encode_warnings;
 pub(crate) mod encoded;
 pub mod evaluate;
+pub mod export;
 pub mod gates;
 pub mod infer;
 pub(crate) mod item_table;

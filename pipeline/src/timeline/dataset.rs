@@ -114,6 +114,14 @@ fn read_events(run: &RunTimeline, users: &Ids, items: &Ids) -> Result<Interactio
     }
 }
 
+/// The newest items of a user, oldest first.
+pub struct NewestItems {
+    /// Rows of the encoded items table.
+    pub items: Vec<usize>,
+    /// When they were taken, in ticks of the timeline.
+    pub times: Vec<i64>,
+}
+
 /// The most recent items of users, as codes, with their times where a sequence has intervals.
 pub struct History {
     timeline: RunTimeline,
@@ -163,10 +171,7 @@ impl History {
         found: &mut Histories,
     ) -> Result<(), PipelineError> {
         let timed = schema.fields.iter().any(|field| field.shape.intervals().is_some());
-        let detail = if timed { Detail::Times } else { Detail::Items };
-        self.timeline.timeline().read(first..first + ids.len() as u64, detail, found)?;
-        let users = ids.iter().zip(first..).map(|(id, row)| self.timeline.find(found, row, id));
-        let users = users.collect::<Result<Vec<_>, _>>()?;
+        let users = self.find(first, ids, if timed { Detail::Times } else { Detail::Items }, found)?;
         for (field, column) in schema.fields.iter().zip(&mut codes.columns) {
             if let (FieldShape::Sequence { max_len, intervals, .. }, Column::Ragged(ragged)) = (&field.shape, column) {
                 ragged.clear();
@@ -183,6 +188,40 @@ impl History {
             }
         }
         Ok(())
+    }
+
+    /// Reads the histories of a batch of users, and says which of those found is whose.
+    fn find(
+        &self,
+        first: u64,
+        ids: &Ids,
+        detail: Detail,
+        found: &mut Histories,
+    ) -> Result<Vec<Option<usize>>, PipelineError> {
+        self.timeline.timeline().read(first..first + ids.len() as u64, detail, found)?;
+        ids.iter().zip(first..).map(|(id, row)| self.timeline.find(found, row, id)).collect()
+    }
+
+    /// The newest `most` items of a batch of users, which begins at row `first` of the table, oldest first: their rows in
+    /// the encoded items table, and when they were taken.
+    ///
+    /// # Errors
+    /// As [`History::fill`].
+    pub fn newest(&self, first: u64, ids: &Ids, most: usize) -> Result<Vec<NewestItems>, PipelineError> {
+        let mut found = Histories::default();
+        let users = self.find(first, ids, Detail::Times, &mut found)?;
+        let newest = users.iter().map(|user| {
+            let events = user.map_or(0..0, |user| found.events(user));
+            let last = events.end - events.len().min(most)..events.end;
+            let items = found.items[last.clone()].iter().map(|item| *item as usize);
+            NewestItems { items: items.collect(), times: found.times[last].to_vec() }
+        });
+        Ok(newest.collect())
+    }
+
+    /// What the times of events count, if that is known.
+    pub fn unit(&self) -> Option<TickUnit> {
+        self.unit
     }
 
     /// Bytes held in memory.
