@@ -12,6 +12,8 @@
 #   TWOTOWER_BIN       the program (twotower, from PATH)
 #   TWOTOWER_UPDATE_FROM  the run that is extended (previous: the last one that passed its gates, or a
 #                      fresh start where there is none yet); empty for a fresh start every night
+#   TWOTOWER_METRICS_FILE  file for node exporter's textfile collector, such as
+#                      /var/lib/node_exporter/twotower.prom (none); twotower writes it at the end of the night
 #   TWOTOWER_FLAGS     more flags for `twotower run`, separated by blanks (none)
 #   TZ                 time zone of the date (UTC)
 #
@@ -30,6 +32,10 @@ program="${TWOTOWER_BIN:-twotower}"
 update_from="${TWOTOWER_UPDATE_FROM-previous}"
 read -r -a flags <<<"${TWOTOWER_FLAGS:-}"
 [ -z "$update_from" ] || flags=(--update-from "$update_from" ${flags[@]+"${flags[@]}"})
+metrics_file="${TWOTOWER_METRICS_FILE:-}"
+# As a flag alone: a program that is older than it says so.
+unset TWOTOWER_METRICS_FILE
+[ -z "$metrics_file" ] || flags+=(--metrics-file "$metrics_file")
 
 refuse() {
     printf 'nightly.sh: %s\n' "$1" >&2

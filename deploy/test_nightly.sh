@@ -18,7 +18,7 @@ echo "a line on stderr" >&2
 STANDIN
 chmod +x "$work/bin/twotower"
 export PATH="$work/bin:$PATH" TWOTOWER_HOME="$work/home" TZ=UTC
-unset TWOTOWER_CONFIG TWOTOWER_RUNS TWOTOWER_LOGS TWOTOWER_LOG_DAYS TWOTOWER_BIN TWOTOWER_FLAGS TWOTOWER_UPDATE_FROM
+unset TWOTOWER_CONFIG TWOTOWER_RUNS TWOTOWER_LOGS TWOTOWER_LOG_DAYS TWOTOWER_BIN TWOTOWER_FLAGS TWOTOWER_UPDATE_FROM TWOTOWER_METRICS_FILE
 echo 'exit 0' >"$work/home/behaviour"
 log="$work/home/logs/2026-01-31.log"
 
@@ -54,6 +54,10 @@ export TWOTOWER_FLAGS="--threads 2"
 check "flags are accepted" exits 0 2026-01-30
 check "flags reach the program" grep -q -- "--threads 2\$" "$work/home/logs/2026-01-30.log"
 unset TWOTOWER_FLAGS
+export TWOTOWER_METRICS_FILE=/metrics/night.prom
+check "a file of metrics is accepted" exits 0 2025-12-24
+check "and reaches the program" grep -q -- "--metrics-file /metrics/night.prom\$" "$work/home/logs/2025-12-24.log"
+unset TWOTOWER_METRICS_FILE
 export TWOTOWER_UPDATE_FROM=
 check "a fresh start every night can be asked for" exits 0 2026-01-29
 check "then no earlier run is named" grep -q "runs/2026-01-29\$" "$work/home/logs/2026-01-29.log"

@@ -17,7 +17,7 @@ use std::ops::Range;
 use std::path::Path;
 
 /// Rows of a column of ids that are looked at together.
-const BATCH: usize = 4096;
+pub(crate) const BATCH: usize = 4096;
 /// Rows of the long form that are read together.
 const LONG_BATCH: usize = 1024;
 
@@ -145,7 +145,7 @@ fn filled(
 }
 
 /// The ids in the first column of a batch.
-fn ids(batch: &RecordBatch, path: &Path) -> Result<Ids, ArtifactError> {
+pub(crate) fn ids(batch: &RecordBatch, path: &Path) -> Result<Ids, ArtifactError> {
     Ids::from_array(batch.column(0).as_ref()).map_err(|problem| problem.in_file(path, "the first column"))
 }
 
@@ -167,24 +167,29 @@ fn rows_of(source: &ParquetSource, path: &Path, user: Id<'_>) -> Result<Option<R
 }
 
 /// A file of the long form.
-struct LongFile<'a> {
-    source: ParquetSource,
-    path: &'a Path,
+#[derive(Debug)]
+pub(crate) struct LongFile {
+    pub(crate) source: ParquetSource,
     info: NeighboursInfo,
 }
 
-impl<'a> LongFile<'a> {
-    fn open(path: &'a Path) -> Result<Self, ArtifactError> {
+impl LongFile {
+    pub(crate) fn open(path: &Path) -> Result<Self, ArtifactError> {
         let source = ParquetSource::open(path)?;
         let info = source.details(LONG)?;
-        Ok(Self { source, path, info })
+        Ok(Self { source, info })
+    }
+
+    /// The same file, which another thread can read at the same time.
+    pub(crate) fn apart(&self) -> Result<Self, ArtifactError> {
+        Ok(Self { source: self.source.apart()?, info: self.info.clone() })
     }
 
     /// The row after those of the first so many users.
     fn end_of_users(&self, users: usize) -> Result<u64, ArtifactError> {
         let (mut row, mut seen, mut last) = (0, 0, None::<String>);
         for batch in self.source.first_column(0..u64::MAX, BATCH)? {
-            for id in ids(&batch?, self.path)?.iter() {
+            for id in ids(&batch?, self.source.path())?.iter() {
                 let id = id.to_string();
                 if last.as_ref() != Some(&id) {
                     if seen == users {
@@ -200,7 +205,7 @@ impl<'a> LongFile<'a> {
     }
 
     /// The first `best` items of the lists in a range of rows, which begins with a user's first.
-    fn lists(&self, rows: Range<u64>, best: usize) -> Result<NeighbourTable, ArtifactError> {
+    pub(crate) fn lists(&self, rows: Range<u64>, best: usize) -> Result<NeighbourTable, ArtifactError> {
         let mut table = NeighbourTable::new(&self.info);
         for batch in self.source.batches(rows, LONG_BATCH)? {
             let batch = batch?;
@@ -213,8 +218,9 @@ impl<'a> LongFile<'a> {
             };
             let (rank, item, score) =
                 columns.ok_or_else(|| self.source.corrupt("expected an id, `rank`, an id and `cosine_similarity`"))?;
-            let users = ids(&batch, self.path)?;
-            let items = Ids::from_array(item.as_ref()).map_err(|e| e.in_file(self.path, "the column of items"))?;
+            let users = ids(&batch, self.source.path())?;
+            let items =
+                Ids::from_array(item.as_ref()).map_err(|e| e.in_file(self.source.path(), "the column of items"))?;
             for (row, rank) in rank.values().iter().enumerate() {
                 if *rank == 1 {
                     table.users.push(users.get(row));

@@ -37,6 +37,15 @@ impl NeighbourTable {
         Self { users, offsets: vec![0], items, scores: Vec::new() }
     }
 
+    /// Appends the first user of another table, which has one, with his list.
+    pub(crate) fn extend_first(&mut self, other: &Self) {
+        let pairs = other.offsets[0]..other.offsets[1];
+        self.users.extend_from(&other.users, 0..1);
+        self.items.extend_from(&other.items, pairs.clone());
+        self.scores.extend_from_slice(&other.scores[pairs]);
+        self.offsets.push(self.scores.len());
+    }
+
     /// Appends the users of another table, and of each list the first `best` items.
     pub(crate) fn extend_best(&mut self, other: &Self, best: usize) {
         self.users.extend_from(&other.users, 0..other.users.len());
@@ -71,43 +80,79 @@ pub fn read_list_rows(
     rows: std::ops::Range<u64>,
     batch_users: usize,
 ) -> Result<impl Iterator<Item = Result<NeighbourTable, ArtifactError>>, ArtifactError> {
-    let path = path.as_ref().to_path_buf();
-    let source = ParquetSource::open(&path)?;
-    let info: NeighboursInfo = source.details(LISTS)?;
-    let [_, items, _] = info.of.columns();
-    let is_list = |i: usize, name: &str| {
-        let field = source.schema().fields().get(i);
-        field.is_some_and(|f| f.name() == name && matches!(f.data_type(), DataType::List(_)))
-    };
-    if !is_list(1, items) || !is_list(2, "cosine_similarity") {
-        return Err(source.corrupt(format!("expected an id, `{items}` and `cosine_similarity`")));
+    ListFile::open(path.as_ref())?.rows(rows, batch_users)
+}
+
+/// A [`NeighbourFormat::Parquet`] file, open to be read.
+#[derive(Debug)]
+pub(crate) struct ListFile {
+    pub(crate) source: ParquetSource,
+    info: NeighboursInfo,
+}
+
+impl ListFile {
+    /// Opens a file and looks at its columns.
+    ///
+    /// # Errors
+    /// As [`read_lists`].
+    pub(crate) fn open(path: &Path) -> Result<Self, ArtifactError> {
+        let source = ParquetSource::open(path)?;
+        let info: NeighboursInfo = source.details(LISTS)?;
+        let [_, items, _] = info.of.columns();
+        let is_list = |i: usize, name: &str| {
+            let field = source.schema().fields().get(i);
+            field.is_some_and(|f| f.name() == name && matches!(f.data_type(), DataType::List(_)))
+        };
+        if !is_list(1, items) || !is_list(2, "cosine_similarity") {
+            return Err(source.corrupt(format!("expected an id, `{items}` and `cosine_similarity`")));
+        }
+        Ok(Self { source, info })
     }
-    let batch_users = batch_users.min((source.largest_group() / 8).max(8));
-    let batches = source.batches(rows, batch_users)?;
-    Ok(batches.map(move |batch| {
-        let batch = batch?;
-        let corrupt = |reason: &str| ArtifactError::Corrupt { path: path.clone(), reason: reason.to_string() };
-        let mut table = NeighbourTable::new(&info);
-        let (items, scores) = (batch.column(1).as_list::<i32>(), batch.column(2).as_list::<i32>());
-        let lengths = |list: &ListArray| list.offsets().windows(2).map(|w| (w[1] - w[0]) as usize).collect::<Vec<_>>();
-        if lengths(items) != lengths(scores) {
-            return Err(corrupt("`item_ids` and `cosine_similarity` have lists of unlike lengths"));
-        }
-        for length in lengths(items) {
-            table.offsets.push(table.offsets[table.offsets.len() - 1] + length);
-        }
-        let total = table.offsets[table.offsets.len() - 1];
-        let slice = |list: &ListArray| list.values().slice(list.offsets()[0] as usize, total);
-        let floats = slice(scores);
-        let floats = floats
-            .as_primitive_opt::<Float32Type>()
-            .filter(|f| f.null_count() == 0)
-            .ok_or_else(|| corrupt("`cosine_similarity` is not a list of 32-bit floats"))?;
-        table.scores.extend_from_slice(floats.values());
-        table.users.extend_from_array(batch.column(0)).map_err(|e| e.in_file(&path, "user_id"))?;
-        table.items.extend_from_array(&slice(items)).map_err(|e| e.in_file(&path, "item_ids"))?;
-        Ok(table)
-    }))
+
+    /// The same file, which another thread can read at the same time.
+    pub(crate) fn apart(&self) -> Result<Self, ArtifactError> {
+        Ok(Self { source: self.source.apart()?, info: self.info.clone() })
+    }
+
+    /// Streams some rows in batches of `batch_users`, as [`read_lists`] does.
+    ///
+    /// # Errors
+    /// As [`read_lists`].
+    pub(crate) fn rows(
+        &self,
+        rows: std::ops::Range<u64>,
+        batch_users: usize,
+    ) -> Result<impl Iterator<Item = Result<NeighbourTable, ArtifactError>> + use<>, ArtifactError> {
+        let Self { source, info } = self;
+        let (path, info) = (source.path().to_path_buf(), info.clone());
+        let batch_users = batch_users.min((source.largest_group() / 8).max(8));
+        let batches = source.batches(rows, batch_users)?;
+        Ok(batches.map(move |batch| {
+            let batch = batch?;
+            let corrupt = |reason: &str| ArtifactError::Corrupt { path: path.clone(), reason: reason.to_string() };
+            let mut table = NeighbourTable::new(&info);
+            let (items, scores) = (batch.column(1).as_list::<i32>(), batch.column(2).as_list::<i32>());
+            let lengths =
+                |list: &ListArray| list.offsets().windows(2).map(|w| (w[1] - w[0]) as usize).collect::<Vec<_>>();
+            if lengths(items) != lengths(scores) {
+                return Err(corrupt("`item_ids` and `cosine_similarity` have lists of unlike lengths"));
+            }
+            for length in lengths(items) {
+                table.offsets.push(table.offsets[table.offsets.len() - 1] + length);
+            }
+            let total = table.offsets[table.offsets.len() - 1];
+            let slice = |list: &ListArray| list.values().slice(list.offsets()[0] as usize, total);
+            let floats = slice(scores);
+            let floats = floats
+                .as_primitive_opt::<Float32Type>()
+                .filter(|f| f.null_count() == 0)
+                .ok_or_else(|| corrupt("`cosine_similarity` is not a list of 32-bit floats"))?;
+            table.scores.extend_from_slice(floats.values());
+            table.users.extend_from_array(batch.column(0)).map_err(|e| e.in_file(&path, "user_id"))?;
+            table.items.extend_from_array(&slice(items)).map_err(|e| e.in_file(&path, "item_ids"))?;
+            Ok(table)
+        }))
+    }
 }
 
 /// Loads a [`NeighbourFormat::ParquetLong`] file. It holds no users without neighbours.

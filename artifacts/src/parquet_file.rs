@@ -359,6 +359,22 @@ impl ParquetSource {
         Ok(Self { path: path.to_path_buf(), file, metadata })
     }
 
+    /// The same file with a place of its own to read at, so that two threads can read at the same time. It is the file
+    /// that was opened, whatever lies at its path by now.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`].
+    pub(crate) fn apart(&self) -> Result<Self, ArtifactError> {
+        let opened = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.file));
+        let file = File::open(opened).map_err(io_error("open again", &self.path))?;
+        Ok(Self { path: self.path.clone(), file, metadata: self.metadata.clone() })
+    }
+
+    /// The file's path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Number of rows, according to the footer.
     pub fn rows(&self) -> u64 {
         self.metadata.metadata().file_metadata().num_rows().max(0) as u64

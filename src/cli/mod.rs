@@ -28,6 +28,7 @@ pub mod report;
 mod rollback;
 mod run;
 mod runs;
+mod serve;
 mod similar;
 mod summary;
 mod synth;
@@ -115,6 +116,8 @@ pub enum Command {
     Similar(similar::Opts),
     /// All stages in order; what is complete and current is skipped.
     Run(run::Opts),
+    /// Serve the published run over HTTP: lists of the night, unknown users, similar items.
+    Serve(serve::Opts),
     /// Check that a run folder is complete, whole, and of one piece.
     Verify(verify::Opts),
     /// Ask the gates about a run whose stages are all done, and point `latest` at it.
@@ -162,6 +165,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Lookup(opts) => lookup::run(opts),
         Command::Similar(opts) => similar::run(opts, quiet),
         Command::Run(opts) => run::run(opts, quiet),
+        Command::Serve(opts) => serve::run(opts),
         Command::Verify(opts) => verify::run(opts),
         Command::Publish(opts) => publish::run(opts, quiet),
         Command::Rollback(opts) => rollback::run(opts),

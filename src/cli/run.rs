@@ -8,6 +8,7 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::path::{Path, PathBuf};
 use twotower_pipeline::error::PipelineError;
+use twotower_pipeline::results::metrics_text::NightMetrics;
 use twotower_pipeline::results::summary::Summary;
 use twotower_pipeline::run::dir::RunDir;
 use twotower_pipeline::run::list::predecessor_of;
@@ -34,6 +35,9 @@ use twotower_pipeline::stages::train::TrainOptions;
   twotower run --run runs/2026-02-04 --accept coverage
   # all stages and gates, and `latest` stays
   twotower run --run runs/try-1 --no-publish --set train.epochs=20
+  # for node exporter's textfile collector
+  twotower run --run runs/2026-02-05 \\
+      --metrics-file /var/lib/node_exporter/twotower.prom
 A run that was stopped goes on when the same command is given again. The link
 `latest` beside the run folder points to the last complete run that passed its
 gates.")]
@@ -63,6 +67,10 @@ pub struct Opts {
     /// previous` takes it.
     #[arg(long)]
     no_publish: bool,
+    /// Write what the night did to this file at its end, also of one that failed: Prometheus' text form, for the
+    /// textfile collector of node exporter.
+    #[arg(long, value_name = "FILE", env = "TWOTOWER_METRICS_FILE")]
+    metrics_file: Option<PathBuf>,
 }
 
 /// The names of gates, as typed.
@@ -103,6 +111,22 @@ fn earlier(job: &Job, typed: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
 
 /// Runs the subcommand.
 pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
+    let (mut night, mut summary) = (NightMetrics::begin(), None);
+    let (file, folder) = (opts.metrics_file.clone(), opts.job.run.clone());
+    let ended = run_night(opts, quiet, &mut night, &mut summary);
+    if let Some(file) = &file {
+        let run = RunDir::named(&folder).unwrap_or_else(|_| RunDir::new(&folder));
+        let code = ended.as_ref().map_or_else(super::exit_code, |()| 0);
+        if let Err(error) = night.write(file, &run, code, summary.as_ref()) {
+            // The night's work is worth more than what is told of it.
+            tracing::warn!("run: --metrics-file: {error}");
+        }
+    }
+    ended
+}
+
+/// All of a night, counted in `night` and summed up in `shown`.
+fn run_night(opts: Opts, quiet: bool, night: &mut NightMetrics, shown: &mut Option<Summary>) -> anyhow::Result<()> {
     let flags = [given("recall.fused", opts.fused.then_some(true)), opts.since.setting()];
     let context = opts.job.context(flags.into_iter().flatten().collect(), quiet)?;
     let update_from = earlier(&context, opts.update_from.as_deref())?;
@@ -124,6 +148,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     let mut checked = false;
     let ended = run_all(&context, &options, |stage, outcome| {
         checked |= stage == Stage::Check;
+        night.add(stage, outcome);
         if opts.job.json {
             stages.push(outcome_json(stage.name(), outcome, take_peak_rss_mib()));
         } else {
@@ -159,5 +184,6 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
             _ => {}
         }
     }
+    *shown = summary;
     ended
 }

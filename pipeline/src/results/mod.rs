@@ -3,8 +3,11 @@
 
 pub mod advice;
 pub mod compare;
+pub mod metrics_text;
 pub mod nearest;
+pub mod newcomer;
 pub mod plot;
+pub mod served;
 pub mod similar;
 pub mod summary;
 mod titles;

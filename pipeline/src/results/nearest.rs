@@ -29,7 +29,7 @@ pub struct ShownItem {
 
 /// All items of a run, searched by exact search.
 pub struct NearestItems {
-    catalogue: Catalogue,
+    pub(super) catalogue: Catalogue,
     index: Box<dyn ItemIndex>,
     eligible: Eligibility,
 }

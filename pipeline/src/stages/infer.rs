@@ -388,7 +388,7 @@ impl Drop for Embedder<'_> {
 const NORM_TOLERANCE: f32 = twotower_artifacts::vectors::NORM_TOLERANCE as f32;
 
 /// The first row of `vectors` whose norm is not 1, with its norm.
-fn without_direction(vectors: &[f32], dim: usize) -> Option<(usize, f32)> {
+pub(crate) fn without_direction(vectors: &[f32], dim: usize) -> Option<(usize, f32)> {
     const LANES: usize = 8;
     vectors.chunks_exact(dim).enumerate().find_map(|(row, vector)| {
         // Sums side by side, which the compiler turns into vector instructions.

@@ -9,7 +9,7 @@ use crate::timeline::intervals;
 use crate::timeline::of_run::RunTimeline;
 use twotower_artifacts::codes::GROUP_ROWS;
 use twotower_artifacts::{
-    CodeBatch, Column, Detail, FieldShape, Histories, Ids, Interactions, Manifest, Side, TickUnit, TowerSchema,
+    CodeBatch, Column, Detail, FieldShape, Histories, Ids, Interactions, Manifest, Ragged, Side, TickUnit, TowerSchema,
 };
 use twotower_encoders::EncoderState;
 use twotower_models::examples::TrainingSet;
@@ -53,7 +53,7 @@ impl Dataset {
 }
 
 /// The code of every item id. They are looked up a row group at a time, for an array of text holds no more than 2 GiB.
-fn item_codes(state: &EncoderState, ids: &Ids) -> Result<Vec<u32>, PipelineError> {
+pub(crate) fn item_codes(state: &EncoderState, ids: &Ids) -> Result<Vec<u32>, PipelineError> {
     let mut codes = Vec::with_capacity(ids.len());
     for first in (0..ids.len()).step_by(GROUP_ROWS) {
         codes.extend(state.item_codes(&ids.to_array(first..ids.len().min(first + GROUP_ROWS)))?);
@@ -122,6 +122,25 @@ pub struct NewestItems {
     pub times: Vec<i64>,
 }
 
+/// Appends the end of a history to the column of a sequence. `items` are rows of `item_codes`, oldest first; `times`, one
+/// for each item in ticks of `unit`, are looked at where the sequence has intervals.
+pub(crate) fn push_sequence(
+    shape: &FieldShape,
+    items: &[u32],
+    times: &[i64],
+    item_codes: &[u32],
+    unit: Option<TickUnit>,
+    ragged: &mut Ragged,
+) {
+    let FieldShape::Sequence { max_len, intervals, .. } = shape else { return };
+    let first = items.len() - items.len().min(*max_len as usize);
+    ragged.push_row(items[first..].iter().map(|item| item_codes[*item as usize]));
+    // Where there are intervals, there is a unit: who loads the times has seen to it.
+    if let (Some(intervals), Some(unit)) = (intervals, unit) {
+        intervals.scale(&times[first..], unit, &mut ragged.times);
+    }
+}
+
 /// The most recent items of users, as codes, with their times where a sequence has intervals.
 pub struct History {
     timeline: RunTimeline,
@@ -173,17 +192,12 @@ impl History {
         let timed = schema.fields.iter().any(|field| field.shape.intervals().is_some());
         let users = self.find(first, ids, if timed { Detail::Times } else { Detail::Items }, found)?;
         for (field, column) in schema.fields.iter().zip(&mut codes.columns) {
-            if let (FieldShape::Sequence { max_len, intervals, .. }, Column::Ragged(ragged)) = (&field.shape, column) {
+            if let (FieldShape::Sequence { .. }, Column::Ragged(ragged)) = (&field.shape, column) {
                 ragged.clear();
                 for user in &users {
                     let events = user.map_or(0..0, |user| found.events(user));
-                    let last = events.end - events.len().min(*max_len as usize)..events.end;
-                    let items = &found.items[last.clone()];
-                    ragged.push_row(items.iter().map(|item| self.item_codes[*item as usize]));
-                    // Where there are intervals, there is a unit: `load` has seen to it.
-                    if let (Some(intervals), Some(unit)) = (intervals, self.unit) {
-                        intervals.scale(&found.times[last], unit, &mut ragged.times);
-                    }
+                    let times = found.times.get(events.clone()).unwrap_or_default();
+                    push_sequence(&field.shape, &found.items[events], times, &self.item_codes, self.unit, ragged);
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! What a user must not get: items seen, the catalogue's allow and deny lists, and pairs by table.
 
-use crate::config::{ListTable, PairTable, RecallSettings};
+use crate::config::{ListTable, PairTable, RecallConfig, RecallSettings};
 use crate::error::PipelineError;
 use crate::rows::bad_rows::readable_ids;
 use crate::rows::columns::read_batches;
@@ -18,8 +18,9 @@ use crate::timeline::counts::{ExclusionCounts, ListCounts, PairCounts};
 use crate::timeline::dataset::encoded_ids;
 use crate::timeline::of_run::{self, RunTimeline};
 use crate::timeline::pair_store::{PairStore, PairStoreBuilder};
+use crate::watch::cancel::Cancel;
 use std::path::Path;
-use twotower_artifacts::{ArtifactError, Detail, Fingerprint, Histories, Id, IdKind, Ids, Ragged, Side};
+use twotower_artifacts::{ArtifactError, Detail, Fingerprint, Histories, Id, IdKind, Ids, Manifest, Ragged, Side};
 use twotower_index::Eligibility;
 use twotower_tables::{Table, TableSpec, id_column_as};
 
@@ -112,7 +113,7 @@ impl Exclusion {
     ) -> Result<Self, PipelineError> {
         let recall = &context.config.recall;
         let list = |name, table: &Option<ListTable>| -> Result<Option<List>, PipelineError> {
-            table.as_ref().map(|table| read_list(context, name, table, catalogue)).transpose()
+            table.as_ref().map(|table| read_list(&context.cancel, name, table, catalogue)).transpose()
         };
         let seen = recall.exclude_seen.then(|| SeenItems::open(context, at_rows, catalogue)).transpose()?;
         let pairs = recall.exclusions.as_ref().map(|table| read_pairs(context, table, users, catalogue, dir));
@@ -120,6 +121,25 @@ impl Exclusion {
         let exclusion = Self { seen, pairs, allow: list(ALLOW, &recall.allow)?, deny: list(DENY, &recall.deny)? };
         exclusion.warnings().iter().for_each(|warning| tracing::warn!("recall: {warning}"));
         Ok(exclusion)
+    }
+
+    /// The job's lists of items alone, as they are read for results that were made of `made`.
+    ///
+    /// # Errors
+    /// Any table error; [`PipelineError::Mismatch`] for other lists than those of the results.
+    pub fn lists(recall: &RecallConfig, made: &Manifest, catalogue: &IdIndex) -> Result<Self, PipelineError> {
+        let cancel = Cancel::default();
+        let list = |name, table: &Option<ListTable>| -> Result<Option<List>, PipelineError> {
+            let now = table.as_ref().map(|table| Table::open(name, &table.source)).transpose()?;
+            let now = now.map(|table| table.fingerprint());
+            if now.as_ref() != made.inputs.get(name) {
+                return Err(PipelineError::Mismatch(format!(
+                    "the table of `recall.{name}` is not the one that the results were made with, so that other items would be left out; give the job as it was, or run `twotower run`"
+                )));
+            }
+            table.as_ref().map(|table| read_list(&cancel, name, table, catalogue)).transpose()
+        };
+        Ok(Self { seen: None, pairs: None, allow: list(ALLOW, &recall.allow)?, deny: list(DENY, &recall.deny)? })
     }
 
     /// The catalogue rows that may be returned to anybody.
@@ -347,8 +367,8 @@ fn read_pairs<S>(
     Ok(Pairs { store, counts, some_users })
 }
 
-fn read_list<S>(
-    context: &Context<S>,
+fn read_list(
+    cancel: &Cancel,
     name: &'static str,
     spec: &ListTable,
     catalogue: &IdIndex,
@@ -356,7 +376,7 @@ fn read_list<S>(
     let table = Table::open(name, &spec.source)?;
     let (mut listed, mut counts) = (vec![false; catalogue.ids().len()], ListCounts::default());
     let mut unknown = SomeIds::default();
-    for batch in read_batches("recall", &table, std::slice::from_ref(&spec.item), 0..table.rows()?, &context.cancel)? {
+    for batch in read_batches("recall", &table, std::slice::from_ref(&spec.item), 0..table.rows()?, cancel)? {
         for id in id_column_as(&batch?, &spec.item, catalogue.ids().kind())?.iter() {
             counts.rows += 1;
             counts.example.get_or_insert_with(|| id.quoted());

@@ -40,7 +40,7 @@ pub fn keep_batches() {
 /// Gives what is kept back to the kernel, so that a part starts as the first one did: gaps between
 /// buffers of unlike sizes otherwise add up over hours of parts.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-pub(crate) fn give_back() {
+pub fn give_back() {
     unsafe extern "C" {
         fn malloc_trim(pad: usize) -> c_int;
     }
