@@ -7,6 +7,7 @@ use twotower_encoders::EncoderError;
 use twotower_index::IndexError;
 use twotower_models::ModelError;
 use twotower_queries::QueryError;
+use twotower_sinks::SinkError;
 use twotower_synth::SynthError;
 use twotower_tables::TableError;
 
@@ -120,6 +121,9 @@ pub enum PipelineError {
     /// Querying interactions.
     #[error(transparent)]
     Query(#[from] QueryError),
+    /// Writing to a database.
+    #[error("export-results: {0}")]
+    Sink(#[from] SinkError),
     /// Generating synthetic data.
     #[error(transparent)]
     Synth(#[from] SynthError),
@@ -176,6 +180,7 @@ impl PipelineError {
             Self::Model(e) => e.category(),
             Self::Index(e) => e.category(),
             Self::Query(e) => e.category(),
+            Self::Sink(e) => e.category(),
             Self::Synth(e) => e.category(),
         }
     }

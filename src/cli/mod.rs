@@ -15,6 +15,7 @@ mod demo;
 mod doctor;
 mod encode_features;
 mod evaluate;
+mod export_results;
 mod infer;
 mod init;
 mod job;
@@ -108,6 +109,8 @@ pub enum Command {
     Publish(publish::Opts),
     /// Point `latest` at an earlier run.
     Rollback(rollback::Opts),
+    /// Write the lists of a run into Redis or PostgreSQL, and point its readers at them.
+    ExportResults(export_results::Opts),
     /// List or prune the runs of a folder.
     Runs(runs::Opts),
     /// Write a commented pipeline.toml from the columns of given files.
@@ -149,6 +152,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Verify(opts) => verify::run(opts),
         Command::Publish(opts) => publish::run(opts, quiet),
         Command::Rollback(opts) => rollback::run(opts),
+        Command::ExportResults(opts) => export_results::run(opts, quiet),
         Command::Runs(opts) => runs::run(opts),
         Command::Init(opts) => init::run(opts),
         Command::Doctor(opts) => doctor::run(opts),

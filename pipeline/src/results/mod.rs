@@ -3,6 +3,7 @@
 
 pub mod advice;
 pub mod compare;
+pub mod export;
 pub mod nearest;
 pub mod plot;
 pub mod similar;
