@@ -82,7 +82,7 @@ impl Stage {
                 if let Some(earlier) = options.changed_since.as_ref().filter(|_| side == Side::User) {
                     infer = infer.changed_since(earlier)?;
                 }
-                for shard in context.parts(None, || Ok(infer.rows()))? {
+                for shard in context.parts(None, |_| Ok(infer.rows()))? {
                     done(&infer.shard(shard)?);
                 }
             }
@@ -92,7 +92,7 @@ impl Stage {
                 if let Some(earlier) = &options.changed_since {
                     recall = recall.changed_since(earlier.clone());
                 }
-                for shard in context.parts(None, || recall.rows())? {
+                for shard in context.parts(None, |shard| recall.rows(shard))? {
                     done(&recall.shard(shard)?);
                 }
             }

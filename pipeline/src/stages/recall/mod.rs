@@ -114,14 +114,15 @@ impl<'a> Recall<'a> {
         Self { earlier: Some(earlier), ..self }
     }
 
-    /// Number of users.
+    /// Number of users of the whole table, as the vectors of a `shard` tell it, or those of all.
     ///
     /// # Errors
     /// Missing vector parts.
-    pub fn rows(&self) -> Result<u64, PipelineError> {
+    pub fn rows(&self, shard: Option<Shard>) -> Result<u64, PipelineError> {
+        let context = || shard.map_or("recall".to_string(), |shard| format!("recall shard {shard}"));
         match &self.raw {
             Some(users) => Ok(users.rows()),
-            None => Ok(Users::stored(self.context, None)?.rows()),
+            None => Ok(Users::stored(self.context, shard).map_err(|e| e.within(context()))?.rows()),
         }
     }
 
