@@ -32,8 +32,10 @@ mod similar;
 mod summary;
 mod synth;
 mod train;
+mod update_from;
 mod verify;
 mod vocab;
+mod watch;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -105,6 +107,8 @@ pub enum Command {
     Run(run::Opts),
     /// Check that a run folder is complete, whole, and of one piece.
     Verify(verify::Opts),
+    /// Show which parts of a run are done, at work, failed, lost or missing, and when they will be done.
+    Watch(watch::Opts),
     /// Ask the gates about a run whose stages are all done, and point `latest` at it.
     Publish(publish::Opts),
     /// Point `latest` at an earlier run.
@@ -150,6 +154,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Similar(opts) => similar::run(opts, quiet),
         Command::Run(opts) => run::run(opts, quiet),
         Command::Verify(opts) => verify::run(opts),
+        Command::Watch(opts) => watch::run(opts),
         Command::Publish(opts) => publish::run(opts, quiet),
         Command::Rollback(opts) => rollback::run(opts),
         Command::ExportResults(opts) => export_results::run(opts, quiet),

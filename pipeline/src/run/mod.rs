@@ -12,8 +12,10 @@ pub(crate) mod manifests;
 pub(crate) mod names;
 pub mod output_folder;
 pub(crate) mod records;
+pub mod shard_progress;
 pub(crate) mod stage;
 pub mod verify;
+pub mod watched;
 
 pub use stage::Stage;
 

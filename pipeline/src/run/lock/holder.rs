@@ -96,7 +96,8 @@ fn without_passwords(text: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-fn host() -> String {
+/// The name of this machine.
+pub fn host() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_string()
 }
 

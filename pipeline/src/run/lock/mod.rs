@@ -14,6 +14,7 @@ mod waiting;
 use crate::error::PipelineError;
 use crate::run::dir::{LATEST, RunDir};
 use crate::watch::cancel::Cancel;
+pub(crate) use holder::host;
 use holder::{Holder, describe};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::ErrorKind::{AlreadyExists, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
