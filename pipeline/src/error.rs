@@ -158,6 +158,15 @@ impl PipelineError {
         }
     }
 
+    /// The same error, for a command that takes a run as it is: what is missing there makes the run incomplete, and is not
+    /// made by giving the command again.
+    pub(crate) fn as_incomplete(self) -> Self {
+        match self {
+            missing @ Self::MissingInput { .. } => Self::Mismatch(missing.to_string()),
+            other => other,
+        }
+    }
+
     /// The exit-code category.
     pub fn category(&self) -> Category {
         match self {

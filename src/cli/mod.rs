@@ -49,7 +49,7 @@ use twotower_pipeline::watch::terminal::{JsonLog, Log, escape, escape_line};
 /// Batch two-tower recall: encode features, train two towers, embed every user, retrieve top-k items.
 ///
 /// Exit codes: 0 done, 2 bad usage or configuration, 3 bad input data, 4 artifacts that do not
-/// belong together, 5 a quality gate refused the result, 128 + its number stopped by a signal, 1 anything else.
+/// belong together or are not all there, 5 a quality gate refused the result, 128 + its number stopped by a signal, 1 anything else.
 #[derive(Debug, Parser)]
 #[command(name = "twotower", version, max_term_width = 110)]
 #[command(after_help = "Examples:

@@ -84,7 +84,8 @@ struct Lists {
 
 impl Lists {
     fn of(run: &RunDir, force: bool) -> Result<Self, PipelineError> {
-        let parts = complete_set(EXPORT, &run.recall(), "twotower recall")?;
+        let parts = complete_set(EXPORT, &run.recall(), "twotower recall");
+        let parts = parts.map_err(PipelineError::as_incomplete)?;
         if !force {
             require_passed(EXPORT, run)?;
         }
