@@ -64,6 +64,51 @@ fn parts_of_another_number_are_removed_only_once_latest_is_withdrawn() {
 }
 
 #[test]
+fn a_killed_shard_goes_on_from_its_last_complete_part() {
+    const CUT: &str = "--set run.part_users=200";
+    let runs = Runs::new("kills-shard");
+    let base = runs.folder("base", false);
+    let before = ["encode-features --run RUN", "train --run RUN", "infer --run RUN --side item"];
+    runs.complete(&before, &base);
+    for (stage, name) in [("infer --side user", "vectors/user"), ("recall", "recall"), ("recall --fused", "recall")] {
+        let line = |shard: u32| format!("{stage} --run RUN {CUT} --shard {shard}/2");
+        let whole = runs.folder("whole", false);
+        fixture::copy_all(&base, &whole);
+        runs.complete(&[&line(0), &line(1)], &whole);
+        let parts = fixture::results::files(&whole.join("run").join(name), "parquet");
+        assert_eq!(parts.len(), 8, "{stage}: 1,500 users in two shards of four parts");
+        let folder = runs.folder("killed", false);
+        fixture::copy_all(&base, &folder);
+        let ended = faults::run(runs.command(&line(0), &folder), faults::NONE, &folder);
+        let manifests = (1..).zip(&ended.calls).filter(|(_, call)| {
+            call.name == "rename" && call.path.contains("manifests") && call.path.ends_with("-of-00008.json")
+        });
+        // After the manifest of the second part.
+        let at = manifests.map(|(at, _)| at).nth(1).unwrap();
+        std::fs::remove_dir_all(folder.join("run")).unwrap();
+        fixture::copy_all(&base, &folder);
+        let killed = Fault { action: "kill-after", at };
+        let ended = faults::run(runs.command(&line(0), &folder), killed, &folder);
+        assert_eq!(ended.signal, Some(SIGKILL), "{stage}: {}", ended.finished.stderr);
+        let complete = faults::finished(&folder.join("run"), &faults::outputs(&whole.join("run")));
+        let output = runs.command(&format!("{} --json", line(0)), &folder).output().unwrap();
+        assert!(output.status.success(), "{stage}: {}", String::from_utf8_lossy(&output.stderr));
+        let answers = String::from_utf8(output.stdout).unwrap();
+        let answers = answers.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let answers: Vec<(String, bool)> =
+            answers.map(|a| (a["shard"].as_str().unwrap().to_string(), a["skipped"] == true)).collect();
+        let expected = (0..4).map(|part| (format!("{part}/8"), part < 2)).collect::<Vec<_>>();
+        assert_eq!(answers, expected, "{stage}");
+        runs.complete(&[&line(1)], &folder);
+        faults::assert_not_redone(&folder.join("run"), &complete, &faults::outputs(&whole.join("run")), stage);
+        faults::assert_same(&folder.join("run"), &faults::outputs(&whole.join("run")), stage);
+        if name != "recall" {
+            runs.complete(&[&line(0), &line(1)], &base);
+        }
+    }
+}
+
+#[test]
 fn a_night_killed_at_its_durable_calls_finishes_to_the_same_bytes() {
     assert!(killed_at_calls(&Runs::new("kills-night"), NIGHT, 24) >= 24);
 }

@@ -389,3 +389,23 @@ fn a_run_with_a_damaged_manifest_is_listed_as_incomplete() {
     job.ok("rollback");
     assert_eq!(job.latest(), "a");
 }
+
+#[test]
+fn single_stages_extend_the_previous_run_as_a_whole_run_does() {
+    let job = Job::small("runs-stages");
+    let log = job.ok("encode-features --run runs/none --update-from previous").stderr;
+    assert!(log.contains("encode-features: no run beside runs/none has passed its gates"), "{log}");
+    job.ok("run --run runs/a --quiet");
+    // An experiment is no previous run.
+    job.ok("run --run runs/b --update-from previous --no-publish --quiet");
+    for stage in ["encode-features", "train"] {
+        let log = job.ok(&format!("{stage} --run runs/c --update-from previous")).stderr;
+        assert!(log.contains(&format!("{stage}: starts from ")) && log.contains("runs/a"), "{log}");
+    }
+    for file in ["user_tower.onnx", "item_tower.onnx"] {
+        let bytes = |run: &str| std::fs::read(job.path(&format!("runs/{run}/towers/{file}"))).unwrap();
+        assert!(bytes("b") == bytes("c") && bytes("a") != bytes("c"), "{file}");
+    }
+    job.refused("train --run runs/c --update-from runs/a --from runs/a/towers", 2, &["cannot be used with"]);
+    job.refused("train --run runs/c --update-from runs/c", 2, &["is the folder of this run"]);
+}

@@ -155,6 +155,14 @@ impl ListFile {
     }
 }
 
+/// What a [`NeighbourFormat::Parquet`] file says of its lists.
+///
+/// # Errors
+/// As [`read_lists`].
+pub fn lists_info(path: impl AsRef<Path>) -> Result<NeighboursInfo, ArtifactError> {
+    ParquetSource::open(path.as_ref())?.details(LISTS)
+}
+
 /// Loads a [`NeighbourFormat::ParquetLong`] file. It holds no users without neighbours.
 ///
 /// # Errors

@@ -7,6 +7,7 @@ use twotower_encoders::EncoderError;
 use twotower_index::IndexError;
 use twotower_models::ModelError;
 use twotower_queries::QueryError;
+use twotower_sinks::SinkError;
 use twotower_stores::StoreError;
 use twotower_synth::SynthError;
 use twotower_tables::TableError;
@@ -124,6 +125,9 @@ pub enum PipelineError {
     /// Reaching an object store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Writing to a database.
+    #[error("export-results: {0}")]
+    Sink(#[from] SinkError),
     /// Generating synthetic data.
     #[error(transparent)]
     Synth(#[from] SynthError),
@@ -158,6 +162,15 @@ impl PipelineError {
         }
     }
 
+    /// The same error, for a command that takes a run as it is: what is missing there makes the run incomplete, and is not
+    /// made by giving the command again.
+    pub(crate) fn as_incomplete(self) -> Self {
+        match self {
+            missing @ Self::MissingInput { .. } => Self::Mismatch(missing.to_string()),
+            other => other,
+        }
+    }
+
     /// The exit-code category.
     pub fn category(&self) -> Category {
         match self {
@@ -181,6 +194,7 @@ impl PipelineError {
             Self::Index(e) => e.category(),
             Self::Query(e) => e.category(),
             Self::Store(e) => e.category(),
+            Self::Sink(e) => e.category(),
             Self::Synth(e) => e.category(),
         }
     }

@@ -119,7 +119,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     if let Some(earlier) = opts.since.resolve("infer", &job)? {
         infer = infer.changed_since(&earlier)?;
     }
-    for part in context.parts(shard, || Ok(infer.rows()))? {
+    for part in context.parts(shard, |_| Ok(infer.rows()))? {
         print_outcome("infer", &infer.shard(part)?, opts.job.json);
     }
     Ok(())

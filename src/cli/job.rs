@@ -108,8 +108,8 @@ pub fn given<T: Into<Value>>(key: &str, value: Option<T>) -> Option<Override> {
 #[derive(Debug, Args)]
 pub struct ShardOpts {
     /// Shard i of n, i counted from 0. Without it, i comes from TWOTOWER_SHARD, JOB_COMPLETION_INDEX
-    /// or SLURM_ARRAY_TASK_ID when --shards is given; else all of the table is done, in parts of
-    /// `run.part_users` rows.
+    /// or SLURM_ARRAY_TASK_ID when --shards is given; else all of the table is done. What is done is written in parts of
+    /// `run.part_users` rows at the most, and a stopped command keeps those that are complete.
     #[arg(long, value_name = "I/N")]
     pub shard: Option<String>,
     /// Number of shards, for an index from the environment.

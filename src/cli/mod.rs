@@ -16,6 +16,7 @@ mod doctor;
 mod encode_features;
 mod evaluate;
 mod export;
+mod export_results;
 mod infer;
 mod init;
 mod job;
@@ -33,8 +34,10 @@ mod similar;
 mod summary;
 mod synth;
 mod train;
+mod update_from;
 mod verify;
 mod vocab;
+mod watch;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -51,7 +54,7 @@ use twotower_pipeline::watch::terminal::{JsonLog, Log, escape, escape_line};
 /// Batch two-tower recall: encode features, train two towers, embed every user, retrieve top-k items.
 ///
 /// Exit codes: 0 done, 2 bad usage or configuration, 3 bad input data, 4 artifacts that do not
-/// belong together, 5 a quality gate refused the result, 128 + its number stopped by a signal, 1 anything else.
+/// belong together or are not all there, 5 a quality gate refused the result, 128 + its number stopped by a signal, 1 anything else.
 #[derive(Debug, Parser)]
 #[command(name = "twotower", version, max_term_width = 110)]
 #[command(after_help = "Examples:
@@ -120,10 +123,14 @@ pub enum Command {
     Serve(serve::Opts),
     /// Check that a run folder is complete, whole, and of one piece.
     Verify(verify::Opts),
+    /// Show which parts of a run are done, at work, failed, lost or missing, and when they will be done.
+    Watch(watch::Opts),
     /// Ask the gates about a run whose stages are all done, and point `latest` at it.
     Publish(publish::Opts),
     /// Point `latest` at an earlier run.
     Rollback(rollback::Opts),
+    /// Write the lists of a run into Redis or PostgreSQL, and point its readers at them.
+    ExportResults(export_results::Opts),
     /// List or prune the runs of a folder.
     Runs(runs::Opts),
     /// Write a commented pipeline.toml from the columns of given files.
@@ -167,8 +174,10 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Run(opts) => run::run(opts, quiet),
         Command::Serve(opts) => serve::run(opts),
         Command::Verify(opts) => verify::run(opts),
+        Command::Watch(opts) => watch::run(opts),
         Command::Publish(opts) => publish::run(opts, quiet),
         Command::Rollback(opts) => rollback::run(opts),
+        Command::ExportResults(opts) => export_results::run(opts, quiet),
         Command::Runs(opts) => runs::run(opts),
         Command::Init(opts) => init::run(opts),
         Command::Doctor(opts) => doctor::run(opts),

@@ -81,7 +81,7 @@ pub fn search(
     if let Some(earlier) = since.resolve("recall", job)? {
         recall = recall.changed_since(earlier);
     }
-    for part in context.parts(shard, || recall.rows())? {
+    for part in context.parts(shard, |shard| recall.rows(shard))? {
         print_outcome("recall", &recall.shard(part)?, json);
     }
     Ok(())

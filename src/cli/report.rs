@@ -59,7 +59,7 @@ pub fn tell_failure(error: &anyhow::Error, code: u8, json_log: bool) {
 }
 
 /// Writes a value to standard output, as JSON on a line: one of several.
-fn say_json_line(value: &Value) {
+pub fn say_json_line(value: &Value) {
     let line = value.to_string();
     write_out(|out| writeln!(out, "{}", escape_json(&line)));
 }

@@ -1,19 +1,18 @@
 //! `twotower run`.
 
-use super::changed_since::{PREVIOUS, SinceOpts};
+use super::changed_since::SinceOpts;
 use super::job::{JobOpts, given};
 use super::report::{error_json, outcome_json, print_outcome, say_json, take_peak_rss_mib};
 use super::summary;
+use super::update_from::UpdateFromOpts;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use twotower_pipeline::error::PipelineError;
 use twotower_pipeline::results::metrics_text::NightMetrics;
 use twotower_pipeline::results::summary::Summary;
 use twotower_pipeline::run::dir::RunDir;
-use twotower_pipeline::run::list::predecessor_of;
 use twotower_pipeline::run::{RunOptions, Stage, run_all};
-use twotower_pipeline::stages::Job;
 use twotower_pipeline::stages::encode::EncodeOptions;
 use twotower_pipeline::stages::gates::Gate;
 use twotower_pipeline::stages::train::TrainOptions;
@@ -47,10 +46,8 @@ pub struct Opts {
     /// Redo this stage and those after it.
     #[arg(long, value_parser = stages(), value_name = "STAGE")]
     from: Option<Stage>,
-    /// Extend an earlier run: its vocabularies keep their codes, its weights are the start. `previous` is the last run
-    /// beside this one that passed its gates; where there is none yet, this one starts afresh.
-    #[arg(long, value_name = "RUN|previous")]
-    update_from: Option<PathBuf>,
+    #[command(flatten)]
+    update: UpdateFromOpts,
     /// With --update-from: do not train, but take that run's towers. New values then count as unknown;
     /// the interactions only say which items a user has seen, and nothing is evaluated.
     #[arg(long, requires = "update_from")]
@@ -85,30 +82,6 @@ pub(super) fn stages() -> impl TypedValueParser<Value = Stage> {
     PossibleValuesParser::new(Stage::ALL.map(Stage::name)).try_map(named)
 }
 
-/// The earlier run that is to be extended, if there is one, and what is said of it.
-fn earlier(job: &Job, typed: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
-    let Some(typed) = typed else { return Ok(None) };
-    if typed == Path::new(PREVIOUS) {
-        let found = predecessor_of(&job.run)?.map(|run| run.root().to_path_buf());
-        match &found {
-            Some(run) => tracing::info!("run: starts from {}, the last run that passed its gates", run.display()),
-            None => {
-                tracing::info!("run: no run beside {} has passed its gates: starts afresh", job.run.root().display())
-            }
-        }
-        return Ok(found);
-    }
-    let named = RunDir::existing("run", typed)?;
-    if named.root().canonicalize().is_ok_and(|e| job.run.root().canonicalize().is_ok_and(|run| run == e)) {
-        return Err(PipelineError::usage(format!(
-            "--update-from {} is the folder of this run; name an earlier run, or `{PREVIOUS}`",
-            typed.display()
-        ))
-        .into());
-    }
-    Ok(Some(named.root().to_path_buf()))
-}
-
 /// Runs the subcommand.
 pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
     let (mut night, mut summary) = (NightMetrics::begin(), None);
@@ -129,7 +102,7 @@ pub fn run(opts: Opts, quiet: bool) -> anyhow::Result<()> {
 fn run_night(opts: Opts, quiet: bool, night: &mut NightMetrics, shown: &mut Option<Summary>) -> anyhow::Result<()> {
     let flags = [given("recall.fused", opts.fused.then_some(true)), opts.since.setting()];
     let context = opts.job.context(flags.into_iter().flatten().collect(), quiet)?;
-    let update_from = earlier(&context, opts.update_from.as_deref())?;
+    let update_from = opts.update.resolve("run", &context)?;
     let earlier = |folder| update_from.as_ref().map(|run| run.join(folder));
     if opts.no_train && update_from.is_none() {
         tracing::info!("run: there are no towers to take, so this run trains its own");

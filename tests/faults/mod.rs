@@ -178,7 +178,7 @@ pub const CHANGED: Scenario = Scenario {
     ],
 };
 
-/// Every stage by itself, users in two shards.
+/// Every stage by itself, users in two shards, one of whose stages cuts each in two parts.
 pub const SHARDS: Scenario = Scenario {
     name: "shards",
     lines: &[
@@ -187,8 +187,8 @@ pub const SHARDS: Scenario = Scenario {
         "infer --run RUN --side item",
         "infer --run RUN --side user --shard 0/2",
         "infer --run RUN --side user --shard 1/2",
-        "recall --run RUN --shard 0/2 --format jsonl",
-        "recall --run RUN --shard 1/2 --format jsonl",
+        "recall --run RUN --shard 0/2 --format jsonl --set run.part_users=400",
+        "recall --run RUN --shard 1/2 --format jsonl --set run.part_users=400",
         "evaluate --run RUN",
     ],
 };

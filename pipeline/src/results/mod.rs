@@ -3,6 +3,7 @@
 
 pub mod advice;
 pub mod compare;
+pub mod export;
 pub mod metrics_text;
 pub mod nearest;
 pub mod newcomer;

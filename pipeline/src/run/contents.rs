@@ -4,6 +4,7 @@ use crate::error::PipelineError;
 use crate::run::dir::RunDir;
 use crate::run::files;
 use crate::run::lock;
+use crate::run::shard_progress;
 use crate::stream::part_folder::{MANIFESTS, PartFolder};
 use crate::stream::parts::is_artifact;
 use crate::stream::row_hashes;
@@ -69,6 +70,7 @@ fn folders(run: &RunDir) -> Vec<PathBuf> {
         run.root().join(MANIFESTS),
         run.evaluation(),
         run.gates(),
+        run.root().join(shard_progress::FOLDER),
         run.root().to_path_buf(),
     ]
 }
@@ -89,6 +91,7 @@ pub fn stranger(run: &RunDir) -> Result<Option<PathBuf>, PipelineError> {
     let checkpoints = run.towers().join(files::towers::CHECKPOINTS);
     known.extend(["best.ckpt", "last.ckpt", "key.json"].map(|name| checkpoints.join(name)));
     let (folders, candidate) = (folders(run), run.towers().join(files::towers::CANDIDATE));
+    let progress = run.root().join(shard_progress::FOLDER);
     for folder in &folders {
         for (path, is_folder) in entries(folder)? {
             let name = path.file_name().unwrap_or_default();
@@ -98,7 +101,7 @@ pub fn stranger(run: &RunDir) -> Result<Option<PathBuf>, PipelineError> {
                     known.contains(&path)
                         || name == lock::NAME
                         || is_temp_name(name)
-                        || *folder == candidate
+                        || [&candidate, &progress].contains(&folder)
                         || is_left_over(&path)
                 }
             };

@@ -310,21 +310,41 @@ pub fn rollback(dir: &Path, to: Option<&str>) -> Result<Rollback, PipelineError>
     Ok(Rollback { from: now.map(|now| runs[now].name.clone()), to: to.name.clone() })
 }
 
-fn check_publishable(dir: &Path, run: &RunInfo) -> Result<(), PipelineError> {
-    let why = match (&run.gates, run.complete) {
-        (_, false) => "is not complete".to_string(),
-        (Checked::Passed { .. }, true) => return Ok(()),
-        (Checked::No, true) => "was not checked since it last changed".to_string(),
+/// Why a run is not one that passed its gates; nothing where it is.
+fn refusal(run: &RunInfo) -> Option<String> {
+    match (&run.gates, run.complete) {
+        (_, false) => Some("is not complete".to_string()),
+        (Checked::Passed { .. }, true) => None,
+        (Checked::No, true) => Some("was not checked since it last changed".to_string()),
         (Checked::Failed { gates }, true) => {
             let names: Vec<&str> = gates.iter().map(|gate| gate.name()).collect();
-            format!("was refused by the gates {}", names.join(", "))
+            Some(format!("was refused by the gates {}", names.join(", ")))
         }
-    };
+    }
+}
+
+fn check_publishable(dir: &Path, run: &RunInfo) -> Result<(), PipelineError> {
+    let Some(why) = refusal(run) else { return Ok(()) };
     let path = dir.join(&run.name);
     Err(PipelineError::Mismatch(format!(
         "rollback: {} {why}; `latest` stays as it is; `twotower publish --run {}` checks it",
         path.display(),
         path.display()
+    )))
+}
+
+/// Refuses a run that is not to leave its folder: one that is not complete or did not pass its gates, or that was made with
+/// `--no-publish`.
+///
+/// # Errors
+/// [`PipelineError::Mismatch`] with the reason and the next step.
+pub(crate) fn require_passed(command: &str, run: &RunDir) -> Result<(), PipelineError> {
+    let info = look_at(run, false);
+    let experiment = info.experiment.then(|| "was made with --no-publish".to_string());
+    let Some(why) = refusal(&info).or(experiment) else { return Ok(()) };
+    let path = run.root().display();
+    Err(PipelineError::Mismatch(format!(
+        "{command}: {path} {why}; `twotower publish --run {path}` asks its gates, or give --force to take its lists as they are"
     )))
 }
 

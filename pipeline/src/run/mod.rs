@@ -13,8 +13,10 @@ pub mod mirror;
 pub(crate) mod names;
 pub mod output_folder;
 pub(crate) mod records;
+pub mod shard_progress;
 pub(crate) mod stage;
 pub mod verify;
+pub mod watched;
 
 pub use stage::Stage;
 
@@ -83,7 +85,7 @@ impl Stage {
                 if let Some(earlier) = options.changed_since.as_ref().filter(|_| side == Side::User) {
                     infer = infer.changed_since(earlier)?;
                 }
-                for shard in context.parts(None, || Ok(infer.rows()))? {
+                for shard in context.parts(None, |_| Ok(infer.rows()))? {
                     done(&infer.shard(shard)?);
                 }
             }
@@ -93,7 +95,7 @@ impl Stage {
                 if let Some(earlier) = &options.changed_since {
                     recall = recall.changed_since(earlier.clone());
                 }
-                for shard in context.parts(None, || recall.rows())? {
+                for shard in context.parts(None, |shard| recall.rows(shard))? {
                     done(&recall.shard(shard)?);
                 }
             }
@@ -190,10 +192,15 @@ pub fn run_all(
 /// Asks the gates about a run whose stages were done one by one, such as in shards, and points `latest` at it.
 ///
 /// # Errors
-/// Those of the gates; results that are not what their manifests say; [`PipelineError::InUse`] when another process
+/// Those of the gates; [`PipelineError::Mismatch`] for a run that lacks a stage or a shard, which the same command again
+/// does not mend, and for results that are not what their manifests say; [`PipelineError::InUse`] when another process
 /// works in the run's folder.
 pub fn publish(context: &Job, accept: &[Gate]) -> Result<Outcome, PipelineError> {
     let _lock = RunLock::take(&context.run, Access::Sole)?;
+    publish_complete(context, accept).map_err(PipelineError::as_incomplete)
+}
+
+fn publish_complete(context: &Job, accept: &[Gate]) -> Result<Outcome, PipelineError> {
     // The shards were made at other times, maybe by other machines.
     let recalled = complete_set("publish", &context.run.recall(), "twotower recall")?;
     for part in &recalled {

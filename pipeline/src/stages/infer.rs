@@ -13,6 +13,8 @@ use crate::run::details::{IdRange, InferDetails, PartDetails, TakenDetails};
 use crate::run::files::towers as files;
 use crate::run::names::{inputs, rows};
 use crate::run::output_folder::OutputFolder;
+use crate::run::shard_progress::{ShardProgress, recorded};
+use crate::run::stage::Stage;
 use crate::stages::earlier::{EarlierParts, EarlierRun, WINDOW_BYTES};
 use crate::stages::encode_warnings;
 use crate::stages::encoded::EncoderFolder;
@@ -459,7 +461,19 @@ impl<'a> Infer<'a> {
     /// Any table, encoder, engine or I/O error, said to have happened in the shard.
     pub fn shard(&self, shard: Shard) -> Result<Outcome, PipelineError> {
         let name = format!("infer {} shard {shard}", self.context.config.side);
-        self.context.during(&name, || infer_shard(self, shard)).map_err(|e| e.within(name))
+        let work = || self.context.during(&name, || infer_shard(self, shard)).map_err(|e| e.within(&name));
+        if self.is_of_run {
+            recorded(&self.context.run, stage_of(self.context.config.side), shard, work)
+        } else {
+            work()
+        }
+    }
+}
+
+fn stage_of(side: Side) -> Stage {
+    match side {
+        Side::User => Stage::InferUsers,
+        Side::Item => Stage::InferItems,
     }
 }
 
@@ -505,6 +519,8 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
     let batches = plan.width.in_flight + writer.kept(plan.batch_rows);
     embedding.spare.reserve(batches, || Vec::with_capacity(plan.batch_rows * embedding.dim));
     let mut bar = context.progress.bar(&format!("infer {side}"), range.end - range.start, "rows");
+    let seen = || ShardProgress::begin(&context.run, stage_of(side), shard, &range, total);
+    let mut seen = is_of_run.then(seen);
     let (mut encoded, mut ids, mut written) = (EncodeCounts::default(), IdRange::default(), 0);
     let mut taken = earlier.as_ref().map(|parts| TakenDetails::of(parts.run(), parts.fingerprint()));
     let window = |parts| changed::window(parts, embedding.dim, &range, total, &context.cancel);
@@ -540,6 +556,9 @@ fn infer_shard(stage: &Infer<'_>, shard: Shard) -> Result<Outcome, PipelineError
             embedding.spare.give(writer.spare());
             encoded.merge(&embedded.counts);
             bar.advance(embedded.ids.len() as u64);
+            if let Some(seen) = &mut seen {
+                seen.advance(embedded.ids.len() as u64);
+            }
             Ok(())
         },
     )?;

@@ -108,20 +108,24 @@ impl<S> Context<S> {
         work()
     }
 
-    /// The parts of a table of `rows` rows that are to be done: the `chosen` shard, or all of the table in parts of
-    /// `run.part_users` rows. Before each part, memory that is out of use is given back.
+    /// The parts that are to be done: of the `chosen` shard of a table of `rows` rows, or of all of it; each of
+    /// `run.part_users` rows at the most. Before each part, memory that is out of use is given back.
     ///
     /// # Errors
-    /// Those of `rows`, which a chosen shard does not ask for: other shards may not be there yet.
+    /// Those of `rows`, which is given the chosen shard: others may not be there yet.
     pub fn parts(
         &self,
         chosen: Option<Shard>,
-        rows: impl FnOnce() -> Result<u64, PipelineError>,
+        rows: impl FnOnce(Option<Shard>) -> Result<u64, PipelineError>,
     ) -> Result<Parts, PipelineError> {
-        let parts = match chosen {
-            Some(shard) => vec![shard],
-            None => Shard::all(rows()?, self.execution.part_users).collect(),
-        };
+        let shard = chosen.unwrap_or(Shard::WHOLE);
+        let parts: Vec<Shard> = shard.parts(rows(chosen)?, self.execution.part_users).collect();
+        if let (Some(shard), true) = (chosen, parts.len() > 1) {
+            tracing::info!(
+                "shard {shard} is done in {} parts, of which a stopped command keeps the complete ones",
+                parts.len()
+            );
+        }
         Ok(parts.into_iter().inspect(|_| allocator::give_back()))
     }
 

@@ -74,11 +74,15 @@ impl Shard {
         [(Self::INDEX_SETTING, self.index.into()), ("shards", self.count.into())]
     }
 
-    /// All shards of a table of `rows` rows, such that none has many more than `most` rows; a single one where `most`
-    /// is 0.
-    pub(crate) fn all(rows: u64, most: u64) -> impl Iterator<Item = Self> {
-        let count = rows.checked_div(most).map_or(1, |_| rows.div_ceil(most).clamp(1, MOST_SHARDS.into()) as u32);
-        (0..count).map(move |index| Self { index, count })
+    /// The parts that this shard of a table of `rows` rows is cut into, such that none has many more than `most` rows:
+    /// shards of a larger number, which together hold the same rows; the shard itself where `most` is 0. Shards of one
+    /// number are cut alike.
+    pub(crate) fn parts(self, rows: u64, most: u64) -> impl Iterator<Item = Self> {
+        let largest = rows.div_ceil(self.count.into());
+        let room = u64::from(MOST_SHARDS / self.count).max(1);
+        let each = largest.checked_div(most).map_or(1, |_| largest.div_ceil(most).clamp(1, room)) as u32;
+        let (first, count) = (self.index * each, self.count * each);
+        (first..first + each).map(move |index| Self { index, count })
     }
 
     /// Parses `i/n`.
@@ -188,7 +192,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn shards_are_disjoint_cover_all_rows_and_are_balanced(rows in 0u64..200_000_000, n in 1u32..200) {
+        fn shards_are_disjoint_cover_all_rows_and_are_balanced(
+            rows in 0u64..200_000_000,
+            n in 1u32..200,
+            most in prop_oneof![Just(0), 100_000u64..20_000_000],
+        ) {
             let mut next = 0;
             for index in 0..n {
                 let range = Shard::new(index, n).unwrap().range(rows);
@@ -199,6 +207,12 @@ mod tests {
                     prop_assert_eq!(Shard::holding(range.start, rows, n), index);
                     prop_assert_eq!(Shard::holding(range.end - 1, rows, n), index);
                 }
+                let parts: Vec<Shard> = Shard::new(index, n).unwrap().parts(rows, most).collect();
+                prop_assert_eq!(parts[0].range(rows).start, range.start);
+                prop_assert_eq!(parts[parts.len() - 1].range(rows).end, range.end);
+                prop_assert!(parts.windows(2).all(|two| two[0].range(rows).end == two[1].range(rows).start));
+                prop_assert!(most == 0 || parts.iter().all(|part| part.range(rows).count() as u64 <= most + 1));
+                prop_assert!(parts.iter().all(|part| part.count == n * parts.len() as u32));
                 next = range.end;
             }
             prop_assert_eq!(next, rows);

@@ -25,7 +25,12 @@ impl Holder {
     /// This process.
     pub fn own() -> Self {
         let command: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
-        Self { pid: std::process::id(), host: host(), since: clock::now(), command: command.join(" ") }
+        Self {
+            pid: std::process::id(),
+            host: host(),
+            since: clock::now(),
+            command: without_passwords(&command.join(" ")),
+        }
     }
 
     /// The holders that a lock's file names, without processes that are known to have ended.
@@ -84,6 +89,35 @@ pub fn describe(lock: &Path) -> String {
     )
 }
 
-fn host() -> String {
+/// Text in which no URL has a password: what stands before the host is left out.
+fn without_passwords(text: &str) -> String {
+    let words = text.split(' ').map(|word| match word.split_once("://") {
+        Some((scheme, rest)) => match rest.rsplit_once('@') {
+            Some((_, host)) => format!("{scheme}://***@{host}"),
+            None => word.to_string(),
+        },
+        None => word.to_string(),
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// The name of this machine.
+pub fn host() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_in_urls_are_left_out_of_what_others_read() {
+        for (command, left) in [
+            ("a --to redis://:pass@h:1/2 --run r", "a --to redis://***@h:1/2 --run r"),
+            ("a --to=postgres://u:p@ss@h/d", "a --to=postgres://***@h/d"),
+            ("a --to redis://h user@host", "a --to redis://h user@host"),
+        ] {
+            assert_eq!(without_passwords(command), left);
+        }
+    }
 }

@@ -16,6 +16,7 @@ use crate::error::PipelineError;
 use crate::run::dir::{LATEST, RunDir};
 use crate::run::mirror;
 use crate::watch::cancel::Cancel;
+pub(crate) use holder::host;
 use holder::{Holder, describe};
 use remote::Remote;
 use std::fs::{File, OpenOptions, TryLockError};

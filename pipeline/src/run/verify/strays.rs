@@ -2,6 +2,7 @@
 
 use super::Check;
 use crate::run::files::towers as files;
+use crate::run::shard_progress;
 use crate::stream::part_folder::{MANIFESTS, file_name};
 use crate::stream::row_hashes;
 use crate::stream::sample;
@@ -28,6 +29,7 @@ impl Check<'_> {
                 // A link is noted, never followed.
                 let is_folder = path.symlink_metadata().is_ok_and(|m| m.is_dir());
                 match is_folder {
+                    true if path == self.run.root().join(shard_progress::FOLDER) => {}
                     true if self.is_ours(&path) => folders.push(path),
                     _ if self.known.contains(&path) => {}
                     _ => self.found.notes.push(format!("{}: {}", path.display(), explain(&path))),

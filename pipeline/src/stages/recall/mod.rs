@@ -14,6 +14,8 @@ use crate::run::dir::remove_if_there;
 use crate::run::manifests::{as_written, details};
 use crate::run::names::{inputs, rows};
 use crate::run::output_folder::OutputFolder;
+use crate::run::shard_progress::{ShardProgress, recorded};
+use crate::run::stage::Stage;
 use crate::stages::earlier::{EarlierParts, EarlierRun};
 use crate::stages::encode_warnings;
 use crate::stages::encoded::EncoderFolder;
@@ -114,14 +116,15 @@ impl<'a> Recall<'a> {
         Self { earlier: Some(earlier), ..self }
     }
 
-    /// Number of users.
+    /// Number of users of the whole table, as the vectors of a `shard` tell it, or those of all.
     ///
     /// # Errors
     /// Missing vector parts.
-    pub fn rows(&self) -> Result<u64, PipelineError> {
+    pub fn rows(&self, shard: Option<Shard>) -> Result<u64, PipelineError> {
+        let context = || shard.map_or("recall".to_string(), |shard| format!("recall shard {shard}"));
         match &self.raw {
             Some(users) => Ok(users.rows()),
-            None => Ok(Users::stored(self.context, None)?.rows()),
+            None => Ok(Users::stored(self.context, shard).map_err(|e| e.within(context()))?.rows()),
         }
     }
 
@@ -131,7 +134,9 @@ impl<'a> Recall<'a> {
     /// Missing vector parts, parts of unlike towers, an index below its recall gate, I/O.
     pub fn shard(&mut self, shard: Shard) -> Result<Outcome, PipelineError> {
         let name = format!("recall shard {shard}");
-        self.context.during(&name, || recall_shard(self, shard)).map_err(|e| e.within(name))
+        let (run, is_of_run) = (self.context.run.clone(), self.other.is_none());
+        let mut work = || self.context.during(&name, || recall_shard(self, shard)).map_err(|e| e.within(&name));
+        if is_of_run { recorded(&run, Stage::Recall, shard, work) } else { work() }
     }
 }
 
@@ -227,6 +232,8 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
     let lists = (catalogue.ids.ids(), room);
     let mut writer = ShardWriter::create(context, shard, users.rows(), &info, lists, &folder, other.is_none())?;
     let mut bar = context.progress.bar("recall", range.end - range.start, "users");
+    let seen = || ShardProgress::begin(&context.run, Stage::Recall, shard, &range, users.rows());
+    let mut seen = other.is_none().then(seen);
     let hash = VectorHash::new(index.dim());
     let (items, hashed) = (&catalogue.ids, config.row_hashes);
     let search = Search { context, plan, index: index.as_ref(), exclusion, eligible, hash, spare, items, hashed };
@@ -235,6 +242,9 @@ fn recall_shard(stage: &mut Recall<'_>, shard: Shard) -> Result<Outcome, Pipelin
     let earlier = earlier.as_ref().map(|parts| (parts, list_bytes));
     users.search(&search, range.clone(), earlier, |batch| {
         bar.advance(batch.ids.len() as u64);
+        if let Some(seen) = &mut seen {
+            seen.advance(batch.ids.len() as u64);
+        }
         if let Some(taken) = &mut taken {
             taken.add(batch.ids.len() as u64, batch.found, batch.copied);
         }
