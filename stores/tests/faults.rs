@@ -49,6 +49,25 @@ fn every_fault_alone_is_mended() {
 }
 
 #[test]
+fn a_reader_goes_on_behind_an_error_where_it_was() {
+    let Some(servers) = servers() else { return };
+    let bytes = content(12_000_000);
+    let key = format!("{}/object", folder("behind"));
+    write(&servers.s3(), &key, &bytes).unwrap();
+    let proxy = Proxy::new(servers.s3.port, PATIENCE, |n| if n % 3 == 2 { Fault::Error } else { Fault::None });
+    let mut reader = behind("s3", &proxy, 0).reader(&key).unwrap();
+    let (mut found, mut errors, mut piece) = (Vec::new(), 0, vec![0; 1 << 20]);
+    loop {
+        match reader.read(&mut piece) {
+            Ok(0) => break,
+            Ok(n) => found.extend_from_slice(&piece[..n]),
+            Err(_) => errors += 1,
+        }
+    }
+    assert!(errors > 0 && found == bytes, "{errors} errors, {} bytes", found.len());
+}
+
+#[test]
 fn reads_and_writes_through_faults_end_with_the_right_bytes_or_a_clear_error() {
     let Some(servers) = servers() else { return };
     let bytes = content(PART_BYTES + 2_000_000);
