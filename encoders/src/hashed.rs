@@ -37,16 +37,14 @@ impl HashedSpec {
         FIRST_VALUE + self.buckets
     }
 
-    /// The code of a canonical text.
-    pub fn code(&self, text: &str) -> u32 {
-        FIRST_VALUE + (stable_hash(self.seed, text.as_bytes()) % u64::from(self.buckets)) as u32
-    }
-}
-
-impl HashedSpec {
     /// What FNV-1a begins with.
     pub(crate) fn basis(&self) -> u64 {
         basis(self.seed)
+    }
+
+    /// The code of a canonical text.
+    pub fn code(&self, text: &str) -> u32 {
+        FIRST_VALUE + (stable_hash(self.seed, text.as_bytes()) % u64::from(self.buckets)) as u32
     }
 }
 

@@ -27,8 +27,11 @@ pub(super) fn trimmed(entries: impl Iterator<Item = (String, u32)>) -> Vec<(u32,
     let mut bits = Vec::new();
     let mut finish = |entries: &mut Vec<(String, u32)>| {
         for bit in 0..u32::BITS {
-            let fitting: Vec<&str> =
-                entries.iter().filter(|(_, code)| code >> bit & 1 == 1).map(|(pattern, _)| pattern.as_str()).collect();
+            let fitting: Vec<&str> = entries
+                .iter()
+                .filter(|(_, code)| (code >> bit) & 1 == 1)
+                .map(|(pattern, _)| pattern.as_str())
+                .collect();
             if !fitting.is_empty() {
                 bits.push((bit, format!("{white}(?:{}){white}", fitting.join("|"))));
             }

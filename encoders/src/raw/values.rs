@@ -12,7 +12,7 @@ use arrow_array::{Array, ArrayRef};
 use arrow_schema::DataType;
 use twotower_artifacts::Side;
 use twotower_artifacts::raw::{
-    LENGTH_INPUT, MISSING_INPUT, RawDay, RawField, RawKeys, RawRule, RawTensor, RawType, RawValues, TIMES_INPUT,
+    LENGTH_INPUT, MISSING_INPUT, RawDay, RawField, RawRule, RawTensor, RawType, RawValues, TIMES_INPUT,
 };
 
 /// Values of one type, and which of them are null.
@@ -192,7 +192,7 @@ pub fn raw_sequences(
     histories: &[(Vec<usize>, Vec<i64>)],
 ) -> Result<Vec<RawTensor>, String> {
     let RawRule::Sequence { keys, intervals, .. } = &field.rule else { return Err("it is no sequence".into()) };
-    let element = RawKeys::element(keys);
+    let element = keys.element();
     let (values, _) = flat(element, items)?;
     let name = &field.field.name;
     let rows: Vec<Vec<usize>> = histories.iter().map(|(items, _)| items.clone()).collect();
