@@ -6,7 +6,7 @@ mod fixture;
 use fixture::results::{List, files, recalled, recalled_with, text};
 use fixture::servers::{Found, PASSWORD, PASSWORD_IN_URL, Postgres, Redis, found, free_port, is_listening};
 use fixture::sheet::Column;
-use fixture::{Job, interactions, items, long, mixed, users};
+use fixture::{Job, TABLES, interactions, items, long, mixed, users};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
@@ -17,6 +17,25 @@ use std::time::{Duration, Instant};
 const NIGHTS: [&str; 2] = ["runs/2026-01-01", "runs/2026-01-02"];
 /// How many users a second make an export of 150 take some time.
 const SLOWLY: &str = "--max-rows-per-second 150";
+
+/// A model of inner products.
+const INNER_PRODUCTS: &str = r#"
+[features]
+user = [{ kind = "id", name = "user" }, { kind = "sequence", name = "recent", max_len = 20 }]
+item = [{ kind = "id", name = "item" }]
+[model]
+kind = "lightgcn"
+dim = 8
+layers = 2
+[train]
+epochs = 1
+batch_size = 512
+patience = 0
+[infer]
+engine = "native"
+[recall]
+topk = 10
+"#;
 
 /// A job with two nights, in parts of 19 users.
 fn job() -> &'static Job {
@@ -374,8 +393,8 @@ fn ids_of_text_and_inner_products_arrive_as_they_are() {
         }
         sheet.write_parquet(&job.path(file));
     }
-    job.edit("kind = \"dssm\"", "kind = \"dssm\"\nsimilarity = \"dot\"");
-    job.ok("run --run runs/a --quiet");
+    job.write("pipeline.toml", &format!("{TABLES}{INNER_PRODUCTS}"));
+    job.ok("run --run runs/a --accept metric --quiet");
     let parts = files(&job.path("runs/a/recall"), "parquet");
     let of = |column| -> Lists {
         let lists = parts.iter().flat_map(|part| recalled_with(part, column));
