@@ -3,9 +3,10 @@
 
 mod fixture;
 
-use fixture::results::{List, recalled, text};
+use fixture::results::{List, files, recalled, recalled_with, text};
 use fixture::servers::{Found, PASSWORD, PASSWORD_IN_URL, Postgres, Redis, found, free_port, is_listening};
-use fixture::{Job, long, mixed};
+use fixture::sheet::Column;
+use fixture::{Job, TABLES, interactions, items, long, mixed, users};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
@@ -16,6 +17,25 @@ use std::time::{Duration, Instant};
 const NIGHTS: [&str; 2] = ["runs/2026-01-01", "runs/2026-01-02"];
 /// How many users a second make an export of 150 take some time.
 const SLOWLY: &str = "--max-rows-per-second 150";
+
+/// A model of inner products.
+const INNER_PRODUCTS: &str = r#"
+[features]
+user = [{ kind = "id", name = "user" }, { kind = "sequence", name = "recent", max_len = 20 }]
+item = [{ kind = "id", name = "item" }]
+[model]
+kind = "lightgcn"
+dim = 8
+layers = 2
+[train]
+epochs = 1
+batch_size = 512
+patience = 0
+[infer]
+engine = "native"
+[recall]
+topk = 10
+"#;
 
 /// A job with two nights, in parts of 19 users.
 fn job() -> &'static Job {
@@ -58,7 +78,7 @@ impl Read for Redis {
         if current.is_empty() {
             return Lists::new();
         }
-        let keys: Vec<String> = users.iter().map(|user| format!("recall:{current}:user:{user}")).collect();
+        let keys: Vec<String> = users.iter().map(|user| format!("\"recall:{current}:user:{user}\"")).collect();
         let values = self.ask(&format!("MGET {}", keys.join(" ")));
         assert_eq!(values.len(), users.len());
         let list = |value: &str| {
@@ -353,4 +373,57 @@ fn only_runs_that_passed_their_gates_are_exported_unless_forced() {
     let (code, said) = export(NIGHTS[1], "--force");
     assert!(code == 3 && said.contains("part-00002-of-00008.parquet"), "{said}");
     assert_eq!(server.ask("GET recall:current"), ["1"]);
+}
+
+#[test]
+fn ids_of_text_and_inner_products_arrive_as_they_are() {
+    let job = Job::small("sinks-text");
+    let user = |id: i64| format!("u {id} é, {{1}}");
+    let item = |id: i64| format!("it'em \"{id}\" \\ {{,}} NULL 猫");
+    for (file, mut sheet) in [
+        ("users.parquet", users().take(0..150)),
+        ("items.parquet", items()),
+        ("interactions.parquet", interactions().take(0..700)),
+    ] {
+        let sides: [(&str, &dyn Fn(i64) -> String, bool); 2] =
+            [("user_id", &user, file != "items.parquet"), ("item_id", &item, file != "users.parquet")];
+        for (column, name, _) in sides.iter().filter(|(.., has)| *has) {
+            let names = sheet.ints(column).iter().map(|id| id.map(name)).collect();
+            *sheet.column(column) = Column::Text(names);
+        }
+        sheet.write_parquet(&job.path(file));
+    }
+    job.write("pipeline.toml", &format!("{TABLES}{INNER_PRODUCTS}"));
+    job.ok("run --run runs/a --accept metric --quiet");
+    let parts = files(&job.path("runs/a/recall"), "parquet");
+    let of = |column| -> Lists {
+        let lists = parts.iter().flat_map(|part| recalled_with(part, column));
+        lists.map(|(user, items)| (text(&user), items.into_iter().unzip())).collect()
+    };
+    let (cosines, scores) = (of("cosine_similarity"), of("score"));
+    let export = |url: String| {
+        let output =
+            job.command("export-results --run runs/a --quiet").env("TWOTOWER_EXPORT_TO", url).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    if let Some(server) = Postgres::start() {
+        export(server.url());
+        let rows = server.ask("SELECT json_build_array(user_id, item_ids, cosine_similarity, score) FROM recall");
+        let rows = rows.iter().map(|row| serde_json::from_str::<Value>(row).unwrap());
+        let rows: Vec<(String, Found, Found)> =
+            rows.map(|row| (text(&row[0]), found(&row[1], &row[2]), found(&row[1], &row[3]))).collect();
+        assert_eq!(rows.len(), 150);
+        assert!(rows.iter().all(|(user, cosine, score)| *cosine == cosines[user] && *score == scores[user]));
+    }
+    if let Some(server) = Redis::start() {
+        export(server.url());
+        let keys: Vec<String> = cosines.keys().map(|user| format!("\"recall:1:user:{user}\"")).collect();
+        let values = server.ask(&format!("MGET {}", keys.join(" ")));
+        assert_eq!(values.len(), 150);
+        for (user, value) in cosines.keys().zip(&values) {
+            let value: Value = serde_json::from_str(value).unwrap();
+            assert!(found(&value["item_ids"], &value["cosine_similarity"]) == cosines[user], "{user}");
+            assert!(found(&value["item_ids"], &value["score"]) == scores[user], "{user}");
+        }
+    }
 }

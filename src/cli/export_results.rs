@@ -22,11 +22,11 @@ use twotower_sinks::{Settings, Target};
   twotower export-results --run runs/latest --to redis://cache.internal \\
       --max-rows-per-second 50000
 Passwords: in the URL (for `ps` not to show it, in TWOTOWER_EXPORT_TO instead of
---to), or in REDISCLI_AUTH or PGPASSWORD. A reader sees the lists of the earlier
-export until all of this one are there: in Redis, NAME:current is the number G of
-the generation to read, and NAME:G:user:ID is a list; in PostgreSQL, NAME is a
-view. docs/SINKS.md has the commands. An export that was stopped goes on from
-its last complete part when the same command is given again.")]
+--to), or in REDISCLI_AUTH or PGPASSWORD. Readers see the lists of the earlier
+export until all of this one are there: in Redis, NAME:current is the number G
+of the generation to read, and NAME:G:user:ID is a list; in PostgreSQL, NAME is
+a view (docs/SINKS.md). An export that was stopped goes on from its last
+complete part when the same command is given again.")]
 pub struct Opts {
     /// The run's folder. It must be complete and have passed its gates.
     #[arg(long, short, default_value = "run", env = "TWOTOWER_RUN", value_name = "DIR")]

@@ -167,18 +167,17 @@ pub fn export(
     let (mut waiting, mut retries) = (Waiting::default(), 0);
     let ended = loop {
         let begun = Instant::now();
-        match export.attempt(&mut waiting) {
-            Err(PipelineError::Sink(error)) if error.passes() && waiting.is_worth_it(options.patience, begun) => {
-                cancel.check(EXPORT)?;
-                retries += 1;
-                tracing::warn!("{EXPORT}: {error}; trying again");
-                waiting.wait(cancel)?;
-            }
+        let error = match export.attempt(&mut waiting) {
+            Err(PipelineError::Sink(error)) if error.passes() && waiting.is_worth_it(options.patience, begun) => error,
             Err(PipelineError::Sink(SinkError::Stopped)) => {
-                cancel.check(EXPORT)?;
-                break Err(SinkError::Stopped.into());
+                break Err(cancel.check(EXPORT).err().unwrap_or_else(|| SinkError::Stopped.into()));
             }
             ended => break ended,
+        };
+        retries += 1;
+        tracing::warn!("{EXPORT}: {error}; trying again");
+        if let Err(stopped) = waiting.wait(cancel) {
+            break Err(stopped);
         }
     };
     export.sink.end();

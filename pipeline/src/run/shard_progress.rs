@@ -179,9 +179,8 @@ pub(crate) fn recorded<T>(
     work: impl FnOnce() -> Result<T, PipelineError>,
 ) -> Result<T, PipelineError> {
     let done = work();
-    let path = path_of(run, stage, shard);
     match &done {
-        Err(PipelineError::Interrupted { .. }) | Ok(_) => {
+        Ok(_) | Err(PipelineError::Interrupted { .. }) => {
             // Of an earlier try, or of another number of shards.
             for (path, record) in files(run) {
                 if record.work == stage && (record.shards != shard.count || record.shard == shard.index) {
@@ -189,14 +188,18 @@ pub(crate) fn recorded<T>(
                 }
             }
         }
-        Err(error) if run.root().is_dir() => {
-            let text: String = error.to_string().chars().take(ERROR_CHARS).collect();
-            let failed = ShardRecord { state: ShardState::Failed, error: Some(text), ..ShardRecord::new(stage, shard) };
-            failed.write(&path);
-        }
-        Err(_) => {}
+        Err(error) => record_failure(run, stage, shard, error),
     }
     done
+}
+
+/// Leaves why a shard failed.
+pub(crate) fn record_failure(run: &RunDir, stage: Stage, shard: Shard, error: &PipelineError) {
+    if run.root().is_dir() {
+        let text: String = error.to_string().chars().take(ERROR_CHARS).collect();
+        let failed = ShardRecord { state: ShardState::Failed, error: Some(text), ..ShardRecord::new(stage, shard) };
+        failed.write(&path_of(run, stage, shard));
+    }
 }
 
 fn files(run: &RunDir) -> Vec<(PathBuf, ShardRecord)> {

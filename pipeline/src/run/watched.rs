@@ -92,7 +92,7 @@ impl WatchedStage {
         let running = || found.shards.iter().filter(|record| record.state == ShardState::Running);
         found.rows_done =
             done.values().map(|part| rows_of(part)).sum::<u64>() + running().map(|r| r.rows_done).sum::<u64>();
-        found.rows_per_second = running().map(|record| record.rows_per_second).sum();
+        found.rows_per_second = running().fold(0.0, |sum, record| sum + record.rows_per_second);
         if found.rows_per_second > 0.0 {
             found.seconds_left = Some(found.rows.saturating_sub(found.rows_done) as f64 / found.rows_per_second);
         }

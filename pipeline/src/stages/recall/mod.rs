@@ -14,7 +14,7 @@ use crate::run::dir::remove_if_there;
 use crate::run::manifests::{as_written, details};
 use crate::run::names::{inputs, rows};
 use crate::run::output_folder::OutputFolder;
-use crate::run::shard_progress::{ShardProgress, recorded};
+use crate::run::shard_progress::{ShardProgress, record_failure, recorded};
 use crate::run::stage::Stage;
 use crate::stages::earlier::{EarlierParts, EarlierRun};
 use crate::stages::encode_warnings;
@@ -121,10 +121,15 @@ impl<'a> Recall<'a> {
     /// # Errors
     /// Missing vector parts.
     pub fn rows(&self, shard: Option<Shard>) -> Result<u64, PipelineError> {
-        let context = || shard.map_or("recall".to_string(), |shard| format!("recall shard {shard}"));
-        match &self.raw {
-            Some(users) => Ok(users.rows()),
-            None => Ok(Users::stored(self.context, shard).map_err(|e| e.within(context()))?.rows()),
+        match (&self.raw, shard) {
+            (Some(users), _) => Ok(users.rows()),
+            (None, None) => Ok(Users::stored(self.context, None)?.rows()),
+            (None, Some(shard)) => {
+                let stored = Users::stored(self.context, Some(shard));
+                let stored = stored.map_err(|error| error.within(format!("recall shard {shard}")));
+                stored.as_ref().err().inspect(|error| record_failure(&self.context.run, Stage::Recall, shard, error));
+                Ok(stored?.rows())
+            }
         }
     }
 
