@@ -1,5 +1,5 @@
 """Loads `twotower serve` at rising rates until it saturates, beside a bare handler of the same server, publishes all the
-while, and counts wrong, mixed and lost answers. Python's standard library alone.
+while, and counts wrong, mixed and lost answers. Beside the standard library it needs pyarrow, to learn who there is.
 
     python3 benches/serve_load.py --bin target/release/twotower --runs runs          # about 30 s
     python3 benches/serve_load.py --bin ... --runs runs --full                       # a million requests, 100 publishes
@@ -13,11 +13,14 @@ import http.client
 import json
 import multiprocessing
 import os
+import queue
 import random
 import re
 import subprocess
 import sys
 import time
+
+import pyarrow.parquet
 
 BARE = "/healthz"
 
@@ -101,7 +104,7 @@ def load(address, paths, expected, rate, seconds, clients, seed, meanwhile=lambd
     out = multiprocessing.Queue()
     share = rate / clients if rate else None
     asked = [
-        multiprocessing.Process(target=client, args=(address, paths, expected, share, seconds, (seed, n).__hash__(), out))
+        multiprocessing.Process(target=client, args=(address, paths, expected, share, seconds, 1000 * seed + n, out))
         for n in range(clients)
     ]
     for process in asked:
@@ -111,7 +114,7 @@ def load(address, paths, expected, rate, seconds, clients, seed, meanwhile=lambd
         meanwhile()
         try:
             own, counts, seconds_taken = out.get(timeout=0.05)
-        except Exception:  # queue.Empty
+        except queue.Empty:
             continue
         left -= 1
         latencies += own
@@ -146,8 +149,6 @@ def main():
             publish(runs, name)
             while json.loads(get(connection, "/readyz")[1]).get("run") != name:
                 time.sleep(0.02)
-
-        import pyarrow.parquet  # Only to learn who there is.
 
         folder = os.path.join(runs, names[0], "recall")
         part = sorted(os.listdir(folder))[0]
