@@ -5,6 +5,7 @@ pub mod advice;
 pub mod compare;
 pub mod nearest;
 pub mod plot;
+pub mod report;
 pub mod similar;
 pub mod summary;
 mod titles;
