@@ -66,7 +66,8 @@ pub fn lines(axes: Axes<'_>, lines: &[Line]) -> Result<Option<Chart>, PipelineEr
     if left > right {
         return Ok(None);
     }
-    let margin = ((right - left) * 0.03).max(0.5);
+    // One place alone stands in the middle.
+    let margin = if right > left { (right - left) * 0.03 } else { 0.5 };
     let room = (high - low).max(high.abs() * 0.05).max(1e-9) * 0.08;
     let bottom = if axes.from_zero { low.min(0.0) } else { low - room };
     let svg = drawn(SIZE, |area| {
@@ -76,7 +77,7 @@ pub fn lines(axes: Axes<'_>, lines: &[Line]) -> Result<Option<Chart>, PipelineEr
             .x_label_area_size(42)
             .y_label_area_size(58)
             .build_cartesian_2d(left - margin..right + margin, bottom..high + room)?;
-        let label = ("sans-serif", 12).into_font().color(&TEXT);
+        let label = ("sans-serif", 14).into_font().color(&TEXT);
         chart
             .configure_mesh()
             .disable_x_mesh()
@@ -122,7 +123,7 @@ pub fn columns(axes: Axes<'_>, (low, high): (f64, f64), counts: &[u64]) -> Resul
             .x_label_area_size(42)
             .y_label_area_size(58)
             .build_cartesian_2d(low..high, 0.0..most as f64 * 1.05)?;
-        let label = ("sans-serif", 12).into_font().color(&TEXT);
+        let label = ("sans-serif", 14).into_font().color(&TEXT);
         chart
             .configure_mesh()
             .disable_x_mesh()

@@ -106,7 +106,9 @@ struct Feature {
     unknown_before: Option<f64>,
     /// From the distribution of the run it is compared with: 0 to 1.
     drift: Option<f64>,
+    /// Of numbers.
     median: Option<f64>,
+    kind: Option<String>,
     /// Numbers, or truths in their order, and how many there are of each class.
     distribution: Vec<(f64, u64)>,
 }
@@ -213,7 +215,7 @@ impl Report {
                 eligible_items: facts.eligible,
                 topk: facts.topk,
             }),
-            data: facts.as_ref().map(|facts| data(facts, before.as_ref())),
+            data: facts.as_ref().map(|facts| data(run, facts, before.as_ref())).transpose()?,
             training: training(run)?,
             metrics,
             compared,
@@ -314,7 +316,13 @@ fn training(run: &RunDir) -> Result<Option<Training>, PipelineError> {
 }
 
 /// Features of both sides, those of users first.
-fn data(facts: &Facts, before: Option<&(String, Facts)>) -> Data {
+fn data(run: &RunDir, facts: &Facts, before: Option<&(String, Facts)>) -> Result<Data, PipelineError> {
+    let settings = Manifest::read(run.encoders().join(files::encoders::MANIFEST))?.config;
+    let kind = |side: Side, name: &str| {
+        let specs = settings["features"][side.to_string()].as_array()?;
+        let spec = specs.iter().find(|spec| spec["name"] == name)?;
+        spec["kind"].as_str().map(str::to_string)
+    };
     let share = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
     let mut features = Vec::new();
     for side in [Side::User, Side::Item] {
@@ -329,12 +337,13 @@ fn data(facts: &Facts, before: Option<&(String, Facts)>) -> Data {
                 missing_before: earlier.map(|earlier| share(earlier.missing, earlier.values)),
                 unknown_before: earlier.map(|earlier| share(earlier.unknown, earlier.values)),
                 drift: earlier.and_then(|earlier| counts.histogram.distance(&earlier.histogram)),
-                median: counts.histogram.median(),
+                median: counts.histogram.median().filter(|_| kind(side, name).as_deref() == Some("numeric")),
+                kind: kind(side, name),
                 distribution: counts.histogram.classes().collect(),
             });
         }
     }
-    Data { compared_with: before.map(|(name, _)| name.clone()), features }
+    Ok(Data { compared_with: before.map(|(name, _)| name.clone()), features })
 }
 
 /// What the sample and the first lists look like; none in a run whose version kept no sample.

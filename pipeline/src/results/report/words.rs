@@ -148,7 +148,7 @@ words! {
     no_validation: "No validation metric was kept.", "没有验证指标。";
     quality: "Quality beside simple methods", "与简单方法的对比";
     protocol: "Protocol", "评估方案";
-    measured_on: "measured on", "评估用户数";
+    measured_on: "Users measured", "评估用户数";
     method: "Method", "方法";
     list_length: "length of the list, k", "列表长度 k";
     better_baseline: "A simple method is better than the model at", "简单方法优于模型的指标：";
