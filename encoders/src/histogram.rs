@@ -106,6 +106,12 @@ impl Histogram {
         middle.map(|(class, _)| nearest_zero(*class))
     }
 
+    /// The classes that have values, ascending: of each the number that is closest to zero, and the count. For booleans
+    /// only the order and the counts mean something.
+    pub fn classes(&self) -> impl Iterator<Item = (f64, u64)> + '_ {
+        self.counts.iter().map(|(class, n)| (nearest_zero(*class), *n))
+    }
+
     /// Whether there is no value.
     pub fn is_empty(&self) -> bool {
         self.counts.is_empty()
@@ -188,6 +194,8 @@ mod tests {
         merged.merge(&of([-2.0, 5.0, 0.0]));
         assert_eq!(merged, of([5.0, 5.0, 1.0, 0.0, -2.0]));
         assert_eq!(merged.total(), 5);
+        let classes: Vec<(f64, u64)> = merged.classes().collect();
+        assert_eq!(classes, [(-2.0, 1), (0.0, 1), (1.0, 1), (5.0, 2)]);
         let text = serde_json::to_string(&merged).unwrap();
         assert_eq!(serde_json::from_str::<Histogram>(&text).unwrap(), merged);
         for wrong in ["1", "1:2 1:3", "2:1 1:1", "a:1", "70000:1", "1:-1"] {

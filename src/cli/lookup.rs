@@ -48,7 +48,7 @@ pub struct Opts {
 
 /// The items table of the job: of the one that was named, or one that lies here or beside the run or its folder. A run
 /// itself knows its tables only by paths that count from the job's folder.
-fn items_table(typed: Option<&Path>, run: &RunDir) -> Result<Option<EntityTable>, PipelineError> {
+pub fn items_table(typed: Option<&Path>, run: &RunDir) -> Result<Option<EntityTable>, PipelineError> {
     if let Some(path) = typed {
         return Ok(Some(Config::load(path, &[])?.tables.items));
     }

@@ -26,6 +26,7 @@ mod profile;
 mod publish;
 mod recall;
 pub mod report;
+mod report_page;
 mod rollback;
 mod run;
 mod runs;
@@ -115,6 +116,8 @@ pub enum Command {
     Compare(compare::Opts),
     /// Show what a user had and gets, or what is near an item.
     Lookup(lookup::Opts),
+    /// Write one page about a run, to look at in a browser.
+    Report(report_page::Opts),
     /// Write the nearest items of every item.
     Similar(similar::Opts),
     /// All stages in order; what is complete and current is skipped.
@@ -170,6 +173,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Export(opts) => export::run(opts, quiet),
         Command::Compare(opts) => compare::run(opts),
         Command::Lookup(opts) => lookup::run(opts),
+        Command::Report(opts) => report_page::run(opts, quiet),
         Command::Similar(opts) => similar::run(opts, quiet),
         Command::Run(opts) => run::run(opts, quiet),
         Command::Serve(opts) => serve::run(opts),

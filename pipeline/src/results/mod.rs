@@ -8,6 +8,7 @@ pub mod metrics_text;
 pub mod nearest;
 pub mod newcomer;
 pub mod plot;
+pub mod report;
 pub mod served;
 pub mod similar;
 pub mod summary;

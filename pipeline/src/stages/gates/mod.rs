@@ -4,7 +4,7 @@
 //! facts of the run, facts of the previous run ──▶ measures of each gate ──▶ verdicts ──▶ manifest
 //! ```
 
-mod facts;
+pub(crate) mod facts;
 mod history;
 mod lists;
 mod outputs;
