@@ -60,6 +60,10 @@ pub fn parse(bytes: &[u8], usual: usize, most: usize) -> Result<(Newcomer, Wante
         let problem = whole.rsplit_once(" at line ").map_or(&*whole, |(problem, _)| problem);
         Problem::bad(at, problem.chars().take(200).collect::<String>())
     })?;
+    // A list of values would be taken for them in order.
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        return Err(Problem::bad("body", "expected an object"));
+    }
     let k = match asked.k {
         None => usual.min(most),
         Some(k) => usize::try_from(k)
