@@ -90,10 +90,17 @@ impl RangeReader {
     fn advance(&mut self) -> Result<bool, StoreError> {
         self.ask()?;
         let Some(flight) = self.ahead.pop_front() else { return Ok(false) };
-        let answer = flight.answer.wait()?;
+        match flight.answer.wait().and_then(|answer| answer) {
+            Ok(answer) => self.current = answer,
+            Err(error) => {
+                // Whoever reads on after an error gets the same bytes.
+                self.ahead.clear();
+                self.asked = self.next;
+                return Err(error);
+            }
+        }
         // From here on it is the one that every reader has.
         drop(flight.permit);
-        self.current = answer?;
         self.at = 0;
         self.next += flight.bytes;
         self.ask()?;

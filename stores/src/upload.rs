@@ -81,6 +81,10 @@ impl Upload {
                 self.noted(sent)?;
                 continue;
             }
+            // A buffer that doubles would end up larger than a part.
+            if self.buffer.len() + taken > PART_BYTES / 16 && self.buffer.capacity() < PART_BYTES {
+                self.buffer.reserve_exact(PART_BYTES - self.buffer.len());
+            }
             self.buffer.extend_from_slice(now);
             self.hasher.update(now);
             self.bytes += taken as u64;

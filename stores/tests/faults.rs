@@ -49,12 +49,33 @@ fn every_fault_alone_is_mended() {
 }
 
 #[test]
+fn a_reader_goes_on_behind_an_error_where_it_was() {
+    let Some(servers) = servers() else { return };
+    let bytes = content(12_000_000);
+    let key = format!("{}/object", folder("behind"));
+    write(&servers.s3(), &key, &bytes).unwrap();
+    let proxy = Proxy::new(servers.s3.port, PATIENCE, |n| if n % 3 == 2 { Fault::Error } else { Fault::None });
+    let mut reader = behind("s3", &proxy, 0).reader(&key).unwrap();
+    let (mut found, mut errors, mut piece) = (Vec::new(), 0, vec![0; 1 << 20]);
+    loop {
+        match reader.read(&mut piece) {
+            Ok(0) => break,
+            Ok(n) => found.extend_from_slice(&piece[..n]),
+            Err(_) => errors += 1,
+        }
+    }
+    assert!(errors > 0 && found == bytes, "{errors} errors, {} bytes", found.len());
+}
+
+#[test]
 fn reads_and_writes_through_faults_end_with_the_right_bytes_or_a_clear_error() {
     let Some(servers) = servers() else { return };
     let bytes = content(PART_BYTES + 2_000_000);
     let (mut faults, mut mended, mut failed) = (0, 0, 0);
     for (scheme, port, direct) in [("s3", servers.s3.port, servers.s3()), ("az", servers.azure.port, servers.azure())] {
-        for round in 0..6u64 {
+        // With `TWOTOWER_LONG=1`, more than a thousand faults.
+        let long = std::env::var("TWOTOWER_LONG").is_ok_and(|value| value == "1");
+        for round in 0..if long { 66u64 } else { 6 } {
             let proxy = Proxy::new(port, PATIENCE, by_chance(round, 0.3));
             let store = behind(scheme, &proxy, if round % 3 == 2 { 1 } else { 8 });
             let dir = folder(&format!("faults-{round}"));
