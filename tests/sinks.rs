@@ -385,7 +385,8 @@ fn ids_of_text_and_inner_products_arrive_as_they_are() {
         ("items.parquet", items()),
         ("interactions.parquet", interactions().take(0..700)),
     ] {
-        let sides: [(&str, &dyn Fn(i64) -> String, bool); 2] =
+        type Renamed<'a> = (&'a str, &'a dyn Fn(i64) -> String, bool);
+        let sides: [Renamed; 2] =
             [("user_id", &user, file != "items.parquet"), ("item_id", &item, file != "users.parquet")];
         for (column, name, _) in sides.iter().filter(|(.., has)| *has) {
             let names = sheet.ints(column).iter().map(|id| id.map(name)).collect();

@@ -164,7 +164,7 @@ impl PipelineError {
 
     /// The same error, for a command that takes a run as it is: what is missing there makes the run incomplete, and is not
     /// made by giving the command again.
-    pub(crate) fn as_incomplete(self) -> Self {
+    pub(crate) fn incomplete_if_missing(self) -> Self {
         match self {
             missing @ Self::MissingInput { .. } => Self::Mismatch(missing.to_string()),
             other => other,

@@ -21,6 +21,9 @@ use std::sync::Arc;
 pub const PART_BYTES: usize = 16 << 20;
 const MOST_PARTS: usize = 10_000;
 
+/// A part on its way, and the permit of the bytes that it holds.
+type SentPart = (Pending<Result<PartId, StoreError>>, Option<Permit>);
+
 /// An object that is being written, which appears under its key when it is [finished](Upload::finish). Dropped before,
 /// or after an error, it is aborted: what was sent is deleted, where the store can.
 ///
@@ -35,7 +38,7 @@ pub struct Upload {
     id: Option<MultipartId>,
     buffer: Vec<u8>,
     /// Parts on their way, in order.
-    sent: VecDeque<(Pending<Result<PartId, StoreError>>, Option<Permit>)>,
+    sent: VecDeque<SentPart>,
     done: Vec<PartId>,
     bytes: u64,
     hasher: blake3::Hasher,

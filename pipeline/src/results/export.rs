@@ -85,7 +85,7 @@ struct Lists {
 impl Lists {
     fn of(run: &RunDir, force: bool) -> Result<Self, PipelineError> {
         let parts = complete_set(EXPORT, &run.recall(), "twotower recall");
-        let parts = parts.map_err(PipelineError::as_incomplete)?;
+        let parts = parts.map_err(PipelineError::incomplete_if_missing)?;
         if !force {
             require_passed(EXPORT, run)?;
         }

@@ -78,7 +78,7 @@ impl NightMetrics {
         let mut text = String::new();
         // Writing to a string does not fail.
         let _ = self.tell(&mut text, run, (now, exit_code, succeeded), summary);
-        Ok(publish_file(path, |file| Ok(std::io::Write::write_all(file, text.as_bytes())?))?)
+        Ok(publish_file(path, |file| std::io::Write::write_all(file, text.as_bytes()))?)
     }
 
     fn tell(

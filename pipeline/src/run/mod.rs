@@ -197,7 +197,7 @@ pub fn run_all(
 /// works in the run's folder.
 pub fn publish(context: &Job, accept: &[Gate]) -> Result<Outcome, PipelineError> {
     let _lock = RunLock::take(&context.run, Access::Sole)?;
-    publish_complete(context, accept).map_err(PipelineError::as_incomplete)
+    publish_complete(context, accept).map_err(PipelineError::incomplete_if_missing)
 }
 
 fn publish_complete(context: &Job, accept: &[Gate]) -> Result<Outcome, PipelineError> {

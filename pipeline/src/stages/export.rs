@@ -438,6 +438,6 @@ mod tests {
         let tensor = RawTensor { name: "x".into(), width: None, values: RawValues::Text(texts.clone()) };
         assert_eq!(without_nul(std::slice::from_ref(&tensor), 6), [0..1, 2..4, 5..6]);
         let tensor = RawTensor { width: Some(2), ..tensor };
-        assert_eq!(without_nul(&[tensor], 3), [1..2]);
+        assert_eq!(without_nul(&[tensor], 3), vec![1..2]);
     }
 }

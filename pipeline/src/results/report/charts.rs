@@ -212,7 +212,7 @@ pub fn short(x: f64) -> String {
         size if size >= 1e4 => format!("{}k", trimmed(format!("{:.1}", x / 1e3))),
         size if size >= 100.0 => trimmed(format!("{x:.0}")),
         size if size >= 10.0 => trimmed(format!("{x:.1}")),
-        size if size >= 1e-3 || size < 1e-12 => match trimmed(format!("{x:.4}")) {
+        size if !(1e-12..1e-3).contains(&size) => match trimmed(format!("{x:.4}")) {
             zero if zero == "-0" => "0".into(),
             text => text,
         },

@@ -164,7 +164,7 @@ fn four(x: f64) -> String {
 
 fn percent(share: f64) -> String {
     match share * 100.0 {
-        none if none == 0.0 => "0%".into(),
+        0.0 => "0%".into(),
         little if little < 0.01 => "<0.01%".into(),
         some => format!("{some:.2}%"),
     }

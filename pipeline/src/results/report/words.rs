@@ -113,7 +113,7 @@ words! {
     times_popularity: "times popularity, which has", "倍于热门，热门为";
     not_measured: "not measured", "未评估";
     users_served: "Users served", "覆盖用户";
-    of_users_table: "of the users table", "占用户表";
+    of_users_table: "of the users table", "的用户（用户表）";
     items_each: "items each at most", "个物品以内";
     time_of_night: "Time of the stages", "各阶段用时";
     stages_word: "stages", "个阶段";
