@@ -151,7 +151,7 @@ fn no_page_overflows_its_window_in_a_browser() {
     let done = Command::new("python3").arg(script).args(pages).arg("--dark").output().unwrap();
     match done.status.code() {
         Some(0) => {}
-        Some(3) => not_tested("there is no Chromium, in which pages are looked at (apt-get install chromium)"),
+        Some(3) => no_server("there is no Chromium, in which pages are looked at (scripts/test_services.sh)"),
         _ => panic!("{}", String::from_utf8_lossy(&done.stderr)),
     }
 }
