@@ -3,7 +3,7 @@
 mod fixture;
 
 use fixture::sheet::Column;
-use fixture::{ITEMS, Job, items, not_tested};
+use fixture::{ITEMS, Job, items, no_server};
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
