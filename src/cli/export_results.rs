@@ -31,7 +31,8 @@ pub struct Opts {
     /// The run's folder. It must be complete and have passed its gates.
     #[arg(long, short, default_value = "run", env = "TWOTOWER_RUN", value_name = "DIR")]
     run: PathBuf,
-    /// The database: redis://[USER[:PASSWORD]@]HOST[:PORT][/DB] or postgres://[USER[:PASSWORD]@]HOST[:PORT]/DATABASE.
+    /// The database: `redis://USER:PASSWORD@HOST:PORT/DB` or
+    /// `postgres://USER:PASSWORD@HOST:PORT/DATABASE`; user, password, port and DB may be left out.
     #[arg(long, env = "TWOTOWER_EXPORT_TO", hide_env_values = true, value_name = "URL")]
     to: String,
     /// What keys or tables are called by.
