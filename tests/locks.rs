@@ -150,7 +150,8 @@ fn who_waits_for_an_index_whose_builder_is_stopped_says_so_and_ends() {
     for says in [
         "waiting for the index in stopped/run/index, held by process ",
         &format!("It is stopped: `kill -CONT {pid}` lets it go on."),
-        "recall shard 1/2: the index: no progress for 3 s",
+        // The first of the two parts of shard 1/2.
+        "recall shard 2/4: the index: no progress for 3 s",
         &format!("waiting for process {pid}, for "),
     ] {
         assert!(second.stderr.contains(says), "expected `{says}` in\n{}", second.stderr);

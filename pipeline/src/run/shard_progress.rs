@@ -1,7 +1,8 @@
 //! What a shard at work leaves in the run's folder for others to see: `RUN/.progress/STAGE-i-of-n.json`.
 //!
-//! It is written with the first batch, every few seconds after that, and removed at the end; a shard that failed leaves
-//! why. No result and no key depends on it, and that it cannot be written is no error.
+//! It is written with the first batch, every few seconds after that, and removed at the end. A shard that failed at work, or
+//! for a reason outside of its inputs, leaves why; one that was refused before its first row leaves nothing, as a refused
+//! command changes no run. No result and no key depends on it, and that it cannot be written is no error.
 
 use crate::error::PipelineError;
 use crate::run::dir::RunDir;
@@ -16,8 +17,8 @@ use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use twotower_artifacts::Category;
 use twotower_artifacts::json::read_json;
-use twotower_artifacts::publish::create_temp;
 
 /// The folder, in the run's.
 pub(crate) const FOLDER: &str = ".progress";
@@ -115,23 +116,34 @@ impl ShardRecord {
             _ => Err(e),
         });
         let Ok(text) = serde_json::to_vec(self) else { return };
-        let Ok((mut file, temp)) = written.map_err(|_| ()).and_then(|()| create_temp(path).map_err(|_| ())) else {
+        if written.is_err() {
             return;
-        };
+        }
+        // One process at a time does a shard. What a killed one has left is replaced, and a link is not followed.
+        let temp = temp_of(path);
+        let _ = std::fs::remove_file(&temp);
+        let create = || std::fs::OpenOptions::new().write(true).create_new(true).open(&temp);
         // Not synced: after a crash of the machine nobody is at work.
-        if file.write_all(&text).and_then(|()| std::fs::rename(&temp, path)).is_err() {
+        if create().and_then(|mut file| file.write_all(&text)).and_then(|()| std::fs::rename(&temp, path)).is_err() {
             let _ = std::fs::remove_file(&temp);
         }
     }
+}
+
+/// Where a record is written before it has its name.
+fn temp_of(path: &Path) -> PathBuf {
+    path.with_extension("tmp")
 }
 
 fn path_of(run: &RunDir, stage: Stage, shard: Shard) -> PathBuf {
     run.root().join(FOLDER).join(format!("{}-{}.json", stage.name(), shard.label()))
 }
 
-/// Removes a file, and the folder after the last one.
+/// Removes a record, what a killed process has left of one, and the folder after the last one.
 fn remove(path: &Path) {
-    if path.exists() && std::fs::remove_file(path).is_ok() {
+    let files = [path.to_path_buf(), temp_of(path)];
+    let removed = files.iter().filter(|file| file.exists() && std::fs::remove_file(file).is_ok()).count();
+    if removed > 0 {
         let _ = path.parent().map(std::fs::remove_dir);
     }
 }
@@ -163,15 +175,7 @@ impl ShardProgress {
     }
 }
 
-impl Drop for ShardProgress {
-    fn drop(&mut self) {
-        if self.written.is_some() {
-            remove(&self.path);
-        }
-    }
-}
-
-/// Does the work of a shard: if it fails, it leaves why, and otherwise nothing. A signal is no failure.
+/// Does the work of a shard: if it fails, it leaves why ([`record_failure`]), and otherwise nothing. A signal is no failure.
 pub(crate) fn recorded<T>(
     run: &RunDir,
     stage: Stage,
@@ -181,9 +185,10 @@ pub(crate) fn recorded<T>(
     let done = work();
     match &done {
         Ok(_) | Err(PipelineError::Interrupted { .. }) => {
-            // Of an earlier try, or of another number of shards.
+            remove(&path_of(run, stage, shard));
+            // Of another number of shards.
             for (path, record) in files(run) {
-                if record.work == stage && (record.shards != shard.count || record.shard == shard.index) {
+                if record.work == stage && record.shards != shard.count {
                     remove(&path);
                 }
             }
@@ -193,12 +198,14 @@ pub(crate) fn recorded<T>(
     done
 }
 
-/// Leaves why a shard failed.
+/// Leaves why a shard failed, unless it was refused before its first row.
 pub(crate) fn record_failure(run: &RunDir, stage: Stage, shard: Shard, error: &PipelineError) {
-    if run.root().is_dir() {
+    let path = path_of(run, stage, shard);
+    let was_at_work = || read_json::<ShardRecord>(&path).is_ok_and(|record| record.pid == std::process::id());
+    if run.root().is_dir() && (error.category() == Category::Other || was_at_work()) {
         let text: String = error.to_string().chars().take(ERROR_CHARS).collect();
         let failed = ShardRecord { state: ShardState::Failed, error: Some(text), ..ShardRecord::new(stage, shard) };
-        failed.write(&path_of(run, stage, shard));
+        failed.write(&path);
     }
 }
 
@@ -234,6 +241,9 @@ mod tests {
             assert_eq!((record.rows_done, record.rows, record.table_rows), (40, 100, 800));
             if fails { Err(PipelineError::Data("no such row".into())) } else { Ok(()) }
         };
+        let refused = || Err::<(), _>(PipelineError::Data("no such row".into()));
+        recorded(&run, Stage::Recall, shard, refused).unwrap_err();
+        assert_eq!(std::fs::read_dir(run.root()).unwrap().count(), 0, "a refused shard leaves something");
         recorded(&run, Stage::Recall, shard, || work(true)).unwrap_err();
         assert_eq!(states(), [(3, ShardState::Failed)]);
         assert_eq!(records(&run, 0)[0].error.as_deref(), Some("no such row"));
